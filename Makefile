@@ -1,0 +1,62 @@
+# `make serve` and `make test` are all a fresh clone needs; each first makes .venv from the lock.
+PYTHON ?= python3
+HOST ?= 127.0.0.1
+PORT ?= 8000
+MODELS ?= exported
+
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help serve test check fix lock bench clean $(VENV)
+
+help:
+	@echo "make serve   serve exported/ on http://$(HOST):$(PORT)"
+	@echo "make test    run the tests"
+	@echo "make check   lint and type-check; changes nothing"
+	@echo "make fix     format and apply the linter's safe fixes"
+	@echo "make lock    renew requirements.lock from pyproject.toml"
+	@echo "make bench   measure against the peers (installs them into build/bench)"
+	@echo "make .venv   the environment the others use, made again when the lock is newer"
+
+serve: $(VENV)
+	$(BIN)/python -m service --host $(HOST) --port $(PORT) --models $(MODELS)
+
+test: $(VENV)
+	$(BIN)/python -m pytest
+
+check: $(VENV)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+fix: $(VENV)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: $(VENV)
+	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --upgrade \
+		--extra trainer --extra hf --extra wandb --group dev \
+		--generate-hashes --no-emit-index-url --no-header --quiet -o requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --upgrade \
+		--extra trainer --group bench --constraint requirements.lock \
+		--generate-hashes --no-emit-index-url --no-header --quiet -o tests/bench/requirements.lock
+
+bench: build/bench/.installed
+	build/bench/bin/python -m tests.bench
+
+clean:
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# The stamp is written last, so that an interrupted installation is not taken for a finished one.
+$(VENV): $(VENV)/.installed
+
+$(VENV)/.installed: requirements.lock
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Tessera needs Python 3.11 or later; $(PYTHON) is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12")'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@touch $@
+
+build/bench/.installed: tests/bench/requirements.lock
+	$(PYTHON) -m venv --clear build/bench
+	build/bench/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r tests/bench/requirements.lock
+	@touch $@

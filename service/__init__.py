@@ -1,0 +1,1 @@
+"""The Tessera service: image codes over REST from ONNX Runtime. Never imports torch."""

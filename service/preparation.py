@@ -1,0 +1,72 @@
+"""Making any picture fit a model: the resize rule of the manifest as code.
+
+The trainer prepares its data with this module and the service its requests, so that training and serving
+cannot disagree. It needs Pillow and numpy, nothing else.
+"""
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from service.manifest import ImageSpec
+
+FILTERS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+    "box": Image.Resampling.BOX,
+}
+
+
+def prepare(
+    picture: Image.Image, spec: ImageSpec, height: int | None = None, width: int | None = None
+) -> NDArray[np.uint8]:
+    """Turn a picture of any mode and size into the pixels of a model.
+
+    EXIF orientation is applied, transparency laid over ``spec.background``, colours converted, and the
+    result resized to ``height`` x ``width`` (the model's own size by default) by ``spec.fit``.
+
+    Returns uint8 ``(H, W, C)``. Raises OSError or SyntaxError, as Pillow does, if the pixels cannot be read.
+    """
+    upright = upright_picture(picture, spec.channels, spec.background)
+    return pixels(fit(upright, spec, (width or spec.width, height or spec.height)))
+
+
+def upright_picture(picture: Image.Image, channels: Literal[1, 3], background: int) -> Image.Image:
+    """The picture as it is meant to be seen, in mode L or RGB, at its own size."""
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I"):
+        picture = _from_16_bits(picture)
+    if picture.has_transparency_data:
+        layer = picture.convert("RGBA")
+        paper = Image.new("RGBA", layer.size, (background, background, background, 255))
+        picture = Image.alpha_composite(paper, layer)
+    mode = "L" if channels == 1 else "RGB"
+    return picture if picture.mode == mode else picture.convert(mode)
+
+
+def fit(picture: Image.Image, spec: ImageSpec, size: tuple[int, int]) -> Image.Image:
+    """Resize a picture to ``size`` (width, height) by the rule of ``spec``; untouched if it has that size."""
+    if picture.size == size:
+        return picture
+    method = FILTERS[spec.filter]
+    if spec.fit == "crop":
+        return ImageOps.fit(picture, size, method)
+    if spec.fit == "pad":
+        paper = spec.background if spec.channels == 1 else (spec.background,) * 3
+        return ImageOps.pad(picture, size, method, color=paper)
+    return picture.resize(size, method)
+
+
+def pixels(picture: Image.Image) -> NDArray[np.uint8]:
+    """The pixels of a picture in mode L or RGB: uint8 ``(H, W, C)``."""
+    array = np.asarray(picture, dtype=np.uint8)
+    return array[:, :, None] if array.ndim == 2 else array
+
+
+def _from_16_bits(picture: Image.Image) -> Image.Image:
+    """A 16-bit greyscale picture in 8 bits; Pillow's own conversion would clip it to white."""
+    levels = np.asarray(picture).astype(np.float64)
+    return Image.fromarray(np.rint(levels.clip(0, 65535) / 257).astype(np.uint8))
