@@ -1,0 +1,106 @@
+"""Train models and export them for the service.
+
+    python -m trainer vqvae --epochs 30                the whole thing on MNIST: half an hour on 2 cores
+    python -m trainer vqvae --epochs 1 --limit 5000    the same in 20 seconds, to see it work
+    python -m trainer vqvae --data ~/pictures --image-size 64 --name mine
+    python -m trainer vqvae --resume                   go on after Ctrl-C
+    python -m trainer export runs/vqvae-mnist          publish the latest checkpoint of a run
+
+Each trains in a run folder below runs/, and publishes the model below exported/, where the service finds it:
+
+    python -m service
+"""
+
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+from rich.console import Console
+
+from trainer.config import CONFIGS, read_yaml, resolve
+from trainer.errors import TrainerError, nearest
+from trainer.flags import KindCommand
+
+
+class Commands(click.Group):
+    """The kinds, and what can be done with a run; an unknown one is answered with the nearest."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command of the first argument."""
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            names = ", ".join(self.list_commands(ctx))
+            ctx.fail(f"no kind or command {args[0]!r}; there are {names}.{nearest(args[0], self.commands)}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Commands, help=__doc__.replace("\n\n    ", "\n\n\b\n    "), no_args_is_help=True)
+def main() -> None:
+    """Train models and export them for the service; the module's docstring is the help."""
+
+
+def _train(kind: str, preset: str | None, config: Path | None, resume: bool, **given: Any) -> None:
+    flags = {name: value for name, value in given.items() if value is not None}
+    console = _console()
+    with _clear_errors():
+        resolved = resolve(kind, preset=preset, file=config, flags=flags)
+        # Imported late: torch takes seconds, which neither --help nor a mistyped flag should cost.
+        from trainer import pipeline
+
+        if resume:
+            asked = (read_yaml(config) if config else {}) | flags
+            pipeline.resume(kind, resolved.out, resolved.name, asked, console)
+        else:
+            pipeline.train(resolved, console)
+
+
+@main.command("export", short_help="Publish the latest checkpoint of a run.")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--export-to", type=click.Path(path_type=Path), help="publish as DIR/NAME [default: the run's]")
+@click.option("--name", help="of the exported model [default: the run's]")
+def export(run: Path, export_to: Path | None, name: str | None) -> None:
+    """Publish the model of the latest checkpoint of RUN, a run folder."""
+    with _clear_errors():
+        from trainer import pipeline
+
+        pipeline.export_run(run, export_to, name, _console())
+
+
+def _console() -> Console:
+    return Console(highlight=False, soft_wrap=True)
+
+
+class _clear_errors:  # noqa: N801 - a context manager, used as a verb
+    """What is the user's to mend is told in one line, without a traceback."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if isinstance(error, TrainerError):
+            _end(str(error), error.exit_code)
+        if isinstance(error, KeyboardInterrupt):
+            _end("interrupted", 130)
+
+
+def _end(message: str, exit_code: int) -> NoReturn:
+    click.echo(f"error: {message}", err=True)
+    sys.exit(exit_code)
+
+
+def _command(kind: str) -> KindCommand:
+    return KindCommand(
+        kind,
+        callback=lambda **arguments: _train(kind, **arguments),
+        help=f"Train a {kind}: {CONFIGS[kind].__doc__}",
+        short_help=(CONFIGS[kind].__doc__ or "").splitlines()[0],
+    )
+
+
+for _kind in CONFIGS:
+    main.add_command(_command(_kind))
+
+if __name__ == "__main__":
+    main(prog_name="python -m trainer")

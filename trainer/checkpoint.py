@@ -1,0 +1,127 @@
+"""Checkpoints: everything an interrupted run needs to go on as if it had not been.
+
+    step-00000469/
+      model.safetensors     weights and buffers
+      average.safetensors   averaged weights, where the run averages them
+      state.pt              optimizer, random generators, sums of the epoch under way
+      checkpoint.json       position, for people and for choosing the latest
+
+A checkpoint is written beside and renamed, so there is never half of one.
+"""
+
+import json
+import pickle
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
+
+from trainer.errors import RunError
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run stands: ``step`` steps of epoch ``epoch`` are done, counted from 0; ``total`` in all."""
+
+    epoch: int = 0
+    step: int = 0
+    total: int = 0
+
+
+def save(
+    folder: Path,
+    position: Position,
+    model: nn.Module,
+    average: AveragedModel | None,
+    optimizer: Optimizer,
+    sums: dict[str, Any],
+) -> Path:
+    """Write a checkpoint into ``folder``, the checkpoints of a run; returns its own folder."""
+    target = folder / f"step-{position.total:08d}"
+    unfinished = folder / f".{target.name}"
+    try:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        save_weights(model, unfinished / "model.safetensors")
+        if average is not None:
+            save_weights(average.module, unfinished / "average.safetensors")
+        state = {"optimizer": optimizer.state_dict(), "random": _random_state(), "sums": sums}
+        torch.save(state, unfinished / "state.pt")
+        (unfinished / "checkpoint.json").write_text(json.dumps(asdict(position)) + "\n")
+        shutil.rmtree(target, ignore_errors=True)
+        unfinished.rename(target)
+    except OSError as error:
+        raise RunError(f"cannot write checkpoint {target}: {error.strerror}") from error
+    return target
+
+
+def load(
+    checkpoint: Path, model: nn.Module, average: AveragedModel | None, optimizer: Optimizer
+) -> tuple[Position, dict[str, Any]]:
+    """Restore a run from a checkpoint, random generators included; returns its position and sums."""
+    position = read_position(checkpoint)
+    try:
+        load_weights(checkpoint, model, averaged=False)
+        if average is not None:
+            load_weights(checkpoint, average.module, averaged=True)
+            average.n_averaged.fill_(position.total)
+        state = torch.load(checkpoint / "state.pt", weights_only=True)
+        optimizer.load_state_dict(state["optimizer"])
+        _restore_random_state(state["random"])
+        sums = state["sums"]
+    except (OSError, EOFError, ValueError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
+        raise RunError(f"checkpoint {checkpoint} cannot be read: {error}") from error
+    return position, sums
+
+
+def save_weights(model: nn.Module, file: Path) -> None:
+    """Write weights and buffers as safetensors."""
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, file)
+
+
+def load_weights(checkpoint: Path, model: nn.Module, *, averaged: bool) -> None:
+    """Load the weights of a checkpoint alone; the averaged ones where asked for."""
+    file = checkpoint / ("average.safetensors" if averaged else "model.safetensors")
+    try:
+        model.load_state_dict(load_file(file))
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise RunError(f"checkpoint {checkpoint} does not fit this model: {error}") from error
+
+
+def read_position(checkpoint: Path) -> Position:
+    """The position of a checkpoint."""
+    try:
+        return Position(**json.loads((checkpoint / "checkpoint.json").read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise RunError(f"checkpoint {checkpoint} cannot be read: {error}") from error
+
+
+def found(folder: Path) -> list[Path]:
+    """The finished checkpoints in ``folder``, oldest first."""
+    return sorted(folder.glob("step-*"))
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Delete all but the latest ``keep`` checkpoints."""
+    for old in found(folder)[:-keep]:
+        # Renamed first, so that an interrupted deletion leaves no checkpoint that looks whole.
+        doomed = old.with_name(f".{old.name}")
+        shutil.rmtree(old.rename(doomed))
+
+
+def _random_state() -> dict[str, Any]:
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def _restore_random_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])

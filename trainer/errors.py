@@ -1,0 +1,56 @@
+"""The errors of the trainer. Their messages are for the person at the command line: one clear line.
+
+TrainerError
+  ConfigError       a preset, key, flag or value that does not exist or is out of bounds
+  DataError         images that cannot be read, or are not what they should be
+  DivergenceError   the loss is no longer a finite number
+  RunError          a run folder or checkpoint that cannot be written, read or resumed
+  ExportError       a model that cannot be exported, verified or published
+  Interrupted       Ctrl-C or SIGTERM; a checkpoint to resume from was left
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class TrainerError(Exception):
+    """The root; ``exit_code`` is that of the process."""
+
+    exit_code = 1
+
+
+class ConfigError(TrainerError):
+    """A preset, key, flag or value that does not exist or is out of bounds."""
+
+    exit_code = 2
+
+
+class DataError(TrainerError):
+    """Images that cannot be read, or are not what they should be."""
+
+
+class DivergenceError(TrainerError):
+    """The loss is no longer a finite number."""
+
+
+class RunError(TrainerError):
+    """A run folder or checkpoint that cannot be written, read or resumed."""
+
+
+class ExportError(TrainerError):
+    """A model that cannot be exported, verified or published."""
+
+
+class Interrupted(TrainerError):
+    """Ctrl-C or SIGTERM; a checkpoint to resume from was left. Exits as a shell expects: 128 + signal."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """``" Did you mean 'x'?"`` for the choice most like ``name`` in any case, or nothing if none is."""
+    spelled = {choice.lower(): choice for choice in choices}
+    matches = difflib.get_close_matches(name.lower(), spelled, n=1, cutoff=0.5)
+    return f" Did you mean {spelled[matches[0]]!r}?" if matches else ""

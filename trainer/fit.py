@@ -1,0 +1,231 @@
+"""The one training loop, for models of every kind, on Lightning Fabric."""
+
+import logging
+import math
+import time
+from contextlib import ExitStack
+from typing import cast
+
+import torch
+from lightning_fabric import Fabric
+from rich.console import Console
+from torch import Tensor
+from torch.optim import AdamW
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from trainer import checkpoint
+from trainer.checkpoint import Position
+from trainer.config import RunConfig
+from trainer.data import Batches
+from trainer.device import Machine
+from trainer.display import Display
+from trainer.errors import DivergenceError, Interrupted
+from trainer.interrupt import StopRequest
+from trainer.kinds import Model
+from trainer.quantizer import COLLAPSE_ADVICE
+from trainer.report import plot, save_png, side_by_side
+from trainer.run import Record, Run
+from trainer.totals import Totals
+from trainer.trackers import trackers
+
+# Fabric announces the precision, which the trainer does itself, with the reason.
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+
+# A look at the sums makes a GPU wait, so not at every step.
+LOOK_EVERY = 50
+# Test images looked at after each epoch; the exported model is measured on all of them.
+MONITORED_IMAGES = 2000
+PICTURED_IMAGES = 32
+COLLAPSED = 0.10
+
+
+class Fit:
+    """Trains a model by its config, from its start or from a checkpoint of the run."""
+
+    def __init__(
+        self, model: Model, train: Batches, test: Batches, run: Run, machine: Machine, console: Console
+    ) -> None:
+        self.model = model
+        self.train = train
+        self.test = test
+        self.run = run
+        self.config: RunConfig = run.config
+        self.console = console
+        self.fabric = Fabric(accelerator=machine.accelerator, devices=1, precision=machine.precision)
+        model.to(memory_format=torch.channels_last)
+        self.optimizer = AdamW(
+            [parameter for parameter in model.parameters() if parameter.requires_grad],
+            lr=self.config.lr,
+            betas=(0.9, 0.99),
+            weight_decay=self.config.weight_decay,
+        )
+        self._module, self._stepper = self.fabric.setup(model, self.optimizer)
+        decay = self.config.average_decay
+        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
+        self.position = Position()
+        self.totals = Totals()
+
+    @property
+    def result(self) -> Model:
+        """The model to be exported: the averaged weights where the run averages them."""
+        module = self.model if self.average is None else self.average.module
+        return cast("Model", module)
+
+    def begin(self) -> None:
+        """Start a new run: let the model look at the data, and leave a first checkpoint."""
+        self.model.train()
+        self.model.begin(batch.images for batch in self.train.epoch(0))
+        if self.average is not None:
+            self.average.module.load_state_dict(self.model.state_dict())
+        self._checkpoint()
+
+    def resume(self) -> None:
+        """Go on from the latest checkpoint of the run, as if it had never been left."""
+        latest = self.run.latest_checkpoint()
+        self.position, sums = checkpoint.load(latest, self.model, self.average, self.optimizer)
+        self.totals = Totals.restored(sums, self.fabric.device)
+        self.run.rewind(self.position.epoch)
+
+    def __call__(self) -> None:
+        """Train to the last epoch.
+
+        Raises Interrupted, having left a checkpoint, on SIGINT or SIGTERM, and DivergenceError if the loss
+        is no longer finite.
+        """
+        display = Display(
+            self.console, self.config.epochs, len(self.train), self.train.batch_size, self.position.total
+        )
+        with ExitStack() as leaving:
+            leaving.callback(self._plot)
+            for batches in (self.train, self.test):
+                leaving.enter_context(batches)
+            tracked = trackers(self.run, self.position.epoch + 1)
+            for tracker in tracked:
+                leaving.callback(tracker.close)
+            leaving.enter_context(display)
+            stop = leaving.enter_context(StopRequest())
+            for epoch in range(self.position.epoch, self.config.epochs):
+                record = self._epoch(epoch, display, stop)
+                self.run.log(record)
+                display.epoch_done(record)
+                self._warn_of_collapse(record)
+                picture = self._picture()
+                save_png(picture, self.run.picture("reconstructions", f"epoch-{epoch + 1:03d}.png"))
+                for tracker in tracked:
+                    tracker.record(record)
+                    tracker.picture("reconstructions", picture, epoch + 1)
+                self._checkpoint()
+
+    def _epoch(self, epoch: int, display: Display, stop: StopRequest) -> Record:
+        started, first = time.monotonic(), self.position.step
+        self._module.train()
+        for batch in self.train.epoch(epoch, first):
+            rate = self._learning_rate()
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            step = self._module(batch.images)
+            self.optimizer.zero_grad(set_to_none=True)
+            self.fabric.backward(step.loss)
+            if self.config.clip_norm:
+                self.fabric.clip_gradients(self._module, self._stepper, max_norm=self.config.clip_norm)
+            self._stepper.step()
+            if self.average is not None:
+                self.average.update_parameters(self.model)
+            self.totals.add(step)
+            done = self.position.step + 1
+            self.position = Position(epoch, done, self.position.total + 1)
+            look = done % LOOK_EVERY == 0 or done == len(self.train) or stop.signal is not None
+            figures = self._finite_figures() if look else None
+            display.advance(epoch + 1, figures)
+            if stop.signal is not None:
+                self._leave(stop.signal)
+        seconds = time.monotonic() - started
+        record = {
+            "epoch": epoch + 1,
+            "step": self.position.total,
+            **self.totals.figures(),
+            **self._monitor(),
+            "lr": self._learning_rate(),
+            "seconds": round(seconds, 3),
+            "images_per_second": round((self.position.step - first) * self.train.batch_size / seconds, 1),
+        }
+        self.totals = Totals()
+        self.position = Position(epoch + 1, 0, self.position.total)
+        return record
+
+    def _learning_rate(self) -> float:
+        """Linear warm-up, then half a cosine down to the final share of the peak."""
+        steps = self.config.epochs * len(self.train)
+        warmup = min(self.config.warmup_steps, steps // 10)
+        if self.position.total < warmup:
+            return self.config.lr * (self.position.total + 1) / warmup
+        progress = (self.position.total - warmup) / max(steps - warmup, 1)
+        share = self.config.final_lr + (1 - self.config.final_lr) * (1 + math.cos(math.pi * progress)) / 2
+        return self.config.lr * share
+
+    def _finite_figures(self) -> dict[str, float]:
+        figures = self.totals.figures()
+        if not all(map(math.isfinite, figures.values())):
+            wrong = ", ".join(
+                f"{name} {value}" for name, value in figures.items() if not math.isfinite(value)
+            )
+            raise DivergenceError(
+                f"training diverged in epoch {self.position.epoch + 1}, step {self.position.step}: {wrong}. "
+                f"The last good checkpoint is {self.run.latest_checkpoint()}. "
+                f"Try a lower --lr (it is {self.config.lr:g}), a lower --clip-norm "
+                f"(it is {self.config.clip_norm:g}) or --precision 32"
+            )
+        return figures
+
+    @torch.no_grad()
+    def _monitor(self) -> Record:
+        """Reconstruction error on the first test images; a glance, not the reported figure."""
+        model, error, seen = self.result.eval(), 0.0, 0
+        with self.fabric.autocast():
+            for batch in self.test.ordered():
+                if seen >= MONITORED_IMAGES:
+                    break
+                difference = (model.reconstruct(batch.images).float() - batch.images.float()) / 255
+                error += float(difference.square().mean(dim=(1, 2, 3)).sum())
+                seen += len(batch.images)
+        self.model.train()
+        return {"test_mse": error / seen}
+
+    @torch.no_grad()
+    def _picture(self) -> Tensor:
+        originals = next(self.test.ordered()).images[:PICTURED_IMAGES]
+        model = self.result.eval()
+        with self.fabric.autocast():
+            picture = side_by_side(originals, model.reconstruct(originals))
+        self.model.train()
+        return picture
+
+    def _warn_of_collapse(self, record: Record) -> None:
+        if record["epoch"] >= 2 and record.get("usage", 1.0) < COLLAPSED:
+            self.console.print(
+                f"warning: the codebook is collapsing: {record['usage']:.1%} of its codes are in use. "
+                f"{COLLAPSE_ADVICE}",
+                style="yellow",
+            )
+
+    def _checkpoint(self) -> None:
+        folder = self.run.checkpoints
+        checkpoint.save(folder, self.position, self.model, self.average, self.optimizer, self.totals.state())
+        checkpoint.prune(folder, self.config.keep_checkpoints)
+
+    def _leave(self, signal_number: int) -> None:
+        self._checkpoint()
+        raise Interrupted(
+            f"stopped in epoch {self.position.epoch + 1} after step {self.position.step}. "
+            f"To go on: python -m trainer {self.config.kind} --resume --name {self.config.name}"
+            f" --out {self.config.out}",
+            signal_number,
+        )
+
+    def _plot(self) -> None:
+        records = self.run.records()
+        if records:
+            losses = [name for name in records[0] if name.endswith(("loss", "mse", "l1"))]
+            plot(records, losses, self.run.picture("plots", "loss.png"), log=True)
+            plot(records, ["perplexity"], self.run.picture("plots", "perplexity.png"))
+            plot(records, ["usage"], self.run.picture("plots", "usage.png"))

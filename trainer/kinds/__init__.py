@@ -1,0 +1,21 @@
+"""The registry of model kinds: what ``python -m trainer KIND`` can train."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from service.manifest import ImageSpec
+from trainer.config import RunConfig
+from trainer.kinds.base import Graph, Model, Step
+from trainer.kinds.vqvae import VQVAE
+
+__all__ = ["KINDS", "Graph", "Model", "Step", "build"]
+
+# Config of the kind, images of the data, variance of their pixels in [0, 1].
+Builder = Callable[[Any, ImageSpec, float], Model]
+
+KINDS: Mapping[str, Builder] = {"vqvae": VQVAE}
+
+
+def build(config: RunConfig, image: ImageSpec, variance: float) -> Model:
+    """A new model of the config's kind."""
+    return KINDS[config.kind](config, image, variance)

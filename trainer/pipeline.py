@@ -1,0 +1,180 @@
+"""From a config to a published model: load the data, fit, export."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+from service.manifest import ImageSpec
+from trainer import checkpoint
+from trainer.config import RunConfig, validated
+from trainer.data import Batches, Dataset, ImageOptions, load
+from trainer.device import Machine, choose
+from trainer.display import describe
+from trainer.errors import ConfigError, RunError
+from trainer.export import Exported, export
+from trainer.fit import Fit
+from trainer.kinds import Model, build
+from trainer.publish import check_writable
+from trainer.run import Run
+
+# What a resumed run may be given anew; anything else would make it another run.
+FREE_ON_RESUME = {"epochs", "device", "precision", "export_to", "keep_checkpoints", "wandb"}
+VARIANCE_IMAGES = 4096
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What every command needs before it starts: the machine and the data."""
+
+    machine: Machine
+    dataset: Dataset
+
+
+def train(config: RunConfig, console: Console) -> Exported:
+    """Train a new model and publish it."""
+    check_writable(config.export_to)
+    prepared = _prepare(config, console)
+    dataset, machine = prepared.dataset, prepared.machine
+    torch.manual_seed(config.seed)
+    model = _model(config, dataset.spec, _variance(dataset))
+    run = Run.create(
+        config,
+        {
+            **_data_facts(dataset),
+            "torch": torch.__version__,
+            "machine": machine.reason,
+        },
+    )
+    console.print(f"run folder: {run.folder}")
+    fit = _fit(model, prepared, run, console)
+    fit.begin()
+    fit()
+    return _publish(fit.result, run.config, dataset, console)
+
+
+def resume(kind: str, out: Path, name: str, flags: dict[str, Any], console: Console) -> Exported:
+    """Go on with the latest run of a name, to the same result as if it had not been left, and publish it.
+
+    ``flags`` are those given anew. Raises ConfigError for one that would change what was done already.
+    """
+    run = Run.latest(out, name)
+    config = _with_flags(run.config, kind, flags)
+    check_writable(config.export_to)
+    prepared = _prepare(config, console)
+    _check_same_data(run, prepared.dataset)
+    run.configure(config)
+    model = _model(run.config, prepared.dataset.spec, 1.0)
+    fit = _fit(model, prepared, run, console)
+    fit.resume()
+    console.print(f"resuming {run.folder} in epoch {fit.position.epoch + 1}, step {fit.position.step}")
+    fit()
+    return _publish(fit.result, run.config, prepared.dataset, console)
+
+
+def export_run(folder: Path, export_to: Path | None, name: str | None, console: Console) -> Exported:
+    """Publish the model of the latest checkpoint of a run."""
+    run = Run.open(folder)
+    given = {"export_to": export_to, "name": name}
+    changes = {key: value for key, value in given.items() if value is not None}
+    config = validated(run.config.kind, run.config.model_dump() | changes)
+    check_writable(config.export_to)
+    dataset = _load_data(config, console)
+    _check_same_data(run, dataset)
+    model = _model(config, dataset.spec, 1.0)
+    checkpoint.load_weights(run.latest_checkpoint(), model, averaged=config.average_decay > 0)
+    return _publish(model, config, dataset, console)
+
+
+def _prepare(config: RunConfig, console: Console) -> Prepared:
+    machine = choose(config)
+    console.print(f"device: {machine.reason}")
+    return Prepared(machine, _load_data(config, console))
+
+
+def _load_data(config: RunConfig, console: Console) -> Dataset:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("reading images", total=None)
+        dataset = load(
+            config.data,
+            ImageOptions(size=config.image_size, fit=config.fit, background=config.background),
+            limit=config.limit,
+            holdout=config.holdout,
+            seed=config.seed,
+            progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    console.print(f"data: {dataset.summary()}")
+    return dataset
+
+
+def _model(config: RunConfig, image: ImageSpec, variance: float) -> Model:
+    try:
+        return build(config, image, variance)
+    except ValueError as error:
+        raise ConfigError(f"{config.kind} cannot be built for {config.data}: {error}") from error
+
+
+def _fit(model: Model, prepared: Prepared, run: Run, console: Console) -> Fit:
+    config, device = run.config, prepared.machine.device
+    train = Batches(prepared.dataset.train, config.batch_size, seed=config.seed, device=device)
+    test = Batches(prepared.dataset.test, config.batch_size, seed=config.seed, device=device)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    console.print(f"model: {config.kind} with {parameters:,} parameters")
+    return Fit(model, train, test, run, prepared.machine, console)
+
+
+def _publish(model: Model, config: RunConfig, dataset: Dataset, console: Console) -> Exported:
+    console.print("exporting and measuring ...")
+    exported = export(model, config, dataset)
+    for measures in exported.manifest.measures:
+        console.print(
+            f"{measures.dataset}, {measures.split} split, {measures.images:,} images: "
+            f"{describe(measures.values)}"
+        )
+    console.print(
+        f"published {exported.folder} (version {exported.manifest.version}). To serve it: "
+        f"python -m service --models {config.export_to}"
+    )
+    return exported
+
+
+def _variance(dataset: Dataset) -> float:
+    """Variance of the training pixels in [0, 1], from the first images."""
+    batch = dataset.train.take(torch.arange(min(VARIANCE_IMAGES, len(dataset.train))))
+    variance = float((batch.images.float() / 255).var(correction=0))
+    if variance == 0:
+        raise ConfigError(f"all pixels of {dataset.name} are alike: there is nothing to learn")
+    return variance
+
+
+def _with_flags(config: RunConfig, kind: str, flags: dict[str, Any]) -> RunConfig:
+    if config.kind != kind:
+        raise RunError(f"the run {config.name} is of kind {config.kind!r}, not {kind!r}")
+    changed = validated(kind, config.model_dump() | flags)
+    for field in type(config).model_fields:
+        before, now = getattr(config, field), getattr(changed, field)
+        if before != now and field not in FREE_ON_RESUME:
+            raise ConfigError(
+                f"the run to resume has {field} {before!r}, and now {now!r} is asked for. "
+                f"Only {', '.join(sorted(FREE_ON_RESUME))} may change; for another model start a new run"
+            )
+    return changed
+
+
+def _check_same_data(run: Run, dataset: Dataset) -> None:
+    now = _data_facts(dataset)
+    then = {name: run.facts.get(name) for name in now}
+    if now != then:
+        raise RunError(f"the data has changed: {run.folder} was trained on {then}; now there is {now}")
+
+
+def _data_facts(dataset: Dataset) -> dict[str, Any]:
+    return {
+        "dataset": dataset.name,
+        "training_images": len(dataset.train),
+        "test_images": len(dataset.test),
+        "image": dataset.spec.model_dump(),
+    }

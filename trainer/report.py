@@ -1,0 +1,53 @@
+"""Pictures and plots of a run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+from torchvision.utils import make_grid
+
+from trainer.run import Record
+
+GAP = 2
+PAPER = 255
+
+
+def side_by_side(originals: Tensor, reconstructions: Tensor, columns: int = 16) -> Tensor:
+    """Rows of originals, each above the row of their reconstructions.
+
+    Both are uint8 ``(N, C, H, W)``; the picture is uint8 ``(3, H', W')``.
+    """
+    columns = min(columns, len(originals))
+    count = len(originals) - len(originals) % columns
+    pairs = [
+        part[first : first + columns]
+        for first in range(0, count, columns)
+        for part in (originals, reconstructions)
+    ]
+    return make_grid(torch.cat(pairs).cpu(), nrow=columns, padding=GAP, pad_value=PAPER)
+
+
+def save_png(pixels: Tensor, path: Path) -> None:
+    """Write a picture, uint8 ``(C, H, W)``, as PNG."""
+    array = pixels.permute(1, 2, 0).numpy()
+    Image.fromarray(array if array.shape[2] > 1 else array[:, :, 0]).save(path)
+
+
+def plot(records: Sequence[Record], names: Sequence[str], path: Path, *, log: bool = False) -> None:
+    """Plot figures over the epochs; those that no record has are left out."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for name in names:
+        points = [(record["epoch"], record[name]) for record in records if name in record]
+        if points:
+            axes.plot(*zip(*points, strict=True), marker="." if len(points) < 40 else None, label=name)
+    if log:
+        axes.set_yscale("log")
+    axes.set_xlabel("epoch")
+    axes.grid(alpha=0.3)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend()
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,56 @@
+"""Figures of an epoch: means of the steps' metrics, and the use of the codebook over all of them."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainer.kinds.base import Step
+from trainer.quantizer import perplexity, usage
+
+
+class Totals:
+    """Sums over the steps of an epoch, kept on the device so that no step waits for it."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self._names: list[str] = []
+        self._sums: Tensor | None = None
+        self._counts: Tensor | None = None
+
+    def add(self, step: Step) -> None:
+        """Add one step."""
+        values = torch.stack([value.float() for value in step.metrics.values()])
+        counts = step.counts
+        self.steps += 1
+        if self._sums is None:
+            self._names = list(step.metrics)
+            self._sums = values.double() if values.device.type != "mps" else values
+            self._counts = counts.clone() if counts is not None else None
+            return
+        self._sums += values
+        if self._counts is not None and counts is not None:
+            self._counts += counts
+
+    def figures(self) -> dict[str, float]:
+        """Means by name, with ``perplexity`` and ``usage`` where there is a codebook."""
+        if self._sums is None:
+            return {}
+        means = dict(zip(self._names, (self._sums / self.steps).tolist(), strict=True))
+        if self._counts is not None:
+            means |= {"perplexity": perplexity(self._counts), "usage": usage(self._counts)}
+        return means
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"steps": self.steps, "names": self._names, "sums": self._sums, "counts": self._counts}
+
+    @classmethod
+    def restored(cls, state: dict[str, Any], device: torch.device) -> "Totals":
+        """The sums of a checkpoint."""
+        totals = cls()
+        totals.steps = state["steps"]
+        totals._names = list(state["names"])
+        totals._sums = state["sums"].to(device) if state["sums"] is not None else None
+        totals._counts = state["counts"].to(device) if state["counts"] is not None else None
+        return totals
