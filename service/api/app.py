@@ -1,0 +1,57 @@
+"""The app: settings in, an ASGI app with everything loaded out."""
+
+from functools import partial
+
+from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
+from starlette.responses import RedirectResponse
+
+from service import __version__
+from service.api import codes, health, models, problems, samples
+from service.api.context import Context
+from service.api.limits import BodyLimit
+from service.api.openapi import describe
+from service.models import Batching
+from service.registry import Registry
+from service.runtime import choose_provider
+from service.settings import Settings
+
+DESCRIPTION = """
+Images to codes, codes to images, and new images, from models of the VAE family.
+
+Answers come in the form that `Accept` asks for. Every error is `application/problem+json` (RFC 9457) and says
+what was given and what is allowed.
+"""
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Choose the provider, load the models, and make the app. A folder that is refused stops nothing.
+
+    Raises StartupError if the provider that was asked for does not work, ModelsUnreadable if the models
+    folder cannot be listed.
+    """
+    provider = choose_provider(settings.provider, settings.threads)
+    batching = Batching(settings.batch_size, settings.batch_pixels)
+    registry = Registry(settings.models, provider, batching, settings.default_model)
+    registry.reload()
+
+    app = FastAPIOffline(
+        title="Tessera",
+        version=__version__,
+        summary="Image codes over REST.",
+        description=DESCRIPTION,
+        redoc_url=None,  # its page loads a picture from another host
+        swagger_ui_parameters={"validatorUrl": None},  # or the page would tell another host of us
+    )
+    app.state.context = Context.of(settings, registry)
+    app.openapi = partial(describe, app)  # type: ignore[method-assign]
+    problems.install(app)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    for router in (codes.router, samples.router, models.router, health.router):
+        app.include_router(router)
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> RedirectResponse:
+        return RedirectResponse("docs")
+
+    return app

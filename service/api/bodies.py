@@ -1,0 +1,164 @@
+"""Bodies of requests: what came, by its content type or, failing that, by its first bytes.
+
+curl sends ``application/x-www-form-urlencoded`` when nobody says better, and many clients send
+``application/octet-stream`` or nothing. Such a body is looked at; any other content type is believed.
+"""
+
+import base64
+import binascii
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from service import npy
+from service.api.accept import BYTES, JSON, NPY
+from service.api.documents import CodesDocument, ImagesDocument, SampleDocument
+from service.errors import BadBody, BadImage, BadValue, EmptyBody, TooLarge, UnsupportedMediaType, quoted
+from service.settings import Settings
+
+FORM = "multipart/form-data"
+PICTURES = ("image/png", "image/jpeg", "image/webp")
+IMAGE_TYPES = (*PICTURES, FORM, NPY, JSON)
+CODES_TYPES = (JSON, NPY)
+
+_UNSAID = ("", BYTES, "application/x-www-form-urlencoded")
+_ALIASES = {"image/jpg": "image/jpeg", "application/npy": NPY, "application/x-numpy": NPY}
+
+
+@dataclass(frozen=True)
+class SentImages:
+    """Images as they came: files, or one npy."""
+
+    files: Sequence[bytes] = ()
+    npy: bytes | None = None
+    model: str | None = None
+    version: str | None = None
+
+
+@dataclass(frozen=True)
+class SentCodes:
+    """Codes as they came: a JSON object, or one npy."""
+
+    document: dict[str, Any] | None = None
+    npy: bytes | None = None
+    model: str | None = None
+    version: str | None = None
+
+
+async def read_images(request: Request, settings: Settings) -> SentImages:
+    """The images of a request. Raises EmptyBody, BadBody, BadValue, TooLarge or UnsupportedMediaType."""
+    media = _said(request)
+    if media == FORM:
+        return SentImages(files=await _form_files(request, settings))
+    body = await _body(request)
+    media = _checked_type(media, body, IMAGE_TYPES)
+    if media == NPY:
+        return SentImages(npy=body)
+    if media != JSON:
+        return SentImages(files=[body])
+    document = ImagesDocument.read(_json(body))
+    if (document.image is None) == (document.images is None):
+        raise BadValue("give either image or images, base64 of a PNG, JPEG or WebP")
+    texts = document.images if document.images is not None else [document.image or ""]
+    files = [_from_base64(text, index) for index, text in enumerate(texts)]
+    return SentImages(files=files, model=document.model, version=document.version)
+
+
+async def read_codes(request: Request) -> SentCodes:
+    """The codes of a request. Raises EmptyBody, BadBody, BadValue or UnsupportedMediaType."""
+    media = _said(request)
+    body = await _body(request)
+    if _checked_type(media, body, CODES_TYPES) == NPY:
+        return SentCodes(npy=body)
+    document = CodesDocument.read(_json(body))
+    return SentCodes(document=document.model_dump(), model=document.model, version=document.version)
+
+
+async def read_sample(request: Request) -> SampleDocument:
+    """The sample request in a body, or an empty one. Raises BadBody, BadValue or UnsupportedMediaType."""
+    body = await request.body()
+    if not body:
+        return SampleDocument()
+    _checked_type(_said(request), body, [JSON])
+    return SampleDocument.read(_json(body))
+
+
+def _said(request: Request) -> str:
+    media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return _ALIASES.get(media, media)
+
+
+async def _body(request: Request) -> bytes:
+    body = await request.body()
+    if not body:
+        raise EmptyBody("the request has no body")
+    return body
+
+
+def _checked_type(said: str, body: bytes, allowed: Sequence[str]) -> str:
+    media = _sniffed(body) if said in _UNSAID else said
+    if media is None or media not in allowed:
+        raise UnsupportedMediaType(
+            f"Content-Type is {quoted(said)}, which is not taken here; send {', '.join(allowed)}"
+            if said not in _UNSAID
+            else f"the body is none of {', '.join(allowed)}; say which with Content-Type",
+            given=said,
+            allowed=list(allowed),
+        )
+    return media
+
+
+def _sniffed(body: bytes) -> str | None:
+    if body.startswith(b"\x89PNG"):
+        return "image/png"
+    if body.startswith(b"\xff\xd8\xff"):
+        return "image/jpeg"
+    if body.startswith(b"RIFF") and body[8:12] == b"WEBP":
+        return "image/webp"
+    if body.startswith(npy.MAGIC):
+        return NPY
+    return JSON if body.lstrip()[:1] == b"{" else None
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise BadBody(f"the body is no JSON (which has no NaN or Infinity): {error}") from error
+
+
+def _from_base64(text: str, index: int) -> bytes:
+    _, comma, data = text.partition(",")
+    payload = data if comma and text.startswith("data:") else text
+    try:
+        return base64.b64decode("".join(payload.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise BadImage(f"image {index} is no base64: {error}") from error
+
+
+async def _form_files(request: Request, settings: Settings) -> list[bytes]:
+    """The files of a multipart form, whatever their fields are called, in their order."""
+    try:
+        form = await request.form(max_files=settings.max_images, max_part_size=settings.max_body_bytes)
+    except HTTPException as error:
+        if "Too many files" in error.detail:
+            raise TooLarge(
+                f"more than {settings.max_images} files in one request", allowed=settings.max_images
+            ) from error
+        raise BadBody(f"the multipart form cannot be read: {error.detail}") from error
+    files = []
+    try:
+        for name, value in form.multi_items():
+            if not isinstance(value, UploadFile):
+                raise BadValue(f"the field {quoted(name)} is no file; send images as files (-F image=@PATH)")
+            files.append(await value.read())
+    finally:
+        await form.close()
+    if not files:
+        raise EmptyBody("the multipart form has no files in it")
+    return files

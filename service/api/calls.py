@@ -1,0 +1,73 @@
+"""From a request to a run of a model: which model, which operations, with what, and then the run."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from service import arguments, noise
+from service.api.context import Context
+from service.arguments import Label, Number
+from service.errors import BadValue, VersionConflict, quoted
+from service.manifest import Operation, Role
+from service.models import Arrays, Model
+
+
+@dataclass(frozen=True)
+class Call:
+    """A chain of operations of a model, with all that a caller may set."""
+
+    model: Model
+    chain: tuple[str, ...]
+    values: Mapping[str, Number]
+    seed: int
+    label: Label | Sequence[Label] | None
+
+    @property
+    def operations(self) -> list[Operation]:
+        """The operations, in order."""
+        return self.model.operations(self.chain)
+
+    def inputs(self, rows: int, given: Arrays) -> dict[Role, Any]:
+        """What was given, with the label of each row if the operations take one."""
+        labels = arguments.labels(self.model.manifest, self.operations, self.label, rows)
+        return dict(given) if labels is None else dict(given) | {Role.label: labels}
+
+    async def run(self, context: Context, rows: int, given: Arrays) -> dict[Role, Any]:
+        """Run the operations on ``rows`` rows; what was given and what came out, by role."""
+        inputs = self.inputs(rows, given)
+        return await context.infer(lambda: self.model.run(self.chain, inputs, rows, self.values, self.seed))
+
+
+def choose_model(context: Context, queried: str | None, sent: str | None, version: str | None) -> Model:
+    """The model that the query or the body names, or the default.
+
+    Raises BadValue if the two disagree, VersionConflict if the body has another version than is served, and
+    what ``Registry.choose`` raises.
+    """
+    if queried is not None and sent is not None and queried != sent:
+        raise BadValue(
+            f"the query names model {quoted(queried)} and the body {quoted(sent)}", given=[queried, sent]
+        )
+    model = context.registry.choose(queried if queried is not None else sent)
+    if version is not None and version != model.manifest.version:
+        raise VersionConflict(
+            f"the body is of version {quoted(version)} of {model.manifest.name!r}, "
+            f"and version {model.manifest.version!r} is served",
+            given=version,
+            allowed=model.manifest.version,
+        )
+    return model
+
+
+def make_call(
+    model: Model,
+    chain: tuple[str, ...],
+    parameters: Mapping[str, Any],
+    *,
+    seed: int | None = None,
+    label: Label | Sequence[Label] | None = None,
+    others: Iterable[str] = (),
+) -> Call:
+    """A call with its parameters checked and its seed drawn if none was given. Raises as ``arguments``."""
+    values = arguments.parameters(model.operations(chain), parameters, others)
+    return Call(model, chain, values, noise.draw_seed() if seed is None else seed, label)

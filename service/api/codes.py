@@ -1,0 +1,116 @@
+"""``/encode``, ``/decode`` and ``/reconstruct``: images to codes, codes to images, and both."""
+
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import APIRouter, Query
+from numpy.typing import NDArray
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service import codes, images
+from service.api import accept, answers, bodies
+from service.api.calls import Call, choose_model, make_call
+from service.api.context import Context, Shared
+from service.api.documents import ImagesAnswer, ImagesQuery, OperationQuery, ReconstructionAnswer
+from service.api.openapi import codes_answer, codes_body, images_answer, images_body, problems
+from service.images import Pixels
+from service.manifest import Role
+
+router = APIRouter(tags=["codes"], default_response_class=Response)
+
+_REFUSALS = problems(400, 404, 406, 409, 413, 415, 422, 503)
+
+
+@router.post("/encode", responses=codes_answer() | _REFUSALS, openapi_extra=images_body())
+async def encode(request: Request, context: Shared, query: Annotated[ImagesQuery, Query()]) -> Response:
+    """Turn images into codes.
+
+    The body is a PNG, JPEG or WebP file, several of them as a multipart form, uint8 `[N, H, W, C]` as npy,
+    or JSON with base64. Images of another size are made to fit by the model's rule; with `resize=false` they
+    keep their size, where the model can.
+    """
+    form = accept.choose(request.headers.get("accept"), answers.CODES_FORMS)
+    call, pixels = await _images_call(request, context, query, "encode")
+    results = await call.run(context, len(pixels), {Role.images: pixels})
+    return await context.convert(lambda: answers.of_codes(call.model, results[Role.codes], form))
+
+
+@router.post("/decode", responses=images_answer(ImagesAnswer) | _REFUSALS, openapi_extra=codes_body())
+async def decode(request: Request, context: Shared, query: Annotated[OperationQuery, Query()]) -> Response:
+    """Turn codes into images.
+
+    The body is what `/encode` answers, JSON or npy. Grids of another size than the model's own are images of
+    another size, where the model can. As PNG, several images come as a grid.
+    """
+    form = accept.choose(request.headers.get("accept"), answers.IMAGES_FORMS)
+    sent = await bodies.read_codes(request)
+    model = choose_model(context, query.model, sent.model, sent.version)
+    call = make_call(
+        model,
+        model.chain("decode"),
+        query.parameters(),
+        seed=query.seed,
+        label=query.label,
+        others=OperationQuery.model_fields,
+    )
+
+    def read() -> NDArray[Any]:
+        if sent.npy is not None:
+            return codes.from_npy(sent.npy, model.manifest, context.settings)
+        return codes.from_json(sent.document or {}, model.manifest, context.settings)
+
+    grids = await context.convert(read)
+    results = await call.run(context, len(grids), {Role.codes: grids})
+    return await context.convert(lambda: answers.of_images(model, results[Role.images], form))
+
+
+@router.post(
+    "/reconstruct", responses=images_answer(ReconstructionAnswer) | _REFUSALS, openapi_extra=images_body()
+)
+async def reconstruct(request: Request, context: Shared, query: Annotated[ImagesQuery, Query()]) -> Response:
+    """Encode images and decode their codes: what the model keeps of them.
+
+    The body is as for `/encode`. The JSON has the mean squared error and the PSNR of each image.
+    """
+    form = accept.choose(request.headers.get("accept"), answers.IMAGES_FORMS)
+    call, pixels = await _images_call(request, context, query, "reconstruct")
+    results = await call.run(context, len(pixels), {Role.images: pixels})
+    return await context.convert(
+        lambda: answers.of_images(
+            call.model, results[Role.images], form, more=_distances(pixels, results[Role.images])
+        )
+    )
+
+
+async def _images_call(
+    request: Request, context: Context, query: ImagesQuery, verb: str
+) -> tuple[Call, Pixels]:
+    sent = await bodies.read_images(request, context.settings)
+    model = choose_model(context, query.model, sent.model, sent.version)
+    call = make_call(
+        model,
+        model.chain(verb),
+        query.parameters(),
+        seed=query.seed,
+        label=query.label,
+        others=ImagesQuery.model_fields,
+    )
+
+    def read() -> Pixels:
+        spec, settings = model.manifest.image, context.settings
+        if sent.npy is not None:
+            return images.from_npy(sent.npy, spec, settings, resize=query.resize)
+        return images.from_files(sent.files, spec, settings, resize=query.resize)
+
+    return call, await context.convert(read)
+
+
+def _distances(originals: Pixels, reconstructions: Pixels) -> dict[str, list[float] | list[float | None]]:
+    """MSE of pixels in [0, 1] and PSNR in dB of each image."""
+    difference = (originals.astype(np.float32) - reconstructions) / 255
+    mse = np.square(difference).mean(axis=(1, 2, 3), dtype=np.float64)
+    return {
+        "mse": mse.tolist(),
+        "psnr": [float(-10 * np.log10(value)) if value > 0 else None for value in mse],
+    }

@@ -1,0 +1,246 @@
+"""The JSON objects and query parameters that callers send and get, as OpenAPI describes them.
+
+The large ones (images, codes) are never built as these classes on the way out: they describe what
+``service.api.answers`` writes straight from numpy.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, model_validator
+
+from service.api.problems import invalid
+from service.arguments import Label
+from service.errors import BadBody, UnknownName, did_you_mean, quoted
+from service.manifest import CodesSpec, ImageSpec, Measures, Operation, Parity
+from service.noise import LARGEST_SEED
+
+MODEL = Field(
+    default=None,
+    description="Name of the model; may be left out if there is a default.",
+    examples=["vqvae-mnist"],
+)
+VERSION = Field(
+    default=None, description="Version of the model that made this; another one is a conflict (409)."
+)
+SEED = Field(
+    default=None, ge=0, le=LARGEST_SEED, description="Seed of the noise: the same seed gives the same answer."
+)
+METHOD = Field(default=None, description="How to sample; without it `prior`, or the model's only method.")
+COUNT = Field(default=None, ge=1, description="How many samples; without it one, or one for each label.")
+LABEL = "A class by index or name, for all rows or one for each row."
+
+
+class _Closed(BaseModel):
+    """An object with no other names than these; an unknown one is told with the nearest."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_unknown_names(cls, data: Any) -> Any:
+        for name in data if isinstance(data, Mapping) else ():
+            if name not in cls.model_fields:
+                allowed = list(cls.model_fields)
+                raise UnknownName(
+                    f"there is no {quoted(name)}{did_you_mean(name, allowed)}", given=name, allowed=allowed
+                )
+        return data
+
+    @classmethod
+    def read(cls, data: Any) -> Self:
+        """What a JSON body holds. Raises BadBody, BadValue or UnknownName."""
+        if not isinstance(data, dict):
+            raise BadBody(
+                f"the JSON is {quoted(data)}; it must be an object with {', '.join(cls.model_fields)}"
+            )
+        try:
+            return cls.model_validate(data, strict=True)
+        except ValidationError as error:
+            raise invalid(error) from error
+
+
+class ModelQuery(_Closed):
+    """Which model."""
+
+    model: str | None = MODEL
+
+
+class OperationQuery(BaseModel):
+    """What any operation may be given in the query; names beyond these are its parameters."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str | None = MODEL
+    seed: int | None = SEED
+    label: list[str] | None = Field(default=None, description=f"{LABEL} Repeat it for several rows.")
+
+    def parameters(self) -> dict[str, Any]:
+        """The parameters of the operation, as strings."""
+        return self.model_extra or {}
+
+
+class ImagesQuery(OperationQuery):
+    """How images are taken."""
+
+    resize: bool = Field(
+        default=True,
+        description="Make images fit the model's own size; `false` keeps theirs, where the model can.",
+    )
+
+
+class SampleQuery(OperationQuery):
+    """A sample request as a query."""
+
+    method: str | None = METHOD
+    n: int | None = COUNT
+
+
+class ImagesDocument(_Closed):
+    """Images as JSON: one `image` or several `images`, PNG, JPEG or WebP, as base64 or data: URLs."""
+
+    model: str | None = MODEL
+    version: str | None = VERSION
+    shape: list[NonNegativeInt] | None = Field(default=None, description="As answers have it; not looked at.")
+    image: str | None = None
+    images: list[str] | None = None
+
+
+class CodesDocument(_Closed):
+    """Codes as JSON: what `/encode` answers."""
+
+    model: str | None = MODEL
+    version: str | None = VERSION
+    shape: list[NonNegativeInt] | None = Field(
+        default=None,
+        description="Shape of the codes; needed only if `codes` is one flat list.",
+        examples=[[1, 7, 7]],
+    )
+    dtype: str | None = Field(default=None, description="`int32` for discrete codes, `float32` for others.")
+    codes: list[Any] = Field(description="Nested lists, `[n, h, w]` or `[n, d]`, or a flat one and `shape`.")
+
+
+class SampleDocument(_Closed):
+    """A sample request as JSON."""
+
+    model: str | None = MODEL
+    version: str | None = VERSION
+    method: str | None = METHOD
+    n: int | None = COUNT
+    label: Label | list[Label] | None = Field(default=None, description=LABEL)
+    seed: int | None = SEED
+    parameters: dict[str, float] = Field(default={}, description="As the model's operation declares them.")
+
+
+class CodesAnswer(BaseModel):
+    """The codes of some images."""
+
+    model: str
+    version: str
+    shape: list[int] = Field(description="`[n, h, w]` for grids, `[n, d]` for vectors.")
+    dtype: str
+    codes: list[Any] = Field(description="Nested lists of this shape.")
+
+
+class ImagesAnswer(BaseModel):
+    """Images, each as a base64 PNG."""
+
+    model: str
+    version: str
+    shape: list[int] = Field(description="`[n, h, w, c]`, of the pixels.")
+    images: list[str]
+
+
+class ReconstructionAnswer(ImagesAnswer):
+    """Reconstructions, with their distance from what was encoded (the resized image, if it was resized)."""
+
+    mse: list[float] = Field(description="Of pixels in [0, 1], for each image.")
+    psnr: list[float | None] = Field(description="In dB, for each image; null if there is no difference.")
+
+
+class SampleAnswer(ImagesAnswer):
+    """Samples, and all that is needed to get them again."""
+
+    method: str
+    seed: int
+    parameters: dict[str, float]
+    labels: list[int] | None = Field(description="Index of the class of each; null for no classes.")
+    codes: list[Any] | None = Field(description="Nested lists; null if the method gives images alone.")
+
+
+class ModelSummary(BaseModel):
+    """A model in the list of models."""
+
+    name: str
+    kind: str
+    version: str
+    default: bool = Field(description="Whether it answers when a request names no model.")
+    image: ImageSpec
+    codes: CodesSpec
+    operations: list[str]
+
+
+class ModelList(BaseModel):
+    """The models that are served."""
+
+    models: list[ModelSummary]
+
+
+class ModelDetail(BaseModel):
+    """All that a caller may know of a model."""
+
+    name: str
+    kind: str
+    version: str
+    created: str
+    git_revision: str | None
+    seed: int
+    provider: str = Field(description="Where it runs: `cpu` or `cuda`.")
+    reason: str = Field(description="Why it runs there.")
+    image: ImageSpec
+    codes: CodesSpec
+    labels: tuple[str, ...] | None
+    operations: dict[str, Operation]
+    codebook: list[int] | None = Field(description="Shape of the codebook.")
+    measures: tuple[Measures, ...]
+    parity: Parity | None
+
+
+class RefusedFolder(BaseModel):
+    """A folder that is not served."""
+
+    name: str
+    reason: str
+
+
+class ReloadAnswer(BaseModel):
+    """What a reload did. A folder that is refused and kept is served as it was before."""
+
+    loaded: list[str]
+    kept: list[str]
+    refused: list[RefusedFolder]
+    removed: list[str]
+
+
+class NamedVersion(BaseModel):
+    """A model that is loaded."""
+
+    name: str
+    version: str
+
+
+class ReadyAnswer(BaseModel):
+    """The service answers."""
+
+    status: str
+    provider: str
+    reason: str
+    threads: int
+    models: list[NamedVersion]
+    refused: list[RefusedFolder]
+
+
+class LiveAnswer(BaseModel):
+    """The process runs."""
+
+    status: str

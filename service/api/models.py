@@ -1,0 +1,118 @@
+"""``/models``: what is served, the codebooks and previews, and loading anew."""
+
+import ipaddress
+from typing import Annotated
+
+from fastapi import APIRouter, Path
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service import npy
+from service.api import accept
+from service.api.accept import BYTES, JSON, NPY, PNG, SAFETENSORS
+from service.api.answers import as_json
+from service.api.context import Shared
+from service.api.documents import ModelDetail, ModelList, ModelSummary, ReloadAnswer
+from service.api.openapi import file_answer, json_answer, problems
+from service.errors import MissingFile, NotLocal
+
+router = APIRouter(prefix="/models", tags=["models"], default_response_class=Response)
+
+ModelName = Annotated[str, Path(description="Name of a model.", max_length=64)]
+
+CODEBOOK_FORMS = (SAFETENSORS, JSON, NPY, BYTES)
+
+
+@router.get("", responses=json_answer(ModelList))
+async def list_models(context: Shared) -> Response:
+    """List the models that are served."""
+    registry = context.registry
+    summaries = [
+        ModelSummary(
+            name=name,
+            kind=model.manifest.kind,
+            version=model.manifest.version,
+            default=name == registry.default,
+            image=model.manifest.image,
+            codes=model.manifest.codes,
+            operations=sorted(model.manifest.operations),
+        )
+        for name, model in registry.models.items()
+    ]
+    return as_json(ModelList(models=summaries).model_dump(mode="json"))
+
+
+@router.post("/reload", responses=json_answer(ReloadAnswer) | problems(403, 503))
+async def reload(request: Request, context: Shared) -> Response:
+    """Load new and changed folders, drop removed ones; what runs goes on.
+
+    A folder that does not verify is refused with the reason; if it was served before, that stays. Answers
+    only to callers on the same machine.
+    """
+    if not _is_local(request):
+        raise NotLocal("the models are loaded anew only for callers on the same machine")
+    outcome = await context.reload(context.registry.reload)
+    return as_json(
+        {
+            "loaded": outcome.loaded,
+            "kept": outcome.kept,
+            "refused": [refusal._asdict() for refusal in outcome.refused],
+            "removed": outcome.removed,
+        }
+    )
+
+
+@router.get("/{name}", responses=json_answer(ModelDetail) | problems(404, 422, 503))
+async def show_model(name: ModelName, context: Shared) -> Response:
+    """Show what a model takes and gives, its operations with their parameters, and how good it is."""
+    model = context.registry.choose(name)
+    manifest = model.manifest
+    shown = manifest.model_dump(include=set(ModelDetail.model_fields) - {"codebook"})
+    detail = ModelDetail(
+        **shown,
+        provider=model.provider.name,
+        reason=model.provider.reason,
+        codebook=list(manifest.codebook.shape) if manifest.codebook else None,
+    )
+    return as_json(detail.model_dump(mode="json"))
+
+
+@router.get(
+    "/{name}/codebook",
+    responses=file_answer("The code vectors, float32 `[size, dimension]`.", SAFETENSORS, NPY, BYTES, JSON)
+    | problems(404, 406, 422, 503),
+)
+async def show_codebook(name: ModelName, request: Request, context: Shared) -> Response:
+    """Give the code vectors, as the safetensors file, npy or JSON."""
+    form = accept.choose(request.headers.get("accept"), CODEBOOK_FORMS)
+    folder = context.registry.choose(name).folder
+    vectors = folder.vectors
+    if folder.codebook is None or vectors is None:
+        raise MissingFile(f"model {name!r} has no codebook")
+    headers = {"Vary": "Accept"}
+    if form == JSON:
+        content = {"model": name, "version": folder.manifest.version, "shape": list(vectors.shape)}
+        return await context.convert(lambda: as_json(content | {"codebook": vectors}, headers))
+    if form == NPY:
+        return Response(await context.convert(lambda: npy.dump(vectors)), 200, headers, NPY)
+    headers["Content-Disposition"] = f'attachment; filename="{name}.safetensors"'
+    return Response(folder.codebook, 200, headers, form)
+
+
+@router.get(
+    "/{name}/preview.png",
+    responses=file_answer("Originals, reconstructions and samples.", PNG) | problems(404, 422, 503),
+)
+async def show_preview(name: ModelName, context: Shared) -> Response:
+    """Give the picture that was made when the model was exported."""
+    preview = context.registry.choose(name).folder.preview
+    if preview is None:
+        raise MissingFile(f"model {name!r} has no preview")
+    return Response(preview, media_type=PNG)
+
+
+def _is_local(request: Request) -> bool:
+    try:
+        return request.client is not None and ipaddress.ip_address(request.client.host).is_loopback
+    except ValueError:
+        return False

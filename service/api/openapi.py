@@ -1,0 +1,169 @@
+"""What OpenAPI says of the routes beyond what FastAPI sees: bodies, forms of answers, problems.
+
+The routes read bodies and write answers by themselves, so their content types are declared here, and the
+objects in them by reference to ``service.api.documents``. Someone generates a client from it.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from service.api import documents
+from service.api.accept import BYTES, JSON, NPY, PNG
+from service.api.bodies import FORM, PICTURES
+from service.api.problems import MEDIA_TYPE, ProblemDocument
+
+BINARY = {"schema": {"type": "string", "format": "binary"}}
+
+_REFUSALS = {
+    400: "The body or the choice of a model cannot be understood.",
+    403: "Only for callers on the same machine.",
+    404: "No such model, or it has no such operation or file.",
+    406: "The answer has no form that Accept allows.",
+    409: "The body comes from another version of the model.",
+    413: "Too many bytes, pixels or rows.",
+    415: "The content type is not taken.",
+    422: "A value is not allowed, or a name is unknown.",
+    503: "No model is loaded.",
+}
+
+_MODEL_HEADERS = {
+    "X-Tessera-Model": {"description": "Name of the model.", "schema": {"type": "string"}},
+    "X-Tessera-Version": {"description": "Its version.", "schema": {"type": "string"}},
+}
+_SEED_HEADER = {"X-Tessera-Seed": {"description": "The seed of the noise.", "schema": {"type": "integer"}}}
+
+PARAMETERS: dict[str, Any] = {
+    "name": "parameters",
+    "in": "query",
+    "description": "Any parameter of the operation, by its own name: `steps=200`. See `/models/{name}`.",
+    "style": "form",
+    "explode": True,
+    "schema": {"type": "object", "additionalProperties": {"type": "number"}},
+}
+
+
+def ref(document: type[BaseModel]) -> dict[str, str]:
+    """A reference to a document among the components."""
+    return {"$ref": f"#/components/schemas/{document.__name__}"}
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The errors a route may answer."""
+    content = {MEDIA_TYPE: {"schema": ref(ProblemDocument)}}
+    return {status: {"description": _REFUSALS[status], "content": content} for status in statuses}
+
+
+def json_answer(document: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    """An answer that is always JSON."""
+    return {200: {"description": _summary(document), "content": {JSON: {"schema": ref(document)}}}}
+
+
+def file_answer(description: str, *media_types: str) -> dict[int | str, dict[str, Any]]:
+    """An answer that is a file."""
+    return {200: {"description": description, "content": dict.fromkeys(media_types, BINARY)}}
+
+
+def codes_answer() -> dict[int | str, dict[str, Any]]:
+    """Codes, in the forms of ``answers.CODES_FORMS``."""
+    return _negotiated(documents.CodesAnswer, NPY, BYTES)
+
+
+def images_answer(document: type[BaseModel], *, seed: bool = False) -> dict[int | str, dict[str, Any]]:
+    """Images, in the forms of ``answers.IMAGES_FORMS``."""
+    return _negotiated(document, PNG, NPY, BYTES, headers=_SEED_HEADER if seed else {})
+
+
+def images_body() -> dict[str, Any]:
+    """The body of ``/encode`` and ``/reconstruct``, and the parameters of their operations."""
+    form = {
+        "type": "object",
+        "properties": {"image": {"type": "array", "items": {"type": "string", "format": "binary"}}},
+        "required": ["image"],
+    }
+    content = {
+        **dict.fromkeys(PICTURES, BINARY),
+        FORM: {"schema": form},
+        NPY: BINARY,
+        JSON: {
+            "schema": ref(documents.ImagesDocument),
+            "examples": {"one": {"value": {"image": "iVBORw0KGgo..."}}},
+        },
+    }
+    return {"requestBody": {"required": True, "content": content}, "parameters": [PARAMETERS]}
+
+
+def codes_body() -> dict[str, Any]:
+    """The body of ``/decode``, and the parameters of its operation."""
+    example = {"model": "vqvae-mnist", "codes": [[[17, 301, 4], [88, 12, 12], [0, 511, 63]]]}
+    content = {
+        JSON: {"schema": ref(documents.CodesDocument), "examples": {"grid": {"value": example}}},
+        NPY: BINARY,
+    }
+    return {"requestBody": {"required": True, "content": content}, "parameters": [PARAMETERS]}
+
+
+def sample_body() -> dict[str, Any]:
+    """The body of ``/sample``, and the parameters of its operation."""
+    example = {"model": "ncp-mnist", "method": "langevin", "n": 16, "seed": 1, "parameters": {"steps": 200}}
+    content = {JSON: {"schema": ref(documents.SampleDocument), "examples": {"langevin": {"value": example}}}}
+    return {"requestBody": {"required": False, "content": content}, "parameters": [PARAMETERS]}
+
+
+def describe(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document of the app, with every document that the routes refer to."""
+    if app.openapi_schema is None:
+        schema = get_openapi(
+            title=app.title,
+            version=app.version,
+            summary=app.summary,
+            description=app.description,
+            routes=app.routes,
+            tags=app.openapi_tags,
+        )
+        components = schema.setdefault("components", {}).setdefault("schemas", {})
+        components.update(_components())
+        app.openapi_schema = schema
+    return app.openapi_schema
+
+
+def _components() -> dict[str, Any]:
+    sent: list[type[BaseModel]] = [
+        documents.ImagesDocument,
+        documents.CodesDocument,
+        documents.SampleDocument,
+    ]
+    told: list[type[BaseModel]] = [
+        ProblemDocument,
+        documents.CodesAnswer,
+        documents.ImagesAnswer,
+        documents.ReconstructionAnswer,
+        documents.SampleAnswer,
+        documents.ModelList,
+        documents.ModelDetail,
+        documents.ReloadAnswer,
+        documents.ReadyAnswer,
+        documents.LiveAnswer,
+    ]
+    _, schema = models_json_schema(
+        [*((model, "validation") for model in sent), *((model, "serialization") for model in told)],
+        ref_template="#/components/schemas/{model}",
+    )
+    definitions: dict[str, Any] = schema["$defs"]
+    return definitions
+
+
+def _negotiated(
+    document: type[BaseModel], *media_types: str, headers: Mapping[str, Any] | None = None
+) -> dict[int | str, dict[str, Any]]:
+    content = {JSON: {"schema": ref(document)}, **dict.fromkeys(media_types, BINARY)}
+    answer = {"description": _summary(document), "content": content}
+    return {200: answer | {"headers": {**_MODEL_HEADERS, **(headers or {})}}}
+
+
+def _summary(document: type[BaseModel]) -> str:
+    return (document.__doc__ or "").strip()

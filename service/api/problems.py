@@ -1,0 +1,116 @@
+"""Every error as ``application/problem+json`` (RFC 9457), whoever raised it.
+
+Problem                   as it stands
+validation by FastAPI     422, with where, what and the value
+HTTPException             Starlette's own: an unknown path (with the nearest), a wrong method
+anything else             500, and nothing of it but in the log
+"""
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from service.errors import BadValue, Problem, did_you_mean, quoted
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class ProblemDocument(BaseModel):
+    """An error (RFC 9457). Further members, such as `given` and `allowed`, say the same to a program."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+
+
+def answer(problem: Problem, path: str, headers: Mapping[str, str] | None = None) -> Response:
+    """The response that tells a problem; ``path`` is the one that was called."""
+    return _response(problem.document(path), problem.status, headers)
+
+
+def invalid(error: ValidationError) -> BadValue:
+    """The problem of a JSON body that pydantic refused."""
+    return _invalid(error.errors(include_url=False))
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of an app in this way."""
+    app.add_exception_handler(Problem, _on_problem)
+    app.add_exception_handler(RequestValidationError, _on_invalid_request)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(ClientDisconnect, _on_disconnect)
+    app.add_exception_handler(Exception, _on_anything_else)
+
+
+async def _on_problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Problem)  # noqa: S101 - handlers are registered by type
+    return answer(error, request.url.path)
+
+
+async def _on_invalid_request(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101
+    return answer(_invalid(error.errors()), request.url.path)
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101
+    path = request.url.path
+    detail = str(error.detail)
+    members: dict[str, Any] = {}
+    if error.status_code == 404:
+        detail = f"there is nothing at {quoted(path)}{did_you_mean(path, request.app.openapi()['paths'])}"
+    elif error.status_code == 405:
+        members["allowed"] = (error.headers or {}).get("Allow", "").split(", ")
+        detail = f"{request.method} is not allowed here, only {' or '.join(members['allowed'])}"
+    return _response(
+        {
+            "type": "about:blank",
+            "title": HTTPStatus(error.status_code).phrase,
+            "status": error.status_code,
+            "detail": detail,
+            "instance": path,
+            **members,
+        },
+        error.status_code,
+        error.headers,
+    )
+
+
+async def _on_disconnect(_request: Request, _error: Exception) -> Response:
+    # Nobody is left to read it; without this the log would show a failure of ours.
+    return Response(status_code=400)
+
+
+async def _on_anything_else(request: Request, _error: Exception) -> Response:
+    detail = "something failed inside the service; its log says more"
+    return answer(Problem(detail), request.url.path)
+
+
+def _invalid(errors: Sequence[Any]) -> BadValue:
+    complaints = [
+        {
+            "where": ".".join(map(str, item["loc"])),
+            "what": item["msg"],
+            "given": quoted(item["input"]),
+        }
+        for item in errors
+    ]
+    detail = "; ".join(f"{item['where']}: {item['what']}, not {item['given']}" for item in complaints)
+    return BadValue(detail, errors=complaints)
+
+
+def _response(document: Mapping[str, Any], status: int, headers: Mapping[str, str] | None) -> Response:
+    content = orjson.dumps(document, default=str)
+    return Response(content, status, headers, media_type=MEDIA_TYPE)

@@ -1,0 +1,191 @@
+"""Codes as callers send them, JSON or npy, held against the manifest.
+
+What comes out is always ``(N, *shape)`` of the manifest's dtype: int32 in [0, codebook size), or finite
+float32. One item may come without its batch axis. A grid may have another size than the model's own if the
+manifest gives a stride and the image that belongs to the grid is one that the model takes.
+
+Nothing is converted that could hide a mistake: 3.0 is no index, true is no number, and the first value that
+is out of place is named with its position.
+"""
+
+import itertools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service import npy
+from service.errors import BadCodes, TooLarge, quoted
+from service.images import check_count, check_total
+from service.manifest import Manifest
+from service.settings import Settings
+
+_MOST_AXES = 8
+
+
+def from_json(document: Mapping[str, Any], manifest: Manifest, settings: Settings) -> NDArray[Any]:
+    """The codes of ``{"codes": [...], "shape": [...], "dtype": "int32"}``.
+
+    ``codes`` is nested lists, or one flat list and its ``shape``; ``dtype`` may be left out.
+
+    Raises BadCodes, BadValue or TooLarge.
+    """
+    dtype = manifest.codes.dtype
+    if document.get("dtype") not in (None, dtype):
+        raise BadCodes(
+            f"dtype {quoted(document['dtype'])}; the codes of {manifest.name!r} are {dtype}",
+            given=document["dtype"],
+            allowed=dtype,
+        )
+    flat, shape = _flatten(document["codes"])
+    if (said := document.get("shape")) is not None and tuple(said) != shape:
+        if len(shape) != 1 or math.prod(said) != len(flat):
+            raise BadCodes(
+                f"shape says {list(said)}, and codes has the shape {list(shape)}",
+                given=list(shape),
+                allowed=list(said),
+            )
+        shape = tuple(said)
+    _check_types(flat, shape, dtype)
+    shape = _checked_shape(shape, manifest, settings)
+    return _checked_values(_array(flat, dtype).reshape(shape), manifest)
+
+
+def from_npy(data: bytes, manifest: Manifest, settings: Settings) -> NDArray[Any]:
+    """The codes of an npy file: integers of any width for discrete codes, floats for the others.
+
+    Raises BadArray, BadCodes, BadValue or TooLarge.
+    """
+    array = npy.load(data)
+    allowed = "iu" if manifest.codes.dtype == "int32" else "f"
+    if array.dtype.kind not in allowed:
+        raise BadCodes(
+            f"the npy holds {array.dtype}; the codes of {manifest.name!r} are {manifest.codes.dtype}",
+            given=str(array.dtype),
+            allowed=manifest.codes.dtype,
+        )
+    return _checked_values(array.reshape(_checked_shape(array.shape, manifest, settings)), manifest)
+
+
+def _flatten(nested: Any) -> tuple[list[Any], tuple[int, ...]]:
+    """Nested lists as one flat list and its shape. Raises BadCodes if the lists are ragged."""
+    if not isinstance(nested, list):
+        raise BadCodes(f"codes is {quoted(nested)}; it must be a list of numbers, or lists of them")
+    flat = nested
+    shape: tuple[int, ...] = (len(nested),)
+    while flat and any(isinstance(item, list) for item in flat):
+        lengths = [len(item) if isinstance(item, list) else None for item in flat]
+        if odd := next((index for index, length in enumerate(lengths) if length != lengths[0]), None):
+            raise BadCodes(
+                f"the lists are ragged: codes{_position(odd, shape)} {_length(lengths[odd])}, "
+                f"codes{_position(0, shape)} {_length(lengths[0])}"
+            )
+        if len(shape) == _MOST_AXES:
+            raise BadCodes(f"codes has more than {_MOST_AXES} axes")
+        flat = list(itertools.chain.from_iterable(flat))
+        shape = (*shape, lengths[0] or 0)
+    return flat, shape
+
+
+def _check_types(flat: list[Any], shape: tuple[int, ...], dtype: str) -> None:
+    allowed = {int} if dtype == "int32" else {int, float}
+    if set(map(type, flat)) <= allowed:
+        return
+    odd = next(index for index, value in enumerate(flat) if type(value) not in allowed)
+    wanted = "an integer" if dtype == "int32" else "a number"
+    raise BadCodes(
+        f"codes{_position(odd, shape)} is {quoted(flat[odd])}; it must be {wanted} ({dtype})",
+        index=_index(odd, shape),
+        given=flat[odd],
+        allowed=dtype,
+    )
+
+
+def _array(flat: list[Any], dtype: str) -> NDArray[Any]:
+    if dtype == "float32":
+        return np.array(flat, dtype=np.float64)
+    try:
+        return np.array(flat, dtype=np.int64)
+    except OverflowError:
+        # Too large for any index; kept as it is, so that the message can name it.
+        return np.array(flat, dtype=object)
+
+
+def _checked_shape(shape: tuple[int, ...], manifest: Manifest, settings: Settings) -> tuple[int, ...]:
+    """The shape with its batch axis. Raises BadCodes for one that the model does not take."""
+    rank = len(manifest.codes.shape)
+    rows, item = (1, shape) if len(shape) == rank else (next(iter(shape), 0), shape[1:])
+    size = _image_size(item, manifest)
+    if size is None:
+        raise BadCodes(
+            f"codes of shape {list(shape)}; {manifest.name!r} takes {_allowed_shapes(manifest)}",
+            given=list(shape),
+            allowed=[None, *manifest.codes.shape],
+        )
+    height, width = size
+    check_count(rows, settings)
+    if height * width > settings.max_pixels:
+        raise TooLarge(
+            f"a grid of {item[0]} x {item[1]} codes is an image of {height} x {width} pixels, and "
+            f"{settings.max_pixels} pixels are allowed",
+            given=height * width,
+            allowed=settings.max_pixels,
+        )
+    check_total(rows, height, width, settings)
+    return (rows, *item)
+
+
+def _image_size(item: tuple[int, ...], manifest: Manifest) -> tuple[int, int] | None:
+    """Height and width of the image that belongs to the codes of one item, or None if there is none."""
+    spec, image = manifest.codes, manifest.image
+    if item == spec.shape:
+        return image.height, image.width
+    if spec.stride is None or len(item) != 2:
+        return None
+    height, width = item[0] * spec.stride, item[1] * spec.stride
+    return (height, width) if image.allows(height, width) else None
+
+
+def _allowed_shapes(manifest: Manifest) -> str:
+    spec, image = manifest.codes, manifest.image
+    own = ", ".join(["N", *map(str, spec.shape)])
+    if spec.stride is None or image.multiple_of is None:
+        return f"[{own}]"
+    step = math.lcm(image.multiple_of, spec.stride) // spec.stride
+    return f"[{own}], or [N, h, w]" + (f" with h and w multiples of {step}" if step > 1 else "")
+
+
+def _checked_values(array: NDArray[Any], manifest: Manifest) -> NDArray[Any]:
+    size = manifest.codes.codebook_size
+    if size is None:
+        with np.errstate(over="ignore"):
+            values = array.astype(np.float32)
+        bad = ~np.isfinite(values)
+        rule = "a finite float32"
+    else:
+        bad = (array < 0) | (array >= size)
+        rule = f"in 0 to {size - 1}"
+    if bad.any():
+        odd = int(np.argmax(bad))
+        given = array.reshape(-1)[odd]
+        raise BadCodes(
+            f"codes{_position(odd, array.shape)} is {given}; it must be {rule}",
+            index=_index(odd, array.shape),
+            given=given if isinstance(given, int) else given.item(),
+            allowed=[0, size - 1] if size is not None else "finite",
+        )
+    return np.ascontiguousarray(array.astype(np.int32) if size is not None else values)
+
+
+def _index(flat: int, shape: tuple[int, ...]) -> list[int]:
+    return [int(axis) for axis in np.unravel_index(flat, shape)]
+
+
+def _position(flat: int, shape: tuple[int, ...]) -> str:
+    return "".join(f"[{axis}]" for axis in _index(flat, shape))
+
+
+def _length(length: int | None) -> str:
+    return "is no list" if length is None else f"has length {length}"

@@ -1,0 +1,65 @@
+"""npy bytes to arrays and back, without pickle and without trust.
+
+The header is read and held against the length of the body before anything is allocated, so a header that
+promises a terabyte costs nothing.
+"""
+
+import io
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import BadArray
+
+MAGIC = b"\x93NUMPY"
+
+_LARGEST_HEADER = 4096
+_HEADER_READERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+
+
+def load(data: bytes) -> NDArray[Any]:
+    """The array in the bytes of an npy file: any shape and any plain dtype, read-only, no copy.
+
+    Raises BadArray for anything else: another format, a truncated file, pickled objects, an npz.
+    """
+    if data.startswith(b"PK"):
+        raise BadArray("the body is an npz (several arrays); send one array, written by numpy.save")
+    if not data.startswith(MAGIC):
+        raise BadArray("the body is no npy file: write it with numpy.save")
+    shape, fortran, dtype, start = _header(data)
+    if dtype.hasobject:
+        raise BadArray("the npy holds pickled Python objects, which are never loaded", dtype=str(dtype))
+    if dtype.fields is not None or dtype.subdtype is not None or dtype.itemsize == 0:
+        raise BadArray(f"the npy holds {dtype}, not plain numbers", dtype=str(dtype))
+    size = math.prod(shape) * dtype.itemsize
+    if size != len(data) - start:
+        raise BadArray(
+            f"the npy says {dtype} {list(shape)}, which is {size} bytes, but {len(data) - start} bytes follow"
+        )
+    flat = np.frombuffer(data, dtype=dtype, count=math.prod(shape), offset=start)
+    return flat.reshape(shape, order="F" if fortran else "C")
+
+
+def dump(array: NDArray[Any]) -> bytes:
+    """The bytes of an npy file."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _header(data: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+    stream = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(stream)
+        read = _HEADER_READERS[version]
+        shape, fortran, dtype = read(stream, max_header_size=_LARGEST_HEADER)
+    except Exception as error:  # numpy evaluates the header as a literal; what a bad one raises is open
+        raise BadArray("the npy has a header that cannot be read") from error
+    if any(size < 0 for size in shape):
+        raise BadArray(f"the npy says it has the shape {list(shape)}")
+    return shape, fortran, dtype, stream.tell()

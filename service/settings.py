@@ -1,0 +1,159 @@
+"""Every setting of the service, once: its name, its default and what it means.
+
+A setting ``max_pixels`` is the flag ``--max-pixels`` and the environment variable ``TESSERA_MAX_PIXELS``.
+A flag wins over the environment, the environment over the default. The help of ``python -m service`` and
+the README's table are made from the fields below.
+"""
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NoReturn, get_args, get_origin
+
+from pydantic import Field, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.errors import did_you_mean, quoted
+
+PREFIX = "TESSERA_"
+
+
+class Settings(BaseSettings):
+    """What an operator may set. Raises ``pydantic.ValidationError`` for a value that is not allowed."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True)
+
+    host: str = Field(
+        default="127.0.0.1", description="Address to listen on; 0.0.0.0 for every IPv4 interface."
+    )
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    models: Path = Field(
+        default=Path("exported"), description="Folder of the exported models, one folder in it for each."
+    )
+    default_model: str | None = Field(
+        default=None,
+        description="Model that answers when a request names none. Unset: the only one that is loaded.",
+    )
+    provider: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto",
+        description="Where the graphs run. auto: CUDA if it works, else the CPU; cuda: CUDA or no start.",
+    )
+    threads: int = Field(
+        default=0,
+        ge=0,
+        description="CPU threads for one operation; 0 for as many as this process may use.",
+    )
+    concurrency: int = Field(
+        default=2, ge=1, description="Operations that run at the same time; the others wait."
+    )
+    batch_size: int = Field(default=64, ge=1, description="Rows that go through a graph at once, at most.")
+    batch_pixels: int = Field(
+        default=2**20,
+        ge=1,
+        description="Pixels that go through a graph at once; bounds its memory. One row always goes.",
+    )
+    max_body_bytes: int = Field(default=2**26, ge=1, description="Largest body of a request, in bytes.")
+    max_pixels: int = Field(
+        default=2**24, ge=1, description="Largest picture, in pixels; checked before any pixel is decoded."
+    )
+    max_images: int = Field(
+        default=1024, ge=1, description="Images, rows of codes or samples in one request."
+    )
+    max_total_pixels: int = Field(
+        default=2**26, ge=1, description="Pixels of all images of a request, or of its answer, together."
+    )
+    log_level: Literal["critical", "error", "warning", "info", "debug"] = Field(
+        default="info", description="Least severe messages that are logged."
+    )
+
+
+def flag(name: str) -> str:
+    """The command-line flag of a setting."""
+    return "--" + name.replace("_", "-")
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return PREFIX + name.upper()
+
+
+def shown_default(field: FieldInfo) -> str:
+    """A default as help and README show it; empty if the setting is unset."""
+    return "" if field.default is None else str(field.default)
+
+
+def markdown_table() -> str:
+    """The table of settings in the README."""
+    rows = [
+        f"| `{flag(name)}` | `{variable(name)}` | {f'`{default}`' if default else ''} | {field.description} |"
+        for name, field in Settings.model_fields.items()
+        for default in [shown_default(field)]
+    ]
+    return "\n".join(["| flag | variable | default | meaning |", "| --- | --- | --- | --- |", *rows])
+
+
+def from_command_line(arguments: Sequence[str]) -> Settings:
+    """The settings of ``python -m service ARGUMENTS``.
+
+    An unknown flag or a value that is not allowed ends the process with exit code 2 and one line on stderr.
+    """
+    parser = _parser()
+    known, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        parser.refuse_unknown(unknown[0])
+    given = vars(known)
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        parser.error("; ".join(_complaint(item, given) for item in error.errors()))
+
+
+def unknown_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """A warning for each variable with our prefix that is no setting."""
+    names = {variable(name) for name in Settings.model_fields}
+    strange = sorted(name for name in environment if name.startswith(PREFIX) and name not in names)
+    return [f"{name} is no setting{did_you_mean(name, names)}" for name in strange]
+
+
+class _Parser(argparse.ArgumentParser):
+    def refuse_unknown(self, argument: str) -> NoReturn:
+        flags = [flag(name) for name in Settings.model_fields]
+        self.error(f"unknown argument {quoted(argument)}{did_you_mean(argument.split('=')[0], flags)}")
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="python -m service",
+        description="Serve exported models over REST: images to codes, codes to images, reconstruct, sample.",
+        epilog=f"Each flag is also an environment variable: --max-pixels is {PREFIX}MAX_PIXELS. Flags win.",
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    for name, field in Settings.model_fields.items():
+        default = shown_default(field)
+        parser.add_argument(
+            flag(name),
+            dest=name,
+            metavar=_metavar(field),
+            help=f"{field.description}{f' (default: {default})' if default else ''}",
+        )
+    return parser
+
+
+def _metavar(field: FieldInfo) -> str:
+    if get_origin(field.annotation) is Literal:
+        return "{" + ",".join(get_args(field.annotation)) + "}"
+    if field.annotation is int:
+        return "N"
+    return "DIR" if field.annotation is Path else "NAME"
+
+
+def _complaint(error: Any, given: Mapping[str, str]) -> str:
+    name = str(error["loc"][0])
+    source = flag(name) if name in given else variable(name)
+    return f"{source}: {error['msg']}, not {quoted(error['input'])}"

@@ -1,0 +1,102 @@
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from service.errors import Problem
+from tests.service.test_errors import every_problem
+
+VERBS = ["/encode", "/decode", "/reconstruct", "/sample"]
+
+
+@pytest.fixture(scope="module")
+def document(client: TestClient) -> dict[str, Any]:
+    parsed: dict[str, Any] = client.get("/openapi.json").json()
+    return parsed
+
+
+def references(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key == "$ref":
+                yield value
+            else:
+                yield from references(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from references(value)
+
+
+def test_every_call_of_the_design_is_described(document: dict[str, Any]) -> None:
+    calls = {(path, method) for path, item in document["paths"].items() for method in item}
+    assert calls == {
+        *((path, "post") for path in VERBS),
+        ("/models", "get"),
+        ("/models/reload", "post"),
+        ("/models/{name}", "get"),
+        ("/models/{name}/codebook", "get"),
+        ("/models/{name}/preview.png", "get"),
+        ("/livez", "get"),
+        ("/readyz", "get"),
+    }
+
+
+def test_every_reference_resolves(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    used = set(references(document))
+    assert used
+    assert {reference.removeprefix("#/components/schemas/") for reference in used} <= schemas.keys()
+
+
+@pytest.mark.parametrize("path", VERBS)
+def test_bodies_and_answers_have_their_content_types(document: dict[str, Any], path: str) -> None:
+    call = document["paths"][path]["post"]
+    assert "application/json" in call["requestBody"]["content"]
+    if path in ("/encode", "/reconstruct"):
+        assert {"image/png", "image/jpeg", "image/webp", "multipart/form-data", "application/x-npy"} <= call[
+            "requestBody"
+        ]["content"].keys()
+    expected = {"application/json", "application/x-npy", "application/octet-stream"}
+    expected |= set() if path == "/encode" else {"image/png"}
+    assert call["responses"]["200"]["content"].keys() == expected
+    assert "parameters" in [parameter["name"] for parameter in call["parameters"]]
+
+
+def test_every_error_is_a_problem(document: dict[str, Any]) -> None:
+    for path, item in document["paths"].items():
+        for call in item.values():
+            for status, answer in call["responses"].items():
+                if status != "200":
+                    assert list(answer["content"]) == ["application/problem+json"], (path, status)
+
+
+def test_verbs_describe_every_status_that_problems_have(document: dict[str, Any]) -> None:
+    statuses = {str(kind.status) for kind in every_problem(Problem)} - {"403", "500"}
+    for path in VERBS:
+        assert statuses <= document["paths"][path]["post"]["responses"].keys()
+
+
+def test_everything_has_words(document: dict[str, Any]) -> None:
+    for item in document["paths"].values():
+        for call in item.values():
+            assert call["description"]
+            for parameter in call.get("parameters", []):
+                assert parameter["name"] == "name" or parameter["description"]
+
+
+def test_the_pages_need_no_other_host(client: TestClient) -> None:
+    page = client.get("/docs")
+    assert page.status_code == 200
+    assert re.findall(r"(?:https?:)?//[\w.-]+", page.text) == []
+    assert '"validatorUrl": null' in page.text
+    sources = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert len(sources) >= 3
+    for source in sources:
+        assert client.get(source).status_code == 200
+    assert client.get("/redoc").status_code == 404
+
+
+def test_the_root_leads_to_the_documentation(client: TestClient) -> None:
+    assert client.get("/", follow_redirects=True).url.path == "/docs"

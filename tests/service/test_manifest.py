@@ -1,0 +1,100 @@
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from service.manifest import CodesSpec, File, ImageSpec, Manifest, Operation, content_version
+
+
+@pytest.mark.parametrize("name", ["levels", "colours", "oddity"])
+def test_a_manifest_comes_back_from_its_json(exported: Path, name: str) -> None:
+    text = (exported / name / "manifest.json").read_text()
+    manifest = Manifest.model_validate_json(text)
+    assert Manifest.model_validate_json(manifest.model_dump_json()) == manifest
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 64), st.integers(1, 64), st.none() | st.integers(1, 16))
+def test_the_native_size_is_always_allowed(height: int, width: int, step: int | None) -> None:
+    if step is not None and (height % step or width % step):
+        with pytest.raises(ValidationError, match="no multiple"):
+            ImageSpec(channels=1, height=height, width=width, multiple_of=step)
+    else:
+        spec = ImageSpec(channels=1, height=height, width=width, multiple_of=step)
+        assert spec.allows(height, width)
+        assert spec.allows(2 * height, width) == (step is not None)
+        assert not spec.allows(0, width)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.dictionaries(st.text(st.characters(codec="ascii"), min_size=1, max_size=8), st.integers(0, 2**16)))
+def test_the_version_is_that_of_graphs_and_tensors(sizes: dict[str, int]) -> None:
+    def files(**sizes: int) -> dict[str, File]:
+        return {name: File(sha256=f"{size:064x}", size=size) for name, size in sizes.items()}
+
+    graphs = files(**{f"{name}.onnx": size for name, size in sizes.items()})
+    version = content_version(graphs)
+    assert content_version(dict(reversed(graphs.items()))) == version
+    assert content_version(graphs | files(**{"README.md": 1, "preview.png": 2})) == version
+    assert content_version(graphs | files(**{"new file.safetensors": 3})) != version
+
+
+def changed(document: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    *folders, name = path.split(">")
+    inner = document
+    for folder in folders:
+        inner = inner[folder]
+    inner[name] = value
+    return document
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "complaint"),
+    [
+        ("name", "../up", "name"),
+        ("name", "Upper", "name"),
+        ("version", "xyz", "version"),
+        ("surprise", 1, "surprise"),
+        ("operations>encode>graph", "/etc/encoder.onnx", "outside the model's folder"),
+        ("operations>encode>graph", "../other/encoder.onnx", "outside the model's folder"),
+        ("operations>encode>graph", "a\\b.onnx", "outside the model's folder"),
+        ("operations>encode>graph", "missing.onnx", "not among the files"),
+        ("operations>a b", {"graph": "encoder.onnx", "inputs": [], "outputs": []}, "operations"),
+        ("files>../x", {"sha256": "0" * 64, "size": 1}, "outside the model's folder"),
+        ("codebook>shape", [3, 2], "does not fit"),
+        ("codebook>file", "other.safetensors", "not among the files"),
+        ("codes>codebook_size", None, "need a codebook_size"),
+        ("codes>shape", [7], "stride is for a grid"),
+        ("codes>shape", [0, 7], "empty"),
+        ("image>height", 27, "no multiple"),
+    ],
+)
+def test_what_does_not_agree_is_refused(exported: Path, path: str, value: Any, complaint: str) -> None:
+    document = orjson.loads((exported / "levels" / "manifest.json").read_bytes())
+    with pytest.raises(ValidationError, match=complaint):
+        Manifest.model_validate(changed(document, path, value))
+
+
+def test_an_operation_declares_its_parameters_and_axes() -> None:
+    output = {"name": "codes", "role": "codes"}
+    with pytest.raises(ValidationError, match="parameter that is not declared"):
+        Operation.model_validate(
+            {"graph": "g.onnx", "inputs": [{"name": "t", "role": "parameter"}], "outputs": [output]}
+        )
+    with pytest.raises(ValidationError, match="no int64 parameters"):
+        Operation.model_validate(
+            {
+                "graph": "g.onnx",
+                "inputs": [{"name": "noise", "role": "normal", "shape": ["steps"]}],
+                "outputs": [output],
+            }
+        )
+
+
+def test_float_codes_have_no_codebook_size() -> None:
+    with pytest.raises(ValidationError, match="float32 codes have none"):
+        CodesSpec(dtype="float32", shape=(3,), codebook_size=4)

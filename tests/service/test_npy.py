@@ -1,0 +1,86 @@
+import io
+import struct
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+
+from service import npy
+from service.errors import BadArray
+
+PLAIN = st.one_of(
+    hnp.integer_dtypes(), hnp.unsigned_integer_dtypes(), hnp.floating_dtypes(), hnp.boolean_dtypes()
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(hnp.arrays(PLAIN, hnp.array_shapes(min_dims=0, min_side=0)))
+def test_any_plain_array_comes_back(array: NDArray[Any]) -> None:
+    loaded = npy.load(npy.dump(array))
+    assert loaded.dtype == array.dtype
+    np.testing.assert_array_equal(loaded, array)
+
+
+def test_column_order_comes_back() -> None:
+    array = np.asfortranarray(np.arange(24).reshape(2, 3, 4))
+    np.testing.assert_array_equal(npy.load(npy.dump(array)), array)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=200))
+def test_garbage_is_refused_and_nothing_else_happens(tail: bytes) -> None:
+    for head in (b"", npy.MAGIC, npy.MAGIC + b"\x01\x00", npy.MAGIC + b"\x01\x00\x76\x00{"):
+        with pytest.raises(BadArray):
+            npy.load(head + tail)
+
+
+def crafted(header: str, data: bytes = b"") -> bytes:
+    text = header.encode() + b"\n"
+    return npy.MAGIC + b"\x01\x00" + struct.pack("<H", len(text)) + text + data
+
+
+def test_a_promise_of_a_terabyte_costs_nothing() -> None:
+    with pytest.raises(BadArray, match="1099511627776 bytes, but 3 bytes follow"):
+        npy.load(crafted("{'descr': '|u1', 'fortran_order': False, 'shape': (1099511627776,)}", b"abc"))
+
+
+def test_a_negative_size_is_refused() -> None:
+    with pytest.raises(BadArray, match="shape"):
+        npy.load(crafted("{'descr': '|u1', 'fortran_order': False, 'shape': (-1, -4)}", b"abcd"))
+
+
+def test_pickled_objects_are_never_loaded() -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (pytest.fail, ("the pickle was loaded",))
+
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([Trap()], dtype=object), allow_pickle=True)
+    with pytest.raises(BadArray, match="pickled"):
+        npy.load(buffer.getvalue())
+
+
+@pytest.mark.parametrize("dtype", ["S3", [("a", "u1")]])
+def test_only_plain_arrays(dtype: Any) -> None:
+    data = npy.dump(np.zeros(3, dtype=dtype))
+    if dtype == "S3":
+        assert npy.load(data).dtype == np.dtype("S3")
+    else:
+        with pytest.raises(BadArray, match="plain numbers"):
+            npy.load(data)
+
+
+def test_a_truncated_file_says_what_is_missing() -> None:
+    with pytest.raises(BadArray, match="is 12 bytes, but 11 bytes follow"):
+        npy.load(npy.dump(np.zeros(12, np.uint8))[:-1])
+
+
+def test_an_npz_is_told_apart() -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, a=np.zeros(3))
+    with pytest.raises(BadArray, match="npz"):
+        npy.load(buffer.getvalue())

@@ -1,0 +1,76 @@
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from service.settings import Settings, flag, from_command_line, markdown_table, unknown_variables, variable
+
+
+def test_defaults() -> None:
+    settings = from_command_line([])
+    assert (settings.host, settings.port, settings.models) == ("127.0.0.1", 8000, Path("exported"))
+    assert settings.default_model is None
+    assert settings.provider == "auto"
+
+
+def test_flags_win_over_the_environment_and_that_over_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TESSERA_PORT", "9001")
+    monkeypatch.setenv("TESSERA_MAX_IMAGES", "5")
+    monkeypatch.setenv("TESSERA_DEFAULT_MODEL", "")
+    settings = from_command_line(["--port", "9002", "--models=elsewhere"])
+    assert (settings.port, settings.max_images, settings.models) == (9002, 5, Path("elsewhere"))
+    assert settings.default_model is None
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Settings().port = 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--prot", "9000"], "unknown argument '--prot'; did you mean '--port'?"),
+        (["--modles=x"], "unknown argument '--modles=x'; did you mean '--models'?"),
+        (["exported"], "unknown argument 'exported'"),
+        (["--port", "many"], "--port: Input should be a valid integer"),
+        (["--port", "70000"], "--port: Input should be less than or equal to 65535, not '70000'"),
+        (["--provider", "tpu"], "--provider: Input should be 'auto', 'cpu' or 'cuda', not 'tpu'"),
+        (["--port"], "argument --port: expected one argument"),
+    ],
+)
+def test_one_line_says_what_is_wrong(
+    arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        from_command_line(arguments)
+    said = capsys.readouterr().err
+    assert exit_.value.code == 2
+    assert complaint in said
+    assert said.count("\n") == 1
+
+
+def test_a_bad_variable_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("TESSERA_MAX_PIXELS", "0")
+    with pytest.raises(SystemExit):
+        from_command_line([])
+    assert "TESSERA_MAX_PIXELS: Input should be greater than" in capsys.readouterr().err
+
+
+def test_a_strange_variable_is_warned_of() -> None:
+    warnings = unknown_variables({"TESSERA_MODLES": "x", "TESSERA_PORT": "1", "PATH": ""})
+    assert warnings == ["TESSERA_MODLES is no setting; did you mean 'TESSERA_MODELS'?"]
+
+
+def test_help_and_table_show_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        from_command_line(["--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert exit_.value.code == 0
+    table = markdown_table()
+    for name, field in Settings.model_fields.items():
+        assert field.description
+        assert flag(name) in shown
+        assert field.description in shown
+        assert f"| `{flag(name)}` | `{variable(name)}` |" in table
+        assert field.description in table
