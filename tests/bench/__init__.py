@@ -1,0 +1,1 @@
+"""Ourselves against the peers, measured side by side: `make bench`. Never part of the test suite."""

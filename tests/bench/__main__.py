@@ -1,0 +1,25 @@
+"""Measure Tessera against its peers, in the environment that `make bench` makes.
+
+    python -m tests.bench training            images/s of the training loop, in turns; about 10 minutes
+    python -m tests.bench codebooks           the quantizer against vector-quantize-pytorch; an hour
+    python -m tests.bench agreement RUN       a running service's codes against torch's
+
+Each prints a Markdown table, as it stands in the README.
+"""
+
+import click
+
+from tests.bench import agreement, codebooks, training
+
+
+@click.group(help=__doc__)
+def main() -> None:
+    """Measure Tessera against its peers."""
+
+
+main.add_command(agreement.command)
+main.add_command(training.command)
+main.add_command(codebooks.command)
+
+if __name__ == "__main__":
+    main(prog_name="python -m tests.bench")
