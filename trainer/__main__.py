@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 
 from trainer.config import CONFIGS, read_yaml, resolve
@@ -42,7 +43,8 @@ def main() -> None:
 
 
 def _train(kind: str, preset: str | None, config: Path | None, resume: bool, **given: Any) -> None:
-    flags = {name: value for name, value in given.items() if value is not None}
+    source = click.get_current_context().get_parameter_source
+    flags = {name: value for name, value in given.items() if source(name) is not ParameterSource.DEFAULT}
     console = _console()
     with _clear_errors():
         resolved = resolve(kind, preset=preset, file=config, flags=flags)

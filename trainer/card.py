@@ -1,5 +1,7 @@
 """The model card: what an exported folder is, for people."""
 
+import yaml
+
 from service.manifest import Manifest
 
 
@@ -84,5 +86,5 @@ curl -X POST --data-binary @image.png -H 'Content-Type: image/png' \\
 def _origin(manifest: Manifest) -> str:
     version = f"Version {manifest.version}, exported {manifest.created}, seed {manifest.seed}"
     revision = f", sources at {manifest.git_revision}" if manifest.git_revision else ""
-    config = "\n".join(f"{key}: {value}" for key, value in manifest.config.items())
-    return f"## Origin\n\n{version}{revision}.\n\n```yaml\n{config}\n```"
+    config = yaml.safe_dump(manifest.config, sort_keys=False, allow_unicode=True)
+    return f"## Origin\n\n{version}{revision}.\n\n```yaml\n{config}```"

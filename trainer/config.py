@@ -24,7 +24,7 @@ WrittenAsText = BeforeValidator(lambda value: str(value) if isinstance(value, in
 class RunConfig(BaseModel):
     """What every kind shares: data, optimisation, machine, and where things go."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     kind: str
     name: str = Field(

@@ -60,7 +60,8 @@ class Display:
     def epoch_done(self, record: Record) -> None:
         """Print the line of an epoch."""
         self._spoke = time.monotonic()
-        left = (self._epochs * self._steps - self._done) / max(self._rate() / self._batch_size, 1e-9)
+        steps_left = self._epochs * self._steps - self._done
+        left = steps_left * self._batch_size / max(record["images_per_second"], 1e-9)
         skipped = ("epoch", "step", "lr", "seconds", "images_per_second")
         figures = {name: value for name, value in record.items() if name not in skipped}
         self.console.print(

@@ -52,7 +52,8 @@ def export(model: Model, config: RunConfig, dataset: Dataset) -> Exported:
     published before stays.
     """
     target = config.export_to / config.name
-    model = copy.deepcopy(model).cpu().float().eval()
+    # The memory layout shows in the graph; that of training must not, or a checkpoint's would differ.
+    model = copy.deepcopy(model).cpu().float().eval().to(memory_format=torch.contiguous_format)
     with publication(target) as folder:
         codebook = model.codebook()
         if codebook is not None:

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import shlex
 import time
 from contextlib import ExitStack
 from typing import cast
@@ -127,7 +128,13 @@ class Fit:
             self.optimizer.zero_grad(set_to_none=True)
             self.fabric.backward(step.loss)
             if self.config.clip_norm:
-                self.fabric.clip_gradients(self._module, self._stepper, max_norm=self.config.clip_norm)
+                # A norm that is not finite shows in the figures; asking here would make a GPU wait.
+                self.fabric.clip_gradients(
+                    self._module,
+                    self._stepper,
+                    max_norm=self.config.clip_norm,
+                    error_if_nonfinite=False,
+                )
             self._stepper.step()
             if self.average is not None:
                 self.average.update_parameters(self.model)
@@ -165,12 +172,14 @@ class Fit:
 
     def _finite_figures(self) -> dict[str, float]:
         figures = self.totals.figures()
-        if not all(map(math.isfinite, figures.values())):
-            wrong = ", ".join(
-                f"{name} {value}" for name, value in figures.items() if not math.isfinite(value)
-            )
+        wrong = [f"{name} {value}" for name, value in figures.items() if not math.isfinite(value)]
+        # The last step's update is in no loss yet, and is about to be kept in a checkpoint.
+        if not torch.stack([value.isfinite().all() for value in self.model.state_dict().values()]).all():
+            wrong.append("weights not finite")
+        if wrong:
             raise DivergenceError(
-                f"training diverged in epoch {self.position.epoch + 1}, step {self.position.step}: {wrong}. "
+                f"training diverged in epoch {self.position.epoch + 1}, step {self.position.step}: "
+                f"{', '.join(wrong)}. "
                 f"The last good checkpoint is {self.run.latest_checkpoint()}. "
                 f"Try a lower --lr (it is {self.config.lr:g}), a lower --clip-norm "
                 f"(it is {self.config.clip_norm:g}) or --precision 32"
@@ -218,7 +227,7 @@ class Fit:
         raise Interrupted(
             f"stopped in epoch {self.position.epoch + 1} after step {self.position.step}. "
             f"To go on: python -m trainer {self.config.kind} --resume --name {self.config.name}"
-            f" --out {self.config.out}",
+            f" --out {shlex.quote(str(self.config.out))}",
             signal_number,
         )
 

@@ -144,10 +144,9 @@ def _publish(model: Model, config: RunConfig, dataset: Dataset, console: Console
 def _variance(dataset: Dataset) -> float:
     """Variance of the training pixels in [0, 1], from the first images."""
     batch = dataset.train.take(torch.arange(min(VARIANCE_IMAGES, len(dataset.train))))
-    variance = float((batch.images.float() / 255).var(correction=0))
-    if variance == 0:
+    if batch.images.min() == batch.images.max():
         raise ConfigError(f"all pixels of {dataset.name} are alike: there is nothing to learn")
-    return variance
+    return float((batch.images.float() / 255).var(correction=0))
 
 
 def _with_flags(config: RunConfig, kind: str, flags: dict[str, Any]) -> RunConfig:

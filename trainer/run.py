@@ -102,7 +102,7 @@ class Run:
         """What run.json holds."""
         try:
             return dict(json.loads((self.folder / "run.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError) as error:
             raise RunError(f"{self.folder / 'run.json'} cannot be read: {error}") from error
 
     def latest_checkpoint(self) -> Path:
