@@ -11,7 +11,10 @@ Each trains in a run folder below runs/, and publishes the model below exported/
     python -m service
 """
 
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -74,17 +77,18 @@ def _console() -> Console:
     return Console(highlight=False, soft_wrap=True)
 
 
-class _clear_errors:  # noqa: N801 - a context manager, used as a verb
-    """What is the user's to mend is told in one line, without a traceback."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if isinstance(error, TrainerError):
-            _end(str(error), error.exit_code)
-        if isinstance(error, KeyboardInterrupt):
-            _end("interrupted", 130)
+@contextmanager
+def _clear_errors() -> Iterator[None]:
+    """What is the user's to mend is told in one line; on SIGTERM what is half done is put away."""
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    except TrainerError as error:
+        _end(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _end("interrupted", 130)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _end(message: str, exit_code: int) -> NoReturn:

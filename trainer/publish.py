@@ -32,12 +32,17 @@ def publication(target: Path) -> Iterator[Path]:
     Its name begins with a dot, by which the service knows it to be unfinished. Raises ExportError if the
     file system refuses; then ``target`` is as it was.
     """
+    target = target.resolve()
     check_writable(target.parent)
+    if target.exists() and not target.is_dir():
+        raise ExportError(f"cannot publish {target}: it is a file")
     unfinished = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:
         yield unfinished
+        # The service may run as another user; safetensors, for one, writes files for the owner alone.
         unfinished.chmod(0o755)
         for path in unfinished.iterdir():
+            path.chmod(0o644)
             _sync(path)
         _sync(unfinished)
         if target.exists():

@@ -115,7 +115,9 @@ class Run:
     def records(self) -> list[Record]:
         """The lines of metrics.jsonl, oldest epoch first."""
         file = self.folder / "metrics.jsonl"
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+        # A power cut can leave half a line, which the resumed run writes again.
+        return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def rewind(self, epochs: int) -> None:
         """Forget what was logged after the first ``epochs`` epochs: a resumed run does those again."""

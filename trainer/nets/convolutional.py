@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class ResidualBlock(nn.Module):
-    """x + conv1x1(relu(conv3x3(relu(x)))), starting as the identity. ``(B, C, h, w)`` to the same."""
+    """x + conv1x1(relu(conv3x3(relu(x)))), starting as x + a bias. ``(B, C, h, w)`` to the same."""
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()

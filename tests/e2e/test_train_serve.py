@@ -1,0 +1,224 @@
+"""The main job, whole: real processes train a model, publish it, serve it, and answer over HTTP."""
+
+import base64
+import io
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.torch import load
+
+from service.manifest import FILE_NAME, ImageSpec, Manifest
+from tests.e2e.processes import PATIENCE, ROOT, serving, start
+from trainer import checkpoint
+from trainer.config import VQVAEConfig
+from trainer.data.idx import bundled_mnist
+from trainer.data.pictures import ArrayPictures
+from trainer.kinds.vqvae import VQVAE
+from trainer.parity import FLIP_GAP
+from trainer.run import Run
+
+SEVEN = ROOT / "tests" / "data" / "seven.png"
+NPY = "application/x-npy"
+
+SMALL = [
+    *("--limit=256", "--batch-size=32", "--device=cpu", "--precision=32", "--name=small"),
+    *(
+        "--codebook-size=16",
+        "--codebook-dim=4",
+        "--width=16",
+        "--stem-width=8",
+        "--hidden-width=8",
+        "--blocks=1",
+    ),
+]
+Images = NDArray[np.uint8]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Holds runs/small and exported/small, trained by the command line."""
+    folder = tmp_path_factory.mktemp("e2e")
+    places = f"--out={folder / 'runs'}", f"--export-to={folder / 'exported'}"
+    training = start("trainer", "vqvae", "--epochs=1", *SMALL, *places)
+    output, errors = training.communicate(timeout=PATIENCE)
+    assert (training.returncode, errors) == (0, "")
+    assert output.endswith(f"To serve it: python -m service --models {folder / 'exported'}\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def manifest(folder: Path) -> Manifest:
+    return Manifest.model_validate_json((folder / "exported" / "small" / FILE_NAME).read_text())
+
+
+@pytest.fixture(scope="module")
+def client(folder: Path) -> Iterator[httpx2.Client]:
+    """Talks to a service of that model."""
+    with (
+        serving(folder / "exported") as url,
+        httpx2.Client(base_url=url, trust_env=False, timeout=PATIENCE) as client,
+    ):
+        yield client
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> VQVAE:
+    """The trained model in torch, from the checkpoint."""
+    run = Run.open(folder / "runs" / "small")
+    assert isinstance(run.config, VQVAEConfig)
+    model = VQVAE(run.config, ImageSpec(**run.facts["image"]), 1.0)
+    checkpoint.load_weights(run.latest_checkpoint(), model, averaged=False)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def images() -> Images:
+    """The 10,000 test images of MNIST, (N, H, W, C)."""
+    pictures = bundled_mnist().test
+    assert isinstance(pictures, ArrayPictures)
+    return pictures.pixels[..., None]
+
+
+def npy(array: NDArray[Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+def png(image: Images) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image[:, :, 0]).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def pixels(content: bytes) -> Images:
+    with Image.open(io.BytesIO(content)) as image:
+        return np.atleast_3d(np.asarray(image))
+
+
+def post(client: httpx2.Client, path: str, array: NDArray[Any], accept: str = NPY) -> httpx2.Response:
+    headers = {"Content-Type": NPY, "Accept": accept}
+    answer = client.post(path, content=npy(array), headers=headers)
+    assert answer.status_code == 200, answer.text
+    return answer
+
+
+def ask(client: httpx2.Client, path: str, array: NDArray[Any]) -> NDArray[Any]:
+    """Send an array, get an array."""
+    return np.asarray(np.load(io.BytesIO(post(client, path, array).content), allow_pickle=False))
+
+
+def test_the_service_is_ready_with_the_model_that_was_trained(
+    client: httpx2.Client, manifest: Manifest
+) -> None:
+    ready = client.get("/readyz").json()
+    assert ready["status"] == "ready"
+    assert ready["models"] == [{"name": "small", "version": manifest.version}]
+    assert ready["refused"] == []
+
+
+def test_a_picture_becomes_a_grid_of_codes(client: httpx2.Client, manifest: Manifest) -> None:
+    headers = {"Content-Type": "image/png"}
+    answer = client.post("/encode", content=SEVEN.read_bytes(), headers=headers).json()
+    assert (answer["model"], answer["version"]) == ("small", manifest.version)
+    assert (answer["shape"], answer["dtype"]) == ([1, 7, 7], "int32")
+    assert np.array(answer["codes"]).shape == (1, 7, 7)
+    assert {code for row in answer["codes"][0] for code in row} <= set(range(16))
+
+
+def test_codes_are_those_of_torch_but_for_ties(client: httpx2.Client, model: VQVAE, images: Images) -> None:
+    encode = model.graphs()[0].module.eval()
+    flips = 0
+    for first in range(0, len(images), 1000):
+        part = images[first : first + 1000]
+        codes, batch = ask(client, "/encode", part), torch.from_numpy(part)
+        with torch.no_grad():
+            differ = codes != encode(batch).numpy()
+        assert model.code_gap(batch, torch.from_numpy(codes)).numpy()[differ].max(initial=0) <= FLIP_GAP
+        flips += int(differ.sum())
+    assert flips <= len(images) * 49 / 1000
+
+
+def test_decoding_what_was_encoded_is_reconstructing(client: httpx2.Client, images: Images) -> None:
+    some = images[:100]
+    decoded = ask(client, "/decode", ask(client, "/encode", some))
+    assert (str(decoded.dtype), decoded.shape) == ("uint8", some.shape)
+    assert np.array_equal(decoded, ask(client, "/reconstruct", some))
+
+
+def test_the_reported_error_is_the_one_that_callers_get(
+    client: httpx2.Client, manifest: Manifest, images: Images
+) -> None:
+    errors = []
+    for first in range(0, len(images), 1000):
+        part = images[first : first + 1000]
+        difference = ask(client, "/reconstruct", part).astype(float) - part
+        errors.append(np.square(difference / 255).mean())
+    assert manifest.measures[0].images == len(images)
+    assert np.mean(errors) == pytest.approx(manifest.measures[0].values["mse"], rel=1e-4)
+
+
+def test_all_forms_of_codes_agree(client: httpx2.Client, images: Images) -> None:
+    some = images[:3]
+    codes = ask(client, "/encode", some)
+    assert (str(codes.dtype), codes.shape) == ("int32", (3, 7, 7))
+    told = post(client, "/encode", some, "application/json").json()
+    assert np.array_equal(np.array(told["codes"]), codes)
+    shown = post(client, "/decode", codes).content
+    assert client.post("/decode", json=told, headers={"Accept": NPY}).content == shown
+    for image, grid in zip(some, codes, strict=True):
+        answer = client.post("/encode", content=png(image), headers={"Accept": NPY})
+        assert np.array_equal(np.load(io.BytesIO(answer.content)), grid[None])
+
+
+@pytest.mark.parametrize("path", ["/reconstruct", "/decode"])
+def test_all_forms_of_images_agree(client: httpx2.Client, images: Images, path: str) -> None:
+    sent = images[:2] if path == "/reconstruct" else ask(client, "/encode", images[:2])
+    expected = ask(client, path, sent)
+    told = post(client, path, sent, "application/json").json()
+    assert told["shape"] == [2, 28, 28, 1]
+    for text, array, image in zip(told["images"], sent, expected, strict=True):
+        assert np.array_equal(pixels(base64.b64decode(text)), image)
+        alone = post(client, path, array[None], "image/png").content
+        assert np.array_equal(pixels(alone), image)
+
+
+def test_a_picture_may_keep_a_size_of_its_own(client: httpx2.Client) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (28, 36, 1), dtype=np.uint8)
+    answer = client.post("/encode?resize=false", content=png(image)).json()
+    assert answer["shape"] == [1, 7, 9]
+    assert ask(client, "/reconstruct?resize=false", image[None]).shape == (1, 28, 36, 1)
+
+
+def test_the_codebook_is_the_trained_one(client: httpx2.Client, model: VQVAE) -> None:
+    (vectors,) = load(client.get("/models/small/codebook").content).values()
+    assert torch.equal(vectors, model.quantizer.codebook)
+
+
+def test_a_training_that_is_told_to_stop_leaves_a_checkpoint(tmp_path: Path) -> None:
+    places = f"--out={tmp_path / 'runs'}", f"--export-to={tmp_path / 'exported'}"
+    training = start("trainer", "vqvae", "--epochs=100000", *SMALL, *places)
+    assert training.stdout is not None
+    lines = iter(training.stdout.readline, "")
+    try:
+        assert any(line.startswith("epoch 1/") for line in lines)
+        training.send_signal(signal.SIGTERM)
+        _, errors = training.communicate(timeout=PATIENCE)
+    finally:
+        training.kill()
+    assert training.returncode == 143
+    assert re.fullmatch(
+        r"error: stopped in epoch \d+ after step \d+\. To go on: python -m trainer .*\n", errors
+    )
+    position = checkpoint.read_position(Run.open(tmp_path / "runs" / "small").latest_checkpoint())
+    assert position.total > 8
+    assert list((tmp_path / "exported").iterdir()) == []

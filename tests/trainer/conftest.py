@@ -1,0 +1,50 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.trainer import tiny
+from tests.trainer.tiny import Trained
+from trainer import checkpoint, pipeline
+from trainer.config import VQVAEConfig
+from trainer.data import load
+from trainer.kinds.vqvae import VQVAE
+from trainer.run import Run
+
+# The tensors here are so small that threads would only wait for each other.
+torch.set_num_threads(1)
+
+MakeConfig = Callable[..., VQVAEConfig]
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """256 training and 100 test images of MNIST, as a folder of IDX files."""
+    return tiny.write_digits(tmp_path_factory.mktemp("data") / "mnist")
+
+
+@pytest.fixture
+def make_config(digits: Path, tmp_path: Path) -> MakeConfig:
+    """Makes tiny configs whose runs and models go below ``tmp_path``."""
+
+    def make(**changes: Any) -> VQVAEConfig:
+        places = {"data": str(digits), "out": tmp_path / "runs", "export_to": tmp_path / "exported"}
+        return tiny.config(**places | changes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def trained(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A tiny model, trained and published once for all tests that only look at it."""
+    folder = tmp_path_factory.mktemp("trained")
+    config = tiny.config(data=str(digits), out=folder / "runs", export_to=folder / "exported")
+    console = tiny.console()
+    exported = pipeline.train(config, console)
+    run = Run.open(config.out / config.name)
+    dataset = load(config.data)
+    model = VQVAE(config, dataset.spec, 1.0)
+    checkpoint.load_weights(run.latest_checkpoint(), model, averaged=False)
+    return Trained(config, run, exported, tiny.printed(console), model.eval(), dataset)

@@ -1,0 +1,69 @@
+import re
+
+import pytest
+import yaml
+
+from service.manifest import CodesSpec, Manifest
+from tests.trainer.tiny import Trained
+from trainer.card import model_card
+from trainer.config import validated
+
+
+@pytest.fixture
+def manifest(trained: Trained) -> Manifest:
+    return trained.exported.manifest
+
+
+@pytest.fixture
+def card(trained: Trained) -> str:
+    return (trained.exported.folder / "README.md").read_text()
+
+
+def test_it_says_what_the_model_is(card: str) -> None:
+    assert card.startswith(
+        "# tiny\n\nA vqvae that turns a 28x28x1 image into a 7x7 grid of codes, each one of "
+    )
+    assert "16 vectors of 4 dimensions. Other sizes work too, in multiples of 4 pixels." in card
+
+
+def test_it_has_the_figures_of_the_manifest(card: str, manifest: Manifest) -> None:
+    (measures,) = manifest.measures
+    cells = " | ".join(f"{value:.5g}" for value in measures.values.values())
+    assert f"| | {' | '.join(measures.values)} |\n" in card
+    assert f"| mnist, test, 100 images | {cells} |" in card
+    assert manifest.parity is not None
+    assert manifest.parity.tolerance in card
+
+
+def test_its_pictures_and_graphs_are_files_of_the_folder(card: str, manifest: Manifest) -> None:
+    named = set(re.findall(r"\((\S+\.(?:png|onnx))\)", card))
+    assert named == {"preview.png", "encoder.onnx", "decoder.onnx"}
+    assert named <= manifest.files.keys()
+
+
+def test_its_config_may_be_trained_again(card: str, manifest: Manifest) -> None:
+    block = re.search(r"```yaml\n(.*?)```", card, re.DOTALL)
+    assert block is not None
+    config = yaml.safe_load(block[1])
+    assert config == manifest.config
+    assert validated("vqvae", config).seed == manifest.seed
+
+
+def test_it_says_where_it_comes_from(card: str, manifest: Manifest) -> None:
+    assert f"Version {manifest.version}, exported {manifest.created}, seed 0" in card
+
+
+def test_a_model_without_a_codebook_has_a_card_too(manifest: Manifest) -> None:
+    continuous = manifest.model_copy(
+        update={
+            "codes": CodesSpec(dtype="float32", shape=(8,)),
+            "codebook": None,
+            "parity": None,
+            "measures": (),
+            "git_revision": None,
+        }
+    )
+    card = model_card(continuous)
+    assert "into codes of shape (8,)." in card
+    assert "ONNX Runtime against torch" not in card
+    assert "sources at" not in card

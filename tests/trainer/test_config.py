@@ -1,0 +1,118 @@
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from tests.trainer import tiny
+from trainer.config import CONFIGS, PRESETS, VQVAEConfig, presets, read_yaml, resolve, validated
+from trainer.errors import ConfigError
+
+
+@pytest.mark.parametrize("file", sorted(PRESETS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_preset_is_valid(file: Path) -> None:
+    kind = read_yaml(file)["kind"]
+    assert file.stem in presets(kind)
+    assert resolve(kind, preset=file.stem, flags={}).name == file.stem
+
+
+def write(folder: Path, text: str) -> Path:
+    file = folder / "config.yaml"
+    file.write_text(text)
+    return file
+
+
+def test_flags_go_over_the_file_and_the_file_over_the_preset(tmp_path: Path) -> None:
+    file = write(tmp_path, "epochs: 7\nlr: 1e-4\n")
+    plain = resolve("vqvae", flags={})
+    config = resolve("vqvae", file=file, flags={"epochs": 9})
+    assert (config.epochs, config.lr, config.batch_size) == (9, 1e-4, plain.batch_size)
+    assert plain.epochs not in (7, 9)
+
+
+def test_the_run_is_called_as_its_preset_unless_it_is_named(tmp_path: Path) -> None:
+    file = write(tmp_path, "name: mine")
+    assert resolve("vqvae", flags={}).name == "vqvae-mnist"
+    assert resolve("vqvae", file=file, flags={}).name == "mine"
+    assert resolve("vqvae", file=file, flags={"name": "other"}).name == "other"
+
+
+def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
+    assert resolve("vqvae", file=write(tmp_path, ""), flags={}) == resolve("vqvae", flags={})
+
+
+def test_a_choice_may_be_written_as_a_number_or_as_text(tmp_path: Path) -> None:
+    file = write(tmp_path, "precision: 32\nstride: '2'\n")
+    config = resolve("vqvae", file=file, flags={})
+    assert isinstance(config, VQVAEConfig)
+    assert (config.precision, config.stride) == ("32", 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("epoch: 3", r"vqvae has no key 'epoch'\. Did you mean 'epochs'\?"),
+        ("kind: vae", "is for kind 'vae', not for 'vqvae'"),
+        ("- epochs", "holds a list, not keys and values"),
+        ("epochs: [", "is no YAML"),
+        ("epochs: 0", "epochs is 0: input should be greater than or equal to 1"),
+        ("lr: .inf", "lr is inf: input should be a finite number"),
+        ("update: sometimes", "update is 'sometimes': input should be 'gradient' or 'ema'"),
+        ("name: Big", "name is 'Big': string should match pattern"),
+        ("{image_size: 30, stride: 4}", "image_size 30 is no multiple of stride 4"),
+        ("{epochs: 0, lr: 0}", "epochs is 0.*; lr is 0"),
+    ],
+)
+def test_a_bad_file_is_an_error_that_says_why(tmp_path: Path, text: str, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint) as caught:
+        resolve("vqvae", file=write(tmp_path, text), flags={})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nothing\.yaml: No such file"):
+        resolve("vqvae", file=tmp_path / "nothing.yaml", flags={})
+
+
+def test_an_unknown_preset_is_told_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"no preset 'vqvae-minst'.*Did you mean 'vqvae-mnist'\?"):
+        resolve("vqvae", preset="vqvae-minst", flags={})
+
+
+def test_a_config_is_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        tiny.config().epochs = 3
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_every_field_is_described(kind: str) -> None:
+    fields = CONFIGS[kind].model_fields
+    assert [name for name, field in fields.items() if not field.description and name != "kind"] == []
+
+
+values: dict[str, st.SearchStrategy[Any]] = {
+    "name": st.from_regex(r"[a-z0-9][a-z0-9._-]{0,63}", fullmatch=True),
+    "data": st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1),
+    "image_size": st.none() | st.integers(1, 100).map(lambda steps: 32 * steps),
+    "limit": st.none() | st.integers(1, 10**9),
+    "lr": st.floats(min_value=0, max_value=10, exclude_min=True),
+    "final_lr": st.floats(0, 1),
+    "seed": st.integers(0, 2**32 - 1),
+    "precision": st.sampled_from(["auto", "32", "bf16"]),
+    "stride": st.sampled_from([2, 4, 8, 16, 32]),
+    "out": st.sampled_from([Path("runs"), Path("/with space/1e5"), Path("yes")]),
+    "kmeans_start": st.booleans(),
+}
+
+
+@settings(deadline=None)
+@given(st.fixed_dictionaries({"name": values.pop("name")}, optional=values))
+def test_a_config_survives_yaml(given_values: dict[str, Any]) -> None:
+    config = VQVAEConfig(**given_values)
+    with tempfile.TemporaryDirectory() as folder:
+        file = write(Path(folder), yaml.safe_dump(config.model_dump(mode="json")))
+        assert validated("vqvae", read_yaml(file)) == config

@@ -1,0 +1,59 @@
+from typing import Any
+
+import pytest
+import torch
+
+from tests.trainer import tiny
+from trainer.device import choose
+from trainer.errors import ConfigError
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Sets what torch finds: accelerators, the GPU's compute capability, the CPU's features."""
+
+    def set_up(*, cuda: tuple[int, int] | None = None, mps: bool = False, cpu: tuple[str, ...] = ()) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda is not None)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: cuda)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(cpu, True))
+
+    set_up()
+    return set_up
+
+
+@pytest.mark.parametrize(
+    ("there", "accelerator", "precision", "reason"),
+    [
+        ({}, "cpu", "32-true", "no fast bf16 here"),
+        ({"cpu": ("avx512_bf16",)}, "cpu", "bf16-mixed", "bf16 by avx512_bf16"),
+        ({"cpu": ("amx_bf16", "avx512_bf16")}, "cpu", "bf16-mixed", "bf16 by amx_bf16"),
+        ({"cuda": (9, 0)}, "cuda", "bf16-mixed", "NVIDIA H200 (the fastest device here), bf16 by compute"),
+        ({"cuda": (7, 5)}, "cuda", "32-true", "no fast bf16 here"),
+        ({"mps": True}, "mps", "32-true", "Apple GPU"),
+        ({"cuda": (8, 0), "mps": True}, "cuda", "bf16-mixed", "compute capability 8.0"),
+    ],
+)
+def test_auto_is_the_fastest_there_is(
+    machine: Any, there: dict[str, Any], accelerator: str, precision: str, reason: str
+) -> None:
+    machine(**there)
+    found = choose(tiny.config(device="auto", precision="auto"))
+    assert (found.accelerator, found.precision) == (accelerator, precision)
+    assert found.device.type == accelerator
+    assert reason in found.reason
+
+
+@pytest.mark.parametrize(("precision", "expected"), [("32", "32-true"), ("bf16", "bf16-mixed")])
+def test_what_is_asked_for_is_done(machine: Any, precision: str, expected: str) -> None:
+    machine(cuda=(9, 0), cpu=("amx_bf16",))
+    found = choose(tiny.config(device="cpu", precision=precision))
+    assert (found.accelerator, found.precision) == ("cpu", expected)
+    assert "as asked" in found.reason
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_a_device_that_is_not_there_is_an_error(machine: Any, device: str) -> None:
+    with pytest.raises(ConfigError, match=rf"device is '{device}', but torch .* finds only: cpu"):
+        choose(tiny.config(device=device))

@@ -1,0 +1,255 @@
+import hashlib
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto
+from PIL import Image
+from safetensors.numpy import load_file
+
+from service.manifest import FILE_NAME, Manifest, Role, content_version
+from tests.trainer import tiny
+from tests.trainer.tiny import Trained
+from trainer import export as exporter
+from trainer.data import ResidentSplit
+from trainer.errors import ExportError
+from trainer.export import export
+from trainer.parity import FLIP_GAP
+
+GRAPHS = ("encoder.onnx", "decoder.onnx")
+
+
+@pytest.fixture
+def folder(trained: Trained) -> Path:
+    return trained.exported.folder
+
+
+@pytest.fixture
+def manifest(folder: Path) -> Manifest:
+    return Manifest.model_validate_json((folder / FILE_NAME).read_text())
+
+
+@pytest.fixture(scope="session")
+def test_images(trained: Trained) -> NDArray[np.uint8]:
+    """The test split, uint8 (N, H, W, C)."""
+    split = trained.dataset.test
+    assert isinstance(split, ResidentSplit)
+    return split.images.permute(0, 2, 3, 1).contiguous().numpy()
+
+
+Run = Callable[[NDArray[np.generic]], NDArray[np.generic]]
+
+
+def session(file: Path) -> Run:
+    loaded = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    (given,) = loaded.get_inputs()
+    return lambda array: np.asarray(loaded.run(None, {given.name: array})[0])
+
+
+@pytest.fixture(scope="session")
+def encode(trained: Trained) -> Run:
+    return session(trained.exported.folder / "encoder.onnx")
+
+
+@pytest.fixture(scope="session")
+def decode(trained: Trained) -> Run:
+    return session(trained.exported.folder / "decoder.onnx")
+
+
+def test_the_manifest_tells_every_file_as_it_is(folder: Path, manifest: Manifest) -> None:
+    assert manifest.files.keys() | {FILE_NAME} == {path.name for path in folder.iterdir()}
+    for name, file in manifest.files.items():
+        content = (folder / name).read_bytes()
+        assert (file.size, file.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+
+
+def test_the_manifest_tells_what_was_trained(trained: Trained, manifest: Manifest) -> None:
+    assert manifest == trained.exported.manifest
+    assert (manifest.name, manifest.kind, manifest.seed) == ("tiny", "vqvae", 0)
+    assert manifest.version == content_version(manifest.files)
+    assert (manifest.image.height, manifest.image.width, manifest.image.channels) == (28, 28, 1)
+    assert manifest.image.multiple_of == manifest.codes.stride == 4
+    assert (manifest.codes.shape, manifest.codes.codebook_size) == ((7, 7), 16)
+    assert manifest.config["codebook_dim"] == 4
+    assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", manifest.created)
+
+
+def test_the_operations_name_the_inputs_of_their_graphs_by_role(folder: Path, manifest: Manifest) -> None:
+    roles = {"encode": (Role.images, Role.codes), "decode": (Role.codes, Role.images)}
+    assert manifest.operations.keys() == roles.keys()
+    for name, operation in manifest.operations.items():
+        loaded = onnxruntime.InferenceSession(folder / operation.graph, providers=["CPUExecutionProvider"])
+        assert [item.name for item in operation.inputs] == [item.name for item in loaded.get_inputs()]
+        assert [item.name for item in operation.outputs] == [item.name for item in loaded.get_outputs()]
+        assert (operation.inputs[0].role, operation.outputs[0].role) == roles[name]
+
+
+@pytest.mark.parametrize("file", GRAPHS)
+def test_images_are_uint8_and_codes_int32_at_any_size(folder: Path, file: str) -> None:
+    loaded = onnxruntime.InferenceSession(folder / file, providers=["CPUExecutionProvider"])
+    (given,), (made,) = loaded.get_inputs(), loaded.get_outputs()
+    images, codes = (given, made) if file == "encoder.onnx" else (made, given)
+    assert (images.type, images.shape[3]) == ("tensor(uint8)", 1)
+    assert (codes.type, len(codes.shape)) == ("tensor(int32)", 3)
+    assert all(isinstance(axis, str) for axis in [*images.shape[:3], *codes.shape])
+
+
+def test_the_codebook_is_the_trained_one(trained: Trained, folder: Path) -> None:
+    (stored,) = load_file(folder / "codebook.safetensors").values()
+    assert np.array_equal(stored, trained.model.quantizer.codebook.numpy())
+
+
+@pytest.mark.parametrize("file", GRAPHS)
+def test_both_graphs_take_the_one_codebook(trained: Trained, folder: Path, file: str) -> None:
+    proto = onnx.load(folder / file, load_external_data=False)
+    (external,) = (item for item in proto.graph.initializer if item.data_location == TensorProto.EXTERNAL)
+    where = {entry.key: entry.value for entry in external.external_data}
+    content = (folder / where["location"]).read_bytes()
+    values = trained.model.quantizer.codebook.numpy()
+    assert where["location"] == "codebook.safetensors"
+    assert content[int(where["offset"]) :][: int(where["length"])] == values.tobytes()
+    stored = (folder / file).read_bytes()
+    assert values.tobytes() not in stored
+    assert np.ascontiguousarray(values.T).tobytes() not in stored
+
+
+@pytest.mark.parametrize("file", GRAPHS)
+def test_a_graph_is_no_larger_than_its_weights(trained: Trained, folder: Path, file: str) -> None:
+    net = trained.model.encoder if file == "encoder.onnx" else trained.model.decoder
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in net.parameters())
+    assert weights < (folder / file).stat().st_size < weights + 20_000
+
+
+@pytest.mark.parametrize("size", [(1, 28, 28), (3, 28, 36), (2, 4, 8), (1, 64, 40)])
+def test_onnx_runtime_agrees_with_torch(
+    trained: Trained, encode: Run, decode: Run, size: tuple[int, int, int]
+) -> None:
+    count, height, width = size
+    images = tiny.images(count, height=height, width=width).permute(0, 2, 3, 1).contiguous()
+    modules = [graph.module.eval() for graph in trained.model.graphs()]
+    with torch.no_grad():
+        expected = modules[0](images).numpy()
+        codes = encode(images.numpy())
+        again = modules[1](torch.from_numpy(codes)).numpy()
+    assert codes.shape == (count, height // 4, width // 4)
+    gaps = trained.model.code_gap(images, torch.from_numpy(codes)).numpy()
+    assert np.all(gaps[codes != expected] <= FLIP_GAP)
+    difference = np.abs(decode(codes).astype(int) - again.astype(int))
+    assert np.mean(difference <= 1) >= 0.999
+
+
+def test_codes_do_not_depend_on_the_batch(encode: Run, test_images: NDArray[np.uint8]) -> None:
+    together = encode(test_images[:5])
+    singly = np.concatenate([encode(image[None]) for image in test_images[:5]])
+    assert np.mean(together == singly) > 0.99
+
+
+def test_the_measures_are_those_of_the_files(
+    manifest: Manifest, encode: Run, decode: Run, test_images: NDArray[np.uint8]
+) -> None:
+    codes = encode(test_images)
+    error = ((decode(codes).astype(float) - test_images) / 255) ** 2
+    of_images = error.reshape(len(error), -1).mean(axis=1)
+    _, counts = np.unique(codes, return_counts=True)
+    share = counts / counts.sum()
+    (measures,) = manifest.measures
+    assert (measures.dataset, measures.split, measures.images) == ("mnist", "test", 100)
+    assert measures.values == pytest.approx(
+        {
+            "mse": error.mean(),
+            "psnr": np.mean(10 * np.log10(1 / of_images)),
+            "perplexity": np.exp(-np.sum(share * np.log(share))),
+            "usage": len(counts) / 16,
+        },
+        rel=1e-6,
+    )
+
+
+def test_parity_was_looked_at(manifest: Manifest) -> None:
+    assert manifest.parity is not None
+    assert (manifest.parity.images, manifest.parity.codes) == (100, 100 * 49)
+    assert manifest.parity.within_one_level >= 0.999
+    assert manifest.parity.flip_gap <= FLIP_GAP
+
+
+def test_the_preview_shows_originals_above_reconstructions(
+    folder: Path, encode: Run, decode: Run, test_images: NDArray[np.uint8]
+) -> None:
+    with Image.open(folder / "preview.png") as image:
+        preview = np.asarray(image.convert("L"))
+    # 16 to a row, two pixels between them.
+    assert preview.shape == (4 * 30 + 2, 16 * 30 + 2)
+    decoded = decode(encode(test_images[:1]))[0, :, :, 0].astype(int)
+    assert np.array_equal(preview[2:30, 2:30], test_images[0, :, :, 0])
+    assert np.abs(preview[32:60, 2:30] - decoded).max() <= 1
+
+
+def test_nothing_in_the_folder_tells_of_the_machine(trained: Trained, folder: Path) -> None:
+    places = (str(trained.config.out.parent), str(trained.config.data), str(Path.home()), ".py")
+    for path in folder.iterdir():
+        content = path.read_bytes()
+        assert [place for place in places if place.encode() in content] == [], path.name
+
+
+def test_everyone_may_read_it(folder: Path) -> None:
+    assert folder.stat().st_mode & 0o055 == 0o055
+
+
+def fails(*_: object, **__: object) -> None:
+    raise RuntimeError("no")
+
+
+@pytest.mark.parametrize("part", ["write_codebook", "write_graph"])
+def test_a_failed_export_leaves_what_was_published(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    target = tmp_path / "tiny"
+    target.mkdir()
+    (target / FILE_NAME).write_text("old")
+    monkeypatch.setattr(exporter, part, fails)
+    with pytest.raises(RuntimeError, match="no"):
+        export(trained.model, trained.config.model_copy(update={"export_to": tmp_path}), trained.dataset)
+    assert [path.name for path in tmp_path.rglob("*")] == ["tiny", FILE_NAME]
+    assert (target / FILE_NAME).read_text() == "old"
+
+
+def test_a_graph_that_does_not_load_is_an_error(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_garbage(graph: object, folder: Path, _: object) -> None:
+        for file in GRAPHS:
+            (folder / file).write_bytes(b"no graph")
+
+    monkeypatch.setattr(exporter, "write_graph", write_garbage)
+    with pytest.raises(ExportError, match=r"ONNX Runtime does not load encoder\.onnx"):
+        export(trained.model, trained.config.model_copy(update={"export_to": tmp_path}), trained.dataset)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_exporting_leaves_the_model_as_it_was(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = trained.model.train()
+    monkeypatch.setattr(exporter, "write_codebook", fails)
+    with pytest.raises(RuntimeError, match="no"):
+        export(model, trained.config.model_copy(update={"export_to": tmp_path}), trained.dataset)
+    assert model.training
+    model.eval()
+
+
+@pytest.mark.parametrize("error", [OSError("no git here"), None])
+def test_without_a_checkout_there_is_no_revision(
+    monkeypatch: pytest.MonkeyPatch, error: OSError | None
+) -> None:
+    def run(command: list[str], **_: object) -> None:
+        raise error or subprocess.CalledProcessError(128, command)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert exporter._git_revision() is None

@@ -1,0 +1,187 @@
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.trainer import tiny
+from tests.trainer.conftest import MakeConfig
+from tests.trainer.data.making import noise, save
+from tests.trainer.tiny import Trained
+from trainer import pipeline
+from trainer.config import VQVAEConfig
+from trainer.errors import ConfigError, ExportError, RunError
+from trainer.export import Exported
+from trainer.fit import Fit
+from trainer.kinds import Model
+from trainer.run import Run
+
+Published = list[tuple[Model, VQVAEConfig]]
+
+
+@pytest.fixture
+def published(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> Published:
+    """What is published is only noted here: an export takes seconds."""
+    noted: Published = []
+
+    def note(model: Model, config: VQVAEConfig, _: object) -> Exported:
+        noted.append((model, config))
+        return trained.exported
+
+    monkeypatch.setattr(pipeline, "export", note)
+    return noted
+
+
+@pytest.fixture
+def run(trained: Trained, tmp_path: Path) -> Run:
+    """A copy of the trained run."""
+    return Run.open(shutil.copytree(trained.run.folder, tmp_path / "runs" / "tiny"))
+
+
+def resume(run: Run, **flags: Any) -> None:
+    flags.setdefault("export_to", run.folder.parent.parent / "exported")
+    pipeline.resume("vqvae", run.folder.parent, run.config.name, flags, tiny.console())
+
+
+def same_weights(model: Model, run: Run, file: str = "model.safetensors") -> bool:
+    stored = tiny.weights(run, file)
+    return all(torch.equal(tensor, stored[name]) for name, tensor in model.state_dict().items())
+
+
+def test_training_tells_what_it_does(trained: Trained) -> None:
+    lines = trained.printed.splitlines()
+    assert lines[0].startswith("device: CPU with ")
+    assert lines[1] == "data: 256 training and 100 test images, 28x28x1, 10 classes"
+    assert lines[2] == f"run folder: {trained.run.folder}"
+    assert lines[3].startswith("model: vqvae with ")
+    assert [line.split("  ")[0] for line in lines[4:6]] == ["epoch 1/2", "epoch 2/2"]
+    assert lines[6] == "exporting and measuring ..."
+    assert lines[7].startswith("mnist, test split, 100 images: mse 0.")
+    assert lines[8] == (
+        f"published {trained.exported.folder} (version {trained.exported.manifest.version}). "
+        f"To serve it: python -m service --models {trained.config.export_to}"
+    )
+
+
+def test_training_notes_what_it_was_trained_on(trained: Trained) -> None:
+    facts = trained.run.facts
+    assert (facts["dataset"], facts["training_images"], facts["test_images"]) == ("mnist", 256, 100)
+    assert facts["torch"] == torch.__version__
+    assert "float32 as asked" in facts["machine"]
+
+
+def test_a_folder_of_mixed_pictures_makes_a_model_in_colour(tmp_path: Path, make_config: MakeConfig) -> None:
+    for index in range(12):
+        save(noise(index, width=10 + 3 * index, height=30 - index), tmp_path / "pictures" / f"{index:02}.png")
+    (tmp_path / "pictures" / "12.png").write_bytes(b"\x89PNG, or so it says")
+    console = tiny.console()
+    config = make_config(data=str(tmp_path / "pictures"), image_size=16, epochs=1, batch_size=4)
+    manifest = pipeline.train(config, console).manifest
+    assert "1 of 13 pictures skipped: 12.png (no picture in a known format)" in tiny.printed(console)
+    image = manifest.image
+    assert (image.channels, image.height, image.width, image.fit) == (3, 16, 16, "crop")
+    assert manifest.codes.shape == (4, 4)
+    assert manifest.measures[0].dataset == "pictures"
+    assert (config.export_to / "tiny" / "manifest.json").is_file()
+
+
+def test_pictures_that_are_all_alike_are_an_error(tmp_path: Path, make_config: MakeConfig) -> None:
+    for index in range(4):
+        save(noise(0).point(lambda _: 7), tmp_path / "grey" / f"{index}.png")
+    config = make_config(data=str(tmp_path / "grey"))
+    with pytest.raises(ConfigError, match="all pixels of grey are alike"):
+        pipeline.train(config, tiny.console())
+    assert not config.out.exists()
+
+
+def test_images_that_do_not_fit_the_model_are_an_error(make_config: MakeConfig) -> None:
+    config = make_config(stride=8)
+    with pytest.raises(
+        ConfigError, match=r"cannot be built for .*28x28 pixels are no multiple of the stride 8"
+    ):
+        pipeline.train(config, tiny.console())
+    assert not config.out.exists()
+
+
+def test_the_loss_is_told_how_the_data_varies(trained: Trained) -> None:
+    split = trained.dataset.train
+    pixels = split.take(torch.arange(len(split))).images.double() / 255
+    assert float(trained.model.spread) == pytest.approx(float(pixels.var(correction=0)), rel=1e-5)
+
+
+@pytest.mark.parametrize("place", ["out", "export_to"])
+def test_where_nothing_can_be_written_nothing_is_trained(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(Fit, "begin", lambda _: pytest.fail("trained"))
+    with pytest.raises((RunError, ExportError), match="Not a directory"):
+        pipeline.train(make_config(**{place: tmp_path / "file" / "below"}), tiny.console())
+
+
+def test_a_finished_run_may_be_published_again(run: Run, published: Published) -> None:
+    before = tiny.figures(run)
+    resume(run)
+    ((model, _),) = published
+    assert same_weights(model, run)
+    assert tiny.figures(run) == before
+
+
+def test_a_run_may_be_given_more_epochs(run: Run, published: Published) -> None:
+    resume(run, epochs=3)
+    assert [record["epoch"] for record in run.records()] == [1, 2, 3]
+    assert same_weights(published[0][0], run)
+    # Written down, so that the next --resume knows of it.
+    assert Run.open(run.folder).config.epochs == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("lr", 0.5), ("codebook_size", 32), ("seed", 1), ("data", "elsewhere"), ("limit", 10)]
+)
+def test_what_would_make_it_another_run_is_refused_by_name(run: Run, name: str, value: object) -> None:
+    before = getattr(run.config, name)
+    with pytest.raises(ConfigError) as caught:
+        resume(run, **{name: value})
+    assert f"has {name} {before!r}, and now {value!r} is asked for" in str(caught.value)
+    assert "Only device, epochs, export_to," in str(caught.value)
+
+
+def test_a_run_of_another_kind_is_refused(run: Run) -> None:
+    with pytest.raises(RunError, match="the run tiny is of kind 'vqvae', not 'vae'"):
+        pipeline.resume("vae", run.folder.parent, "tiny", {}, tiny.console())
+
+
+def test_other_data_under_the_same_name_is_refused(tmp_path: Path, trained: Trained, run: Run) -> None:
+    other = tiny.write_digits(tmp_path / "mnist", train=255)
+    run.configure(run.config.model_copy(update={"data": str(other)}))
+    with pytest.raises(
+        RunError, match=r"the data has changed: .* 'training_images': 256.* 'training_images': 255"
+    ):
+        resume(run)
+
+
+def test_the_averaged_weights_are_published(make_config: MakeConfig, published: Published) -> None:
+    config = make_config(average_decay=0.9, epochs=1)
+    pipeline.train(config, tiny.console())
+    run = Run.open(config.out / config.name)
+    pipeline.export_run(run.folder, None, None, tiny.console())
+    for model, _ in published:
+        assert same_weights(model, run, "average.safetensors")
+        assert not same_weights(model, run)
+
+
+def test_an_export_goes_where_the_run_says_or_where_it_is_told(
+    run: Run, published: Published, tmp_path: Path
+) -> None:
+    pipeline.export_run(run.folder, None, None, tiny.console())
+    pipeline.export_run(run.folder, tmp_path / "there", "other", tiny.console())
+    places = [(config.export_to, config.name) for _, config in published]
+    assert places == [(run.config.export_to, "tiny"), (tmp_path / "there", "other")]
+
+
+def test_a_run_without_a_checkpoint_has_nothing_to_export(run: Run, published: Published) -> None:
+    shutil.rmtree(run.checkpoints)
+    with pytest.raises(RunError, match="holds no checkpoint"):
+        pipeline.export_run(run.folder, None, None, tiny.console())
+    assert published == []

@@ -1,0 +1,132 @@
+"""Models, configs and runs so small that a test can afford them."""
+
+import io
+import os
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from signal import Signals
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+from torch import Tensor
+
+from service.manifest import ImageSpec
+from tests.trainer.data.making import idx_bytes
+from trainer.config import VQVAEConfig
+from trainer.data import Batches, Dataset, load
+from trainer.data.idx import MEMBERS, bundled_mnist
+from trainer.data.pictures import ArrayPictures
+from trainer.device import choose
+from trainer.export import Exported
+from trainer.fit import Fit
+from trainer.kinds import Step
+from trainer.kinds.vqvae import VQVAE
+from trainer.run import Record, Run
+
+GREY_28 = ImageSpec(channels=1, height=28, width=28)
+TIMES = ("seconds", "images_per_second")
+
+VALUES: dict[str, Any] = {
+    "name": "tiny",
+    "epochs": 2,
+    "batch_size": 32,
+    "device": "cpu",
+    "precision": "32",
+    "codebook_size": 16,
+    "codebook_dim": 4,
+    "width": 16,
+    "stem_width": 8,
+    "hidden_width": 8,
+    "blocks": 1,
+}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A tiny model that was trained and published, and what was printed meanwhile."""
+
+    config: VQVAEConfig
+    run: Run
+    exported: Exported
+    printed: str
+    model: VQVAE
+    dataset: Dataset
+
+
+def config(**changes: Any) -> VQVAEConfig:
+    return VQVAEConfig(**VALUES | changes)
+
+
+def flags(**changes: Any) -> list[str]:
+    """The tiny config as command-line flags."""
+    return [f"--{name.replace('_', '-')}={value}" for name, value in (VALUES | changes).items()]
+
+
+def model(spec: ImageSpec = GREY_28, variance: float = 0.1, **changes: Any) -> VQVAE:
+    torch.manual_seed(0)
+    return VQVAE(config(**changes), spec, variance)
+
+
+def images(count: int, channels: int = 1, height: int = 28, width: int = 28, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    shape = (count, channels, height, width)
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+
+
+def write_digits(folder: Path, train: int = 256, test: int = 100) -> Path:
+    """The first images of the bundled MNIST as an IDX folder."""
+    source = bundled_mnist()
+    folder.mkdir()
+    for part, pictures, number in (("training", source.train, train), ("test", source.test, test)):
+        assert isinstance(pictures, ArrayPictures)
+        (folder / MEMBERS[f"{part} images"]).write_bytes(idx_bytes(pictures.pixels[:number]))
+        labels = pictures.labels[:number].astype("uint8")
+        (folder / MEMBERS[f"{part} labels"]).write_bytes(idx_bytes(labels))
+    return folder
+
+
+def console(*, terminal: bool = False) -> Console:
+    """A console that keeps what is printed."""
+    return Console(file=io.StringIO(), width=1000, highlight=False, force_terminal=terminal)
+
+
+def printed(on: Console) -> str:
+    assert isinstance(on.file, io.StringIO)
+    return on.file.getvalue()
+
+
+def fit(config: VQVAEConfig, run: Run | None = None, on: Console | None = None) -> Fit:
+    """What fits a new model, or goes on with ``run``."""
+    torch.manual_seed(config.seed)
+    dataset = load(config.data)
+    train, test = (
+        Batches(split, config.batch_size, seed=config.seed) for split in (dataset.train, dataset.test)
+    )
+    run = run or Run.create(config, {})
+    model = VQVAE(config, dataset.spec, 0.1)
+    return Fit(model, train, test, run, choose(config), on or console())
+
+
+def weights(run: Run, file: str = "model.safetensors") -> dict[str, Tensor]:
+    return load_file(run.latest_checkpoint() / file)
+
+
+def figures(run: Run) -> list[Record]:
+    """The metrics of a run without how long it took."""
+    return [{name: value for name, value in record.items() if name not in TIMES} for record in run.records()]
+
+
+def signal_in_step(monkeypatch: pytest.MonkeyPatch, step: int, number: Signals) -> None:
+    """Send this process a real signal in the forward pass of a step, counted from 1."""
+    forward, calls = VQVAE.forward, count(1)
+
+    def interrupted(self: VQVAE, images: Tensor) -> Step:
+        if next(calls) == step:
+            os.kill(os.getpid(), number)
+        return forward(self, images)
+
+    monkeypatch.setattr(VQVAE, "forward", interrupted)
