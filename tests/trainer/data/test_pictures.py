@@ -1,3 +1,4 @@
+import re
 import warnings
 from pathlib import Path
 
@@ -28,17 +29,15 @@ def test_a_truncated_picture_is_skipped(tmp_path: Path, suffix: str) -> None:
     assert str(tmp_path) not in skipped.reason
 
 
-@pytest.mark.parametrize(
-    ("side", "complaint"),
-    [(9_500, "9500x9500 is more than 89,478,485 pixels"), (14_000, "could be decompression bomb")],
-)
-def test_a_decompression_bomb_is_skipped(tmp_path: Path, side: int, complaint: str) -> None:
+@pytest.mark.parametrize("side", [9_500, 14_000])
+def test_a_decompression_bomb_is_skipped(tmp_path: Path, side: int) -> None:
     path = save(Image.new("1", (side, side)), tmp_path / "bomb.png")
     assert path.stat().st_size < 50_000
     with quiet_pillow():
         skipped = draw(FolderPictures(tmp_path, (path.name,), None), 0, GREY_8)
     assert isinstance(skipped, Skipped)
-    assert complaint in skipped.reason
+    # From twice our limit on Pillow refuses by itself, unless the service, which has its own, lifted that.
+    assert re.search(r"is more than 89,478,485 pixels|could be decompression bomb", skipped.reason)
 
 
 def test_postscript_is_never_opened(tmp_path: Path) -> None:
