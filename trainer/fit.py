@@ -116,6 +116,8 @@ class Fit:
                     tracker.record(record)
                     tracker.picture("reconstructions", picture, epoch + 1)
                 self._checkpoint()
+                if stop.signal is not None:
+                    raise self._interrupted(stop.signal)
 
     def _epoch(self, epoch: int, display: Display, stop: StopRequest) -> Record:
         started, first = time.monotonic(), self.position.step
@@ -145,7 +147,8 @@ class Fit:
             figures = self._finite_figures() if look else None
             display.advance(epoch + 1, figures)
             if stop.signal is not None:
-                self._leave(stop.signal)
+                self._checkpoint()
+                raise self._interrupted(stop.signal)
         seconds = time.monotonic() - started
         record = {
             "epoch": epoch + 1,
@@ -222,12 +225,13 @@ class Fit:
         checkpoint.save(folder, self.position, self.model, self.average, self.optimizer, self.totals.state())
         checkpoint.prune(folder, self.config.keep_checkpoints)
 
-    def _leave(self, signal_number: int) -> None:
-        self._checkpoint()
-        raise Interrupted(
-            f"stopped in epoch {self.position.epoch + 1} after step {self.position.step}. "
-            f"To go on: python -m trainer {self.config.kind} --resume --name {self.config.name}"
-            f" --out {shlex.quote(str(self.config.out))}",
+    def _interrupted(self, signal_number: int) -> Interrupted:
+        where = f"in epoch {self.position.epoch + 1} after step {self.position.step}"
+        if self.position.epoch == self.config.epochs:
+            where = "after the last epoch, before the export"
+        return Interrupted(
+            f"stopped {where}. To go on: python -m trainer {self.config.kind} --resume"
+            f" --name {self.config.name} --out {shlex.quote(str(self.config.out))}",
             signal_number,
         )
 

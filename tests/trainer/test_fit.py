@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import signal
 from itertools import count
@@ -234,6 +235,27 @@ def test_an_interruption_says_how_to_go_on(
         "stopped in epoch 2 after step 2. "
         f"To go on: python -m trainer vqvae --resume --name tiny --out '{config.out}'"
     )
+
+
+def test_an_interruption_between_training_and_export_is_heard(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(epochs=1)
+    fit = tiny.fit(config)
+    picture = fit._picture
+
+    def pictured() -> Tensor:
+        os.kill(os.getpid(), signal.SIGINT)
+        return picture()
+
+    monkeypatch.setattr(fit, "_picture", pictured)
+    fit.begin()
+    with pytest.raises(Interrupted, match="stopped after the last epoch, before the export"):
+        fit()
+    resumed = tiny.fit(config, fit.run)
+    resumed.resume()
+    resumed()
+    assert resumed.position.epoch == 1
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
