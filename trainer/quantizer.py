@@ -138,7 +138,7 @@ def nearest(rows: Tensor, codebook: Tensor) -> Tensor:
     near codes the first is taken.
     """
     lengths = codebook.square().sum(dim=1)
-    return (lengths - 2 * F.linear(rows, codebook)).argmin(dim=1)
+    return torch.addmm(lengths, rows, codebook.T, alpha=-2).argmin(dim=1)
 
 
 def kmeans(rows: Tensor, size: int, rounds: int = 10) -> tuple[Tensor, Tensor]:

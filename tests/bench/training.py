@@ -31,6 +31,15 @@ from trainer.kinds.vqvae import VQVAE
 from trainer.run import Run
 
 VARIANCE = 0.095
+# Where a step costs little, the loop around it shows.
+SMALL = {
+    "width": 32,
+    "stem_width": 16,
+    "hidden_width": 16,
+    "blocks": 1,
+    "codebook_size": 128,
+    "codebook_dim": 16,
+}
 
 
 def _model(config: VQVAEConfig, dataset: Dataset) -> VQVAE:
@@ -116,7 +125,8 @@ def pythae(config: VQVAEConfig, dataset: Dataset, scratch: Path) -> float:
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--epochs", default=1, show_default=True, help="a round")
 @click.option("--limit", default=60_000, show_default=True, help="first N training images")
-def command(rounds: int, epochs: int, limit: int) -> None:
+@click.option("--small", is_flag=True, help="a network of 38,000 parameters instead of the preset's")
+def command(rounds: int, epochs: int, limit: int, small: bool) -> None:
     """Images/s of our loop, a bare loop and pythae's trainer."""
     dataset = load("mnist", limit=limit)
     contenders: dict[str, tuple[Callable[[VQVAEConfig, Dataset, Path], float], str]] = {
@@ -129,7 +139,8 @@ def command(rounds: int, epochs: int, limit: int) -> None:
     rates: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, (contender, precision) in contenders.items():
-            config = resolve("vqvae", flags={"epochs": epochs, "limit": limit, "precision": precision})
+            flags = {"epochs": epochs, "limit": limit, "precision": precision, **(SMALL if small else {})}
+            config = resolve("vqvae", flags=flags)
             assert isinstance(config, VQVAEConfig)
             with tempfile.TemporaryDirectory() as scratch:
                 seconds = contender(config, dataset, Path(scratch))
