@@ -15,7 +15,7 @@ help:
 	@echo "make check   lint and type-check; changes nothing"
 	@echo "make fix     format and apply the linter's safe fixes"
 	@echo "make lock    renew requirements.lock from pyproject.toml"
-	@echo "make bench   measure against the peers (installs them into build/bench)"
+	@echo "make bench   measure the training loop against its peers (installs them into build/bench)"
 	@echo "make .venv   the environment the others use, made again when the lock is newer"
 
 serve: $(VENV)
@@ -42,7 +42,7 @@ lock: $(VENV)
 		--generate-hashes --no-emit-index-url --no-header --quiet -o tests/bench/requirements.lock
 
 bench: build/bench/.installed
-	build/bench/bin/python -m tests.bench
+	build/bench/bin/python -m tests.bench training
 
 clean:
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis
