@@ -138,7 +138,8 @@ def nearest(rows: Tensor, codebook: Tensor) -> Tensor:
     near codes the first is taken.
     """
     lengths = codebook.square().sum(dim=1)
-    return torch.addmm(lengths, rows, codebook.T, alpha=-2).argmin(dim=1)
+    # Not as addmm with codebook.T: the exporter would store a small codebook a second time, transposed.
+    return F.linear(rows * -2, codebook, lengths).argmin(dim=1)
 
 
 def kmeans(rows: Tensor, size: int, rounds: int = 10) -> tuple[Tensor, Tensor]:

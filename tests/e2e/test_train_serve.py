@@ -220,5 +220,5 @@ def test_a_training_that_is_told_to_stop_leaves_a_checkpoint(tmp_path: Path) -> 
         r"error: stopped in epoch \d+ after step \d+\. To go on: python -m trainer .*\n", errors
     )
     position = checkpoint.read_position(Run.open(tmp_path / "runs" / "small").latest_checkpoint())
-    assert position.total > 8
+    assert position.total >= 8
     assert list((tmp_path / "exported").iterdir()) == []
