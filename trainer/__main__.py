@@ -1,7 +1,7 @@
 """Train models and export them for the service.
 
     python -m trainer vqvae --epochs 30                the whole thing on MNIST: half an hour on 2 cores
-    python -m trainer vqvae --epochs 1 --limit 5000    the same in 20 seconds, to see it work
+    python -m trainer vqvae --epochs 1 --limit 5000    the same in 25 seconds, to see it work
     python -m trainer vqvae --data ~/pictures --image-size 64 --name mine
     python -m trainer vqvae --resume                   go on after Ctrl-C
     python -m trainer export runs/vqvae-mnist          publish the latest checkpoint of a run
