@@ -34,7 +34,7 @@ def _no_training(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_help_shows_commands_to_copy_and_every_kind() -> None:
     result = trainer("--help")
     assert result.exit_code == 0
-    assert "python -m trainer vqvae --epochs 1 --limit 5000    the same in 20 seconds" in result.output
+    assert "python -m trainer vqvae --epochs 1 --limit 5000    the same in 25 seconds" in result.output
     for command in (*CONFIGS, "export"):
         assert re.search(rf"^  {command} +\w", result.output, re.MULTILINE)
 
