@@ -73,7 +73,8 @@ def export(model: Model, config: RunConfig, dataset: Dataset) -> Exported:
 
 def _examine(model: Model, folder: Path, dataset: Dataset) -> tuple[Evaluation, Parity, Tensor]:
     """Run the test images through the exported files: figures, parity with torch, and the preview."""
-    encode, decode = (_session(folder / graph.file) for graph in model.graphs()[:2])
+    files = {graph.operation: folder / graph.file for graph in model.graphs()}
+    encode, decode = _session(files["encode"]), _session(files["decode"])
     evaluation = Evaluation(model.codes_spec().codebook_size)
     parity = ParityCheck(model)
     pictured: list[NDArray[np.uint8]] = []

@@ -44,7 +44,7 @@ def create_app(settings: Settings) -> FastAPI:
         swagger_ui_parameters={"validatorUrl": None},  # or the page would tell another host of us
     )
     app.state.context = Context.of(settings, registry)
-    app.openapi = partial(describe, app)  # type: ignore[method-assign]
+    app.openapi = partial(describe, app)  # type: ignore[method-assign]  # FastAPI's own way
     problems.install(app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     for router in (codes.router, samples.router, models.router, health.router):

@@ -60,12 +60,12 @@ async def _on_problem(request: Request, error: Exception) -> Response:
 
 
 async def _on_invalid_request(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)  # noqa: S101
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - as above
     return answer(_invalid(error.errors()), request.url.path)
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)  # noqa: S101
+    assert isinstance(error, HTTPException)  # noqa: S101 - as above
     path = request.url.path
     detail = str(error.detail)
     members: dict[str, Any] = {}

@@ -45,5 +45,5 @@ def _served(url: str, name: str, images: np.ndarray) -> np.ndarray:
         data=npy.dump(images),
         headers={"Content-Type": "application/x-npy", "Accept": "application/x-npy"},
     )
-    with urllib.request.urlopen(request) as answer:  # noqa: S310
+    with urllib.request.urlopen(request) as answer:  # noqa: S310 - as above
         return npy.load(answer.read())

@@ -64,7 +64,7 @@ def test_a_silent_fallback_is_noticed(
 
     monkeypatch.setattr(ort, "get_available_providers", lambda: [runtime.CUDA, runtime.CPU])
     monkeypatch.setattr("ctypes.CDLL", lambda _: None)
-    monkeypatch.setattr(ort, "preload_dlls", lambda: print("Failed to load libcudnn.so.9"))  # noqa: T201
+    monkeypatch.setattr(ort, "preload_dlls", lambda: print("Failed to load libcudnn.so.9"))  # noqa: T201 - as it does
     monkeypatch.setattr(ort, "InferenceSession", only_cpu)
     assert runtime.cuda_obstacle() == "Failed to load libcudnn.so.9"
     assert capfd.readouterr().out == ""

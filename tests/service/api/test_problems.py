@@ -38,7 +38,7 @@ def test_what_nobody_foresaw_tells_nothing(exported: Path, monkeypatch: pytest.M
 
 def test_a_graph_that_fails_tells_nothing(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with make_client(exported) as client:
-        model = client.app.state.context.registry.choose("levels")  # type: ignore[attr-defined]
+        model = client.app.state.context.registry.choose("levels")  # type: ignore[attr-defined]  # httpx types the app as any ASGI callable
 
         def fail(*_: object) -> None:
             raise RuntimeError("/secret/path")

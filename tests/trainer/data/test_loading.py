@@ -136,7 +136,7 @@ def test_summary_names_what_was_skipped(tmp_path: Path) -> None:
 )
 def test_options_out_of_bounds_are_refused(options: dict[str, int], complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):
-        load("mnist", **options)  # type: ignore[arg-type]
+        load("mnist", **options)  # type: ignore[arg-type]  # options of several types
 
 
 def test_a_dataset_knows_where_it_is_from(pictures: Path) -> None:
