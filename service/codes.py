@@ -8,7 +8,6 @@ Nothing is converted that could hide a mistake: 3.0 is no index, true is no numb
 is out of place is named with its position.
 """
 
-import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -16,13 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service import npy
+from service import nested, npy
 from service.errors import BadCodes, TooLarge, quoted
 from service.images import check_count, check_total
 from service.manifest import Manifest
 from service.settings import Settings
-
-_MOST_AXES = 8
 
 
 def from_json(document: Mapping[str, Any], manifest: Manifest, settings: Settings) -> NDArray[Any]:
@@ -39,7 +36,7 @@ def from_json(document: Mapping[str, Any], manifest: Manifest, settings: Setting
             given=document["dtype"],
             allowed=dtype,
         )
-    flat, shape = _flatten(document["codes"])
+    flat, shape = nested.flatten(document["codes"], "codes", BadCodes)
     if (said := document.get("shape")) is not None and tuple(said) != shape:
         if len(shape) != 1 or math.prod(said) != len(flat):
             raise BadCodes(
@@ -69,26 +66,6 @@ def from_npy(data: bytes, manifest: Manifest, settings: Settings) -> NDArray[Any
     return _checked_values(array.reshape(_checked_shape(array.shape, manifest, settings)), manifest)
 
 
-def _flatten(nested: Any) -> tuple[list[Any], tuple[int, ...]]:
-    """Nested lists as one flat list and its shape. Raises BadCodes if the lists are ragged."""
-    if not isinstance(nested, list):
-        raise BadCodes(f"codes is {quoted(nested)}; it must be a list of numbers, or lists of them")
-    flat = nested
-    shape: tuple[int, ...] = (len(nested),)
-    while flat and any(isinstance(item, list) for item in flat):
-        lengths = [len(item) if isinstance(item, list) else None for item in flat]
-        if odd := next((index for index, length in enumerate(lengths) if length != lengths[0]), None):
-            raise BadCodes(
-                f"the lists are ragged: codes{_position(odd, shape)} {_length(lengths[odd])}, "
-                f"codes{_position(0, shape)} {_length(lengths[0])}"
-            )
-        if len(shape) == _MOST_AXES:
-            raise BadCodes(f"codes has more than {_MOST_AXES} axes")
-        flat = list(itertools.chain.from_iterable(flat))
-        shape = (*shape, lengths[0] or 0)
-    return flat, shape
-
-
 def _check_types(flat: list[Any], shape: tuple[int, ...], dtype: str) -> None:
     allowed = {int} if dtype == "int32" else {int, float}
     if set(map(type, flat)) <= allowed:
@@ -96,8 +73,8 @@ def _check_types(flat: list[Any], shape: tuple[int, ...], dtype: str) -> None:
     odd = next(index for index, value in enumerate(flat) if type(value) not in allowed)
     wanted = "an integer" if dtype == "int32" else "a number"
     raise BadCodes(
-        f"codes{_position(odd, shape)} is {quoted(flat[odd])}; it must be {wanted} ({dtype})",
-        index=_index(odd, shape),
+        f"codes{nested.position(odd, shape)} is {quoted(flat[odd])}; it must be {wanted} ({dtype})",
+        index=nested.index(odd, shape),
         given=flat[odd],
         allowed=dtype,
     )
@@ -171,21 +148,9 @@ def _checked_values(array: NDArray[Any], manifest: Manifest) -> NDArray[Any]:
         odd = int(np.argmax(bad))
         given = array.reshape(-1)[odd]
         raise BadCodes(
-            f"codes{_position(odd, array.shape)} is {given}; it must be {rule}",
-            index=_index(odd, array.shape),
+            f"codes{nested.position(odd, array.shape)} is {given}; it must be {rule}",
+            index=nested.index(odd, array.shape),
             given=given if isinstance(given, int) else given.item(),
             allowed=[0, size - 1] if size is not None else "finite",
         )
     return np.ascontiguousarray(array.astype(np.int32) if size is not None else values)
-
-
-def _index(flat: int, shape: tuple[int, ...]) -> list[int]:
-    return [int(axis) for axis in np.unravel_index(flat, shape)]
-
-
-def _position(flat: int, shape: tuple[int, ...]) -> str:
-    return "".join(f"[{axis}]" for axis in _index(flat, shape))
-
-
-def _length(length: int | None) -> str:
-    return "is no list" if length is None else f"has length {length}"

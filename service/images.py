@@ -9,7 +9,7 @@ import base64
 import io
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +18,13 @@ from PIL import Image
 from service import npy
 from service.errors import BadArray, BadImage, BadSize, BadValue, EmptyBody, TooLarge
 from service.manifest import ImageSpec
-from service.preparation import pixels, prepare, upright_picture
+from service.preparation import fit, pixels, prepare, upright_picture
 from service.settings import Settings
 
 Pixels = NDArray[np.uint8]
+
+Size = tuple[int, int]
+"""Width and height in pixels, as Pillow has them."""
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 
@@ -32,6 +35,13 @@ GAP = 2
 Image.MAX_IMAGE_PIXELS = None
 
 
+class Fitted(NamedTuple):
+    """Images made to fit a model, uint8 ``(N, H, W, C)``, and the size that each had as it is seen."""
+
+    pixels: Pixels
+    sizes: list[Size]
+
+
 def from_files(files: Sequence[bytes], spec: ImageSpec, settings: Settings, *, resize: bool) -> Pixels:
     """The pixels of PNG, JPEG or WebP files: uint8 ``(len(files), H, W, C)``.
 
@@ -40,24 +50,29 @@ def from_files(files: Sequence[bytes], spec: ImageSpec, settings: Settings, *, r
 
     Raises EmptyBody, BadImage, BadSize or TooLarge; with several files, naming which.
     """
-    check_count(len(files), settings)
     if resize:
-        check_total(len(files), spec.height, spec.width, settings)
+        return fit_files(files, spec, settings).pixels
+    check_count(len(files), settings)
     images: list[Pixels] = []
     for index, data in enumerate(files):
-        where = f"image {index} of {len(files)}" if len(files) > 1 else "the image"
-        picture = open_picture(data, settings.max_pixels, where)
-        try:
-            image = prepare(picture, spec) if resize else pixels(_upright(picture, spec))
-        except MemoryError:
-            raise
-        except Exception as error:  # Pillow's decoders raise whatever a corrupt file makes them run into
-            raise BadImage(f"{where} is truncated or corrupt") from error
-        if not resize:
-            _check_own_size(image, images, spec, where)
-            check_total(len(files), image.shape[0], image.shape[1], settings)
+        where = _place(index, files)
+        image = pixels(_upright(data, spec, settings, where))
+        _check_own_size(image, images, spec, where)
+        check_total(len(files), image.shape[0], image.shape[1], settings)
         images.append(image)
     return np.stack(images)
+
+
+def fit_files(files: Sequence[bytes], spec: ImageSpec, settings: Settings) -> Fitted:
+    """PNG, JPEG or WebP files, each made to fit the model's own size. Raises as ``from_files``."""
+    check_count(len(files), settings)
+    check_total(len(files), spec.height, spec.width, settings)
+    images, sizes = [], []
+    for index, data in enumerate(files):
+        picture = _upright(data, spec, settings, _place(index, files))
+        images.append(pixels(fit(picture, spec, (spec.width, spec.height))))
+        sizes.append(picture.size)
+    return Fitted(np.stack(images), sizes)
 
 
 def from_npy(data: bytes, spec: ImageSpec, settings: Settings, *, resize: bool) -> Pixels:
@@ -69,23 +84,20 @@ def from_npy(data: bytes, spec: ImageSpec, settings: Settings, *, resize: bool) 
 
     Raises BadArray, BadValue, BadSize or TooLarge.
     """
-    array = _four_axes(npy.load(data))
-    count, height, width, _ = array.shape
-    check_count(count, settings)
-    if height * width > settings.max_pixels:
-        raise TooLarge(
-            f"the images are {height} x {width} pixels, and {settings.max_pixels} pixels are allowed",
-            given=height * width,
-            allowed=settings.max_pixels,
-        )
+    array = _loaded(data, settings)
+    _, height, width, _ = array.shape
     if resize:
         height, width = spec.height, spec.width
     elif not spec.allows(height, width):
         raise _bad_size(height, width, spec, "the image")
-    check_total(count, height, width, settings)
-    if array.shape == (count, height, width, spec.channels):
-        return np.ascontiguousarray(array)
-    return np.stack([prepare(_picture(image), spec, height, width) for image in array])
+    return _fitted(array, spec, height, width, settings)
+
+
+def fit_npy(data: bytes, spec: ImageSpec, settings: Settings) -> Fitted:
+    """The images of an npy file, made to fit the model's own size. Raises as ``from_npy``."""
+    array = _loaded(data, settings)
+    count, height, width, _ = array.shape
+    return Fitted(_fitted(array, spec, spec.height, spec.width, settings), [(width, height)] * count)
 
 
 def open_picture(data: bytes, max_pixels: int, where: str = "the image") -> Image.Image:
@@ -166,8 +178,38 @@ def _picture(image: Pixels) -> Image.Image:
     return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else np.ascontiguousarray(image))
 
 
-def _upright(picture: Image.Image, spec: ImageSpec) -> Image.Image:
-    return upright_picture(picture, spec.channels, spec.background)
+def _place(index: int, files: Sequence[bytes]) -> str:
+    return f"image {index} of {len(files)}" if len(files) > 1 else "the image"
+
+
+def _upright(data: bytes, spec: ImageSpec, settings: Settings, where: str) -> Image.Image:
+    picture = open_picture(data, settings.max_pixels, where)
+    try:
+        return upright_picture(picture, spec.channels, spec.background)
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders raise whatever a corrupt file makes them run into
+        raise BadImage(f"{where} is truncated or corrupt") from error
+
+
+def _loaded(data: bytes, settings: Settings) -> Pixels:
+    array = _four_axes(npy.load(data))
+    count, height, width, _ = array.shape
+    check_count(count, settings)
+    if height * width > settings.max_pixels:
+        raise TooLarge(
+            f"the images are {height} x {width} pixels, and {settings.max_pixels} pixels are allowed",
+            given=height * width,
+            allowed=settings.max_pixels,
+        )
+    return array
+
+
+def _fitted(array: Pixels, spec: ImageSpec, height: int, width: int, settings: Settings) -> Pixels:
+    check_total(len(array), height, width, settings)
+    if array.shape[1:] == (height, width, spec.channels):
+        return np.ascontiguousarray(array)
+    return np.stack([prepare(_picture(image), spec, height, width) for image in array])
 
 
 def _check_own_size(image: Pixels, others: Sequence[Pixels], spec: ImageSpec, where: str) -> None:

@@ -36,6 +36,8 @@ class Role(StrEnum):
 
     - ``images``: uint8 ``(N, H, W, C)``, the pixel values 0 to 255
     - ``codes``: ``(N, *codes.shape)`` of ``codes.dtype``
+    - ``mask``: bool ``(N, *codes.shape)`` beside ``codes``: True where a code is to be sampled, False where
+      the given one is kept. Whoever gives neither has all codes sampled.
     - ``label``: int64 ``(N,)``, an index into ``labels``
     - ``normal``: float32 standard normal noise ``(N, *shape)``
     - ``uniform``: float32 uniform noise in [0, 1) ``(N, *shape)``
@@ -44,6 +46,7 @@ class Role(StrEnum):
 
     images = "images"
     codes = "codes"
+    mask = "mask"
     label = "label"
     normal = "normal"
     uniform = "uniform"
@@ -179,6 +182,12 @@ class Operation(_Part):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _a_mask_has_codes(self) -> Self:
+        if self.takes(Role.mask) and not self.takes(Role.codes):
+            raise ValueError("it takes a mask, but no codes for the mask to keep")
+        return self
+
     def takes(self, role: Role) -> bool:
         """Whether some input has this role."""
         return any(item.role is role for item in self.inputs)
@@ -210,7 +219,8 @@ class Parity(_Part):
 
     ``within_one_level`` is the share of pixels that differ by at most 1 of 255 when both decode the same
     codes. ``code_flips`` counts codes that differ, ``flip_gap`` is the largest relative gap between the two
-    distances in question, and ``tolerance`` says what was allowed and why.
+    distances in question. ``draw_gap`` is that of a sampler: how far a draw's noise was from the cumulative
+    probabilities in which torch draws the same code. ``tolerance`` says what was allowed and why.
     """
 
     images: int = Field(ge=1)
@@ -219,6 +229,7 @@ class Parity(_Part):
     code_flips: int = Field(ge=0)
     codes: int = Field(ge=0)
     flip_gap: float = Field(ge=0)
+    draw_gap: float | None = Field(default=None, ge=0)
     tolerance: str
 
 
@@ -263,6 +274,12 @@ class Manifest(_Part):
                 raise ValueError(f"codebook {self.codebook.file!r} is not among the files")
             if self.codebook.shape != (self.codes.codebook_size, self.codes.codebook_dim):
                 raise ValueError(f"codebook {self.codebook.shape} does not fit {self.codes!r}")
+        stride, size = self.codes.stride, (self.image.height, self.image.width)
+        if stride is not None and tuple(stride * axis for axis in self.codes.shape) != size:
+            raise ValueError(
+                f"codes of shape {self.codes.shape} with stride {stride} do not belong to an image of "
+                f"{size[0]}x{size[1]}"
+            )
         return self
 
 

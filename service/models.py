@@ -8,6 +8,9 @@ the next. To encode, decode, reconstruct or sample is to run a chain:
     decode             decode
     reconstruct        reconstruct if the model has it, else encode, decode
     sample/METHOD      sample/METHOD, and decode if that gives codes alone
+
+A method that takes codes and a mask samples the codes where the mask is True and keeps the others. Who gives
+neither has all of them sampled: the mask is then True everywhere.
 """
 
 import math
@@ -67,6 +70,12 @@ class Model:
         names = self.manifest.operations
         return sorted(name.removeprefix(SAMPLE) for name in names if name.startswith(SAMPLE))
 
+    @property
+    def completing_methods(self) -> list[str]:
+        """The ways to sample that can keep some of the codes they are given."""
+        operations = self.manifest.operations
+        return [method for method in self.methods if operations[SAMPLE + method].takes(Role.mask)]
+
     def chain(self, verb: str) -> tuple[str, ...]:
         """The operations behind ``encode``, ``decode``, ``reconstruct`` or ``sample/METHOD``, in order.
 
@@ -117,8 +126,10 @@ class Model:
     ) -> dict[Role, Array]:
         """Run a chain of operations on ``rows`` rows: what was given and what came out, by role.
 
-        ``given`` holds ``images``, ``codes`` and ``label`` as far as the chain takes them, with ``rows``
-        rows each; ``values`` the parameters, as ``arguments.parameters`` returns them; ``seed`` the noise.
+        ``given`` holds ``images``, ``codes``, ``mask`` and ``label`` as far as the chain takes them, with
+        ``rows`` rows each; without a mask, every code is sampled. ``values`` holds the parameters, as
+        ``arguments.parameters`` returns them; ``seed`` makes the noise.
+
         Large requests go in pieces; what comes out does not depend on how they were cut.
 
         Raises GraphFailed if ONNX Runtime does.
@@ -135,6 +146,8 @@ class Model:
         self, name: str, roles: Arrays, items: range, values: Mapping[str, Number], seed: int
     ) -> dict[Role, Array]:
         operation = self.manifest.operations[name]
+        if operation.takes(Role.mask) and Role.mask not in roles:
+            roles = {**self._nothing_kept(len(items)), **roles}
         feeds: dict[str, Array] = {}
         for item in operation.inputs:
             if item.role is Role.parameter:
@@ -154,6 +167,12 @@ class Model:
                     f"operation {name!r} gave {len(array)} rows of {output.role} for {len(items)}"
                 )
         return {output.role: array for output, array in zip(operation.outputs, arrays, strict=True)}
+
+    def _nothing_kept(self, rows: int) -> dict[Role, Array]:
+        """The codes and mask of callers who give none: all codes are to be sampled."""
+        codes = self.manifest.codes
+        shape = (rows, *codes.shape)
+        return {Role.codes: np.zeros(shape, codes.dtype), Role.mask: np.ones(shape, np.bool_)}
 
     def _pieces(
         self, chain: tuple[str, ...], given: Arrays, rows: int, values: Mapping[str, Number]
@@ -199,8 +218,12 @@ def _check_signature(name: str, operation: Operation) -> None:
     if gives is not None and not operation.gives(gives):
         raise ModelRefused(f"operation {name!r} does not give {gives}")
     if name in _SIGNATURES or name.startswith(SAMPLE):
-        for role in {Role.images, Role.codes} - {takes}:
-            if operation.takes(role):
+        completes = name.startswith(SAMPLE) and operation.takes(Role.mask)
+        if completes and not operation.gives(Role.codes):
+            raise ModelRefused(f"operation {name!r} takes a mask of codes and does not give codes")
+        known = {Role.codes, Role.mask} if completes else {takes}
+        for role in (Role.images, Role.codes, Role.mask):
+            if operation.takes(role) and role not in known:
                 raise ModelRefused(f"operation {name!r} takes {role}, which no call has for it")
     roles = [output.role for output in operation.outputs]
     if len(set(roles)) != len(roles):
@@ -231,6 +254,8 @@ def _tensor(role: Role, manifest: Manifest, operation: Operation, item: Input | 
             return Tensor("uint8", 4)
         case Role.codes:
             return Tensor(manifest.codes.dtype, 1 + len(manifest.codes.shape))
+        case Role.mask:
+            return Tensor("bool", 1 + len(manifest.codes.shape))
         case Role.label:
             return Tensor("int64", 1)
         case Role.parameter:

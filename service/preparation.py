@@ -60,6 +60,20 @@ def fit(picture: Image.Image, spec: ImageSpec, size: tuple[int, int]) -> Image.I
     return picture.resize(size, method)
 
 
+def prepare_box(box: tuple[int, int, int, int], size: tuple[int, int], spec: ImageSpec) -> NDArray[np.bool_]:
+    """Which pixels of a prepared picture show anything of a box of the picture.
+
+    ``box`` is ``(left, top, right, bottom)``, half-open, and ``size`` ``(width, height)``, both in pixels of
+    the picture as ``upright_picture`` returns it. The box goes the way of the picture, white on black.
+
+    Returns bool ``(H, W)`` of the model's own size.
+    """
+    drawing = Image.new("L", size, 0)
+    drawing.paste(255, box)
+    on_black = spec.model_copy(update={"channels": 1, "background": 0})
+    return np.asarray(fit(drawing, on_black, (spec.width, spec.height))) > 0
+
+
 def pixels(picture: Image.Image) -> NDArray[np.uint8]:
     """The pixels of a picture in mode L or RGB: uint8 ``(H, W, C)``."""
     array = np.asarray(picture, dtype=np.uint8)

@@ -7,7 +7,7 @@ curl sends ``application/x-www-form-urlencoded`` when nobody says better, and ma
 import base64
 import binascii
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -26,6 +26,7 @@ PICTURES = ("image/png", "image/jpeg", "image/webp")
 IMAGE_TYPES = (*PICTURES, FORM, NPY, JSON)
 CODES_TYPES = (JSON, NPY)
 
+_EITHER = "give either image or images, base64 of a PNG, JPEG or WebP"
 _UNSAID = ("", BYTES, "application/x-www-form-urlencoded")
 _ALIASES = {"image/jpg": "image/jpeg", "application/npy": NPY, "application/x-numpy": NPY}
 
@@ -50,6 +51,14 @@ class SentCodes:
     version: str | None = None
 
 
+@dataclass(frozen=True)
+class SentSample:
+    """A sample request as it came: what was asked for, and the images to complete, if there are any."""
+
+    document: SampleDocument = field(default_factory=SampleDocument)
+    images: SentImages | None = None
+
+
 async def read_images(request: Request, settings: Settings) -> SentImages:
     """The images of a request. Raises EmptyBody, BadBody, BadValue, TooLarge or UnsupportedMediaType."""
     media = _said(request)
@@ -57,16 +66,12 @@ async def read_images(request: Request, settings: Settings) -> SentImages:
         return SentImages(files=await _form_files(request, settings))
     body = await _body(request)
     media = _checked_type(media, body, IMAGE_TYPES)
-    if media == NPY:
-        return SentImages(npy=body)
     if media != JSON:
-        return SentImages(files=[body])
-    document = ImagesDocument.read(_json(body))
-    if (document.image is None) == (document.images is None):
-        raise BadValue("give either image or images, base64 of a PNG, JPEG or WebP")
-    texts = document.images if document.images is not None else [document.image or ""]
-    files = [_from_base64(text, index) for index, text in enumerate(texts)]
-    return SentImages(files=files, model=document.model, version=document.version)
+        return _raw_images(media, body)
+    sent = _json_images(ImagesDocument.read(_json(body)))
+    if sent is None:
+        raise BadValue(_EITHER)
+    return sent
 
 
 async def read_codes(request: Request) -> SentCodes:
@@ -79,13 +84,22 @@ async def read_codes(request: Request) -> SentCodes:
     return SentCodes(document=document.model_dump(), model=document.model, version=document.version)
 
 
-async def read_sample(request: Request) -> SampleDocument:
-    """The sample request in a body, or an empty one. Raises BadBody, BadValue or UnsupportedMediaType."""
+async def read_sample(request: Request, settings: Settings) -> SentSample:
+    """The sample request in a body: JSON, the images to complete, or nothing.
+
+    Raises EmptyBody, BadBody, BadValue, TooLarge or UnsupportedMediaType.
+    """
+    media = _said(request)
+    if media == FORM:
+        return SentSample(images=SentImages(files=await _form_files(request, settings)))
     body = await request.body()
     if not body:
-        return SampleDocument()
-    _checked_type(_said(request), body, [JSON])
-    return SampleDocument.read(_json(body))
+        return SentSample()
+    media = _checked_type(media, body, IMAGE_TYPES)
+    if media != JSON:
+        return SentSample(images=_raw_images(media, body))
+    document = SampleDocument.read(_json(body))
+    return SentSample(document, _json_images(document))
 
 
 def _said(request: Request) -> str:
@@ -130,6 +144,21 @@ def _json(body: bytes) -> Any:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise BadBody(f"the body is no JSON (which has no NaN or Infinity): {error}") from error
+
+
+def _raw_images(media: str, body: bytes) -> SentImages:
+    return SentImages(npy=body) if media == NPY else SentImages(files=[body])
+
+
+def _json_images(document: ImagesDocument | SampleDocument) -> SentImages | None:
+    """The images in a JSON object, if it has any. Raises BadValue or BadImage."""
+    if document.image is not None and document.images is not None:
+        raise BadValue(_EITHER)
+    texts = [document.image] if document.image is not None else document.images
+    if texts is None:
+        return None
+    files = [_from_base64(text, index) for index, text in enumerate(texts)]
+    return SentImages(files=files, model=document.model, version=document.version)
 
 
 def _from_base64(text: str, index: int) -> bytes:

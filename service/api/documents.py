@@ -5,9 +5,17 @@ The large ones (images, codes) are never built as these classes on the way out: 
 """
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 
 from service.api.problems import invalid
 from service.arguments import Label
@@ -27,8 +35,29 @@ SEED = Field(
     default=None, ge=0, le=LARGEST_SEED, description="Seed of the noise: the same seed gives the same answer."
 )
 METHOD = Field(default=None, description="How to sample; without it `prior`, or the model's only method.")
-COUNT = Field(default=None, ge=1, description="How many samples; without it one, or one for each label.")
+COUNT = Field(
+    default=None,
+    ge=1,
+    description="How many samples; without it one, or one for each label, row of codes or image given.",
+)
 LABEL = "A class by index or name, for all rows or one for each row."
+SHAPE = Field(
+    default=None,
+    description="Shape of the codes; needed only if `codes` is one flat list.",
+    examples=[[1, 7, 7]],
+)
+DTYPE = Field(default=None, description="`int32` for discrete codes, `float32` for others.")
+NESTED_CODES = "Nested lists, `[n, h, w]` or `[n, d]`, or a flat one and `shape`."
+BOX = (
+    "What to sample anew of an image: left, top, right and bottom in pixels of the image as it is seen, "
+    "half-open; one box for all images or one for each."
+)
+
+_ONE_BOX = {"type": "array", "items": {"type": "integer"}, "minItems": 4, "maxItems": 4}
+Boxes = Annotated[
+    list[Any], WithJsonSchema({"anyOf": [_ONE_BOX, {"type": "array", "items": _ONE_BOX, "minItems": 1}]})
+]
+"""One box or a list of them; ``service.masks`` says what is wrong with another list."""
 
 
 class _Closed(BaseModel):
@@ -94,6 +123,9 @@ class SampleQuery(OperationQuery):
 
     method: str | None = METHOD
     n: int | None = COUNT
+    box: list[str] | None = Field(
+        default=None, description=f"{BOX} Repeat it for several images.", examples=[["0,14,28,28"]]
+    )
 
 
 class ImagesDocument(_Closed):
@@ -111,17 +143,13 @@ class CodesDocument(_Closed):
 
     model: str | None = MODEL
     version: str | None = VERSION
-    shape: list[NonNegativeInt] | None = Field(
-        default=None,
-        description="Shape of the codes; needed only if `codes` is one flat list.",
-        examples=[[1, 7, 7]],
-    )
-    dtype: str | None = Field(default=None, description="`int32` for discrete codes, `float32` for others.")
-    codes: list[Any] = Field(description="Nested lists, `[n, h, w]` or `[n, d]`, or a flat one and `shape`.")
+    shape: list[NonNegativeInt] | None = SHAPE
+    dtype: str | None = DTYPE
+    codes: list[Any] = Field(description=NESTED_CODES)
 
 
 class SampleDocument(_Closed):
-    """A sample request as JSON."""
+    """A sample request as JSON, perhaps with something to complete: codes and mask, or image(s) and box."""
 
     model: str | None = MODEL
     version: str | None = VERSION
@@ -129,7 +157,20 @@ class SampleDocument(_Closed):
     n: int | None = COUNT
     label: Label | list[Label] | None = Field(default=None, description=LABEL)
     seed: int | None = SEED
-    parameters: dict[str, float] = Field(default={}, description="As the model's operation declares them.")
+    parameters: dict[str, float] = Field(default={}, description="As the model's operations declare them.")
+    shape: list[NonNegativeInt] | None = SHAPE
+    dtype: str | None = DTYPE
+    codes: list[Any] | None = Field(
+        default=None, description=f"Codes of which to keep some, of the model's own grid. {NESTED_CODES}"
+    )
+    mask: list[Any] | None = Field(
+        default=None,
+        description="Which codes to sample anew: nested lists of true or 1 (sample) and false or 0 (keep), "
+        "of the shape of the codes; one row stands for all.",
+    )
+    image: str | None = Field(default=None, description="PNG, JPEG or WebP as base64 or a data: URL.")
+    images: list[str] | None = Field(default=None, description="Several such images.")
+    box: Boxes | None = Field(default=None, description=BOX, examples=[[0, 14, 28, 28]])
 
 
 class CodesAnswer(BaseModel):
@@ -166,6 +207,10 @@ class SampleAnswer(ImagesAnswer):
     parameters: dict[str, float]
     labels: list[int] | None = Field(description="Index of the class of each; null for no classes.")
     codes: list[Any] | None = Field(description="Nested lists; null if the method gives images alone.")
+    mask: list[Any] | None = Field(
+        description="Nested lists of the shape of `codes`: 1 where one was sampled, 0 where it was kept; "
+        "null if nothing was given to complete."
+    )
 
 
 class ModelSummary(BaseModel):

@@ -37,6 +37,18 @@ _MODEL_HEADERS = {
 }
 _SEED_HEADER = {"X-Tessera-Seed": {"description": "The seed of the noise.", "schema": {"type": "integer"}}}
 
+_IMAGES_CONTENT: dict[str, Any] = {
+    **dict.fromkeys(PICTURES, BINARY),
+    FORM: {
+        "schema": {
+            "type": "object",
+            "properties": {"image": {"type": "array", "items": {"type": "string", "format": "binary"}}},
+            "required": ["image"],
+        }
+    },
+    NPY: BINARY,
+}
+
 PARAMETERS: dict[str, Any] = {
     "name": "parameters",
     "in": "query",
@@ -80,15 +92,7 @@ def images_answer(document: type[BaseModel], *, seed: bool = False) -> dict[int 
 
 def images_body() -> dict[str, Any]:
     """The body of ``/encode`` and ``/reconstruct``, and the parameters of their operations."""
-    form = {
-        "type": "object",
-        "properties": {"image": {"type": "array", "items": {"type": "string", "format": "binary"}}},
-        "required": ["image"],
-    }
-    content = {
-        **dict.fromkeys(PICTURES, BINARY),
-        FORM: {"schema": form},
-        NPY: BINARY,
+    content = _IMAGES_CONTENT | {
         JSON: {
             "schema": ref(documents.ImagesDocument),
             "examples": {"one": {"value": {"image": "iVBORw0KGgo..."}}},
@@ -108,9 +112,19 @@ def codes_body() -> dict[str, Any]:
 
 
 def sample_body() -> dict[str, Any]:
-    """The body of ``/sample``, and the parameters of its operation."""
-    example = {"model": "ncp-mnist", "method": "langevin", "n": 16, "seed": 1, "parameters": {"steps": 200}}
-    content = {JSON: {"schema": ref(documents.SampleDocument), "examples": {"langevin": {"value": example}}}}
+    """The body of ``/sample``, and the parameters of its operations."""
+    examples = {
+        "langevin": {"method": "langevin", "n": 16, "seed": 1, "parameters": {"steps": 200}},
+        "codes and mask": {"codes": [[17, 301], [88, 12]], "mask": [[0, 0], [1, 1]], "n": 8},
+        "image and box": {"image": "iVBORw0KGgo...", "box": [0, 14, 28, 28], "n": 8},
+    }
+    content = {
+        JSON: {
+            "schema": ref(documents.SampleDocument),
+            "examples": {name: {"value": value} for name, value in examples.items()},
+        },
+        **_IMAGES_CONTENT,
+    }
     return {"requestBody": {"required": False, "content": content}, "parameters": [PARAMETERS]}
 
 

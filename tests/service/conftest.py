@@ -11,7 +11,7 @@ from service.folder import read_folder
 from service.models import Batching, Model, load_model
 from service.runtime import Provider
 from service.settings import Settings
-from tests.service import toy
+from tests.service import patchwork, toy
 
 CPU = Provider("cpu", "a test asks for it", 1)
 
@@ -36,6 +36,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     toy.write_levels(folder)
     toy.write_colours(folder)
     toy.write_oddity(folder)
+    patchwork.write(folder)
     return folder
 
 
@@ -62,6 +63,11 @@ def colours(load: Callable[..., Model]) -> Model:
 @pytest.fixture(scope="session")
 def oddity(load: Callable[..., Model]) -> Model:
     return load("oddity")
+
+
+@pytest.fixture(scope="session")
+def quilt(load: Callable[..., Model]) -> Model:
+    return load("patchwork")
 
 
 def make_client(models: Path, *, host: str = "127.0.0.1", **settings: object) -> TestClient:

@@ -17,6 +17,7 @@ from service.manifest import File, Input, Manifest, Operation, Output, Role, con
 CODEBOOK_FILE = "codebook.safetensors"
 
 _TYPES = {
+    "bool": TensorProto.BOOL,
     "uint8": TensorProto.UINT8,
     "int32": TensorProto.INT32,
     "int64": TensorProto.INT64,

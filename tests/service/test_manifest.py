@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from service.manifest import CodesSpec, File, ImageSpec, Manifest, Operation, content_version
+from service.manifest import CodesSpec, File, ImageSpec, Manifest, Operation, Role, content_version
 
 
-@pytest.mark.parametrize("name", ["levels", "colours", "oddity"])
+@pytest.mark.parametrize("name", ["levels", "colours", "oddity", "patchwork"])
 def test_a_manifest_comes_back_from_its_json(exported: Path, name: str) -> None:
     text = (exported / name / "manifest.json").read_text()
     manifest = Manifest.model_validate_json(text)
@@ -71,6 +71,8 @@ def changed(document: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("codes>shape", [7], "stride is for a grid"),
         ("codes>shape", [0, 7], "empty"),
         ("image>height", 27, "no multiple"),
+        ("image>height", 32, "with stride 4 do not belong to an image of 32x28"),
+        ("codes>stride", 2, r"codes of shape \(7, 7\) with stride 2 do not belong to an image of 28x28"),
     ],
 )
 def test_what_does_not_agree_is_refused(exported: Path, path: str, value: Any, complaint: str) -> None:
@@ -93,6 +95,14 @@ def test_an_operation_declares_its_parameters_and_axes() -> None:
                 "outputs": [output],
             }
         )
+
+
+def test_a_mask_comes_with_the_codes_it_keeps() -> None:
+    mask, codes = {"name": "mask", "role": "mask"}, {"name": "codes", "role": "codes"}
+    with pytest.raises(ValidationError, match="takes a mask, but no codes for the mask to keep"):
+        Operation.model_validate({"graph": "g.onnx", "inputs": [mask], "outputs": [codes]})
+    operation = Operation.model_validate({"graph": "g.onnx", "inputs": [mask, codes], "outputs": [codes]})
+    assert operation.takes(Role.mask)
 
 
 def test_float_codes_have_no_codebook_size() -> None:

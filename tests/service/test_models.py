@@ -149,6 +149,8 @@ def folder_with(tmp_path: Path, **changes: object) -> Path:
 
 IMAGES_IN = Input(name="images", role=Role.images)
 CODES_OUT = Output(name="codes", role=Role.codes)
+CODES_IN = Input(name="codes", role=Role.codes)
+MASK_IN = Input(name="mask", role=Role.mask)
 
 
 @pytest.mark.parametrize(
@@ -169,6 +171,28 @@ CODES_OUT = Output(name="codes", role=Role.codes)
         ({"inputs": (Input(name="images", role=Role.codes),)}, "'encode' does not take images"),
         ({"outputs": (Output(name="same", role=Role.images),)}, "'encode' does not give codes"),
         ({"name": "sample/odd"}, "'sample/odd' takes images, which no call has for it"),
+        ({"name": "sample/odd", "inputs": (CODES_IN,)}, "'sample/odd' takes codes, which no call has for it"),
+        (
+            {"name": "sample/odd", "inputs": (IMAGES_IN, CODES_IN, MASK_IN)},
+            "'sample/odd' takes images, which no call has for it",
+        ),
+        (
+            {
+                "name": "sample/odd",
+                "inputs": (CODES_IN, MASK_IN),
+                "outputs": (Output(name="same", role=Role.images),),
+            },
+            "'sample/odd' takes a mask of codes and does not give codes",
+        ),
+        (
+            {
+                "name": "decode",
+                "inputs": (CODES_IN, MASK_IN),
+                "outputs": (Output(name="same", role=Role.images),),
+            },
+            "'decode' takes mask, which no call has for it",
+        ),
+        ({"inputs": (IMAGES_IN, CODES_IN, MASK_IN)}, "'encode' takes codes, which no call has for it"),
         ({"outputs": (CODES_OUT, Output(name="same", role=Role.codes))}, "gives a role twice"),
         ({"outputs": (Output(name="same", role=Role.codes),)}, "'same' is .*uint8.* not .*float32"),
         (

@@ -1,5 +1,6 @@
 """Whatever OpenAPI allows, and much that it does not, is answered as OpenAPI says."""
 
+import base64
 import contextlib
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,12 @@ def described(exported: Path) -> BaseSchema:
     return schema
 
 
+def completes(case: Any) -> bool:
+    """Whether a sample request comes with codes, a mask, images or a box."""
+    sent = case.body.keys() if isinstance(case.body, dict) else ()
+    return "box" in case.query or bool({"codes", "mask", "image", "images", "box"} & set(sent))
+
+
 def steer(case: Any) -> None:
     """Towards a model that is there: made-up names would all end in 404."""
     for place in (case.query, case.body):
@@ -49,6 +56,10 @@ def steer(case: Any) -> None:
             place.pop("version", None)
             if "model" in place:
                 place["model"] = "levels" if "codes" in place else "colours"
+    if case.path == "/sample" and completes(case):
+        case.query["model"] = "patchwork"
+        if isinstance(case.body, dict):
+            case.body.pop("model", None)
     if case.path_parameters:
         case.path_parameters["name"] = "levels"
 
@@ -72,3 +83,29 @@ def test_answers_conform(described: BaseSchema, mode: GenerationMode) -> None:
             tried.add(operation.path)
     assert len(operations) == 11
     assert {"/encode", "/decode", "/reconstruct", "/sample"} <= tried
+
+
+GRID = [[1] * 7] * 7
+BOTTOM = [[0] * 7] * 4 + [[1] * 7] * 3
+BOX = [0, 14, 28, 28]
+
+
+@pytest.mark.parametrize("accept", ["image/png", "application/json", "application/x-npy"])
+@pytest.mark.parametrize(
+    ("query", "media_type", "body"),
+    [
+        ({}, "application/json", {"codes": GRID, "mask": BOTTOM, "n": 2}),
+        ({}, "application/json", {"codes": [GRID] * 2, "mask": [BOTTOM] * 2, "dtype": "int32"}),
+        ({}, "application/json", {"image": base64.b64encode(SEVEN).decode(), "box": BOX}),
+        ({"box": "0,14,28,28"}, "application/json", {"images": [base64.b64encode(SEVEN).decode()]}),
+        ({"box": ["0,14,28,28"], "n": 2}, "image/png", SEVEN),
+    ],
+)
+def test_completions_conform(
+    described: BaseSchema, query: dict[str, Any], media_type: str, body: Any, accept: str
+) -> None:
+    operation = described["/sample"]["POST"]
+    case = operation.Case(
+        query={"model": "patchwork"} | query, headers={"Accept": accept}, media_type=media_type, body=body
+    )
+    assert case.call_and_validate(checks=CHECKS).status_code == 200

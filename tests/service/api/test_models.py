@@ -19,6 +19,7 @@ def test_the_list(client: TestClient) -> None:
         ("colours", False),
         ("levels", True),
         ("oddity", False),
+        ("patchwork", False),
     ]
     assert models[0]["operations"] == ["decode", "encode", "sample/prior", "sample/walk"]
 

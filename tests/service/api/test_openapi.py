@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from service.api.documents import SampleDocument
 from service.errors import Problem
 from tests.service.test_errors import every_problem
 
@@ -54,7 +55,7 @@ def test_every_reference_resolves(document: dict[str, Any]) -> None:
 def test_bodies_and_answers_have_their_content_types(document: dict[str, Any], path: str) -> None:
     call = document["paths"][path]["post"]
     assert "application/json" in call["requestBody"]["content"]
-    if path in ("/encode", "/reconstruct"):
+    if path != "/decode":
         assert {"image/png", "image/jpeg", "image/webp", "multipart/form-data", "application/x-npy"} <= call[
             "requestBody"
         ]["content"].keys()
@@ -62,6 +63,20 @@ def test_bodies_and_answers_have_their_content_types(document: dict[str, Any], p
     expected |= set() if path == "/encode" else {"image/png"}
     assert call["responses"]["200"]["content"].keys() == expected
     assert "parameters" in [parameter["name"] for parameter in call["parameters"]]
+
+
+def test_what_can_be_completed_is_described(document: dict[str, Any]) -> None:
+    call = document["paths"]["/sample"]["post"]
+    assert call["requestBody"]["required"] is False
+    (box,) = (parameter for parameter in call["parameters"] if parameter["name"] == "box")
+    assert box["in"] == "query"
+    assert "left, top, right and bottom" in box["description"]
+    fields = document["components"]["schemas"]["SampleDocument"]["properties"]
+    assert {"codes", "shape", "dtype", "mask", "image", "images", "box"} <= fields.keys()
+    assert "mask" in document["components"]["schemas"]["SampleAnswer"]["required"]
+    # The examples are requests that are understood, but for the sizes of a real model.
+    for example in call["requestBody"]["content"]["application/json"]["examples"].values():
+        assert SampleDocument.read(example["value"]).n
 
 
 def test_every_error_is_a_problem(document: dict[str, Any]) -> None:

@@ -1,0 +1,47 @@
+"""Nested lists, as JSON has arrays: to one flat list and its shape, and where in them a value stands."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+
+from service.errors import BadValue, quoted
+
+_MOST_AXES = 8
+
+
+def flatten(nested: Any, name: str, error: type[BadValue]) -> tuple[list[Any], tuple[int, ...]]:
+    """Nested lists as one flat list and its shape.
+
+    Raises ``error`` for no list and for ragged ones; its message calls the lists by their ``name``.
+    """
+    if not isinstance(nested, list):
+        raise error(f"{name} is {quoted(nested)}; it must be a list of numbers, or lists of them")
+    flat = nested
+    shape: tuple[int, ...] = (len(nested),)
+    while flat and any(isinstance(item, list) for item in flat):
+        lengths = [len(item) if isinstance(item, list) else None for item in flat]
+        if odd := next((place for place, length in enumerate(lengths) if length != lengths[0]), None):
+            raise error(
+                f"the lists are ragged: {name}{position(odd, shape)} {_length(lengths[odd])}, "
+                f"{name}{position(0, shape)} {_length(lengths[0])}"
+            )
+        if len(shape) == _MOST_AXES:
+            raise error(f"{name} has more than {_MOST_AXES} axes")
+        flat = list(itertools.chain.from_iterable(flat))
+        shape = (*shape, lengths[0] or 0)
+    return flat, shape
+
+
+def index(flat: int, shape: tuple[int, ...]) -> list[int]:
+    """The index of a value in an array of a shape, from its index in the flat list."""
+    return [int(axis) for axis in np.unravel_index(flat, shape)]
+
+
+def position(flat: int, shape: tuple[int, ...]) -> str:
+    """The same as it stands in a message: ``"[0][2]"``."""
+    return "".join(f"[{axis}]" for axis in index(flat, shape))
+
+
+def _length(length: int | None) -> str:
+    return "is no list" if length is None else f"has length {length}"
