@@ -1,8 +1,12 @@
 """The model card: what an exported folder is, for people."""
 
+import math
+
 import yaml
 
 from service.manifest import Manifest
+
+SAMPLES = "samples.png"
 
 
 def model_card(manifest: Manifest) -> str:
@@ -14,6 +18,7 @@ def model_card(manifest: Manifest) -> str:
                 f"# {manifest.name}",
                 _summary(manifest),
                 "![originals, each row above its reconstructions](preview.png)",
+                _samples(manifest),
                 _figures(manifest),
                 _operations(manifest),
                 _use(manifest),
@@ -41,6 +46,12 @@ def _summary(manifest: Manifest) -> str:
     return summary
 
 
+def _samples(manifest: Manifest) -> str:
+    if SAMPLES not in manifest.files:
+        return ""
+    return f"Drawn by the exported graph, with its defaults:\n\n![samples]({SAMPLES})"
+
+
 def _figures(manifest: Manifest) -> str:
     names = list(dict.fromkeys(name for measures in manifest.measures for name in measures.values))
     rows = [
@@ -54,6 +65,13 @@ def _figures(manifest: Manifest) -> str:
         "Measured on the exported files. `mse` takes pixels in [0, 1]; `psnr` is the mean over the images, "
         "in dB; `perplexity` and `usage` are those of the codebook over the whole split."
     )
+    if "bits" in names and manifest.codes.codebook_size is not None:
+        plain = math.prod(manifest.codes.shape) * math.log2(manifest.codes.codebook_size)
+        notes += (
+            " `bits` is what an entropy coder would need for the codes of an image with the prior, without "
+            "its class or given it (`bits_given_class`), computed in torch; without a prior it is "
+            f"{plain:,.0f}."
+        )
     parity = ""
     if manifest.parity is not None:
         parity = (

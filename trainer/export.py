@@ -6,35 +6,33 @@ What is measured and drawn here goes through ONNX Runtime and the exported files
 import copy
 import hashlib
 import subprocess
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
-import numpy as np
-import onnxruntime
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from service import manifest as contract
-from service.manifest import Codebook, File, Manifest, Measures, Operation, Parity, content_version
-from trainer.card import model_card
+from service.manifest import Codebook, File, Manifest, Measures, Operation, Parity, Role, content_version
+from trainer.card import SAMPLES, model_card
 from trainer.config import RunConfig
-from trainer.data import Batches, Dataset
-from trainer.errors import ExportError
-from trainer.kinds import Model
+from trainer.data import Batch, Batches, Dataset
 from trainer.measures import Evaluation
 from trainer.onnx_graph import CODEBOOK_FILE, CODEBOOK_TENSOR, write_codebook, write_graph
-from trainer.parity import ParityCheck
+from trainer.parity import ParityCheck, with_draws
 from trainer.publish import publication
 from trainer.report import save_png, side_by_side
+from trainer.running import ExportedGraphs
+from trainer.stage import PICTURED_IMAGES, Graph, Model, SecondStage, Stage
 
-BATCH = 250
+# At once; beside the pixels, a graph holds the distances of every cell to every code.
+MOST_IMAGES, MOST_PIXELS = 250, 2**18
 PARITY_IMAGES = 2000
-PICTURED_IMAGES = 32
 
-Session = Callable[[NDArray[np.generic]], NDArray[np.generic]]
+S = TypeVar("S", bound=Stage)
 
 
 @dataclass(frozen=True)
@@ -45,24 +43,32 @@ class Exported:
     manifest: Manifest
 
 
-def export(model: Model, config: RunConfig, dataset: Dataset) -> Exported:
+def export(model: Model, second: SecondStage | None, config: RunConfig, dataset: Dataset) -> Exported:
     """Export, verify, measure and publish a model as ``config.export_to / config.name``.
+
+    ``second`` is the stage trained after it, if there is one.
 
     Raises ExportError if ONNX Runtime disagrees with torch, or nothing can be written; then what was
     published before stays.
     """
     target = config.export_to / config.name
-    # The memory layout shows in the graph; that of training must not, or a checkpoint's would differ.
-    model = copy.deepcopy(model).cpu().float().eval().to(memory_format=torch.contiguous_format)
+    model = _plain(model)
+    second = None if second is None else _upon(model, second, dataset)
+    graphs = [*model.graphs(), *(second.graphs() if second else [])]
     with publication(target) as folder:
         codebook = model.codebook()
         if codebook is not None:
             write_codebook(codebook[1], folder)
-        for graph in model.graphs():
+        for graph in graphs:
             write_graph(graph, folder, codebook[0] if codebook else None)
-        evaluation, parity, preview = _examine(model, folder, dataset)
+        run = ExportedGraphs(folder)
+        values, parity, preview = _examine(model, run, dataset)
         save_png(preview, folder / "preview.png")
-        manifest = _manifest(model, config, dataset, folder, evaluation, parity)
+        if second is not None:
+            values |= _measured(second, dataset)
+            parity = with_draws(parity, second.parity(run))
+            save_png(second.preview(run, _operation(graphs, "decode")), folder / SAMPLES)
+        manifest = _manifest(model, graphs, config, dataset, folder, values, parity)
         (folder / "README.md").write_text(model_card(manifest), encoding="utf-8")
         # Last, with the card among the files: a folder without a manifest is known to be unfinished.
         manifest = manifest.model_copy(update={"files": _files(folder)})
@@ -71,44 +77,64 @@ def export(model: Model, config: RunConfig, dataset: Dataset) -> Exported:
     return Exported(target, manifest)
 
 
-def _examine(model: Model, folder: Path, dataset: Dataset) -> tuple[Evaluation, Parity, Tensor]:
+def _plain(stage: S) -> S:
+    """A copy as it is exported: on the CPU, in float32, with dropout and the like off."""
+    # The memory layout shows in the graph; that of training must not, or a checkpoint's would differ.
+    return copy.deepcopy(stage).cpu().float().eval().to(memory_format=torch.contiguous_format)
+
+
+def _upon(model: Model, second: SecondStage, dataset: Dataset) -> SecondStage:
+    """A copy of a second stage as it is exported: upon this model, not the one it was trained upon."""
+    copied = model.second_stage(dataset.classes)
+    if copied is None:
+        raise ValueError(f"{type(model).__name__} has no second stage, and a {second.name} is to be exported")
+    copied.load_state_dict(second.state_dict())
+    return _plain(copied)
+
+
+def _examine(model: Model, run: ExportedGraphs, dataset: Dataset) -> tuple[dict[str, float], Parity, Tensor]:
     """Run the test images through the exported files: figures, parity with torch, and the preview."""
-    files = {graph.operation: folder / graph.file for graph in model.graphs()}
-    encode, decode = _session(files["encode"]), _session(files["decode"])
+    graphs = model.graphs()
+    encode, decode = _operation(graphs, "encode"), _operation(graphs, "decode")
     evaluation = Evaluation(model.codes_spec().codebook_size)
     parity = ParityCheck(model)
-    pictured: list[NDArray[np.uint8]] = []
-    with Batches(dataset.test, BATCH) as batches:
+    previews: list[Tensor] = []
+    with _batches(dataset) as batches:
         for batch in batches.ordered():
-            images = batch.images.permute(0, 2, 3, 1).contiguous().numpy()
-            codes = encode(images)
-            decoded = decode(codes).astype(np.uint8, copy=False)
-            evaluation.add(images, decoded, codes)
+            images = batch.images.permute(0, 2, 3, 1).contiguous()
+            (codes,) = run(encode, {encode.inputs[0].name: images})
+            (decoded,) = run(decode, {decode.inputs[0].name: codes})
+            evaluation.add(images.numpy(), decoded.numpy(), codes.numpy())
             if parity.images < PARITY_IMAGES:
-                parity.add(images, codes, decoded)
-            if not pictured:
-                pictured = [images[:PICTURED_IMAGES], decoded[:PICTURED_IMAGES]]
-    originals, reconstructions = (torch.tensor(part).permute(0, 3, 1, 2) for part in pictured)
-    preview = side_by_side(originals, reconstructions)
-    return evaluation, parity.verdict(), preview
+                parity.add(images.numpy(), codes.numpy(), decoded.numpy())
+            if not previews:
+                reconstructions = decoded[:PICTURED_IMAGES].permute(0, 3, 1, 2)
+                previews.append(side_by_side(batch.images[:PICTURED_IMAGES], reconstructions))
+    return evaluation.values(), parity.verdict(), previews[0]
 
 
-def _session(file: Path) -> Session:
-    """A graph of one input and one output on the CPU, as a function of arrays."""
-    try:
-        session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own exceptions share no public base
-        raise ExportError(f"ONNX Runtime does not load {file.name}: {error}") from error
-    name = session.get_inputs()[0].name
+def _measured(second: SecondStage, dataset: Dataset) -> dict[str, float]:
+    with _batches(dataset) as batches:
+        return second.measure(Batch(second.inputs(batch.images), batch.labels) for batch in batches.ordered())
 
-    def run(array: NDArray[np.generic]) -> NDArray[np.generic]:
-        return np.asarray(session.run(None, {name: array})[0])
 
-    return run
+def _batches(dataset: Dataset) -> Batches:
+    pixels = dataset.spec.height * dataset.spec.width
+    return Batches(dataset.test, max(1, min(MOST_IMAGES, MOST_PIXELS // pixels)))
+
+
+def _operation(graphs: Sequence[Graph], operation: str) -> Graph:
+    return next(graph for graph in graphs if graph.operation == operation)
 
 
 def _manifest(
-    model: Model, config: RunConfig, dataset: Dataset, folder: Path, evaluation: Evaluation, parity: Parity
+    model: Model,
+    graphs: Sequence[Graph],
+    config: RunConfig,
+    dataset: Dataset,
+    folder: Path,
+    values: dict[str, float],
+    parity: Parity,
 ) -> Manifest:
     codebook, files = model.codebook(), _files(folder)
     codebook_spec = None
@@ -126,11 +152,16 @@ def _manifest(
         config=config.model_dump(mode="json", exclude={"out", "export_to"}) | {"data": dataset.name},
         image=model.image_spec(),
         codes=model.codes_spec(),
+        labels=dataset.label_names if _conditional(graphs) else None,
         operations={
             graph.operation: Operation(
-                graph=graph.file, inputs=graph.inputs, outputs=graph.outputs, description=graph.description
+                graph=graph.file,
+                inputs=graph.inputs,
+                outputs=graph.outputs,
+                parameters=dict(graph.parameters),
+                description=graph.description,
             )
-            for graph in model.graphs()
+            for graph in graphs
         },
         codebook=codebook_spec,
         measures=(
@@ -138,12 +169,16 @@ def _manifest(
                 dataset=dataset.name,
                 split="test",
                 images=len(dataset.test),
-                values=evaluation.values(),
+                values=values,
             ),
         ),
         parity=parity,
         files=files,
     )
+
+
+def _conditional(graphs: Sequence[Graph]) -> bool:
+    return any(item.role is Role.label for graph in graphs for item in graph.inputs)
 
 
 def _files(folder: Path) -> dict[str, File]:

@@ -5,7 +5,8 @@ import math
 import shlex
 import time
 from contextlib import ExitStack
-from typing import cast
+from itertools import islice
+from typing import Generic, TypeVar, cast
 
 import torch
 from lightning_fabric import Fabric
@@ -16,16 +17,16 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from trainer import checkpoint
 from trainer.checkpoint import Position
-from trainer.config import RunConfig
+from trainer.config import RunConfig, Schedule
 from trainer.data import Batches
 from trainer.device import Machine
 from trainer.display import Display
 from trainer.errors import DivergenceError, Interrupted
 from trainer.interrupt import StopRequest
-from trainer.kinds import Model
 from trainer.quantizer import COLLAPSE_ADVICE
-from trainer.report import plot, save_png, side_by_side
+from trainer.report import plot, save_png
 from trainer.run import Record, Run
+from trainer.stage import Stage
 from trainer.totals import Totals
 from trainer.trackers import trackers
 
@@ -36,54 +37,65 @@ logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
 LOOK_EVERY = 50
 # Test images looked at after each epoch; the exported model is measured on all of them.
 MONITORED_IMAGES = 2000
-PICTURED_IMAGES = 32
 COLLAPSED = 0.10
+# What is plotted of a codebook, between which limits.
+CODEBOOK_FIGURES: dict[str, tuple[float, float | None]] = {"perplexity": (0, None), "usage": (0, 1)}
+
+S = TypeVar("S", bound=Stage)
+Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
-class Fit:
-    """Trains a model by its config, from its start or from a checkpoint of the run."""
+class Fit(Generic[S]):
+    """Trains a stage of a model by its schedule, from its start or from a checkpoint of the run."""
 
     def __init__(
-        self, model: Model, train: Batches, test: Batches, run: Run, machine: Machine, console: Console
+        self,
+        stage: S,
+        schedule: Schedule,
+        train: Batches,
+        test: Batches,
+        run: Run,
+        machine: Machine,
+        console: Console,
     ) -> None:
-        self.model = model
+        self.stage = stage
+        self.schedule = schedule
         self.train = train
         self.test = test
         self.run = run
         self.config: RunConfig = run.config
         self.console = console
         self.fabric = Fabric(accelerator=machine.accelerator, devices=1, precision=machine.precision)
-        model.to(memory_format=torch.channels_last)
+        stage.to(memory_format=torch.channels_last)
         self.optimizer = AdamW(
-            [parameter for parameter in model.parameters() if parameter.requires_grad],
-            lr=self.config.lr,
+            [parameter for parameter in stage.parameters() if parameter.requires_grad],
+            lr=schedule.lr,
             betas=(0.9, 0.99),
-            weight_decay=self.config.weight_decay,
+            weight_decay=schedule.weight_decay,
         )
-        self._module, self._stepper = self.fabric.setup(model, self.optimizer)
-        decay = self.config.average_decay
-        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
+        self._module, self._stepper = self.fabric.setup(stage, self.optimizer)
+        self.average = AveragedModel(stage, multi_avg_fn=self._averaged) if schedule.average_decay else None
         self.position = Position()
         self.totals = Totals()
 
     @property
-    def result(self) -> Model:
-        """The model to be exported: the averaged weights where the run averages them."""
-        module = self.model if self.average is None else self.average.module
-        return cast("Model", module)
+    def result(self) -> S:
+        """The stage to be exported: the averaged weights where they are averaged."""
+        module = self.stage if self.average is None else self.average.module
+        return cast("S", module)
 
     def begin(self) -> None:
-        """Start a new run: let the model look at the data, and leave a first checkpoint."""
-        self.model.train()
-        self.model.begin(batch.images for batch in self.train.epoch(0))
+        """Start a new run: let the stage look at the data, and leave a first checkpoint."""
+        self.stage.train()
+        self.stage.begin(batch.images for batch in self.train.epoch(0))
         if self.average is not None:
-            self.average.module.load_state_dict(self.model.state_dict())
+            self.average.module.load_state_dict(self.stage.state_dict())
         self._checkpoint()
 
     def resume(self) -> None:
         """Go on from the latest checkpoint of the run, as if it had never been left."""
         latest = self.run.latest_checkpoint()
-        self.position, sums = checkpoint.load(latest, self.model, self.average, self.optimizer)
+        self.position, sums = checkpoint.load(latest, self.stage, self.average, self.optimizer)
         self.totals = Totals.restored(sums, self.fabric.device)
         self.run.rewind(self.position.epoch)
 
@@ -94,7 +106,7 @@ class Fit:
         is no longer finite.
         """
         display = Display(
-            self.console, self.config.epochs, len(self.train), self.train.batch_size, self.position.total
+            self.console, self.schedule.epochs, len(self.train), self.train.batch_size, self.position.total
         )
         with ExitStack() as leaving:
             leaving.callback(self._plot)
@@ -105,16 +117,16 @@ class Fit:
                 leaving.callback(tracker.close)
             leaving.enter_context(display)
             stop = leaving.enter_context(StopRequest())
-            for epoch in range(self.position.epoch, self.config.epochs):
+            for epoch in range(self.position.epoch, self.schedule.epochs):
                 record = self._epoch(epoch, display, stop)
                 self.run.log(record)
                 display.epoch_done(record)
                 self._warn_of_collapse(record)
                 picture = self._picture()
-                save_png(picture, self.run.picture("reconstructions", f"epoch-{epoch + 1:03d}.png"))
+                save_png(picture, self.run.picture(self.stage.pictures, f"epoch-{epoch + 1:03d}.png"))
                 for tracker in tracked:
                     tracker.record(record)
-                    tracker.picture("reconstructions", picture, epoch + 1)
+                    tracker.picture(self.stage.pictures, picture, epoch + 1)
                 self._checkpoint()
                 if stop.signal is not None:
                     raise self._interrupted(stop.signal)
@@ -126,20 +138,20 @@ class Fit:
             rate = self._learning_rate()
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            step = self._module(batch.images)
+            step = self._module(batch.images, batch.labels)
             self.optimizer.zero_grad(set_to_none=True)
             self.fabric.backward(step.loss)
-            if self.config.clip_norm:
+            if self.schedule.clip_norm:
                 # A norm that is not finite shows in the figures; asking here would make a GPU wait.
                 self.fabric.clip_gradients(
                     self._module,
                     self._stepper,
-                    max_norm=self.config.clip_norm,
+                    max_norm=self.schedule.clip_norm,
                     error_if_nonfinite=False,
                 )
             self._stepper.step()
             if self.average is not None:
-                self.average.update_parameters(self.model)
+                self.average.update_parameters(self.stage)
             self.totals.add(step)
             done = self.position.step + 1
             self.position = Position(epoch, done, self.position.total + 1)
@@ -163,53 +175,58 @@ class Fit:
         self.position = Position(epoch + 1, 0, self.position.total)
         return record
 
+    def _averaged(self, averages: Tensors, weights: Tensors, count: Tensor | int) -> None:
+        """Take the weights into their averages.
+
+        The decay rises to its value from (1 + t) / (10 + t) at step t: a short run must not be averaged with
+        its start.
+        """
+        done = self.position.total
+        decay = min(self.schedule.average_decay, (1 + done) / (10 + done))
+        get_ema_multi_avg_fn(decay)(averages, weights, count)
+
     def _learning_rate(self) -> float:
         """Linear warm-up, then half a cosine down to the final share of the peak."""
-        steps = self.config.epochs * len(self.train)
-        warmup = min(self.config.warmup_steps, steps // 10)
+        steps = self.schedule.epochs * len(self.train)
+        warmup = min(self.schedule.warmup_steps, steps // 10)
         if self.position.total < warmup:
-            return self.config.lr * (self.position.total + 1) / warmup
+            return self.schedule.lr * (self.position.total + 1) / warmup
         progress = (self.position.total - warmup) / max(steps - warmup, 1)
-        share = self.config.final_lr + (1 - self.config.final_lr) * (1 + math.cos(math.pi * progress)) / 2
-        return self.config.lr * share
+        share = self.schedule.final_lr + (1 - self.schedule.final_lr) * (1 + math.cos(math.pi * progress)) / 2
+        return self.schedule.lr * share
 
     def _finite_figures(self) -> dict[str, float]:
         figures = self.totals.figures()
         wrong = [f"{name} {value}" for name, value in figures.items() if not math.isfinite(value)]
         # The last step's update is in no loss yet, and is about to be kept in a checkpoint.
-        if not torch.stack([value.isfinite().all() for value in self.model.state_dict().values()]).all():
+        if not torch.stack([value.isfinite().all() for value in self.stage.state_dict().values()]).all():
             wrong.append("weights not finite")
         if wrong:
             raise DivergenceError(
                 f"training diverged in epoch {self.position.epoch + 1}, step {self.position.step}: "
                 f"{', '.join(wrong)}. "
                 f"The last good checkpoint is {self.run.latest_checkpoint()}. "
-                f"Try a lower --lr (it is {self.config.lr:g}), a lower --clip-norm "
-                f"(it is {self.config.clip_norm:g}) or --precision 32"
+                f"Try a lower {self.stage.rate_flag} (it is {self.schedule.lr:g}), a lower --clip-norm "
+                f"(it is {self.schedule.clip_norm:g}) or --precision 32"
             )
         return figures
 
     @torch.no_grad()
     def _monitor(self) -> Record:
-        """Reconstruction error on the first test images; a glance, not the reported figure."""
-        model, error, seen = self.result.eval(), 0.0, 0
+        """Figures on the first test images; a glance, not what is reported."""
+        stage = self.result.eval()
+        batches = islice(self.test.ordered(), math.ceil(MONITORED_IMAGES / self.test.batch_size))
         with self.fabric.autocast():
-            for batch in self.test.ordered():
-                if seen >= MONITORED_IMAGES:
-                    break
-                difference = (model.reconstruct(batch.images).float() - batch.images.float()) / 255
-                error += float(difference.square().mean(dim=(1, 2, 3)).sum())
-                seen += len(batch.images)
-        self.model.train()
-        return {"test_mse": error / seen}
+            figures = stage.monitor(batches)
+        self.stage.train()
+        return figures
 
     @torch.no_grad()
     def _picture(self) -> Tensor:
-        originals = next(self.test.ordered()).images[:PICTURED_IMAGES]
-        model = self.result.eval()
+        stage = self.result.eval()
         with self.fabric.autocast():
-            picture = side_by_side(originals, model.reconstruct(originals))
-        self.model.train()
+            picture = stage.picture(next(self.test.ordered()))
+        self.stage.train()
         return picture
 
     def _warn_of_collapse(self, record: Record) -> None:
@@ -222,12 +239,12 @@ class Fit:
 
     def _checkpoint(self) -> None:
         folder = self.run.checkpoints
-        checkpoint.save(folder, self.position, self.model, self.average, self.optimizer, self.totals.state())
+        checkpoint.save(folder, self.position, self.stage, self.average, self.optimizer, self.totals.state())
         checkpoint.prune(folder, self.config.keep_checkpoints)
 
     def _interrupted(self, signal_number: int) -> Interrupted:
         where = f"in epoch {self.position.epoch + 1} after step {self.position.step}"
-        if self.position.epoch == self.config.epochs:
+        if self.position.epoch == self.schedule.epochs:
             where = "after the last epoch, before the export"
         return Interrupted(
             f"stopped {where}. To go on: python -m trainer {self.config.kind} --resume"
@@ -238,7 +255,8 @@ class Fit:
     def _plot(self) -> None:
         records = self.run.records()
         if records:
-            losses = [name for name in records[0] if name.endswith(("loss", "mse", "l1"))]
+            losses = [name for name in records[0] if name.endswith(("loss", "mse", "l1", "bits"))]
             plot(records, losses, self.run.picture("plots", "loss.png"), log=True)
-            plot(records, ["perplexity"], self.run.picture("plots", "perplexity.png"))
-            plot(records, ["usage"], self.run.picture("plots", "usage.png"))
+            for name, limits in CODEBOOK_FIGURES.items():
+                if name in records[0]:
+                    plot(records, [name], self.run.picture("plots", f"{name}.png"), limits=limits)

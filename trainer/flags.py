@@ -20,8 +20,8 @@ class FieldType(click.ParamType[Any]):
         self.name = _metavar(info)
         self._optional = type(None) in get_args(info.annotation)
         # A field keeps its bounds apart from its type.
-        annotated = Annotated[info.annotation, info]  # type: ignore[name-defined]
-        self._adapter: TypeAdapter[Any] = TypeAdapter(annotated)
+        bounded: Any = Annotated[(info.annotation, *info.metadata)] if info.metadata else info.annotation
+        self._adapter: TypeAdapter[Any] = TypeAdapter(bounded)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Check a value as the config would."""
@@ -30,7 +30,7 @@ class FieldType(click.ParamType[Any]):
         try:
             return self._adapter.validate_python(value)
         except ValidationError as error:
-            problem = error.errors()[0]["msg"]
+            problem = error.errors()[0]["msg"].removeprefix("Value error, ")
             self.fail(f"{value!r}: {problem[0].lower()}{problem[1:]}", param, ctx)
 
 
@@ -84,12 +84,18 @@ def _option(config: type[RunConfig], name: str, defaults: RunConfig) -> click.Op
     info = config.model_fields[name]
     flag = name.replace("_", "-")
     default = getattr(defaults, name)
-    shown = NONE if default is None else str(default).lower() if info.annotation is bool else default
-    text = f"{info.description}  [default: {shown}]"
+    text = f"{info.description}  [default: {_shown(default)}]"
     if info.annotation is bool:
         return click.Option([f"--{flag}/--no-{flag}"], default=None, help=text)
     kind = FieldType(name, config)
     return click.Option([f"--{flag}"], type=kind, metavar=kind.name, default=None, help=text)
+
+
+def _shown(value: object) -> str:
+    """A value as a flag would give it."""
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return NONE if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _metavar(info: FieldInfo) -> str:
@@ -98,4 +104,5 @@ def _metavar(info: FieldInfo) -> str:
     if get_origin(annotation) is Literal:
         return f"[{'|'.join(map(str, get_args(annotation)))}]"
     kinds = [part for part in get_args(annotation) or (annotation,) if part is not type(None)]
-    return {int: "INTEGER", float: "FLOAT", str: "TEXT", Path: "PATH"}[kinds[0]]
+    names = {int: "INTEGER", float: "FLOAT", str: "TEXT", Path: "PATH", tuple[int, ...]: "INTEGER,..."}
+    return names[kinds[0]]

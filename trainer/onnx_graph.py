@@ -5,16 +5,19 @@ import io
 import json
 import struct
 import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import onnx
+import onnx_ir as ir
 import torch
 from onnx import TensorProto, external_data_helper
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.export import Dim
 
-from trainer.kinds import Graph
+from trainer.scan import Chain, Part, assembled
+from trainer.stage import Graph
 
 CODEBOOK_FILE = "codebook.safetensors"
 CODEBOOK_TENSOR = "codebook"
@@ -37,30 +40,54 @@ def write_graph(graph: Graph, folder: Path, codebook_name: str | None) -> None:
 
 
 def _exported(graph: Graph) -> onnx.ModelProto:
+    whole = Part(
+        graph.module.eval(),
+        {item.name: example for item, example in zip(graph.inputs, graph.examples, strict=True)},
+        graph.axes,
+    )
+    names = [item.name for item in graph.outputs]
+    if isinstance(graph.module, Chain):
+        model = assembled(graph.module, whole, names, _export)
+    else:
+        model = _export(whole, names)
+    proto = ir.serde.serialize_model(model)
+    for nodes in _graphs(proto.graph):
+        for node in nodes.node:
+            # Where it came from in the trainer's sources: of no use to a reader, and it holds their paths.
+            del node.metadata_props[:]
+            node.doc_string = ""
+        del nodes.metadata_props[:], nodes.value_info[:]
+    del proto.metadata_props[:]
+    return proto
+
+
+def _export(part: Part, outputs: Sequence[str] | None = None) -> ir.Model:
     sizes: dict[str, Dim] = {}
-    shapes = tuple({axis: _size(name, sizes) for axis, name in axes.items()} for axes in graph.axes)
+    shapes = tuple({axis: _size(name, sizes) for axis, name in axes.items()} for axes in part.axes)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         # The exporter warns of its own dependencies' deprecations, and reports its progress on stdout.
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            graph.module.eval(),
-            graph.examples,
+            part.module,
+            tuple(part.inputs.values()),
             dynamo=True,
-            dynamic_shapes=shapes,
-            input_names=[item.name for item in graph.inputs],
-            output_names=[item.name for item in graph.outputs],
+            dynamic_shapes=(shapes,) if part.variadic else shapes,
+            input_names=[*part.inputs],
+            output_names=outputs,
             verbose=False,
         )
     if program is None:
-        raise RuntimeError(f"torch exported nothing for {graph.operation}")
-    proto = program.model_proto
-    for node in proto.graph.node:
-        # Where a node came from in the trainer's sources: of no use to a reader, and it holds their paths.
-        del node.metadata_props[:]
-        node.doc_string = ""
-    del proto.graph.metadata_props[:], proto.metadata_props[:]
-    del proto.graph.value_info[:]
-    return proto
+        raise RuntimeError(f"torch exported nothing for {type(part.module).__name__}")
+    return program.model
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """A graph and those inside its nodes."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _graphs(attribute.g)
 
 
 def _size(name: str, sizes: dict[str, Dim]) -> object:

@@ -6,12 +6,14 @@ from numpy.typing import NDArray
 
 from service.manifest import Parity
 from trainer.errors import ExportError
-from trainer.kinds import Model
+from trainer.stage import Model
 
 # Both sum float32 products in another order. A code may flip only if the two distances are this close,
 # relative to the vector's squared length and the code's; a pixel near x.5 may round to the neighbour.
 FLIP_GAP = 1e-5
 PIXELS_WITHIN_ONE_LEVEL = 0.999
+# A sampler's draw may differ only if its noise is this close to where the codes' probabilities meet.
+DRAW_GAP = 1e-4
 TOLERANCE = (
     f"{PIXELS_WITHIN_ONE_LEVEL:.1%} of pixels within 1 of 255 for the same codes; codes differ only where "
     f"two distances tie within {FLIP_GAP:g} of their scale: float32 sums in another order"
@@ -67,3 +69,14 @@ class ParityCheck:
                 f"their distances. Allowed: {TOLERANCE}"
             )
         return parity
+
+
+def with_draws(parity: Parity, gap: float) -> Parity:
+    """Add how far a sampler's draws are from torch's. Raises ExportError if they are out of tolerance."""
+    if not gap <= DRAW_GAP:
+        raise ExportError(
+            f"ONNX Runtime disagrees with torch: a code was drawn {gap:.2g} away from the probabilities in "
+            f"which torch draws it; allowed is {DRAW_GAP:g}"
+        )
+    tolerance = f"{parity.tolerance}; draws differ only where the noise is within {DRAW_GAP:g} of a tie"
+    return parity.model_copy(update={"draw_gap": gap, "tolerance": tolerance})

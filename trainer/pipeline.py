@@ -1,8 +1,9 @@
 """From a config to a published model: load the data, fit, export."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from rich.console import Console
@@ -10,20 +11,24 @@ from rich.progress import Progress
 
 from service.manifest import ImageSpec
 from trainer import checkpoint
-from trainer.config import RunConfig, validated
-from trainer.data import Batches, Dataset, ImageOptions, load
+from trainer.config import RunConfig, Schedule, validated
+from trainer.data import Batches, Dataset, ImageOptions, ResidentSplit, Split, load
 from trainer.device import Machine, choose
 from trainer.display import describe
 from trainer.errors import ConfigError, RunError
 from trainer.export import Exported, export
 from trainer.fit import Fit
-from trainer.kinds import Model, build
+from trainer.kinds import build
 from trainer.publish import check_writable
 from trainer.run import Run
+from trainer.stage import Model, SecondStage, Stage
 
 # What a resumed run may be given anew; anything else would make it another run.
-FREE_ON_RESUME = {"epochs", "device", "precision", "export_to", "keep_checkpoints", "wandb"}
+FREE_ON_RESUME = {"epochs", "prior_epochs", "device", "precision", "export_to", "keep_checkpoints", "wandb"}
 VARIANCE_IMAGES = 4096
+COMPUTED_AT_ONCE = 256
+
+S = TypeVar("S", bound=Stage)
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,8 @@ def train(config: RunConfig, console: Console) -> Exported:
     fit = _fit(model, prepared, run, console)
     fit.begin()
     fit()
-    return _publish(fit.result, run.config, dataset, console)
+    second = _second_stage(fit.result, prepared, run, console)
+    return _publish(fit.result, second, run.config, dataset, console)
 
 
 def resume(kind: str, out: Path, name: str, flags: dict[str, Any], console: Console) -> Exported:
@@ -62,7 +68,7 @@ def resume(kind: str, out: Path, name: str, flags: dict[str, Any], console: Cons
     ``flags`` are those given anew. Raises ConfigError for one that would change what was done already.
     """
     run = Run.latest(out, name)
-    config = _with_flags(run.config, kind, flags)
+    config = _with_flags(run, kind, flags)
     check_writable(config.export_to)
     prepared = _prepare(config, console)
     _check_same_data(run, prepared.dataset)
@@ -72,7 +78,8 @@ def resume(kind: str, out: Path, name: str, flags: dict[str, Any], console: Cons
     fit.resume()
     console.print(f"resuming {run.folder} in epoch {fit.position.epoch + 1}, step {fit.position.step}")
     fit()
-    return _publish(fit.result, run.config, prepared.dataset, console)
+    second = _second_stage(fit.result, prepared, run, console)
+    return _publish(fit.result, second, run.config, prepared.dataset, console)
 
 
 def export_run(folder: Path, export_to: Path | None, name: str | None, console: Console) -> Exported:
@@ -86,7 +93,18 @@ def export_run(folder: Path, export_to: Path | None, name: str | None, console: 
     _check_same_data(run, dataset)
     model = _model(config, dataset.spec, 1.0)
     checkpoint.load_weights(run.latest_checkpoint(), model, averaged=config.average_decay > 0)
-    return _publish(model, config, dataset, console)
+    second = model.second_stage(dataset.classes)
+    if second is not None:
+        second_run = run.stage(second.name)
+        if not second_run.begun:
+            raise RunError(
+                f"{folder} has no checkpoint of its {second.name} yet. To train it: "
+                f"python -m trainer {config.kind} --resume --name {run.config.name}"
+                f" --out {shlex.quote(str(run.config.out))}"
+            )
+        averaged = second.schedule().average_decay > 0
+        checkpoint.load_weights(second_run.latest_checkpoint(), second, averaged=averaged)
+    return _publish(model, second, config, dataset, console)
 
 
 def _prepare(config: RunConfig, console: Console) -> Prepared:
@@ -117,18 +135,57 @@ def _model(config: RunConfig, image: ImageSpec, variance: float) -> Model:
         raise ConfigError(f"{config.kind} cannot be built for {config.data}: {error}") from error
 
 
-def _fit(model: Model, prepared: Prepared, run: Run, console: Console) -> Fit:
-    config, device = run.config, prepared.machine.device
-    train = Batches(prepared.dataset.train, config.batch_size, seed=config.seed, device=device)
-    test = Batches(prepared.dataset.test, config.batch_size, seed=config.seed, device=device)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    console.print(f"model: {config.kind} with {parameters:,} parameters")
-    return Fit(model, train, test, run, prepared.machine, console)
+def _fit(model: Model, prepared: Prepared, run: Run, console: Console) -> Fit[Model]:
+    console.print(f"model: {run.config.kind} with {_size(model)}")
+    dataset = prepared.dataset
+    return _stage_fit(model, run.config.schedule(), dataset.train, dataset.test, prepared, run, console)
 
 
-def _publish(model: Model, config: RunConfig, dataset: Dataset, console: Console) -> Exported:
+def _second_stage(model: Model, prepared: Prepared, run: Run, console: Console) -> SecondStage | None:
+    """Train what comes after the model, if anything does, or go on with it."""
+    dataset, device = prepared.dataset, prepared.machine.device
+    # So that it starts the same whether or not the first stage was interrupted.
+    torch.manual_seed(run.config.seed + 1)
+    stage = model.eval().second_stage(dataset.classes)
+    if stage is None:
+        return None
+    console.print(f"second stage: {stage.name} with {_size(stage)}; computing what it is trained on ...")
+    train, test = (_computed(stage, split, device) for split in (dataset.train, dataset.test))
+    stage_run = run.stage(stage.name)
+    fit = _stage_fit(stage, stage.schedule(), train, test, prepared, stage_run, console)
+    if stage_run.begun:
+        fit.resume()
+    else:
+        fit.begin()
+    fit()
+    return fit.result
+
+
+def _stage_fit(
+    stage: S, schedule: Schedule, train: Split, test: Split, prepared: Prepared, run: Run, console: Console
+) -> Fit[S]:
+    seed, device = run.config.seed, prepared.machine.device
+    batches = [Batches(split, schedule.batch_size, seed=seed, device=device) for split in (train, test)]
+    return Fit(stage, schedule, batches[0], batches[1], run, prepared.machine, console)
+
+
+@torch.no_grad()
+def _computed(stage: SecondStage, split: Split, device: torch.device) -> ResidentSplit:
+    """A split of what a stage is trained on, in the place of the images."""
+    with Batches(split, COMPUTED_AT_ONCE, device=device) as batches:
+        inputs = [stage.inputs(batch.images).cpu() for batch in batches.ordered()]
+    return ResidentSplit(torch.cat(inputs), split.labels)
+
+
+def _size(stage: Stage) -> str:
+    return f"{sum(parameter.numel() for parameter in stage.parameters()):,} parameters"
+
+
+def _publish(
+    model: Model, second: SecondStage | None, config: RunConfig, dataset: Dataset, console: Console
+) -> Exported:
     console.print("exporting and measuring ...")
-    exported = export(model, config, dataset)
+    exported = export(model, second, config, dataset)
     for measures in exported.manifest.measures:
         console.print(
             f"{measures.dataset}, {measures.split} split, {measures.images:,} images: "
@@ -149,16 +206,19 @@ def _variance(dataset: Dataset) -> float:
     return float((batch.images.float() / 255).var(correction=0))
 
 
-def _with_flags(config: RunConfig, kind: str, flags: dict[str, Any]) -> RunConfig:
+def _with_flags(run: Run, kind: str, flags: dict[str, Any]) -> RunConfig:
+    config = run.config
     if config.kind != kind:
         raise RunError(f"the run {config.name} is of kind {config.kind!r}, not {kind!r}")
     changed = validated(kind, config.model_dump() | flags)
+    # What a second stage was trained on must not change after it.
+    free = FREE_ON_RESUME - {"epochs"} if run.has_later_stage else FREE_ON_RESUME | config.second_stage_fields
     for field in type(config).model_fields:
         before, now = getattr(config, field), getattr(changed, field)
-        if before != now and field not in FREE_ON_RESUME:
+        if before != now and field not in free:
             raise ConfigError(
                 f"the run to resume has {field} {before!r}, and now {now!r} is asked for. "
-                f"Only {', '.join(sorted(FREE_ON_RESUME))} may change; for another model start a new run"
+                f"Only {', '.join(sorted(free))} may change; for another model start a new run"
             )
     return changed
 

@@ -31,14 +31,29 @@ def side_by_side(originals: Tensor, reconstructions: Tensor, columns: int = 16) 
     return make_grid(torch.cat(pairs).cpu(), nrow=columns, padding=GAP, pad_value=PAPER)
 
 
+def sheet(images: Tensor, columns: int) -> Tensor:
+    """Images, uint8 ``(N, C, H, W)``, row by row: uint8 ``(3, H', W')``."""
+    return make_grid(images.cpu(), nrow=columns, padding=GAP, pad_value=PAPER)
+
+
 def save_png(pixels: Tensor, path: Path) -> None:
     """Write a picture, uint8 ``(C, H, W)``, as PNG."""
     array = pixels.permute(1, 2, 0).numpy()
     Image.fromarray(array if array.shape[2] > 1 else array[:, :, 0]).save(path)
 
 
-def plot(records: Sequence[Record], names: Sequence[str], path: Path, *, log: bool = False) -> None:
-    """Plot figures over the epochs; those that no record has are left out."""
+def plot(
+    records: Sequence[Record],
+    names: Sequence[str],
+    path: Path,
+    *,
+    log: bool = False,
+    limits: tuple[float | None, float | None] = (None, None),
+) -> None:
+    """Plot figures over the epochs; those that no record has are left out.
+
+    ``limits`` are the ends of the vertical axis; None leaves an end to the figures.
+    """
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     for name in names:
@@ -47,6 +62,7 @@ def plot(records: Sequence[Record], names: Sequence[str], path: Path, *, log: bo
             axes.plot(*zip(*points, strict=True), marker="." if len(points) < 40 else None, label=name)
     if log:
         axes.set_yscale("log")
+    axes.set_ylim(*limits)
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)

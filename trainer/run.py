@@ -8,6 +8,7 @@
       reconstructions/    originals above reconstructions, one picture an epoch
       plots/              losses, perplexity and usage over the epochs
       checkpoints/        the latest ones, to resume from
+      prior/              the same of a second stage, the prior over the codes, if there is one
 
 A second run of the same name goes to NAME-2, and so on: nothing is overwritten.
 """
@@ -31,9 +32,10 @@ Record = dict[str, float]
 class Run:
     """A run folder that exists."""
 
-    def __init__(self, folder: Path, config: RunConfig) -> None:
+    def __init__(self, folder: Path, config: RunConfig, title: str | None = None) -> None:
         self.folder = folder
         self.config = config
+        self.title = title or folder.name
         self.checkpoints = folder / "checkpoints"
 
     @classmethod
@@ -97,6 +99,10 @@ class Run:
             raise RunError(f"cannot write into {self.folder}: {error.strerror}") from error
         self.config = config
 
+    def stage(self, name: str) -> "Run":
+        """A further stage of this run: a folder in its own, which the first checkpoint makes."""
+        return Run(self.folder / name, self.config, f"{self.title}-{name}")
+
     @property
     def facts(self) -> dict[str, Any]:
         """What run.json holds."""
@@ -111,6 +117,16 @@ class Run:
         if not checkpoints:
             raise RunError(f"{self.folder} holds no checkpoint")
         return checkpoints[-1]
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a checkpoint."""
+        return bool(checkpoint.found(self.checkpoints))
+
+    @property
+    def has_later_stage(self) -> bool:
+        """Whether a further stage has been begun."""
+        return any(checkpoint.found(path) for path in self.folder.glob("*/checkpoints"))
 
     def records(self) -> list[Record]:
         """The lines of metrics.jsonl, oldest epoch first."""

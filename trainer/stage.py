@@ -1,13 +1,18 @@
 """What the training loop, the measures and the exporter need of a model of any kind."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from service.manifest import CodesSpec, ImageSpec, Input, Output
+from service.manifest import CodesSpec, ImageSpec, Input, Output, Parameter
+from trainer.config import Schedule
+from trainer.data import Batch
+from trainer.report import side_by_side
+
+PICTURED_IMAGES = 32
 
 
 class Step(NamedTuple):
@@ -27,8 +32,9 @@ class Step(NamedTuple):
 class Graph:
     """One ONNX graph to be exported.
 
-    ``module`` takes the tensors of ``examples`` in order and gives the ``outputs`` in order. ``axes`` names
-    the axes of each input that may vary; ``"4*h"`` is an axis that is a multiple of 4.
+    ``module`` takes the tensors of ``examples`` in order and gives the ``outputs`` in order; a ``Chain``
+    becomes a loop. ``axes`` names the axes of each input that may vary; ``"4*h"`` is an axis that is a
+    multiple of 4. ``parameters`` are those of the inputs that have this role.
     """
 
     operation: str
@@ -39,14 +45,42 @@ class Graph:
     inputs: tuple[Input, ...]
     outputs: tuple[Output, ...]
     description: str
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
 
 
-class Model(nn.Module, ABC):
-    """A model of some kind. Images are uint8 ``(B, C, H, W)``; scaling to floats happens inside."""
+# Runs an exported graph: its inputs by name to its outputs in order.
+Run = Callable[[Graph, Mapping[str, Tensor]], Sequence[Tensor]]
+
+
+class Stage(nn.Module, ABC):
+    """Something that the training loop can fit.
+
+    ``pictures`` names the folder of its pictures, ``rate_flag`` the flag that sets its learning rate.
+    """
+
+    pictures: str
+    rate_flag = "--lr"
 
     @abstractmethod
-    def forward(self, images: Tensor) -> Step:
-        """The losses of a batch of images."""
+    def forward(self, inputs: Tensor, labels: Tensor | None = None, /) -> Step:
+        """The losses of a batch of what the stage is trained on, and int64 ``(B,)`` classes if it has any."""
+
+    def begin(self, batches: Iterable[Tensor]) -> None:
+        """Look at training inputs once before the first step of a new run."""
+
+    @abstractmethod
+    def monitor(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """Figures on some test inputs after an epoch; a glance, not what is reported."""
+
+    @abstractmethod
+    def picture(self, batch: Batch) -> Tensor:
+        """A picture of how far training is, uint8 ``(3, H', W')``, kept in the folder ``pictures``."""
+
+
+class Model(Stage):
+    """A model of some kind. Images are uint8 ``(B, C, H, W)``; scaling to floats happens inside."""
+
+    pictures = "reconstructions"
 
     @abstractmethod
     def reconstruct(self, images: Tensor) -> Tensor:
@@ -64,8 +98,23 @@ class Model(nn.Module, ABC):
     def graphs(self) -> list[Graph]:
         """The graphs to be exported: ``encode`` and ``decode``, and what else the kind offers."""
 
-    def begin(self, batches: Iterable[Tensor]) -> None:
-        """Look at training images, uint8 ``(B, C, H, W)``, once before the first step of a new run."""
+    def monitor(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """``test_mse``: mean squared error of the reconstructions, pixels in [0, 1]."""
+        error, seen = 0.0, 0
+        for batch in batches:
+            difference = (self.reconstruct(batch.images).float() - batch.images.float()) / 255
+            error += float(difference.square().mean(dim=(1, 2, 3)).sum())
+            seen += len(batch)
+        return {"test_mse": error / seen}
+
+    def picture(self, batch: Batch) -> Tensor:
+        """Originals, each row above its reconstructions."""
+        originals = batch.images[:PICTURED_IMAGES]
+        return side_by_side(originals, self.reconstruct(originals))
+
+    def second_stage(self, classes: int) -> "SecondStage | None":  # noqa: ARG002 - for those that have one
+        """What is trained after this model, on images of so many classes; None if nothing is."""
+        return None
 
     @abstractmethod
     def code_gap(self, images: Tensor, codes: Tensor) -> Tensor:
@@ -78,6 +127,42 @@ class Model(nn.Module, ABC):
     def codebook(self) -> tuple[str, Tensor] | None:
         """Name in the graphs and values, float32 ``(K, D)``, of the codebook; None if there is none."""
         return None
+
+
+class SecondStage(Stage):
+    """Something that is trained on what a model, by now fixed, makes of the images: a prior, say.
+
+    ``name`` is that of its folder in the run folder.
+    """
+
+    name: str
+
+    @abstractmethod
+    def schedule(self) -> Schedule:
+        """How it is trained."""
+
+    @abstractmethod
+    def inputs(self, images: Tensor) -> Tensor:
+        """What it is trained on, computed once: uint8 ``(B, C, H, W)`` to ``(B, ...)``."""
+
+    @abstractmethod
+    def graphs(self) -> list[Graph]:
+        """The graphs to be exported beside the model's."""
+
+    @abstractmethod
+    def parity(self, run: Run) -> float:
+        """How far what the exported graphs draw is from this stage's own draws for the same noise.
+
+        In units of the noise: 0 if all are the same. ``run`` runs a graph as it was exported.
+        """
+
+    @abstractmethod
+    def preview(self, run: Run, decode: Graph) -> Tensor:
+        """A picture of what the exported graphs draw, uint8 ``(3, H', W')``; ``decode`` is the model's."""
+
+    @abstractmethod
+    def measure(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """The figures to be reported, over the whole test split."""
 
 
 def to_unit(images: Tensor) -> Tensor:

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer.kinds.base import Step
 from trainer.quantizer import perplexity, usage
+from trainer.stage import Step
 
 
 class Totals:

@@ -50,7 +50,7 @@ class WeightsAndBiases:
         self._wandb = wandb
         self._run = wandb.init(
             project="tessera",
-            name=run.folder.name,
+            name=run.title,
             dir=str(run.folder),
             config=run.config.model_dump(mode="json"),
         )

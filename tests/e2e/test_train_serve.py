@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load
 
+from service import noise
 from service.manifest import FILE_NAME, ImageSpec, Manifest
 from tests.e2e.processes import PATIENCE, ROOT, serving, start
 from trainer import checkpoint
@@ -23,7 +24,8 @@ from trainer.config import VQVAEConfig
 from trainer.data.idx import bundled_mnist
 from trainer.data.pictures import ArrayPictures
 from trainer.kinds.vqvae import VQVAE
-from trainer.parity import FLIP_GAP
+from trainer.parity import DRAW_GAP, FLIP_GAP
+from trainer.prior.sampler import Sampler
 from trainer.run import Run
 
 SEVEN = ROOT / "tests" / "data" / "seven.png"
@@ -40,6 +42,10 @@ SMALL = [
         "--blocks=1",
     ),
 ]
+PRIOR = [
+    *("--prior-epochs=2", "--prior-batch-size=32", "--prior-lr=0.01"),
+    *("--prior-width=16", "--prior-blocks=1", "--prior-heads=2"),
+]
 Images = NDArray[np.uint8]
 
 
@@ -48,7 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Holds runs/small and exported/small, trained by the command line."""
     folder = tmp_path_factory.mktemp("e2e")
     places = f"--out={folder / 'runs'}", f"--export-to={folder / 'exported'}"
-    training = start("trainer", "vqvae", "--epochs=1", *SMALL, *places)
+    training = start("trainer", "vqvae", "--epochs=1", *SMALL, *PRIOR, *places)
     output, errors = training.communicate(timeout=PATIENCE)
     assert (training.returncode, errors) == (0, "")
     assert output.endswith(f"To serve it: python -m service --models {folder / 'exported'}\n")
@@ -78,6 +84,16 @@ def model(folder: Path) -> VQVAE:
     model = VQVAE(run.config, ImageSpec(**run.facts["image"]), 1.0)
     checkpoint.load_weights(run.latest_checkpoint(), model, averaged=False)
     return model.eval()
+
+
+@pytest.fixture(scope="module")
+def sampler(folder: Path, model: VQVAE) -> Sampler:
+    """The trained prior's sampler in torch, from the checkpoint."""
+    stage = model.second_stage(10)
+    assert stage is not None
+    run = Run.open(folder / "runs" / "small").stage(stage.name)
+    checkpoint.load_weights(run.latest_checkpoint(), stage, averaged=True)
+    return Sampler(stage.network.eval())
 
 
 @pytest.fixture(scope="module")
@@ -202,6 +218,91 @@ def test_a_picture_may_keep_a_size_of_its_own(client: httpx2.Client) -> None:
 def test_the_codebook_is_the_trained_one(client: httpx2.Client, model: VQVAE) -> None:
     (vectors,) = load(client.get("/models/small/codebook").content).values()
     assert torch.equal(vectors, model.quantizer.codebook)
+
+
+def sample(client: httpx2.Client, **wanted: Any) -> Any:
+    """What ``/sample`` says in JSON."""
+    answer = client.post("/sample", json=wanted, headers={"Accept": "application/json"})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def test_a_seed_gives_the_same_image_alone_and_among_many(client: httpx2.Client) -> None:
+    alone, again, many = (sample(client, label="7", seed=5, n=n) for n in (1, 1, 64))
+    assert again == alone
+    assert many["labels"] == [7] * 64
+    assert many["codes"][0] == alone["codes"][0]
+    assert many["images"][0] == alone["images"][0]
+    assert len({str(grid) for grid in many["codes"]}) == 64
+    assert sample(client, label="7", seed=6)["codes"] != alone["codes"]
+    # Beside other classes too, and with and without guidance, which computes each image twice.
+    mixed = sample(client, label=[7, *range(10)], seed=5)
+    assert mixed["codes"][0] == alone["codes"][0]
+    for guidance in (1, 3):
+        parameters = {"guidance": guidance}
+        guided = [sample(client, label="7", seed=5, n=n, parameters=parameters) for n in (1, 64)]
+        assert guided[0]["codes"][0] == guided[1]["codes"][0]
+
+
+def test_a_sample_is_the_picture_of_its_codes(client: httpx2.Client) -> None:
+    told = sample(client, seed=1, n=3)
+    # Without a label it is drawn without a class.
+    assert told["method"] == "autoregressive"
+    assert told["parameters"].keys() == {"temperature", "top_k", "guidance"}
+    codes = np.array(told["codes"], np.int32)
+    shown = [pixels(base64.b64decode(text)) for text in told["images"]]
+    assert np.array_equal(np.stack(shown), ask(client, "/decode", codes))
+    answer = client.post("/sample?seed=1&n=3", headers={"Accept": NPY})
+    assert np.array_equal(np.load(io.BytesIO(answer.content)), np.stack(shown))
+
+
+@pytest.mark.parametrize("parameters", [{}, {"guidance": 2, "temperature": 0.7, "top_k": 5}], ids=str)
+def test_samples_are_those_of_torch_but_for_ties(
+    client: httpx2.Client, sampler: Sampler, images: Images, parameters: dict[str, float]
+) -> None:
+    kept, mask = ask(client, "/encode", images[:40]), np.random.default_rng(0).random((40, 7, 7)) < 0.6
+    labels = [*range(10)] * 4
+    told = sample(
+        client, codes=kept.tolist(), mask=mask.tolist(), label=labels, seed=3, parameters=parameters
+    )
+    stream = noise.stream("sample/autoregressive", "noise")
+    inputs = (
+        torch.from_numpy(noise.uniform(3, range(40), stream, (49,))),
+        torch.from_numpy(kept),
+        torch.from_numpy(mask),
+        torch.tensor(told["parameters"]["temperature"]),
+        torch.tensor(told["parameters"]["top_k"]),
+        torch.tensor(labels),
+        torch.tensor(told["parameters"]["guidance"]),
+    )
+    assert told["parameters"].items() >= parameters.items()
+    with torch.no_grad():
+        assert sampler.gap(inputs, torch.tensor(told["codes"], dtype=torch.int32)) <= DRAW_GAP
+
+
+def test_a_completion_keeps_the_codes_beside_the_mask(client: httpx2.Client, images: Images) -> None:
+    (kept,) = ask(client, "/encode", images[:1])
+    mask = np.zeros((7, 7), bool)
+    mask[3:, 2:] = True
+    told = sample(client, codes=kept.tolist(), mask=mask.tolist(), label=7, seed=2, n=8)
+    grids = np.array(told["codes"])
+    assert grids.shape == (8, 7, 7)
+    assert np.array_equal(grids[:, ~mask], np.broadcast_to(kept[~mask], (8, 29)))
+    assert len(np.unique(grids[:, mask], axis=0)) == 8
+    # The same as with the picture, of which the box touches just these codes.
+    picture = base64.b64encode(png(images[0])).decode()
+    assert sample(client, image=picture, box=[8, 12, 28, 28], label=7, seed=2, n=8) == told
+    # Each completion is the same alone.
+    alone = sample(client, codes=kept.tolist(), mask=mask.tolist(), label=7, seed=2, n=1)
+    assert alone["codes"][0] == told["codes"][0]
+
+
+def test_the_manifest_tells_of_the_prior(manifest: Manifest) -> None:
+    assert manifest.labels == tuple("0123456789")
+    values = manifest.measures[0].values
+    # Without a prior each code takes 4 bits.
+    assert 0 < values["bits_given_class"] < 0.9 * 49 * 4
+    assert 0 < values["bits"] < 0.9 * 49 * 4
 
 
 def test_a_training_that_is_told_to_stop_leaves_a_checkpoint(tmp_path: Path) -> None:

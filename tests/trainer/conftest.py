@@ -1,4 +1,6 @@
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,3 +50,16 @@ def trained(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     model = VQVAE(config, dataset.spec, 1.0)
     checkpoint.load_weights(run.latest_checkpoint(), model, averaged=False)
     return Trained(config, run, exported, tiny.printed(console), model.eval(), dataset)
+
+
+@pytest.fixture(scope="session")
+def generating(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """The same model again, to which a prior of two epochs was added afterwards, published with it."""
+    folder = tmp_path_factory.mktemp("generating")
+    shutil.copytree(trained.run.folder, folder / "tiny")
+    console = tiny.console()
+    flags = {"prior_epochs": 2, "export_to": folder / "exported"}
+    exported = pipeline.resume("vqvae", folder, "tiny", flags, console)
+    run = Run.open(folder / "tiny")
+    assert isinstance(run.config, VQVAEConfig)
+    return replace(trained, config=run.config, run=run, exported=exported, printed=tiny.printed(console))

@@ -41,6 +41,32 @@ def test_the_run_is_called_as_its_preset_unless_it_is_named(tmp_path: Path) -> N
     assert resolve("vqvae", file=file, flags={"name": "other"}).name == "other"
 
 
+@pytest.mark.parametrize("levels", ["[8, 5, 5]", "8,5,5", "'8, 5, 5'"])
+def test_fsq_levels_decide_the_codebook(tmp_path: Path, levels: str) -> None:
+    """Over what a lower layer says of it, as the default preset does here."""
+    config = resolve("vqvae", file=write(tmp_path, f"fsq_levels: {levels}"), flags={})
+    assert isinstance(config, VQVAEConfig)
+    assert (config.fsq_levels, config.codebook_size, config.codebook_dim) == ((8, 5, 5), 200, 3)
+    same = resolve("vqvae", file=write(tmp_path, f"fsq_levels: {levels}\ncodebook_size: 200"), flags={})
+    assert same == config
+
+
+def test_other_fsq_levels_go_over_those_of_a_file(tmp_path: Path) -> None:
+    file = write(tmp_path, "{fsq_levels: [8, 5], codebook_size: 40, codebook_dim: 2}")
+    config = resolve("vqvae", file=file, flags={"fsq_levels": (7, 7, 7)})
+    assert isinstance(config, VQVAEConfig)
+    assert (config.codebook_size, config.codebook_dim) == (343, 3)
+
+
+def test_a_codebook_may_go_over_fsq_levels_of_a_file(tmp_path: Path) -> None:
+    file = write(tmp_path, "fsq_levels: [8, 5]")
+    config = resolve("vqvae", file=file, flags={"fsq_levels": None, "codebook_size": 64})
+    assert isinstance(config, VQVAEConfig)
+    assert (config.fsq_levels, config.codebook_size, config.codebook_dim) == (None, 64, 32)
+    with pytest.raises(ConfigError, match="not 64 and 2"):
+        resolve("vqvae", file=file, flags={"codebook_size": 64})
+
+
 def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
     assert resolve("vqvae", file=write(tmp_path, ""), flags={}) == resolve("vqvae", flags={})
 
@@ -65,6 +91,17 @@ def test_a_choice_may_be_written_as_a_number_or_as_text(tmp_path: Path) -> None:
         ("name: Big", "name is 'Big': string should match pattern"),
         ("{image_size: 30, stride: 4}", "image_size 30 is no multiple of stride 4"),
         ("{epochs: 0, lr: 0}", "epochs is 0.*; lr is 0"),
+        ("fsq_levels: []", r"fsq_levels is \[\]: there should be one or more levels, each from 3 to 256"),
+        ("fsq_levels: [8, 2]", r"fsq_levels is \[8, 2\]: there should be one or more levels, each from 3"),
+        ("fsq_levels: [8, 257]", r"fsq_levels is \[8, 257\]: there should be one or more levels"),
+        ("fsq_levels: [8, big]", r"fsq_levels is 'big': input should be a valid integer"),
+        ("fsq_levels: [200, 200, 200]", "they make 8,000,000 codes; 1,048,576 are allowed"),
+        (
+            "{fsq_levels: [8, 5], codebook_size: 512}",
+            "fsq_levels 8,5 are a codebook_size of 40 and a codebook_dim of 2, not 512 and 2; leave them out",
+        ),
+        ("{fsq_levels: [8, 5], codebook_dim: 32}", "codebook_dim of 2, not 40 and 32"),
+        ("{normalise_codes: true, codebook_dim: 1}", "normalise_codes needs a codebook_dim of 2 or more"),
     ],
 )
 def test_a_bad_file_is_an_error_that_says_why(tmp_path: Path, text: str, complaint: str) -> None:
@@ -106,6 +143,7 @@ values: dict[str, st.SearchStrategy[Any]] = {
     "stride": st.sampled_from([2, 4, 8, 16, 32]),
     "out": st.sampled_from([Path("runs"), Path("/with space/1e5"), Path("yes")]),
     "kmeans_start": st.booleans(),
+    "fsq_levels": st.none() | st.lists(st.integers(3, 20), min_size=1, max_size=4).map(tuple),
 }
 
 

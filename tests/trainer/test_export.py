@@ -1,4 +1,5 @@
 import hashlib
+import math
 import re
 import subprocess
 from collections.abc import Callable
@@ -17,11 +18,17 @@ from safetensors.numpy import load_file
 from service.manifest import FILE_NAME, Manifest, Role, content_version
 from tests.trainer import tiny
 from tests.trainer.tiny import Trained
+from trainer import checkpoint
 from trainer import export as exporter
+from trainer.card import SAMPLES
+from trainer.config import VQVAEConfig
 from trainer.data import ResidentSplit
 from trainer.errors import ExportError
 from trainer.export import export
-from trainer.parity import FLIP_GAP
+from trainer.kinds.vqvae import VQVAE
+from trainer.parity import DRAW_GAP, FLIP_GAP
+from trainer.prior import PriorStage
+from trainer.prior.network import Ordered
 
 GRAPHS = ("encoder.onnx", "decoder.onnx")
 
@@ -202,6 +209,11 @@ def test_everyone_may_read_it(folder: Path) -> None:
     assert folder.stat().st_mode & 0o055 == 0o055
 
 
+def again(trained: Trained, export_to: Path) -> None:
+    """Export the trained model once more, elsewhere."""
+    export(trained.model, None, trained.config.model_copy(update={"export_to": export_to}), trained.dataset)
+
+
 def fails(*_: object, **__: object) -> None:
     raise RuntimeError("no")
 
@@ -215,7 +227,7 @@ def test_a_failed_export_leaves_what_was_published(
     (target / FILE_NAME).write_text("old")
     monkeypatch.setattr(exporter, part, fails)
     with pytest.raises(RuntimeError, match="no"):
-        export(trained.model, trained.config.model_copy(update={"export_to": tmp_path}), trained.dataset)
+        again(trained, tmp_path)
     assert [path.name for path in tmp_path.rglob("*")] == ["tiny", FILE_NAME]
     assert (target / FILE_NAME).read_text() == "old"
 
@@ -228,8 +240,8 @@ def test_a_graph_that_does_not_load_is_an_error(
             (folder / file).write_bytes(b"no graph")
 
     monkeypatch.setattr(exporter, "write_graph", write_garbage)
-    with pytest.raises(ExportError, match=r"ONNX Runtime does not load encoder\.onnx"):
-        export(trained.model, trained.config.model_copy(update={"export_to": tmp_path}), trained.dataset)
+    with pytest.raises(ExportError, match=r"ONNX Runtime does not run encoder\.onnx"):
+        again(trained, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -239,9 +251,122 @@ def test_exporting_leaves_the_model_as_it_was(
     model = trained.model.train()
     monkeypatch.setattr(exporter, "write_codebook", fails)
     with pytest.raises(RuntimeError, match="no"):
-        export(model, trained.config.model_copy(update={"export_to": tmp_path}), trained.dataset)
+        again(trained, tmp_path)
     assert model.training
     model.eval()
+
+
+def with_prior(trained: Trained, export_to: Path) -> VQVAEConfig:
+    """The config of a model that is published elsewhere, with a prior."""
+    return trained.config.model_copy(update={"export_to": export_to, "prior_epochs": 1})
+
+
+def test_what_it_was_trained_upon_may_be_elsewhere(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.without_onnx(monkeypatch)
+    config = with_prior(trained, tmp_path)
+    model = VQVAE(config, trained.dataset.spec, 1.0)
+    model.load_state_dict(trained.model.state_dict())
+    second = model.second_stage(10)
+    expected = export(model, second, config, trained.dataset).manifest
+    # A model on a GPU cannot be had here; like it, this one cannot compute beside its copy.
+    model.double().train()
+    found = export(model, second, config, trained.dataset).manifest
+    assert found.measures[0].values == pytest.approx(expected.measures[0].values)
+    assert found.measures[0].values.keys() >= {"bits", "bits_given_class"}
+    assert next(model.parameters()).dtype == torch.float64
+
+
+def test_a_sampler_that_disagrees_is_not_published(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.without_onnx(monkeypatch)
+    monkeypatch.setattr(PriorStage, "parity", lambda *_: 0.01)
+    config = with_prior(trained, tmp_path)
+    model = VQVAE(config, trained.dataset.spec, 1.0)
+    with pytest.raises(ExportError, match=r"a code was drawn 0\.01 away"):
+        export(model, model.second_stage(10), config, trained.dataset)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def generator(generating: Trained) -> Manifest:
+    return Manifest.model_validate_json((generating.exported.folder / FILE_NAME).read_text())
+
+
+def test_a_model_with_a_prior_has_a_sampler(generating: Trained, generator: Manifest) -> None:
+    assert generator == generating.exported.manifest
+    assert generator.operations.keys() == {"encode", "decode", "sample/autoregressive"}
+    assert generator.labels == tuple("0123456789")
+    sampler = generator.operations["sample/autoregressive"]
+    assert sampler.parameters.keys() == {"temperature", "top_k", "guidance"}
+    loaded = onnxruntime.InferenceSession(
+        generating.exported.folder / sampler.graph, providers=["CPUExecutionProvider"]
+    )
+    assert [item.name for item in loaded.get_inputs()] == [item.name for item in sampler.inputs]
+    assert [item.name for item in loaded.get_outputs()] == [item.name for item in sampler.outputs]
+
+
+def test_a_model_without_one_has_no_labels(manifest: Manifest) -> None:
+    assert manifest.labels is None
+    assert manifest.parity is not None
+    assert manifest.parity.draw_gap is None
+    assert SAMPLES not in manifest.files
+
+
+def test_a_prior_does_not_change_the_model(trained: Trained, generating: Trained) -> None:
+    for name in (*GRAPHS, "codebook.safetensors", "preview.png"):
+        there, here = (each.exported.folder / name for each in (trained, generating))
+        assert there.read_bytes() == here.read_bytes()
+    assert trained.exported.manifest.version != generating.exported.manifest.version
+
+
+def test_the_bits_are_those_of_the_codes_under_the_prior(
+    generating: Trained, generator: Manifest, encode: Run, test_images: NDArray[np.uint8]
+) -> None:
+    second = VQVAE(generating.config, generating.dataset.spec, 1.0).second_stage(10)
+    assert second is not None
+    checkpoint.load_weights(generating.run.stage("prior").latest_checkpoint(), second, averaged=True)
+    codes = torch.from_numpy(encode(test_images)).long()
+    whole = Ordered.of(torch.ones_like(codes, dtype=torch.bool))
+    labels = generating.dataset.test.labels
+    assert labels is not None
+    for name, given in (("bits", torch.full_like(labels, 10)), ("bits_given_class", labels)):
+        with torch.no_grad():
+            nats = second.eval().network(codes, given, whole).sum(dim=1)
+        bits = float(nats.mean()) / math.log(2)
+        # A code that flips at a tie costs another image a few bits of some 196.
+        assert generator.measures[0].values[name] == pytest.approx(bits, rel=1e-3)
+
+
+def test_the_draws_were_compared_with_those_of_torch(generator: Manifest) -> None:
+    assert generator.parity is not None
+    assert generator.parity.draw_gap is not None
+    assert generator.parity.draw_gap <= DRAW_GAP
+    assert "draws differ only where" in generator.parity.tolerance
+
+
+def test_samples_are_shown_in_the_folder_and_on_its_card(generating: Trained, generator: Manifest) -> None:
+    with Image.open(generating.exported.folder / SAMPLES) as image:
+        assert image.size == (10 * 30 + 2, 10 * 30 + 2)
+    assert SAMPLES in generator.files
+    card = (generating.exported.folder / "README.md").read_text()
+    assert f"![samples]({SAMPLES})" in card
+    assert f"without a prior it is {49 * 4}." in card
+
+
+def test_nothing_in_the_sampler_tells_of_the_machine(generating: Trained) -> None:
+    content = (generating.exported.folder / "sample_autoregressive.onnx").read_bytes()
+    assert [place for place in (str(Path.home()), "site-packages", ".py") if place.encode() in content] == []
+
+
+def test_the_sampler_is_no_larger_than_its_weights(generating: Trained) -> None:
+    second = VQVAE(generating.config, generating.dataset.spec, 1.0).second_stage(10)
+    assert second is not None
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in second.parameters())
+    size = (generating.exported.folder / "sample_autoregressive.onnx").stat().st_size
+    assert weights < size < weights + 50_000
 
 
 @pytest.mark.parametrize("error", [OSError("no git here"), None])

@@ -2,7 +2,6 @@ import json
 import os
 import shutil
 import signal
-from itertools import count
 from typing import Any
 
 import pytest
@@ -14,7 +13,6 @@ from tests.trainer.conftest import MakeConfig
 from tests.trainer.tiny import Trained
 from trainer.errors import DivergenceError, Interrupted
 from trainer.fit import Fit
-from trainer.kinds import Step
 from trainer.kinds.vqvae import VQVAE
 from trainer.quantizer import COLLAPSE_ADVICE
 from trainer.run import Run
@@ -23,7 +21,7 @@ from trainer.run import Run
 STEPS = 8
 
 
-def run_of(fit: Fit) -> Run:
+def run_of(fit: Fit[VQVAE]) -> Run:
     fit.begin()
     fit()
     return fit.run
@@ -92,7 +90,7 @@ def test_the_rate_warms_up_and_falls_to_its_share(make_config: MakeConfig) -> No
     assert len(rates) == 10 * STEPS
 
 
-def keeping(fit: Fit, rates: list[float]) -> Any:
+def keeping(fit: Fit[VQVAE], rates: list[float]) -> Any:
     """The fit's own batches, after each of which the rate of its step is noted."""
     epoch = fit.train.epoch
 
@@ -108,27 +106,41 @@ def keeping(fit: Fit, rates: list[float]) -> Any:
 def test_gradients_are_clipped_where_asked(make_config: MakeConfig, clip_norm: float, clipped: bool) -> None:
     fit = tiny.fit(make_config(epochs=1, clip_norm=clip_norm))
     run_of(fit)
-    norm = nn.utils.get_total_norm([p.grad for p in fit.model.parameters() if p.grad is not None])
+    norm = nn.utils.get_total_norm([p.grad for p in fit.stage.parameters() if p.grad is not None])
     assert (float(norm) <= 1.001e-3) == clipped
 
 
 def test_the_averaged_weights_are_those_of_all_steps(make_config: MakeConfig) -> None:
-    fit = tiny.fit(make_config(epochs=1, average_decay=0.5))
+    fit = tiny.fit(make_config(epochs=2, average_decay=0.5))
     expected: list[Tensor] = []
-    parameter = next(fit.model.parameters())
+    parameter = next(fit.stage.parameters())
 
     def follow(*_: object) -> None:
         now = parameter.detach().clone()
-        expected.append(now if not expected else 0.5 * expected[-1] + 0.5 * now)
+        # 0.5 is reached step by step: after the ninth it stays.
+        decay = min(0.5, (1 + len(expected)) / (10 + len(expected)))
+        expected.append(now if not expected else decay * expected[-1] + (1 - decay) * now)
 
     fit.optimizer.register_step_post_hook(follow)
     run = run_of(fit)
     averaged = next(fit.result.parameters())
     torch.testing.assert_close(averaged, expected[-1])
-    assert fit.result is not fit.model
-    name = next(iter(dict(fit.model.named_parameters())))
+    assert fit.result is not fit.stage
+    name = next(iter(dict(fit.stage.named_parameters())))
     assert torch.equal(tiny.weights(run, "average.safetensors")[name], averaged)
     assert torch.equal(tiny.weights(run)[name], parameter)
+
+
+def test_a_short_run_is_not_averaged_with_its_start(make_config: MakeConfig) -> None:
+    fit = tiny.fit(make_config(average_decay=0.999))
+    fit.begin()
+    start = torch.cat([parameter.detach().flatten() for parameter in fit.stage.parameters()])
+    fit()
+    average, end = (
+        torch.cat([parameter.detach().flatten() for parameter in part.parameters()])
+        for part in (fit.result, fit.stage)
+    )
+    assert (average - end).norm() < 0.3 * (average - start).norm()
 
 
 def test_the_averaged_weights_start_as_the_weights(make_config: MakeConfig) -> None:
@@ -140,7 +152,7 @@ def test_the_averaged_weights_start_as_the_weights(make_config: MakeConfig) -> N
 
 def test_without_averaging_the_result_is_the_model(make_config: MakeConfig) -> None:
     fit = tiny.fit(make_config())
-    assert fit.result is fit.model
+    assert fit.result is fit.stage
 
 
 def test_the_test_figure_is_that_of_the_result(make_config: MakeConfig) -> None:
@@ -258,25 +270,11 @@ def test_an_interruption_between_training_and_export_is_heard(
     assert resumed.position.epoch == 1
 
 
-def poison(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """Make the loss of a step, counted from 1, no number."""
-    forward, calls = VQVAE.forward, count(1)
-
-    def poisoned(self: VQVAE, images: Tensor) -> Step:
-        found = forward(self, images)
-        if next(calls) != step:
-            return found
-        loss = found.loss * torch.nan
-        return found._replace(loss=loss, metrics={**found.metrics, "loss": loss.detach()})
-
-    monkeypatch.setattr(VQVAE, "forward", poisoned)
-
-
 def test_a_loss_that_is_no_number_stops_with_the_last_good_checkpoint(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fit = tiny.fit(make_config(lr=0.01))
-    poison(monkeypatch, STEPS + 3)
+    tiny.poison(monkeypatch, STEPS + 3)
     with pytest.raises(DivergenceError) as caught:
         run_of(fit)
     good = fit.run.checkpoints / f"step-{STEPS:08d}"
@@ -292,7 +290,7 @@ def test_a_loss_that_is_no_number_stops_with_the_last_good_checkpoint(
 def test_weights_that_the_last_step_ruined_are_not_kept(make_config: MakeConfig) -> None:
     # The loss of the only step of an epoch is finite, its update is not.
     fit = tiny.fit(make_config(batch_size=256))
-    parameter = next(fit.model.parameters())
+    parameter = next(fit.stage.parameters())
 
     def ruin(*_: object) -> None:
         nn.init.constant_(parameter, torch.inf)
@@ -314,7 +312,7 @@ def test_a_diverged_run_has_only_numbers_in_its_figures(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fit = tiny.fit(make_config())
-    poison(monkeypatch, STEPS + 3)
+    tiny.poison(monkeypatch, STEPS + 3)
     with pytest.raises(DivergenceError):
         run_of(fit)
     text = (fit.run.folder / "metrics.jsonl").read_text()
@@ -326,7 +324,7 @@ def test_a_collapse_is_warned_of_after_the_second_epoch(make_config: MakeConfig)
     console = tiny.console()
     config = make_config(codebook_size=512, kmeans_start=False, restart_below=0.0, update="gradient")
     fit = tiny.fit(config, on=console)
-    fit.model.state_dict()["quantizer.codebook"][1:] += 1000
+    fit.stage.state_dict()["quantizer.codebook"][1:] += 1000
     run_of(fit)
     lines = tiny.printed(console).splitlines()
     assert [line.split()[0] for line in lines] == ["epoch", "epoch", "warning:"]

@@ -38,6 +38,7 @@ def test_the_help_shows_groups_bounds_and_the_defaults_of_the_default_preset() -
         "--epochs INTEGER passes over the training images [default: 30]",
         "--image-size INTEGER height and width in pixels; none: the size of the data [default: none]",
         "--kmeans-start / --no-kmeans-start",
+        "--fsq-levels INTEGER,... ",
         "[default: vqvae-mnist]",
     ):
         assert expected in text
@@ -54,6 +55,9 @@ def test_the_help_shows_groups_bounds_and_the_defaults_of_the_default_preset() -
         (["--image-size", "none"], "image_size", None),
         (["--kmeans-start"], "kmeans_start", True),
         (["--no-kmeans-start"], "kmeans_start", False),
+        (["--fsq-levels", "7,5, 5"], "fsq_levels", (7, 5, 5)),
+        (["--fsq-levels", "8"], "fsq_levels", (8,)),
+        (["--fsq-levels", "none"], "fsq_levels", None),
     ],
 )
 def test_a_flag_becomes_a_value_of_its_field(arguments: list[str], name: str, value: object) -> None:
@@ -75,6 +79,8 @@ def test_a_flag_has_no_default_of_its_own(kind: str) -> None:
         (["--stride", "5"], "'--stride': '5': input should be 2, 4, 8, 16 or 32"),
         (["--name", "A b"], "'--name': 'A b': string should match pattern"),
         (["--seed", "-1"], "'--seed': '-1': input should be greater than or equal to 0"),
+        (["--fsq-levels", "8,x"], "'--fsq-levels': '8,x': input should be a valid integer"),
+        (["--fsq-levels", "8,2"], "'--fsq-levels': '8,2': there should be one or more levels, each from 3"),
     ],
 )
 def test_a_bad_value_is_refused_by_the_bounds_of_its_field(arguments: list[str], complaint: str) -> None:

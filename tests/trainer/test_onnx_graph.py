@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from service.manifest import Input, Output, Role
-from trainer.kinds import Graph
 from trainer.onnx_graph import CODEBOOK_FILE, CODEBOOK_TENSOR, write_codebook, write_graph
+from trainer.stage import Graph
 
 
 class Pairs(nn.Module):

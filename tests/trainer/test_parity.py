@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from tests.trainer import tiny
 from trainer.errors import ExportError
 from trainer.kinds.vqvae import VQVAE
-from trainer.parity import FLIP_GAP, ParityCheck
+from trainer.parity import DRAW_GAP, FLIP_GAP, ParityCheck, with_draws
 
 IMAGES: NDArray[np.uint8] = tiny.images(10).permute(0, 2, 3, 1).contiguous().numpy()
 
@@ -84,3 +84,26 @@ def test_one_pixel_in_a_thousand_may_differ_by_more(model: VQVAE, wrong: int, al
     else:
         with pytest.raises(ExportError, match=r"99\.898% of pixels are within 1 level"):
             check.verdict()
+
+
+def test_draws_that_are_at_a_tie_are_told(model: VQVAE) -> None:
+    check = ParityCheck(model)
+    check.add(IMAGES, *outputs(model))
+    before = check.verdict()
+    assert before.draw_gap is None
+    for gap in (0.0, DRAW_GAP):
+        parity = with_draws(before, gap)
+        assert parity.draw_gap == gap
+        assert parity.tolerance.startswith(before.tolerance)
+        assert f"draws differ only where the noise is within {DRAW_GAP:g} of a tie" in parity.tolerance
+        assert parity.model_copy(update={"draw_gap": None, "tolerance": before.tolerance}) == before
+
+
+@pytest.mark.parametrize(
+    ("gap", "told"), [(2 * DRAW_GAP, "0.0002"), (0.3, "0.3"), (np.inf, "inf"), (np.nan, "nan")]
+)
+def test_draws_from_elsewhere_are_an_error(model: VQVAE, gap: float, told: str) -> None:
+    check = ParityCheck(model)
+    check.add(IMAGES, *outputs(model))
+    with pytest.raises(ExportError, match=rf"a code was drawn {told} away .*; allowed is 0\.0001"):
+        with_draws(check.verdict(), gap)

@@ -1,23 +1,28 @@
+import re
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from service.manifest import Role
 from tests.trainer import tiny
 from tests.trainer.conftest import MakeConfig
 from tests.trainer.data.making import noise, save
 from tests.trainer.tiny import Trained
 from trainer import pipeline
 from trainer.config import VQVAEConfig
-from trainer.errors import ConfigError, ExportError, RunError
+from trainer.errors import ConfigError, DivergenceError, ExportError, Interrupted, RunError
 from trainer.export import Exported
 from trainer.fit import Fit
-from trainer.kinds import Model
+from trainer.kinds.vqvae import VQVAE
+from trainer.prior import PriorStage
 from trainer.run import Run
+from trainer.stage import Model, SecondStage, Stage
 
-Published = list[tuple[Model, VQVAEConfig]]
+Published = list[tuple[Model, SecondStage | None, VQVAEConfig]]
 
 
 @pytest.fixture
@@ -25,8 +30,8 @@ def published(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> Published:
     """What is published is only noted here: an export takes seconds."""
     noted: Published = []
 
-    def note(model: Model, config: VQVAEConfig, _: object) -> Exported:
-        noted.append((model, config))
+    def note(model: Model, second: SecondStage | None, config: VQVAEConfig, _: object) -> Exported:
+        noted.append((model, second, config))
         return trained.exported
 
     monkeypatch.setattr(pipeline, "export", note)
@@ -44,9 +49,10 @@ def resume(run: Run, **flags: Any) -> None:
     pipeline.resume("vqvae", run.folder.parent, run.config.name, flags, tiny.console())
 
 
-def same_weights(model: Model, run: Run, file: str = "model.safetensors") -> bool:
+def same_weights(stage: Stage | None, run: Run, file: str = "model.safetensors") -> bool:
+    assert stage is not None
     stored = tiny.weights(run, file)
-    return all(torch.equal(tensor, stored[name]) for name, tensor in model.state_dict().items())
+    return all(torch.equal(tensor, stored[name]) for name, tensor in stage.state_dict().items())
 
 
 def test_training_tells_what_it_does(trained: Trained) -> None:
@@ -123,7 +129,8 @@ def test_where_nothing_can_be_written_nothing_is_trained(
 def test_a_finished_run_may_be_published_again(run: Run, published: Published) -> None:
     before = tiny.figures(run)
     resume(run)
-    ((model, _),) = published
+    ((model, second, _),) = published
+    assert second is None
     assert same_weights(model, run)
     assert tiny.figures(run) == before
 
@@ -166,7 +173,7 @@ def test_the_averaged_weights_are_published(make_config: MakeConfig, published: 
     pipeline.train(config, tiny.console())
     run = Run.open(config.out / config.name)
     pipeline.export_run(run.folder, None, None, tiny.console())
-    for model, _ in published:
+    for model, _, _ in published:
         assert same_weights(model, run, "average.safetensors")
         assert not same_weights(model, run)
 
@@ -176,7 +183,7 @@ def test_an_export_goes_where_the_run_says_or_where_it_is_told(
 ) -> None:
     pipeline.export_run(run.folder, None, None, tiny.console())
     pipeline.export_run(run.folder, tmp_path / "there", "other", tiny.console())
-    places = [(config.export_to, config.name) for _, config in published]
+    places = [(config.export_to, config.name) for _, _, config in published]
     assert places == [(run.config.export_to, "tiny"), (tmp_path / "there", "other")]
 
 
@@ -184,4 +191,174 @@ def test_a_run_without_a_checkpoint_has_nothing_to_export(run: Run, published: P
     shutil.rmtree(run.checkpoints)
     with pytest.raises(RunError, match="holds no checkpoint"):
         pipeline.export_run(run.folder, None, None, tiny.console())
+    assert published == []
+
+
+def test_a_prior_may_be_added_to_a_run(trained: Trained, generating: Trained) -> None:
+    before, run, prior = trained.run, generating.run, generating.run.stage("prior")
+    assert run.config.model_copy(update={"prior_epochs": 0}) == before.config.model_copy(
+        update={"export_to": generating.config.export_to}
+    )
+    assert tiny.figures(run) == tiny.figures(before)
+    there, here = (each.latest_checkpoint() / "model.safetensors" for each in (before, run))
+    assert there.read_bytes() == here.read_bytes()
+    assert [record["epoch"] for record in prior.records()] == [1, 2]
+    assert prior.records()[0].keys() == {
+        *("epoch", "step", "loss", "test_bits", "lr", "seconds", "images_per_second"),
+    }
+    names = {str(path.relative_to(prior.folder)) for path in prior.folder.rglob("*.*") if path.is_file()}
+    assert names >= {
+        "metrics.jsonl",
+        "samples/epoch-002.png",
+        "plots/loss.png",
+        "checkpoints/step-00000008/model.safetensors",
+        "checkpoints/step-00000008/average.safetensors",
+    }
+    assert list(prior.folder.glob("tensorboard/events.out.tfevents.*"))
+    # Those are of a codebook.
+    assert not {"plots/usage.png", "plots/perplexity.png"} & names
+
+
+def test_it_tells_of_the_second_stage(generating: Trained) -> None:
+    lines = generating.printed.splitlines()
+    places = [number for number, line in enumerate(lines) if line.startswith("second stage: prior with ")]
+    assert len(places) == 1
+    rest = [line.split("  ")[0] for line in lines[places[0] + 1 :]]
+    assert rest[:3] == ["epoch 1/2", "epoch 2/2", "exporting and measuring ..."]
+    assert re.search(r"100 images: mse 0\..*  bits \d+\.?\d*  bits_given_class \d+", generating.printed)
+
+
+def test_both_stages_are_trained_and_published(
+    make_config: MakeConfig, published: Published, generating: Trained
+) -> None:
+    config = make_config(prior_epochs=2)
+    pipeline.train(config, tiny.console())
+    run = Run.open(config.out / "tiny")
+    ((model, second, _),) = published
+    assert same_weights(model, run)
+    assert same_weights(second, run.stage("prior"), "average.safetensors")
+    # In one go or one after the other, it is the same prior.
+    assert_same_prior(run, generating.run)
+    published.clear()
+    pipeline.export_run(run.folder, None, None, tiny.console())
+    ((model, second, _),) = published
+    assert same_weights(model, run)
+    assert same_weights(second, run.stage("prior"), "average.safetensors")
+
+
+def assert_same_prior(run: Run, other: Run) -> None:
+    ours, theirs = run.stage("prior"), other.stage("prior")
+    assert tiny.figures(ours) == tiny.figures(theirs)
+    for file in ("model.safetensors", "average.safetensors"):
+        here, there = (each.latest_checkpoint() / file for each in (ours, theirs))
+        assert here.name == there.name
+        assert here.read_bytes() == there.read_bytes()
+
+
+@pytest.mark.parametrize(("stage", "step"), [(VQVAE, 11), (PriorStage, 1), (PriorStage, 4), (PriorStage, 6)])
+def test_wherever_it_is_interrupted_it_ends_in_the_same_prior(
+    make_config: MakeConfig,
+    published: Published,
+    generating: Trained,
+    monkeypatch: pytest.MonkeyPatch,
+    stage: type[Stage],
+    step: int,
+) -> None:
+    config = make_config(prior_epochs=2)
+    with monkeypatch.context() as patch:
+        tiny.signal_in_step(patch, step, signal.SIGTERM, stage)
+        with pytest.raises(Interrupted, match=r"To go on: python -m trainer vqvae --resume --name tiny "):
+            pipeline.train(config, tiny.console())
+    run = Run.open(config.out / "tiny")
+    assert run.has_later_stage == (stage is PriorStage)
+    torch.manual_seed(12345)
+    resume(run)
+    assert_same_prior(run, generating.run)
+    assert len(published) == 1
+
+
+@pytest.fixture
+def prior_run(generating: Trained, tmp_path: Path) -> Run:
+    """A copy of the run that has a prior."""
+    return Run.open(shutil.copytree(generating.run.folder, tmp_path / "runs" / "tiny"))
+
+
+def test_a_prior_may_be_given_more_epochs(prior_run: Run, published: Published) -> None:
+    first = prior_run.latest_checkpoint() / "model.safetensors"
+    before = first.read_bytes()
+    resume(prior_run, prior_epochs=3)
+    prior = prior_run.stage("prior")
+    assert [record["epoch"] for record in prior.records()] == [1, 2, 3]
+    assert prior_run.latest_checkpoint().name == "step-00000016"
+    assert first.read_bytes() == before
+    assert same_weights(published[0][1], prior, "average.safetensors")
+
+
+def test_a_model_may_be_published_without_its_prior(prior_run: Run, published: Published) -> None:
+    resume(prior_run, prior_epochs=0)
+    assert [second for _, second, _ in published] == [None]
+
+
+def test_what_the_prior_is_may_change_until_it_was_begun(run: Run, published: Published) -> None:
+    resume(run, prior_epochs=1, prior_width=8, prior_lr=0.01)
+    assert tiny.weights(run.stage("prior"))["network.code.weight"].shape == (17, 8)
+    assert published[0][2].prior_lr == 0.01
+
+
+@pytest.mark.parametrize(("name", "value"), [("prior_width", 8), ("prior_lr", 0.5), ("epochs", 3)])
+def test_what_the_prior_hangs_on_may_not_change_once_it_was_begun(
+    prior_run: Run, name: str, value: object
+) -> None:
+    before = getattr(prior_run.config, name)
+    with pytest.raises(ConfigError) as caught:
+        resume(prior_run, **{name: value})
+    assert f"has {name} {before!r}, and now {value!r} is asked for" in str(caught.value)
+    assert "Only device, export_to, keep_checkpoints, precision, prior_epochs, wandb may" in str(caught.value)
+    assert getattr(Run.open(prior_run.folder).config, name) == before
+
+
+def test_without_classes_the_prior_is_unconditional(
+    tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.without_onnx(monkeypatch)
+    for index in range(12):
+        save(noise(index), tmp_path / "pictures" / f"{index:02}.png")
+    config = make_config(data=str(tmp_path / "pictures"), image_size=16, epochs=1, batch_size=4)
+    config = config.model_copy(update={"prior_epochs": 1})
+    console = tiny.console()
+    manifest = pipeline.train(config, console).manifest
+    assert "no classes" in tiny.printed(console)
+    assert manifest.labels is None
+    sampler = manifest.operations["sample/autoregressive"]
+    assert not sampler.takes(Role.label)
+    assert sampler.parameters.keys() == {"temperature", "top_k"}
+    assert "bits" in manifest.measures[0].values
+    assert "bits_given_class" not in manifest.measures[0].values
+
+
+def test_a_run_whose_prior_was_not_begun_says_how_to_train_it(
+    trained: Trained, published: Published, tmp_path: Path
+) -> None:
+    out = tmp_path / "two words"
+    run = Run.open(shutil.copytree(trained.run.folder, out / "tiny"))
+    run.configure(run.config.model_copy(update={"prior_epochs": 1, "out": out}))
+    with pytest.raises(RunError) as caught:
+        pipeline.export_run(run.folder, None, None, tiny.console())
+    assert str(caught.value) == (
+        f"{run.folder} has no checkpoint of its prior yet. To train it: "
+        f"python -m trainer vqvae --resume --name tiny --out '{out}'"
+    )
+    assert published == []
+    assert not (run.folder / "prior").exists()
+
+
+def test_a_prior_that_diverges_says_what_to_try(
+    run: Run, published: Published, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.poison(monkeypatch, 6, PriorStage)
+    with pytest.raises(DivergenceError) as caught:
+        resume(run, prior_epochs=2, prior_lr=0.25)
+    good = run.folder / "prior" / "checkpoints" / "step-00000004"
+    assert "diverged in epoch 2, step 4: loss nan" in str(caught.value)
+    assert f"The last good checkpoint is {good}. Try a lower --prior-lr (it is 0.25)" in str(caught.value)
     assert published == []

@@ -127,3 +127,36 @@ def test_the_latest_checkpoint_is_the_last_step(tmp_path: Path) -> None:
     for name in ("step-00000009", "step-00000010", ".step-00000011"):
         (run.checkpoints / name).mkdir(parents=True)
     assert run.latest_checkpoint().name == "step-00000010"
+
+
+def test_a_further_stage_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    run = create(tmp_path)
+    stage = run.stage("prior")
+    assert (stage.folder, stage.config) == (run.folder / "prior", run.config)
+    assert stage.title == "tiny-prior"
+    assert not stage.folder.exists()
+    run.log({"epoch": 1})
+    assert stage.records() == []
+    with pytest.raises(RunError, match=r"prior holds no checkpoint"):
+        stage.latest_checkpoint()
+
+
+def test_a_stage_is_begun_with_its_first_checkpoint(tmp_path: Path) -> None:
+    run = create(tmp_path)
+    stage = run.stage("prior")
+    assert (run.begun, run.has_later_stage, stage.begun) == (False, False, False)
+    (run.checkpoints / "step-00000000").mkdir(parents=True)
+    assert (run.begun, run.has_later_stage, stage.begun) == (True, False, False)
+    # An unfinished one is none.
+    (stage.checkpoints / ".step-00000000").mkdir(parents=True)
+    assert (run.has_later_stage, stage.begun) == (False, False)
+    (stage.checkpoints / "step-00000000").mkdir()
+    assert (run.has_later_stage, stage.begun, stage.has_later_stage) == (True, True, False)
+
+
+def test_the_folder_of_a_stage_is_no_run(tmp_path: Path) -> None:
+    run = create(tmp_path)
+    (run.stage("prior").checkpoints / "step-00000000").mkdir(parents=True)
+    with pytest.raises(RunError, match="prior is no run folder"):
+        Run.open(run.folder / "prior")
+    assert Run.latest(tmp_path, "tiny").folder == run.folder

@@ -1,6 +1,6 @@
 import torch
 
-from trainer.kinds.base import to_pixels, to_unit
+from trainer.stage import to_pixels, to_unit
 
 
 def test_every_pixel_value_survives_scaling() -> None:

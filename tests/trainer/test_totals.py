@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer.kinds import Step
+from trainer.stage import Step
 from trainer.totals import Totals
 
 

@@ -2,6 +2,7 @@
 
 import io
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from service.manifest import ImageSpec
 from tests.trainer.data.making import idx_bytes
+from trainer import export
 from trainer.config import VQVAEConfig
 from trainer.data import Batches, Dataset, load
 from trainer.data.idx import MEMBERS, bundled_mnist
@@ -23,9 +25,9 @@ from trainer.data.pictures import ArrayPictures
 from trainer.device import choose
 from trainer.export import Exported
 from trainer.fit import Fit
-from trainer.kinds import Step
 from trainer.kinds.vqvae import VQVAE
 from trainer.run import Record, Run
+from trainer.stage import Graph, Stage, Step
 
 GREY_28 = ImageSpec(channels=1, height=28, width=28)
 TIMES = ("seconds", "images_per_second")
@@ -42,6 +44,10 @@ VALUES: dict[str, Any] = {
     "stem_width": 8,
     "hidden_width": 8,
     "blocks": 1,
+    "prior_width": 16,
+    "prior_blocks": 1,
+    "prior_heads": 2,
+    "prior_batch_size": 64,
 }
 
 
@@ -99,7 +105,7 @@ def printed(on: Console) -> str:
     return on.file.getvalue()
 
 
-def fit(config: VQVAEConfig, run: Run | None = None, on: Console | None = None) -> Fit:
+def fit(config: VQVAEConfig, run: Run | None = None, on: Console | None = None) -> Fit[VQVAE]:
     """What fits a new model, or goes on with ``run``."""
     torch.manual_seed(config.seed)
     dataset = load(config.data)
@@ -108,7 +114,20 @@ def fit(config: VQVAEConfig, run: Run | None = None, on: Console | None = None) 
     )
     run = run or Run.create(config, {})
     model = VQVAE(config, dataset.spec, 0.1)
-    return Fit(model, train, test, run, choose(config), on or console())
+    return Fit(model, config.schedule(), train, test, run, choose(config), on or console())
+
+
+def run_in_torch(graph: Graph, inputs: Mapping[str, Tensor]) -> Sequence[Tensor]:
+    """In the place of ONNX Runtime: a graph's outputs for its inputs."""
+    with torch.no_grad():
+        outputs = graph.module(*(inputs[item.name] for item in graph.inputs))
+    return outputs if isinstance(outputs, tuple) else [outputs]
+
+
+def without_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let exports take an instant: the graphs are empty files, and what is run is run in torch."""
+    monkeypatch.setattr(export, "write_graph", lambda graph, folder, _: (folder / graph.file).touch())
+    monkeypatch.setattr(export, "ExportedGraphs", lambda _: run_in_torch)
 
 
 def weights(run: Run, file: str = "model.safetensors") -> dict[str, Tensor]:
@@ -120,13 +139,29 @@ def figures(run: Run) -> list[Record]:
     return [{name: value for name, value in record.items() if name not in TIMES} for record in run.records()]
 
 
-def signal_in_step(monkeypatch: pytest.MonkeyPatch, step: int, number: Signals) -> None:
-    """Send this process a real signal in the forward pass of a step, counted from 1."""
-    forward, calls = VQVAE.forward, count(1)
+def signal_in_step(
+    monkeypatch: pytest.MonkeyPatch, step: int, number: Signals, stage: type[Stage] = VQVAE
+) -> None:
+    """Send this process a real signal in the forward pass of a step of a stage, counted from 1."""
+    forward, calls = stage.forward, count(1)
 
-    def interrupted(self: VQVAE, images: Tensor) -> Step:
+    def interrupted(self: Stage, inputs: Tensor, labels: Tensor | None = None) -> Step:
         if next(calls) == step:
             os.kill(os.getpid(), number)
-        return forward(self, images)
+        return forward(self, inputs, labels)
 
-    monkeypatch.setattr(VQVAE, "forward", interrupted)
+    monkeypatch.setattr(stage, "forward", interrupted)
+
+
+def poison(monkeypatch: pytest.MonkeyPatch, step: int, stage: type[Stage] = VQVAE) -> None:
+    """Make the loss of a step of a stage, counted from 1, no number."""
+    forward, calls = stage.forward, count(1)
+
+    def poisoned(self: Stage, inputs: Tensor, labels: Tensor | None = None) -> Step:
+        found = forward(self, inputs, labels)
+        if next(calls) != step:
+            return found
+        loss = found.loss * torch.nan
+        return found._replace(loss=loss, metrics={**found.metrics, "loss": loss.detach()})
+
+    monkeypatch.setattr(stage, "forward", poisoned)

@@ -25,6 +25,11 @@ class Dataset:
     pictures: int
     skipped: tuple[Skipped, ...] = ()
 
+    @property
+    def classes(self) -> int:
+        """How many classes the images have; 0 if they have none."""
+        return len(self.label_names or ())
+
     def summary(self) -> str:
         """What there is, in one line."""
         classes = "no classes" if self.label_names is None else f"{len(self.label_names):,} classes"

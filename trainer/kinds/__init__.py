@@ -5,10 +5,10 @@ from typing import Any
 
 from service.manifest import ImageSpec
 from trainer.config import RunConfig
-from trainer.kinds.base import Graph, Model, Step
 from trainer.kinds.vqvae import VQVAE
+from trainer.stage import Model
 
-__all__ = ["KINDS", "Graph", "Model", "Step", "build"]
+__all__ = ["KINDS", "build"]
 
 # Config of the kind, images of the data, variance of their pixels in [0, 1].
 Builder = Callable[[Any, ImageSpec, float], Model]

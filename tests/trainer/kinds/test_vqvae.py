@@ -1,5 +1,10 @@
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,11 +12,20 @@ from torch import Tensor
 
 from service.manifest import ImageSpec
 from tests.trainer import tiny
-from trainer.kinds.base import to_unit
 from trainer.kinds.vqvae import VQVAE
+from trainer.onnx_graph import write_codebook, write_graph
 from trainer.parity import FLIP_GAP
+from trainer.stage import to_pixels, to_unit
 
 RGB_16x24 = ImageSpec(channels=3, height=16, width=24)
+FSQ: dict[str, Any] = {"fsq_levels": (4, 3, 5), "codebook_size": 60, "codebook_dim": 3}
+ON_SPHERE: dict[str, Any] = {"normalise_codes": True, "codebook_size": 60}
+QUANTIZERS: dict[str, dict[str, Any]] = {
+    "plain": {"codebook_size": 60},
+    "on the sphere": ON_SPHERE,
+    "on the sphere by gradient": ON_SPHERE | {"update": "gradient"},
+    "fsq": FSQ,
+}
 
 
 def encode(model: VQVAE, images: Tensor) -> Tensor:
@@ -48,6 +62,7 @@ def test_the_loss_is_that_of_equation_3(update: str, reconstruction: str) -> Non
         ({"update": "ema"}, {"loss", "mse", "commitment_loss"}),
         ({"update": "gradient"}, {"loss", "mse", "commitment_loss", "codebook_loss"}),
         ({"reconstruction": "l1"}, {"loss", "l1", "commitment_loss"}),
+        (FSQ, {"loss", "mse"}),
     ],
 )
 def test_the_metrics_are_the_parts_of_the_loss(changes: dict[str, Any], names: set[str]) -> None:
@@ -58,9 +73,27 @@ def test_the_metrics_are_the_parts_of_the_loss(changes: dict[str, Any], names: s
     assert step.counts.sum() == 2 * 7 * 7
 
 
-@pytest.mark.parametrize("update", ["gradient", "ema"])
-def test_it_learns_a_batch_by_heart(update: str) -> None:
-    model = tiny.model(update=update, codebook_size=64)
+def test_with_fsq_the_loss_is_the_reconstruction_alone() -> None:
+    model = tiny.model(variance=0.04, **FSQ).eval()
+    images = tiny.images(4)
+    step = model(images)
+    torch.testing.assert_close(step.loss, step.metrics["mse"] / 0.04)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"update": "gradient"},
+        {"update": "ema"},
+        {"update": "gradient", "normalise_codes": True},
+        {"update": "ema", "normalise_codes": True},
+        {"update": "ema", "rotation_trick": True},
+        {"fsq_levels": (4, 4, 4), "codebook_dim": 3},
+    ],
+    ids=str,
+)
+def test_it_learns_a_batch_by_heart(changes: dict[str, Any]) -> None:
+    model = tiny.model(codebook_size=64, **changes)
     images = tiny.images(4, height=8, width=8) // 128 * 255
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     losses = []
@@ -73,6 +106,44 @@ def test_it_learns_a_batch_by_heart(update: str) -> None:
     assert losses[-1] < losses[0] / 2
 
 
+def encoder_inputs(model: VQVAE, images: Tensor) -> Tensor:
+    """The images that the encoder is given."""
+    given: list[Tensor] = []
+    with model.encoder.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0])):
+        model(images)
+    return to_pixels(given[0])
+
+
+def test_about_half_of_the_images_are_mirrored_in_training() -> None:
+    images = tiny.images(64, height=8, width=8)
+    model = tiny.model(flips=True)
+    shown = encoder_inputs(model, images)
+    kept = (shown == images).flatten(1).all(1)
+    mirrored = (shown == images.flip(3)).flatten(1).all(1)
+    assert (kept ^ mirrored).all()
+    assert 16 < kept.sum() < 48
+    assert not torch.equal(encoder_inputs(model, images), shown)
+    assert torch.equal(encoder_inputs(model.eval(), images), images)
+
+
+def test_the_error_is_that_of_the_images_as_they_were_mirrored() -> None:
+    model = tiny.model(flips=True, kmeans_start=False, restart_below=0.0)
+    image = tiny.images(1, height=8, width=8)
+    found = {float(model(image.clone()).metrics["mse"]) for _ in range(20)}
+    assert len(found) > 1
+    model.quantizer.eval()
+    plain = tiny.model(kmeans_start=False, restart_below=0.0)
+    plain.load_state_dict(model.state_dict())
+    plain.quantizer.eval()
+    expected = {float(plain(each).metrics["mse"]) for each in (image, image.flip(3))}
+    assert {float(model(image).metrics["mse"]) for _ in range(20)} == expected
+
+
+def test_without_flips_the_images_stay() -> None:
+    images = tiny.images(64, height=8, width=8)
+    assert torch.equal(encoder_inputs(tiny.model(), images), images)
+
+
 @pytest.mark.parametrize("size", [(28, 28), (28, 36), (4, 4)])
 def test_reconstructions_are_images_of_the_same_size(size: tuple[int, int]) -> None:
     images = tiny.images(3, height=size[0], width=size[1])
@@ -80,11 +151,10 @@ def test_reconstructions_are_images_of_the_same_size(size: tuple[int, int]) -> N
     assert (found.shape, found.dtype) == (images.shape, torch.uint8)
 
 
-def test_encoding_and_decoding_is_reconstructing() -> None:
-    model, images = tiny.model().eval(), tiny.images(5)
-    decoded = decode(model, encode(model, images))
-    # Straight through, z + (e - z) is e but for its last bit, and a pixel near x.5 may round either way.
-    assert (decoded.int() - model.reconstruct(images).int()).abs().max() <= 1
+@pytest.mark.parametrize("changes", QUANTIZERS.values(), ids=QUANTIZERS)
+def test_encoding_and_decoding_is_reconstructing(changes: dict[str, Any]) -> None:
+    model, images = tiny.model(**changes).eval(), tiny.images(5)
+    assert torch.equal(decode(model, encode(model, images)), model.reconstruct(images))
 
 
 def test_the_graphs_take_and_give_what_the_specs_say() -> None:
@@ -103,10 +173,54 @@ def test_images_that_the_stride_does_not_divide_are_refused() -> None:
         tiny.model(stride=8)
 
 
-def test_the_codebook_has_the_name_of_its_tensor() -> None:
-    model = tiny.model()
+@pytest.mark.parametrize("changes", QUANTIZERS.values(), ids=QUANTIZERS)
+def test_the_codebook_has_the_name_of_its_tensor_in_the_graphs(changes: dict[str, Any]) -> None:
+    model = tiny.model(**changes)
     name, values = model.codebook()
-    assert torch.equal(model.state_dict()[name], values)
+    assert values.shape == (60, model.config.codebook_dim)
+    for graph in model.graphs():
+        assert torch.equal(dict(graph.module.named_buffers()).get(name, values), values)
+        assert torch.equal(dict(graph.module.named_parameters()).get(name, values), values)
+    (decoder,) = (graph.module for graph in model.graphs() if graph.operation == "decode")
+    assert name in {*dict(decoder.named_buffers()), *dict(decoder.named_parameters())}
+
+
+def sizes(graph: onnx.GraphProto) -> dict[str, list[int]]:
+    return {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+
+
+@pytest.mark.parametrize("case", ["on the sphere by gradient", "fsq"])
+def test_the_graphs_encode_and_decode_as_torch_does(tmp_path: Path, case: str) -> None:
+    model, images = tiny.model(**QUANTIZERS[case]).eval(), tiny.images(20)
+    name, codebook = model.codebook()
+    write_codebook(codebook, tmp_path)
+    sessions, protos = {}, {}
+    for graph in model.graphs():
+        write_graph(graph, tmp_path, name)
+        protos[graph.operation] = onnx.load(tmp_path / graph.file, load_external_data=False).graph
+        sessions[graph.operation] = onnxruntime.InferenceSession(
+            str(tmp_path / graph.file), providers=["CPUExecutionProvider"]
+        )
+    nhwc = images.permute(0, 2, 3, 1).contiguous()
+    (codes,) = sessions["encode"].run(None, {"images": nhwc.numpy()})
+    assert (codes.dtype, codes.shape) == (np.int32, (20, 7, 7))
+    with torch.no_grad():
+        differs = torch.from_numpy(codes) != encode(model, images)
+        assert differs.float().mean() < 0.01
+        assert (model.code_gap(nhwc, torch.from_numpy(codes))[differs] < FLIP_GAP).all()
+        expected = decode(model, torch.from_numpy(codes)).permute(0, 2, 3, 1).numpy()
+    (decoded,) = sessions["decode"].run(None, {"codes": codes})
+    assert np.abs(decoded.astype(int) - expected.astype(int)).max() <= 1
+    # One codebook, taken as it is, and rounding needs none.
+    assert sizes(protos["decode"])[name] == [60, model.config.codebook_dim]
+    assert [shape for shape in sizes(protos["decode"]).values() if 60 in shape] == [[60, codebook.shape[1]]]
+    assert not {node.op_type for node in protos["decode"].node} & {"ReduceL2", "Sqrt", "Div"}
+    if case == "fsq":
+        assert [shape for shape in sizes(protos["encode"]).values() if 60 in shape] == []
+        assert not {node.op_type for node in protos["encode"].node} & {"Gemm", "MatMul", "ArgMin"}
+    else:
+        assert sizes(protos["encode"])[name] == [60, 4]
+        assert [node.op_type for node in protos["encode"].node].count("ArgMin") == 1
 
 
 def test_a_new_model_starts_with_codes_that_are_used() -> None:
@@ -116,10 +230,31 @@ def test_a_new_model_starts_with_codes_that_are_used() -> None:
         model.begin(images)
         model.eval()
     assert plain.quantizer.codebook.equal(tiny.model().quantizer.codebook)
+    rows = 64 * 7 * 7
+    assert started.quantizer.state_dict()["uses"].sum() == pytest.approx(rows)
     assert started(images[0]).metrics["commitment_loss"] < plain(images[0]).metrics["commitment_loss"] / 2
     counts = started(images[0]).counts
     assert counts is not None
     assert (counts > 0).all()
+
+
+def test_fsq_has_nothing_to_start() -> None:
+    model = tiny.model(**FSQ)
+
+    def no_images() -> Iterator[Tensor]:
+        raise AssertionError("nothing to look at")
+        yield
+
+    model.begin(no_images())
+
+
+def test_a_checkpoint_of_the_first_version_fits() -> None:
+    """Finished runs are gone on with: for another stage, say."""
+    names = {name for name in tiny.model().state_dict() if not name.startswith(("encoder.", "decoder."))}
+    assert names == {
+        "spread",
+        *(f"quantizer.{name}" for name in ("codebook", "steps", "uses", "sums")),
+    }
 
 
 def test_the_gap_is_that_between_the_two_distances() -> None:
