@@ -53,7 +53,7 @@ def ours(config: VQVAEConfig, dataset: Dataset, scratch: Path) -> float:
     machine = choose(config)
     train, test = (Batches(split, config.batch_size) for split in (dataset.train, dataset.test))
     run = Run.create(config, {})
-    fit = Fit(_model(config, dataset), train, test, run, machine, Console(quiet=True))
+    fit = Fit(_model(config, dataset), config.schedule(), train, test, run, machine, Console(quiet=True))
     fit.begin()
     started = time.perf_counter()
     fit()

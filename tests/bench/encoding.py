@@ -1,0 +1,37 @@
+"""How fast exported models encode and decode, as the service runs them, on noise of their own size."""
+
+import statistics
+import time
+from pathlib import Path
+
+import click
+import numpy as np
+
+from service.manifest import Role
+from tests.bench.samples import served
+
+
+@click.command("encoding")
+@click.argument("exported", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.option("--images", default=16, show_default=True, help="images in a request")
+@click.option("--rounds", default=9, show_default=True)
+def command(exported: tuple[Path, ...], images: int, rounds: int) -> None:
+    """Images/s of encode and decode of each EXPORTED folder, in turns."""
+    models = {folder: served(folder) for folder in exported}
+    times: dict[tuple[Path, str], list[float]] = {}
+    for round_ in range(rounds + 1):
+        for folder, model in models.items():
+            image = model.manifest.image
+            size = (images, image.height, image.width, image.channels)
+            given = {Role.images: np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)}
+            for verb in ("encode", "decode"):
+                started = time.perf_counter()
+                given = {**given, **model.run((verb,), given, images, {})}
+                if round_:
+                    times.setdefault((folder, verb), []).append(time.perf_counter() - started)
+    click.echo("| model | codebook | encode, images/s | decode, images/s |\n|---|---|---|---|")
+    for folder, model in models.items():
+        rates = [images / statistics.median(times[folder, verb]) for verb in ("encode", "decode")]
+        codes = model.manifest.codes
+        codebook = f"{codes.codebook_size}x{codes.codebook_dim}"
+        click.echo(f"| {folder.name} | {codebook} | {rates[0]:,.0f} | {rates[1]:,.0f} |")
