@@ -41,8 +41,7 @@ class LearnedCodebook(Quantizer):
         dim: dimensions of a code, D.
         update: ``gradient`` trains the codebook by its loss, ``ema`` by moving averages of its members.
         decay: of the moving averages, reached from (1 + t) / (10 + t) at step t: a young codebook has to keep
-            up with its encoder, or most codes are left behind; not after a start at k-means centres. The
-            averages also count the use under ``gradient``.
+            up with its encoder, or most codes are left behind. They also count the use under ``gradient``.
         restart_below: a code used less than this share of an even use, 1 / K, is moved to a random encoder
             output of the batch; 0 never restarts.
         normalise: look up on the unit sphere, where encoder outputs and code vectors are scaled to length 1.
@@ -153,8 +152,6 @@ class LearnedCodebook(Quantizer):
         self.codebook.copy_(found.centres)
         self.uses.copy_(found.counts * share)
         self.sums.copy_(found.sums * share)
-        # Such a codebook is not young: the decay is at its end from the first step.
-        self.steps.fill_(max(0.0, (10 * self.decay - 1) / (1 - self.decay)))
 
     def _rows(self, z: Tensor) -> Tensor:
         """The cells of ``(B, D, h, w)`` as rows ``(n, D)``, where they are looked up."""
