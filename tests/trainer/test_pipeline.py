@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from service.manifest import Role
 from tests.trainer import tiny
@@ -14,13 +15,14 @@ from tests.trainer.data.making import noise, save
 from tests.trainer.tiny import Trained
 from trainer import pipeline
 from trainer.config import VQVAEConfig
+from trainer.data import Batches
 from trainer.errors import ConfigError, DivergenceError, ExportError, Interrupted, RunError
 from trainer.export import Exported
 from trainer.fit import Fit
 from trainer.kinds.vqvae import VQVAE
 from trainer.prior import PriorStage
 from trainer.run import Run
-from trainer.stage import Model, SecondStage, Stage
+from trainer.stage import Model, SecondStage, Stage, Step
 
 Published = list[tuple[Model, SecondStage | None, VQVAEConfig]]
 
@@ -226,6 +228,30 @@ def test_it_tells_of_the_second_stage(generating: Trained) -> None:
     rest = [line.split("  ")[0] for line in lines[places[0] + 1 :]]
     assert rest[:3] == ["epoch 1/2", "epoch 2/2", "exporting and measuring ..."]
     assert re.search(r"100 images: mse 0\..*  bits \d+\.?\d*  bits_given_class \d+", generating.printed)
+
+
+def test_the_prior_is_trained_on_the_codes_of_the_images_and_their_classes(
+    trained: Trained, run: Run, published: Published, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[Tensor, Tensor]] = []
+    forward = PriorStage.forward
+
+    def noted(self: PriorStage, inputs: Tensor, labels: Tensor | None = None) -> Step:
+        assert labels is not None
+        seen.append((inputs, labels))
+        return forward(self, inputs, labels)
+
+    monkeypatch.setattr(PriorStage, "forward", noted)
+    resume(run, prior_epochs=1)
+    encode = trained.model.graphs()[0].module.eval()
+    with Batches(trained.dataset.train, 64, seed=run.config.seed) as batches:
+        for (inputs, labels), batch in zip(seen, batches.epoch(0), strict=True):
+            assert batch.labels is not None
+            assert torch.equal(labels, batch.labels)
+            with torch.no_grad():
+                codes = encode(batch.images.permute(0, 2, 3, 1))
+            # In another memory layout, float32 sums may break a tie between two codes the other way.
+            assert (inputs == codes).float().mean() > 0.99
 
 
 def test_both_stages_are_trained_and_published(
