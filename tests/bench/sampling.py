@@ -22,6 +22,8 @@ from trainer.prior.sampler import BELOW_ONE
 from trainer.run import Run
 from trainer.running import ExportedGraphs
 
+PAUSE = 0.5
+
 
 def without_cache(prior: CodePrior, noise: Tensor, labels: Tensor, *, growing: bool) -> Tensor:
     """Codes, int32 ``(n, h, w)``: each step runs the transformer on all positions, or on those so far."""
@@ -109,6 +111,8 @@ def command(run: Path, exported: Path, images: int, rounds: int, threads: int) -
     with torch.inference_mode():
         for round_ in range(rounds + 1):
             for name, contender in contenders.items():
+                # The threads of the one before go on spinning for a while, on the cores of this one.
+                time.sleep(PAUSE)
                 started = time.perf_counter()
                 results[name] = contender()
                 if round_:

@@ -18,6 +18,7 @@ def some_masks(draw: st.DrawFn) -> Tensor:
     return torch.tensor(cells[: shape[0] * shape[1] * shape[2]]).view(shape)
 
 
+@settings(deadline=None)
 @given(some_masks())
 def test_the_given_codes_come_first_and_both_parts_row_by_row(mask: Tensor) -> None:
     ordered = Ordered.of(mask)
