@@ -67,10 +67,10 @@ def _figures(manifest: Manifest) -> str:
     )
     if "bits" in names and manifest.codes.codebook_size is not None:
         plain = math.prod(manifest.codes.shape) * math.log2(manifest.codes.codebook_size)
+        given = " its class or given it (`bits_given_class`)," if "bits_given_class" in names else " classes,"
         notes += (
-            " `bits` is what an entropy coder would need for the codes of an image with the prior, without "
-            "its class or given it (`bits_given_class`), computed in torch; without a prior it is "
-            f"{plain:,.0f}."
+            " `bits` is what an entropy coder would need for the codes of an image with the prior, without"
+            f"{given} computed in torch; without a prior it is {plain:,.0f}."
         )
     parity = ""
     if manifest.parity is not None:

@@ -38,8 +38,12 @@ LOOK_EVERY = 50
 # Test images looked at after each epoch; the exported model is measured on all of them.
 MONITORED_IMAGES = 2000
 COLLAPSED = 0.10
-# What is plotted of a codebook, between which limits.
-CODEBOOK_FIGURES: dict[str, tuple[float, float | None]] = {"perplexity": (0, None), "usage": (0, 1)}
+# What gets a plot of its own, beside the losses, between which limits.
+PLOTTED: dict[str, tuple[float | None, float | None]] = {
+    "perplexity": (0, None),
+    "usage": (0, 1),
+    "test_bits": (None, None),
+}
 
 S = TypeVar("S", bound=Stage)
 Tensors = tuple[Tensor, ...] | list[Tensor]
@@ -255,8 +259,8 @@ class Fit(Generic[S]):
     def _plot(self) -> None:
         records = self.run.records()
         if records:
-            losses = [name for name in records[0] if name.endswith(("loss", "mse", "l1", "bits"))]
+            losses = [name for name in records[0] if name.endswith(("loss", "mse", "l1"))]
             plot(records, losses, self.run.picture("plots", "loss.png"), log=True)
-            for name, limits in CODEBOOK_FIGURES.items():
+            for name, limits in PLOTTED.items():
                 if name in records[0]:
                     plot(records, [name], self.run.picture("plots", f"{name}.png"), limits=limits)

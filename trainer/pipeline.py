@@ -75,8 +75,7 @@ def resume(kind: str, out: Path, name: str, flags: dict[str, Any], console: Cons
     run.configure(config)
     model = _model(run.config, prepared.dataset.spec, 1.0)
     fit = _fit(model, prepared, run, console)
-    fit.resume()
-    console.print(f"resuming {run.folder} in epoch {fit.position.epoch + 1}, step {fit.position.step}")
+    _go_on(fit, console)
     fit()
     second = _second_stage(fit.result, prepared, run, console)
     return _publish(fit.result, second, run.config, prepared.dataset, console)
@@ -154,7 +153,7 @@ def _second_stage(model: Model, prepared: Prepared, run: Run, console: Console) 
     stage_run = run.stage(stage.name)
     fit = _stage_fit(stage, stage.schedule(), train, test, prepared, stage_run, console)
     if stage_run.begun:
-        fit.resume()
+        _go_on(fit, console)
     else:
         fit.begin()
     fit()
@@ -167,6 +166,12 @@ def _stage_fit(
     seed, device = run.config.seed, prepared.machine.device
     batches = [Batches(split, schedule.batch_size, seed=seed, device=device) for split in (train, test)]
     return Fit(stage, schedule, batches[0], batches[1], run, prepared.machine, console)
+
+
+def _go_on(fit: Fit[S], console: Console) -> None:
+    fit.resume()
+    position = fit.position
+    console.print(f"resuming {fit.run.folder} in epoch {position.epoch + 1}, step {position.step}")
 
 
 @torch.no_grad()

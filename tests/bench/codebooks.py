@@ -108,7 +108,7 @@ class PeerQuantizer(Quantizer):
         return self(z).codes
 
     def gap(self, z: Tensor, codes: Tensor) -> Tensor:
-        raise NotImplementedError("it is not exported")
+        raise TypeError("the peer's quantizer is not exported, so it has no gap to its graph")
 
 
 def _fitted(model: VQVAE, dataset: Dataset, run: Run, console: Console) -> VQVAE:

@@ -213,6 +213,7 @@ def test_a_prior_may_be_added_to_a_run(trained: Trained, generating: Trained) ->
         "metrics.jsonl",
         "samples/epoch-002.png",
         "plots/loss.png",
+        "plots/test_bits.png",
         "checkpoints/step-00000008/model.safetensors",
         "checkpoints/step-00000008/average.safetensors",
     }
