@@ -38,19 +38,29 @@ class Role(StrEnum):
     - ``codes``: ``(N, *codes.shape)`` of ``codes.dtype``
     - ``mask``: bool ``(N, *codes.shape)`` beside ``codes``: True where a code is to be sampled, False where
       the given one is kept. Whoever gives neither has all codes sampled.
+    - ``target``: ``(N, *codes.shape)`` of ``codes.dtype`` beside ``codes``: the codes that a row goes towards
+    - ``fraction``: float32 ``(N,)``, how far a row is on its way from ``codes`` to ``target``: evenly from 0 in
+      the first row to 1 in the last
     - ``label``: int64 ``(N,)``, an index into ``labels``
     - ``normal``: float32 standard normal noise ``(N, *shape)``
     - ``uniform``: float32 uniform noise in [0, 1) ``(N, *shape)``
     - ``parameter``: a scalar, one for the whole batch
+    - ``states``: ``(N, S, *codes.shape)`` of ``codes.dtype``, states of a chain on its way to ``codes``, in
+      order; how many, 0 or more, follows from the parameters
+    - ``figure``: float32 ``(N,)``, something to tell of each row, by the name of the output
     """
 
     images = "images"
     codes = "codes"
     mask = "mask"
+    target = "target"
+    fraction = "fraction"
     label = "label"
     normal = "normal"
     uniform = "uniform"
     parameter = "parameter"
+    states = "states"
+    figure = "figure"
 
 
 class _Part(BaseModel):
@@ -145,11 +155,22 @@ class Input(_Part):
     ``name`` is the graph's own; an input of role ``parameter`` is filled by the operation's parameter of the
     same name. ``shape`` is for noise: the axes after the batch, each a number or the name of an int64
     parameter. ``default`` is for a label: the index used when the caller gives none (the class of an
-    unconditional sample, say); without it a label must be given.
+    unconditional sample, say); without it a label must be given. It is also for noise: the value of all of it
+    when the caller gives no seed (0 for the mean of a normal distribution, say); without it a seed is drawn.
     """
 
     name: str
-    role: Role
+    role: Literal[
+        Role.images,
+        Role.codes,
+        Role.mask,
+        Role.target,
+        Role.fraction,
+        Role.label,
+        Role.normal,
+        Role.uniform,
+        Role.parameter,
+    ]
     shape: tuple[int | str, ...] = ()
     default: int | None = None
 
@@ -158,7 +179,7 @@ class Output(_Part):
     """One output of a graph."""
 
     name: str
-    role: Literal[Role.images, Role.codes]
+    role: Literal[Role.images, Role.codes, Role.states, Role.figure]
 
 
 class Operation(_Part):
@@ -183,9 +204,15 @@ class Operation(_Part):
         return self
 
     @model_validator(mode="after")
-    def _a_mask_has_codes(self) -> Self:
+    def _roles_have_their_partners(self) -> Self:
         if self.takes(Role.mask) and not self.takes(Role.codes):
             raise ValueError("it takes a mask, but no codes for the mask to keep")
+        if self.takes(Role.target) and not self.takes(Role.codes):
+            raise ValueError("it takes a target, but no codes to start from")
+        if self.takes(Role.fraction) and not self.takes(Role.target):
+            raise ValueError("it takes a fraction of the way to a target, but no target")
+        if self.gives(Role.states) and not self.gives(Role.codes):
+            raise ValueError("it gives the states of a chain, but no codes at its end")
         return self
 
     def takes(self, role: Role) -> bool:
@@ -206,8 +233,13 @@ class Codebook(_Part):
 
 
 class Measures(_Part):
-    """Evaluation figures of the exported graphs on ``images`` images of a dataset's split."""
+    """Evaluation figures of the exported graphs on ``images`` images of a dataset's split.
 
+    ``of`` says what was measured: ``reconstructions``, the images that an operation ``sample/<method>`` draws,
+    or, as the best that samples could reach, ``real images``.
+    """
+
+    of: str = "reconstructions"
     dataset: str
     split: str
     images: int = Field(ge=1)
