@@ -43,6 +43,9 @@ PLOTTED: dict[str, tuple[float | None, float | None]] = {
     "perplexity": (0, None),
     "usage": (0, 1),
     "test_bits": (None, None),
+    "kl": (0, None),
+    "test_elbo": (None, None),
+    "lowest_loss": (None, None),
 }
 
 S = TypeVar("S", bound=Stage)
@@ -259,8 +262,11 @@ class Fit(Generic[S]):
     def _plot(self) -> None:
         records = self.run.records()
         if records:
-            losses = [name for name in records[0] if name.endswith(("loss", "mse", "l1"))]
-            plot(records, losses, self.run.picture("plots", "loss.png"), log=True)
+            named = [name for name in records[0] if name.endswith(("loss", "mse", "l1"))]
+            losses = [name for name in named if name not in PLOTTED]
+            # A density can be above 1, and its loss below 0.
+            positive = all(record.get(name, 1) > 0 for record in records for name in losses)
+            plot(records, losses, self.run.picture("plots", "loss.png"), log=positive)
             for name, limits in PLOTTED.items():
                 if name in records[0]:
                     plot(records, [name], self.run.picture("plots", f"{name}.png"), limits=limits)

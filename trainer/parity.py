@@ -1,31 +1,43 @@
 """Does ONNX Runtime compute what torch does? Compared on real images, with what may differ and why."""
 
+import math
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from service.manifest import Parity
+from service.manifest import Parity, Role
 from trainer.errors import ExportError
-from trainer.stage import Model
+from trainer.stage import Graph, Model, Run
 
-# Both sum float32 products in another order. A code may flip only if the two distances are this close,
-# relative to the vector's squared length and the code's; a pixel near x.5 may round to the neighbour.
+# Both sum float32 products in another order. A discrete code may flip only if the two distances are this
+# close, relative to the vector's squared length and the code's; a pixel near x.5 may round to the neighbour.
 FLIP_GAP = 1e-5
 PIXELS_WITHIN_ONE_LEVEL = 0.999
-# A sampler's draw may differ only if its noise is this close to where the codes' probabilities meet.
+# A code that is a float may differ by this much, relative to itself or to the prior's standard deviation.
+CODE_GAP = 1e-3
+# What a sampler draws may differ only if its noise is this close to where the probabilities meet; what it
+# computes, by this much of its size.
 DRAW_GAP = 1e-4
-TOLERANCE = (
-    f"{PIXELS_WITHIN_ONE_LEVEL:.1%} of pixels within 1 of 255 for the same codes; codes differ only where "
-    f"two distances tie within {FLIP_GAP:g} of their scale: float32 sums in another order"
-)
+PIXELS_TOLERANCE = f"{PIXELS_WITHIN_ONE_LEVEL:.1%} of pixels within 1 of 255 for the same codes"
+CODES_TOLERANCES = {
+    "int32": f"codes differ only where two distances tie within {FLIP_GAP:g} of their scale",
+    "float32": f"codes differ by at most {CODE_GAP:g} of their size, or of 1",
+}
+REASON = "float32 sums in another order"
 
 
 class ParityCheck:
     """Gathers the differences between a torch model and its exported graphs."""
 
     def __init__(self, model: Model) -> None:
-        graphs = {graph.operation: graph.module.eval() for graph in model.graphs()}
+        graphs = {graph.operation: graph for graph in model.graphs()}
         self._model, self._encode, self._decode = model, graphs["encode"], graphs["decode"]
+        dtype = model.codes_spec().dtype
+        self._discrete = dtype == "int32"
+        self._tolerance = f"{PIXELS_TOLERANCE}; {CODES_TOLERANCES[dtype]}: {REASON}"
         self.images = 0
         self._codes = self._flips = self._pixels = self._within = self._largest = 0
         self._gap = 0.0
@@ -36,15 +48,15 @@ class ParityCheck:
     ) -> None:
         """Compare a batch: images, uint8 ``(N, H, W, C)``, and what ONNX Runtime made of them."""
         self.images += len(images)
-        expected = self._encode(torch.from_numpy(images)).numpy()
+        expected = _run_quietly(self._encode, torch.from_numpy(images)).numpy()
         differs = expected != codes
         self._codes += codes.size
-        self._flips += int(differs.sum())
+        self._flips += int(differs.sum()) if self._discrete else 0
         if differs.any():
-            gaps = self._model.code_gap(torch.from_numpy(images), torch.from_numpy(codes)).numpy()
-            self._gap = max(self._gap, float(gaps[differs].max()))
-        # From the same codes, so that a tie between codes is not counted as an error of the decoder.
-        again = self._decode(torch.from_numpy(codes)).numpy()
+            gaps = self._model.code_gap(torch.from_numpy(images), torch.from_numpy(codes))
+            self._gap = max(self._gap, _largest(gaps[torch.from_numpy(differs)]))
+        # From the same codes, so that a difference between codes is not counted as an error of the decoder.
+        again = _run_quietly(self._decode, torch.from_numpy(codes)).numpy()
         difference = np.abs(again.astype(np.int16) - decoded.astype(np.int16))
         self._pixels += difference.size
         self._within += int((difference <= 1).sum())
@@ -59,24 +71,59 @@ class ParityCheck:
             code_flips=self._flips,
             codes=self._codes,
             flip_gap=self._gap,
-            tolerance=TOLERANCE,
+            tolerance=self._tolerance,
         )
-        if parity.within_one_level < PIXELS_WITHIN_ONE_LEVEL or parity.flip_gap > FLIP_GAP:
+        allowed = FLIP_GAP if self._discrete else CODE_GAP
+        if parity.within_one_level < PIXELS_WITHIN_ONE_LEVEL or not parity.flip_gap <= allowed:
+            differ = (
+                f"{parity.code_flips} of {parity.codes} codes differ, " if self._discrete else "codes differ "
+            )
             raise ExportError(
                 "ONNX Runtime disagrees with torch: "
-                f"{parity.within_one_level:.3%} of pixels are within 1 level, and "
-                f"{parity.code_flips} of {parity.codes} codes differ, by up to {parity.flip_gap:.2g} of "
-                f"their distances. Allowed: {TOLERANCE}"
+                f"{parity.within_one_level:.3%} of pixels are within 1 level, and {differ}"
+                f"by up to {parity.flip_gap:.2g} of their {'distances' if self._discrete else 'size'}. "
+                f"Allowed: {self._tolerance}"
             )
         return parity
 
 
+def _run_quietly(graph: Graph, given: Tensor) -> Tensor:
+    """Run in torch a graph of one array, and of noise that stands still if no seed is given."""
+    tensors = [
+        given
+        if item.role in (Role.images, Role.codes)
+        else torch.full((len(given), *example.shape[1:]), float(item.default or 0))
+        for item, example in zip(graph.inputs, graph.examples, strict=True)
+    ]
+    return graph.module.eval()(*tensors)
+
+
+@torch.no_grad()
+def gap_of_others(graphs: Iterable[Graph], run: Run) -> float:
+    """How far what further graphs give for their examples is from torch's: relative to itself, or to 1."""
+    largest = 0.0
+    for graph in graphs:
+        inputs = {item.name: example for item, example in zip(graph.inputs, graph.examples, strict=True)}
+        expected = graph.module.eval()(*graph.examples)
+        expected = expected if isinstance(expected, tuple) else (expected,)
+        for ours, theirs in zip(expected, run(graph, inputs), strict=True):
+            difference = (ours.double() - theirs.double()).abs() / ours.double().abs().clamp(min=1)
+            largest = max(largest, _largest(difference))
+    return largest
+
+
+def _largest(differences: Tensor) -> float:
+    """Infinite if one is no number, which a comparison would pass over."""
+    return float(differences.nan_to_num(nan=math.inf, posinf=math.inf).max())
+
+
 def with_draws(parity: Parity, gap: float) -> Parity:
-    """Add how far a sampler's draws are from torch's. Raises ExportError if they are out of tolerance."""
+    """Add how far what samplers draw is from torch's draws. Raises ExportError if it is out of tolerance."""
     if not gap <= DRAW_GAP:
         raise ExportError(
-            f"ONNX Runtime disagrees with torch: a code was drawn {gap:.2g} away from the probabilities in "
-            f"which torch draws it; allowed is {DRAW_GAP:g}"
+            f"ONNX Runtime disagrees with torch: what a sampler drew is {gap:.2g} away from what torch draws "
+            f"from the same noise; allowed is {DRAW_GAP:g}"
         )
-    tolerance = f"{parity.tolerance}; draws differ only where the noise is within {DRAW_GAP:g} of a tie"
+    tolerance = f"{parity.tolerance}; draws differ only within {DRAW_GAP:g} of their size, or of a tie"
+    gap = max(gap, parity.draw_gap or 0)
     return parity.model_copy(update={"draw_gap": gap, "tolerance": tolerance})

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -21,11 +22,13 @@ class Step(NamedTuple):
     - ``loss``: scalar, what is minimised
     - ``metrics``: scalars to be averaged over the epoch, by name
     - ``counts``: float32 ``(K,)``, how often each code was used, to be summed over the epoch; or None
+    - ``lowest``: scalars of which the lowest of the epoch is kept, by name
     """
 
     loss: Tensor
     metrics: Mapping[str, Tensor]
     counts: Tensor | None = None
+    lowest: Mapping[str, Tensor] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,7 @@ class Model(Stage):
 
         ``images`` are uint8 ``(N, H, W, C)``, ``codes`` and the result have the codes' shape. For discrete
         codes: the difference of the two distances over |z|^2 + |e|^2; 0 for the same code or an exact tie.
+        For a posterior's mean: the difference over the code, or over 1, the prior's standard deviation.
         """
 
     def codebook(self) -> tuple[str, Tensor] | None:

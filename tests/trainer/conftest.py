@@ -10,7 +10,7 @@ import torch
 from tests.trainer import tiny
 from tests.trainer.tiny import Trained
 from trainer import checkpoint, pipeline
-from trainer.config import VQVAEConfig
+from trainer.config import NCPConfig, VAEConfig, VQVAEConfig
 from trainer.data import load
 from trainer.kinds.vqvae import VQVAE
 from trainer.run import Run
@@ -19,6 +19,8 @@ from trainer.run import Run
 torch.set_num_threads(1)
 
 MakeConfig = Callable[..., VQVAEConfig]
+MakeVAEConfig = Callable[..., VAEConfig]
+MakeNCPConfig = Callable[..., NCPConfig]
 
 
 @pytest.fixture(scope="session")
@@ -27,15 +29,24 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.write_digits(tmp_path_factory.mktemp("data") / "mnist")
 
 
+def places(digits: Path, folder: Path) -> dict[str, Any]:
+    return {"data": str(digits), "out": folder / "runs", "export_to": folder / "exported"}
+
+
 @pytest.fixture
 def make_config(digits: Path, tmp_path: Path) -> MakeConfig:
     """Makes tiny configs whose runs and models go below ``tmp_path``."""
+    return lambda **changes: tiny.config(**places(digits, tmp_path) | changes)
 
-    def make(**changes: Any) -> VQVAEConfig:
-        places = {"data": str(digits), "out": tmp_path / "runs", "export_to": tmp_path / "exported"}
-        return tiny.config(**places | changes)
 
-    return make
+@pytest.fixture
+def make_vae_config(digits: Path, tmp_path: Path) -> MakeVAEConfig:
+    return lambda **changes: tiny.vae_config(**places(digits, tmp_path) | changes)
+
+
+@pytest.fixture
+def make_ncp_config(digits: Path, tmp_path: Path) -> MakeNCPConfig:
+    return lambda **changes: tiny.ncp_config(**places(digits, tmp_path) | changes)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,19 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tests.trainer import tiny
-from trainer.config import CONFIGS, PRESETS, VQVAEConfig, presets, read_yaml, resolve, validated
+from trainer.config import (
+    CONFIGS,
+    DEFAULT_PRESETS,
+    PRESETS,
+    NCPConfig,
+    RunConfig,
+    VAEConfig,
+    VQVAEConfig,
+    presets,
+    read_yaml,
+    resolve,
+    validated,
+)
 from trainer.errors import ConfigError
 
 
@@ -18,6 +30,14 @@ def test_every_preset_is_valid(file: Path) -> None:
     kind = read_yaml(file)["kind"]
     assert file.stem in presets(kind)
     assert resolve(kind, preset=file.stem, flags={}).name == file.stem
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_every_kind_has_presets_and_a_default_one(kind: str) -> None:
+    assert DEFAULT_PRESETS[kind] in presets(kind)
+    assert type(resolve(kind, flags={})) is CONFIGS[kind]
+    assert presets("vae") == ["vae-mnist", "vae-pokemon"]
+    assert presets("ncp") == ["ncp-mnist"]
 
 
 def write(folder: Path, text: str) -> Path:
@@ -108,6 +128,57 @@ def test_a_bad_file_is_an_error_that_says_why(tmp_path: Path, text: str, complai
     with pytest.raises(ConfigError, match=complaint) as caught:
         resolve("vqvae", file=write(tmp_path, text), flags={})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "complaint"),
+    [
+        ("vae", "kind: ncp", "is for kind 'ncp', not for 'vae'"),
+        ("ncp", "kind: vae", "is for kind 'vae', not for 'ncp'"),
+        ("vae", "classifier_lr: 1", r"vae has no key 'classifier_lr'"),
+        ("vae", "codebook_size: 8", r"vae has no key 'codebook_size'"),
+        ("ncp", "clasifier_lr: 1", r"no key 'clasifier_lr'\. Did you mean 'classifier_lr'\?"),
+        ("vae", "{image_size: 36, stride: 8}", "image_size 36 is no multiple of stride 8"),
+        ("ncp", "{image_size: 36, stride: 8}", "image_size 36 is no multiple of stride 8"),
+        ("vae", "{binarise: true, likelihood: mse}", "binarise takes the likelihood 'bernoulli', not 'mse'"),
+        ("ncp", "{binarise: true, likelihood: gaussian}", "'bernoulli', not 'gaussian'"),
+        ("vae", "likelihood: cauchy", "likelihood is 'cauchy': input should be 'mse', 'gaussian' or 'bern"),
+        ("vae", "upsampling: bilinear", "input should be 'transposed' or 'nearest'"),
+        ("vae", "rotations: 181", "rotations is 181: input should be less than or equal to 180"),
+        ("vae", "beta: -1", "beta is -1: input should be greater than or equal to 0"),
+        ("vae", "free_bits: -1", "free_bits is -1: input should be greater than or equal to 0"),
+        ("vae", "latent_dim: 0", "latent_dim is 0: input should be greater than or equal to 1"),
+        ("vae", "stride: 3", "stride is 3: input should be 2, 4, 8, 16, 32, 64 or 128"),
+        ("ncp", "classifier_epochs: 0", "classifier_epochs is 0: input should be greater than or equal to 1"),
+        ("ncp", "classifier_dropout: 1", "classifier_dropout is 1: input should be less than 1"),
+    ],
+)
+def test_so_is_one_for_the_gaussian_kinds(tmp_path: Path, kind: str, text: str, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        resolve(kind, file=write(tmp_path, text), flags={})
+
+
+def test_the_contrast_of_the_classifier_is_trained_by_fields_of_its_own() -> None:
+    config = tiny.ncp_config(lr=0.25, classifier_lr=0.5, clip_norm=3.0)
+    own = config.classifier_schedule()
+    assert (config.schedule().lr, own.lr, own.clip_norm) == (0.25, 0.5, 3.0)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_what_may_be_given_anew_is_a_field(kind: str) -> None:
+    config = CONFIGS[kind]
+    assert config.free_on_resume | config.second_stage_fields <= config.model_fields.keys()
+    assert config.free_on_resume >= RunConfig.free_on_resume
+    assert not config.free_on_resume & config.second_stage_fields
+
+
+def test_how_long_a_second_stage_is_may_be_given_anew_and_what_it_is_until_it_begins() -> None:
+    assert VAEConfig.free_on_resume == RunConfig.free_on_resume
+    assert VAEConfig.second_stage_fields == frozenset()
+    assert VQVAEConfig.free_on_resume - RunConfig.free_on_resume == {"prior_epochs"}
+    assert NCPConfig.free_on_resume - RunConfig.free_on_resume == {"classifier_epochs"}
+    fields = {name for name in NCPConfig.model_fields if name.startswith("classifier_")}
+    assert NCPConfig.second_stage_fields == fields - {"classifier_epochs"}
 
 
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ import json
 import os
 import shutil
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,15 +14,15 @@ from tests.trainer.conftest import MakeConfig
 from tests.trainer.tiny import Trained
 from trainer.errors import DivergenceError, Interrupted
 from trainer.fit import Fit
-from trainer.kinds.vqvae import VQVAE
 from trainer.quantizer import COLLAPSE_ADVICE
 from trainer.run import Run
+from trainer.stage import Model
 
 # Of the tiny config: 256 images in batches of 32.
 STEPS = 8
 
 
-def run_of(fit: Fit[VQVAE]) -> Run:
+def run_of(fit: Fit[Model]) -> Run:
     fit.begin()
     fit()
     return fit.run
@@ -90,7 +91,7 @@ def test_the_rate_warms_up_and_falls_to_its_share(make_config: MakeConfig) -> No
     assert len(rates) == 10 * STEPS
 
 
-def keeping(fit: Fit[VQVAE], rates: list[float]) -> Any:
+def keeping(fit: Fit[Model], rates: list[float]) -> Any:
     """The fit's own batches, after each of which the rate of its step is noted."""
     epoch = fit.train.epoch
 
@@ -282,7 +283,7 @@ def test_a_loss_that_is_no_number_stops_with_the_last_good_checkpoint(
     assert f"The last good checkpoint is {good}. Try a lower --lr (it is 0.01)" in str(caught.value)
     assert fit.run.latest_checkpoint() == good
     assert all(tensor.isfinite().all() for tensor in tiny.weights(fit.run).values())
-    again = tiny.fit(fit.config, fit.run)  # type: ignore[arg-type]
+    again = tiny.fit(fit.config, fit.run)
     again.resume()
     assert again.position.epoch == 1
 
@@ -335,3 +336,27 @@ def test_a_codebook_that_is_used_is_not_warned_of(make_config: MakeConfig) -> No
     console = tiny.console()
     run_of(tiny.fit(make_config(), on=console))
     assert "warning" not in tiny.printed(console)
+
+
+@pytest.mark.parametrize(("lowest", "log"), [(0.5, True), (-0.5, False)])
+def test_losses_that_fall_below_0_are_plotted_on_an_even_axis(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, lowest: float, log: bool
+) -> None:
+    """And what has a plot of its own is not among the losses."""
+    plotted: dict[str, tuple[list[str], bool]] = {}
+
+    def noted(_: object, names: list[str], path: Path, *, log: bool = False, limits: object = None) -> None:
+        plotted[path.name] = names, log
+
+    fit = tiny.fit(make_config())
+    for epoch, loss in ((1, 3.0), (2, lowest)):
+        figures = {"loss": loss, "reconstruction_loss": loss, "kl": 2.0, "lowest_loss": -1.0}
+        fit.run.log({"epoch": epoch} | figures | {"test_mse": 0.1, "test_elbo": -loss})
+    monkeypatch.setattr("trainer.fit.plot", noted)
+    fit._plot()
+    assert plotted == {
+        "loss.png": (["loss", "reconstruction_loss", "test_mse"], log),
+        "kl.png": (["kl"], False),
+        "test_elbo.png": (["test_elbo"], False),
+        "lowest_loss.png": (["lowest_loss"], False),
+    }

@@ -12,8 +12,8 @@ def command(kind: str = "vqvae") -> KindCommand:
     return KindCommand(kind, callback=lambda **_: None)
 
 
-def parse(*arguments: str) -> dict[str, Any]:
-    return command().make_context("vqvae", list(arguments)).params
+def parse(*arguments: str, kind: str = "vqvae") -> dict[str, Any]:
+    return command(kind).make_context(kind, list(arguments)).params
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
@@ -62,6 +62,27 @@ def test_the_help_shows_groups_bounds_and_the_defaults_of_the_default_preset() -
 )
 def test_a_flag_becomes_a_value_of_its_field(arguments: list[str], name: str, value: object) -> None:
     assert parse(*arguments)[name] == value
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "value"),
+    [
+        (["--likelihood", "gaussian"], "likelihood", "gaussian"),
+        (["--binarise"], "binarise", True),
+        (["--no-flips"], "flips", False),
+        (["--stride", "128"], "stride", 128),
+        (["--upsampling", "nearest"], "upsampling", "nearest"),
+        (["--rotations", "10"], "rotations", 10.0),
+        (["--classifier-epochs", "7"], "classifier_epochs", 7),
+    ],
+)
+def test_so_do_those_of_the_gaussian_kinds(arguments: list[str], name: str, value: object) -> None:
+    assert parse(*arguments, kind="ncp")[name] == value
+
+
+def test_a_vae_has_no_flags_of_a_classifier() -> None:
+    with pytest.raises(click.NoSuchOption):
+        parse("--classifier-epochs", "7", kind="vae")
 
 
 @pytest.mark.parametrize("kind", CONFIGS)

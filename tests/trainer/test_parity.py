@@ -1,12 +1,18 @@
+import math
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from tests.trainer import tiny
 from trainer.errors import ExportError
+from trainer.kinds.vae import VAE
 from trainer.kinds.vqvae import VQVAE
-from trainer.parity import DRAW_GAP, FLIP_GAP, ParityCheck, with_draws
+from trainer.parity import CODE_GAP, DRAW_GAP, FLIP_GAP, ParityCheck, gap_of_others, with_draws
+from trainer.stage import Graph
 
 IMAGES: NDArray[np.uint8] = tiny.images(10).permute(0, 2, 3, 1).contiguous().numpy()
 
@@ -95,7 +101,7 @@ def test_draws_that_are_at_a_tie_are_told(model: VQVAE) -> None:
         parity = with_draws(before, gap)
         assert parity.draw_gap == gap
         assert parity.tolerance.startswith(before.tolerance)
-        assert f"draws differ only where the noise is within {DRAW_GAP:g} of a tie" in parity.tolerance
+        assert f"draws differ only within {DRAW_GAP:g} of their size, or of a tie" in parity.tolerance
         assert parity.model_copy(update={"draw_gap": None, "tolerance": before.tolerance}) == before
 
 
@@ -105,5 +111,109 @@ def test_draws_that_are_at_a_tie_are_told(model: VQVAE) -> None:
 def test_draws_from_elsewhere_are_an_error(model: VQVAE, gap: float, told: str) -> None:
     check = ParityCheck(model)
     check.add(IMAGES, *outputs(model))
-    with pytest.raises(ExportError, match=rf"a code was drawn {told} away .*; allowed is 0\.0001"):
+    with pytest.raises(ExportError, match=rf"what a sampler drew is {told} away .*; allowed is 0\.0001"):
         with_draws(check.verdict(), gap)
+
+
+def test_the_largest_gap_of_the_draws_is_told(model: VQVAE) -> None:
+    check = ParityCheck(model)
+    check.add(IMAGES, *outputs(model))
+    parity = check.verdict()
+    for gaps in ((1e-5, 3e-5), (3e-5, 1e-5)):
+        found = parity
+        for gap in gaps:
+            found = with_draws(found, gap)
+        assert found.draw_gap == 3e-5
+
+
+# Codes that are floats, of a VAE.
+
+
+@pytest.fixture
+def vae() -> VAE:
+    """Of codes of which one is about 40, and the others are small."""
+    made = tiny.vae().eval().requires_grad_(False)
+    made.state_dict()["encoder.2.bias"][0] = 40.0
+    return made
+
+
+def float_outputs(vae: VAE) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    encode, decode = (graph.module for graph in vae.graphs()[:2])
+    codes = encode(torch.from_numpy(IMAGES), torch.zeros(len(IMAGES), 3))
+    return codes.numpy().copy(), decode(codes).numpy()
+
+
+def test_equal_codes_that_are_floats_agree(vae: VAE) -> None:
+    check = ParityCheck(vae)
+    check.add(IMAGES, *float_outputs(vae))
+    parity = check.verdict()
+    assert (parity.images, parity.codes, parity.code_flips, parity.flip_gap) == (10, 30, 0, 0)
+    assert parity.within_one_level == 1
+    assert "codes differ by at most 0.001 of their size, or of 1" in parity.tolerance
+
+
+@pytest.mark.parametrize("dimension", [0, 1])
+@pytest.mark.parametrize(("share", "allowed"), [(0.5, True), (2, False)])
+def test_codes_that_are_floats_may_differ_by_a_little(
+    vae: VAE, dimension: int, share: float, allowed: bool
+) -> None:
+    codes, _ = float_outputs(vae)
+    assert codes[:, 0].min() > 30
+    assert abs(codes[:, 1]).max() < 1
+    # Of a large code by a share of itself, of a small one by a share of the prior's standard deviation.
+    codes[7, dimension] += share * CODE_GAP * max(1, codes[7, dimension])
+    decoded = vae.graphs()[1].module(torch.from_numpy(codes)).numpy()
+    check = ParityCheck(vae)
+    check.add(IMAGES, codes, decoded)
+    if allowed:
+        parity = check.verdict()
+        assert parity.flip_gap == pytest.approx(share * CODE_GAP, rel=0.01)
+        # They are no flips.
+        assert parity.code_flips == 0
+    else:
+        with pytest.raises(
+            ExportError,
+            match=r"100\.000% of pixels are within 1 level, and codes differ by up to 0\.002 of their size\.",
+        ):
+            check.verdict()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_codes_that_are_no_numbers_are_an_error(vae: VAE, value: float) -> None:
+    codes, decoded = float_outputs(vae)
+    codes[7, 1] = value
+    decoded[7] = vae.graphs()[1].module(torch.from_numpy(codes[7:8])).numpy()[0]
+    check = ParityCheck(vae)
+    check.add(IMAGES, codes, decoded)
+    with pytest.raises(ExportError, match="codes differ by up to inf of their size"):
+        check.verdict()
+
+
+# What further graphs give.
+
+
+def others(vae: VAE) -> list[Graph]:
+    return [graph for graph in vae.graphs() if graph.operation not in ("encode", "decode")]
+
+
+def test_further_graphs_that_give_the_same_have_no_gap(vae: VAE) -> None:
+    assert gap_of_others(others(vae), tiny.run_in_torch) == 0
+    assert gap_of_others([], tiny.run_in_torch) == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "gap"), [(0.01, 0.01), (math.nan, math.inf), (math.inf, math.inf), (-math.inf, math.inf)]
+)
+@pytest.mark.parametrize("place", [0, 2])
+def test_the_gap_of_further_graphs_is_that_of_any_of_them(
+    vae: VAE, place: int, value: float, gap: float
+) -> None:
+    wrong = others(vae)[place]
+
+    def tampered(graph: Graph, inputs: Mapping[str, Tensor]) -> Sequence[Tensor]:
+        found = [tensor.clone() for tensor in tiny.run_in_torch(graph, inputs)]
+        if graph.operation == wrong.operation:
+            found[-1].view(-1)[-1] += value * found[-1].view(-1)[-1].abs().clamp(min=1)
+        return found
+
+    assert gap_of_others(others(vae), tampered) == pytest.approx(gap, rel=1e-3)

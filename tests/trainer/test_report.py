@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from tests.trainer import tiny
-from trainer.report import GAP, PAPER, plot, save_png, side_by_side
+from trainer.report import GAP, PANEL_GAP, PAPER, TITLE_HEIGHT, panels, plot, save_png, sheet, side_by_side
 
 
 def test_each_row_of_originals_is_above_its_reconstructions() -> None:
@@ -27,6 +27,29 @@ def test_rows_are_full(count: int, shown: int) -> None:
     columns = min(count, 16)
     expected = 2 * (shown // columns) * (8 + GAP) + GAP, columns * (8 + GAP) + GAP
     assert side_by_side(images, images).shape == (3, *expected)
+
+
+def test_a_sheet_shows_images_row_by_row() -> None:
+    images = tiny.images(6, channels=3, height=5, width=8)
+    picture = sheet(images, columns=3)
+    assert picture.shape == (3, 2 * (5 + GAP) + GAP, 3 * (8 + GAP) + GAP)
+    for place, image in enumerate(images):
+        top, left = GAP + place // 3 * (5 + GAP), GAP + place % 3 * (8 + GAP)
+        assert torch.equal(picture[:, top : top + 5, left : left + 8], image)
+
+
+def test_panels_stand_side_by_side_below_their_titles() -> None:
+    left, right = tiny.images(1, 3, 40, 60)[0], tiny.images(1, 3, 40, 90, seed=1)[0]
+    picture = panels({"one": left, "other": right})
+    assert picture.dtype == torch.uint8
+    assert picture.shape == (3, TITLE_HEIGHT + 40, 60 + PANEL_GAP + 90)
+    assert torch.equal(picture[:, TITLE_HEIGHT:, :60], left)
+    assert torch.equal(picture[:, TITLE_HEIGHT:, 60 + PANEL_GAP :], right)
+    assert (picture[:, :, 60 : 60 + PANEL_GAP] == PAPER).all()
+    # Each title is above its own.
+    titles = picture[0, :TITLE_HEIGHT] < PAPER
+    assert titles[:, :60].any()
+    assert titles[:, 60 + PANEL_GAP :].any()
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -17,33 +17,46 @@ from torch import Tensor
 
 from service.manifest import ImageSpec
 from tests.trainer.data.making import idx_bytes
-from trainer import export
-from trainer.config import VQVAEConfig
+from trainer import export, exported
+from trainer.config import NCPConfig, RunConfig, VAEConfig, VQVAEConfig
 from trainer.data import Batches, Dataset, load
 from trainer.data.idx import MEMBERS, bundled_mnist
 from trainer.data.pictures import ArrayPictures
 from trainer.device import choose
 from trainer.export import Exported
 from trainer.fit import Fit
+from trainer.kinds import build
+from trainer.kinds.ncp import NCP
+from trainer.kinds.vae import VAE
 from trainer.kinds.vqvae import VQVAE
 from trainer.run import Record, Run
-from trainer.stage import Graph, Stage, Step
+from trainer.stage import Graph, Model, Stage, Step
 
 GREY_28 = ImageSpec(channels=1, height=28, width=28)
 TIMES = ("seconds", "images_per_second")
 
-VALUES: dict[str, Any] = {
+SHARED: dict[str, Any] = {
     "name": "tiny",
     "epochs": 2,
     "batch_size": 32,
     "device": "cpu",
     "precision": "32",
-    "codebook_size": 16,
-    "codebook_dim": 4,
     "width": 16,
     "stem_width": 8,
     "hidden_width": 8,
     "blocks": 1,
+}
+VAE_VALUES: dict[str, Any] = SHARED | {"latent_dim": 3, "neck_width": 2}
+NCP_VALUES: dict[str, Any] = VAE_VALUES | {
+    "kind": "ncp",
+    "classifier_epochs": 2,
+    "classifier_width": 16,
+    "classifier_layers": 2,
+    "classifier_batch_size": 64,
+}
+VALUES: dict[str, Any] = SHARED | {
+    "codebook_size": 16,
+    "codebook_dim": 4,
     "prior_width": 16,
     "prior_blocks": 1,
     "prior_heads": 2,
@@ -67,6 +80,14 @@ def config(**changes: Any) -> VQVAEConfig:
     return VQVAEConfig(**VALUES | changes)
 
 
+def vae_config(**changes: Any) -> VAEConfig:
+    return VAEConfig(**VAE_VALUES | changes)
+
+
+def ncp_config(**changes: Any) -> NCPConfig:
+    return NCPConfig(**NCP_VALUES | changes)
+
+
 def flags(**changes: Any) -> list[str]:
     """The tiny config as command-line flags."""
     return [f"--{name.replace('_', '-')}={value}" for name, value in (VALUES | changes).items()]
@@ -75,6 +96,16 @@ def flags(**changes: Any) -> list[str]:
 def model(spec: ImageSpec = GREY_28, variance: float = 0.1, **changes: Any) -> VQVAE:
     torch.manual_seed(0)
     return VQVAE(config(**changes), spec, variance)
+
+
+def vae(spec: ImageSpec = GREY_28, **changes: Any) -> VAE:
+    torch.manual_seed(0)
+    return VAE(vae_config(**changes), spec, 0.1)
+
+
+def ncp(spec: ImageSpec = GREY_28, **changes: Any) -> NCP:
+    torch.manual_seed(0)
+    return NCP(ncp_config(**changes), spec, 0.1)
 
 
 def images(count: int, channels: int = 1, height: int = 28, width: int = 28, seed: int = 0) -> Tensor:
@@ -105,7 +136,7 @@ def printed(on: Console) -> str:
     return on.file.getvalue()
 
 
-def fit(config: VQVAEConfig, run: Run | None = None, on: Console | None = None) -> Fit[VQVAE]:
+def fit(config: RunConfig, run: Run | None = None, on: Console | None = None) -> Fit[Model]:
     """What fits a new model, or goes on with ``run``."""
     torch.manual_seed(config.seed)
     dataset = load(config.data)
@@ -113,7 +144,7 @@ def fit(config: VQVAEConfig, run: Run | None = None, on: Console | None = None) 
         Batches(split, config.batch_size, seed=config.seed) for split in (dataset.train, dataset.test)
     )
     run = run or Run.create(config, {})
-    model = VQVAE(config, dataset.spec, 0.1)
+    model = build(config, dataset.spec, 0.1)
     return Fit(model, config.schedule(), train, test, run, choose(config), on or console())
 
 
@@ -126,8 +157,25 @@ def run_in_torch(graph: Graph, inputs: Mapping[str, Tensor]) -> Sequence[Tensor]
 
 def without_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let exports take an instant: the graphs are empty files, and what is run is run in torch."""
-    monkeypatch.setattr(export, "write_graph", lambda graph, folder, _: (folder / graph.file).touch())
-    monkeypatch.setattr(export, "ExportedGraphs", lambda _: run_in_torch)
+    written: dict[str, Graph] = {}
+
+    def write(graph: Graph, folder: Path, _: str | None) -> None:
+        (folder / graph.file).touch()
+        written[graph.file] = graph
+
+    class InTorch:
+        def __init__(self, *_: object) -> None:
+            pass
+
+        def __call__(self, graph: Graph, inputs: Mapping[str, Tensor]) -> Sequence[Tensor]:
+            return run_in_torch(graph, inputs)
+
+        def run(self, file: str, inputs: Mapping[str, Tensor], _: Sequence[str]) -> Sequence[Tensor]:
+            return run_in_torch(written[file], inputs)
+
+    monkeypatch.setattr(export, "write_graph", write)
+    for module in (export, exported):
+        monkeypatch.setattr(module, "ExportedGraphs", InTorch)
 
 
 def weights(run: Run, file: str = "model.safetensors") -> dict[str, Tensor]:

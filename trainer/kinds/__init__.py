@@ -5,6 +5,8 @@ from typing import Any
 
 from service.manifest import ImageSpec
 from trainer.config import RunConfig
+from trainer.kinds.ncp import NCP
+from trainer.kinds.vae import VAE
 from trainer.kinds.vqvae import VQVAE
 from trainer.stage import Model
 
@@ -13,7 +15,7 @@ __all__ = ["KINDS", "build"]
 # Config of the kind, images of the data, variance of their pixels in [0, 1].
 Builder = Callable[[Any, ImageSpec, float], Model]
 
-KINDS: Mapping[str, Builder] = {"vqvae": VQVAE}
+KINDS: Mapping[str, Builder] = {"vqvae": VQVAE, "vae": VAE, "ncp": NCP}
 
 
 def build(config: RunConfig, image: ImageSpec, variance: float) -> Model:

@@ -1,11 +1,13 @@
 """VQ-VAE: images to a grid of codes and back (van den Oord et al., 1711.00937)."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from service.manifest import CodesSpec, ImageSpec, Input, Output, Role
+from trainer.augmentation import flipped
 from trainer.config import VQVAEConfig
 from trainer.nets.convolutional import Decoder, Encoder
 from trainer.prior import PriorStage
@@ -35,7 +37,7 @@ class VQVAE(Model):
             )
         self.config = config
         self.image = image.model_copy(update={"multiple_of": config.stride})
-        net = {
+        net: dict[str, Any] = {
             "stride": config.stride,
             "stem": config.stem_width,
             "trunk": config.width,
@@ -49,7 +51,7 @@ class VQVAE(Model):
         self.register_buffer("spread", torch.tensor(spread))
 
     def forward(self, inputs: Tensor, _labels: Tensor | None = None, /) -> Step:
-        target = to_unit(_flipped(inputs) if self.training and self.config.flips else inputs)
+        target = to_unit(flipped(inputs) if self.training and self.config.flips else inputs)
         quantized = self.quantizer(self.encoder(target))
         # Halved, a distance in [-1, 1] is one in [0, 1].
         error = (self.decoder(quantized.vectors).float() - target) / 2
@@ -165,9 +167,3 @@ class _Decode(nn.Module):
 
     def forward(self, codes: Tensor) -> Tensor:
         return to_pixels(self.decoder(self.quantizer.embed(codes))).permute(0, 2, 3, 1)
-
-
-def _flipped(images: Tensor) -> Tensor:
-    """Images ``(B, C, H, W)``, about half of them mirrored left to right."""
-    chosen = torch.rand(len(images), device=images.device) < 0.5
-    return torch.where(chosen[:, None, None, None], images.flip(3), images)

@@ -1,6 +1,7 @@
 """A convolutional encoder and decoder between images and grids: strided convolutions and residual blocks."""
 
 import math
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -53,15 +54,31 @@ class Encoder(nn.Sequential):
 
 
 class Decoder(nn.Sequential):
-    """A grid ``(B, dim, h, w)`` to images ``(B, C, h * stride, w * stride)``: the encoder's mirror image."""
+    """A grid ``(B, dim, h, w)`` to images ``(B, C, h * stride, w * stride)``: the encoder's mirror image.
+
+    It doubles the resolution by ``upsampling``: transposed convolutions, or repeated pixels (nearest) and
+    then convolutions.
+    """
 
     def __init__(
-        self, channels: int, dim: int, *, stride: int, stem: int, trunk: int, hidden: int, blocks: int
+        self,
+        channels: int,
+        dim: int,
+        *,
+        stride: int,
+        stem: int,
+        trunk: int,
+        hidden: int,
+        blocks: int,
+        upsampling: Literal["transposed", "nearest"] = "transposed",
     ) -> None:
         steps = widths(stem, trunk, stride)[::-1]
         layers: list[nn.Module] = [nn.Conv2d(dim, trunk, 3, padding=1)]
         layers += [ResidualBlock(trunk, hidden) for _ in range(blocks - 1)]
         for width, narrower in zip(steps, [*steps[1:], channels], strict=True):
             layers += [ResidualBlock(width, hidden), nn.ReLU()]
-            layers += [nn.ConvTranspose2d(width, narrower, 4, stride=2, padding=1)]
+            if upsampling == "transposed":
+                layers += [nn.ConvTranspose2d(width, narrower, 4, stride=2, padding=1)]
+            else:
+                layers += [nn.Upsample(scale_factor=2), nn.Conv2d(width, narrower, 3, padding=1)]
         super().__init__(*layers)

@@ -1,0 +1,35 @@
+"""Training images varied at random, a whole batch at once on its device."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def flipped(images: Tensor) -> Tensor:
+    """Images ``(B, C, H, W)``, about half of them mirrored left to right."""
+    chosen = torch.rand(len(images), device=images.device) < 0.5
+    return torch.where(chosen[:, None, None, None], images.flip(3), images)
+
+
+def rotated(images: Tensor, degrees: float, background: int) -> Tensor:
+    """Images, uint8 ``(B, C, H, W)``, each turned about its centre by up to ``degrees`` either way.
+
+    What comes in from outside is of the grey level ``background``, 0 to 255.
+    """
+    angles = (torch.rand(len(images), device=images.device) * 2 - 1) * math.radians(degrees)
+    cosines, sines, zeros = angles.cos(), angles.sin(), torch.zeros_like(angles)
+    height, width = images.shape[2:]
+    # In the units of affine_grid a pixel is as wide as it is high only if the image is square.
+    turns = torch.stack(
+        [
+            torch.stack([cosines, sines * (height / width), zeros], dim=1),
+            torch.stack([-sines * (width / height), cosines, zeros], dim=1),
+        ],
+        dim=1,
+    )
+    grid = F.affine_grid(turns, list(images.shape), align_corners=False)
+    # Outside there are zeros, which stand for the background.
+    turned = F.grid_sample(images.float() - background, grid, align_corners=False) + background
+    return turned.round().clamp(0, 255).byte()

@@ -1,0 +1,35 @@
+"""One frozen config per model kind, and the presets.
+
+A config is put together from three layers: the preset's YAML, over it ``--config FILE.yaml``, over it the
+flags. The keys of the YAML are the names of the fields, and so are the flags, with dashes.
+"""
+
+from trainer.config.base import RunConfig, Schedule
+from trainer.config.gaussian import NCPConfig, VAEConfig
+from trainer.config.layers import (
+    CONFIGS,
+    DEFAULT_PRESETS,
+    PRESETS,
+    check_keys,
+    presets,
+    read_yaml,
+    resolve,
+    validated,
+)
+from trainer.config.vqvae import VQVAEConfig
+
+__all__ = [
+    "CONFIGS",
+    "DEFAULT_PRESETS",
+    "PRESETS",
+    "NCPConfig",
+    "RunConfig",
+    "Schedule",
+    "VAEConfig",
+    "VQVAEConfig",
+    "check_keys",
+    "presets",
+    "read_yaml",
+    "resolve",
+    "validated",
+]

@@ -1,0 +1,107 @@
+"""What the configs of all kinds share."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from service.manifest import NAME_PATTERN
+
+# Flags are text, and YAML takes 32 for a number: a choice may be written either way.
+WrittenAsNumber = BeforeValidator(lambda value: int(value) if str(value).isdecimal() else value)
+WrittenAsText = BeforeValidator(lambda value: str(value) if isinstance(value, int) else value)
+WrittenWithCommas = BeforeValidator(lambda value: value.split(",") if isinstance(value, str) else value)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a stage is trained; the fields of ``RunConfig`` of these names say what they mean."""
+
+    epochs: int
+    batch_size: int
+    lr: float
+    warmup_steps: int
+    final_lr: float
+    weight_decay: float
+    clip_norm: float
+    average_decay: float
+
+
+class RunConfig(BaseModel):
+    """What every kind shares: data, optimisation, machine, and where things go.
+
+    ``second_stage_fields`` names the fields that nothing reads before the second stage begins,
+    ``free_on_resume`` those that a resumed run may be given anew: others would make it another run.
+    """
+
+    second_stage_fields: ClassVar[frozenset[str]] = frozenset()
+    free_on_resume: ClassVar[frozenset[str]] = frozenset(
+        {"epochs", "device", "precision", "export_to", "keep_checkpoints", "wandb"}
+    )
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    # A key that is given decides these others, so it goes over what a lower layer says of them.
+    decides: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+
+    kind: str
+    name: str = Field(
+        pattern=f"^{NAME_PATTERN}$",
+        description="of the run and of the exported model: lower-case letters, digits, '.', '_' and '-'",
+    )
+
+    data: str = Field(
+        default="mnist",
+        description="mnist (bundled), a folder of IDX files or of images, a torchvision dataset, or hf:NAME",
+    )
+    image_size: int | None = Field(
+        default=None, ge=4, le=4096, description="height and width in pixels; none: the size of the data"
+    )
+    fit: Literal["stretch", "crop", "pad"] = Field(
+        default="crop", description="how a picture of another shape is made square"
+    )
+    background: int = Field(
+        default=255,
+        ge=0,
+        le=255,
+        description="grey level under transparent pixels and around padded pictures",
+    )
+    limit: int | None = Field(default=None, ge=1, description="use only the first N training images")
+    holdout: float = Field(
+        default=0.1, gt=0, lt=1, description="share kept for testing where the data has no test split"
+    )
+
+    epochs: int = Field(default=30, ge=1, description="passes over the training images")
+    batch_size: int = Field(default=128, ge=1, description="images a step")
+    lr: float = Field(default=1e-3, gt=0, description="peak learning rate of AdamW")
+    warmup_steps: int = Field(
+        default=200, ge=0, description="steps in which the learning rate rises to its peak"
+    )
+    final_lr: float = Field(
+        default=0.01, ge=0, le=1, description="share of the peak that a cosine lets the rate fall to"
+    )
+    weight_decay: float = Field(default=1e-4, ge=0, description="decoupled weight decay")
+    clip_norm: float = Field(default=1.0, ge=0, description="largest norm of the gradient; 0: no clipping")
+    average_decay: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="decay of the averaged weights that are exported; 0: no averaging",
+    )
+
+    seed: int = Field(default=0, ge=0, lt=2**32, description="of weights, order of images and noise")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(default="auto", description="what to train on")
+    precision: Annotated[Literal["auto", "32", "bf16"], WrittenAsText] = Field(
+        default="auto", description="auto: bf16 autocast where the device computes faster in it"
+    )
+
+    out: Path = Field(default=Path("runs"), description="folder of the run folders")
+    export_to: Path = Field(default=Path("exported"), description="the model is published as DIR/NAME")
+    keep_checkpoints: int = Field(default=2, ge=1, description="how many of the latest checkpoints to keep")
+    wandb: bool = Field(default=False, description="log to Weights & Biases too (needs tessera[wandb])")
+
+    def schedule(self) -> Schedule:
+        """How the model is trained, in its first or only stage."""
+        return Schedule(**{item.name: getattr(self, item.name) for item in fields(Schedule)})

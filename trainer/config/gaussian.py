@@ -1,0 +1,104 @@
+"""The configs of the Gaussian family: a VAE, and one with a noise contrastive prior."""
+
+from dataclasses import replace
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from trainer.config.base import RunConfig, Schedule, WrittenAsNumber
+
+
+class VAEConfig(RunConfig):
+    """A convolutional VAE: images to a vector of codes and back (1312.6114)."""
+
+    kind: Literal["vae", "ncp"] = "vae"
+
+    latent_dim: int = Field(default=32, ge=1, le=65536, description="dimensions of a code, d")
+    likelihood: Literal["mse", "gaussian", "bernoulli"] = Field(
+        default="mse",
+        description="of the pixels in [0, 1], given the codes. mse: the sum of squared errors; gaussian: "
+        "with a variance that is learned, one for all pixels (2006.13202); bernoulli: cross-entropy",
+    )
+    binarise: bool = Field(
+        default=False,
+        description="draw every pixel of a training image as black or white, anew in each step, with its "
+        "level as the probability (1509.00519); takes the bernoulli likelihood",
+    )
+    beta: float = Field(default=1.0, ge=0, description="weight of the KL divergence (beta-VAE, 1804.03599)")
+    kl_warmup_steps: int = Field(
+        default=0, ge=0, description="steps in which the weight of the KL divergence rises to beta"
+    )
+    free_bits: float = Field(
+        default=0.0,
+        ge=0,
+        description="nats of KL divergence that each dimension may take, on average over a batch, before "
+        "they cost anything (1606.04934, eq. 15)",
+    )
+    flips: bool = Field(default=False, description="mirror half of the training images, left to right")
+    rotations: float = Field(
+        default=0.0, ge=0, le=180, description="turn training images by up to so many degrees either way"
+    )
+
+    stride: Annotated[Literal[2, 4, 8, 16, 32, 64, 128], WrittenAsNumber] = Field(
+        default=4, description="pixels an innermost cell stands for, each way"
+    )
+    upsampling: Literal["transposed", "nearest"] = Field(
+        default="transposed",
+        description="how the decoder doubles the resolution: transposed convolutions, or repeated pixels and "
+        "convolutions",
+    )
+    width: int = Field(default=128, ge=8, description="channels at the innermost resolution")
+    stem_width: int = Field(default=32, ge=8, description="channels after the first halving")
+    hidden_width: int = Field(default=64, ge=8, description="channels inside a residual block")
+    blocks: int = Field(default=2, ge=1, description="residual blocks at the innermost resolution")
+    neck_width: int = Field(
+        default=32, ge=1, description="channels between the innermost resolution and the codes"
+    )
+
+    @model_validator(mode="after")
+    def _fields_agree(self) -> Self:
+        if self.image_size is not None and self.image_size % self.stride:
+            raise ValueError(f"image_size {self.image_size} is no multiple of stride {self.stride}")
+        if self.binarise and self.likelihood != "bernoulli":
+            raise ValueError(f"binarise takes the likelihood 'bernoulli', not {self.likelihood!r}")
+        return self
+
+
+class NCPConfig(VAEConfig):
+    """A beta-VAE with a noise contrastive prior: a classifier as energy (2010.02917)."""
+
+    second_stage_fields: ClassVar[frozenset[str]] = frozenset(
+        f"classifier_{name}"
+        for name in ("width", "layers", "dropout", "lr", "batch_size", "weight_decay", "average_decay")
+    )
+    free_on_resume: ClassVar[frozenset[str]] = VAEConfig.free_on_resume | {"classifier_epochs"}
+
+    kind: Literal["ncp"] = "ncp"
+
+    classifier_epochs: int = Field(
+        default=50,
+        ge=1,
+        description="epochs of the second stage, the classifier between posterior and prior",
+    )
+    classifier_width: int = Field(default=128, ge=8, description="width of the classifier's hidden layers")
+    classifier_layers: int = Field(default=3, ge=1, description="hidden layers of the classifier")
+    classifier_dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout in the classifier")
+    classifier_lr: float = Field(default=1e-3, gt=0, description="peak learning rate of the classifier")
+    classifier_batch_size: int = Field(
+        default=512, ge=1, description="images a step of the classifier, each beside a draw from the prior"
+    )
+    classifier_weight_decay: float = Field(default=0.01, ge=0, description="decoupled, of the classifier")
+    classifier_average_decay: float = Field(
+        default=0.999, ge=0, lt=1, description="decay of the classifier's averaged weights; 0: no averaging"
+    )
+
+    def classifier_schedule(self) -> Schedule:
+        """How the classifier is trained."""
+        return replace(
+            self.schedule(),
+            epochs=self.classifier_epochs,
+            batch_size=self.classifier_batch_size,
+            lr=self.classifier_lr,
+            weight_decay=self.classifier_weight_decay,
+            average_decay=self.classifier_average_decay,
+        )

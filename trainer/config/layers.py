@@ -1,0 +1,95 @@
+"""From a preset, a file and flags to a config: the layers, and what is wrong with them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from trainer.config.base import RunConfig
+from trainer.config.gaussian import NCPConfig, VAEConfig
+from trainer.config.vqvae import VQVAEConfig
+from trainer.errors import ConfigError, nearest
+
+PRESETS = Path(__file__).parents[1] / "presets"
+
+CONFIGS: Mapping[str, type[RunConfig]] = {"vqvae": VQVAEConfig, "vae": VAEConfig, "ncp": NCPConfig}
+DEFAULT_PRESETS: Mapping[str, str] = {
+    "vqvae": "vqvae-mnist",
+    "vae": "vae-pokemon",
+    "ncp": "ncp-mnist",
+}
+
+
+def presets(kind: str) -> list[str]:
+    """Names of the presets of a kind."""
+    return [path.stem for path in sorted(PRESETS.glob("*.yaml")) if read_yaml(path).get("kind") == kind]
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The keys and values of a YAML file. Raises ConfigError if it cannot be read as such."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"--config {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {path} is no YAML: {' '.join(str(error).split())}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"--config {path} holds a {type(content).__name__}, not keys and values")
+    return content
+
+
+def resolve(
+    kind: str, *, preset: str | None = None, file: Path | None = None, flags: Mapping[str, Any]
+) -> RunConfig:
+    """The config of a run: flags over ``file`` over the preset, which is the kind's default one if not named.
+
+    Raises ConfigError for an unknown preset or key, a value out of bounds, or a file for another kind.
+    """
+    preset = preset or DEFAULT_PRESETS[kind]
+    if preset not in (names := presets(kind)):
+        raise ConfigError(
+            f"{kind} has no preset {preset!r}; it has {', '.join(names)}.{nearest(preset, names)}"
+        )
+    layers: dict[str, Any] = {"name": preset, **read_yaml(PRESETS / f"{preset}.yaml")}
+    if file is not None:
+        layer = read_yaml(file)
+        check_keys(kind, layer, f"--config {file}")
+        if layer.get("kind", kind) != kind:
+            raise ConfigError(f"--config {file} is for kind {layer['kind']!r}, not for {kind!r}")
+        layers = _laid_over(kind, layers, layer)
+    return validated(kind, _laid_over(kind, layers, flags))
+
+
+def _laid_over(kind: str, below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """``above`` over ``below``, less what a key given in ``above`` decides."""
+    decides = CONFIGS[kind].decides.items()
+    decided = {name for key, names in decides if above.get(key) is not None for name in names}
+    return {key: value for key, value in below.items() if key not in decided} | dict(above)
+
+
+def check_keys(kind: str, layer: Mapping[str, Any], source: str) -> None:
+    """Raise ConfigError if ``layer`` has a key that the kind's config lacks, naming the nearest it has."""
+    fields = CONFIGS[kind].model_fields
+    for key in layer:
+        if key not in fields:
+            raise ConfigError(f"{source}: {kind} has no key {key!r}.{nearest(str(key), fields)}")
+
+
+def validated(kind: str, values: Mapping[str, Any]) -> RunConfig:
+    """The frozen config with these values. Raises ConfigError, which names every value that is wrong."""
+    try:
+        return CONFIGS[kind].model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(dict(problem)) for problem in error.errors())) from error
+
+
+def _explain(problem: dict[str, Any]) -> str:
+    said = problem["msg"].removeprefix("Value error, ")
+    if not problem["loc"]:
+        return str(said)
+    name = str(problem["loc"][0])
+    return f"{name} is {problem['input']!r}: {said[0].lower()}{said[1:]}"

@@ -1,0 +1,139 @@
+"""The config of a VQ-VAE and the prior over its codes."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from math import prod
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from trainer.config.base import RunConfig, Schedule, WrittenAsNumber, WrittenWithCommas
+
+# Of the prior over the codes; what the literature uses, and no reason was found to set them otherwise.
+PRIOR_WEIGHT_DECAY = 0.05
+PRIOR_AVERAGE_DECAY = 0.999
+
+MOST_CODES = 2**20
+
+
+def _allowed_levels(levels: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    if levels is None:
+        return None
+    if not levels or min(levels) < 3 or max(levels) > 256:
+        raise ValueError("there should be one or more levels, each from 3 to 256")
+    if prod(levels) > MOST_CODES:
+        raise ValueError(f"they make {prod(levels):,} codes; {MOST_CODES:,} are allowed")
+    return levels
+
+
+class VQVAEConfig(RunConfig):
+    """A VQ-VAE: images to a grid of codes and back (1711.00937)."""
+
+    second_stage_fields = frozenset(
+        f"prior_{name}" for name in ("width", "blocks", "heads", "dropout", "lr", "batch_size", "label_drop")
+    )
+
+    free_on_resume: ClassVar[frozenset[str]] = RunConfig.free_on_resume | {"prior_epochs"}
+
+    kind: Literal["vqvae"] = "vqvae"
+
+    decides: ClassVar[Mapping[str, tuple[str, ...]]] = {"fsq_levels": ("codebook_size", "codebook_dim")}
+
+    fsq_levels: Annotated[tuple[int, ...] | None, WrittenWithCommas, AfterValidator(_allowed_levels)] = Field(
+        default=None,
+        description="round each dimension to so many levels, such as 8,5,5,5, in the place of a learned "
+        "codebook: FSQ (2309.15505), which needs no remedy against dead codes; none: a learned codebook",
+    )
+    codebook_size: int = Field(
+        default_factory=lambda given: prod(given.get("fsq_levels") or (512,)),
+        ge=2,
+        le=MOST_CODES,
+        description="number of codes, K; with FSQ the product of its levels",
+    )
+    codebook_dim: int = Field(
+        default_factory=lambda given: len(given.get("fsq_levels") or range(32)),
+        ge=1,
+        description="dimensions of a code, D, and of its lookup: the convolutions beside it project down to "
+        "them and up again (2110.04627, sec. 3.2), and few keep large codebooks in use; with FSQ one a level",
+    )
+    stride: Annotated[Literal[2, 4, 8, 16, 32], WrittenAsNumber] = Field(
+        default=4, description="pixels a code stands for, each way"
+    )
+    update: Literal["gradient", "ema"] = Field(
+        default="ema", description="how the codebook learns: by its loss, or by moving averages"
+    )
+    commitment: float = Field(default=0.25, ge=0, description="weight of the commitment loss, beta")
+    decay: float = Field(default=0.99, ge=0, lt=1, description="of the codebook's moving averages")
+    kmeans_start: bool = Field(default=True, description="start the codebook as k-means centres")
+    restart_below: float = Field(
+        default=0.01, ge=0, lt=1, description="move codes used less than this share of an even use; 0: never"
+    )
+    normalise_codes: bool = Field(
+        default=False,
+        description="look up on the unit sphere: codes and encoder outputs are l2-normalised "
+        "(2110.04627, sec. 3.2)",
+    )
+    rotation_trick: bool = Field(
+        default=False,
+        description="turn the decoder's gradient with the vector on its way past the lookup (2410.06424); "
+        "no: pass it straight through (1711.00937, sec. 3.2)",
+    )
+    reconstruction: Literal["mse", "l1"] = Field(default="mse", description="reconstruction loss")
+    flips: bool = Field(default=False, description="mirror half of the training images, left to right")
+    width: int = Field(default=128, ge=8, description="channels at the codes' resolution")
+    stem_width: int = Field(default=32, ge=8, description="channels after the first halving")
+    hidden_width: int = Field(default=64, ge=8, description="channels inside a residual block")
+    blocks: int = Field(default=2, ge=1, description="residual blocks at the codes' resolution")
+
+    prior_epochs: int = Field(
+        default=0,
+        ge=0,
+        description="epochs of a second stage, a transformer over the codes that can generate; 0: none",
+    )
+    prior_width: int = Field(default=128, ge=8, description="width of the prior's transformer")
+    prior_blocks: int = Field(default=4, ge=1, description="blocks of the prior's transformer")
+    prior_heads: int = Field(default=4, ge=1, description="attention heads of the prior's transformer")
+    prior_dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout in the prior's transformer")
+    prior_lr: float = Field(default=1e-3, gt=0, description="peak learning rate of the prior")
+    prior_batch_size: int = Field(default=128, ge=1, description="images a step of the prior")
+    prior_label_drop: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="share of images that the prior sees without their class, for sampling without one and "
+        "for guidance (2207.12598)",
+    )
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Self:
+        if self.image_size is not None and self.image_size % self.stride:
+            raise ValueError(f"image_size {self.image_size} is no multiple of stride {self.stride}")
+        if self.prior_width % self.prior_heads:
+            raise ValueError(
+                f"prior_width {self.prior_width} is no multiple of prior_heads {self.prior_heads}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _codebook_fits_levels(self) -> Self:
+        if self.fsq_levels is not None:
+            size, dim = prod(self.fsq_levels), len(self.fsq_levels)
+            if (self.codebook_size, self.codebook_dim) != (size, dim):
+                raise ValueError(
+                    f"fsq_levels {','.join(map(str, self.fsq_levels))} are a codebook_size of {size} and a "
+                    f"codebook_dim of {dim}, not {self.codebook_size} and {self.codebook_dim}; leave them out"
+                )
+        elif self.normalise_codes and self.codebook_dim == 1:
+            raise ValueError("normalise_codes needs a codebook_dim of 2 or more: one leaves only two codes")
+        return self
+
+    def prior_schedule(self) -> Schedule:
+        """How the prior over the codes is trained."""
+        return replace(
+            self.schedule(),
+            epochs=self.prior_epochs,
+            batch_size=self.prior_batch_size,
+            lr=self.prior_lr,
+            weight_decay=PRIOR_WEIGHT_DECAY,
+            average_decay=PRIOR_AVERAGE_DECAY,
+        )
