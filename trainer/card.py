@@ -1,12 +1,16 @@
 """The model card: what an exported folder is, for people."""
 
 import math
+from collections.abc import Sequence
 
 import yaml
 
-from service.manifest import Manifest
+from service.manifest import Manifest, Measures
+from trainer.exported import SAMPLE
+from trainer.measures.meanings import MEANINGS
+from trainer.measures.rows import REAL_IMAGES
 
-SAMPLES = "samples.png"
+CARD, SAMPLES = "README.md", "samples.png"
 
 
 def model_card(manifest: Manifest) -> str:
@@ -53,34 +57,55 @@ def _samples(manifest: Manifest) -> str:
 
 
 def _figures(manifest: Manifest) -> str:
-    names = list(dict.fromkeys(name for measures in manifest.measures for name in measures.values))
-    rows = [
-        f"| {measures.dataset}, {measures.split}, {measures.images:,} images | "
-        + " | ".join(f"{measures.values[name]:.5g}" if name in measures.values else "" for name in names)
-        + " |"
-        for measures in manifest.measures
+    tables = [
+        _table([row for row in manifest.measures if _group(row) == group])
+        for group in dict.fromkeys(map(_group, manifest.measures))
     ]
-    head = [f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
-    notes = (
-        "Measured on the exported files. `mse` takes pixels in [0, 1]; `psnr` is the mean over the images, "
-        "in dB; `perplexity` and `usage` are those of the codebook over the whole split."
-    )
-    if "bits" in names and manifest.codes.codebook_size is not None:
+    named = {name for row in manifest.measures for name in row.values}
+    notes = [f"- `{name}`: {meaning}." for name, meaning in _meanings(manifest).items() if name in named]
+    parts = ["## Figures", "Measured on the exported files.", *tables, "\n".join(notes), _parity(manifest)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _group(row: Measures) -> str:
+    """Samples by whatever method stand in one table, with the real images that are the best they can be."""
+    return "samples" if row.of.startswith(SAMPLE) or row.of == REAL_IMAGES else row.of
+
+
+def _table(rows: Sequence[Measures]) -> str:
+    names = list(dict.fromkeys(name for row in rows for name in row.values))
+    lines = [
+        f"| {row.of}: {row.dataset}, {row.split}, {row.images:,} images | "
+        + " | ".join(f"{row.values[name]:.5g}" if name in row.values else "" for name in names)
+        + " |"
+        for row in rows
+    ]
+    return "\n".join([f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|", *lines])
+
+
+def _meanings(manifest: Manifest) -> dict[str, str]:
+    """What each figure is."""
+    meanings = dict(MEANINGS)
+    if manifest.codes.codebook_size is not None:
         plain = math.prod(manifest.codes.shape) * math.log2(manifest.codes.codebook_size)
-        given = " its class or given it (`bits_given_class`)," if "bits_given_class" in names else " classes,"
-        notes += (
-            " `bits` is what an entropy coder would need for the codes of an image with the prior, without"
-            f"{given} computed in torch; without a prior it is {plain:,.0f}."
-        )
-    parity = ""
-    if manifest.parity is not None:
-        parity = (
-            f"\n\nONNX Runtime against torch on {manifest.parity.images:,} images: "
-            f"{manifest.parity.within_one_level:.4%} of pixels within 1 level of 255 (largest difference "
-            f"{manifest.parity.largest_difference}), {manifest.parity.code_flips} of "
-            f"{manifest.parity.codes:,} codes differ. Tolerance: {manifest.parity.tolerance}."
-        )
-    return f"## Figures\n\n{notes}\n\n" + "\n".join(head + rows) + parity
+        meanings["bits"] += f"; without a prior it is {plain:,.0f}"
+    return meanings
+
+
+def _parity(manifest: Manifest) -> str:
+    parity = manifest.parity
+    if parity is None:
+        return ""
+    codes = (
+        f"{parity.code_flips} of {parity.codes:,} codes differ"
+        if manifest.codes.codebook_size is not None
+        else f"{parity.codes:,} numbers of the codes differ by at most {parity.flip_gap:.2g} of their size"
+    )
+    return (
+        f"ONNX Runtime against torch on {parity.images:,} images: {parity.within_one_level:.4%} of pixels "
+        f"within 1 level of 255 (largest difference {parity.largest_difference}), {codes}. "
+        f"Tolerance: {parity.tolerance}."
+    )
 
 
 def _operations(manifest: Manifest) -> str:

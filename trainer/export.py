@@ -4,7 +4,6 @@ What is measured and drawn here goes through ONNX Runtime and the exported files
 """
 
 import copy
-import hashlib
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,20 +15,21 @@ import torch
 from torch import Tensor
 
 from service import manifest as contract
-from service.manifest import Codebook, File, Manifest, Measures, Operation, Parity, Role, content_version
-from trainer.card import SAMPLES, model_card
+from service.manifest import Codebook, Manifest, Measures, Operation, Parity, Role, content_version
+from trainer.card import CARD, SAMPLES, model_card
 from trainer.config import RunConfig
-from trainer.data import Batch, Batches, Dataset
-from trainer.measures import Evaluation
+from trainer.data import Batch, Dataset
+from trainer.exported import ExportedModel, file_entries
+from trainer.measures.likelihood import SCORE
+from trainer.measures.reconstructions import Reconstructions
+from trainer.measures.rows import RECONSTRUCTIONS, likelihood_row, whole_test
 from trainer.onnx_graph import CODEBOOK_FILE, CODEBOOK_TENSOR, write_codebook, write_graph
-from trainer.parity import ParityCheck, with_draws
+from trainer.parity import ParityCheck, gap_of_others, with_draws
 from trainer.publish import publication
 from trainer.report import save_png, side_by_side
 from trainer.running import ExportedGraphs
 from trainer.stage import PICTURED_IMAGES, Graph, Model, SecondStage, Stage
 
-# At once; beside the pixels, a graph holds the distances of every cell to every code.
-MOST_IMAGES, MOST_PIXELS = 250, 2**18
 PARITY_IMAGES = 2000
 
 S = TypeVar("S", bound=Stage)
@@ -62,16 +62,27 @@ def export(model: Model, second: SecondStage | None, config: RunConfig, dataset:
         for graph in graphs:
             write_graph(graph, folder, codebook[0] if codebook else None)
         run = ExportedGraphs(folder)
-        values, parity, preview = _examine(model, run, dataset)
+        exported = ExportedModel(folder, _operations(graphs), model.codes_spec())
+        values, parity, preview = _examine(model, exported, dataset)
         save_png(preview, folder / "preview.png")
+        others = [graph for graph in model.graphs() if graph.operation not in ("encode", "decode")]
+        if others:
+            parity = with_draws(parity, gap_of_others(others, run))
         if second is not None:
             values |= _measured(second, dataset)
             parity = with_draws(parity, second.parity(run))
             save_png(second.preview(run, _operation(graphs, "decode")), folder / SAMPLES)
-        manifest = _manifest(model, graphs, config, dataset, folder, values, parity)
-        (folder / "README.md").write_text(model_card(manifest), encoding="utf-8")
+        count = len(dataset.test)
+        measures = [
+            Measures(of=RECONSTRUCTIONS, dataset=dataset.name, split="test", images=count, values=values)
+        ]
+        if SCORE in exported.operations:
+            config_values = config.model_dump(mode="json")
+            measures.append(likelihood_row(exported, config_values, dataset, count, samples=1))
+        manifest = _manifest(model, exported, config, dataset, folder, measures, parity)
+        (folder / CARD).write_text(model_card(manifest), encoding="utf-8")
         # Last, with the card among the files: a folder without a manifest is known to be unfinished.
-        manifest = manifest.model_copy(update={"files": _files(folder)})
+        manifest = manifest.model_copy(update={"files": file_entries(folder)})
         text = Manifest.model_validate(manifest.model_dump()).model_dump_json(indent=2)
         (folder / contract.FILE_NAME).write_text(text + "\n", encoding="utf-8")
     return Exported(target, manifest)
@@ -92,35 +103,39 @@ def _upon(model: Model, second: SecondStage, dataset: Dataset) -> SecondStage:
     return _plain(copied)
 
 
-def _examine(model: Model, run: ExportedGraphs, dataset: Dataset) -> tuple[dict[str, float], Parity, Tensor]:
+def _examine(
+    model: Model, exported: ExportedModel, dataset: Dataset
+) -> tuple[dict[str, float], Parity, Tensor]:
     """Run the test images through the exported files: figures, parity with torch, and the preview."""
-    graphs = model.graphs()
-    encode, decode = _operation(graphs, "encode"), _operation(graphs, "decode")
-    evaluation = Evaluation(model.codes_spec().codebook_size)
-    parity = ParityCheck(model)
+    figures, parity = Reconstructions(model.codes_spec()), ParityCheck(model)
     previews: list[Tensor] = []
-    with _batches(dataset) as batches:
-        for batch in batches.ordered():
-            images = batch.images.permute(0, 2, 3, 1).contiguous()
-            (codes,) = run(encode, {encode.inputs[0].name: images})
-            (decoded,) = run(decode, {decode.inputs[0].name: codes})
-            evaluation.add(images.numpy(), decoded.numpy(), codes.numpy())
+    with whole_test(dataset) as batches:
+        for batch in exported.reconstruct(batches.ordered()):
+            figures.add(batch)
             if parity.images < PARITY_IMAGES:
-                parity.add(images.numpy(), codes.numpy(), decoded.numpy())
+                parity.add(batch.images.numpy(), batch.codes.numpy(), batch.decoded.numpy())
             if not previews:
-                reconstructions = decoded[:PICTURED_IMAGES].permute(0, 3, 1, 2)
-                previews.append(side_by_side(batch.images[:PICTURED_IMAGES], reconstructions))
-    return evaluation.values(), parity.verdict(), previews[0]
+                originals, decoded = (rows.permute(0, 3, 1, 2) for rows in (batch.images, batch.decoded))
+                previews.append(side_by_side(originals[:PICTURED_IMAGES], decoded[:PICTURED_IMAGES]))
+    return figures.values(), parity.verdict(), previews[0]
 
 
 def _measured(second: SecondStage, dataset: Dataset) -> dict[str, float]:
-    with _batches(dataset) as batches:
+    with whole_test(dataset) as batches:
         return second.measure(Batch(second.inputs(batch.images), batch.labels) for batch in batches.ordered())
 
 
-def _batches(dataset: Dataset) -> Batches:
-    pixels = dataset.spec.height * dataset.spec.width
-    return Batches(dataset.test, max(1, min(MOST_IMAGES, MOST_PIXELS // pixels)))
+def _operations(graphs: Sequence[Graph]) -> dict[str, Operation]:
+    return {
+        graph.operation: Operation(
+            graph=graph.file,
+            inputs=graph.inputs,
+            outputs=graph.outputs,
+            parameters=dict(graph.parameters),
+            description=graph.description,
+        )
+        for graph in graphs
+    }
 
 
 def _operation(graphs: Sequence[Graph], operation: str) -> Graph:
@@ -129,18 +144,19 @@ def _operation(graphs: Sequence[Graph], operation: str) -> Graph:
 
 def _manifest(
     model: Model,
-    graphs: Sequence[Graph],
+    exported: ExportedModel,
     config: RunConfig,
     dataset: Dataset,
     folder: Path,
-    values: dict[str, float],
+    measures: Sequence[Measures],
     parity: Parity,
 ) -> Manifest:
-    codebook, files = model.codebook(), _files(folder)
+    codebook, files = model.codebook(), file_entries(folder)
     codebook_spec = None
     if codebook is not None:
         rows, columns = codebook[1].shape
         codebook_spec = Codebook(file=CODEBOOK_FILE, tensor=CODEBOOK_TENSOR, shape=(rows, columns))
+    conditional = any(operation.takes(Role.label) for operation in exported.operations.values())
     return Manifest(
         name=config.name,
         kind=config.kind,
@@ -152,40 +168,13 @@ def _manifest(
         config=config.model_dump(mode="json", exclude={"out", "export_to"}) | {"data": dataset.name},
         image=model.image_spec(),
         codes=model.codes_spec(),
-        labels=dataset.label_names if _conditional(graphs) else None,
-        operations={
-            graph.operation: Operation(
-                graph=graph.file,
-                inputs=graph.inputs,
-                outputs=graph.outputs,
-                parameters=dict(graph.parameters),
-                description=graph.description,
-            )
-            for graph in graphs
-        },
+        labels=dataset.label_names if conditional else None,
+        operations=dict(exported.operations),
         codebook=codebook_spec,
-        measures=(
-            Measures(
-                dataset=dataset.name,
-                split="test",
-                images=len(dataset.test),
-                values=values,
-            ),
-        ),
+        measures=tuple(measures),
         parity=parity,
         files=files,
     )
-
-
-def _conditional(graphs: Sequence[Graph]) -> bool:
-    return any(item.role is Role.label for graph in graphs for item in graph.inputs)
-
-
-def _files(folder: Path) -> dict[str, File]:
-    return {
-        path.name: File(sha256=hashlib.sha256(path.read_bytes()).hexdigest(), size=path.stat().st_size)
-        for path in sorted(folder.iterdir())
-    }
 
 
 def _git_revision() -> str | None:

@@ -23,8 +23,6 @@ from trainer.publish import check_writable
 from trainer.run import Run
 from trainer.stage import Model, SecondStage, Stage
 
-# What a resumed run may be given anew; anything else would make it another run.
-FREE_ON_RESUME = {"epochs", "prior_epochs", "device", "precision", "export_to", "keep_checkpoints", "wandb"}
 VARIANCE_IMAGES = 4096
 COMPUTED_AT_ONCE = 256
 
@@ -88,10 +86,7 @@ def export_run(folder: Path, export_to: Path | None, name: str | None, console: 
     changes = {key: value for key, value in given.items() if value is not None}
     config = validated(run.config.kind, run.config.model_dump() | changes)
     check_writable(config.export_to)
-    dataset = _load_data(config, console)
-    _check_same_data(run, dataset)
-    model = _model(config, dataset.spec, 1.0)
-    checkpoint.load_weights(run.latest_checkpoint(), model, averaged=config.average_decay > 0)
+    model, dataset = restored(run, console)
     second = model.second_stage(dataset.classes)
     if second is not None:
         second_run = run.stage(second.name)
@@ -104,6 +99,16 @@ def export_run(folder: Path, export_to: Path | None, name: str | None, console: 
         averaged = second.schedule().average_decay > 0
         checkpoint.load_weights(second_run.latest_checkpoint(), second, averaged=averaged)
     return _publish(model, second, config, dataset, console)
+
+
+def restored(run: Run, console: Console) -> tuple[Model, Dataset]:
+    """The model of the latest checkpoint of a run, as it would be exported, and the data of the run."""
+    config = run.config
+    dataset = _load_data(config, console)
+    _check_same_data(run, dataset)
+    model = _model(config, dataset.spec, 1.0)
+    checkpoint.load_weights(run.latest_checkpoint(), model, averaged=config.average_decay > 0)
+    return model.eval(), dataset
 
 
 def _prepare(config: RunConfig, console: Console) -> Prepared:
@@ -217,7 +222,8 @@ def _with_flags(run: Run, kind: str, flags: dict[str, Any]) -> RunConfig:
         raise RunError(f"the run {config.name} is of kind {config.kind!r}, not {kind!r}")
     changed = validated(kind, config.model_dump() | flags)
     # What a second stage was trained on must not change after it.
-    free = FREE_ON_RESUME - {"epochs"} if run.has_later_stage else FREE_ON_RESUME | config.second_stage_fields
+    free = config.free_on_resume
+    free = free - {"epochs"} if run.has_later_stage else free | config.second_stage_fields
     for field in type(config).model_fields:
         before, now = getattr(config, field), getattr(changed, field)
         if before != now and field not in free:

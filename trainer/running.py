@@ -26,16 +26,20 @@ class ExportedGraphs:
         self._sessions: dict[str, onnxruntime.InferenceSession] = {}
 
     def __call__(self, graph: Graph, inputs: Mapping[str, Tensor]) -> Sequence[Tensor]:
-        """The outputs of a graph, in its order, for its inputs by name.
+        """The outputs of a graph, in its order, for its inputs by name. Raises ExportError as ``run``."""
+        return self.run(graph.file, inputs, [output.name for output in graph.outputs])
+
+    def run(self, file: str, inputs: Mapping[str, Tensor], names: Sequence[str]) -> Sequence[Tensor]:
+        """The outputs of these names of the graph in a file, for its inputs by name.
 
         Raises ExportError if ONNX Runtime cannot load or run it.
         """
         try:
-            session = self._session(graph.file)
-            names = [output.name for output in graph.outputs]
-            arrays = session.run(names, {name: tensor.numpy() for name, tensor in inputs.items()})
+            arrays = self._session(file).run(
+                list(names), {name: tensor.numpy() for name, tensor in inputs.items()}
+            )
         except Exception as error:  # onnxruntime's own exceptions share no public base
-            raise ExportError(f"ONNX Runtime does not run {graph.file}: {error}") from error
+            raise ExportError(f"ONNX Runtime does not run {file}: {error}") from error
         return [torch.from_numpy(array) for array in arrays]
 
     def _session(self, file: str) -> onnxruntime.InferenceSession:

@@ -1,8 +1,4 @@
-"""A classifier of MNIST digits, to judge samples by: independent of every model that is judged.
-
-It is trained on the training images, and its accuracy on the test images is printed. Nothing in ``trainer``
-knows of it.
-"""
+"""Training the judge of samples, ``trainer/measures/judge.safetensors``, on MNIST's training images."""
 
 from pathlib import Path
 from typing import cast
@@ -10,41 +6,15 @@ from typing import cast
 import click
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors.torch import save_file
+from torch import Tensor
 
 from trainer.data import Batches, load
+from trainer.measures.judge import FILE, Judge, judge, judged
 
-DEFAULT_FILE = Path("build/classifier.safetensors")
 EPOCHS = 8
 BATCH = 128
 SHIFT = 2
-
-
-class Classifier(nn.Module):
-    """uint8 ``(N, 1, 28, 28)`` to logits ``(N, 10)``."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            *_block(1, 32),
-            *_block(32, 32),
-            nn.MaxPool2d(2),
-            *_block(32, 64),
-            *_block(64, 64),
-            nn.MaxPool2d(2),
-            nn.Flatten(),
-            nn.Dropout(0.3),
-            nn.Linear(64 * 49, 10),
-        )
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.layers(images.float() / 255)
-        return logits
-
-
-def _block(narrow: int, wide: int) -> list[nn.Module]:
-    return [nn.Conv2d(narrow, wide, 3, padding=1, bias=False), nn.BatchNorm2d(wide), nn.ReLU()]
 
 
 def _shifted(images: Tensor) -> Tensor:
@@ -54,17 +24,16 @@ def _shifted(images: Tensor) -> Tensor:
     return padded[:, :, SHIFT + down : SHIFT + down + 28, SHIFT + right : SHIFT + right + 28]
 
 
-def fitted(seed: int = 0, epochs: int = EPOCHS) -> Classifier:
-    """A classifier trained from a seed."""
+def fitted(seed: int = 0, epochs: int = EPOCHS) -> Judge:
+    """A judge trained from a seed."""
     torch.manual_seed(seed)
-    model = Classifier().to(memory_format=torch.channels_last)
+    model = Judge().to(memory_format=torch.channels_last)
     batches = Batches(load("mnist").train, BATCH, seed=seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=epochs * len(batches))
     for epoch in range(epochs):
         for batch in batches.epoch(epoch):
-            with torch.autocast("cpu", torch.bfloat16):
-                loss = F.cross_entropy(model(_shifted(batch.images)), cast("Tensor", batch.labels))
+            loss = F.cross_entropy(model(_shifted(batch.images)), cast("Tensor", batch.labels))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -73,28 +42,22 @@ def fitted(seed: int = 0, epochs: int = EPOCHS) -> Classifier:
     return model.eval()
 
 
-@torch.no_grad()
-def accuracy(model: Classifier) -> float:
+def accuracy(model: Judge) -> float:
     """Share of the 10,000 test images whose class it names."""
-    right = 0
-    for batch in Batches(load("mnist").test, 500).ordered():
-        right += int((model(batch.images).argmax(dim=1) == batch.labels).sum())
-    return right / 10_000
-
-
-def classifier(file: Path = DEFAULT_FILE) -> Classifier:
-    """The classifier in ``file``, trained and kept there if there is none."""
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        model = fitted()
-        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, file)
-    model = Classifier()
-    model.load_state_dict(load_file(file))
-    return model.eval()
+    split = load("mnist").test
+    batch = split.take(torch.arange(len(split)))
+    return float((judged(model, batch.images)[1] == cast("Tensor", batch.labels)).float().mean())
 
 
 @click.command("classifier")
-@click.option("--file", type=click.Path(path_type=Path), default=DEFAULT_FILE, show_default=True)
+@click.option("--file", type=click.Path(path_type=Path), default=FILE, show_default=True)
 def command(file: Path) -> None:
-    """Train the classifier that judges samples; its test accuracy."""
-    click.echo(f"test accuracy {accuracy(classifier(file)):.2%}")
+    """Train the judge of samples and write it to FILE; its test accuracy."""
+    state = fitted().state_dict()
+    save_file({name: _kept(tensor) for name, tensor in state.items()}, file)
+    click.echo(f"test accuracy {accuracy(judge(file)):.2%}")
+
+
+def _kept(tensor: Tensor) -> Tensor:
+    """Half the size, and as exact as a judge needs."""
+    return tensor.contiguous().half() if tensor.is_floating_point() else tensor

@@ -3,10 +3,11 @@ import re
 import pytest
 import yaml
 
-from service.manifest import CodesSpec, Manifest
+from service.manifest import CodesSpec, Manifest, Measures
 from tests.trainer.tiny import Trained
 from trainer.card import model_card
 from trainer.config import validated
+from trainer.measures.meanings import MEANINGS
 
 
 @pytest.fixture
@@ -30,9 +31,43 @@ def test_it_has_the_figures_of_the_manifest(card: str, manifest: Manifest) -> No
     (measures,) = manifest.measures
     cells = " | ".join(f"{value:.5g}" for value in measures.values.values())
     assert f"| | {' | '.join(measures.values)} |\n" in card
-    assert f"| mnist, test, 100 images | {cells} |" in card
+    assert f"| reconstructions: mnist, test, 100 images | {cells} |" in card
     assert manifest.parity is not None
     assert manifest.parity.tolerance in card
+
+
+def row(of: str, split: str, **values: float) -> Measures:
+    return Measures(of=of, dataset="mnist", split=split, images=1000, values=values)
+
+
+def test_samples_by_every_method_stand_in_one_table_with_the_real_images(manifest: Manifest) -> None:
+    card = model_card(
+        manifest.model_copy(
+            update={
+                "measures": (
+                    row("reconstructions", "test", mse=0.25),
+                    row("likelihood", "test", nll=99.5),
+                    row("real images", "test", mnist_fd=0.5, accuracy=0.994),
+                    row("sample/prior", "training", mnist_fd=7.0),
+                    row("sample/langevin", "training", mnist_fd=1.5, acceptance_rate=0.75),
+                )
+            }
+        )
+    )
+    assert (
+        "| | mnist_fd | accuracy | acceptance_rate |\n"
+        "|---|---|---|---|\n"
+        "| real images: mnist, test, 1,000 images | 0.5 | 0.994 |  |\n"
+        "| sample/prior: mnist, training, 1,000 images | 7 |  |  |\n"
+        "| sample/langevin: mnist, training, 1,000 images | 1.5 |  | 0.75 |\n"
+    ) in card
+    assert "| | nll |\n|---|---|\n| likelihood: mnist, test, 1,000 images | 99.5 |\n" in card
+
+
+def test_it_explains_the_figures_that_it_shows_and_no_others(card: str, manifest: Manifest) -> None:
+    explained = re.findall(r"^- `(\w+)`: (.+)\.$", card, re.MULTILINE)
+    assert {name for name, _ in explained} == manifest.measures[0].values.keys()
+    assert all(text == MEANINGS[name] for name, text in explained)
 
 
 def test_its_pictures_and_graphs_are_files_of_the_folder(card: str, manifest: Manifest) -> None:

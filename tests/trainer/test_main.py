@@ -35,7 +35,7 @@ def test_the_help_shows_commands_to_copy_and_every_kind() -> None:
     result = trainer("--help")
     assert result.exit_code == 0
     assert "python -m trainer vqvae --epochs 1 --limit 5000    the same in 25 seconds" in result.output
-    for command in (*CONFIGS, "export"):
+    for command in (*CONFIGS, "export", "sample", "evaluate"):
         assert re.search(rf"^  {command} +\w", result.output, re.MULTILINE)
 
 
@@ -64,13 +64,20 @@ def test_help_and_mistakes_do_not_wait_for_torch() -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["vqave"], r"no kind or command 'vqave'; there are export, vqvae\. Did you mean 'vqvae'\?"),
+        (
+            ["vqave"],
+            r"no kind or command 'vqave'; there are evaluate, .*vae, vqvae\. Did you mean 'vqvae'\?",
+        ),
         (["vqvae", "--preset", "vqvae-minst"], r"no preset 'vqvae-minst'.*Did you mean 'vqvae-mnist'\?"),
         (["vqvae", "--epoch", "3"], r"[Nn]o such option '?--epoch'?.*--epochs"),
         (["vqvae", "--epochs", "no"], r"'--epochs': 'no': input should be a valid integer"),
         (["vqvae", "--image-size", "30"], r"image_size 30 is no multiple of stride 4"),
         (["vqvae", "--lr", "inf"], r"lr is inf: input should be a finite number"),
         (["export"], r"Missing argument 'RUN'"),
+        (["sample"], r"Missing argument 'RUN'"),
+        (["evaluate"], r"Missing argument 'EXPORTED'"),
+        (["evaluate", "x", "--nll-samples", "1"], r"'--nll-samples': 1 is not in the range x>=2"),
+        (["evaluate", "x", "--samples", "20001"], r"'--samples': 20001 is not in the range 10<=x<=20000"),
     ],
 )
 def test_wrong_usage_exits_with_2_and_says_what_is_right(arguments: list[str], complaint: str) -> None:
@@ -192,3 +199,19 @@ def test_a_bad_name_is_refused_before_exporting(trained: Trained, tmp_path: Path
     result = trainer("export", str(trained.run.folder), "--export-to", str(tmp_path), "--name", "../other")
     assert result.exit_code == 2
     assert result.stderr.startswith("error: name is '../other': string should match pattern")
+
+
+def test_pictures_stand_beside_their_reconstructions(trained: Trained, tmp_path: Path) -> None:
+    out = tmp_path / "pairs.png"
+    result = trainer("sample", str(trained.run.folder), "--out", str(out))
+    assert result.exit_code == 0
+    assert out.read_bytes().startswith(b"\x89PNG")
+    assert f"written to {out}" in result.output
+    assert "test image 7: MSE " in result.output
+
+
+def test_a_picture_that_is_missing_is_told_in_a_line(trained: Trained, tmp_path: Path) -> None:
+    file = tmp_path / "none.png"
+    result = trainer("sample", str(trained.run.folder), "--image", str(file))
+    assert result.exit_code == 1
+    assert result.stderr == f"error: {file} cannot be read: No such file or directory\n"

@@ -1,0 +1,1 @@
+"""What is reported of a model, all of it measured on what was exported, through ONNX Runtime."""

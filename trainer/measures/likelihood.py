@@ -1,0 +1,63 @@
+"""How likely a model finds images: the ELBO and its parts, and -log p(x) by importance sampling."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from service.manifest import Role
+from trainer.data import Batch
+from trainer.exported import ExportedModel
+
+SCORE = "score"
+# Draws of a call of the graph, of all its images together: what a decoder of small images does in a second.
+DRAWS_AT_ONCE = 2048
+PIXELS_AT_ONCE = 2**21
+
+
+def binarised(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Each pixel drawn as black or white, with its level as the probability: uint8, 0 or 255 (1509.00519)."""
+    return (torch.rand(images.shape, generator=generator) * 255 < images).byte() * 255
+
+
+def likelihood(
+    model: ExportedModel, batches: Iterable[Batch], *, samples: int, binarise: bool, seed: int = 0
+) -> dict[str, float]:
+    """Means over the images, in nats: ``elbo``, ``reconstruction``, ``kl``; with several samples ``nll``.
+
+    ``nll`` is -log of the mean of ``samples`` importance weights, which bounds -log p(x) from above and falls
+    towards it with more of them (1509.00519, eq. 8); they are joined by log-sum-exp in float64. Which pixels
+    are black hangs on ``seed`` alone, so that models and numbers of samples are compared on the same images.
+    """
+    pixels, noise = (torch.Generator().manual_seed(each) for each in (seed, seed + 1))
+    sums: dict[str, float] = {}
+    seen = 0
+    for batch in batches:
+        images = binarised(batch.images, pixels) if binarise else batch.images
+        images = images.permute(0, 2, 3, 1).contiguous()
+        for name, figures in _scores(model, images, samples, noise).items():
+            sums[name] = sums.get(name, 0.0) + float(figures.sum())
+        seen += len(images)
+    if samples == 1:
+        sums.pop("nll")
+    return {name: total / seen for name, total in sums.items()}
+
+
+def _scores(
+    model: ExportedModel, images: Tensor, samples: int, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """The figures of each image over all samples, float64 ``(N,)``, in calls of equally many samples."""
+    draws = min(DRAWS_AT_ONCE, max(1, PIXELS_AT_ONCE // math.prod(images.shape[1:])))
+    allowed = min(samples, draws, int(model.operations[SCORE].parameters["samples"].maximum))
+    a_call = next(size for size in range(allowed, 0, -1) if samples % size == 0)
+    parts: list[dict[str, Tensor]] = []
+    for rows in images.split(max(1, draws // a_call)):
+        calls = [
+            model.run(SCORE, len(rows), {Role.images: rows}, generator, {"samples": a_call}).figures
+            for _ in range(samples // a_call)
+        ]
+        figures = {name: torch.stack([call[name] for call in calls]).double() for name in calls[0]}
+        nll = math.log(len(calls)) - (-figures.pop("nll")).logsumexp(dim=0)
+        parts.append({name: values.mean(dim=0) for name, values in figures.items()} | {"nll": nll})
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
