@@ -144,15 +144,15 @@ def check_total(count: int, height: int, width: int, settings: Settings) -> None
         )
 
 
-def grid(images: Pixels) -> Pixels:
-    """Images side by side in a grid that is about square: ``(N, H, W, C)`` to ``(H', W', C)``.
+def grid(images: Pixels, columns: int | None = None) -> Pixels:
+    """Images side by side in a grid: ``(N, H, W, C)`` to ``(H', W', C)``.
 
-    Row by row, from the top left; one image stays as it is.
+    Row by row, from the top left, in so many ``columns``, or about square; one image stays as it is.
     """
     count, height, width, channels = images.shape
     if count == 1:
         return images[0]
-    columns = math.ceil(math.sqrt(count))
+    columns = columns or math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
     down, right = height + GAP, width + GAP
     sheet = np.full((rows * down - GAP, columns * right - GAP, channels), 255, dtype=np.uint8)

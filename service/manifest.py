@@ -39,8 +39,8 @@ class Role(StrEnum):
     - ``mask``: bool ``(N, *codes.shape)`` beside ``codes``: True where a code is to be sampled, False where
       the given one is kept. Whoever gives neither has all codes sampled.
     - ``target``: ``(N, *codes.shape)`` of ``codes.dtype`` beside ``codes``: the codes that a row goes towards
-    - ``fraction``: float32 ``(N,)``, how far a row is on its way from ``codes`` to ``target``: evenly from 0 in
-      the first row to 1 in the last
+    - ``fraction``: float32 ``(N,)``, how far a row is on its way from ``codes`` to ``target``: evenly from
+      0 in the first row to 1 in the last
     - ``label``: int64 ``(N,)``, an index into ``labels``
     - ``normal``: float32 standard normal noise ``(N, *shape)``
     - ``uniform``: float32 uniform noise in [0, 1) ``(N, *shape)``
@@ -155,24 +155,21 @@ class Input(_Part):
     ``name`` is the graph's own; an input of role ``parameter`` is filled by the operation's parameter of the
     same name. ``shape`` is for noise: the axes after the batch, each a number or the name of an int64
     parameter. ``default`` is for a label: the index used when the caller gives none (the class of an
-    unconditional sample, say); without it a label must be given. It is also for noise: the value of all of it
-    when the caller gives no seed (0 for the mean of a normal distribution, say); without it a seed is drawn.
+    unconditional sample, say); without it a label must be given. For noise it is the value of all of it where
+    nothing is to be drawn (0 for the mean of a normal distribution, say): to encode, decode or reconstruct
+    without a seed, and whatever comes before a sampler. Other noise is always drawn.
     """
 
     name: str
-    role: Literal[
-        Role.images,
-        Role.codes,
-        Role.mask,
-        Role.target,
-        Role.fraction,
-        Role.label,
-        Role.normal,
-        Role.uniform,
-        Role.parameter,
-    ]
+    role: Role
     shape: tuple[int | str, ...] = ()
     default: int | None = None
+
+    @model_validator(mode="after")
+    def _the_role_is_for_an_input(self) -> Self:
+        if self.role in (Role.states, Role.figure):
+            raise ValueError(f"{self.name!r} is an input, and {self.role} is what an operation gives")
+        return self
 
 
 class Output(_Part):
@@ -235,8 +232,8 @@ class Codebook(_Part):
 class Measures(_Part):
     """Evaluation figures of the exported graphs on ``images`` images of a dataset's split.
 
-    ``of`` says what was measured: ``reconstructions``, the images that an operation ``sample/<method>`` draws,
-    or, as the best that samples could reach, ``real images``.
+    ``of`` says what was measured: ``reconstructions``, ``likelihood``, the images that an operation
+    ``sample/<method>`` draws, or, as the best that samples could reach, ``real images``.
     """
 
     of: str = "reconstructions"

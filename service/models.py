@@ -8,38 +8,34 @@ the next. To encode, decode, reconstruct or sample is to run a chain:
     decode             decode
     reconstruct        reconstruct if the model has it, else encode, decode
     sample/METHOD      sample/METHOD, and decode if that gives codes alone
+    score              score
 
 A method that takes codes and a mask samples the codes where the mask is True and keeps the others. Who gives
-neither has all of them sampled: the mask is then True everywhere.
+neither has all of them sampled: the mask is then True everywhere. A method that takes codes and a target goes
+from the ones to the other.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service import arguments, noise
+from service import noise
 from service.arguments import Number
-from service.errors import GraphFailed, ModelRefused, UnknownOperation, did_you_mean, quoted
-from service.folder import Folder, read_fingerprint, read_manifest
+from service.errors import GraphFailed, UnknownOperation, did_you_mean, quoted
+from service.folder import Folder
 from service.manifest import Input, Manifest, Operation, Role
-from service.runtime import Graph, Provider, Tensor
+from service.runtime import Graph, Provider
 
 Array = NDArray[Any]
 Arrays = Mapping[Role, Array]
+Key = TypeVar("Key")
 
 SAMPLE = "sample/"
 DEFAULT_METHOD = "prior"
-
-# What an operation of a known name takes and gives: the REST calls have nothing else for it.
-_SIGNATURES = {
-    "encode": (Role.images, Role.codes),
-    "decode": (Role.codes, Role.images),
-    "reconstruct": (Role.images, Role.images),
-}
 
 
 @dataclass(frozen=True)
@@ -48,6 +44,14 @@ class Batching:
 
     rows: int = 64
     pixels: int = 2**20
+
+
+@dataclass(frozen=True)
+class Results:
+    """What was given to a chain of operations and what came out: arrays by role, and figures by name."""
+
+    arrays: dict[Role, Array]
+    figures: dict[str, Array]
 
 
 @dataclass(frozen=True)
@@ -73,8 +77,16 @@ class Model:
     @property
     def completing_methods(self) -> list[str]:
         """The ways to sample that can keep some of the codes they are given."""
+        return self._methods_that_take(Role.mask)
+
+    @property
+    def interpolating_methods(self) -> list[str]:
+        """The ways to go from some codes to others."""
+        return self._methods_that_take(Role.target)
+
+    def _methods_that_take(self, role: Role) -> list[str]:
         operations = self.manifest.operations
-        return [method for method in self.methods if operations[SAMPLE + method].takes(Role.mask)]
+        return [method for method in self.methods if operations[SAMPLE + method].takes(role)]
 
     def chain(self, verb: str) -> tuple[str, ...]:
         """The operations behind ``encode``, ``decode``, ``reconstruct`` or ``sample/METHOD``, in order.
@@ -122,13 +134,19 @@ class Model:
         return [self.manifest.operations[name] for name in chain]
 
     def run(
-        self, chain: tuple[str, ...], given: Arrays, rows: int, values: Mapping[str, Number], seed: int = 0
-    ) -> dict[Role, Array]:
-        """Run a chain of operations on ``rows`` rows: what was given and what came out, by role.
+        self,
+        chain: tuple[str, ...],
+        given: Arrays,
+        rows: int,
+        values: Mapping[str, Number],
+        seed: int = 0,
+        still: Collection[str] = (),
+    ) -> Results:
+        """Run a chain of operations on ``rows`` rows.
 
-        ``given`` holds ``images``, ``codes``, ``mask`` and ``label`` as far as the chain takes them, with
-        ``rows`` rows each; without a mask, every code is sampled. ``values`` holds the parameters, as
-        ``arguments.parameters`` returns them; ``seed`` makes the noise.
+        ``given`` holds arrays by role, as far as the chain takes them, with ``rows`` rows each; without a
+        mask, every code is sampled. ``values`` holds the parameters, as ``arguments.parameters`` returns
+        them. ``seed`` makes the noise; in the operations ``still``, noise that has a default is that.
 
         Large requests go in pieces; what comes out does not depend on how they were cut.
 
@@ -136,37 +154,55 @@ class Model:
         """
         pieces = []
         for items in self._pieces(chain, given, rows, values):
-            roles = {role: array[items.start : items.stop] for role, array in given.items()}
+            piece = Results({role: array[items.start : items.stop] for role, array in given.items()}, {})
             for name in chain:
-                roles |= self._run_operation(name, roles, items, values, seed)
-            pieces.append(roles)
-        return {role: np.concatenate([piece[role] for piece in pieces]) for role in pieces[0]}
+                feeds = self._feeds(name, piece.arrays, items, values, seed, still=name in still)
+                self._run_operation(name, feeds, len(items), piece)
+            pieces.append(piece)
+        return Results(
+            _joined([piece.arrays for piece in pieces]), _joined([piece.figures for piece in pieces])
+        )
 
-    def _run_operation(
-        self, name: str, roles: Arrays, items: range, values: Mapping[str, Number], seed: int
-    ) -> dict[Role, Array]:
+    def _feeds(
+        self,
+        name: str,
+        arrays: Arrays,
+        items: range,
+        values: Mapping[str, Number],
+        seed: int,
+        *,
+        still: bool,
+    ) -> dict[str, Array]:
+        """The inputs of an operation by their names."""
         operation = self.manifest.operations[name]
-        if operation.takes(Role.mask) and Role.mask not in roles:
-            roles = {**self._nothing_kept(len(items)), **roles}
+        if operation.takes(Role.mask) and Role.mask not in arrays:
+            arrays = {**self._nothing_kept(len(items)), **arrays}
         feeds: dict[str, Array] = {}
         for item in operation.inputs:
             if item.role is Role.parameter:
                 dtype = operation.parameters[item.name].dtype
                 feeds[item.name] = np.array(values[item.name], dtype=dtype)
             elif item.role in (Role.normal, Role.uniform):
+                shape = noise_shape(item, values)
+                if still and item.default is not None:
+                    feeds[item.name] = np.full((len(items), *shape), item.default, dtype=np.float32)
+                    continue
                 draw = noise.normal if item.role is Role.normal else noise.uniform
-                feeds[item.name] = draw(
-                    seed, items, noise.stream(name, item.name), _noise_shape(item, values)
-                )
+                feeds[item.name] = draw(seed, items, noise.stream(name, item.name), shape)
             else:
-                feeds[item.name] = roles[item.role]
+                feeds[item.name] = arrays[item.role]
+        return feeds
+
+    def _run_operation(self, name: str, feeds: Mapping[str, Array], rows: int, into: Results) -> None:
+        operation = self.manifest.operations[name]
         arrays = self.graphs[operation.graph].run(feeds, [output.name for output in operation.outputs])
         for output, array in zip(operation.outputs, arrays, strict=True):
-            if len(array) != len(items):
-                raise GraphFailed(
-                    f"operation {name!r} gave {len(array)} rows of {output.role} for {len(items)}"
-                )
-        return {output.role: array for output, array in zip(operation.outputs, arrays, strict=True)}
+            if len(array) != rows:
+                raise GraphFailed(f"operation {name!r} gave {len(array)} rows of {output.role} for {rows}")
+            if output.role is Role.figure:
+                into.figures[output.name] = array
+            else:
+                into.arrays[output.role] = array
 
     def _nothing_kept(self, rows: int) -> dict[Role, Array]:
         """The codes and mask of callers who give none: all codes are to be sampled."""
@@ -183,107 +219,32 @@ class Model:
             area = math.prod(given[Role.images].shape[1:3])
         elif Role.codes in given and stride is not None:
             area = math.prod(given[Role.codes].shape[1:3]) * stride * stride
-        noises = [
-            math.prod(_noise_shape(item, values))
-            for operation in self.operations(chain)
-            for item in operation.inputs
-        ]
-        step = max(1, min(self.batching.rows, self.batching.pixels // max(area, *noises)))
+        largest = max(_largest(operation, area, values) for operation in self.operations(chain))
+        step = max(1, min(self.batching.rows, self.batching.pixels // largest))
         return (range(start, min(start + step, rows)) for start in range(0, rows, step))
 
 
-def load_model(folder: Folder, provider: Provider, batching: Batching) -> Model:
-    """Load the graphs of a verified folder, hold them against the manifest, and run each once.
-
-    Raises ModelRefused.
-    """
-    manifest = folder.manifest
-    names = sorted({operation.graph for operation in manifest.operations.values()})
-    model = Model(folder, provider, {name: Graph(folder.path / name, provider) for name in names}, batching)
-    for name, operation in manifest.operations.items():
-        _check_signature(name, operation)
-        _check_graph(name, operation, model.graphs[operation.graph], manifest)
-    for name in manifest.operations:
-        _warm_up(model, name)
-    # A folder that was published anew in the meantime has been read half old, half new.
-    if read_fingerprint(folder.path, read_manifest(folder.path)) != folder.fingerprint:
-        raise ModelRefused("it changed while it was loaded; reload again")
-    return model
-
-
-def _check_signature(name: str, operation: Operation) -> None:
-    takes, gives = _SIGNATURES.get(name, (None, None))
-    if takes is not None and not operation.takes(takes):
-        raise ModelRefused(f"operation {name!r} does not take {takes}")
-    if gives is not None and not operation.gives(gives):
-        raise ModelRefused(f"operation {name!r} does not give {gives}")
-    if name in _SIGNATURES or name.startswith(SAMPLE):
-        completes = name.startswith(SAMPLE) and operation.takes(Role.mask)
-        if completes and not operation.gives(Role.codes):
-            raise ModelRefused(f"operation {name!r} takes a mask of codes and does not give codes")
-        known = {Role.codes, Role.mask} if completes else {takes}
-        for role in (Role.images, Role.codes, Role.mask):
-            if operation.takes(role) and role not in known:
-                raise ModelRefused(f"operation {name!r} takes {role}, which no call has for it")
-    roles = [output.role for output in operation.outputs]
-    if len(set(roles)) != len(roles):
-        raise ModelRefused(f"operation {name!r} gives a role twice")
-
-
-def _check_graph(name: str, operation: Operation, graph: Graph, manifest: Manifest) -> None:
-    where = f"operation {name!r}, graph {graph.name!r}"
-    named = [item.name for item in operation.inputs]
-    if sorted(named) != sorted(graph.inputs):
-        raise ModelRefused(f"{where}: inputs {sorted(graph.inputs)}, the manifest says {sorted(named)}")
-    if strange := sorted({output.name for output in operation.outputs} - set(graph.outputs)):
-        raise ModelRefused(f"{where}: outputs {sorted(graph.outputs)}, the manifest also says {strange}")
-    for item in operation.inputs:
-        wanted = _tensor(item.role, manifest, operation, item)
-        if graph.inputs[item.name] != wanted:
-            raise ModelRefused(f"{where}: {item.name!r} is {graph.inputs[item.name]}, not {wanted}")
-    for output in operation.outputs:
-        wanted = _tensor(output.role, manifest, operation)
-        if graph.outputs[output.name] != wanted:
-            raise ModelRefused(f"{where}: {output.name!r} is {graph.outputs[output.name]}, not {wanted}")
-
-
-def _tensor(role: Role, manifest: Manifest, operation: Operation, item: Input | None = None) -> Tensor:
-    """What an input or output of a role must be."""
-    match role:
-        case Role.images:
-            return Tensor("uint8", 4)
-        case Role.codes:
-            return Tensor(manifest.codes.dtype, 1 + len(manifest.codes.shape))
-        case Role.mask:
-            return Tensor("bool", 1 + len(manifest.codes.shape))
-        case Role.label:
-            return Tensor("int64", 1)
-        case Role.parameter:
-            return Tensor(operation.parameters[item.name].dtype if item else "", 0)
-        case Role.normal | Role.uniform:
-            return Tensor("float32", 1 + len(item.shape if item else ()))
-
-
-def _warm_up(model: Model, name: str) -> None:
-    """Run an operation on one row of the native size; what comes out must be what the manifest says."""
-    manifest, operation = model.manifest, model.manifest.operations[name]
-    image = (1, manifest.image.height, manifest.image.width, manifest.image.channels)
-    codes = (1, *manifest.codes.shape)
-    given: dict[Role, Array] = {
-        Role.images: np.zeros(image, dtype=np.uint8),
-        Role.codes: np.zeros(codes, dtype=manifest.codes.dtype),
-        Role.label: np.zeros(1, dtype=np.int64),
-    }
-    try:
-        results = model.run((name,), given, 1, arguments.parameters([operation], {}))
-    except GraphFailed as error:
-        raise ModelRefused(f"operation {name!r} fails on an image of the model's own size") from error
-    for role, shape in ((Role.images, image), (Role.codes, codes)):
-        if results[role].shape != shape:
-            raise ModelRefused(
-                f"operation {name!r} gives {role} of shape {list(results[role].shape)}, not {list(shape)}"
-            )
-
-
-def _noise_shape(item: Input, values: Mapping[str, Number]) -> tuple[int, ...]:
+def noise_shape(item: Input, values: Mapping[str, Number]) -> tuple[int, ...]:
+    """The axes of a noise after the batch."""
     return tuple(int(values[axis]) if isinstance(axis, str) else axis for axis in item.shape)
+
+
+def _largest(operation: Operation, area: int, values: Mapping[str, Number]) -> int:
+    """The values of the largest array of a row: its pixels, or its noise.
+
+    An operation that takes images and several draws for each makes an image of every draw.
+    """
+    noises = [math.prod(noise_shape(item, values)) for item in operation.inputs]
+    draws = [
+        math.prod(int(values[axis]) for axis in item.shape if isinstance(axis, str))
+        for item in operation.inputs
+    ]
+    return max(area * max(draws) if operation.takes(Role.images) else area, *noises)
+
+
+def _joined(pieces: list[dict[Key, Array]]) -> dict[Key, Array]:
+    """The rows of all pieces, by key. Raises GraphFailed if their other axes differ."""
+    try:
+        return {key: np.concatenate([piece[key] for piece in pieces]) for key in pieces[0]}
+    except ValueError as error:
+        raise GraphFailed(f"what came out for some rows has another shape: {error}") from error

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
+from service.admission import load_model
 from service.errors import (
     ModelNotChosen,
     ModelRefused,
@@ -23,7 +24,7 @@ from service.errors import (
     quoted,
 )
 from service.folder import read_fingerprint, read_folder, read_manifest
-from service.models import Batching, Model, load_model
+from service.models import Batching, Model
 from service.runtime import Provider
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.responses import RedirectResponse
 
 from service import __version__
-from service.api import codes, health, models, problems, samples
+from service.api import codes, health, models, problems, samples, scores
 from service.api.context import Context
 from service.api.limits import BodyLimit
 from service.api.openapi import describe
@@ -47,7 +47,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.openapi = partial(describe, app)  # type: ignore[method-assign]  # FastAPI's own way
     problems.install(app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
-    for router in (codes.router, samples.router, models.router, health.router):
+    for router in (codes.router, samples.router, scores.router, models.router, health.router):
         app.include_router(router)
 
     @app.get("/", include_in_schema=False)

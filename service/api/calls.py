@@ -1,6 +1,6 @@
 """From a request to a run of a model: which model, which operations, with what, and then the run."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,17 +9,21 @@ from service.api.context import Context
 from service.arguments import Label, Number
 from service.errors import BadValue, VersionConflict, quoted
 from service.manifest import Operation, Role
-from service.models import Arrays, Model
+from service.models import Arrays, Model, Results
 
 
 @dataclass(frozen=True)
 class Call:
-    """A chain of operations of a model, with all that a caller may set."""
+    """A chain of operations of a model, with all that a caller may set.
+
+    In the operations ``still``, noise that has a default is that, whatever the seed.
+    """
 
     model: Model
     chain: tuple[str, ...]
     values: Mapping[str, Number]
     seed: int
+    still: Collection[str]
     label: Label | Sequence[Label] | None
 
     @property
@@ -27,15 +31,26 @@ class Call:
         """The operations, in order."""
         return self.model.operations(self.chain)
 
+    @property
+    def draws(self) -> bool:
+        """Whether its noise is drawn, so that the seed means something."""
+        return any(
+            item.role in (Role.normal, Role.uniform) and not (name in self.still and item.default is not None)
+            for name, operation in zip(self.chain, self.operations, strict=True)
+            for item in operation.inputs
+        )
+
     def inputs(self, rows: int, given: Arrays) -> dict[Role, Any]:
         """What was given, with the label of each row if the operations take one."""
         labels = arguments.labels(self.model.manifest, self.operations, self.label, rows)
         return dict(given) if labels is None else dict(given) | {Role.label: labels}
 
-    async def run(self, context: Context, rows: int, given: Arrays) -> dict[Role, Any]:
-        """Run the operations on ``rows`` rows; what was given and what came out, by role."""
+    async def run(self, context: Context, rows: int, given: Arrays) -> Results:
+        """Run the operations on ``rows`` rows; what was given and what came out."""
         inputs = self.inputs(rows, given)
-        return await context.infer(lambda: self.model.run(self.chain, inputs, rows, self.values, self.seed))
+        return await context.infer(
+            lambda: self.model.run(self.chain, inputs, rows, self.values, self.seed, self.still)
+        )
 
 
 def choose_model(context: Context, queried: str | None, sent: str | None, version: str | None) -> Model:
@@ -65,9 +80,10 @@ def make_call(
     parameters: Mapping[str, Any],
     *,
     seed: int | None = None,
+    still: Collection[str] = (),
     label: Label | Sequence[Label] | None = None,
     others: Iterable[str] = (),
 ) -> Call:
     """A call with its parameters checked and its seed drawn if none was given. Raises as ``arguments``."""
     values = arguments.parameters(model.operations(chain), parameters, others)
-    return Call(model, chain, values, noise.draw_seed() if seed is None else seed, label)
+    return Call(model, chain, values, noise.draw_seed() if seed is None else seed, still, label)

@@ -31,9 +31,11 @@ async def encode(request: Request, context: Shared, query: Annotated[ImagesQuery
     keep their size, where the model can.
     """
     form = accept.choose(request.headers.get("accept"), answers.CODES_FORMS)
-    call, pixels = await _images_call(request, context, query, "encode")
+    call, pixels = await images_call(request, context, query, "encode")
     results = await call.run(context, len(pixels), {Role.images: pixels})
-    return await context.convert(lambda: answers.of_codes(call.model, results[Role.codes], form))
+    return await context.convert(
+        lambda: answers.of_codes(call.model, results.arrays[Role.codes], form, _seed_header(call))
+    )
 
 
 @router.post("/decode", responses=images_answer(ImagesAnswer) | _REFUSALS, openapi_extra=codes_body())
@@ -46,11 +48,13 @@ async def decode(request: Request, context: Shared, query: Annotated[OperationQu
     form = accept.choose(request.headers.get("accept"), answers.IMAGES_FORMS)
     sent = await bodies.read_codes(request)
     model = choose_model(context, query.model, sent.model, sent.version)
+    chain = model.chain("decode")
     call = make_call(
         model,
-        model.chain("decode"),
+        chain,
         query.parameters(),
         seed=query.seed,
+        still=chain if query.seed is None else (),
         label=query.label,
         others=OperationQuery.model_fields,
     )
@@ -62,7 +66,7 @@ async def decode(request: Request, context: Shared, query: Annotated[OperationQu
 
     grids = await context.convert(read)
     results = await call.run(context, len(grids), {Role.codes: grids})
-    return await context.convert(lambda: answers.of_images(model, results[Role.images], form))
+    return await context.convert(lambda: answers.of_images(model, results.arrays[Role.images], form))
 
 
 @router.post(
@@ -74,25 +78,31 @@ async def reconstruct(request: Request, context: Shared, query: Annotated[Images
     The body is as for `/encode`. The JSON has the mean squared error and the PSNR of each image.
     """
     form = accept.choose(request.headers.get("accept"), answers.IMAGES_FORMS)
-    call, pixels = await _images_call(request, context, query, "reconstruct")
+    call, pixels = await images_call(request, context, query, "reconstruct")
     results = await call.run(context, len(pixels), {Role.images: pixels})
     return await context.convert(
         lambda: answers.of_images(
-            call.model, results[Role.images], form, more=_distances(pixels, results[Role.images])
+            call.model,
+            results.arrays[Role.images],
+            form,
+            more=_distances(pixels, results.arrays[Role.images]),
         )
     )
 
 
-async def _images_call(
+async def images_call(
     request: Request, context: Context, query: ImagesQuery, verb: str
 ) -> tuple[Call, Pixels]:
+    """The images of a request, and the call that runs a chain of operations on them."""
     sent = await bodies.read_images(request, context.settings)
     model = choose_model(context, query.model, sent.model, sent.version)
+    chain = model.chain(verb)
     call = make_call(
         model,
-        model.chain(verb),
+        chain,
         query.parameters(),
         seed=query.seed,
+        still=chain if query.seed is None and verb != "score" else (),
         label=query.label,
         others=ImagesQuery.model_fields,
     )
@@ -114,3 +124,8 @@ def _distances(originals: Pixels, reconstructions: Pixels) -> dict[str, list[flo
         "mse": mse.tolist(),
         "psnr": [float(-10 * np.log10(value)) if value > 0 else None for value in mse],
     }
+
+
+def _seed_header(call: Call) -> dict[str, str]:
+    """The seed, if anything was drawn."""
+    return {"X-Tessera-Seed": str(call.seed)} if call.draws else {}

@@ -28,7 +28,7 @@ _PARTNERS = {
 }
 
 
-def is_asked(sent: SentSample) -> bool:
+def is_asked(sent: SentSample, model: Model) -> bool:
     """Whether there is something to complete. Raises BadValue if a part of it is missing."""
     given = {name for name in ("codes", "mask", "box", "shape", "dtype") if _has(sent.document, name)}
     if sent.images is not None:
@@ -37,7 +37,9 @@ def is_asked(sent: SentSample) -> bool:
         raise BadValue("both codes and an image were given; give codes and a mask, or an image and a box")
     for name, (partner, complaint) in _PARTNERS.items():
         if name in given and partner not in given:
-            raise BadValue(complaint, missing=partner)
+            between = ", ".join(model.interpolating_methods)
+            hint = f"; to go between two, choose a method that does: {between}" if between else ""
+            raise BadValue(complaint + hint, missing=partner)
     return bool(given)
 
 

@@ -38,7 +38,8 @@ METHOD = Field(default=None, description="How to sample; without it `prior`, or 
 COUNT = Field(
     default=None,
     ge=1,
-    description="How many samples; without it one, or one for each label, row of codes or image given.",
+    description="How many samples; without it one, or one for each label, row of codes or image given. Of an "
+    "interpolation how many points, both ends among them; without it nine.",
 )
 LABEL = "A class by index or name, for all rows or one for each row."
 SHAPE = Field(
@@ -149,7 +150,10 @@ class CodesDocument(_Closed):
 
 
 class SampleDocument(_Closed):
-    """A sample request as JSON, perhaps with something to complete: codes and mask, or image(s) and box."""
+    """A sample request as JSON, perhaps with something to complete (codes and mask, or image(s) and box).
+
+    Or with the two ends of an interpolation: two rows of codes, or two images.
+    """
 
     model: str | None = MODEL
     version: str | None = VERSION
@@ -161,7 +165,9 @@ class SampleDocument(_Closed):
     shape: list[NonNegativeInt] | None = SHAPE
     dtype: str | None = DTYPE
     codes: list[Any] | None = Field(
-        default=None, description=f"Codes of which to keep some, of the model's own grid. {NESTED_CODES}"
+        default=None,
+        description="Codes of which to keep some, of the model's own grid; or the two codes to go between. "
+        f"{NESTED_CODES}",
     )
     mask: list[Any] | None = Field(
         default=None,
@@ -210,6 +216,26 @@ class SampleAnswer(ImagesAnswer):
     mask: list[Any] | None = Field(
         description="Nested lists of the shape of `codes`: 1 where one was sampled, 0 where it was kept; "
         "null if nothing was given to complete."
+    )
+    states: list[Any] | None = Field(
+        description="Codes on the way of each chain, `[n, states, ...]`; null if none were asked for."
+    )
+    state_images: list[list[str]] | None = Field(description="Their images, as base64 PNG.")
+    figures: dict[str, list[float | None]] | None = Field(
+        description="What the method tells of each sample, such as `acceptance_rate`; null if nothing."
+    )
+
+
+class ScoreAnswer(BaseModel):
+    """How likely the model finds images, and all that is needed to get the same again."""
+
+    model: str
+    version: str
+    shape: list[int] = Field(description="`[n]`.")
+    seed: int
+    parameters: dict[str, float]
+    figures: dict[str, list[float | None]] = Field(
+        description="By name, one for each image: in nats, and null if it is no finite number."
     )
 
 

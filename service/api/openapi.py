@@ -82,7 +82,12 @@ def file_answer(description: str, *media_types: str) -> dict[int | str, dict[str
 
 def codes_answer() -> dict[int | str, dict[str, Any]]:
     """Codes, in the forms of ``answers.CODES_FORMS``."""
-    return _negotiated(documents.CodesAnswer, NPY, BYTES)
+    return _negotiated(documents.CodesAnswer, NPY, BYTES, headers=_SEED_HEADER)
+
+
+def scores_answer() -> dict[int | str, dict[str, Any]]:
+    """Figures of images, as JSON."""
+    return _negotiated(documents.ScoreAnswer, headers=_SEED_HEADER)
 
 
 def images_answer(document: type[BaseModel], *, seed: bool = False) -> dict[int | str, dict[str, Any]]:
@@ -117,6 +122,7 @@ def sample_body() -> dict[str, Any]:
         "langevin": {"method": "langevin", "n": 16, "seed": 1, "parameters": {"steps": 200}},
         "codes and mask": {"codes": [[17, 301], [88, 12]], "mask": [[0, 0], [1, 1]], "n": 8},
         "image and box": {"image": "iVBORw0KGgo...", "box": [0, 14, 28, 28], "n": 8},
+        "two images": {"method": "interpolate", "images": ["iVBORw0KGgo...", "iVBORw0KGgo..."], "n": 9},
     }
     content = {
         JSON: {
@@ -157,6 +163,7 @@ def _components() -> dict[str, Any]:
         documents.ImagesAnswer,
         documents.ReconstructionAnswer,
         documents.SampleAnswer,
+        documents.ScoreAnswer,
         documents.ModelList,
         documents.ModelDetail,
         documents.ReloadAnswer,

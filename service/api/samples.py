@@ -1,6 +1,7 @@
 """``/sample``: new images, from noise, by any method that the model was exported with.
 
-Methods that can keep codes also complete what they are given: see ``service.api.completion``.
+Methods that can keep codes also complete what they are given (``service.api.completion``), and others go from
+one code to another (``service.api.interpolation``). What a chain passed on its way is answered too.
 """
 
 from dataclasses import replace
@@ -12,17 +13,17 @@ from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service import masks
-from service.api import accept, answers, bodies, completion
+from service import arguments, masks
+from service.api import accept, answers, bodies, completion, interpolation
 from service.api.bodies import SentSample
-from service.api.calls import choose_model, make_call
-from service.api.context import Shared
+from service.api.calls import Call, choose_model, make_call
+from service.api.context import Context, Shared
 from service.api.documents import SampleAnswer, SampleDocument, SampleQuery
 from service.api.openapi import images_answer, problems, sample_body
-from service.errors import BadValue
+from service.errors import BadValue, TooLarge
 from service.images import check_count, check_total
 from service.manifest import Role
-from service.models import SAMPLE
+from service.models import SAMPLE, Model, Results
 
 router = APIRouter(tags=["samples"], default_response_class=Response)
 
@@ -33,7 +34,7 @@ router = APIRouter(tags=["samples"], default_response_class=Response)
     openapi_extra=sample_body(),
 )
 async def sample(request: Request, context: Shared, query: Annotated[SampleQuery, Query()]) -> Response:
-    """Draw new images, or complete some.
+    """Draw new images, complete some, or go from one to another.
 
     The request is JSON, or plain query parameters: `/sample?method=langevin&steps=200&n=16&seed=1`. The same
     seed gives the same images, each whatever `n` is; without one a seed is drawn and told, in the JSON and
@@ -43,38 +44,126 @@ async def sample(request: Request, context: Shared, query: Annotated[SampleQuery
     and keep the others; given an image and a `box`, they do the same with the image's codes, and sample those
     that the box touches. The image comes in JSON, or is the body as for `/encode`, with the box in the query:
     `/sample?box=0,14,28,28&n=8`. Of one image or row of codes come `n` completions, of several one each.
+
+    Methods that take a target go from one code to another: given two rows of `codes`, or two images, they
+    answer `n` points evenly on the way, both ends among them: `/sample?method=interpolate&n=9`.
+
+    A chain that is asked for its states (`every=20`) answers these instead of its last alone: as PNG a row of
+    images for each sample, as npy `[n, states, h, w, c]`, in JSON beside it.
     """
     form = accept.choose(request.headers.get("accept"), answers.IMAGES_FORMS)
     sent = _merged(await bodies.read_sample(request, context.settings), query)
-    wanted = sent.document
-    completes = completion.is_asked(sent)
-    model = choose_model(context, None, wanted.model, wanted.version)
-    operation = model.sampler(wanted.method)
-    call = make_call(
-        model,
-        completion.chain(model, operation, sent) if completes else model.chain(operation),
-        wanted.parameters | query.parameters(),
-        seed=wanted.seed,
-        label=wanted.label,
-        others=SampleQuery.model_fields,
-    )
+    model = choose_model(context, None, sent.document.model, sent.document.version)
+    operation = model.sampler(sent.document.method)
+    method = operation.removeprefix(SAMPLE)
+    goes_between = method in model.interpolating_methods
+    run = _gone_between if goes_between else _drawn
+    call, results = await run(context, model, operation, sent, query)
+    arrays = results.arrays
+    pixels, states, mask = arrays[Role.images], arrays.get(Role.states), arrays.get(Role.mask)
+    passed = None
+    if states is not None and states.shape[1]:
+        passed = await _decoded(context, call, states, arrays.get(Role.label))
+    more = {
+        "method": method,
+        "seed": call.seed,
+        "parameters": call.values,
+        "labels": arrays.get(Role.label),
+        "codes": arrays.get(Role.codes),
+        "mask": None if mask is None else mask.astype(np.uint8),
+        "states": None if passed is None else states,
+        "figures": results.figures or None,
+    }
+    headers = {"X-Tessera-Seed": str(call.seed)}
+    if passed is not None:
+        return await context.convert(lambda: answers.of_chains(model, pixels, passed, form, more, headers))
+    columns = len(pixels) if goes_between else None
+    more["state_images"] = None
+    return await context.convert(lambda: answers.of_images(model, pixels, form, more, headers, columns))
+
+
+async def _drawn(
+    context: Context, model: Model, operation: str, sent: SentSample, query: SampleQuery
+) -> tuple[Call, Results]:
+    """Samples from noise, or of what was given to be completed."""
+    completes = completion.is_asked(sent, model)
+    chain = completion.chain(model, operation, sent) if completes else model.chain(operation)
+    call = _call(model, chain, operation, sent, query)
     given: dict[Role, NDArray[Any]] = {}
     if completes:
         given = await context.convert(lambda: completion.read(sent, model, context.settings))
-    rows = _rows(wanted, len(given[Role.mask]) if completes else 1)
+    rows = _rows(sent.document, len(given[Role.mask]) if completes else 1)
+    _check_size(model, rows, context)
+    return call, await call.run(context, rows, completion.repeated(given, rows))
+
+
+async def _gone_between(
+    context: Context, model: Model, operation: str, sent: SentSample, query: SampleQuery
+) -> tuple[Call, Results]:
+    """Points from one of two codes or images to the other."""
+    interpolation.check(sent, operation.removeprefix(SAMPLE))
+    before = () if sent.images is None else model.chain("encode")
+    after = model.chain(operation)
+    call = _call(model, (*before, *after), operation, sent, query)
+    rows = sent.document.n or interpolation.POINTS
+    check_count(rows, context.settings)
+    ends = await context.convert(lambda: interpolation.read(sent, model, context.settings))
+    # Before anything runs: n points of these ends may be more than two of them.
+    check_total(rows, *interpolation.image_size(ends, model), context.settings)
+    if before:
+        ends = (await replace(call, chain=before).run(context, len(ends[Role.images]), ends)).arrays
+    between = interpolation.between(ends[Role.codes], rows)
+    return call, await replace(call, chain=after).run(context, rows, between)
+
+
+def _call(model: Model, chain: tuple[str, ...], operation: str, sent: SentSample, query: SampleQuery) -> Call:
+    """A call of a sampler. What comes before it is no sample: noise that has a default stands still there."""
+    wanted = sent.document
+    return make_call(
+        model,
+        chain,
+        wanted.parameters | query.parameters(),
+        seed=wanted.seed,
+        still=chain[: chain.index(operation)],
+        label=wanted.label,
+        others=SampleQuery.model_fields,
+    )
+
+
+async def _decoded(
+    context: Context, call: Call, states: NDArray[Any], label: NDArray[Any] | None
+) -> NDArray[Any]:
+    """The images of the states of chains: ``(N, S, *codes.shape)`` to uint8 ``(N, S, H, W, C)``.
+
+    Raises TooLarge.
+    """
+    model, (chains, passed) = call.model, states.shape[:2]
+    image = model.manifest.image
+    try:
+        check_total(chains * passed, image.height, image.width, context.settings)
+    except TooLarge as error:
+        raise TooLarge(
+            f"{chains} chains with {passed} states each: {error}; ask for fewer samples or states",
+            **error.members,
+        ) from error
+    chain = model.chain("decode")
+    values = arguments.parameters(model.operations(chain), {}) | dict(call.values)
+    given = {} if label is None else {Role.label: label}
+
+    def decode() -> NDArray[Any]:
+        # Step by step, so that a decoder's noise is that of the chain, and the last state its picture.
+        steps = [
+            model.run(chain, {**given, Role.codes: states[:, step]}, chains, values, call.seed)
+            for step in range(passed)
+        ]
+        return np.stack([results.arrays[Role.images] for results in steps], axis=1)
+
+    return await context.infer(decode)
+
+
+def _check_size(model: Model, rows: int, context: Context) -> None:
     check_count(rows, context.settings)
     check_total(rows, model.manifest.image.height, model.manifest.image.width, context.settings)
-    results = await call.run(context, rows, completion.repeated(given, rows))
-    more = {
-        "method": operation.removeprefix(SAMPLE),
-        "seed": call.seed,
-        "parameters": call.values,
-        "labels": results.get(Role.label),
-        "codes": results.get(Role.codes),
-        "mask": results[Role.mask].astype(np.uint8) if completes else None,
-    }
-    headers = {"X-Tessera-Seed": str(call.seed)}
-    return await context.convert(lambda: answers.of_images(model, results[Role.images], form, more, headers))
 
 
 def _merged(sent: SentSample, query: SampleQuery) -> SentSample:

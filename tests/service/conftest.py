@@ -6,12 +6,13 @@ import pytest
 from fastapi.testclient import TestClient
 from httpx2 import Response
 
+from service.admission import load_model
 from service.api.app import create_app
 from service.folder import read_folder
-from service.models import Batching, Model, load_model
+from service.models import Batching, Model
 from service.runtime import Provider
 from service.settings import Settings
-from tests.service import patchwork, toy
+from tests.service import patchwork, toy, wanderer
 
 CPU = Provider("cpu", "a test asks for it", 1)
 
@@ -37,6 +38,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     toy.write_colours(folder)
     toy.write_oddity(folder)
     patchwork.write(folder)
+    wanderer.write(folder)
     return folder
 
 
@@ -68,6 +70,11 @@ def oddity(load: Callable[..., Model]) -> Model:
 @pytest.fixture(scope="session")
 def quilt(load: Callable[..., Model]) -> Model:
     return load("patchwork")
+
+
+@pytest.fixture(scope="session")
+def wandering(load: Callable[..., Model]) -> Model:
+    return load("wanderer")
 
 
 def make_client(models: Path, *, host: str = "127.0.0.1", **settings: object) -> TestClient:

@@ -52,7 +52,7 @@ def test_it_serves_and_stops_in_order(exported: Path) -> None:
         url = found[1]
         assert httpx.get(f"{url}/readyz", timeout=30).json()["threads"] == 1
         reloaded = httpx.post(f"{url}/models/reload", timeout=30)
-        assert reloaded.json()["kept"] == ["colours", "levels", "oddity", "patchwork"]
+        assert reloaded.json()["kept"] == ["colours", "levels", "oddity", "patchwork", "wanderer"]
     finally:
         process.send_signal(signal.SIGINT)
         _, rest = process.communicate(timeout=30)

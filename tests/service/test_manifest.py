@@ -7,10 +7,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from service.manifest import CodesSpec, File, ImageSpec, Manifest, Operation, Role, content_version
+from service.manifest import (
+    CodesSpec,
+    File,
+    ImageSpec,
+    Input,
+    Manifest,
+    Operation,
+    Output,
+    Role,
+    content_version,
+)
 
 
-@pytest.mark.parametrize("name", ["levels", "colours", "oddity", "patchwork"])
+@pytest.mark.parametrize("name", ["levels", "colours", "oddity", "patchwork", "wanderer"])
 def test_a_manifest_comes_back_from_its_json(exported: Path, name: str) -> None:
     text = (exported / name / "manifest.json").read_text()
     manifest = Manifest.model_validate_json(text)
@@ -108,3 +118,35 @@ def test_a_mask_comes_with_the_codes_it_keeps() -> None:
 def test_float_codes_have_no_codebook_size() -> None:
     with pytest.raises(ValidationError, match="float32 codes have none"):
         CodesSpec(dtype="float32", shape=(3,), codebook_size=4)
+
+
+def an_operation(*inputs: Role, gives: tuple[Role, ...] = (Role.codes,)) -> Operation:
+    return Operation(
+        graph="g.onnx",
+        inputs=tuple(Input(name=role, role=role) for role in inputs),
+        outputs=tuple(Output.model_validate({"name": role, "role": role}) for role in gives),
+    )
+
+
+@pytest.mark.parametrize(
+    ("inputs", "gives", "complaint"),
+    [
+        ((Role.mask,), (Role.codes,), "no codes for the mask to keep"),
+        ((Role.target,), (Role.codes,), "no codes to start from"),
+        ((Role.codes, Role.fraction), (Role.codes,), "but no target"),
+        ((Role.normal,), (Role.states, Role.images), "no codes at its end"),
+        ((Role.figure,), (Role.codes,), "'figure' is an input"),
+        ((Role.states,), (Role.codes,), "'states' is an input"),
+        ((Role.normal,), (Role.label,), "Input should be"),
+    ],
+)
+def test_roles_that_miss_their_partners(
+    inputs: tuple[Role, ...], gives: tuple[Role, ...], complaint: str
+) -> None:
+    with pytest.raises(ValidationError, match=complaint):
+        an_operation(*inputs, gives=gives)
+
+
+def test_roles_with_their_partners() -> None:
+    assert an_operation(Role.codes, Role.target, Role.fraction).takes(Role.fraction)
+    assert an_operation(Role.normal, gives=(Role.codes, Role.states, Role.figure)).gives(Role.states)

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from service.admission import load_model
 from service.errors import ModelRefused
 from service.folder import read_folder
 from service.manifest import Manifest, Role
-from service.models import Batching, Model, load_model
+from service.models import Batching, Model
 from service.runtime import Graph
 from tests.service import handmade, patchwork, toy
 from tests.service.conftest import CPU
@@ -23,17 +24,17 @@ def test_codes_beside_the_mask_are_kept_and_those_under_it_sampled(quilt: Model)
     given = {Role.codes: CODES, Role.mask: MASK, Role.label: np.zeros(7, np.int64)}
     results = quilt.run(quilt.chain("sample/prior"), given, 7, {"spread": 8}, seed=5)
     expected = np.where(MASK, patchwork.drawn(5, range(7)), CODES)
-    np.testing.assert_array_equal(results[Role.codes], expected)
-    np.testing.assert_array_equal(results[Role.images], toy.pixels(expected))
+    np.testing.assert_array_equal(results.arrays[Role.codes], expected)
+    np.testing.assert_array_equal(results.arrays[Role.images], toy.pixels(expected))
 
 
 def test_without_a_mask_every_code_is_sampled(quilt: Model) -> None:
     label = {Role.label: np.array([0, 1, 1])}
     results = quilt.run(quilt.chain("sample/prior"), label, 3, {"spread": 8}, seed=5)
     expected = patchwork.drawn(5, range(3)) + np.array([0, 1, 1]).reshape(3, 1, 1)
-    np.testing.assert_array_equal(results[Role.codes], expected)
+    np.testing.assert_array_equal(results.arrays[Role.codes], expected)
     # What the service filled in by itself is no answer.
-    assert Role.mask not in results
+    assert Role.mask not in results.arrays
 
 
 def test_completions_do_not_depend_on_pieces(load: Callable[..., Model], quilt: Model) -> None:
@@ -43,9 +44,9 @@ def test_completions_do_not_depend_on_pieces(load: Callable[..., Model], quilt: 
     values = {"gain": 0.5, "spread": 8}
     whole = quilt.run(chain, given, 7, values, seed=5)
     pieces = load("patchwork", rows=3).run(chain, given, 7, values, seed=5)
-    for role, array in whole.items():
-        np.testing.assert_array_equal(pieces[role], array)
-    kept = whole[Role.codes][~MASK]
+    for role, array in whole.arrays.items():
+        np.testing.assert_array_equal(pieces.arrays[role], array)
+    kept = whole.arrays[Role.codes][~MASK]
     np.testing.assert_array_equal(kept, patchwork.encoded(images, 0.5)[~MASK])
 
 

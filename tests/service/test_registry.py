@@ -24,7 +24,7 @@ def registry(tmp_path: Path) -> Registry:
 
 def first_pixel(model: Model) -> int:
     codes = np.zeros((1, 7, 7), np.int32)
-    return int(model.run(("decode",), {Role.codes: codes}, 1, {})[Role.images][0, 0, 0, 0])
+    return int(model.run(("decode",), {Role.codes: codes}, 1, {}).arrays[Role.images][0, 0, 0, 0])
 
 
 def test_models_are_found_by_name(registry: Registry) -> None:

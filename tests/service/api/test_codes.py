@@ -265,7 +265,7 @@ def test_an_image_is_no_codes(client: TestClient, seven: bytes) -> None:
 def test_the_wrong_model_or_name(client: TestClient, seven: bytes) -> None:
     unknown = problem(client.post("/encode?model=levles", content=seven), 404, "unknown-model")
     assert "did you mean 'levels'" in unknown["detail"]
-    assert unknown["allowed"] == ["colours", "levels", "oddity", "patchwork"]
+    assert unknown["allowed"] == ["colours", "levels", "oddity", "patchwork", "wanderer"]
     conflict = client.post("/decode?model=levels", json={"model": "colours", "codes": [[1]]})
     problem(conflict, 422, "bad-value")
     lacking = client.post("/decode?model=oddity", json={"codes": [0, 0, 0, 0]})

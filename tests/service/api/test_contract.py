@@ -60,6 +60,10 @@ def steer(case: Any) -> None:
         case.query["model"] = "patchwork"
         if isinstance(case.body, dict):
             case.body.pop("model", None)
+    if case.path == "/score":
+        case.query["model"] = "wanderer"
+        if isinstance(case.body, dict):
+            case.body.pop("model", None)
     if case.path_parameters:
         case.path_parameters["name"] = "levels"
 
@@ -81,8 +85,8 @@ def test_answers_conform(described: BaseSchema, mode: GenerationMode) -> None:
         with contextlib.suppress(Unsatisfiable):
             check()
             tried.add(operation.path)
-    assert len(operations) == 11
-    assert {"/encode", "/decode", "/reconstruct", "/sample"} <= tried
+    assert len(operations) == 12
+    assert {"/encode", "/decode", "/reconstruct", "/sample", "/score"} <= tried
 
 
 GRID = [[1] * 7] * 7
@@ -107,5 +111,31 @@ def test_completions_conform(
     operation = described["/sample"]["POST"]
     case = operation.Case(
         query={"model": "patchwork"} | query, headers={"Accept": accept}, media_type=media_type, body=body
+    )
+    assert case.call_and_validate(checks=CHECKS).status_code == 200
+
+
+COLOURS = [[0.1, 0.2, 0.3], [0.9, 0.8, 0.7]]
+
+
+@pytest.mark.parametrize("accept", ["image/png", "application/json", "application/x-npy"])
+@pytest.mark.parametrize(
+    ("query", "media_type", "body"),
+    [
+        ({"method": "between"}, "application/json", {"codes": COLOURS}),
+        (
+            {"method": "between", "n": 3},
+            "application/json",
+            {"images": [base64.b64encode(SEVEN).decode()] * 2},
+        ),
+        ({"method": "stroll", "n": 2, "every": 3}, "application/json", {}),
+    ],
+)
+def test_interpolations_and_chains_conform(
+    described: BaseSchema, query: dict[str, Any], media_type: str, body: Any, accept: str
+) -> None:
+    operation = described["/sample"]["POST"]
+    case = operation.Case(
+        query={"model": "wanderer"} | query, headers={"Accept": accept}, media_type=media_type, body=body
     )
     assert case.call_and_validate(checks=CHECKS).status_code == 200

@@ -16,7 +16,13 @@ def test_ready_says_what_runs_where_and_why(client: TestClient) -> None:
     assert answer["provider"] == "cpu"
     assert answer["reason"] == "the setting provider=cpu asks for it"
     assert answer["threads"] == 1
-    assert [model["name"] for model in answer["models"]] == ["colours", "levels", "oddity", "patchwork"]
+    assert [model["name"] for model in answer["models"]] == [
+        "colours",
+        "levels",
+        "oddity",
+        "patchwork",
+        "wanderer",
+    ]
     assert answer["refused"] == []
 
 

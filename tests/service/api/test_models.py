@@ -20,6 +20,7 @@ def test_the_list(client: TestClient) -> None:
         ("levels", True),
         ("oddity", False),
         ("patchwork", False),
+        ("wanderer", False),
     ]
     assert models[0]["operations"] == ["decode", "encode", "sample/prior", "sample/walk"]
 

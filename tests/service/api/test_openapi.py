@@ -9,7 +9,7 @@ from service.api.documents import SampleDocument
 from service.errors import Problem
 from tests.service.test_errors import every_problem
 
-VERBS = ["/encode", "/decode", "/reconstruct", "/sample"]
+VERBS = ["/encode", "/decode", "/reconstruct", "/sample", "/score"]
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +59,9 @@ def test_bodies_and_answers_have_their_content_types(document: dict[str, Any], p
         assert {"image/png", "image/jpeg", "image/webp", "multipart/form-data", "application/x-npy"} <= call[
             "requestBody"
         ]["content"].keys()
-    expected = {"application/json", "application/x-npy", "application/octet-stream"}
-    expected |= set() if path == "/encode" else {"image/png"}
+    binary = {"application/x-npy", "application/octet-stream"}
+    further = {"/encode": binary, "/score": set()}.get(path, binary | {"image/png"})
+    expected = {"application/json"} | further
     assert call["responses"]["200"]["content"].keys() == expected
     assert "parameters" in [parameter["name"] for parameter in call["parameters"]]
 

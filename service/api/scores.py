@@ -1,0 +1,37 @@
+"""``/score``: how likely a model finds images."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.api import accept, answers
+from service.api.accept import JSON
+from service.api.codes import images_call
+from service.api.context import Shared
+from service.api.documents import ImagesQuery
+from service.api.openapi import images_body, problems, scores_answer
+from service.manifest import Role
+
+router = APIRouter(tags=["scores"], default_response_class=Response)
+
+
+@router.post(
+    "/score",
+    responses=scores_answer() | problems(400, 404, 406, 409, 413, 415, 422, 503),
+    openapi_extra=images_body(),
+)
+async def score(request: Request, context: Shared, query: Annotated[ImagesQuery, Query()]) -> Response:
+    """Tell how likely the model finds images: to find the odd one among many, say.
+
+    The body is as for `/encode`. The figures are the model's own: for a VAE the ELBO and its parts, and the
+    negative log-likelihood by importance sampling, closer with more `samples`. The noise of the draws is that
+    of `seed`; without one a seed is drawn and told.
+    """
+    accept.choose(request.headers.get("accept"), (JSON,))
+    call, pixels = await images_call(request, context, query, "score")
+    results = await call.run(context, len(pixels), {Role.images: pixels})
+    more = {"seed": call.seed, "parameters": call.values}
+    headers = {"X-Tessera-Seed": str(call.seed)}
+    return await context.convert(lambda: answers.of_figures(call.model, results.figures, more, headers))
