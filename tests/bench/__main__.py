@@ -4,8 +4,8 @@
     python -m tests.bench codebooks           the quantizer against vector-quantize-pytorch; an hour
     python -m tests.bench encoding EXPORTED...        images/s of encode and decode
     python -m tests.bench classifier          train what judges samples; 10 minutes
-    python -m tests.bench samples EXPORTED    how many samples are the asked digit
     python -m tests.bench sampling RUN EXPORTED       the sampler's graph against torch loops
+    python -m tests.bench chains RUN EXPORTED         Langevin through a service against a torch loop
     python -m tests.bench agreement RUN       a running service's codes against torch's
 
 Each prints a Markdown table, as it stands in the README.
@@ -13,7 +13,7 @@ Each prints a Markdown table, as it stands in the README.
 
 import click
 
-from tests.bench import agreement, classifier, codebooks, encoding, samples, sampling, training
+from tests.bench import agreement, chains, classifier, codebooks, encoding, sampling, training
 
 
 @click.group(help=__doc__)
@@ -22,9 +22,9 @@ def main() -> None:
 
 
 main.add_command(agreement.command)
+main.add_command(chains.command)
 main.add_command(classifier.command)
 main.add_command(encoding.command)
-main.add_command(samples.command)
 main.add_command(sampling.command)
 main.add_command(training.command)
 main.add_command(codebooks.command)

@@ -31,9 +31,10 @@ from vector_quantize_pytorch import VectorQuantize
 from trainer.config import VQVAEConfig, resolve
 from trainer.data import Batches, Dataset, ImageOptions, load
 from trainer.device import choose
+from trainer.exported import Reconstructed
 from trainer.fit import Fit
 from trainer.kinds.vqvae import VQVAE
-from trainer.measures import Evaluation
+from trainer.measures.reconstructions import Reconstructions
 from trainer.quantizer import Quantized, Quantizer
 from trainer.quantizer.use import counted
 from trainer.run import Run
@@ -126,12 +127,13 @@ def _fitted(model: VQVAE, dataset: Dataset, run: Run, console: Console) -> VQVAE
 @torch.no_grad()
 def _measured(model: VQVAE, dataset: Dataset) -> dict[str, float]:
     """Figures on the test images, in torch: the peer's quantizer is not exported."""
-    evaluation = Evaluation(model.quantizer.size)
+    figures = Reconstructions(model.codes_spec())
     for batch in Batches(dataset.test, model.config.batch_size).ordered():
         quantized = model.quantizer(model.encoder(batch.images.float() / 127.5 - 1))
         decoded = ((model.decoder(quantized.vectors) + 1) * 127.5).clamp(0, 255).round().byte()
-        evaluation.add(batch.images.numpy(), decoded.numpy(), quantized.codes.numpy())
-    return evaluation.values()
+        images, decoded = (rows.permute(0, 2, 3, 1) for rows in (batch.images, decoded))
+        figures.add(Reconstructed(images, quantized.codes, decoded))
+    return figures.values()
 
 
 def _rate(model: VQVAE, dataset: Dataset) -> float:

@@ -7,8 +7,17 @@ from pathlib import Path
 import click
 import numpy as np
 
+from service import arguments
+from service.admission import load_model
+from service.folder import read_folder
 from service.manifest import Role
-from tests.bench.samples import served
+from service.models import Batching, Model
+from service.runtime import choose_provider
+
+
+def served(folder: Path) -> Model:
+    """An exported folder as the service loads it, on the CPU."""
+    return load_model(read_folder(folder), choose_provider("cpu"), Batching())
 
 
 @click.command("encoding")
@@ -25,13 +34,15 @@ def command(exported: tuple[Path, ...], images: int, rounds: int) -> None:
             size = (images, image.height, image.width, image.channels)
             given = {Role.images: np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)}
             for verb in ("encode", "decode"):
+                values = arguments.parameters(model.operations((verb,)), {})
                 started = time.perf_counter()
-                given = {**given, **model.run((verb,), given, images, {})}
+                given = model.run((verb,), given, images, values, still=(verb,)).arrays
                 if round_:
                     times.setdefault((folder, verb), []).append(time.perf_counter() - started)
-    click.echo("| model | codebook | encode, images/s | decode, images/s |\n|---|---|---|---|")
+    click.echo("| model | codes | encode, images/s | decode, images/s |\n|---|---|---|---|")
     for folder, model in models.items():
         rates = [images / statistics.median(times[folder, verb]) for verb in ("encode", "decode")]
         codes = model.manifest.codes
-        codebook = f"{codes.codebook_size}x{codes.codebook_dim}"
+        grid = "x".join(map(str, codes.shape))
+        codebook = f"{grid} of {codes.codebook_size}x{codes.codebook_dim}" if codes.codebook_size else grid
         click.echo(f"| {folder.name} | {codebook} | {rates[0]:,.0f} | {rates[1]:,.0f} |")
