@@ -3,6 +3,8 @@ PYTHON ?= python3
 HOST ?= 127.0.0.1
 PORT ?= 8000
 MODELS ?= exported
+# Of the models in the repository, the one that answers when a request names none.
+DEFAULT_MODEL ?= $(if $(filter exported,$(MODELS)),vqvae-mnist)
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -19,7 +21,7 @@ help:
 	@echo "make .venv   the environment the others use, made again when the lock is newer"
 
 serve: $(VENV)
-	$(BIN)/python -m service --host $(HOST) --port $(PORT) --models $(MODELS)
+	$(BIN)/python -m service --host $(HOST) --port $(PORT) --models $(MODELS) $(if $(DEFAULT_MODEL),--default-model $(DEFAULT_MODEL))
 
 test: $(VENV)
 	$(BIN)/python -m pytest

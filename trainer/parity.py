@@ -124,6 +124,7 @@ def with_draws(parity: Parity, gap: float) -> Parity:
             f"ONNX Runtime disagrees with torch: what a sampler drew is {gap:.2g} away from what torch draws "
             f"from the same noise; allowed is {DRAW_GAP:g}"
         )
+    if parity.draw_gap is not None:
+        return parity.model_copy(update={"draw_gap": max(gap, parity.draw_gap)})
     tolerance = f"{parity.tolerance}; draws differ only within {DRAW_GAP:g} of their size, or of a tie"
-    gap = max(gap, parity.draw_gap or 0)
     return parity.model_copy(update={"draw_gap": gap, "tolerance": tolerance})

@@ -165,4 +165,5 @@ def test_a_picture_beside_its_reconstruction(folder: Path, tmp_path: Path) -> No
     output, errors = showing.communicate(timeout=PATIENCE)
     assert (showing.returncode, errors) == (0, "")
     assert "PSNR" in output
-    assert Image.open(out).size == (32, 62)
+    with Image.open(out) as picture:
+        assert picture.size == (32, 62)
