@@ -40,11 +40,12 @@ def _summary(manifest: Manifest) -> str:
     if codes.codebook_size is not None:
         grid = "x".join(map(str, codes.shape))
         summary = (
-            f"A {manifest.kind} that turns a {size} image into a {grid} grid of codes, each one of "
-            f"{codes.codebook_size} vectors of {codes.codebook_dim} dimensions."
+            f"Turns {size} images into {grid} grids of codes, each one of {codes.codebook_size} vectors of "
+            f"{codes.codebook_dim} dimensions."
         )
     else:
-        summary = f"A {manifest.kind} that turns a {size} image into codes of shape {codes.shape}."
+        summary = f"Turns {size} images into vectors of {math.prod(codes.shape)} numbers."
+    summary += f" Its kind is `{manifest.kind}`."
     if image.multiple_of is not None:
         summary += f" Other sizes work too, in multiples of {image.multiple_of} pixels."
     return summary
@@ -75,12 +76,18 @@ def _group(row: Measures) -> str:
 def _table(rows: Sequence[Measures]) -> str:
     names = list(dict.fromkeys(name for row in rows for name in row.values))
     lines = [
-        f"| {row.of}: {row.dataset}, {row.split}, {row.images:,} images | "
+        f"| {_title(row)} | "
         + " | ".join(f"{row.values[name]:.5g}" if name in row.values else "" for name in names)
         + " |"
         for row in rows
     ]
     return "\n".join([f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|", *lines])
+
+
+def _title(row: Measures) -> str:
+    if row.of.startswith(SAMPLE):
+        return f"{row.of}: {row.images:,} beside images of {row.dataset}, {row.split}"
+    return f"{row.of}: {row.dataset}, {row.split}, {row.images:,} images"
 
 
 def _meanings(manifest: Manifest) -> dict[str, str]:

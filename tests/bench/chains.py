@@ -18,12 +18,10 @@ from torch import Tensor
 
 from service.noise import normal, stream
 from tests.bench.sampling import PAUSE
+from tests.bench.stages import second_stage
 from tests.e2e.processes import serving
-from trainer import checkpoint
-from trainer.data import load
 from trainer.gaussian.energy import Ratio, energy
 from trainer.gaussian.stage import STEP_SIZE, ClassifierStage
-from trainer.kinds import build
 from trainer.run import Run
 from trainer.running import ExportedGraphs
 
@@ -46,16 +44,6 @@ def gradient(ratio: Ratio, codes: Tensor) -> Tensor:
     return torch.autograd.grad(total, codes)[0]
 
 
-def _stage(run: Run) -> ClassifierStage:
-    dataset = load("mnist")
-    stage = build(run.config, dataset.spec, 1.0).second_stage(dataset.classes)
-    if not isinstance(stage, ClassifierStage):
-        raise click.UsageError(f"{run.folder} has no classifier")
-    averaged = stage.schedule().average_decay > 0
-    checkpoint.load_weights(run.stage(stage.name).latest_checkpoint(), stage, averaged=averaged)
-    return stage.eval()
-
-
 def _ask(url: str, accept: str) -> bytes:
     request = urllib.request.Request(url, method="POST", headers={"Accept": accept})  # noqa: S310 - our own
     with urllib.request.urlopen(request) as answer:  # noqa: S310 - as above
@@ -70,7 +58,7 @@ def _ask(url: str, accept: str) -> bytes:
 @click.option("--rounds", default=5, show_default=True)
 def command(run: Path, exported: Path, count: int, steps: int, rounds: int) -> None:
     """Milliseconds of a chain: a service of EXPORTED against torch loops over the classifier of RUN."""
-    stage = _stage(Run.open(run))
+    stage = second_stage(Run.open(run), ClassifierStage)
     items = range(count)
     start, noise = (
         torch.from_numpy(normal(SEED, items, stream("sample/langevin", name), shape))

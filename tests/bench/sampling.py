@@ -13,12 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer import checkpoint
-from trainer.data import load
-from trainer.kinds import build
+from tests.bench.stages import second_stage
+from trainer.inverse_transform import BELOW_ONE
 from trainer.prior import PriorStage
 from trainer.prior.network import CodePrior, Ordered
-from trainer.prior.sampler import BELOW_ONE
 from trainer.run import Run
 from trainer.running import ExportedGraphs
 
@@ -66,15 +64,6 @@ def _grid(prior: CodePrior, sequence: Tensor) -> Tensor:
     return sequence[:, 1:].unflatten(1, prior.grid).int()
 
 
-def _stage(run: Run) -> PriorStage:
-    dataset = load("mnist")
-    stage = build(run.config, dataset.spec, 1.0).second_stage(len(dataset.label_names or ()))
-    if not isinstance(stage, PriorStage):
-        raise click.UsageError(f"{run.folder} has no prior")
-    checkpoint.load_weights(run.stage(stage.name).latest_checkpoint(), stage, averaged=True)
-    return stage.eval()
-
-
 @click.command("sampling")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("exported", type=click.Path(path_type=Path))
@@ -85,7 +74,7 @@ def command(run: Path, exported: Path, images: int, rounds: int, threads: int) -
     """Milliseconds for 16 images: the graph of EXPORTED against loops over the prior of RUN, in turns."""
     if threads:
         torch.set_num_threads(threads)
-    stage = _stage(Run.open(run))
+    stage = second_stage(Run.open(run), PriorStage)
     prior, (graph,) = stage.network, stage.graphs()
     noise = torch.rand(images, prior.grid[0] * prior.grid[1], generator=torch.Generator().manual_seed(0))
     labels = torch.arange(images) % prior.classes

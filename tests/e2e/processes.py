@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -39,6 +40,16 @@ def serving(models: Path, *flags: str) -> Iterator[str]:
         finally:
             service.terminate()
             service.communicate(timeout=PATIENCE)
+
+
+@contextmanager
+def asking(models: Path) -> Iterator[httpx2.Client]:
+    """A client of a running service of a folder of models."""
+    with (
+        serving(models) as url,
+        httpx2.Client(base_url=url, trust_env=False, timeout=PATIENCE) as client,
+    ):
+        yield client
 
 
 def _address(service: subprocess.Popen[str], log: Path) -> str:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from service import noise
 from service.manifest import FILE_NAME, ImageSpec, Manifest
-from tests.e2e.processes import PATIENCE, ROOT, serving, start
+from tests.e2e.processes import PATIENCE, ROOT, asking, start
 from trainer import checkpoint
 from trainer.gaussian.chains import Langevin
 from trainer.gaussian.stage import STEP_SIZE, ClassifierStage
@@ -45,10 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def client(folder: Path) -> Iterator[httpx2.Client]:
-    with (
-        serving(folder / "exported") as url,
-        httpx2.Client(base_url=url, trust_env=False, timeout=PATIENCE) as client,
-    ):
+    with asking(folder / "exported") as client:
         yield client
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import load
 
 from service import noise
 from service.manifest import FILE_NAME, ImageSpec, Manifest
-from tests.e2e.processes import PATIENCE, ROOT, serving, start
+from tests.e2e.processes import PATIENCE, ROOT, asking, start
 from trainer import checkpoint
 from trainer.config import VQVAEConfig
 from trainer.data.idx import bundled_mnist
@@ -69,10 +69,7 @@ def manifest(folder: Path) -> Manifest:
 @pytest.fixture(scope="module")
 def client(folder: Path) -> Iterator[httpx2.Client]:
     """Talks to a service of that model."""
-    with (
-        serving(folder / "exported") as url,
-        httpx2.Client(base_url=url, trust_env=False, timeout=PATIENCE) as client,
-    ):
+    with asking(folder / "exported") as client:
         yield client
 
 

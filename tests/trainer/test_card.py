@@ -22,9 +22,9 @@ def card(trained: Trained) -> str:
 
 def test_it_says_what_the_model_is(card: str) -> None:
     assert card.startswith(
-        "# tiny\n\nA vqvae that turns a 28x28x1 image into a 7x7 grid of codes, each one of "
+        "# tiny\n\nTurns 28x28x1 images into 7x7 grids of codes, each one of 16 vectors of 4 dimensions. "
+        "Its kind is `vqvae`. Other sizes work too, in multiples of 4 pixels.\n"
     )
-    assert "16 vectors of 4 dimensions. Other sizes work too, in multiples of 4 pixels." in card
 
 
 def test_it_has_the_figures_of_the_manifest(card: str, manifest: Manifest) -> None:
@@ -58,8 +58,8 @@ def test_samples_by_every_method_stand_in_one_table_with_the_real_images(manifes
         "| | mnist_fd | accuracy | acceptance_rate |\n"
         "|---|---|---|---|\n"
         "| real images: mnist, test, 1,000 images | 0.5 | 0.994 |  |\n"
-        "| sample/prior: mnist, training, 1,000 images | 7 |  |  |\n"
-        "| sample/langevin: mnist, training, 1,000 images | 1.5 |  | 0.75 |\n"
+        "| sample/prior: 1,000 beside images of mnist, training | 7 |  |  |\n"
+        "| sample/langevin: 1,000 beside images of mnist, training | 1.5 |  | 0.75 |\n"
     ) in card
     assert "| | nll |\n|---|---|\n| likelihood: mnist, test, 1,000 images | 99.5 |\n" in card
 
@@ -99,6 +99,6 @@ def test_a_model_without_a_codebook_has_a_card_too(manifest: Manifest) -> None:
         }
     )
     card = model_card(continuous)
-    assert "into codes of shape (8,)." in card
+    assert "Turns 28x28x1 images into vectors of 8 numbers. Its kind is `vqvae`." in card
     assert "ONNX Runtime against torch" not in card
     assert "sources at" not in card

@@ -1,14 +1,15 @@
 """The configs of the Gaussian family: a VAE, and one with a noise contrastive prior."""
 
 from dataclasses import replace
-from typing import Annotated, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from trainer.config.base import RunConfig, Schedule, WrittenAsNumber
+from trainer.config.base import Schedule
+from trainer.config.convolutional import ConvolutionalConfig
 
 
-class VAEConfig(RunConfig):
+class VAEConfig(ConvolutionalConfig):
     """A convolutional VAE: images to a vector of codes and back (1312.6114)."""
 
     kind: Literal["vae", "ncp"] = "vae"
@@ -39,26 +40,17 @@ class VAEConfig(RunConfig):
         default=0.0, ge=0, le=180, description="turn training images by up to so many degrees either way"
     )
 
-    stride: Annotated[Literal[2, 4, 8, 16, 32, 64, 128], WrittenAsNumber] = Field(
-        default=4, description="pixels an innermost cell stands for, each way"
-    )
     upsampling: Literal["transposed", "nearest"] = Field(
         default="transposed",
         description="how the decoder doubles the resolution: transposed convolutions, or repeated pixels and "
         "convolutions",
     )
-    width: int = Field(default=128, ge=8, description="channels at the innermost resolution")
-    stem_width: int = Field(default=32, ge=8, description="channels after the first halving")
-    hidden_width: int = Field(default=64, ge=8, description="channels inside a residual block")
-    blocks: int = Field(default=2, ge=1, description="residual blocks at the innermost resolution")
     neck_width: int = Field(
         default=32, ge=1, description="channels between the innermost resolution and the codes"
     )
 
     @model_validator(mode="after")
-    def _fields_agree(self) -> Self:
-        if self.image_size is not None and self.image_size % self.stride:
-            raise ValueError(f"image_size {self.image_size} is no multiple of stride {self.stride}")
+    def _binary_is_bernoulli(self) -> Self:
         if self.binarise and self.likelihood != "bernoulli":
             raise ValueError(f"binarise takes the likelihood 'bernoulli', not {self.likelihood!r}")
         return self

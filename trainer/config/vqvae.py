@@ -7,7 +7,8 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from trainer.config.base import RunConfig, Schedule, WrittenAsNumber, WrittenWithCommas
+from trainer.config.base import Schedule, WrittenAsNumber, WrittenWithCommas
+from trainer.config.convolutional import ConvolutionalConfig
 
 # Of the prior over the codes; what the literature uses, and no reason was found to set them otherwise.
 PRIOR_WEIGHT_DECAY = 0.05
@@ -26,14 +27,14 @@ def _allowed_levels(levels: tuple[int, ...] | None) -> tuple[int, ...] | None:
     return levels
 
 
-class VQVAEConfig(RunConfig):
+class VQVAEConfig(ConvolutionalConfig):
     """A VQ-VAE: images to a grid of codes and back (1711.00937)."""
 
     second_stage_fields = frozenset(
         f"prior_{name}" for name in ("width", "blocks", "heads", "dropout", "lr", "batch_size", "label_drop")
     )
 
-    free_on_resume: ClassVar[frozenset[str]] = RunConfig.free_on_resume | {"prior_epochs"}
+    free_on_resume: ClassVar[frozenset[str]] = ConvolutionalConfig.free_on_resume | {"prior_epochs"}
 
     kind: Literal["vqvae"] = "vqvae"
 
@@ -80,10 +81,6 @@ class VQVAEConfig(RunConfig):
     )
     reconstruction: Literal["mse", "l1"] = Field(default="mse", description="reconstruction loss")
     flips: bool = Field(default=False, description="mirror half of the training images, left to right")
-    width: int = Field(default=128, ge=8, description="channels at the codes' resolution")
-    stem_width: int = Field(default=32, ge=8, description="channels after the first halving")
-    hidden_width: int = Field(default=64, ge=8, description="channels inside a residual block")
-    blocks: int = Field(default=2, ge=1, description="residual blocks at the codes' resolution")
 
     prior_epochs: int = Field(
         default=0,
@@ -105,9 +102,7 @@ class VQVAEConfig(RunConfig):
     )
 
     @model_validator(mode="after")
-    def _sizes_fit(self) -> Self:
-        if self.image_size is not None and self.image_size % self.stride:
-            raise ValueError(f"image_size {self.image_size} is no multiple of stride {self.stride}")
+    def _heads_fit(self) -> Self:
         if self.prior_width % self.prior_heads:
             raise ValueError(
                 f"prior_width {self.prior_width} is no multiple of prior_heads {self.prior_heads}"

@@ -3,13 +3,10 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.gaussian.energy import Ratio
-
-# Noise is in [0, 1); it must stay below the last sum, which is 1, also where that was rounded down.
-BELOW_ONE = 1 - 2**-20
+from trainer.inverse_transform import BELOW_ONE, distance
 
 
 class Resampling(nn.Module):
@@ -45,11 +42,8 @@ class Resampling(nn.Module):
         among = (proposals == codes[:, None]).all(dim=2)
         if not among.any(dim=1).all():
             return math.inf
-        chosen = among.long().argmax(dim=1, keepdim=True)
         sums = self.shares(proposals).cumsum(dim=1)
-        above, below = sums.gather(1, chosen), F.pad(sums, (1, 0)).gather(1, chosen)
-        noise = uniform[:, None] * BELOW_ONE
-        return float(torch.maximum(below - noise, noise - above).clamp(min=0).max())
+        return float(distance(sums, among.long().argmax(dim=1), uniform * BELOW_ONE).max())
 
     def shares(self, proposals: Tensor) -> Tensor:
         """The probability of each proposal: float32 ``(n, M)``."""

@@ -1,7 +1,7 @@
 """Convolutional VAE: images to a vector of codes and back (Kingma and Welling, 1312.6114)."""
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -45,20 +45,9 @@ class VAE(Model):
 
     def __init__(self, config: VAEConfig, image: ImageSpec, _variance: float) -> None:
         super().__init__()
-        if image.height % config.stride or image.width % config.stride:
-            raise ValueError(
-                f"images of {image.height}x{image.width} pixels are no multiple of the stride "
-                f"{config.stride}; choose another stride or image_size"
-            )
         self.config = config
         self.image = image
-        net: dict[str, Any] = {
-            "stride": config.stride,
-            "stem": config.stem_width,
-            "trunk": config.width,
-            "hidden": config.hidden_width,
-            "blocks": config.blocks,
-        }
+        net = config.layers(image)
         neck = (config.neck_width, image.height // config.stride, image.width // config.stride)
         size = neck[0] * neck[1] * neck[2]
         self.encoder = nn.Sequential(

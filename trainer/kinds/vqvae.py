@@ -1,7 +1,6 @@
 """VQ-VAE: images to a grid of codes and back (van den Oord et al., 1711.00937)."""
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,20 +29,9 @@ class VQVAE(Model):
 
     def __init__(self, config: VQVAEConfig, image: ImageSpec, variance: float) -> None:
         super().__init__()
-        if image.height % config.stride or image.width % config.stride:
-            raise ValueError(
-                f"images of {image.height}x{image.width} pixels are no multiple of the stride "
-                f"{config.stride}; choose another stride or image_size"
-            )
         self.config = config
         self.image = image.model_copy(update={"multiple_of": config.stride})
-        net: dict[str, Any] = {
-            "stride": config.stride,
-            "stem": config.stem_width,
-            "trunk": config.width,
-            "hidden": config.hidden_width,
-            "blocks": config.blocks,
-        }
+        net = config.layers(image)
         self.encoder = Encoder(image.channels, config.codebook_dim, **net)
         self.decoder = Decoder(image.channels, config.codebook_dim, **net)
         self.quantizer = quantizer_for(config)

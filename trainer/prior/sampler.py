@@ -4,16 +4,14 @@ import math
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from trainer.inverse_transform import BELOW_ONE, distance
 from trainer.prior.network import CodePrior, Ordered
 from trainer.scan import Chain, Loop, Tensors
 
 # A temperature of 0 is the greedy choice; nothing is divided by less than this.
 COLDEST = 1e-6
-# Noise is in [0, 1); it must stay below the last sum, which is 1, also where that was rounded down.
-BELOW_ONE = 1 - 2**-20
 
 
 class Sampler(Chain):
@@ -135,9 +133,7 @@ class Sampler(Chain):
             sliced = {name: rows[position] for name, rows in slices.items()}
             sums, carried = self._predict(carried, sliced, fixed)
             code, wanted = sliced["kept"], sliced["noise"]
-            above = sums.gather(1, code[:, None])[:, 0]
-            below = F.pad(sums, (1, 0)).gather(1, code[:, None])[:, 0]
-            gaps = torch.maximum(below - wanted, wanted - above)[sliced["masked"]]
+            gaps = distance(sums, code, wanted)[sliced["masked"]]
             largest = max(largest, float(gaps.max()) if len(gaps) else 0.0)
             carried["code"] = code
         return largest
