@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from trainer.inverse_transform import distance
@@ -20,7 +20,8 @@ def test_noise_outside_of_the_interval_is_as_far_as_its_nearer_end(
 
 @given(st.floats(0, 1, exclude_max=True, width=32))
 def test_what_the_noise_draws_is_at_no_distance_and_all_else_is(noise: float) -> None:
+    assume(noise not in SUMS[0])  # there, two intervals meet
     drawn = int((torch.tensor(noise) >= SUMS).sum())
     for chosen in range(3):
         found = float(distance(SUMS, torch.tensor([chosen]), torch.tensor([noise])))
-        assert (found == 0) == (chosen == drawn or noise in SUMS[0])
+        assert (found == 0) == (chosen == drawn)
