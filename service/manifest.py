@@ -163,7 +163,7 @@ class Input(_Part):
     name: str
     role: Role
     shape: tuple[int | str, ...] = ()
-    default: int | None = None
+    default: int | float | None = None
 
     @model_validator(mode="after")
     def _the_role_is_for_an_input(self) -> Self:

@@ -62,6 +62,20 @@ def save(
     return target
 
 
+def save_result(target: Path, position: Position, model: nn.Module) -> None:
+    """Write the weights and the position alone, to be kept: the folder can be loaded from, not resumed."""
+    unfinished = target.with_name(f".{target.name}")
+    try:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        save_weights(model, unfinished / "model.safetensors")
+        (unfinished / "checkpoint.json").write_text(json.dumps(asdict(position)) + "\n")
+        shutil.rmtree(target, ignore_errors=True)
+        unfinished.rename(target)
+    except OSError as error:
+        raise RunError(f"cannot write {target}: {error.strerror}") from error
+
+
 def load(
     checkpoint: Path, model: nn.Module, average: AveragedModel | None, optimizer: Optimizer
 ) -> tuple[Position, dict[str, Any]]:

@@ -4,6 +4,7 @@ import logging
 import math
 import shlex
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from itertools import islice
 from typing import Generic, TypeVar, cast
@@ -12,7 +13,7 @@ import torch
 from lightning_fabric import Fabric
 from rich.console import Console
 from torch import Tensor
-from torch.optim import AdamW
+from torch.optim import Adamax, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from trainer import checkpoint
@@ -33,6 +34,7 @@ from trainer.trackers import trackers
 # Fabric announces the precision, which the trainer does itself, with the reason.
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
 
+BETAS = (0.9, 0.99)
 # A look at the sums makes a GPU wait, so not at every step.
 LOOK_EVERY = 50
 # Test images looked at after each epoch; the exported model is measured on all of them.
@@ -45,6 +47,7 @@ PLOTTED: dict[str, tuple[float | None, float | None]] = {
     "test_bits": (None, None),
     "kl": (0, None),
     "test_elbo": (None, None),
+    "test_elbo_given_class": (None, None),
     "lowest_loss": (None, None),
 }
 
@@ -74,12 +77,7 @@ class Fit(Generic[S]):
         self.console = console
         self.fabric = Fabric(accelerator=machine.accelerator, devices=1, precision=machine.precision)
         stage.to(memory_format=torch.channels_last)
-        self.optimizer = AdamW(
-            [parameter for parameter in stage.parameters() if parameter.requires_grad],
-            lr=schedule.lr,
-            betas=(0.9, 0.99),
-            weight_decay=schedule.weight_decay,
-        )
+        self.optimizer = _optimizer(stage, schedule)
         self._module, self._stepper = self.fabric.setup(stage, self.optimizer)
         self.average = AveragedModel(stage, multi_avg_fn=self._averaged) if schedule.average_decay else None
         self.position = Position()
@@ -129,12 +127,17 @@ class Fit(Generic[S]):
                 self.run.log(record)
                 display.epoch_done(record)
                 self._warn_of_collapse(record)
-                picture = self._picture()
-                save_png(picture, self.run.picture(self.stage.pictures, f"epoch-{epoch + 1:03d}.png"))
+                pictures = self._pictures()
+                for name, picture in pictures.items():
+                    save_png(picture, self.run.picture(f"{name.format(epoch=epoch + 1)}.png"))
                 for tracker in tracked:
                     tracker.record(record)
-                    tracker.picture(self.stage.pictures, picture, epoch + 1)
+                    for name, picture in pictures.items():
+                        tracker.picture(name.partition("{")[0].rstrip("-/_"), picture, epoch + 1)
                 self._checkpoint()
+                if self.stage.kept is not None:
+                    kept = self.run.folder / self.stage.kept.format(epoch=epoch + 1)
+                    checkpoint.save_result(kept, self.position, self.result)
                 if stop.signal is not None:
                     raise self._interrupted(stop.signal)
 
@@ -229,12 +232,12 @@ class Fit(Generic[S]):
         return figures
 
     @torch.no_grad()
-    def _picture(self) -> Tensor:
+    def _pictures(self) -> Mapping[str, Tensor]:
         stage = self.result.eval()
         with self.fabric.autocast():
-            picture = stage.picture(next(self.test.ordered()))
+            pictures = stage.pictures(next(self.test.ordered()))
         self.stage.train()
-        return picture
+        return pictures
 
     def _warn_of_collapse(self, record: Record) -> None:
         if record["epoch"] >= 2 and record.get("usage", 1.0) < COLLAPSED:
@@ -270,3 +273,10 @@ class Fit(Generic[S]):
             for name, limits in PLOTTED.items():
                 if name in records[0]:
                     plot(records, [name], self.run.picture("plots", f"{name}.png"), limits=limits)
+
+
+def _optimizer(stage: Stage, schedule: Schedule) -> Optimizer:
+    parameters = [parameter for parameter in stage.parameters() if parameter.requires_grad]
+    if schedule.optimizer == "adamax":
+        return Adamax(parameters, lr=schedule.lr, betas=BETAS)
+    return AdamW(parameters, lr=schedule.lr, betas=BETAS, weight_decay=schedule.weight_decay)

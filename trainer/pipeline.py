@@ -9,7 +9,6 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from service.manifest import ImageSpec
 from trainer import checkpoint
 from trainer.config import RunConfig, Schedule, validated
 from trainer.data import Batches, Dataset, ImageOptions, ResidentSplit, Split, load
@@ -43,7 +42,7 @@ def train(config: RunConfig, console: Console) -> Exported:
     prepared = _prepare(config, console)
     dataset, machine = prepared.dataset, prepared.machine
     torch.manual_seed(config.seed)
-    model = _model(config, dataset.spec, _variance(dataset))
+    model = _model(config, dataset, _variance(dataset))
     run = Run.create(
         config,
         {
@@ -71,7 +70,7 @@ def resume(kind: str, out: Path, name: str, flags: dict[str, Any], console: Cons
     prepared = _prepare(config, console)
     _check_same_data(run, prepared.dataset)
     run.configure(config)
-    model = _model(run.config, prepared.dataset.spec, 1.0)
+    model = _model(run.config, prepared.dataset, 1.0)
     fit = _fit(model, prepared, run, console)
     _go_on(fit, console)
     fit()
@@ -106,7 +105,7 @@ def restored(run: Run, console: Console) -> tuple[Model, Dataset]:
     config = run.config
     dataset = _load_data(config, console)
     _check_same_data(run, dataset)
-    model = _model(config, dataset.spec, 1.0)
+    model = _model(config, dataset, 1.0)
     checkpoint.load_weights(run.latest_checkpoint(), model, averaged=config.average_decay > 0)
     return model.eval(), dataset
 
@@ -132,9 +131,9 @@ def _load_data(config: RunConfig, console: Console) -> Dataset:
     return dataset
 
 
-def _model(config: RunConfig, image: ImageSpec, variance: float) -> Model:
+def _model(config: RunConfig, dataset: Dataset, variance: float) -> Model:
     try:
-        return build(config, image, variance)
+        return build(config, dataset.spec, variance, dataset.classes)
     except ValueError as error:
         raise ConfigError(f"{config.kind} cannot be built for {config.data}: {error}") from error
 

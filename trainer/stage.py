@@ -58,11 +58,12 @@ Run = Callable[[Graph, Mapping[str, Tensor]], Sequence[Tensor]]
 class Stage(nn.Module, ABC):
     """Something that the training loop can fit.
 
-    ``pictures`` names the folder of its pictures, ``rate_flag`` the flag that sets its learning rate.
+    ``rate_flag`` is the flag that sets its learning rate. ``kept`` names the folder in the run folder in
+    which the weights of an epoch are kept for good, with ``{epoch}`` in it; None keeps only checkpoints.
     """
 
-    pictures: str
     rate_flag = "--lr"
+    kept: str | None = None
 
     @abstractmethod
     def forward(self, inputs: Tensor, labels: Tensor | None = None, /) -> Step:
@@ -76,14 +77,15 @@ class Stage(nn.Module, ABC):
         """Figures on some test inputs after an epoch; a glance, not what is reported."""
 
     @abstractmethod
-    def picture(self, batch: Batch) -> Tensor:
-        """A picture of how far training is, uint8 ``(3, H', W')``, kept in the folder ``pictures``."""
+    def pictures(self, batch: Batch) -> Mapping[str, Tensor]:
+        """Pictures of how far training is, uint8 ``(3, H', W')``, by where they go in the run folder.
+
+        ``{epoch}`` in a name, or ``{epoch:03}``, stands for the epoch.
+        """
 
 
 class Model(Stage):
     """A model of some kind. Images are uint8 ``(B, C, H, W)``; scaling to floats happens inside."""
-
-    pictures = "reconstructions"
 
     @abstractmethod
     def reconstruct(self, images: Tensor) -> Tensor:
@@ -110,10 +112,10 @@ class Model(Stage):
             seen += len(batch)
         return {"test_mse": error / seen}
 
-    def picture(self, batch: Batch) -> Tensor:
+    def pictures(self, batch: Batch) -> Mapping[str, Tensor]:
         """Originals, each row above its reconstructions."""
         originals = batch.images[:PICTURED_IMAGES]
-        return side_by_side(originals, self.reconstruct(originals))
+        return {"reconstructions/epoch-{epoch:03}": side_by_side(originals, self.reconstruct(originals))}
 
     def second_stage(self, classes: int) -> "SecondStage | None":  # noqa: ARG002 - for those that have one
         """What is trained after this model, on images of so many classes; None if nothing is."""

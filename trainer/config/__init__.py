@@ -16,6 +16,7 @@ from trainer.config.layers import (
     resolve,
     validated,
 )
+from trainer.config.vlae import VLAEConfig
 from trainer.config.vqvae import VQVAEConfig
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "RunConfig",
     "Schedule",
     "VAEConfig",
+    "VLAEConfig",
     "VQVAEConfig",
     "check_keys",
     "presets",

@@ -22,6 +22,7 @@ class Schedule:
     epochs: int
     batch_size: int
     lr: float
+    optimizer: Literal["adamw", "adamax"]
     warmup_steps: int
     final_lr: float
     weight_decay: float
@@ -75,14 +76,17 @@ class RunConfig(BaseModel):
 
     epochs: int = Field(default=30, ge=1, description="passes over the training images")
     batch_size: int = Field(default=128, ge=1, description="images a step")
-    lr: float = Field(default=1e-3, gt=0, description="peak learning rate of AdamW")
+    lr: float = Field(default=1e-3, gt=0, description="peak learning rate")
+    optimizer: Literal["adamw", "adamax"] = Field(
+        default="adamw", description="adamw (1711.05101), or adamax (1412.6980, sec. 7.1)"
+    )
     warmup_steps: int = Field(
         default=200, ge=0, description="steps in which the learning rate rises to its peak"
     )
     final_lr: float = Field(
         default=0.01, ge=0, le=1, description="share of the peak that a cosine lets the rate fall to"
     )
-    weight_decay: float = Field(default=1e-4, ge=0, description="decoupled weight decay")
+    weight_decay: float = Field(default=1e-4, ge=0, description="decoupled weight decay, of adamw alone")
     clip_norm: float = Field(default=1.0, ge=0, description="largest norm of the gradient; 0: no clipping")
     average_decay: float = Field(
         default=0.0,

@@ -9,12 +9,36 @@ from trainer.config.base import Schedule
 from trainer.config.convolutional import ConvolutionalConfig
 
 
-class VAEConfig(ConvolutionalConfig):
+class GaussianConfig(ConvolutionalConfig):
+    """What the kinds share whose codes are a vector with a Gaussian posterior."""
+
+    latent_dim: int = Field(default=32, ge=1, le=65536, description="dimensions of a code, d")
+    kl_warmup_steps: int = Field(
+        default=0, ge=0, description="steps in which the weight of the KL divergence rises"
+    )
+    free_bits: float = Field(
+        default=0.0,
+        ge=0,
+        description="nats of KL divergence that each dimension may take, on average over a batch, before "
+        "they cost anything (1606.04934, eq. 15)",
+    )
+    flips: bool = Field(default=False, description="mirror half of the training images, left to right")
+
+    upsampling: Literal["transposed", "nearest"] = Field(
+        default="transposed",
+        description="how the decoder doubles the resolution: transposed convolutions, or repeated pixels and "
+        "convolutions",
+    )
+    neck_width: int = Field(
+        default=32, ge=1, description="channels between the innermost resolution and the codes"
+    )
+
+
+class VAEConfig(GaussianConfig):
     """A convolutional VAE: images to a vector of codes and back (1312.6114)."""
 
     kind: Literal["vae", "ncp"] = "vae"
 
-    latent_dim: int = Field(default=32, ge=1, le=65536, description="dimensions of a code, d")
     likelihood: Literal["mse", "gaussian", "bernoulli"] = Field(
         default="mse",
         description="of the pixels in [0, 1], given the codes. mse: the sum of squared errors; gaussian: "
@@ -26,27 +50,8 @@ class VAEConfig(ConvolutionalConfig):
         "level as the probability (1509.00519); takes the bernoulli likelihood",
     )
     beta: float = Field(default=1.0, ge=0, description="weight of the KL divergence (beta-VAE, 1804.03599)")
-    kl_warmup_steps: int = Field(
-        default=0, ge=0, description="steps in which the weight of the KL divergence rises to beta"
-    )
-    free_bits: float = Field(
-        default=0.0,
-        ge=0,
-        description="nats of KL divergence that each dimension may take, on average over a batch, before "
-        "they cost anything (1606.04934, eq. 15)",
-    )
-    flips: bool = Field(default=False, description="mirror half of the training images, left to right")
     rotations: float = Field(
         default=0.0, ge=0, le=180, description="turn training images by up to so many degrees either way"
-    )
-
-    upsampling: Literal["transposed", "nearest"] = Field(
-        default="transposed",
-        description="how the decoder doubles the resolution: transposed convolutions, or repeated pixels and "
-        "convolutions",
-    )
-    neck_width: int = Field(
-        default=32, ge=1, description="channels between the innermost resolution and the codes"
     )
 
     @model_validator(mode="after")

@@ -9,14 +9,21 @@ from pydantic import ValidationError
 
 from trainer.config.base import RunConfig
 from trainer.config.gaussian import NCPConfig, VAEConfig
+from trainer.config.vlae import VLAEConfig
 from trainer.config.vqvae import VQVAEConfig
 from trainer.errors import ConfigError, nearest
 
 PRESETS = Path(__file__).parents[1] / "presets"
 
-CONFIGS: Mapping[str, type[RunConfig]] = {"vqvae": VQVAEConfig, "vae": VAEConfig, "ncp": NCPConfig}
+CONFIGS: Mapping[str, type[RunConfig]] = {
+    "vqvae": VQVAEConfig,
+    "vlae": VLAEConfig,
+    "vae": VAEConfig,
+    "ncp": NCPConfig,
+}
 DEFAULT_PRESETS: Mapping[str, str] = {
     "vqvae": "vqvae-mnist",
+    "vlae": "vlae-mnist",
     "vae": "vae-pokemon",
     "ncp": "ncp-mnist",
 }

@@ -1,11 +1,12 @@
 """The graphs of a VAE: codes and back, a score of images, and samples of the prior and between codes."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from service.manifest import Input, Output, Parameter, Role
+from service.manifest import ImageSpec, Input, Output, Parameter, Role
+from trainer.posterior import Posterior
 from trainer.stage import Graph
 
 if TYPE_CHECKING:
@@ -16,36 +17,29 @@ HOTTEST = 2.0
 MOST_SAMPLES = 256
 # Where two codes are this close to one direction, or to opposite ones, an arc between them is not defined.
 SMALLEST_SINE = 1e-3
+BATCH = {0: "n"}
+
+
+class Encoding(Protocol):
+    """What has a posterior, of pixels, float32 ``(B, C, H, W)`` in [0, 1]."""
+
+    def posterior(self, pixels: Tensor) -> Posterior:
+        """q(z|x)."""
 
 
 def of_vae(model: "VAE") -> list[Graph]:
     """``encode``, ``decode``, ``score``, ``sample/prior`` and ``sample/interpolate``."""
     image, dim = model.image, model.config.latent_dim
     generator = torch.Generator().manual_seed(0)
-    levels = torch.randint(256, (2, image.height, image.width, image.channels), generator=generator)
-    images = levels.to(torch.uint8)
-    codes, others = torch.randn(2, 2, dim, generator=generator)
-    batch = {0: "n"}
+    images, codes = example_images(image, generator), torch.randn(2, dim, generator=generator)
     return [
-        Graph(
-            operation="encode",
-            file="encoder.onnx",
-            module=_Encode(model),
-            examples=(images, torch.zeros(2, dim)),
-            axes=(batch, batch),
-            inputs=(
-                Input(name="images", role=Role.images),
-                Input(name="noise", role=Role.normal, shape=(dim,), default=0),
-            ),
-            outputs=(Output(name="codes", role=Role.codes),),
-            description="The mean of the posterior; with a seed, a draw from it.",
-        ),
+        encoding(model, image, dim),
         Graph(
             operation="decode",
             file="decoder.onnx",
             module=_Decode(model),
             examples=(codes,),
-            axes=(batch,),
+            axes=(BATCH,),
             inputs=(Input(name="codes", role=Role.codes),),
             outputs=(Output(name="images", role=Role.images),),
             description="The expected image of a code.",
@@ -55,7 +49,7 @@ def of_vae(model: "VAE") -> list[Graph]:
             file="score.onnx",
             module=_Score(model),
             examples=(images, torch.randn(2, 3, dim, generator=generator)),
-            axes=(batch, {0: "n", 1: "samples"}),
+            axes=(BATCH, {0: "n", 1: "samples"}),
             inputs=(
                 Input(name="images", role=Role.images),
                 Input(name="noise", role=Role.normal, shape=("samples", dim)),
@@ -65,23 +59,14 @@ def of_vae(model: "VAE") -> list[Graph]:
             ),
             description="How likely an image is, in nats: the ELBO, its parts log p(x|z) and KL, and "
             "-log p(x) by importance sampling (1509.00519).",
-            parameters={
-                "samples": Parameter(
-                    dtype="int64",
-                    default=1,
-                    minimum=1,
-                    maximum=MOST_SAMPLES,
-                    description="Draws from the posterior for each image; with more, nll comes closer to "
-                    "-log p(x).",
-                )
-            },
+            parameters={"samples": samples_parameter()},
         ),
         Graph(
             operation="sample/prior",
             file="sample_prior.onnx",
             module=_Prior(),
             examples=(codes, torch.tensor(1.0)),
-            axes=(batch, {}),
+            axes=(BATCH, {}),
             inputs=(
                 Input(name="noise", role=Role.normal, shape=(dim,)),
                 Input(name="temperature", role=Role.parameter),
@@ -98,38 +83,79 @@ def of_vae(model: "VAE") -> list[Graph]:
                 )
             },
         ),
-        Graph(
-            operation="sample/interpolate",
-            file="sample_interpolate.onnx",
-            module=_Interpolate(),
-            examples=(codes, others, torch.tensor([0.0, 0.5]), torch.tensor(1)),
-            axes=(batch, batch, batch, {}),
-            inputs=(
-                Input(name="codes", role=Role.codes),
-                Input(name="target", role=Role.target),
-                Input(name="fraction", role=Role.fraction),
-                Input(name="spherical", role=Role.parameter),
-            ),
-            outputs=(Output(name="between", role=Role.codes),),
-            description="Codes on the way from one to another.",
-            parameters={
-                "spherical": Parameter(
-                    dtype="int64",
-                    default=1,
-                    minimum=0,
-                    maximum=1,
-                    description="1: along the arc between the two (1609.04468); 0: straight, through codes "
-                    "that are shorter than the prior's.",
-                )
-            },
-        ),
+        interpolation(dim),
     ]
+
+
+def encoding(model: Encoding, image: ImageSpec, dim: int) -> Graph:
+    """``encode``: the posterior's mean, or a draw from it."""
+    generator = torch.Generator().manual_seed(0)
+    return Graph(
+        operation="encode",
+        file="encoder.onnx",
+        module=_Encode(model),
+        examples=(example_images(image, generator), torch.zeros(2, dim)),
+        axes=(BATCH, BATCH),
+        inputs=(
+            Input(name="images", role=Role.images),
+            Input(name="noise", role=Role.normal, shape=(dim,), default=0),
+        ),
+        outputs=(Output(name="codes", role=Role.codes),),
+        description="The mean of the posterior; with a seed, a draw from it.",
+    )
+
+
+def interpolation(dim: int) -> Graph:
+    """``sample/interpolate``."""
+    codes, others = torch.randn(2, 2, dim, generator=torch.Generator().manual_seed(0))
+    return Graph(
+        operation="sample/interpolate",
+        file="sample_interpolate.onnx",
+        module=_Interpolate(),
+        examples=(codes, others, torch.tensor([0.0, 0.5]), torch.tensor(1)),
+        axes=(BATCH, BATCH, BATCH, {}),
+        inputs=(
+            Input(name="codes", role=Role.codes),
+            Input(name="target", role=Role.target),
+            Input(name="fraction", role=Role.fraction),
+            Input(name="spherical", role=Role.parameter),
+        ),
+        outputs=(Output(name="between", role=Role.codes),),
+        description="Codes on the way from one to another.",
+        parameters={
+            "spherical": Parameter(
+                dtype="int64",
+                default=1,
+                minimum=0,
+                maximum=1,
+                description="1: along the arc between the two (1609.04468); 0: straight, through codes "
+                "that are shorter than the prior's.",
+            )
+        },
+    )
+
+
+def samples_parameter() -> Parameter:
+    """Of ``score``: how many importance samples."""
+    return Parameter(
+        dtype="int64",
+        default=1,
+        minimum=1,
+        maximum=MOST_SAMPLES,
+        description="Draws from the posterior for each image; with more, nll comes closer to -log p(x).",
+    )
+
+
+def example_images(image: ImageSpec, generator: torch.Generator) -> Tensor:
+    """Two images of noise: uint8 ``(2, H, W, C)``."""
+    levels = torch.randint(256, (2, image.height, image.width, image.channels), generator=generator)
+    return levels.to(torch.uint8)
 
 
 class _Encode(nn.Module):
     """Images, uint8 ``(N, H, W, C)``, and noise, float32 ``(N, d)``, to codes, float32 ``(N, d)``."""
 
-    def __init__(self, model: "VAE") -> None:
+    def __init__(self, model: Encoding) -> None:
         super().__init__()
         self.model = model
 

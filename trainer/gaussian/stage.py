@@ -1,6 +1,6 @@
 """The classifier between posterior and prior as a stage of training: its loss, its figures, its samplers."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +35,6 @@ class ClassifierStage(SecondStage):
     """
 
     name = "classifier"
-    pictures = "samples"
     rate_flag = "--classifier-lr"
 
     def __init__(
@@ -86,12 +85,12 @@ class ClassifierStage(SecondStage):
             seen += len(batch)
         return {"classifier_loss": loss / seen, "classifier_accuracy": right / seen}
 
-    def picture(self, batch: Batch) -> Tensor:
+    def pictures(self, batch: Batch) -> Mapping[str, Tensor]:
         """Images of draws from the prior, and what Langevin makes of the same draws."""
         device = batch.images.device
         inputs = [tensor.to(device) for tensor in self._chain_inputs(COLUMNS * ROWS, STEPS).values()]
         codes = Langevin(self.network)(*inputs)[0]
-        return _compared(self.decode(inputs[0]), self.decode(codes))
+        return {"samples/epoch-{epoch:03}": _compared(self.decode(inputs[0]), self.decode(codes))}
 
     def graphs(self) -> list[Graph]:
         """``sample/langevin``, ``sample/mala`` and ``sample/sir``."""

@@ -7,17 +7,18 @@ from service.manifest import ImageSpec
 from trainer.config import RunConfig
 from trainer.kinds.ncp import NCP
 from trainer.kinds.vae import VAE
+from trainer.kinds.vlae import VLAE
 from trainer.kinds.vqvae import VQVAE
 from trainer.stage import Model
 
 __all__ = ["KINDS", "build"]
 
-# Config of the kind, images of the data, variance of their pixels in [0, 1].
-Builder = Callable[[Any, ImageSpec, float], Model]
+# Config of the kind, images of the data, variance of their pixels in [0, 1], number of their classes or 0.
+Builder = Callable[[Any, ImageSpec, float, int], Model]
 
-KINDS: Mapping[str, Builder] = {"vqvae": VQVAE, "vae": VAE, "ncp": NCP}
+KINDS: Mapping[str, Builder] = {"vqvae": VQVAE, "vlae": VLAE, "vae": VAE, "ncp": NCP}
 
 
-def build(config: RunConfig, image: ImageSpec, variance: float) -> Model:
+def build(config: RunConfig, image: ImageSpec, variance: float, classes: int = 0) -> Model:
     """A new model of the config's kind."""
-    return KINDS[config.kind](config, image, variance)
+    return KINDS[config.kind](config, image, variance, classes)

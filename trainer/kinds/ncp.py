@@ -11,8 +11,8 @@ from trainer.kinds.vae import VAE, to_shares
 class NCP(VAE):
     """A VAE, and upon it a classifier between aggregate posterior and prior: the energy of a new prior."""
 
-    def __init__(self, config: NCPConfig, image: ImageSpec, variance: float) -> None:
-        super().__init__(config, image, variance)
+    def __init__(self, config: NCPConfig, image: ImageSpec, variance: float, classes: int = 0) -> None:
+        super().__init__(config, image, variance, classes)
         self.contrast = config
 
     def second_stage(self, _classes: int) -> ClassifierStage:

@@ -1,7 +1,6 @@
 """Convolutional VAE: images to a vector of codes and back (Kingma and Welling, 1312.6114)."""
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,25 +12,8 @@ from trainer.data import Batch
 from trainer.gaussian import graphs
 from trainer.likelihoods import likelihood_for
 from trainer.nets.convolutional import Decoder, Encoder
+from trainer.posterior import Posterior
 from trainer.stage import Graph, Model, Step
-
-# Beyond, exp overflows or a float32 code is a constant.
-LOG_VARIANCES = (-20.0, 10.0)
-
-
-class Posterior(NamedTuple):
-    """q(z|x), a normal distribution: mean and log-variance of each dimension, float32 ``(B, d)``."""
-
-    mean: Tensor
-    log_variance: Tensor
-
-    def sample(self, noise: Tensor) -> Tensor:
-        """The codes of standard normal noise: both ``(B, d)``, or any shape that broadcasts with it."""
-        return self.mean + (self.log_variance / 2).exp() * noise
-
-    def divergence(self) -> Tensor:
-        """KL(q(z|x) || N(0, 1)) of each dimension, in nats: ``(B, d)`` (1312.6114, appendix B)."""
-        return (self.log_variance.exp() + self.mean.square() - 1 - self.log_variance) / 2
 
 
 class VAE(Model):
@@ -43,7 +25,7 @@ class VAE(Model):
 
     steps: Tensor
 
-    def __init__(self, config: VAEConfig, image: ImageSpec, _variance: float) -> None:
+    def __init__(self, config: VAEConfig, image: ImageSpec, _variance: float, _classes: int = 0) -> None:
         super().__init__()
         self.config = config
         self.image = image
@@ -66,8 +48,7 @@ class VAE(Model):
 
     def posterior(self, pixels: Tensor) -> Posterior:
         """q(z|x) of pixels, float32 ``(B, C, H, W)`` in [0, 1]."""
-        mean, log_variance = self.encoder(pixels * 2 - 1).float().chunk(2, dim=1)
-        return Posterior(mean, log_variance.clamp(*LOG_VARIANCES))
+        return Posterior.of(self.encoder(pixels * 2 - 1))
 
     def forward(self, inputs: Tensor, _labels: Tensor | None = None, /) -> Step:
         pixels = to_shares(self._augmented(inputs) if self.training else inputs)

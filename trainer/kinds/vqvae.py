@@ -27,7 +27,7 @@ class VQVAE(Model):
 
     spread: Tensor
 
-    def __init__(self, config: VQVAEConfig, image: ImageSpec, variance: float) -> None:
+    def __init__(self, config: VQVAEConfig, image: ImageSpec, variance: float, _classes: int = 0) -> None:
         super().__init__()
         self.config = config
         self.image = image.model_copy(update={"multiple_of": config.stride})

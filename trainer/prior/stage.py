@@ -35,7 +35,6 @@ class PriorStage(SecondStage):
     """
 
     name = "prior"
-    pictures = "samples"
     rate_flag = "--prior-lr"
 
     def __init__(
@@ -85,12 +84,12 @@ class PriorStage(SecondStage):
         """``test_bits``: bits an image, given its class where there are classes."""
         return {"test_bits": self._bits(batches, with_labels=True)}
 
-    def picture(self, batch: Batch) -> Tensor:
+    def pictures(self, batch: Batch) -> Mapping[str, Tensor]:
         """A hundred draws from the prior; where there are classes, each column is of one of the first ten."""
         device = batch.images.device
         inputs = [tensor.to(device) for tensor in self._pictured().values()]
         (codes,) = Sampler(self.network)(*inputs)
-        return sheet(self.decode(codes.long()), COLUMNS)
+        return {"samples/epoch-{epoch:03}": sheet(self.decode(codes.long()), COLUMNS)}
 
     @torch.no_grad()
     def measure(self, batches: Iterable[Batch]) -> dict[str, float]:

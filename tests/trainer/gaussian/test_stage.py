@@ -249,7 +249,7 @@ DECODE = Graph(
 
 def test_the_preview_shows_the_prior_beside_what_langevin_makes_of_it(learned: ClassifierStage) -> None:
     preview = learned.preview(tiny.run_in_torch, DECODE)
-    assert torch.equal(preview, learned.picture(toy(1)))
+    assert torch.equal(preview, next(iter(learned.pictures(toy(1)).values())))
     # Two sheets of eight by eight images of one pixel, two pixels between them, below their titles.
     side = 8 * 3 + 2
     assert (preview.shape, preview.dtype) == ((3, TITLE_HEIGHT + side, 2 * side + PANEL_GAP), torch.uint8)

@@ -270,7 +270,7 @@ def test_the_preview_shows_draws_by_class_in_columns(classes: int) -> None:
     preview = made.preview(tiny.run_in_torch, DECODE)
     # Ten by ten images of 2x3 pixels, two pixels between them.
     assert (preview.shape, preview.dtype) == ((3, 10 * 4 + 2, 10 * 5 + 2), torch.uint8)
-    assert torch.equal(made.picture(toy(1)), preview)
+    assert torch.equal(next(iter(made.pictures(toy(1)).values())), preview)
     first_pixels = preview[0, 2::4, 2::5]
     assert first_pixels.shape == (10, 10)
     of_first, of_second = first_pixels[:, 0::2] // 64 == 0, first_pixels[:, 1::2] // 64 == 1

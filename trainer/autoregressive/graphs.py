@@ -1,0 +1,159 @@
+"""The graphs of a VLAE: codes and back pixel by pixel, a score of images, and samples of the prior."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from service.manifest import Input, Output, Parameter, Role
+from trainer.autoregressive.flow import sampler
+from trainer.gaussian.graphs import BATCH, encoding, example_images, interpolation, samples_parameter
+from trainer.stage import Graph
+
+if TYPE_CHECKING:
+    from trainer.kinds.vlae import VLAE
+
+# Of both temperatures: beyond, images are noise.
+HOTTEST = 2.0
+
+
+def of_vlae(model: "VLAE") -> list[Graph]:
+    """``encode``, ``decode``, ``score``, ``sample/prior`` and ``sample/interpolate``."""
+    dim = model.config.latent_dim
+    return [
+        encoding(model, model.image, dim),
+        _decoding(model),
+        _scoring(model),
+        _sampling(model),
+        interpolation(dim),
+    ]
+
+
+def _decoding(model: "VLAE") -> Graph:
+    pixels = model.image.height * model.image.width
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randn(2, model.config.latent_dim, generator=generator)
+    noise = torch.rand(2, pixels, model.pixel.noises, generator=generator)
+    return Graph(
+        operation="decode",
+        file="decoder.onnx",
+        module=model.loop(),
+        examples=(codes, noise, torch.tensor(1.0), torch.tensor(0)),
+        axes=(BATCH, BATCH, {}, {}),
+        inputs=(
+            Input(name="codes", role=Role.codes),
+            Input(name="noise", role=Role.uniform, shape=(pixels, model.pixel.noises), default=0.5),
+            Input(name="temperature", role=Role.parameter),
+            Input(name="mean", role=Role.parameter),
+        ),
+        outputs=(Output(name="images", role=Role.images),),
+        description="An image of a code, pixel by pixel: each the likeliest after those before it; with a "
+        "seed, a draw.",
+        parameters={
+            "temperature": Parameter(
+                dtype="float32",
+                default=1,
+                minimum=0,
+                maximum=HOTTEST,
+                description="Of the pixels' draws: 0 takes the likeliest each time, as without a seed.",
+            ),
+            "mean": Parameter(
+                dtype="int64",
+                default=0,
+                minimum=0,
+                maximum=1,
+                description="1: answer for each pixel the mean of what it was drawn from.",
+            ),
+        },
+    )
+
+
+def _scoring(model: "VLAE") -> Graph:
+    dim = model.config.latent_dim
+    generator = torch.Generator().manual_seed(0)
+    inputs = [
+        Input(name="images", role=Role.images),
+        Input(name="noise", role=Role.normal, shape=("samples", dim)),
+    ]
+    examples = [example_images(model.image, generator), torch.randn(2, 3, dim, generator=generator)]
+    axes = [BATCH, {0: "n", 1: "samples"}]
+    if model.classes:
+        inputs.append(Input(name="label", role=Role.label, default=model.prior.no_label))
+        examples.append(torch.tensor([0, model.prior.no_label]))
+        axes.append(BATCH)
+    return Graph(
+        operation="score",
+        file="score.onnx",
+        module=_Score(model),
+        examples=tuple(examples),
+        axes=tuple(axes),
+        inputs=tuple(inputs),
+        outputs=tuple(Output(name=name, role=Role.figure) for name in ("elbo", "reconstruction", "kl", "nll")),
+        description="How likely an image is, in nats: the ELBO, its parts log p(x|z) and KL, and -log p(x) "
+        "by importance sampling (1509.00519); with a label, given the class.",
+        parameters={"samples": samples_parameter()},
+    )
+
+
+def _sampling(model: "VLAE") -> Graph:
+    dim = model.config.latent_dim
+    inputs = [
+        Input(name="noise", role=Role.normal, shape=(dim,)),
+        Input(name="code_temperature", role=Role.parameter),
+    ]
+    examples = [torch.randn(2, dim, generator=torch.Generator().manual_seed(0)), torch.tensor(1.0)]
+    axes: list[dict[int, str]] = [BATCH, {}]
+    if model.classes:
+        inputs.append(Input(name="label", role=Role.label, default=model.prior.no_label))
+        examples.append(torch.tensor([0, model.prior.no_label]))
+        axes.append(BATCH)
+    return Graph(
+        operation="sample/prior",
+        file="sample_prior.onnx",
+        module=sampler(model.prior),
+        examples=tuple(examples),
+        axes=tuple(axes),
+        inputs=tuple(inputs),
+        outputs=(Output(name="codes", role=Role.codes),),
+        description="Codes from the prior, an autoregressive flow; with a label, of that class.",
+        parameters={
+            "code_temperature": Parameter(
+                dtype="float32",
+                default=1,
+                minimum=0,
+                maximum=HOTTEST,
+                description="Of the codes: what the base's standard deviations are multiplied by.",
+            )
+        },
+    )
+
+
+class _Score(nn.Module):
+    """Images, uint8 ``(N, H, W, C)``, noise, float32 ``(N, S, d)``, and classes to figures ``(N,)``."""
+
+    def __init__(self, model: "VLAE") -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor, noise: Tensor, *label: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        model = self.model
+        pixels = images.permute(0, 3, 1, 2).float() / 255
+        labels = label[0] if label else torch.zeros_like(images[:, 0, 0, 0]).long()
+        posterior = model.posterior(pixels)
+        codes = posterior.mean[:, None] + (posterior.log_variance[:, None] / 2).exp() * noise
+        # By broadcasting: the exporter would keep the example's count of samples in an expansion.
+        ones = torch.zeros_like(noise[:, :, :1])
+        repeated = (pixels[:, None] + ones[..., None, None]).flatten(0, 1)
+        everyone = (labels[:, None] + ones[..., 0].long()).flatten()
+        flat = codes.flatten(0, 1)
+        fit = model.log_prob(repeated, flat).view_as(noise[:, :, 0]).double()
+        prior = model.prior.log_probs(flat, everyone).sum(dim=1).view_as(fit).double()
+        entropy = posterior.entropy().sum(dim=1).double()
+        # -log q(z|x) of a draw, by its noise.
+        surprise = entropy[:, None] + (noise.square() - 1).sum(dim=2).double() / 2
+        weight = fit + prior + surprise
+        most = weight.amax(dim=1, keepdim=True)
+        nll = -(most[:, 0] + (weight - most).exp().mean(dim=1).log())
+        reconstruction = fit.mean(dim=1)
+        kl = -(prior.mean(dim=1) + entropy)
+        return (reconstruction - kl).float(), reconstruction.float(), kl.float(), nll.float()

@@ -1,0 +1,56 @@
+"""The config of the variational lossy autoencoder."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from trainer.config.gaussian import GaussianConfig
+
+
+def _by_data(given: dict[str, Any]) -> Literal["bernoulli", "logistic"]:
+    """Digits are judged black and white, as in the literature."""
+    return "bernoulli" if given.get("data") == "mnist" else "logistic"
+
+
+class VLAEConfig(GaussianConfig):
+    """A variational lossy autoencoder, its prior conditioned on the class (1611.02731)."""
+
+    kind: Literal["vlae"] = "vlae"
+
+    likelihood: Literal["bernoulli", "logistic"] = Field(
+        default_factory=_by_data,
+        description="of a pixel, given the code and the pixels before it. bernoulli: images are made black "
+        "and white; logistic: a mixture of logistic distributions over the 256 levels (1701.05517) "
+        "[default: bernoulli for mnist, logistic for other data]",
+    )
+    binarisation: Literal["dynamic", "fixed"] = Field(
+        default="dynamic",
+        description="of training images for the bernoulli likelihood, with a pixel's level as its chance to "
+        "be white. dynamic: anew in each step (1509.00519); fixed: once, by the seed",
+    )
+    mixture: int = Field(default=5, ge=1, le=32, description="logistic distributions in a pixel's mixture")
+    window: int = Field(
+        default=6,
+        ge=1,
+        le=32,
+        description="masked 3x3 layers of the pixel decoder: each pixel sees so many rows above and columns "
+        "to either side, and what cannot be told from them is left to the code",
+    )
+    filters: int = Field(default=12, ge=1, description="filters of each of these layers")
+
+    flow_steps: int = Field(
+        default=4, ge=0, description="steps of the prior's autoregressive flow; 0: a normal distribution"
+    )
+    flow_width: int = Field(default=256, ge=1, description="width of the hidden layers of a step")
+    flow_layers: int = Field(default=2, ge=1, description="hidden layers of a step")
+    label_drop: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="share of training images whose class the prior does not see, for use without one",
+    )
+    free_bits_weighing: Literal["hard", "soft"] = Field(
+        default="hard",
+        description="hard: the loss counts what is above the free bits; soft: the weight of the KL "
+        "divergence moves, step by step, so that it stays a little above them (1611.02731, appendix C)",
+    )

@@ -1,0 +1,193 @@
+"""Variational lossy autoencoder (Chen et al., 1611.02731), its prior conditioned on the class."""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from service.manifest import CodesSpec, ImageSpec
+from trainer import binarisation
+from trainer.augmentation import flipped
+from trainer.autoregressive import graphs
+from trainer.autoregressive.flow import FlowPrior, drawn_codes
+from trainer.autoregressive.levels import pixel_distribution
+from trainer.autoregressive.pixels import PixelLoop, PixelStack
+from trainer.config import VLAEConfig
+from trainer.data import Batch
+from trainer.nets.convolutional import Decoder, Encoder
+from trainer.posterior import Posterior
+from trainer.report import sheet, side_by_side
+from trainer.stage import PICTURED_IMAGES, Graph, Model, Step
+
+COLUMNS, ROWS = 10, 10
+# Of soft free bits: how far above them the divergence may be, and by what the weight moves in a step.
+SLACK, PACE = 1.05, 1.02
+
+
+class VLAE(Model):
+    """Encoder to a Gaussian, a flow as the prior, and a decoder that sees the pixels nearby too.
+
+    The loss is -log p(x|z) + KL(q(z|x) || p(z|y)), in nats an image, the mean over the batch; the KL
+    divergence is that of one draw, the entropy of q in closed form.
+    """
+
+    kept = "vlae_condprior_epoch{epoch}"
+
+    steps: Tensor
+    weight: Tensor
+
+    def __init__(self, config: VLAEConfig, image: ImageSpec, _variance: float, classes: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.image = image
+        self.classes = classes
+        net = config.layers(image)
+        neck = (config.neck_width, image.height // config.stride, image.width // config.stride)
+        size = neck[0] * neck[1] * neck[2]
+        self.encoder = nn.Sequential(
+            Encoder(image.channels, config.neck_width, **net),
+            nn.Flatten(),
+            nn.Linear(size, 2 * config.latent_dim),
+        )
+        self.decoder = nn.Sequential(
+            nn.Linear(config.latent_dim, size),
+            nn.Unflatten(1, neck),
+            Decoder(config.filters, config.neck_width, **net, upsampling=config.upsampling),
+        )
+        self.pixel = pixel_distribution(config.likelihood, image.channels, config.mixture)
+        self.stack = PixelStack(image.channels, config.filters, config.window, self.pixel.outputs)
+        self.prior = FlowPrior(
+            config.latent_dim,
+            classes,
+            steps=config.flow_steps,
+            width=config.flow_width,
+            layers=config.flow_layers,
+        )
+        # Of training, for the warm-up; and the weight that soft free bits move.
+        self.register_buffer("steps", torch.tensor(0))
+        self.register_buffer("weight", torch.tensor(1.0))
+
+    def posterior(self, pixels: Tensor) -> Posterior:
+        """q(z|x) of pixels, float32 ``(B, C, H, W)`` in [0, 1]."""
+        return Posterior.of(self.encoder(pixels * 2 - 1))
+
+    def log_prob(self, pixels: Tensor, codes: Tensor) -> Tensor:
+        """log p(x|z) in nats, float32 ``(B,)``: pixels ``(B, C, H, W)`` in [0, 1], codes ``(B, d)``."""
+        output = self.stack(pixels, self.decoder(codes)).float().permute(0, 2, 3, 1)
+        return self.pixel.log_prob(output, pixels.permute(0, 2, 3, 1)).flatten(1).sum(dim=1)
+
+    def forward(self, inputs: Tensor, labels: Tensor | None = None, /) -> Step:
+        images = flipped(inputs) if self.config.flips and self.training else inputs
+        pixels = self._pixels(images)
+        labels = self._labels(len(pixels), labels)
+        dropped = torch.rand(len(pixels), device=pixels.device) < self.config.label_drop
+        labels = torch.where(dropped, self.prior.no_label, labels)
+        posterior = self.posterior(pixels)
+        codes = posterior.sample(torch.randn_like(posterior.mean))
+        reconstruction = -self.log_prob(pixels, codes).mean()
+        divergence = -(posterior.entropy() + self.prior.log_probs(codes, labels)).mean(dim=0)
+        loss = reconstruction + self._cost(divergence)
+        return Step(
+            loss,
+            {
+                "loss": loss.detach(),
+                "reconstruction_loss": reconstruction.detach(),
+                "kl": divergence.sum().detach(),
+            },
+        )
+
+    def _pixels(self, images: Tensor) -> Tensor:
+        """Images as the likelihood has them: uint8 to float32 in [0, 1]."""
+        if self.config.likelihood == "logistic":
+            return images.float() / 255
+        if self.config.binarisation == "fixed":
+            return binarisation.fixed(images, self.config.seed)
+        return binarisation.drawn(images)
+
+    def _cost(self, divergence: Tensor) -> Tensor:
+        """What the KL divergence, ``(d,)``, costs in this step."""
+        config = self.config
+        warmth = (self.steps / max(config.kl_warmup_steps, 1)).clamp(max=1)
+        if not config.kl_warmup_steps:
+            warmth = torch.ones_like(warmth)
+        if self.training:
+            self.steps += 1
+        if config.free_bits_weighing == "hard":
+            return warmth * divergence.clamp(min=config.free_bits).sum()
+        if self.training:
+            above = divergence.detach().sum() > SLACK * config.free_bits * len(divergence)
+            self.weight.mul_(torch.where(above, PACE, 1 / PACE)).clamp_(max=1.0)
+        return warmth * self.weight * divergence.sum()
+
+    def _labels(self, count: int, labels: Tensor | None) -> Tensor:
+        if labels is None or not self.classes:
+            return torch.full((count,), self.prior.no_label, device=self.prior.mean.weight.device)
+        return labels
+
+    def monitor(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """``test_elbo``, and ``test_elbo_given_class`` where there are classes: nats an image, of one draw."""
+        generator = torch.Generator().manual_seed(0)
+        sums, seen = torch.zeros(2, dtype=torch.float64), 0
+        for batch in batches:
+            pixels = batch.images.float() / 255
+            if self.config.likelihood == "bernoulli":
+                pixels = torch.rand(pixels.shape, generator=generator).to(pixels.device).lt(pixels).float()
+            posterior = self.posterior(pixels)
+            noise = torch.randn(posterior.mean.shape, generator=generator).to(pixels.device)
+            codes = posterior.sample(noise)
+            fit = self.log_prob(pixels, codes) + posterior.entropy().sum(dim=1)
+            for index, labels in enumerate((None, batch.labels)):
+                prior = self.prior.log_probs(codes, self._labels(len(batch), labels)).sum(dim=1)
+                sums[index] += (fit + prior).double().sum().cpu()
+            seen += len(batch)
+        names = ["test_elbo", *(["test_elbo_given_class"] if self.classes else [])]
+        return dict(zip(names, (sums / seen).tolist(), strict=False))
+
+    def pictures(self, batch: Batch) -> Mapping[str, Tensor]:
+        """Originals above reconstructions; and draws, ten columns, each of one of the first ten classes."""
+        originals = batch.images[:PICTURED_IMAGES]
+        generator = torch.Generator().manual_seed(0)
+        count, device = COLUMNS * ROWS, batch.images.device
+        labels = torch.arange(count) % COLUMNS % max(self.classes, 1)
+        if not self.classes:
+            labels = torch.zeros(count, dtype=torch.int64)
+        noise = torch.randn(count, self.config.latent_dim, generator=generator).to(device)
+        codes = drawn_codes(self.prior, noise, labels.to(device))
+        pixels = self.image.height * self.image.width
+        chances = torch.rand(count, pixels, self.pixel.noises, generator=generator).to(device)
+        return {
+            "test_recon_epoch{epoch}": side_by_side(originals, self.reconstruct(originals)),
+            "sample_conditioned_epoch{epoch}": sheet(self.decoded(codes, chances), COLUMNS),
+        }
+
+    @torch.no_grad()
+    def reconstruct(self, images: Tensor) -> Tensor:
+        return self.decoded(self.posterior(images.float() / 255).mean)
+
+    def decoded(self, codes: Tensor, noise: Tensor | None = None) -> Tensor:
+        """The images of codes, float32 ``(B, d)``: drawn by noise, or the likeliest pixels; uint8 NCHW."""
+        if noise is None:
+            shape = (len(codes), self.image.height * self.image.width, self.pixel.noises)
+            noise = torch.full(shape, 0.5, device=codes.device)
+        scalars = torch.tensor(1.0, device=codes.device), torch.tensor(0, device=codes.device)
+        (images,) = self.loop()(codes, noise, *scalars)
+        return images.permute(0, 3, 1, 2)
+
+    def loop(self) -> PixelLoop:
+        """The decoder pixel by pixel."""
+        return PixelLoop(self.stack, self.pixel, self.decoder, (self.image.height, self.image.width))
+
+    def image_spec(self) -> ImageSpec:
+        return self.image
+
+    def codes_spec(self) -> CodesSpec:
+        return CodesSpec(dtype="float32", shape=(self.config.latent_dim,))
+
+    @torch.no_grad()
+    def code_gap(self, images: Tensor, codes: Tensor) -> Tensor:
+        """The difference over the code itself, where that is more than 1."""
+        own = self.posterior(images.permute(0, 3, 1, 2).float() / 255).mean
+        return (codes - own).abs() / own.abs().clamp(min=1)
+
+    def graphs(self) -> list[Graph]:
+        return graphs.of_vlae(self)

@@ -1,0 +1,34 @@
+"""q(z|x): a normal distribution over codes, each dimension independent of the others."""
+
+import math
+from typing import NamedTuple
+
+from torch import Tensor
+
+# Beyond, exp overflows or a float32 code is a constant.
+LOG_VARIANCES = (-20.0, 10.0)
+
+
+class Posterior(NamedTuple):
+    """Mean and log-variance of each dimension, float32 ``(B, d)``."""
+
+    mean: Tensor
+    log_variance: Tensor
+
+    @classmethod
+    def of(cls, output: Tensor) -> "Posterior":
+        """From an encoder's output, float ``(B, 2 d)``."""
+        mean, log_variance = output.float().chunk(2, dim=1)
+        return cls(mean, log_variance.clamp(*LOG_VARIANCES))
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """The codes of standard normal noise: both ``(B, d)``, or any shape that broadcasts with it."""
+        return self.mean + (self.log_variance / 2).exp() * noise
+
+    def divergence(self) -> Tensor:
+        """KL(q(z|x) || N(0, 1)) of each dimension, in nats: ``(B, d)`` (1312.6114, appendix B)."""
+        return (self.log_variance.exp() + self.mean.square() - 1 - self.log_variance) / 2
+
+    def entropy(self) -> Tensor:
+        """Of each dimension, in nats: ``(B, d)``."""
+        return (1 + math.log(2 * math.pi) + self.log_variance) / 2
