@@ -1,16 +1,27 @@
 """Images as black and white: each pixel drawn with its level as the chance to be white."""
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
+
+# uint8 ``(B, C, H, W)`` to float32 0 or 1.
+Binarise = Callable[[Tensor], Tensor]
 
 # Odd numbers of good bits, by which integers are mixed (SplitMix, doi:10.1145/2660193.2660195).
 _MIX = (0x9E3779B97F4A7C15 - 2**64, 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)
 _KEPT = 2**24
 
 
-def drawn(images: Tensor) -> Tensor:
-    """Drawn anew in each call: uint8 ``(B, C, H, W)`` to float32 0 or 1."""
-    return (torch.rand(images.shape, device=images.device) * 255 < images).float()
+def drawn(images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Drawn anew in each call: uint8 ``(B, C, H, W)`` to float32 0 or 1.
+
+    A generator is one of the CPU, so that it draws the same for any device.
+    """
+    where = images.device if generator is None else torch.device("cpu")
+    noise = torch.rand(images.shape, generator=generator, device=where)
+    return (noise.to(images.device) * 255 < images).float()
 
 
 def fixed(images: Tensor, seed: int) -> Tensor:
@@ -24,6 +35,20 @@ def fixed(images: Tensor, seed: int) -> Tensor:
     numbers = _mixed(own + _mixed(places + (seed << 20)))
     thresholds = (numbers & (_KEPT - 1)).float() / _KEPT
     return (thresholds.view(images.shape) * 255 < images).float()
+
+
+def trained_with(config: Mapping[str, Any], seed: int) -> tuple[str, Binarise] | None:
+    """How a model with such a config saw images, and the same for others; None for grey ones.
+
+    ``seed`` is for what is drawn anew.
+    """
+    binary = config.get("likelihood") == "bernoulli"
+    if config.get("binarise") or (binary and config.get("binarisation") == "dynamic"):
+        generator = torch.Generator().manual_seed(seed)
+        return "dynamically binarised", lambda images: drawn(images, generator)
+    if binary and config.get("binarisation") == "fixed":
+        return "binarised once", lambda images: fixed(images, config["seed"])
+    return None
 
 
 def _mixed(numbers: Tensor) -> Tensor:

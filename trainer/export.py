@@ -24,7 +24,7 @@ from trainer.measures.likelihood import SCORE
 from trainer.measures.reconstructions import Reconstructions
 from trainer.measures.rows import RECONSTRUCTIONS, likelihood_row, whole_test
 from trainer.onnx_graph import CODEBOOK_FILE, CODEBOOK_TENSOR, write_codebook, write_graph
-from trainer.parity import ParityCheck, gap_of_others, with_draws
+from trainer.parity import Drawing, ParityCheck, gap_of_others, with_draws
 from trainer.publish import publication
 from trainer.report import save_png, side_by_side
 from trainer.running import ExportedGraphs
@@ -65,9 +65,12 @@ def export(model: Model, second: SecondStage | None, config: RunConfig, dataset:
         exported = ExportedModel(folder, _operations(graphs), model.codes_spec())
         values, parity, preview = _examine(model, exported, dataset)
         save_png(preview, folder / "preview.png")
-        others = [graph for graph in model.graphs() if graph.operation not in ("encode", "decode")]
+        others = [graph for graph in model.graphs() if _to_be_compared_alone(graph)]
         if others:
             parity = with_draws(parity, gap_of_others(others, run))
+        samples = model.samples(run)
+        if samples is not None:
+            save_png(samples, folder / SAMPLES)
         if second is not None:
             values |= _measured(second, dataset)
             parity = with_draws(parity, second.parity(run))
@@ -86,6 +89,11 @@ def export(model: Model, second: SecondStage | None, config: RunConfig, dataset:
         text = Manifest.model_validate(manifest.model_dump()).model_dump_json(indent=2)
         (folder / contract.FILE_NAME).write_text(text + "\n", encoding="utf-8")
     return Exported(target, manifest)
+
+
+def _to_be_compared_alone(graph: Graph) -> bool:
+    """Whether encoding and decoding test images, without noise, leaves something of it unseen."""
+    return graph.operation not in ("encode", "decode") or isinstance(graph.module, Drawing)
 
 
 def _plain(stage: S) -> S:

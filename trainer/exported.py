@@ -61,10 +61,12 @@ class ExportedModel:
         given: Mapping[Role, Tensor],
         generator: torch.Generator,
         values: Mapping[str, float] | None = None,
+        *,
+        still: bool = True,
     ) -> Outputs:
         """Run an operation on ``rows`` rows of what is given by role.
 
-        Noise that has a default stands still at it, other noise comes from ``generator``. Where codes could
+        Noise comes from ``generator``; if ``still``, that which has a default stands at it. Where codes could
         be completed, all are sampled. ``values`` go over the defaults of the parameters.
         """
         operation = self.operations[name]
@@ -75,7 +77,7 @@ class ExportedModel:
                 dtype = torch.int64 if operation.parameters[item.name].dtype == "int64" else torch.float32
                 feeds[item.name] = torch.tensor(chosen[item.name], dtype=dtype)
             elif item.role in (Role.normal, Role.uniform):
-                feeds[item.name] = _noise(item, rows, chosen, generator)
+                feeds[item.name] = _noise(item, rows, chosen, generator, still=still)
             elif item.role in given:
                 feeds[item.name] = given[item.role]
             else:
@@ -120,7 +122,7 @@ class ExportedModel:
             arrays = outputs.arrays
             if Role.images not in arrays:
                 codes = arrays[Role.codes]
-                arrays = self.run("decode", size, {Role.codes: codes}, generator).arrays
+                arrays = self.run("decode", size, {Role.codes: codes}, generator, still=False).arrays
             images.append(arrays[Role.images])
             for figure, tensor in outputs.figures.items():
                 figures.setdefault(figure, []).append(tensor)
@@ -169,9 +171,11 @@ def _chosen(operation: Operation, values: Mapping[str, float]) -> dict[str, floa
     return {name: parameter.default for name, parameter in operation.parameters.items()} | dict(values)
 
 
-def _noise(item: Input, rows: int, values: Mapping[str, float], generator: torch.Generator) -> Tensor:
+def _noise(
+    item: Input, rows: int, values: Mapping[str, float], generator: torch.Generator, *, still: bool
+) -> Tensor:
     shape = (rows, *_shape(item, values))
-    if item.default is not None:
+    if still and item.default is not None:
         return torch.full(shape, float(item.default))
     draw = torch.randn if item.role is Role.normal else torch.rand
     return draw(shape, generator=generator)

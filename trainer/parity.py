@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from typing import Protocol, Self, runtime_checkable
 
 import numpy as np
 import torch
@@ -27,6 +28,17 @@ CODES_TOLERANCES = {
     "float32": f"codes differ by at most {CODE_GAP:g} of their size, or of 1",
 }
 REASON = "float32 sums in another order"
+
+
+@runtime_checkable
+class Drawing(Protocol):
+    """A graph's module whose outputs are draws, which hang on noise in steps."""
+
+    def eval(self) -> Self:
+        """Itself, out of training."""
+
+    def gap(self, inputs: tuple[Tensor, ...], drawn: Tensor) -> float:
+        """How far the noise is from where it would give this draw, in units of the noise."""
 
 
 class ParityCheck:
@@ -89,24 +101,34 @@ class ParityCheck:
 
 def _run_quietly(graph: Graph, given: Tensor) -> Tensor:
     """Run in torch a graph of one array, and of noise that stands still if no seed is given."""
-    tensors = [
-        given
-        if item.role in (Role.images, Role.codes)
-        else torch.full((len(given), *example.shape[1:]), float(item.default or 0))
-        for item, example in zip(graph.inputs, graph.examples, strict=True)
-    ]
-    return graph.module.eval()(*tensors)
+    tensors = []
+    for item, example in zip(graph.inputs, graph.examples, strict=True):
+        if item.role in (Role.images, Role.codes):
+            tensors.append(given)
+        elif item.role is Role.parameter:
+            tensors.append(example.new_tensor(graph.parameters[item.name].default))
+        else:
+            tensors.append(example.new_full((len(given), *example.shape[1:]), item.default or 0))
+    outputs = graph.module.eval()(*tensors)
+    return outputs[0] if isinstance(outputs, tuple) else outputs
 
 
 @torch.no_grad()
 def gap_of_others(graphs: Iterable[Graph], run: Run) -> float:
-    """How far what further graphs give for their examples is from torch's: relative to itself, or to 1."""
+    """How far what further graphs give for their examples is from torch's: relative to itself, or to 1.
+
+    What tells by itself how far the noise was from other draws is taken at its word.
+    """
     largest = 0.0
     for graph in graphs:
         inputs = {item.name: example for item, example in zip(graph.inputs, graph.examples, strict=True)}
+        found = run(graph, inputs)
+        if isinstance(graph.module, Drawing):
+            largest = max(largest, graph.module.eval().gap(graph.examples, found[0]))
+            continue
         expected = graph.module.eval()(*graph.examples)
         expected = expected if isinstance(expected, tuple) else (expected,)
-        for ours, theirs in zip(expected, run(graph, inputs), strict=True):
+        for ours, theirs in zip(expected, found, strict=True):
             difference = (ours.double() - theirs.double()).abs() / ours.double().abs().clamp(min=1)
             largest = max(largest, _largest(difference))
     return largest

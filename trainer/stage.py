@@ -117,6 +117,10 @@ class Model(Stage):
         originals = batch.images[:PICTURED_IMAGES]
         return {"reconstructions/epoch-{epoch:03}": side_by_side(originals, self.reconstruct(originals))}
 
+    def samples(self, run: Run) -> Tensor | None:  # noqa: ARG002 - for those that draw alone
+        """A picture of what the exported graphs draw, uint8 ``(3, H', W')``; None to show none."""
+        return None
+
     def second_stage(self, classes: int) -> "SecondStage | None":  # noqa: ARG002 - for those that have one
         """What is trained after this model, on images of so many classes; None if nothing is."""
         return None

@@ -135,10 +135,12 @@ class _Score(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, images: Tensor, noise: Tensor, *label: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(
+        self, images: Tensor, noise: Tensor, label: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         model = self.model
         pixels = images.permute(0, 3, 1, 2).float() / 255
-        labels = label[0] if label else torch.zeros_like(images[:, 0, 0, 0]).long()
+        labels = torch.zeros_like(images[:, 0, 0, 0]).long() if label is None else label
         posterior = model.posterior(pixels)
         codes = posterior.mean[:, None] + (posterior.log_variance[:, None] / 2).exp() * noise
         # By broadcasting: the exporter would keep the example's count of samples in an expansion.

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from service.manifest import CodesSpec, ImageSpec
+from trainer import binarisation
 from trainer.augmentation import flipped, rotated
 from trainer.config import VAEConfig
 from trainer.data import Batch
@@ -51,9 +52,8 @@ class VAE(Model):
         return Posterior.of(self.encoder(pixels * 2 - 1))
 
     def forward(self, inputs: Tensor, _labels: Tensor | None = None, /) -> Step:
-        pixels = to_shares(self._augmented(inputs) if self.training else inputs)
-        if self.config.binarise:
-            pixels = torch.rand_like(pixels).lt(pixels).float()
+        images = self._augmented(inputs) if self.training else inputs
+        pixels = binarisation.drawn(images) if self.config.binarise else to_shares(images)
         posterior = self.posterior(pixels)
         output = self.decoder(posterior.sample(torch.randn_like(posterior.mean)))
         reconstruction = self.likelihood.loss(output, pixels).mean()
@@ -89,9 +89,11 @@ class VAE(Model):
         generator = torch.Generator().manual_seed(0)
         elbo, seen = 0.0, 0
         for batch in kept:
-            pixels = to_shares(batch.images)
-            if self.config.binarise:
-                pixels = torch.rand(pixels.shape, generator=generator).to(pixels.device).lt(pixels).float()
+            pixels = (
+                binarisation.drawn(batch.images, generator)
+                if self.config.binarise
+                else to_shares(batch.images)
+            )
             posterior = self.posterior(pixels)
             noise = torch.randn(posterior.mean.shape, generator=generator).to(pixels.device)
             output = self.decoder(posterior.sample(noise))

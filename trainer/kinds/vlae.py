@@ -17,7 +17,7 @@ from trainer.data import Batch
 from trainer.nets.convolutional import Decoder, Encoder
 from trainer.posterior import Posterior
 from trainer.report import sheet, side_by_side
-from trainer.stage import PICTURED_IMAGES, Graph, Model, Step
+from trainer.stage import PICTURED_IMAGES, Graph, Model, Run, Step
 
 COLUMNS, ROWS = 10, 10
 # Of soft free bits: how far above them the divergence may be, and by what the weight moves in a step.
@@ -96,13 +96,13 @@ class VLAE(Model):
             },
         )
 
-    def _pixels(self, images: Tensor) -> Tensor:
+    def _pixels(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Images as the likelihood has them: uint8 to float32 in [0, 1]."""
         if self.config.likelihood == "logistic":
             return images.float() / 255
         if self.config.binarisation == "fixed":
             return binarisation.fixed(images, self.config.seed)
-        return binarisation.drawn(images)
+        return binarisation.drawn(images, generator)
 
     def _cost(self, divergence: Tensor) -> Tensor:
         """What the KL divergence, ``(d,)``, costs in this step."""
@@ -129,9 +129,7 @@ class VLAE(Model):
         generator = torch.Generator().manual_seed(0)
         sums, seen = torch.zeros(2, dtype=torch.float64), 0
         for batch in batches:
-            pixels = batch.images.float() / 255
-            if self.config.likelihood == "bernoulli":
-                pixels = torch.rand(pixels.shape, generator=generator).to(pixels.device).lt(pixels).float()
+            pixels = self._pixels(batch.images, generator)
             posterior = self.posterior(pixels)
             noise = torch.randn(posterior.mean.shape, generator=generator).to(pixels.device)
             codes = posterior.sample(noise)
@@ -146,19 +144,31 @@ class VLAE(Model):
     def pictures(self, batch: Batch) -> Mapping[str, Tensor]:
         """Originals above reconstructions; and draws, ten columns, each of one of the first ten classes."""
         originals = batch.images[:PICTURED_IMAGES]
-        generator = torch.Generator().manual_seed(0)
-        count, device = COLUMNS * ROWS, batch.images.device
-        labels = torch.arange(count) % COLUMNS % max(self.classes, 1)
-        if not self.classes:
-            labels = torch.zeros(count, dtype=torch.int64)
-        noise = torch.randn(count, self.config.latent_dim, generator=generator).to(device)
-        codes = drawn_codes(self.prior, noise, labels.to(device))
-        pixels = self.image.height * self.image.width
-        chances = torch.rand(count, pixels, self.pixel.noises, generator=generator).to(device)
+        noise, chances, labels = (tensor.to(batch.images.device) for tensor in self._pictured())
+        samples = self.decoded(drawn_codes(self.prior, noise, labels), chances)
         return {
             "test_recon_epoch{epoch}": side_by_side(originals, self.reconstruct(originals)),
-            "sample_conditioned_epoch{epoch}": sheet(self.decoded(codes, chances), COLUMNS),
+            "sample_conditioned_epoch{epoch}": sheet(samples, COLUMNS),
         }
+
+    def samples(self, run: Run) -> Tensor:
+        """The same draws as in the pictures of an epoch, by the exported graphs."""
+        noise, chances, labels = self._pictured()
+        of = {graph.operation: graph for graph in self.graphs()}
+        one = torch.tensor(1.0)
+        given = {"noise": noise, "code_temperature": one, **({"label": labels} if self.classes else {})}
+        (codes,) = run(of["sample/prior"], given)
+        decoding = {"codes": codes, "noise": chances, "temperature": one, "mean": torch.tensor(0)}
+        (images,) = run(of["decode"], decoding)
+        return sheet(images.permute(0, 3, 1, 2), COLUMNS)
+
+    def _pictured(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Noise of codes and of pixels, by a fixed seed, and classes, for ten columns of draws."""
+        generator, count = torch.Generator().manual_seed(0), COLUMNS * ROWS
+        noise = torch.randn(count, self.config.latent_dim, generator=generator)
+        pixels = self.image.height * self.image.width
+        chances = torch.rand(count, pixels, self.pixel.noises, generator=generator)
+        return noise, chances, torch.arange(count) % COLUMNS % max(self.classes, 1)
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from service.manifest import Role
+from trainer.binarisation import Binarise
 from trainer.data import Batch
 from trainer.exported import ExportedModel
 
@@ -16,25 +17,20 @@ DRAWS_AT_ONCE = 2048
 PIXELS_AT_ONCE = 2**21
 
 
-def binarised(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each pixel drawn as black or white, with its level as the probability: uint8, 0 or 255 (1509.00519)."""
-    return (torch.rand(images.shape, generator=generator) * 255 < images).byte() * 255
-
-
 def likelihood(
-    model: ExportedModel, batches: Iterable[Batch], *, samples: int, binarise: bool, seed: int = 0
+    model: ExportedModel, batches: Iterable[Batch], *, samples: int, binarise: Binarise | None = None, seed: int = 0
 ) -> dict[str, float]:
     """Means over the images, in nats: ``elbo``, ``reconstruction``, ``kl``; with several samples ``nll``.
 
     ``nll`` is -log of the mean of ``samples`` importance weights, which bounds -log p(x) from above and falls
-    towards it with more of them (1509.00519, eq. 8); they are joined by log-sum-exp in float64. Which pixels
-    are black hangs on ``seed`` alone, so that models and numbers of samples are compared on the same images.
+    towards it with more of them (1509.00519, eq. 8); they are joined by log-sum-exp in float64. ``binarise``
+    makes the images black and white, ``seed`` is for the samples.
     """
-    pixels, noise = (torch.Generator().manual_seed(each) for each in (seed, seed + 1))
+    noise = torch.Generator().manual_seed(seed)
     sums: dict[str, float] = {}
     seen = 0
     for batch in batches:
-        images = binarised(batch.images, pixels) if binarise else batch.images
+        images = batch.images if binarise is None else (binarise(batch.images) * 255).byte()
         images = images.permute(0, 2, 3, 1).contiguous()
         for name, figures in _scores(model, images, samples, noise).items():
             sums[name] = sums.get(name, 0.0) + float(figures.sum())

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from service.manifest import Measures, Role
+from trainer.binarisation import trained_with
 from trainer.data import Batch, Batches, Dataset
 from trainer.exported import SAMPLE, ExportedModel
 from trainer.measures.judge import CLASSES, judge
@@ -45,15 +46,19 @@ def likelihood_row(
     samples: int,
     seed: int = 0,
 ) -> Measures:
-    """The likelihood of the first test images, binarised if the model was trained on such."""
-    binarise = bool(config.get("binarise"))
+    """The likelihood of the first test images, binarised if the model was trained on such.
+
+    Which pixels are black hangs on ``seed`` alone, so that models and numbers of samples are compared on the
+    same images.
+    """
+    how, binarise = trained_with(config, seed) or (None, None)
     count = min(images, len(dataset.test))
     with whole_test(dataset) as batches:
         first = _first(batches.ordered(), count)
-        values = likelihood(model, first, samples=samples, binarise=binarise, seed=seed)
+        values = likelihood(model, first, samples=samples, binarise=binarise, seed=seed + 1)
     if samples > 1:
         values["nll_samples"] = float(samples)
-    name = f"{dataset.name}, dynamically binarised" if binarise else dataset.name
+    name = dataset.name if how is None else f"{dataset.name}, {how}"
     return Measures(of=LIKELIHOOD, dataset=name, split="test", images=count, values=values)
 
 

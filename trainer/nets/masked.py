@@ -18,17 +18,17 @@ class MaskedConv(nn.Module):
 
     def __init__(self, channels: int, outputs: int, *, strict: bool = False) -> None:
         super().__init__()
-        mask = torch.ones(2, 3)
-        mask[1, 2:] = 0
-        if strict:
-            mask[1, 1] = 0
+        mask = torch.ones(2, 3, dtype=torch.bool)
+        mask[1, 2:] = False
+        mask[1, 1] = not strict
         self.register_buffer("mask", mask, persistent=False)
-        bound = 1 / math.sqrt(channels * float(mask.sum()))
+        bound = 1 / math.sqrt(channels * int(mask.sum()))
         self.weight = nn.Parameter(torch.empty(outputs, channels, 2, 3).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.zeros(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(F.pad(x, (1, 1, 1, 0)), self.weight * self.mask, self.bias)
+        # With the row too many that a padding below gives: padding above alone copies the images first.
+        return F.conv2d(x, self.weight * self.mask, self.bias, padding=1)[:, :, :-1]
 
     def weight_before(self) -> Tensor:
         """Weights of the pixels above to the left, above, above to the right, and to the left.
@@ -61,7 +61,7 @@ class MaskedMLP(nn.Module):
         for index, (before, after) in enumerate(zip(degrees, [*degrees[1:], places], strict=True)):
             last = index == layers
             seen = before[None] < after[:, None] if last else before[None] <= after[:, None]
-            self.register_buffer(f"mask_{index}", seen.float(), persistent=False)
+            self.register_buffer(f"mask_{index}", seen, persistent=False)
             fan_in = seen.sum(dim=1, keepdim=True).clamp(min=1)
             # Starting as the identity: the flow's first distribution is its base.
             scale = 0.0 if last else 1.0
