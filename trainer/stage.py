@@ -175,6 +175,11 @@ class SecondStage(Stage):
         """The figures to be reported, over the whole test split."""
 
 
+def to_shares(images: Tensor) -> Tensor:
+    """uint8 levels 0 to 255 as float32 in [0, 1]."""
+    return images.float() / 255
+
+
 def to_unit(images: Tensor) -> Tensor:
     """uint8 pixels 0 to 255 as float32 in [-1, 1]."""
     return images.float() / 127.5 - 1

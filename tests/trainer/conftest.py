@@ -10,7 +10,7 @@ import torch
 from tests.trainer import tiny
 from tests.trainer.tiny import Trained
 from trainer import checkpoint, pipeline
-from trainer.config import NCPConfig, VAEConfig, VQVAEConfig
+from trainer.config import NCPConfig, VAEConfig, VLAEConfig, VQVAEConfig
 from trainer.data import load
 from trainer.kinds.vqvae import VQVAE
 from trainer.run import Run
@@ -21,6 +21,7 @@ torch.set_num_threads(1)
 MakeConfig = Callable[..., VQVAEConfig]
 MakeVAEConfig = Callable[..., VAEConfig]
 MakeNCPConfig = Callable[..., NCPConfig]
+MakeVLAEConfig = Callable[..., VLAEConfig]
 
 
 @pytest.fixture(scope="session")
@@ -42,6 +43,11 @@ def make_config(digits: Path, tmp_path: Path) -> MakeConfig:
 @pytest.fixture
 def make_vae_config(digits: Path, tmp_path: Path) -> MakeVAEConfig:
     return lambda **changes: tiny.vae_config(**places(digits, tmp_path) | changes)
+
+
+@pytest.fixture
+def make_vlae_config(digits: Path, tmp_path: Path) -> MakeVLAEConfig:
+    return lambda **changes: tiny.vlae_config(**places(digits, tmp_path) | changes)
 
 
 @pytest.fixture

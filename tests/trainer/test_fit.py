@@ -2,6 +2,7 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -255,13 +256,13 @@ def test_an_interruption_between_training_and_export_is_heard(
 ) -> None:
     config = make_config(epochs=1)
     fit = tiny.fit(config)
-    picture = fit._picture
+    pictures = fit._pictures
 
-    def pictured() -> Tensor:
+    def pictured() -> Mapping[str, Tensor]:
         os.kill(os.getpid(), signal.SIGINT)
-        return picture()
+        return pictures()
 
-    monkeypatch.setattr(fit, "_picture", pictured)
+    monkeypatch.setattr(fit, "_pictures", pictured)
     fit.begin()
     with pytest.raises(Interrupted, match="stopped after the last epoch, before the export"):
         fit()

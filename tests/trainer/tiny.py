@@ -18,7 +18,7 @@ from torch import Tensor
 from service.manifest import ImageSpec
 from tests.trainer.data.making import idx_bytes
 from trainer import export, exported
-from trainer.config import NCPConfig, RunConfig, VAEConfig, VQVAEConfig
+from trainer.config import NCPConfig, RunConfig, VAEConfig, VLAEConfig, VQVAEConfig
 from trainer.data import Batches, Dataset, load
 from trainer.data.idx import MEMBERS, bundled_mnist
 from trainer.data.pictures import ArrayPictures
@@ -28,6 +28,7 @@ from trainer.fit import Fit
 from trainer.kinds import build
 from trainer.kinds.ncp import NCP
 from trainer.kinds.vae import VAE
+from trainer.kinds.vlae import VLAE
 from trainer.kinds.vqvae import VQVAE
 from trainer.run import Record, Run
 from trainer.stage import Graph, Model, Stage, Step
@@ -47,6 +48,14 @@ SHARED: dict[str, Any] = {
     "blocks": 1,
 }
 VAE_VALUES: dict[str, Any] = SHARED | {"latent_dim": 3, "neck_width": 2}
+VLAE_VALUES: dict[str, Any] = VAE_VALUES | {
+    "kind": "vlae",
+    "window": 2,
+    "filters": 4,
+    "mixture": 2,
+    "flow_steps": 2,
+    "flow_width": 8,
+}
 NCP_VALUES: dict[str, Any] = VAE_VALUES | {
     "kind": "ncp",
     "classifier_epochs": 2,
@@ -84,6 +93,10 @@ def vae_config(**changes: Any) -> VAEConfig:
     return VAEConfig(**VAE_VALUES | changes)
 
 
+def vlae_config(**changes: Any) -> VLAEConfig:
+    return VLAEConfig(**VLAE_VALUES | changes)
+
+
 def ncp_config(**changes: Any) -> NCPConfig:
     return NCPConfig(**NCP_VALUES | changes)
 
@@ -101,6 +114,15 @@ def model(spec: ImageSpec = GREY_28, variance: float = 0.1, **changes: Any) -> V
 def vae(spec: ImageSpec = GREY_28, **changes: Any) -> VAE:
     torch.manual_seed(0)
     return VAE(vae_config(**changes), spec, 0.1)
+
+
+def vlae(spec: ImageSpec = GREY_28, classes: int = 10, **changes: Any) -> VLAE:
+    """One whose draws differ as a trained one's do: as it starts, its prior is normal for all classes."""
+    torch.manual_seed(0)
+    made = VLAE(vlae_config(**changes), spec, 0.1, classes)
+    for parameter in made.parameters():
+        parameter.detach().add_(0.1 * torch.randn_like(parameter))
+    return made
 
 
 def ncp(spec: ImageSpec = GREY_28, **changes: Any) -> NCP:
@@ -144,7 +166,7 @@ def fit(config: RunConfig, run: Run | None = None, on: Console | None = None) ->
         Batches(split, config.batch_size, seed=config.seed) for split in (dataset.train, dataset.test)
     )
     run = run or Run.create(config, {})
-    model = build(config, dataset.spec, 0.1)
+    model = build(config, dataset.spec, 0.1, dataset.classes)
     return Fit(model, config.schedule(), train, test, run, choose(config), on or console())
 
 

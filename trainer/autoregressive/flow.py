@@ -56,7 +56,6 @@ class FlowPrior(nn.Module):
         standard = (codes - self.mean(labels)) * (-log_scale).exp()
         return -(standard.square() + math.log(2 * math.pi)) / 2 - log_scale
 
-
     def labels(self, inputs: tuple[Tensor, ...]) -> Tensor:
         """The classes among the inputs of a sampler: the third where there are classes, else all the same."""
         return inputs[2] if self.classes else torch.zeros_like(inputs[0][:, 0]).long()

@@ -88,7 +88,9 @@ def _scoring(model: "VLAE") -> Graph:
         examples=tuple(examples),
         axes=tuple(axes),
         inputs=tuple(inputs),
-        outputs=tuple(Output(name=name, role=Role.figure) for name in ("elbo", "reconstruction", "kl", "nll")),
+        outputs=tuple(
+            Output(name=name, role=Role.figure) for name in ("elbo", "reconstruction", "kl", "nll")
+        ),
         description="How likely an image is, in nats: the ELBO, its parts log p(x|z) and KL, and -log p(x) "
         "by importance sampling (1509.00519); with a label, given the class.",
         parameters={"samples": samples_parameter()},

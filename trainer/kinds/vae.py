@@ -14,7 +14,7 @@ from trainer.gaussian import graphs
 from trainer.likelihoods import likelihood_for
 from trainer.nets.convolutional import Decoder, Encoder
 from trainer.posterior import Posterior
-from trainer.stage import Graph, Model, Step
+from trainer.stage import Graph, Model, Step, to_shares
 
 
 class VAE(Model):
@@ -125,8 +125,3 @@ class VAE(Model):
 
     def graphs(self) -> list[Graph]:
         return graphs.of_vae(self)
-
-
-def to_shares(images: Tensor) -> Tensor:
-    """uint8 levels 0 to 255 as float32 in [0, 1]."""
-    return images.float() / 255

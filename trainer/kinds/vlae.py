@@ -17,7 +17,7 @@ from trainer.data import Batch
 from trainer.nets.convolutional import Decoder, Encoder
 from trainer.posterior import Posterior
 from trainer.report import sheet, side_by_side
-from trainer.stage import PICTURED_IMAGES, Graph, Model, Run, Step
+from trainer.stage import PICTURED_IMAGES, Graph, Model, Run, Step, to_shares
 
 COLUMNS, ROWS = 10, 10
 # Of soft free bits: how far above them the divergence may be, and by what the weight moves in a step.
@@ -99,7 +99,7 @@ class VLAE(Model):
     def _pixels(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Images as the likelihood has them: uint8 to float32 in [0, 1]."""
         if self.config.likelihood == "logistic":
-            return images.float() / 255
+            return to_shares(images)
         if self.config.binarisation == "fixed":
             return binarisation.fixed(images, self.config.seed)
         return binarisation.drawn(images, generator)
@@ -112,6 +112,8 @@ class VLAE(Model):
             warmth = torch.ones_like(warmth)
         if self.training:
             self.steps += 1
+        if not config.free_bits:
+            return warmth * divergence.sum()
         if config.free_bits_weighing == "hard":
             return warmth * divergence.clamp(min=config.free_bits).sum()
         if self.training:
@@ -172,7 +174,7 @@ class VLAE(Model):
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor) -> Tensor:
-        return self.decoded(self.posterior(images.float() / 255).mean)
+        return self.decoded(self.posterior(to_shares(images)).mean)
 
     def decoded(self, codes: Tensor, noise: Tensor | None = None) -> Tensor:
         """The images of codes, float32 ``(B, d)``: drawn by noise, or the likeliest pixels; uint8 NCHW."""
@@ -196,7 +198,7 @@ class VLAE(Model):
     @torch.no_grad()
     def code_gap(self, images: Tensor, codes: Tensor) -> Tensor:
         """The difference over the code itself, where that is more than 1."""
-        own = self.posterior(images.permute(0, 3, 1, 2).float() / 255).mean
+        own = self.posterior(to_shares(images.permute(0, 3, 1, 2))).mean
         return (codes - own).abs() / own.abs().clamp(min=1)
 
     def graphs(self) -> list[Graph]:

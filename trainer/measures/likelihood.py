@@ -18,7 +18,12 @@ PIXELS_AT_ONCE = 2**21
 
 
 def likelihood(
-    model: ExportedModel, batches: Iterable[Batch], *, samples: int, binarise: Binarise | None = None, seed: int = 0
+    model: ExportedModel,
+    batches: Iterable[Batch],
+    *,
+    samples: int,
+    binarise: Binarise | None = None,
+    seed: int = 0,
 ) -> dict[str, float]:
     """Means over the images, in nats: ``elbo``, ``reconstruction``, ``kl``; with several samples ``nll``.
 

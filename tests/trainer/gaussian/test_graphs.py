@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from service.manifest import ImageSpec, Operation, Role
 from tests.trainer import tiny
 from trainer.gaussian.graphs import MOST_SAMPLES
-from trainer.kinds.vae import VAE, Posterior
+from trainer.kinds.vae import VAE
+from trainer.posterior import Posterior
 from trainer.likelihoods import likelihood_for
 from trainer.onnx_graph import write_graph
 from trainer.parity import CODE_GAP, DRAW_GAP, gap_of_others

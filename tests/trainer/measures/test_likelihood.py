@@ -9,7 +9,7 @@ from tests.trainer.measures import linear
 from trainer.data import Batch
 from trainer.exported import ExportedModel
 from trainer.measures import likelihood as module
-from trainer.measures.likelihood import binarised, likelihood
+from trainer.measures.likelihood import likelihood
 
 LEVELS = torch.tensor([0, 60, 130, 255, 20], dtype=torch.uint8)
 
@@ -34,13 +34,13 @@ def loose(tmp_path_factory: pytest.TempPathFactory) -> ExportedModel:
 
 @pytest.mark.parametrize("samples", [2, 7, 130])
 def test_with_the_exact_posterior_every_weight_is_the_likelihood(exact: ExportedModel, samples: int) -> None:
-    values = likelihood(exact, batches(), samples=samples, binarise=False)
+    values = likelihood(exact, batches(), samples=samples)
     # float32 inside the graph.
     assert values["nll"] == pytest.approx(expected(), abs=1e-5)
 
 
 def test_importance_sampling_comes_to_the_likelihood(loose: ExportedModel) -> None:
-    values = likelihood(loose, batches(), samples=20_000, binarise=False)
+    values = likelihood(loose, batches(), samples=20_000)
     # Weights of a q 1.3 times too wide vary by about a third of their mean: over 20,000 of them, and five
     # images, the standard error is near 0.001.
     assert values["nll"] == pytest.approx(expected(), abs=0.005)
@@ -48,7 +48,7 @@ def test_importance_sampling_comes_to_the_likelihood(loose: ExportedModel) -> No
 
 
 def test_the_elbo_is_its_parts(loose: ExportedModel) -> None:
-    values = likelihood(loose, batches(), samples=50, binarise=False)
+    values = likelihood(loose, batches(), samples=50)
     assert values["elbo"] == pytest.approx(values["reconstruction"] - values["kl"], abs=1e-5)
     spread = linear.SPREAD * 1.3
     means = linear.GAIN * LEVELS.double() / 255
@@ -57,7 +57,7 @@ def test_the_elbo_is_its_parts(loose: ExportedModel) -> None:
 
 
 def test_one_sample_is_no_likelihood(exact: ExportedModel) -> None:
-    assert likelihood(exact, batches(), samples=1, binarise=False).keys() == {"elbo", "reconstruction", "kl"}
+    assert likelihood(exact, batches(), samples=1).keys() == {"elbo", "reconstruction", "kl"}
 
 
 @pytest.mark.parametrize(("samples", "calls"), [(50, [50]), (100, [50, 50]), (51, [17] * 3), (53, [1] * 53)])
@@ -72,7 +72,7 @@ def test_calls_have_equally_many_samples(
         return run(self, *given)  # type: ignore[arg-type]  # as they came
 
     monkeypatch.setattr(ExportedModel, "run", counted)
-    likelihood(loose, batches(), samples=samples, binarise=False)
+    likelihood(loose, batches(), samples=samples)
     assert asked == calls
 
 
@@ -88,7 +88,7 @@ def test_joined_calls_are_the_mean_of_all_weights(
         return outputs
 
     monkeypatch.setattr(ExportedModel, "run", kept)
-    values = likelihood(loose, batches(), samples=100, binarise=False)
+    values = likelihood(loose, batches(), samples=100)
     assert len(seen) == 2
     weights = torch.stack([(-part).exp() for part in seen]).mean(dim=0)
     assert values["nll"] == pytest.approx(float(-weights.log().mean()), abs=1e-9)
@@ -96,17 +96,8 @@ def test_joined_calls_are_the_mean_of_all_weights(
 
 def test_many_images_go_in_parts(exact: ExportedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "DRAWS_AT_ONCE", 4)
-    values = likelihood(exact, batches(3), samples=2, binarise=False)
+    values = likelihood(exact, batches(3), samples=2)
     assert values["nll"] == pytest.approx(expected(), abs=1e-5)
-
-
-def test_binarised_images_are_black_and_white_with_the_level_as_the_chance() -> None:
-    images = torch.tensor([0, 64, 255], dtype=torch.uint8).repeat(20_000, 1)
-    drawn = binarised(images, torch.Generator().manual_seed(0))
-    assert set(drawn.unique().tolist()) == {0, 255}
-    shares = (drawn == 255).double().mean(dim=0)
-    # Four standard errors of a share of 20,000.
-    assert shares.tolist() == pytest.approx([0, 64 / 255, 1], abs=4 * (0.19 / 20_000) ** 0.5)
 
 
 @pytest.mark.parametrize("samples", [1, 100])
@@ -121,12 +112,11 @@ def test_every_number_of_samples_is_of_the_same_black_and_white_images(
         return run(self, *given)  # type: ignore[arg-type]  # as they came
 
     monkeypatch.setattr(ExportedModel, "run", kept)
-    likelihood(exact, batches(2), samples=samples, binarise=True, seed=6)
-    generator = torch.Generator().manual_seed(6)
-    expected = [binarised(batch.images, generator) for batch in batches(2)]
+    likelihood(exact, batches(2), samples=samples, binarise=lambda images: (images > 99).float())
+    expected = [(batch.images > 99).byte() * 255 for batch in batches(2)]
     assert torch.equal(torch.cat(seen[:: max(1, samples // linear.MOST_SAMPLES)]), torch.cat(expected))
 
 
-def test_binarising_follows_the_seed(exact: ExportedModel) -> None:
-    runs = [likelihood(exact, batches(), samples=2, binarise=True, seed=seed) for seed in (1, 1, 2)]
+def test_the_samples_follow_the_seed(loose: ExportedModel) -> None:
+    runs = [likelihood(loose, batches(), samples=2, seed=seed) for seed in (1, 1, 2)]
     assert runs[0] == runs[1] != runs[2]

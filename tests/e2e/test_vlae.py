@@ -1,0 +1,197 @@
+"""The lossy autoencoder, whole: real processes train it on digits and on colour pictures, publish, serve."""
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from service import noise
+from service.manifest import ImageSpec
+from tests.e2e.processes import PATIENCE, ROOT, asking, start
+from tests.trainer.tiny import write_digits
+from trainer import checkpoint
+from trainer.kinds import build
+from trainer.kinds.vlae import VLAE
+from trainer.run import Run
+
+SEVEN = ROOT / "tests" / "data" / "seven.png"
+DIM = 4
+SMALL = [
+    *("--batch-size=32", "--device=cpu", "--precision=32", "--epochs=1", f"--latent-dim={DIM}"),
+    *("--neck-width=2", "--width=16", "--stem-width=8", "--hidden-width=8", "--blocks=1"),
+    *("--window=2", "--filters=4", "--mixture=2", "--flow-steps=2", "--flow-width=8"),
+]
+IMAGES, NPY = {"Content-Type": "image/png"}, {"Accept": "application/x-npy"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Holds runs and exported models: ``digits``, and ``pictures`` in colour, without classes."""
+    folder = tmp_path_factory.mktemp("e2e")
+    generator = np.random.default_rng(0)
+    (folder / "data").mkdir()
+    for index in range(40):
+        pixels = generator.integers(0, 256, (24, 20, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "data" / f"{index}.png")
+    digits = write_digits(folder / "mnist")
+    runs = {
+        "digits": [f"--data={digits}", "--likelihood=bernoulli"],
+        "pictures": [f"--data={folder / 'data'}", "--image-size=8", "--holdout=0.2"],
+    }
+    places = f"--out={folder / 'runs'}", f"--export-to={folder / 'exported'}"
+    trainings = [
+        start("trainer", "vlae", *SMALL, *places, f"--name={name}", *more) for name, more in runs.items()
+    ]
+    for training in trainings:
+        output, errors = training.communicate(timeout=PATIENCE)
+        assert (training.returncode, errors) == (0, "")
+        assert output.endswith(f"To serve it: python -m service --models {folder / 'exported'}\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def client(folder: Path) -> Iterator[httpx2.Client]:
+    with asking(folder / "exported") as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def vlae(folder: Path) -> VLAE:
+    """The digits' model in torch, from its checkpoint."""
+    run = Run.open(folder / "runs" / "digits")
+    model = build(run.config, ImageSpec(**run.facts["image"]), 1.0, 10)
+    assert isinstance(model, VLAE)
+    checkpoint.load_weights(run.latest_checkpoint(), model, averaged=True)
+    return model.eval()
+
+
+def asked(client: httpx2.Client, path: str, **arguments: Any) -> Any:
+    answer = client.post(path, **arguments)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def array(client: httpx2.Client, path: str, **arguments: Any) -> NDArray[Any]:
+    headers = NPY | arguments.pop("headers", {})
+    answer = client.post(path, headers=headers, **arguments)
+    assert answer.status_code == 200, answer.text
+    return np.load(io.BytesIO(answer.content))  # type: ignore[no-any-return]  # by numpy's own stubs
+
+
+def test_every_epoch_leaves_pictures_and_the_model(folder: Path) -> None:
+    run = folder / "runs" / "digits"
+    for picture in ("test_recon_epoch1.png", "sample_conditioned_epoch1.png", "plots/kl.png"):
+        assert (run / picture).is_file()
+    assert (run / "vlae_condprior_epoch1" / "model.safetensors").is_file()
+    assert (folder / "exported" / "digits" / "samples.png").is_file()
+
+
+def test_to_reconstruct_is_to_encode_and_to_decode(client: httpx2.Client) -> None:
+    seven = SEVEN.read_bytes()
+    codes = asked(client, "/encode?model=digits", content=seven, headers=IMAGES)
+    assert np.shape(codes["codes"]) == (1, DIM)
+    decoded = array(client, "/decode?model=digits", json=codes)
+    assert np.array_equal(array(client, "/reconstruct?model=digits", content=seven, headers=IMAGES), decoded)
+    assert set(np.unique(decoded)) <= {0, 255}
+
+
+def test_a_decoded_image_is_the_likeliest_or_a_draw_or_a_mean(client: httpx2.Client) -> None:
+    codes = asked(client, "/encode?model=digits", content=SEVEN.read_bytes(), headers=IMAGES)
+
+    def decoded(query: str) -> NDArray[Any]:
+        return array(client, f"/decode?model=digits{query}", json=codes)
+
+    greedy, drawn = decoded(""), decoded("&seed=1")
+    assert np.array_equal(decoded(""), greedy)
+    assert np.array_equal(decoded("&seed=1&temperature=0"), greedy)
+    assert np.array_equal(decoded("&seed=1"), drawn)
+    assert not np.array_equal(decoded("&seed=2"), drawn)
+    assert not np.array_equal(drawn, greedy)
+    assert len(np.unique(decoded("&mean=1"))) > 2
+
+
+def test_samples_by_label_are_those_that_torch_draws(client: httpx2.Client, vlae: VLAE) -> None:
+    labels = [3, 1, 4, 1]
+    body = {"model": "digits", "label": labels, "seed": 9}
+    served = asked(client, "/sample", json=body, headers={"Accept": "application/json"})
+    shapes = {"sample/prior": (DIM,), "decode": (784, 1)}
+    draws = {"sample/prior": noise.normal, "decode": noise.uniform}
+    given = {
+        name: torch.from_numpy(draws[name](9, range(4), noise.stream(name, "noise"), shape))
+        for name, shape in shapes.items()
+    }
+    graphs = {graph.operation: graph.module for graph in vlae.graphs()}
+    one = torch.tensor(1.0)
+    with torch.no_grad():
+        (codes,) = graphs["sample/prior"](given["sample/prior"], one, torch.tensor(labels))
+        decoding = (torch.tensor(served["codes"]), given["decode"], one, torch.tensor(0))
+        (images,) = graphs["decode"](*decoding)
+    # float32 sums in another order.
+    np.testing.assert_allclose(served["codes"], codes, atol=1e-5)
+    drawn = array(client, "/sample", json=body)
+    assert drawn.shape == images.shape == (4, 28, 28, 1)
+    assert np.array_equal(drawn, images), "by the codes as they were served"
+    again = array(client, "/decode?model=digits&seed=9", json={"model": "digits", "codes": served["codes"]})
+    assert np.array_equal(again, drawn), "the same seed draws the same pixels"
+
+
+def test_samples_have_two_temperatures_and_need_no_label(client: httpx2.Client) -> None:
+    def sampled(query: str) -> NDArray[Any]:
+        return array(client, f"/sample?model=digits&n=3&seed=5{query}")
+
+    plain = sampled("")
+    assert np.array_equal(sampled("&temperature=1&code_temperature=1"), plain)
+    assert not np.array_equal(sampled("&code_temperature=0"), plain)
+    assert not np.array_equal(sampled("&temperature=0"), plain)
+    still = sampled("&temperature=0&code_temperature=0")
+    assert (still == still[:1]).all()
+    codes = [
+        asked(client, f"/sample?model=digits&seed=5{query}", headers={"Accept": "application/json"})["codes"]
+        for query in ("", "&label=2", "&label=3")
+    ]
+    assert len({str(each) for each in codes}) == 3
+
+
+def test_scores_may_be_given_the_class(client: httpx2.Client) -> None:
+    def score(query: str) -> dict[str, list[float]]:
+        path = f"/score?model=digits&samples=64&seed=1{query}"
+        figures: dict[str, list[float]] = asked(client, path, content=SEVEN.read_bytes(), headers=IMAGES)[
+            "figures"
+        ]
+        return figures
+
+    plain, given = score(""), score("&label=7")
+    assert plain["elbo"][0] == pytest.approx(plain["reconstruction"][0] - plain["kl"][0], rel=1e-5)
+    assert plain["nll"][0] < -plain["elbo"][0]
+    assert plain["reconstruction"] == pytest.approx(given["reconstruction"])
+    assert plain["kl"] != given["kl"]
+
+
+def test_pictures_in_colour_are_drawn_in_levels(client: httpx2.Client) -> None:
+    drawn = array(client, "/sample?model=pictures&n=2&seed=1")
+    assert (drawn.shape, drawn.dtype) == ((2, 8, 8, 3), np.uint8)
+    assert len(np.unique(drawn)) > 16
+    back = array(client, "/reconstruct?model=pictures", content=SEVEN.read_bytes(), headers=IMAGES)
+    assert back.shape == (1, 8, 8, 3)
+    answer = client.post("/sample?model=pictures&label=1")
+    assert (answer.status_code, "takes none" in answer.json()["detail"]) == (422, True)
+
+
+def test_the_model_is_measured_in_full(folder: Path) -> None:
+    exported = folder / "exported" / "digits"
+    effort = ("--samples=60", "--nll-samples=4", "--nll-images=20", f"--data={folder / 'mnist'}")
+    measuring = start("trainer", "evaluate", str(exported), "--json", *effort)
+    output, errors = measuring.communicate(timeout=PATIENCE)
+    assert (measuring.returncode, errors) == (0, "")
+    rows = {row["of"]: row for row in json.loads(output)}
+    assert rows["likelihood"]["dataset"] == "mnist, dynamically binarised"
+    assert rows["likelihood"]["values"]["nll"] <= -rows["likelihood"]["values"]["elbo"]
+    assert 0 <= rows["sample/prior"]["values"]["accuracy"] <= 1
