@@ -157,19 +157,37 @@ class Input(_Part):
     parameter. ``default`` is for a label: the index used when the caller gives none (the class of an
     unconditional sample, say); without it a label must be given. For noise it is the value of all of it where
     nothing is to be drawn (0 for the mean of a normal distribution, say): to encode, decode or reconstruct
-    without a seed, and whatever comes before a sampler. Other noise is always drawn.
+    without a seed, and whatever comes before a sampler. With a ``default_seed``, one row of noise is drawn by
+    it there, and stands for every row. Other noise is always drawn.
     """
 
     name: str
     role: Role
     shape: tuple[int | str, ...] = ()
-    default: int | float | None = None
+    default: int | None = None
+    default_seed: int | None = Field(default=None, ge=0)
 
     @model_validator(mode="after")
     def _the_role_is_for_an_input(self) -> Self:
         if self.role in (Role.states, Role.figure):
             raise ValueError(f"{self.name!r} is an input, and {self.role} is what an operation gives")
         return self
+
+    @model_validator(mode="after")
+    def _only_noise_has_a_seed(self) -> Self:
+        if self.default_seed is not None and (not self.is_noise or self.default is not None):
+            raise ValueError(f"{self.name!r} has a default_seed, which is for noise without a default")
+        return self
+
+    @property
+    def is_noise(self) -> bool:
+        """Whether seeds fill it."""
+        return self.role in (Role.normal, Role.uniform)
+
+    @property
+    def may_stand_still(self) -> bool:
+        """Whether it is noise, and there is some that is always the same."""
+        return self.is_noise and (self.default is not None or self.default_seed is not None)
 
 
 class Output(_Part):

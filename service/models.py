@@ -182,13 +182,8 @@ class Model:
             if item.role is Role.parameter:
                 dtype = operation.parameters[item.name].dtype
                 feeds[item.name] = np.array(values[item.name], dtype=dtype)
-            elif item.role in (Role.normal, Role.uniform):
-                shape = noise_shape(item, values)
-                if still and item.default is not None:
-                    feeds[item.name] = np.full((len(items), *shape), item.default, dtype=np.float32)
-                    continue
-                draw = noise.normal if item.role is Role.normal else noise.uniform
-                feeds[item.name] = draw(seed, items, noise.stream(name, item.name), shape)
+            elif item.is_noise:
+                feeds[item.name] = _noise(name, item, items, noise_shape(item, values), seed, still=still)
             else:
                 feeds[item.name] = arrays[item.role]
         return feeds
@@ -222,6 +217,20 @@ class Model:
         largest = max(_largest(operation, area, values) for operation in self.operations(chain))
         step = max(1, min(self.batching.rows, self.batching.pixels // largest))
         return (range(start, min(start + step, rows)) for start in range(0, rows, step))
+
+
+def _noise(
+    operation: str, item: Input, items: range, shape: tuple[int, ...], seed: int, *, still: bool
+) -> Array:
+    """The noise of some items, drawn by the seed or, if ``still``, that which is always the same."""
+    stands = still and item.may_stand_still
+    if stands and item.default is not None:
+        return np.full((len(items), *shape), item.default, dtype=np.float32)
+    draw = noise.normal if item.role is Role.normal else noise.uniform
+    stream = noise.stream(operation, item.name)
+    if stands and item.default_seed is not None:
+        return np.repeat(draw(item.default_seed, range(1), stream, shape), len(items), axis=0)
+    return draw(seed, items, stream, shape)
 
 
 def noise_shape(item: Input, values: Mapping[str, Number]) -> tuple[int, ...]:

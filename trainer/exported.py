@@ -15,6 +15,7 @@ from service.manifest import FILE_NAME, CodesSpec, File, Input, Manifest, Operat
 from trainer.data import Batch
 from trainer.errors import ExportError
 from trainer.running import ExportedGraphs
+from trainer.still import still_noise
 
 SAMPLE = "sample/"
 # At once, of images or noise; beside them, a graph holds the distances of every cell to every code.
@@ -66,7 +67,7 @@ class ExportedModel:
     ) -> Outputs:
         """Run an operation on ``rows`` rows of what is given by role.
 
-        Noise comes from ``generator``; if ``still``, that which has a default stands at it. Where codes could
+        Noise comes from ``generator``; if ``still``, that which can stand still does. Where codes could
         be completed, all are sampled. ``values`` go over the defaults of the parameters.
         """
         operation = self.operations[name]
@@ -76,7 +77,7 @@ class ExportedModel:
             if item.role is Role.parameter:
                 dtype = torch.int64 if operation.parameters[item.name].dtype == "int64" else torch.float32
                 feeds[item.name] = torch.tensor(chosen[item.name], dtype=dtype)
-            elif item.role in (Role.normal, Role.uniform):
+            elif item.is_noise:
                 feeds[item.name] = _noise(item, rows, chosen, generator, still=still)
             elif item.role in given:
                 feeds[item.name] = given[item.role]
@@ -175,8 +176,8 @@ def _noise(
     item: Input, rows: int, values: Mapping[str, float], generator: torch.Generator, *, still: bool
 ) -> Tensor:
     shape = (rows, *_shape(item, values))
-    if still and item.default is not None:
-        return torch.full(shape, float(item.default))
+    if still and item.may_stand_still:
+        return still_noise(item, rows, shape[1:])
     draw = torch.randn if item.role is Role.normal else torch.rand
     return draw(shape, generator=generator)
 

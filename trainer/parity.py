@@ -12,6 +12,7 @@ from torch import Tensor
 from service.manifest import Parity, Role
 from trainer.errors import ExportError
 from trainer.stage import Graph, Model, Run
+from trainer.still import still_noise
 
 # Both sum float32 products in another order. A discrete code may flip only if the two distances are this
 # close, relative to the vector's squared length and the code's; a pixel near x.5 may round to the neighbour.
@@ -108,7 +109,7 @@ def _run_quietly(graph: Graph, given: Tensor) -> Tensor:
         elif item.role is Role.parameter:
             tensors.append(example.new_tensor(graph.parameters[item.name].default))
         else:
-            tensors.append(example.new_full((len(given), *example.shape[1:]), item.default or 0))
+            tensors.append(still_noise(item, len(given), example.shape[1:]))
     outputs = graph.module.eval()(*tensors)
     return outputs[0] if isinstance(outputs, tuple) else outputs
 

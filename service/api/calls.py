@@ -35,7 +35,7 @@ class Call:
     def draws(self) -> bool:
         """Whether its noise is drawn, so that the seed means something."""
         return any(
-            item.role in (Role.normal, Role.uniform) and not (name in self.still and item.default is not None)
+            item.is_noise and not (name in self.still and item.may_stand_still)
             for name, operation in zip(self.chain, self.operations, strict=True)
             for item in operation.inputs
         )

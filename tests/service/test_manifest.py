@@ -1,3 +1,4 @@
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -150,3 +151,34 @@ def test_roles_that_miss_their_partners(
 def test_roles_with_their_partners() -> None:
     assert an_operation(Role.codes, Role.target, Role.fraction).takes(Role.fraction)
     assert an_operation(Role.normal, gives=(Role.codes, Role.states, Role.figure)).gives(Role.states)
+
+
+@pytest.mark.parametrize(
+    ("role", "more", "allowed"),
+    [
+        (Role.normal, {"default_seed": 3}, True),
+        (Role.uniform, {"default_seed": 0}, True),
+        (Role.label, {"default": 1}, True),
+        (Role.label, {"default_seed": 1}, False),
+        (Role.normal, {"default_seed": 3, "default": 0}, False),
+        (Role.normal, {"default_seed": -1}, False),
+    ],
+)
+def test_a_seed_of_its_own_is_for_noise_without_a_default(
+    role: Role, more: dict[str, int], allowed: bool
+) -> None:
+    with nullcontext() if allowed else pytest.raises(ValidationError, match="default_seed"):
+        Input(name="x", role=role, **more)  # type: ignore[arg-type]  # each of them is an integer
+
+
+@pytest.mark.parametrize(
+    ("role", "more", "expected"),
+    [
+        (Role.normal, {"default": 0}, True),
+        (Role.uniform, {"default_seed": 0}, True),
+        (Role.normal, {}, False),
+        (Role.label, {"default": 0}, False),
+    ],
+)
+def test_noise_with_a_default_may_stand_still(role: Role, more: dict[str, int], expected: bool) -> None:
+    assert Input(name="x", role=role, **more).may_stand_still == expected  # type: ignore[arg-type]  # as above

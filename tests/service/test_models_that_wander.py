@@ -1,6 +1,7 @@
 """Interpolation, chains, figures and noise that stands still, by role."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,29 @@ def test_noise_with_a_default_stands_still_where_it_is_told_to(wandering: Model)
     drawn = wandering.run(("encode",), {Role.images: IMAGES}, 5, {"scale": 1}, seed=1)
     expected = noise.normal(1, range(5), noise.stream("encode", "noise"), (3,)) * wanderer.STRIDE
     np.testing.assert_allclose(drawn.arrays[Role.codes], MEANS + expected, atol=1e-6)
+
+
+def test_noise_with_a_seed_of_its_own_stands_still_as_one_row(wandering: Model) -> None:
+    manifest = wandering.manifest
+    encode = manifest.operations["encode"]
+    inputs = tuple(
+        item.model_copy(update={"default": None, "default_seed": 7}) if item.is_noise else item
+        for item in encode.inputs
+    )
+    operations = {**manifest.operations, "encode": encode.model_copy(update={"inputs": inputs})}
+    folder = replace(wandering.folder, manifest=manifest.model_copy(update={"operations": operations}))
+    model = replace(wandering, folder=folder)
+    stream = noise.stream("encode", "noise")
+    runs = [
+        model.run(("encode",), {Role.images: IMAGES}, 5, {"scale": 1}, seed=1, still=still)
+        for still in (("encode",), ())
+    ]
+    for run, expected in zip(
+        runs,
+        (noise.normal(7, range(1), stream, (3,)), noise.normal(1, range(5), stream, (3,))),
+        strict=True,
+    ):
+        np.testing.assert_allclose(run.arrays[Role.codes], MEANS + expected * wanderer.STRIDE, atol=1e-6)
 
 
 def test_noise_without_a_default_is_drawn_wherever(wandering: Model) -> None:

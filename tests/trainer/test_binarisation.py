@@ -62,8 +62,8 @@ def test_a_model_is_measured_on_images_as_it_saw_them() -> None:
         name, binarise = trained_with(config, seed=6) or pytest.fail("they are grey")
         assert name == "dynamically binarised"
         assert torch.equal(binarise(images), drawn(images, torch.Generator().manual_seed(6)))
-    config = {"likelihood": "bernoulli", "binarisation": "fixed", "seed": 2}
-    name, binarise = trained_with(config, seed=6) or pytest.fail("they are grey")
+    once = {"likelihood": "bernoulli", "binarisation": "fixed", "seed": 2}
+    name, binarise = trained_with(once, seed=6) or pytest.fail("they are grey")
     assert name == "binarised once"
     assert torch.equal(binarise(images), fixed(images, 2))
     grey = {"binarise": False, "likelihood": "bernoulli"}, {"binarisation": "fixed", "likelihood": "logistic"}

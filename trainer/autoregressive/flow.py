@@ -1,8 +1,8 @@
 """The prior over codes: an autoregressive flow, conditioned on the class (1611.02731, sec. 3.2).
 
-A code z becomes u by steps u = z - m(z), in which m of a dimension hangs on those before it alone; from step to
-step the order is reversed. Each step keeps volumes (mean-only, which the paper found stable), so log p(z) is
-that of u under the base: a normal distribution with a mean and a variance of each dimension.
+A code z becomes u by steps u = z - m(z), in which m of a dimension hangs on those before it alone; from
+step to step the order is reversed. Each step keeps volumes (mean-only, which the paper found stable), so
+log p(z) is that of u under the base: a normal distribution with a mean and a variance of each dimension.
 """
 
 import math
@@ -46,7 +46,7 @@ class FlowPrior(nn.Module):
         return self.classes
 
     def log_probs(self, codes: Tensor, labels: Tensor) -> Tensor:
-        """log p(z | y) by dimensions of the base: codes, float32 ``(B, d)``, and classes ``(B,)``, to ``(B, d)``.
+        """Log p(z | y) by the base's dimensions: codes, float32 ``(B, d)``, classes ``(B,)`` to ``(B, d)``.
 
         Their sum is the density's logarithm.
         """
@@ -125,7 +125,7 @@ class FlowSampler(Chain):
         codes = codes + shift * sliced["place"]
         return {"codes": codes}, {}
 
-    def finish(self, carried: Tensors, emitted: Tensors, fixed: Tensors, /) -> tuple[Tensor, ...]:
+    def finish(self, carried: Tensors, _emitted: Tensors, _fixed: Tensors, /) -> tuple[Tensor, ...]:
         """The codes."""
         return (carried["codes"],)
 

@@ -42,20 +42,19 @@ def _decoding(model: "VLAE") -> Graph:
         axes=(BATCH, BATCH, {}, {}),
         inputs=(
             Input(name="codes", role=Role.codes),
-            Input(name="noise", role=Role.uniform, shape=(pixels, model.pixel.noises), default=0.5),
+            pixel_noise(model),
             Input(name="temperature", role=Role.parameter),
             Input(name="mean", role=Role.parameter),
         ),
         outputs=(Output(name="images", role=Role.images),),
-        description="An image of a code, pixel by pixel: each the likeliest after those before it; with a "
-        "seed, a draw.",
+        description="An image of a code, drawn pixel by pixel: always the same, or with a seed another.",
         parameters={
             "temperature": Parameter(
                 dtype="float32",
                 default=1,
                 minimum=0,
                 maximum=HOTTEST,
-                description="Of the pixels' draws: 0 takes the likeliest each time, as without a seed.",
+                description="Of the pixels' draws: 0 takes the likeliest each time.",
             ),
             "mean": Parameter(
                 dtype="int64",
@@ -66,6 +65,16 @@ def _decoding(model: "VLAE") -> Graph:
             ),
         },
     )
+
+
+def pixel_noise(model: "VLAE") -> Input:
+    """Of ``decode``.
+
+    Without a seed it is not the likeliest pixels that are taken: where a stroke begins is never likely, so
+    thin ones would be missing.
+    """
+    shape = (model.image.height * model.image.width, model.pixel.noises)
+    return Input(name="noise", role=Role.uniform, shape=shape, default_seed=0)
 
 
 def _scoring(model: "VLAE") -> Graph:

@@ -1,8 +1,8 @@
 """What is said of one pixel: its distribution, how noise becomes a draw from it, and its mean.
 
 Each takes the decoder's output for pixels, float ``(..., outputs)``, and pixels as float32 ``(..., C)`` in
-[0, 1]. Noise is uniform in [0, 1), ``(..., noises)``; where all of it is 1/2, the draw is the likeliest pixel
-that the temperature leaves, and so it is at temperature 0.
+[0, 1]. Noise is uniform in [0, 1), ``(..., noises)``; at temperature 0 the draw is the likeliest pixel
+whatever the noise.
 """
 
 import math
@@ -53,14 +53,14 @@ class Binary(PixelDistribution):
         return -nats.sum(dim=-1)
 
     def draw(self, output: Tensor, noise: Tensor, temperature: Tensor) -> Tensor:
-        return (noise > 1 - self._chance(output, temperature)).float()
+        return (noise >= 1 - self._chance(output, temperature)).float()
 
     def mean(self, output: Tensor) -> Tensor:
         return output.sigmoid()
 
     def gap(self, output: Tensor, noise: Tensor, temperature: Tensor, pixels: Tensor) -> Tensor:
         distance = noise - (1 - self._chance(output, temperature))
-        return torch.where((distance > 0) == (pixels > 0.5), 0.0, distance.abs()).amax(dim=-1)
+        return torch.where((distance >= 0) == (pixels > 0.5), 0.0, distance.abs()).amax(dim=-1)
 
     def _chance(self, output: Tensor, temperature: Tensor) -> Tensor:
         return (output / temperature.clamp(min=COLDEST)).sigmoid()

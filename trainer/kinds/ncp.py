@@ -5,7 +5,8 @@ import torch
 from service.manifest import ImageSpec
 from trainer.config import NCPConfig
 from trainer.gaussian.stage import ClassifierStage
-from trainer.kinds.vae import VAE, to_shares
+from trainer.kinds.vae import VAE
+from trainer.stage import to_shares
 
 
 class NCP(VAE):

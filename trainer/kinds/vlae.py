@@ -18,6 +18,7 @@ from trainer.nets.convolutional import Decoder, Encoder
 from trainer.posterior import Posterior
 from trainer.report import sheet, side_by_side
 from trainer.stage import PICTURED_IMAGES, Graph, Model, Run, Step, to_shares
+from trainer.still import still_noise
 
 COLUMNS, ROWS = 10, 10
 # Of soft free bits: how far above them the divergence may be, and by what the weight moves in a step.
@@ -72,7 +73,7 @@ class VLAE(Model):
         return Posterior.of(self.encoder(pixels * 2 - 1))
 
     def log_prob(self, pixels: Tensor, codes: Tensor) -> Tensor:
-        """log p(x|z) in nats, float32 ``(B,)``: pixels ``(B, C, H, W)`` in [0, 1], codes ``(B, d)``."""
+        """Log p(x|z) in nats, float32 ``(B,)``: pixels ``(B, C, H, W)`` in [0, 1], codes ``(B, d)``."""
         output = self.stack(pixels, self.decoder(codes)).float().permute(0, 2, 3, 1)
         return self.pixel.log_prob(output, pixels.permute(0, 2, 3, 1)).flatten(1).sum(dim=1)
 
@@ -127,7 +128,7 @@ class VLAE(Model):
         return labels
 
     def monitor(self, batches: Iterable[Batch]) -> dict[str, float]:
-        """``test_elbo``, and ``test_elbo_given_class`` where there are classes: nats an image, of one draw."""
+        """``test_elbo``, and ``test_elbo_given_class`` if there are classes: nats an image, of one draw."""
         generator = torch.Generator().manual_seed(0)
         sums, seen = torch.zeros(2, dtype=torch.float64), 0
         for batch in batches:
@@ -177,10 +178,10 @@ class VLAE(Model):
         return self.decoded(self.posterior(to_shares(images)).mean)
 
     def decoded(self, codes: Tensor, noise: Tensor | None = None) -> Tensor:
-        """The images of codes, float32 ``(B, d)``: drawn by noise, or the likeliest pixels; uint8 NCHW."""
+        """The images of codes, float32 ``(B, d)``, drawn by noise or without a seed: uint8 NCHW."""
         if noise is None:
-            shape = (len(codes), self.image.height * self.image.width, self.pixel.noises)
-            noise = torch.full(shape, 0.5, device=codes.device)
+            item = graphs.pixel_noise(self)
+            noise = still_noise(item, len(codes), [int(size) for size in item.shape]).to(codes.device)
         scalars = torch.tensor(1.0, device=codes.device), torch.tensor(0, device=codes.device)
         (images,) = self.loop()(codes, noise, *scalars)
         return images.permute(0, 3, 1, 2)

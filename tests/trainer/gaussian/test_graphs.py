@@ -14,10 +14,10 @@ from service.manifest import ImageSpec, Operation, Role
 from tests.trainer import tiny
 from trainer.gaussian.graphs import MOST_SAMPLES
 from trainer.kinds.vae import VAE
-from trainer.posterior import Posterior
 from trainer.likelihoods import likelihood_for
 from trainer.onnx_graph import write_graph
 from trainer.parity import CODE_GAP, DRAW_GAP, gap_of_others
+from trainer.posterior import Posterior
 from trainer.running import ExportedGraphs
 from trainer.stage import Graph
 

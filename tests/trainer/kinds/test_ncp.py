@@ -17,9 +17,8 @@ from trainer.errors import ConfigError, DivergenceError, ExportError, Interrupte
 from trainer.export import Exported
 from trainer.gaussian.stage import ClassifierStage
 from trainer.kinds.ncp import NCP
-from trainer.kinds.vae import to_shares
 from trainer.run import Run
-from trainer.stage import Graph, Model, SecondStage, Stage
+from trainer.stage import Graph, Model, SecondStage, Stage, to_shares
 
 SAMPLERS = {"sample/langevin", "sample/mala", "sample/sir"}
 
