@@ -23,12 +23,13 @@ from pythae.trainers import BaseTrainer, BaseTrainerConfig
 from rich.console import Console
 from torch import Tensor, nn
 
-from trainer.config import VQVAEConfig, resolve
+from trainer.config import RunConfig, resolve
 from trainer.data import Batches, Dataset, load
 from trainer.device import choose
 from trainer.fit import Fit
-from trainer.kinds.vqvae import VQVAE
+from trainer.kinds import build
 from trainer.run import Run
+from trainer.stage import Model
 
 VARIANCE = 0.095
 # Where a step costs little, the loop around it shows.
@@ -42,12 +43,12 @@ SMALL = {
 }
 
 
-def _model(config: VQVAEConfig, dataset: Dataset) -> VQVAE:
+def _model(config: RunConfig, dataset: Dataset) -> Model:
     torch.manual_seed(config.seed)
-    return VQVAE(config, dataset.spec, VARIANCE).train()
+    return build(config, dataset.spec, VARIANCE, dataset.classes).train()
 
 
-def ours(config: VQVAEConfig, dataset: Dataset, scratch: Path) -> float:
+def ours(config: RunConfig, dataset: Dataset, scratch: Path) -> float:
     """Seconds of our loop."""
     config = config.model_copy(update={"out": scratch})
     machine = choose(config)
@@ -60,10 +61,11 @@ def ours(config: VQVAEConfig, dataset: Dataset, scratch: Path) -> float:
     return time.perf_counter() - started
 
 
-def bare(config: VQVAEConfig, dataset: Dataset, _: Path) -> float:
+def bare(config: RunConfig, dataset: Dataset, _: Path) -> float:
     """Seconds of a loop with nothing in it but the steps."""
     model = _model(config, dataset).to(memory_format=torch.channels_last)
-    images = dataset.train.take(torch.arange(len(dataset.train))).images
+    every = dataset.train.take(torch.arange(len(dataset.train)))
+    images, labels = every.images, every.labels
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
         parameters, lr=config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay
@@ -75,7 +77,7 @@ def bare(config: VQVAEConfig, dataset: Dataset, _: Path) -> float:
         order = torch.randperm(len(images))
         for rows in order.split(config.batch_size)[: len(images) // config.batch_size]:
             with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
-                loss = model(images[rows]).loss
+                loss = model(images[rows], None if labels is None else labels[rows]).loss
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, config.clip_norm)
@@ -86,8 +88,8 @@ def bare(config: VQVAEConfig, dataset: Dataset, _: Path) -> float:
 class PythaeModel(BaseAE):
     """The same network, as pythae wants a model."""
 
-    def __init__(self, model: VQVAE) -> None:
-        image = model.image
+    def __init__(self, model: Model) -> None:
+        image = model.image_spec()
         super().__init__(BaseAEConfig(input_dim=(image.channels, image.height, image.width), latent_dim=1))
         self.inner = model
 
@@ -97,7 +99,7 @@ class PythaeModel(BaseAE):
         return ModelOutput(loss=step.loss)
 
 
-def pythae(config: VQVAEConfig, dataset: Dataset, scratch: Path) -> float:
+def pythae(config: RunConfig, dataset: Dataset, scratch: Path) -> float:
     """Seconds of pythae's trainer."""
     logging.getLogger("pythae").setLevel(logging.ERROR)
     rows = torch.arange(len(dataset.train) // config.batch_size * config.batch_size)
@@ -125,25 +127,28 @@ def pythae(config: VQVAEConfig, dataset: Dataset, scratch: Path) -> float:
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--epochs", default=1, show_default=True, help="a round")
 @click.option("--limit", default=60_000, show_default=True, help="first N training images")
+@click.option("--kind", default="vqvae", show_default=True, help="pythae is for the default alone")
 @click.option("--small", is_flag=True, help="a network of 38,000 parameters instead of the preset's")
 @click.option("--without", multiple=True, metavar="NAME", help="leave a contender out; repeatable")
-def command(rounds: int, epochs: int, limit: int, small: bool, without: tuple[str, ...]) -> None:
+def command(rounds: int, epochs: int, limit: int, kind: str, small: bool, without: tuple[str, ...]) -> None:
     """Images/s of our loop, a bare loop and pythae's trainer."""
     dataset = load("mnist", limit=limit)
-    contenders: dict[str, tuple[Callable[[VQVAEConfig, Dataset, Path], float], str]] = {
+    contenders: dict[str, tuple[Callable[[RunConfig, Dataset, Path], float], str]] = {
         "bare loop, bf16": (bare, "bf16"),
         "tessera, bf16": (ours, "bf16"),
         "bare loop, float32": (bare, "32"),
         "tessera, float32": (ours, "32"),
         "pythae, float32": (pythae, "32"),
     }
+    if kind != "vqvae":
+        # It hands its models no classes.
+        del contenders["pythae, float32"]
     contenders = {name: value for name, value in contenders.items() if name not in without}
     rates: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, (contender, precision) in contenders.items():
             flags = {"epochs": epochs, "limit": limit, "precision": precision, **(SMALL if small else {})}
-            config = resolve("vqvae", flags=flags)
-            assert isinstance(config, VQVAEConfig)
+            config = resolve(kind, flags=flags)
             with tempfile.TemporaryDirectory() as scratch:
                 seconds = contender(config, dataset, Path(scratch))
             steps = limit // config.batch_size

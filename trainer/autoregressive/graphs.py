@@ -93,7 +93,7 @@ def _scoring(model: "VLAE") -> Graph:
     return Graph(
         operation="score",
         file="score.onnx",
-        module=_Score(model),
+        module=Score(model),
         examples=tuple(examples),
         axes=tuple(axes),
         inputs=tuple(inputs),
@@ -139,7 +139,7 @@ def _sampling(model: "VLAE") -> Graph:
     )
 
 
-class _Score(nn.Module):
+class Score(nn.Module):
     """Images, uint8 ``(N, H, W, C)``, noise, float32 ``(N, S, d)``, and classes to figures ``(N,)``."""
 
     def __init__(self, model: "VLAE") -> None:

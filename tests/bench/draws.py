@@ -1,0 +1,30 @@
+"""What a code leaves open: images beside several that are drawn from the one code of each."""
+
+from pathlib import Path
+
+import click
+import torch
+
+from service.manifest import Role
+from trainer.data import load
+from trainer.exported import open_exported
+from trainer.report import save_png, sheet
+
+
+@click.command("draws")
+@click.argument("exported", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--images", default=12, show_default=True, help="first test images")
+@click.option("--count", default=7, show_default=True, help="draws from each code")
+def command(exported: Path, file: Path, images: int, count: int) -> None:
+    """Write FILE, a PNG: MNIST's first test images, below each the draws from its code."""
+    model, _ = open_exported(exported)
+    originals = load("mnist").test.take(torch.arange(images)).images.permute(0, 2, 3, 1).contiguous()
+    generator = torch.Generator().manual_seed(0)
+    codes = model.run("encode", images, {Role.images: originals}, generator).arrays[Role.codes]
+
+    given = {Role.codes: codes}
+    drawn = [
+        model.run("decode", images, given, generator, still=False).arrays[Role.images] for _ in range(count)
+    ]
+    save_png(sheet(torch.cat([originals, *drawn]).permute(0, 3, 1, 2), images), file)
