@@ -61,9 +61,8 @@ def trained(variant: Variant, epochs: int, dataset: Dataset, scratch: Path) -> V
     assert isinstance(config, VLAEConfig)
     torch.manual_seed(config.seed)
     model = variant.model(config, dataset.spec, 0.1, dataset.classes)
-    train, test = (
-        Batches(split, config.batch_size, seed=config.seed) for split in (dataset.train, dataset.test)
-    )
+    splits = dataset.train, dataset.test
+    train, test = (Batches(split, config.batch_size, seed=config.seed) for split in splits)
     run = Run.create(config, {})
     fit = Fit(model, config.schedule(), train, test, run, choose(config), Console(quiet=True))
     fit.begin()
@@ -73,7 +72,7 @@ def trained(variant: Variant, epochs: int, dataset: Dataset, scratch: Path) -> V
 
 @torch.no_grad()
 def measured(model: VLAE, batch: Batch, *, samples: int, given_class: bool) -> list[float]:
-    """Means in nats of ``elbo``, ``reconstruction``, ``kl`` and ``nll`` of images, binarised by a fixed seed."""
+    """Means in nats of ``elbo``, ``reconstruction``, ``kl`` and ``nll``, of images binarised by a seed."""
     pixels = binarisation.drawn(batch.images, torch.Generator().manual_seed(0))
     images = (pixels * 255).byte().permute(0, 2, 3, 1)
     labels = batch.labels if given_class and batch.labels is not None else None
@@ -85,7 +84,7 @@ def measured(model: VLAE, batch: Batch, *, samples: int, given_class: bool) -> l
         draws = torch.randn(len(rows), samples, model.config.latent_dim, generator=noise)
         found = Score(model)(images[rows], draws, labels[rows])
         sums += torch.stack([figure.double().sum() for figure in found])
-    return (sums / len(images)).tolist()  # type: ignore[no-any-return]  # of four numbers
+    return (sums / len(images)).tolist()
 
 
 @click.command("lossy")

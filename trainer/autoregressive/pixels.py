@@ -31,7 +31,7 @@ class PixelStack(nn.Module):
         self.head = nn.Conv2d(filters, outputs, 1)
 
     def forward(self, pixels: Tensor, features: Tensor) -> Tensor:
-        """Pixels ``(B, C, H, W)`` in [0, 1], and features ``(B, filters, H, W)``, to ``(B, outputs, H, W)``."""
+        """Pixels ``(B, C, H, W)`` in [0, 1] and features ``(B, F, H, W)`` to ``(B, outputs, H, W)``."""
         x = self.first(pixels * 2 - 1) + features
         for layer in self.further:
             x = x + layer(F.elu(x))
