@@ -56,9 +56,9 @@ class FlowPrior(nn.Module):
         standard = (codes - self.mean(labels)) * (-log_scale).exp()
         return -(standard.square() + math.log(2 * math.pi)) / 2 - log_scale
 
-    def labels(self, inputs: tuple[Tensor, ...]) -> Tensor:
-        """The classes among the inputs of a sampler: the third where there are classes, else all the same."""
-        return inputs[2] if self.classes else torch.zeros_like(inputs[0][:, 0]).long()
+    def labels(self, noise: Tensor, label: Tensor | None) -> Tensor:
+        """The classes of draws, as many as there is noise: those given, or all the same."""
+        return torch.zeros_like(noise[:, 0]).long() if label is None else label
 
     def base(self, noise: Tensor, temperature: Tensor, labels: Tensor) -> Tensor:
         """Draws from the base: standard normal noise ``(B, d)``, a scalar, and classes to ``(B, d)``."""
@@ -72,8 +72,8 @@ class BaseSampler(nn.Module):
         super().__init__()
         self.prior = prior
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor]:
-        return (self.prior.base(inputs[0], inputs[1], self.prior.labels(inputs)),)
+    def forward(self, noise: Tensor, code_temperature: Tensor, label: Tensor | None = None) -> tuple[Tensor]:
+        return (self.prior.base(noise, code_temperature, self.prior.labels(noise, label)),)
 
 
 class FlowSampler(Chain):
@@ -95,10 +95,10 @@ class FlowSampler(Chain):
 
     def start(self, *inputs: Tensor) -> Loop:
         """Draw from the base, and lay out the steps' weights."""
-        prior = self.prior
-        labels = prior.labels(inputs)
-        device = inputs[0].device
-        codes = prior.base(inputs[0], inputs[1], labels)
+        prior, (noise, temperature, *label) = self.prior, inputs
+        labels = prior.labels(noise, label[0] if label else None)
+        device = noise.device
+        codes = prior.base(noise, temperature, labels)
         dims = torch.arange(prior.dim, device=device)
         count = len(prior.steps)
         # A step of the loop is one dimension of one step of the flow.

@@ -70,8 +70,8 @@ class LogisticMixture(PixelDistribution):
     """A mixture of logistic distributions over 256 levels (PixelCNN++, 1701.05517, sec. 2.1 and 2.2).
 
     The three channels of a colour share the component, and a mean moves with the channels before its own.
-    The outputs of a pixel are, for K components: K logits, then for each channel K means and K log-scales,
-    and for colours K coefficients for each of the three pairs of channels.
+    The outputs of a pixel are, for K components: K logits, K means of each channel, K log-scales of each
+    channel, and for colours K coefficients of each of the three pairs of channels.
     """
 
     def __init__(self, channels: int, components: int) -> None:
@@ -92,7 +92,8 @@ class LogisticMixture(PixelDistribution):
     def draw(self, output: Tensor, noise: Tensor, temperature: Tensor) -> Tensor:
         logits, means, log_scales, coefficients = self._split(output)
         temperature = temperature.clamp(min=COLDEST)
-        chosen = self._chosen(logits, noise[..., : self.components], temperature)
+        scores = self._scores(logits, noise[..., : self.components], temperature)
+        chosen = F.one_hot(scores.argmax(dim=-1), self.components).float()
         drawn: list[Tensor] = []
         for channel in range(self.channels):
             before = torch.stack(drawn, dim=-2) if drawn else torch.zeros_like(logits[..., None, :1])
@@ -105,29 +106,41 @@ class LogisticMixture(PixelDistribution):
 
     def mean(self, output: Tensor) -> Tensor:
         logits, means, _, coefficients = self._split(output)
-        weights = logits.softmax(dim=-1)
+        # Of each component, as far as its mean is that of its draws: near the ends, wide ones are cut off.
         expected: list[Tensor] = []
         for channel in range(self.channels):
-            before = torch.stack(expected, dim=-2) if expected else torch.zeros_like(logits[..., None, :1])
-            value = means[channel] + self._shift(coefficients, channel, before)
-            expected.append((value * weights).sum(dim=-1, keepdim=True).clamp(-1, 1))
-        return (torch.cat(expected, dim=-1) + 1) / 2
+            before = torch.stack(expected, dim=-2) if expected else torch.zeros_like(logits[..., None, :])
+            expected.append((means[channel] + self._shift(coefficients, channel, before)).clamp(-1, 1))
+        weighed = torch.stack(expected, dim=-2) * logits.softmax(dim=-1)[..., None, :]
+        return (weighed.sum(dim=-1).clamp(-1, 1) + 1) / 2
 
     def gap(self, output: Tensor, noise: Tensor, temperature: Tensor, pixels: Tensor) -> Tensor:
-        drawn = self.draw(output, noise, temperature)
-        return (drawn - pixels).abs().amax(dim=-1)
+        """Of the component for which it is least: to it from the one that was chosen, or within it."""
+        logits, means, log_scales, coefficients = self._split(output)
+        temperature = temperature.clamp(min=COLDEST)
+        scores = self._scores(logits, noise[..., : self.components], temperature)
+        gaps = scores.amax(dim=-1, keepdim=True) - scores
+        units = (pixels * 2 - 1)[..., None]
+        for channel in range(self.channels):
+            level = units[..., channel, :]
+            centred = level - (means[channel] + self._shift(coefficients, channel, units))
+            scale = log_scales[channel].exp() * temperature
+            lower = ((centred - 1 / 255) / scale).sigmoid().masked_fill(level < -0.999, 0.0)
+            upper = ((centred + 1 / 255) / scale).sigmoid().masked_fill(level > 0.999, 1.0)
+            uniform = noise[..., self.components + channel, None]
+            gaps = gaps.maximum(lower - uniform).maximum(uniform - upper)
+        return gaps.amin(dim=-1)
 
-    def _chosen(self, logits: Tensor, noise: Tensor, temperature: Tensor) -> Tensor:
-        """The component as one-hot: of the tempered logits, by Gumbel noise (1611.01144)."""
+    def _scores(self, logits: Tensor, noise: Tensor, temperature: Tensor) -> Tensor:
+        """By which a component is chosen: the tempered logits and Gumbel noise (1611.01144)."""
         gumbel = -(-noise.clamp(SMALLEST_NOISE, 1 - SMALLEST_NOISE).log()).log()
-        best = (logits / temperature + gumbel).argmax(dim=-1)
-        return F.one_hot(best, self.components).float()
+        return logits / temperature + gumbel
 
     def _split(self, output: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]:
         parts = output.float().split(self.components, dim=-1)
         count = self.channels
         means, scales = parts[1 : 1 + count], parts[1 + count : 1 + 2 * count]
-        log_scales = [scale.clamp(min=-7.0) for scale in scales]
+        log_scales = [scale.clamp(-7.0, 7.0) for scale in scales]
         return parts[0], list(means), log_scales, [part.tanh() for part in parts[1 + 2 * count :]]
 
     def _shift(self, coefficients: list[Tensor], channel: int, units: Tensor) -> Tensor:

@@ -95,7 +95,7 @@ class PixelLoop(Chain):
             "weight_before": stack.weight_before(),
             "bias": torch.cat([layer.bias for layer in stack.layers]),
             # Steps back by a row and a pixel, a row, a row less a pixel, and a pixel.
-            "places": torch.tensor([0, 1, 2, width], device=device),
+            "places": torch.tensor([0, 1, min(2, width), width], device=device),
         }
         for index, layer in enumerate(stack.layers[1:]):
             fixed[f"weight_own_{index}"] = layer.weight_own()
@@ -113,13 +113,13 @@ class PixelLoop(Chain):
         """Run the stack on one pixel, and draw it."""
         stack, before = self.stack, carried["before"]
         seen = before.index_select(1, fixed["places"]) * sliced["inside"]
-        sums = (seen.flatten(1) @ fixed["weight_before"] + fixed["bias"]).split(stack.filters, dim=1)
+        sums = torch.addmm(fixed["bias"], seen.flatten(1), fixed["weight_before"]).split(stack.filters, dim=1)
         x = sums[0] + sliced["features"]
         taken = []
         for index, before_it in enumerate(sums[1:]):
             now = F.elu(x)
             taken.append(now)
-            x = x + (now @ fixed[f"weight_own_{index}"] + before_it)
+            x = x + torch.addmm(before_it, now, fixed[f"weight_own_{index}"])
         output = F.linear(F.elu(x), stack.head.weight.flatten(1), stack.head.bias)
         drawn = self.distribution.draw(output, sliced["noise"], fixed["temperature"])
         row = torch.cat([drawn * 2 - 1, *taken], dim=1)
@@ -131,6 +131,7 @@ class PixelLoop(Chain):
         pixels = torch.where(fixed["mean"] == 1, emitted["expected"], emitted["drawn"])
         return ((pixels * 255).round().byte().transpose(0, 1).unflatten(1, self.size),)
 
+    @torch.no_grad()
     def gap(self, inputs: tuple[Tensor, ...], images: Tensor) -> float:
         """How far images, uint8 ``(n, H, W, C)``, are from those that these inputs draw.
 

@@ -40,7 +40,7 @@ class MaskedConv(nn.Module):
 
     def weight_own(self) -> Tensor:
         """Weights of a pixel itself: ``(C, C')``."""
-        return self.weight[:, :, 1, 1].T
+        return (self.weight * self.mask)[:, :, 1, 1].T
 
 
 class MaskedMLP(nn.Module):
@@ -53,8 +53,9 @@ class MaskedMLP(nn.Module):
     def __init__(self, dim: int, width: int, layers: int, *, backwards: bool) -> None:
         super().__init__()
         places = torch.arange(dim).flip(0) if backwards else torch.arange(dim)
-        # A hidden unit of degree m sees the places up to m; the last place is seen by none.
-        hidden = torch.arange(width) % max(dim - 1, 1)
+        # A hidden unit of degree m sees the places up to m; the last place is seen by none. The degrees count
+        # down, so that with few units the highest are there, which see all.
+        hidden = (dim - 2 - torch.arange(width)) % max(dim - 1, 1)
         degrees = [places, *[hidden] * layers]
         self.weights = nn.ParameterList()
         self.biases = nn.ParameterList()
