@@ -279,4 +279,4 @@ def _optimizer(stage: Stage, schedule: Schedule) -> Optimizer:
     parameters = [parameter for parameter in stage.parameters() if parameter.requires_grad]
     if schedule.optimizer == "adamax":
         return Adamax(parameters, lr=schedule.lr, betas=BETAS)
-    return AdamW(parameters, lr=schedule.lr, betas=BETAS, weight_decay=schedule.weight_decay)
+    return AdamW(parameters, lr=schedule.lr, betas=BETAS, weight_decay=schedule.weight_decay, fused=True)

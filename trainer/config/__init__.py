@@ -5,7 +5,7 @@ flags. The keys of the YAML are the names of the fields, and so are the flags, w
 """
 
 from trainer.config.base import RunConfig, Schedule
-from trainer.config.gaussian import NCPConfig, VAEConfig
+from trainer.config.gaussian import GaussianConfig, NCPConfig, VAEConfig
 from trainer.config.layers import (
     CONFIGS,
     DEFAULT_PRESETS,
@@ -23,6 +23,7 @@ __all__ = [
     "CONFIGS",
     "DEFAULT_PRESETS",
     "PRESETS",
+    "GaussianConfig",
     "NCPConfig",
     "RunConfig",
     "Schedule",

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from service.manifest import CodesSpec, ImageSpec
+from service.manifest import ImageSpec
 from trainer import binarisation
 from trainer.augmentation import flipped
 from trainer.autoregressive import graphs
@@ -14,10 +14,9 @@ from trainer.autoregressive.levels import pixel_distribution
 from trainer.autoregressive.pixels import PixelLoop, PixelStack
 from trainer.config import VLAEConfig
 from trainer.data import Batch
-from trainer.nets.convolutional import Decoder, Encoder
-from trainer.posterior import Posterior
+from trainer.gaussian.model import GaussianModel
 from trainer.report import sheet, side_by_side
-from trainer.stage import PICTURED_IMAGES, Graph, Model, Run, Step, to_shares
+from trainer.stage import PICTURED_IMAGES, Graph, Run, Step, to_shares
 from trainer.still import still_noise
 
 COLUMNS, ROWS = 10, 10
@@ -25,7 +24,7 @@ COLUMNS, ROWS = 10, 10
 SLACK, PACE = 1.05, 1.02
 
 
-class VLAE(Model):
+class VLAE(GaussianModel):
     """Encoder to a Gaussian, a flow as the prior, and a decoder that sees the pixels nearby too.
 
     The loss is -log p(x|z) + KL(q(z|x) || p(z|y)), in nats an image, the mean over the batch; the KL
@@ -34,27 +33,12 @@ class VLAE(Model):
 
     kept = "vlae_condprior_epoch{epoch}"
 
-    steps: Tensor
     weight: Tensor
 
     def __init__(self, config: VLAEConfig, image: ImageSpec, _variance: float, classes: int = 0) -> None:
-        super().__init__()
+        super().__init__(config, image, outputs=config.filters)
         self.config = config
-        self.image = image
         self.classes = classes
-        net = config.layers(image)
-        neck = (config.neck_width, image.height // config.stride, image.width // config.stride)
-        size = neck[0] * neck[1] * neck[2]
-        self.encoder = nn.Sequential(
-            Encoder(image.channels, config.neck_width, **net),
-            nn.Flatten(),
-            nn.Linear(size, 2 * config.latent_dim),
-        )
-        self.decoder = nn.Sequential(
-            nn.Linear(config.latent_dim, size),
-            nn.Unflatten(1, neck),
-            Decoder(config.filters, config.neck_width, **net, upsampling=config.upsampling),
-        )
         self.pixel = pixel_distribution(config.likelihood, image.channels, config.mixture)
         self.stack = PixelStack(image.channels, config.filters, config.window, self.pixel.outputs)
         self.prior = FlowPrior(
@@ -64,13 +48,8 @@ class VLAE(Model):
             width=config.flow_width,
             layers=config.flow_layers,
         )
-        # Of training, for the warm-up; and the weight that soft free bits move.
-        self.register_buffer("steps", torch.tensor(0))
+        # That soft free bits move: in the checkpoint with the weights.
         self.register_buffer("weight", torch.tensor(1.0))
-
-    def posterior(self, pixels: Tensor) -> Posterior:
-        """q(z|x) of pixels, float32 ``(B, C, H, W)`` in [0, 1]."""
-        return Posterior.of(self.encoder(pixels * 2 - 1))
 
     def log_prob(self, pixels: Tensor, codes: Tensor) -> Tensor:
         """Log p(x|z) in nats, float32 ``(B,)``: pixels ``(B, C, H, W)`` in [0, 1], codes ``(B, d)``."""
@@ -107,12 +86,7 @@ class VLAE(Model):
 
     def _cost(self, divergence: Tensor) -> Tensor:
         """What the KL divergence, ``(d,)``, costs in this step."""
-        config = self.config
-        warmth = (self.steps / max(config.kl_warmup_steps, 1)).clamp(max=1)
-        if not config.kl_warmup_steps:
-            warmth = torch.ones_like(warmth)
-        if self.training:
-            self.steps += 1
+        config, warmth = self.config, self.warmth()
         if not config.free_bits:
             return warmth * divergence.sum()
         if config.free_bits_weighing == "hard":
@@ -189,18 +163,6 @@ class VLAE(Model):
     def loop(self) -> PixelLoop:
         """The decoder pixel by pixel."""
         return PixelLoop(self.stack, self.pixel, self.decoder, (self.image.height, self.image.width))
-
-    def image_spec(self) -> ImageSpec:
-        return self.image
-
-    def codes_spec(self) -> CodesSpec:
-        return CodesSpec(dtype="float32", shape=(self.config.latent_dim,))
-
-    @torch.no_grad()
-    def code_gap(self, images: Tensor, codes: Tensor) -> Tensor:
-        """The difference over the code itself, where that is more than 1."""
-        own = self.posterior(to_shares(images.permute(0, 3, 1, 2))).mean
-        return (codes - own).abs() / own.abs().clamp(min=1)
 
     def graphs(self) -> list[Graph]:
         return graphs.of_vlae(self)
