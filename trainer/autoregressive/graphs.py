@@ -7,23 +7,24 @@ from torch import Tensor, nn
 
 from service.manifest import Input, Output, Parameter, Role
 from trainer.autoregressive.flow import sampler
-from trainer.gaussian.graphs import BATCH, encoding, example_images, interpolation, samples_parameter
-from trainer.stage import Graph
+from trainer.gaussian.operations import BATCH, HOTTEST, encoding, interpolation
+from trainer.gaussian.scores import for_every_draw, negative_log_mean, scoring
+from trainer.stage import Graph, to_shares
 
 if TYPE_CHECKING:
     from trainer.kinds.vlae import VLAE
 
-# Of both temperatures: beyond, images are noise.
-HOTTEST = 2.0
+# Images whose draws are held against torch's.
+COMPARED = 16
 
 
 def of_vlae(model: "VLAE") -> list[Graph]:
     """``encode``, ``decode``, ``score``, ``sample/prior`` and ``sample/interpolate``."""
     dim = model.config.latent_dim
     return [
-        encoding(model, model.image, dim),
+        encoding(model),
         _decoding(model),
-        _scoring(model),
+        scoring(Score(model), model.image, dim, model.prior.no_label if model.classes else None),
         _sampling(model),
         interpolation(dim),
     ]
@@ -32,8 +33,8 @@ def of_vlae(model: "VLAE") -> list[Graph]:
 def _decoding(model: "VLAE") -> Graph:
     pixels = model.image.height * model.image.width
     generator = torch.Generator().manual_seed(0)
-    codes = torch.randn(2, model.config.latent_dim, generator=generator)
-    noise = torch.rand(2, pixels, model.pixel.noises, generator=generator)
+    codes = torch.randn(COMPARED, model.config.latent_dim, generator=generator)
+    noise = torch.rand(COMPARED, pixels, model.pixel.noises, generator=generator)
     return Graph(
         operation="decode",
         file="decoder.onnx",
@@ -75,35 +76,6 @@ def pixel_noise(model: "VLAE") -> Input:
     """
     shape = (model.image.height * model.image.width, model.pixel.noises)
     return Input(name="noise", role=Role.uniform, shape=shape, default_seed=0)
-
-
-def _scoring(model: "VLAE") -> Graph:
-    dim = model.config.latent_dim
-    generator = torch.Generator().manual_seed(0)
-    inputs = [
-        Input(name="images", role=Role.images),
-        Input(name="noise", role=Role.normal, shape=("samples", dim)),
-    ]
-    examples = [example_images(model.image, generator), torch.randn(2, 3, dim, generator=generator)]
-    axes = [BATCH, {0: "n", 1: "samples"}]
-    if model.classes:
-        inputs.append(Input(name="label", role=Role.label, default=model.prior.no_label))
-        examples.append(torch.tensor([0, model.prior.no_label]))
-        axes.append(BATCH)
-    return Graph(
-        operation="score",
-        file="score.onnx",
-        module=Score(model),
-        examples=tuple(examples),
-        axes=tuple(axes),
-        inputs=tuple(inputs),
-        outputs=tuple(
-            Output(name=name, role=Role.figure) for name in ("elbo", "reconstruction", "kl", "nll")
-        ),
-        description="How likely an image is, in nats: the ELBO, its parts log p(x|z) and KL, and -log p(x) "
-        "by importance sampling (1509.00519); with a label, given the class.",
-        parameters={"samples": samples_parameter()},
-    )
 
 
 def _sampling(model: "VLAE") -> Graph:
@@ -150,23 +122,17 @@ class Score(nn.Module):
         self, images: Tensor, noise: Tensor, label: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         model = self.model
-        pixels = images.permute(0, 3, 1, 2).float() / 255
+        pixels = to_shares(images.permute(0, 3, 1, 2))
         labels = torch.zeros_like(images[:, 0, 0, 0]).long() if label is None else label
         posterior = model.posterior(pixels)
         codes = posterior.mean[:, None] + (posterior.log_variance[:, None] / 2).exp() * noise
-        # By broadcasting: the exporter would keep the example's count of samples in an expansion.
-        ones = torch.zeros_like(noise[:, :, :1])
-        repeated = (pixels[:, None] + ones[..., None, None]).flatten(0, 1)
-        everyone = (labels[:, None] + ones[..., 0].long()).flatten()
         flat = codes.flatten(0, 1)
-        fit = model.log_prob(repeated, flat).view_as(noise[:, :, 0]).double()
-        prior = model.prior.log_probs(flat, everyone).sum(dim=1).view_as(fit).double()
+        fit = model.log_prob(for_every_draw(pixels, noise), flat).view_as(noise[:, :, 0]).double()
+        prior = model.prior.log_probs(flat, for_every_draw(labels, noise)).sum(dim=1).view_as(fit).double()
         entropy = posterior.entropy().sum(dim=1).double()
         # -log q(z|x) of a draw, by its noise.
         surprise = entropy[:, None] + (noise.square() - 1).sum(dim=2).double() / 2
-        weight = fit + prior + surprise
-        most = weight.amax(dim=1, keepdim=True)
-        nll = -(most[:, 0] + (weight - most).exp().mean(dim=1).log())
+        nll = negative_log_mean(fit + prior + surprise)
         reconstruction = fit.mean(dim=1)
         kl = -(prior.mean(dim=1) + entropy)
         return (reconstruction - kl).float(), reconstruction.float(), kl.float(), nll.float()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from service.manifest import ImageSpec, Operation, Role
 from tests.trainer import tiny
-from trainer.gaussian.graphs import MOST_SAMPLES
+from trainer.gaussian.scores import MOST_SAMPLES
 from trainer.kinds.vae import VAE
 from trainer.likelihoods import likelihood_for
 from trainer.onnx_graph import write_graph
