@@ -25,6 +25,7 @@ def command(exported: Path, file: Path, images: int, count: int) -> None:
 
     given = {Role.codes: codes}
     drawn = [
-        model.run("decode", images, given, generator, still=False).arrays[Role.images] for _ in range(count)
+        model.run("decode", images, given, generator, {"mean": 0}, still=False).arrays[Role.images]
+        for _ in range(count)
     ]
     save_png(sheet(torch.cat([originals, *drawn]).permute(0, 3, 1, 2), images), file)

@@ -48,7 +48,7 @@ def _decoding(model: "VLAE") -> Graph:
             Input(name="mean", role=Role.parameter),
         ),
         outputs=(Output(name="images", role=Role.images),),
-        description="An image of a code, drawn pixel by pixel: always the same, or with a seed another.",
+        description="An image of a code, drawn pixel by pixel: always the same one, or with a seed another.",
         parameters={
             "temperature": Parameter(
                 dtype="float32",
@@ -59,10 +59,10 @@ def _decoding(model: "VLAE") -> Graph:
             ),
             "mean": Parameter(
                 dtype="int64",
-                default=0,
+                default=int(model.pixel.shows_mean),
                 minimum=0,
                 maximum=1,
-                description="1: answer for each pixel the mean of what it was drawn from.",
+                description="1: answer for each pixel the mean of what it is drawn from; 0: the pixel drawn.",
             ),
         },
     )

@@ -19,10 +19,14 @@ COLDEST = 1e-6
 
 
 class PixelDistribution(ABC):
-    """p(pixel | what is before it): ``outputs`` numbers say it, ``noises`` draw it."""
+    """p(pixel | what is before it): ``outputs`` numbers say it, ``noises`` draw it.
+
+    ``shows_mean`` says that an image is better shown by the means of its pixels than by the pixels drawn.
+    """
 
     outputs: int
     noises: int
+    shows_mean: bool
 
     @abstractmethod
     def log_prob(self, output: Tensor, pixels: Tensor) -> Tensor:
@@ -43,6 +47,9 @@ class PixelDistribution(ABC):
 
 class Binary(PixelDistribution):
     """A coin for each channel, whose logit is the output."""
+
+    # The data's levels are the chances by which its pixels are made black or white.
+    shows_mean = True
 
     def __init__(self, channels: int) -> None:
         self.outputs = self.noises = channels
@@ -73,6 +80,8 @@ class LogisticMixture(PixelDistribution):
     The outputs of a pixel are, for K components: K logits, K means of each channel, K log-scales of each
     channel, and for colours K coefficients of each of the three pairs of channels.
     """
+
+    shows_mean = False
 
     def __init__(self, channels: int, components: int) -> None:
         self.channels, self.components = channels, components

@@ -132,10 +132,14 @@ class VLAE(GaussianModel):
         """The same draws as in the pictures of an epoch, by the exported graphs."""
         noise, chances, labels = self._pictured()
         of = {graph.operation: graph for graph in self.graphs()}
-        one = torch.tensor(1.0)
-        given = {"noise": noise, "code_temperature": one, **({"label": labels} if self.classes else {})}
+        given = {
+            "noise": noise,
+            "code_temperature": torch.tensor(1.0),
+            **({"label": labels} if self.classes else {}),
+        }
         (codes,) = run(of["sample/prior"], given)
-        decoding = {"codes": codes, "noise": chances, "temperature": one, "mean": torch.tensor(0)}
+        temperature, mean = self._as_shown()
+        decoding = {"codes": codes, "noise": chances, "temperature": temperature, "mean": mean}
         (images,) = run(of["decode"], decoding)
         return sheet(images.permute(0, 3, 1, 2), COLUMNS)
 
@@ -156,9 +160,13 @@ class VLAE(GaussianModel):
         if noise is None:
             item = graphs.pixel_noise(self)
             noise = still_noise(item, len(codes), [int(size) for size in item.shape]).to(codes.device)
-        scalars = torch.tensor(1.0, device=codes.device), torch.tensor(0, device=codes.device)
+        scalars = (tensor.to(codes.device) for tensor in self._as_shown())
         (images,) = self.loop()(codes, noise, *scalars)
         return images.permute(0, 3, 1, 2)
+
+    def _as_shown(self) -> tuple[Tensor, Tensor]:
+        """The temperature of the pixels, and whether their means are shown."""
+        return torch.tensor(1.0), torch.tensor(int(self.pixel.shows_mean))
 
     def loop(self) -> PixelLoop:
         """The decoder pixel by pixel."""

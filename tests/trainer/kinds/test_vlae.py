@@ -193,8 +193,8 @@ def test_images_of_any_shape_come_back_in_it(spec: ImageSpec, likelihood: str) -
     back = model.reconstruct(given)
     assert (back.shape, back.dtype) == (given.shape, torch.uint8)
     assert (model.image_spec(), model.codes_spec().shape, model.codes_spec().dtype) == (spec, (3,), "float32")
-    if likelihood == "bernoulli":
-        assert set(back.unique().tolist()) <= {0, 255}
+    # Of black and white pixels, means are shown.
+    assert back.unique().numel() > 2
 
 
 def test_a_size_that_the_stride_does_not_divide_is_refused() -> None:
