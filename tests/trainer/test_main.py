@@ -66,7 +66,7 @@ def test_help_and_mistakes_do_not_wait_for_torch() -> None:
     [
         (
             ["vqave"],
-            r"no kind or command 'vqave'; there are evaluate, .*vae, vqvae\. Did you mean 'vqvae'\?",
+            r"no kind or command 'vqave'; there are evaluate, .*vae, vlae, vqvae\. Did you mean 'vqvae'\?",
         ),
         (["vqvae", "--preset", "vqvae-minst"], r"no preset 'vqvae-minst'.*Did you mean 'vqvae-mnist'\?"),
         (["vqvae", "--epoch", "3"], r"[Nn]o such option '?--epoch'?.*--epochs"),
