@@ -16,7 +16,7 @@ MEANINGS: Mapping[str, str] = {
     "classifier_accuracy": "share of codes of test images and draws of the prior that it tells apart",
     "elbo": "evidence lower bound of log p(x), in nats an image",
     "reconstruction": "its first part, the expectation of log p(x|z) under the posterior",
-    "kl": "its second part, KL(q(z|x) || p(z)) with the standard normal prior",
+    "kl": "its second part, KL(q(z|x) || p(z)) with the prior",
     "nll": "-log p(x) by importance sampling, in nats an image: an upper bound that falls with more samples",
     "nll_samples": "importance samples for each image",
     "mnist_fd": "Frechet distance to real digits in the features of a small classifier of digits; no FID, "
