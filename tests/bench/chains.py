@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from service.noise import normal, stream
-from tests.bench.sampling import PAUSE
 from tests.bench.stages import second_stage
+from tests.bench.turns import PAUSE
 from tests.e2e.processes import serving
 from trainer.gaussian.energy import Ratio, energy
 from trainer.gaussian.stage import STEP_SIZE, ClassifierStage

@@ -4,8 +4,6 @@ All draw from the same codes and noise. Where a draw differs, the noise must be 
 pixel's chance: what follows such a pixel is another image.
 """
 
-import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import click
 import torch
 from torch import Tensor
 
-from tests.bench.sampling import PAUSE
+from tests.bench.turns import in_turns
 from trainer import checkpoint
 from trainer.data import load
 from trainer.kinds import build
@@ -79,19 +77,9 @@ def command(run: Path, exported: Path, images: int, rounds: int, threads: int) -
         "torch, pixel by pixel with a cache": lambda: loop(codes, noise, one, torch.tensor(0))[0],
         "torch, a full pass for each pixel": lambda: full_passes(model, codes, noise),
     }
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    results: dict[str, Tensor] = {}
     with torch.inference_mode():
-        for round_ in range(rounds + 1):
-            for name, contender in contenders.items():
-                # The threads of the one before go on spinning for a while, on the cores of this one.
-                time.sleep(PAUSE)
-                started = time.perf_counter()
-                results[name] = contender()
-                if round_:
-                    times[name].append(time.perf_counter() - started)
+        medians, results = in_turns(contenders, rounds)
         gap = loop.gap((codes, noise, one, torch.tensor(0)), next(iter(results.values())))
-    medians = {name: statistics.median(values) for name, values in times.items()}
     ours = next(iter(medians))
     click.echo(f"| {images} images | ms | of ours | images that differ |\n|---|---|---|---|")
     for name, median in medians.items():

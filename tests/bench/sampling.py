@@ -3,8 +3,6 @@
 The torch loops have nothing in them but the network and the draw: no mask, no order, no guidance.
 """
 
-import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,13 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.bench.stages import second_stage
+from tests.bench.turns import in_turns
 from trainer.inverse_transform import BELOW_ONE
 from trainer.prior import PriorStage
 from trainer.prior.network import CodePrior, Ordered
 from trainer.run import Run
 from trainer.running import ExportedGraphs
-
-PAUSE = 0.5
 
 
 def without_cache(prior: CodePrior, noise: Tensor, labels: Tensor, *, growing: bool) -> Tensor:
@@ -95,18 +92,8 @@ def command(run: Path, exported: Path, images: int, rounds: int, threads: int) -
         "torch, no cache, on the codes so far": lambda: without_cache(prior, noise, labels, growing=True),
         "torch, no cache, on all positions": lambda: without_cache(prior, noise, labels, growing=False),
     }
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    results: dict[str, Tensor] = {}
     with torch.inference_mode():
-        for round_ in range(rounds + 1):
-            for name, contender in contenders.items():
-                # The threads of the one before go on spinning for a while, on the cores of this one.
-                time.sleep(PAUSE)
-                started = time.perf_counter()
-                results[name] = contender()
-                if round_:
-                    times[name].append(time.perf_counter() - started)
-    medians = {name: statistics.median(values) for name, values in times.items()}
+        medians, results = in_turns(contenders, rounds)
     ours = next(iter(medians))
     click.echo("| sampler | ms | of ours | codes that differ |\n|---|---|---|---|")
     for name, median in medians.items():
