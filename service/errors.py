@@ -21,9 +21,12 @@
         │   ├── BadCodes
         │   ├── BadSize                the model does not take pictures of this size
         │   └── UnknownName            a field, a query parameter, a label
+        ├── Overloaded            429  too much waits already
         ├── GraphFailed           500  ONNX Runtime gave up on a request
         ├── NotReady              503  no model is loaded
-        └── ModelsUnreadable      503  the folder that holds the models cannot be listed
+        │   └── ShuttingDown
+        ├── ModelsUnreadable      503  the folder that holds the models cannot be listed
+        └── QueueTimeout          504  it waited for too long
 
 Nothing here carries a traceback or a path of the server's.
 """
@@ -198,6 +201,17 @@ class UnknownName(BadValue):
     title = "Unknown name"
 
 
+class Overloaded(Problem):
+    """Too much waits already. ``retry_after`` says when to come again, in seconds."""
+
+    status = 429
+    title = "Too many requests"
+
+    def __init__(self, detail: str, *, retry_after: int, **members: Any) -> None:
+        super().__init__(detail, retry_after=retry_after, **members)
+        self.retry_after = retry_after
+
+
 class GraphFailed(Problem):
     """ONNX Runtime gave up on a request."""
 
@@ -211,8 +225,21 @@ class NotReady(Problem):
     title = "Not ready"
 
 
+class ShuttingDown(NotReady):
+    """What would answer is being taken out of service."""
+
+    title = "Shutting down"
+
+
 class ModelsUnreadable(Problem):
     """The folder that holds the models is not there or cannot be listed."""
 
     status = 503
     title = "The models folder cannot be read"
+
+
+class QueueTimeout(Problem):
+    """A request waited for longer than is allowed before it was begun."""
+
+    status = 504
+    title = "Waited for too long"

@@ -16,7 +16,7 @@ from the ones to the other.
 """
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -55,6 +55,23 @@ class Results:
 
 
 @dataclass(frozen=True)
+class Part:
+    """Some rows of what one caller wants: arrays by role, and the rows' numbers in the request.
+
+    Noise hangs on these numbers and the seed.
+    """
+
+    given: Arrays
+    items: range
+    seed: int
+
+    @classmethod
+    def of(cls, given: Arrays, items: range, seed: int) -> "Part":
+        """The rows ``items`` of arrays that hold all of a request."""
+        return cls({role: array[items.start : items.stop] for role, array in given.items()}, items, seed)
+
+
+@dataclass(frozen=True, eq=False)
 class Model:
     """A model that is served."""
 
@@ -142,7 +159,7 @@ class Model:
         seed: int = 0,
         still: Collection[str] = (),
     ) -> Results:
-        """Run a chain of operations on ``rows`` rows.
+        """Run a chain of operations for one caller, whatever the number of rows.
 
         ``given`` holds arrays by role, as far as the chain takes them, with ``rows`` rows each; without a
         mask, every code is sampled. ``values`` holds the parameters, as ``arguments.parameters`` returns
@@ -152,52 +169,75 @@ class Model:
 
         Raises GraphFailed if ONNX Runtime does.
         """
-        pieces = []
-        for items in self._pieces(chain, given, rows, values):
-            piece = Results({role: array[items.start : items.stop] for role, array in given.items()}, {})
-            for name in chain:
-                feeds = self._feeds(name, piece.arrays, items, values, seed, still=name in still)
-                self._run_operation(name, feeds, len(items), piece)
-            pieces.append(piece)
-        return Results(
-            _joined([piece.arrays for piece in pieces]), _joined([piece.figures for piece in pieces])
+        step = self.rows_at_once(chain, given, values)
+        pieces = (range(start, min(start + step, rows)) for start in range(0, rows, step))
+        return joined(
+            [self.run_batch(chain, [Part.of(given, items, seed)], values, still)[0] for items in pieces]
         )
+
+    def run_batch(
+        self,
+        chain: tuple[str, ...],
+        parts: Sequence[Part],
+        values: Mapping[str, Number],
+        still: Collection[str] = (),
+    ) -> list[Results]:
+        """Run a chain once on the rows of several callers, whose parameters are the same: what each gets.
+
+        Raises GraphFailed, for all of them, if ONNX Runtime does.
+        """
+        results = [Results(dict(part.given), {}) for part in parts]
+        for name in chain:
+            feeds = self._feeds(name, parts, results, values, still=name in still)
+            self._run_operation(name, feeds, parts, results)
+        return results
 
     def _feeds(
         self,
         name: str,
-        arrays: Arrays,
-        items: range,
+        parts: Sequence[Part],
+        so_far: Sequence[Results],
         values: Mapping[str, Number],
-        seed: int,
         *,
         still: bool,
     ) -> dict[str, Array]:
         """The inputs of an operation by their names."""
         operation = self.manifest.operations[name]
-        if operation.takes(Role.mask) and Role.mask not in arrays:
-            arrays = {**self._nothing_kept(len(items)), **arrays}
+        arrays: list[Arrays] = [results.arrays for results in so_far]
+        if operation.takes(Role.mask):
+            arrays = [
+                {**self._nothing_kept(len(part.items)), **each} if Role.mask not in each else each
+                for part, each in zip(parts, arrays, strict=True)
+            ]
         feeds: dict[str, Array] = {}
         for item in operation.inputs:
             if item.role is Role.parameter:
                 dtype = operation.parameters[item.name].dtype
                 feeds[item.name] = np.array(values[item.name], dtype=dtype)
             elif item.is_noise:
-                feeds[item.name] = _noise(name, item, items, noise_shape(item, values), seed, still=still)
+                shape = noise_shape(item, values)
+                feeds[item.name] = _stacked([_noise(name, item, part, shape, still=still) for part in parts])
             else:
-                feeds[item.name] = arrays[item.role]
+                feeds[item.name] = _stacked([each[item.role] for each in arrays])
         return feeds
 
-    def _run_operation(self, name: str, feeds: Mapping[str, Array], rows: int, into: Results) -> None:
+    def _run_operation(
+        self, name: str, feeds: Mapping[str, Array], parts: Sequence[Part], into: Sequence[Results]
+    ) -> None:
         operation = self.manifest.operations[name]
         arrays = self.graphs[operation.graph].run(feeds, [output.name for output in operation.outputs])
+        rows = sum(len(part.items) for part in parts)
         for output, array in zip(operation.outputs, arrays, strict=True):
             if len(array) != rows:
                 raise GraphFailed(f"operation {name!r} gave {len(array)} rows of {output.role} for {rows}")
-            if output.role is Role.figure:
-                into.figures[output.name] = array
-            else:
-                into.arrays[output.role] = array
+            start = 0
+            for part, results in zip(parts, into, strict=True):
+                own = array[start : start + len(part.items)]
+                start += len(part.items)
+                if output.role is Role.figure:
+                    results.figures[output.name] = own
+                else:
+                    results.arrays[output.role] = own
 
     def _nothing_kept(self, rows: int) -> dict[Role, Array]:
         """The codes and mask of callers who give none: all codes are to be sampled."""
@@ -205,9 +245,8 @@ class Model:
         shape = (rows, *codes.shape)
         return {Role.codes: np.zeros(shape, codes.dtype), Role.mask: np.ones(shape, np.bool_)}
 
-    def _pieces(
-        self, chain: tuple[str, ...], given: Arrays, rows: int, values: Mapping[str, Number]
-    ) -> Iterator[range]:
+    def rows_at_once(self, chain: tuple[str, ...], given: Arrays, values: Mapping[str, Number]) -> int:
+        """How many rows such as these may go through the chain at once."""
         image, stride = self.manifest.image, self.manifest.codes.stride
         area = image.height * image.width
         if Role.images in given:
@@ -215,22 +254,23 @@ class Model:
         elif Role.codes in given and stride is not None:
             area = math.prod(given[Role.codes].shape[1:3]) * stride * stride
         largest = max(_largest(operation, area, values) for operation in self.operations(chain))
-        step = max(1, min(self.batching.rows, self.batching.pixels // largest))
-        return (range(start, min(start + step, rows)) for start in range(0, rows, step))
+        return max(1, min(self.batching.rows, self.batching.pixels // largest))
 
 
-def _noise(
-    operation: str, item: Input, items: range, shape: tuple[int, ...], seed: int, *, still: bool
-) -> Array:
-    """The noise of some items, drawn by the seed or, if ``still``, that which is always the same."""
-    stands = still and item.may_stand_still
+def _noise(operation: str, item: Input, part: Part, shape: tuple[int, ...], *, still: bool) -> Array:
+    """The noise of some rows, drawn by their seed or, if ``still``, that which is always the same."""
+    rows, stands = len(part.items), still and item.may_stand_still
     if stands and item.default is not None:
-        return np.full((len(items), *shape), item.default, dtype=np.float32)
+        return np.full((rows, *shape), item.default, dtype=np.float32)
     draw = noise.normal if item.role is Role.normal else noise.uniform
     stream = noise.stream(operation, item.name)
     if stands and item.default_seed is not None:
-        return np.repeat(draw(item.default_seed, range(1), stream, shape), len(items), axis=0)
-    return draw(seed, items, stream, shape)
+        return np.repeat(draw(item.default_seed, range(1), stream, shape), rows, axis=0)
+    return draw(part.seed, part.items, stream, shape)
+
+
+def _stacked(arrays: Sequence[Array]) -> Array:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 def noise_shape(item: Input, values: Mapping[str, Number]) -> tuple[int, ...]:
@@ -251,8 +291,16 @@ def _largest(operation: Operation, area: int, values: Mapping[str, Number]) -> i
     return max(area * max(draws) if operation.takes(Role.images) else area, *noises)
 
 
-def _joined(pieces: list[dict[Key, Array]]) -> dict[Key, Array]:
-    """The rows of all pieces, by key. Raises GraphFailed if their other axes differ."""
+def joined(pieces: Sequence[Results]) -> Results:
+    """What came out for all rows of a caller. Raises GraphFailed if the other axes of some differ."""
+    if len(pieces) == 1:
+        return pieces[0]
+    return Results(
+        _concatenated([piece.arrays for piece in pieces]), _concatenated([piece.figures for piece in pieces])
+    )
+
+
+def _concatenated(pieces: Sequence[dict[Key, Array]]) -> dict[Key, Array]:
     try:
         return {key: np.concatenate([piece[key] for piece in pieces]) for key in pieces[0]}
     except ValueError as error:

@@ -48,8 +48,8 @@ class Call:
     async def run(self, context: Context, rows: int, given: Arrays) -> Results:
         """Run the operations on ``rows`` rows; what was given and what came out."""
         inputs = self.inputs(rows, given)
-        return await context.infer(
-            lambda: self.model.run(self.chain, inputs, rows, self.values, self.seed, self.still)
+        return await context.lanes.run(
+            self.model, self.chain, inputs, rows, self.values, self.seed, self.still
         )
 
 

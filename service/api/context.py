@@ -9,6 +9,7 @@ from anyio import CapacityLimiter
 from fastapi import Depends
 from starlette.requests import Request
 
+from service.lanes import Lanes
 from service.registry import Registry
 from service.runtime import available_cpus
 from service.settings import Settings
@@ -22,7 +23,7 @@ class Context:
 
     settings: Settings
     registry: Registry
-    inference: CapacityLimiter
+    lanes: Lanes
     codecs: CapacityLimiter
     reloads: CapacityLimiter
 
@@ -32,14 +33,10 @@ class Context:
         return cls(
             settings,
             registry,
-            inference=CapacityLimiter(settings.concurrency),
+            lanes=Lanes(settings.concurrency),
             codecs=CapacityLimiter(available_cpus()),
             reloads=CapacityLimiter(1),
         )
-
-    async def infer(self, work: Callable[[], T]) -> T:
-        """Run a model, off the event loop. A batcher will stand here."""
-        return await anyio.to_thread.run_sync(work, limiter=self.inference)
 
     async def convert(self, work: Callable[[], T]) -> T:
         """Read or write pictures, arrays and JSON, off the event loop."""
@@ -47,7 +44,9 @@ class Context:
 
     async def reload(self, work: Callable[[], T]) -> T:
         """Load models, off the event loop, one caller at a time."""
-        return await anyio.to_thread.run_sync(work, limiter=self.reloads)
+        outcome = await anyio.to_thread.run_sync(work, limiter=self.reloads)
+        self.lanes.keep(self.registry.models.values())
+        return outcome
 
 
 async def _context(request: Request) -> Context:

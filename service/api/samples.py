@@ -4,6 +4,7 @@ Methods that can keep codes also complete what they are given (``service.api.com
 one code to another (``service.api.interpolation``). What a chain passed on its way is answered too.
 """
 
+import asyncio
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -149,16 +150,13 @@ async def _decoded(
     chain = model.chain("decode")
     values = arguments.parameters(model.operations(chain), {}) | dict(call.values)
     given = {} if label is None else {Role.label: label}
-
-    def decode() -> NDArray[Any]:
-        # Step by step, so that a decoder's noise is that of the chain, and the last state its picture.
-        steps = [
-            model.run(chain, {**given, Role.codes: states[:, step]}, chains, values, call.seed)
-            for step in range(passed)
-        ]
-        return np.stack([results.arrays[Role.images] for results in steps], axis=1)
-
-    return await context.infer(decode)
+    # Each state by itself, so that a decoder's noise is that of the chain, and the last state its picture.
+    steps = [
+        context.lanes.run(model, chain, {**given, Role.codes: states[:, step]}, chains, values, call.seed)
+        for step in range(passed)
+    ]
+    decoded = await asyncio.gather(*steps)
+    return np.stack([results.arrays[Role.images] for results in decoded], axis=1)
 
 
 def _check_size(model: Model, rows: int, context: Context) -> None:

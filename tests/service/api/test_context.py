@@ -3,6 +3,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from service.models import Model
@@ -12,7 +13,7 @@ from tests.service.conftest import make_client
 def test_the_service_answers_while_models_run_and_runs_no_more_than_allowed(
     exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = Model.run
+    run = Model.run_batch
     started, release = threading.Semaphore(0), threading.Event()
     running = most = 0
 
@@ -25,10 +26,15 @@ def test_the_service_answers_while_models_run_and_runs_no_more_than_allowed(
         running -= 1
         return run(*arguments)
 
+    names = ["levels", "colours", "patchwork", "wanderer"]
     with make_client(exported, concurrency=2) as client, ThreadPoolExecutor(4) as callers:
-        monkeypatch.setattr(Model, "run", slow)
-        body = {"model": "levels", "codes": [[1]]}
-        answers = [callers.submit(client.post, "/decode", json=body) for _ in range(4)]
+        monkeypatch.setattr(Model, "run_batch", slow)
+        shapes = [client.get(f"/models/{name}").json()["codes"]["shape"] for name in names]
+        bodies = [
+            {"model": name, "codes": np.zeros((1, *shape), int).tolist()}
+            for name, shape in zip(names, shapes, strict=True)
+        ]
+        answers = [callers.submit(client.post, "/decode", json=body) for body in bodies]
         try:
             assert started.acquire(timeout=30)
             assert started.acquire(timeout=30)

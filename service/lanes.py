@@ -1,0 +1,123 @@
+"""The lanes of the models that are served: made when they are first used, closed when a model is gone."""
+
+import threading
+import time
+import weakref
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from service.arguments import Number
+from service.batcher import Batch, Lane, Limits, Request, Run
+from service.models import Arrays, Model, Part, Results
+
+# Between choosing a model and joining its lane a request reads its body: what is gone waits for such.
+GRACE = 10.0
+
+
+@dataclass(frozen=True)
+class _Alike:
+    """What the requests of a batch have in common."""
+
+    values: tuple[tuple[str, Number], ...]
+    still: frozenset[str]
+    arrays: frozenset[tuple[str, str, tuple[int, ...]]]
+
+
+class Lanes:
+    """A lane for each chain of operations of each model. Safe to use from several threads.
+
+    ``observe`` is told of every batch: the model, the chain, and what is known of it.
+    """
+
+    def __init__(
+        self,
+        concurrency: int,
+        limits: Limits = Limits(),  # noqa: B008 - frozen
+        observe: Callable[[Model, tuple[str, ...], Batch], None] = lambda *_: None,
+    ) -> None:
+        self._slots = threading.Semaphore(concurrency)
+        self._limits, self._observe = limits, observe
+        self._gone: weakref.WeakSet[Model] = weakref.WeakSet()
+        self._lanes: dict[Model, dict[tuple[str, ...], Lane[_Alike]]] = {}
+        self._lock = threading.Lock()
+
+    async def run(
+        self,
+        model: Model,
+        chain: tuple[str, ...],
+        given: Arrays,
+        rows: int,
+        values: Mapping[str, Number],
+        seed: int = 0,
+        still: Collection[str] = (),
+    ) -> Results:
+        """What ``Model.run`` answers, in batches with what others want. Raises as ``Lane.submit``."""
+        arrays = frozenset((role.value, array.dtype.str, array.shape[1:]) for role, array in given.items())
+        alike = _Alike(tuple(values.items()), frozenset(still), arrays)
+        at_once = model.rows_at_once(chain, given, values)
+        return await self.lane(model, chain).submit(Request(alike, given, rows, at_once, seed))
+
+    def lane(self, model: Model, chain: tuple[str, ...]) -> Lane[_Alike]:
+        """The lane of a chain of a model."""
+        lane = self._lanes.get(model, {}).get(chain)
+        if lane is not None:
+            return lane
+        with self._lock:
+            lanes = self._lanes.setdefault(model, {})
+            if chain not in lanes:
+                lanes[chain] = Lane(
+                    f"{'+'.join(chain)} of {model.manifest.name}",
+                    _runner(model, chain),
+                    self._slots,
+                    self._limits,
+                    lambda batch: self._observe(model, chain, batch),
+                    lambda: self._forget(model, chain),
+                )
+                if model in self._gone:
+                    lanes[chain].close(GRACE)
+            return lanes[chain]
+
+    @property
+    def dead(self) -> list[str]:
+        """The lanes whose thread has died."""
+        return [lane.name for lane in self._all() if not lane.alive]
+
+    @property
+    def waiting(self) -> int:
+        """Rows that wait in all lanes."""
+        return sum(lane.waiting for lane in self._all())
+
+    def keep(self, models: Collection[Model]) -> None:
+        """Close the lanes of all other models; requests that hold such a model are answered still."""
+        with self._lock:
+            gone = [model for model in self._lanes if model not in models and model not in self._gone]
+            self._gone.update(gone)
+            for model in gone:
+                for lane in self._lanes[model].values():
+                    lane.close(GRACE)
+
+    def close(self, seconds: float) -> bool:
+        """Take no more, and wait until all is worked off; whether it was, within so many seconds."""
+        lanes = self._all()
+        for lane in lanes:
+            lane.close()
+        until = time.monotonic() + seconds
+        return all(lane.join(max(0.0, until - time.monotonic())) for lane in lanes)
+
+    def _forget(self, model: Model, chain: tuple[str, ...]) -> None:
+        with self._lock:
+            if model in self._gone:
+                del self._lanes[model][chain]
+                if not self._lanes[model]:
+                    del self._lanes[model]
+
+    def _all(self) -> list[Lane[_Alike]]:
+        with self._lock:
+            return [lane for lanes in self._lanes.values() for lane in lanes.values()]
+
+
+def _runner(model: Model, chain: tuple[str, ...]) -> Run[_Alike]:
+    def run(alike: _Alike, parts: Sequence[Part]) -> list[Results]:
+        return model.run_batch(chain, parts, dict(alike.values), alike.still)
+
+    return run
