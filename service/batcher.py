@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
-from service.errors import Overloaded, Problem, QueueTimeout, ShuttingDown
+from service.errors import LaneDied, Overloaded, Problem, QueueTimeout, ShuttingDown
 from service.models import Arrays, Part, Results, joined
 
 log = logging.getLogger(__name__)
@@ -98,8 +98,9 @@ class Lane(Generic[Key]):
         # Each is written by one side alone, so no lock is needed to tell how much waits.
         self._rows_in = self._rows_out = 0
         self._rate = 0.0
-        # Told to end; and ended, or about to.
-        self._closing = self._closed = False
+        # Told to end; ended, or about to; and ended without having been told to.
+        self._closing = self._closed = self._died = False
+        self._running: Sequence[_Piece[Key]] = ()
         self._grace = 0.0
         self._thread = threading.Thread(target=self._work, name=f"lane {name}", daemon=True)
         self._thread.start()
@@ -107,7 +108,7 @@ class Lane(Generic[Key]):
     @property
     def alive(self) -> bool:
         """Whether its thread still works, or ended as it was told to."""
-        return self._thread.is_alive() or self._closing
+        return not self._died
 
     @property
     def waiting(self) -> int:
@@ -118,8 +119,11 @@ class Lane(Generic[Key]):
         """What comes out for a request.
 
         Raises Overloaded if too much waits, QueueTimeout if it waited for too long, ShuttingDown if the lane
-        is closed, and what the run raises. What is cancelled is not run, unless it is under way.
+        is closed, LaneDied if its thread is gone, and what the run raises. What is cancelled is not run,
+        unless it is under way.
         """
+        if self._died:
+            raise self._death()
         if self._closed:
             raise ShuttingDown(f"{self.name} is being taken out of service")
         if self.waiting and self.waiting + request.rows > self._limits.rows:
@@ -133,6 +137,8 @@ class Lane(Generic[Key]):
         request.future = asyncio.get_running_loop().create_future()
         self._rows_in += request.rows
         self._arrivals.put(request)
+        if self._died:  # between the question above and now: nobody may have seen it
+            self._bury()
         try:
             return await request.future
         except asyncio.CancelledError:
@@ -157,14 +163,32 @@ class Lane(Generic[Key]):
         return max(1, round(self.waiting / self._rate)) if self._rate else 1
 
     def _work(self) -> None:
-        while self._wait():
-            with self._slots:
-                # Whatever came while the slot was not free goes too.
-                self._take_all()
-                pieces = self._next()
-                if pieces:
-                    self._process(pieces)
+        try:
+            while self._wait():
+                with self._slots:
+                    # Whatever came while the slot was not free goes too.
+                    self._take_all()
+                    self._running = self._next()
+                    if self._running:
+                        self._process(self._running)
+                    # An idle lane keeps nobody's pictures.
+                    self._running = ()
+        except BaseException:
+            log.critical("the thread of %s died", self.name, exc_info=True)
+            self._died = True
+            self._bury()
         self._ended()
+
+    def _death(self) -> LaneDied:
+        return LaneDied(f"the thread that runs {self.name} died; the service has to be started again")
+
+    def _bury(self) -> None:
+        """Tell those who wait for a thread that died."""
+        self._take_all()
+        waiting = [piece.request for piece in self._running] + list(self._backlog)
+        self._running, self._rows_out = (), self._rows_in
+        self._backlog.clear()
+        _deliver([(request, self._death()) for request in waiting])
 
     def _wait(self) -> bool:
         """Wait until there is something to do; False if there will be nothing any more."""

@@ -24,7 +24,8 @@
         ├── Overloaded            429  too much waits already
         ├── GraphFailed           500  ONNX Runtime gave up on a request
         ├── NotReady              503  no model is loaded
-        │   └── ShuttingDown
+        │   ├── ShuttingDown
+        │   └── LaneDied               a thread that runs a model
         ├── ModelsUnreadable      503  the folder that holds the models cannot be listed
         └── QueueTimeout          504  it waited for too long
 
@@ -229,6 +230,12 @@ class ShuttingDown(NotReady):
     """What would answer is being taken out of service."""
 
     title = "Shutting down"
+
+
+class LaneDied(NotReady):
+    """The thread that ran the model's batches is gone: liveness says so too."""
+
+    title = "A thread of the service died"
 
 
 class ModelsUnreadable(Problem):

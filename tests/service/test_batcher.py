@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.batcher import Batch, Lane, Limits, Request
-from service.errors import BadValue, GraphFailed, Overloaded, QueueTimeout, ShuttingDown
+from service.errors import BadValue, GraphFailed, LaneDied, Overloaded, QueueTimeout, ShuttingDown
 from service.manifest import Role
 from service.models import Part, Results
 
@@ -295,22 +295,6 @@ def test_lanes_share_their_slots() -> None:
     assert most[0] == 2
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_thread_that_died_is_told() -> None:
-    def die(_: Hashable, __: Sequence[Part]) -> list[Results]:
-        raise SystemExit
-
-    lane = Lane[Hashable]("toy", die, threading.Semaphore(1))
-
-    async def main() -> None:
-        with pytest.raises(asyncio.TimeoutError):
-            await asyncio.wait_for(lane.submit(request(1)), 0.2)
-
-    asyncio.run(main())
-    assert lane.join(PATIENCE)
-    assert not lane.alive
-
-
 def test_an_error_of_ours_is_theirs_too(caplog: pytest.LogCaptureFixture) -> None:
     def wrong(_: Hashable, __: Sequence[Part]) -> list[Results]:
         raise ZeroDivisionError
@@ -359,3 +343,31 @@ def test_everyone_gets_their_own(wanted: list[tuple[list[int], str]], at_once: i
             assert isinstance(outcome, Results)
             assert answer(outcome) == [2 * row for row in rows]
     assert all(len(rows) <= at_once for _, rows in run.batches)
+
+
+def test_who_waits_for_a_thread_that_dies_is_told_and_so_is_who_comes_later() -> None:
+    class Killed(BaseException):
+        pass
+
+    begun, gate = threading.Semaphore(0), threading.Event()
+
+    def run(_key: Hashable, _parts: Sequence[Part]) -> list[Results]:
+        begun.release()
+        assert gate.wait(PATIENCE)
+        raise Killed
+
+    async def main() -> None:
+        lane = Lane[Hashable]("toy", run, threading.Semaphore(1))
+        under_way = asyncio.create_task(lane.submit(request(1)))
+        assert await asyncio.to_thread(begun.acquire, timeout=PATIENCE)
+        tasks = [under_way, *await waiting(lane, request(2), request(3, key="unlike"))]
+        assert lane.alive
+        gate.set()
+        for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+            assert isinstance(outcome, LaneDied)
+        assert not lane.alive
+        assert lane.waiting == 0
+        with pytest.raises(LaneDied, match="toy"):
+            await lane.submit(request(4))
+
+    asyncio.run(main())
