@@ -14,6 +14,7 @@
         ├── UnknownOperation      404  the model has no such operation
         ├── MissingFile           404  the model was exported without it
         ├── NotAcceptable         406  the answer has no form that Accept allows
+        ├── TooSlow               408  the body did not come in time
         ├── VersionConflict       409  codes of one version, a model of another
         ├── TooLarge              413  bytes, pixels or rows
         ├── UnsupportedMediaType  415
@@ -26,6 +27,7 @@
         ├── NotReady              503  no model is loaded
         │   ├── ShuttingDown
         │   └── LaneDied               a thread that runs a model
+        ├── Unwell                503  the service should be started again
         ├── ModelsUnreadable      503  the folder that holds the models cannot be listed
         └── QueueTimeout          504  it waited for too long
 
@@ -34,7 +36,7 @@ Nothing here carries a traceback or a path of the server's.
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 
@@ -67,7 +69,7 @@ class Problem(TesseraError):
     """An error that is told to the caller.
 
     ``detail`` says what was given and what is allowed; ``members`` says the same to a program, as further
-    members of the JSON object (``given``, ``allowed`` and the like).
+    members of the JSON object (``given``, ``allowed`` and the like). ``headers`` are those of the answer.
     """
 
     status: ClassVar[int] = 500
@@ -77,16 +79,27 @@ class Problem(TesseraError):
         super().__init__(detail)
         self.detail = detail
         self.members = members
+        self.headers: Mapping[str, str] = {}
 
     @classmethod
     def type(cls) -> str:
         """The problem's type, a URN: ``urn:tessera:bad-image``."""
         return "urn:tessera:" + re.sub(r"(?<!^)(?=[A-Z])", "-", cls.__name__).lower()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Its constructors differ, and one worker tells another by a pipe.
+        return _rebuilt, (type(self), self.args, self.__dict__)
+
     def document(self, instance: str) -> dict[str, Any]:
         """The problem as RFC 9457 has it; ``instance`` is the path that was called."""
         head = {"type": self.type(), "title": self.title, "status": self.status}
         return head | {"detail": self.detail, "instance": instance} | self.members
+
+
+def _rebuilt(kind: type[Problem], arguments: tuple[Any, ...], state: Mapping[str, Any]) -> Problem:
+    problem = kind.__new__(kind, *arguments)
+    problem.__dict__.update(state)
+    return problem
 
 
 class BadBody(Problem):
@@ -156,6 +169,13 @@ class NotAcceptable(Problem):
     title = "Not acceptable"
 
 
+class TooSlow(Problem):
+    """The body did not come in time."""
+
+    status = 408
+    title = "The body took too long"
+
+
 class VersionConflict(Problem):
     """The codes come from one version of the model, and another is served."""
 
@@ -210,7 +230,7 @@ class Overloaded(Problem):
 
     def __init__(self, detail: str, *, retry_after: int, **members: Any) -> None:
         super().__init__(detail, retry_after=retry_after, **members)
-        self.retry_after = retry_after
+        self.headers = {"Retry-After": str(retry_after)}
 
 
 class GraphFailed(Problem):
@@ -236,6 +256,13 @@ class LaneDied(NotReady):
     """The thread that ran the model's batches is gone: liveness says so too."""
 
     title = "A thread of the service died"
+
+
+class Unwell(Problem):
+    """Something is wrong that only a new start mends."""
+
+    status = 503
+    title = "Not well"
 
 
 class ModelsUnreadable(Problem):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from service.arguments import Number
 from service.batcher import Batch, Lane, Limits, Request, Run
-from service.models import Arrays, Model, Part, Results
+from service.models import SAMPLE, Arrays, Model, Part, Results
 
 # Between choosing a model and joining its lane a request reads its body: what is gone waits for such.
 GRACE = 10.0
@@ -31,11 +31,13 @@ class Lanes:
 
     def __init__(
         self,
-        concurrency: int,
+        concurrency: int = 1,
+        samplers: int = 1,
         limits: Limits = Limits(),  # noqa: B008 - frozen
         observe: Callable[[Model, tuple[str, ...], Batch], None] = lambda *_: None,
     ) -> None:
-        self._slots = threading.Semaphore(concurrency)
+        """So many batches at the same time, and so many ``samplers`` beside them."""
+        self._slots, self._sampling = threading.Semaphore(concurrency), threading.Semaphore(samplers)
         self._limits, self._observe = limits, observe
         self._gone: weakref.WeakSet[Model] = weakref.WeakSet()
         self._lanes: dict[Model, dict[tuple[str, ...], Lane[_Alike]]] = {}
@@ -68,7 +70,7 @@ class Lanes:
                 lanes[chain] = Lane(
                     f"{'+'.join(chain)} of {model.manifest.name}",
                     _runner(model, chain),
-                    self._slots,
+                    self._sampling if any(name.startswith(SAMPLE) for name in chain) else self._slots,
                     self._limits,
                     lambda batch: self._observe(model, chain, batch),
                     lambda: self._forget(model, chain),

@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,6 +54,14 @@ class Provider:
     name: Literal["cpu", "cuda"]
     reason: str
     threads: int
+
+    def failure(self) -> str | None:
+        """Run a graph of one node: what went wrong, in one line, or None."""
+        try:
+            _probe(self.name).run(None, {"x": np.zeros((), np.float32)})
+        except Exception as error:  # ONNX Runtime's exceptions have no common base
+            return _one_line(error)
+        return None
 
 
 @dataclass(frozen=True)
@@ -98,8 +107,8 @@ def cuda_obstacle() -> str | None:
     # What fails here is reported below, so ONNX Runtime need not write it to stderr in its own way.
     ort.set_default_logger_severity(_LOG_FATAL)
     try:
-        probe = ort.InferenceSession(_PROBE, providers=_providers("cuda"), enable_fallback=0)
-        probe.run(None, {"x": np.float32(0)})
+        probe = _probe("cuda")
+        probe.run(None, {"x": np.zeros((), np.float32)})
     except Exception as error:
         return said or _one_line(error)
     finally:
@@ -107,6 +116,13 @@ def cuda_obstacle() -> str | None:
     if probe.get_providers()[0] != CUDA:
         return said or "ONNX Runtime did not take it"
     return None
+
+
+@cache
+def _probe(name: Literal["cpu", "cuda"]) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    return ort.InferenceSession(_PROBE, options, providers=_providers(name), enable_fallback=0)
 
 
 class Graph:

@@ -40,13 +40,23 @@ class Settings(BaseSettings):
         default="auto",
         description="Where the graphs run. auto: CUDA if it works, else the CPU; cuda: CUDA or no start.",
     )
+    workers: int = Field(
+        default=0,
+        ge=0,
+        le=256,
+        description="Processes that answer, each with the models in its memory; 0 for one on a GPU, and on the "
+        "CPU for one for each CPU that may be used, up to 8.",
+    )
     threads: int = Field(
         default=0,
         ge=0,
-        description="CPU threads for one operation; 0 for as many as this process may use.",
+        description="CPU threads for one operation; 0 for the CPUs that may be used, shared among the workers.",
     )
     concurrency: int = Field(
-        default=2, ge=1, description="Operations that run at the same time; the others wait."
+        default=1, ge=1, description="Batches that a worker runs at the same time; the others wait."
+    )
+    samplers: int = Field(
+        default=1, ge=1, description="Batches of samplers that a worker runs beside them at the same time."
     )
     batch_size: int = Field(default=64, ge=1, description="Rows that go through a graph at once, at most.")
     batch_pixels: int = Field(
@@ -64,8 +74,31 @@ class Settings(BaseSettings):
     max_total_pixels: int = Field(
         default=2**26, ge=1, description="Pixels of all images of a request, or of its answer, together."
     )
+    max_queued_rows: int = Field(
+        default=4096,
+        ge=1,
+        description="Rows that wait for one operation of a model, in each worker; more are refused with 429.",
+    )
+    max_queue_seconds: float = Field(
+        default=30, gt=0, description="Longest wait of a request before it is begun; then it is answered 504."
+    )
+    max_steps: int = Field(
+        default=10_000, ge=1, description="Steps of a sampler in one request, if its model allows as many."
+    )
+    header_seconds: float = Field(
+        default=10, gt=0, description="Longest time for the head of a request to come; then it is hung up on."
+    )
+    body_seconds: float = Field(
+        default=60, gt=0, description="Longest time for the body of a request to come; then it is answered 408."
+    )
+    drain_seconds: float = Field(
+        default=30, gt=0, description="Longest time to finish what is under way when told to stop."
+    )
     log_level: Literal["critical", "error", "warning", "info", "debug"] = Field(
         default="info", description="Least severe messages that are logged."
+    )
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="Lines for people, or one JSON object a line."
     )
 
 
@@ -148,7 +181,7 @@ def _parser() -> _Parser:
 def _metavar(field: FieldInfo) -> str:
     if get_origin(field.annotation) is Literal:
         return "{" + ",".join(get_args(field.annotation)) + "}"
-    if field.annotation is int:
+    if field.annotation in (int, float):
         return "N"
     return "DIR" if field.annotation is Path else "NAME"
 

@@ -9,12 +9,16 @@ from starlette.responses import RedirectResponse
 from service import __version__
 from service.api import codes, health, models, problems, samples, scores
 from service.api.context import Context
-from service.api.limits import BodyLimit
+from service.api.intake import Intake
 from service.api.openapi import describe
+from service.api.shortcut import Shortcut
+from service.crew import Crew
 from service.models import Batching
 from service.registry import Registry
 from service.runtime import choose_provider
 from service.settings import Settings
+
+ROUTERS = (codes.router, samples.router, scores.router, models.router, health.router)
 
 DESCRIPTION = """
 Images to codes, codes to images, and new images, from models of the VAE family.
@@ -24,8 +28,10 @@ what was given and what is allowed.
 """
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings, crew: Crew | None = None) -> FastAPI:
     """Choose the provider, load the models, and make the app. A folder that is refused stops nothing.
+
+    ``crew`` are the other workers at the same address; without it there are none.
 
     Raises StartupError if the provider that was asked for does not work, ModelsUnreadable if the models
     folder cannot be listed.
@@ -43,15 +49,17 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,  # its page loads a picture from another host
         swagger_ui_parameters={"validatorUrl": None},  # or the page would tell another host of us
     )
-    app.state.context = Context.of(settings, registry)
+    app.state.context = context = Context(settings, registry, crew or Crew())
     app.openapi = partial(describe, app)  # type: ignore[method-assign]  # FastAPI's own way
     problems.install(app)
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
-    for router in (codes.router, samples.router, scores.router, models.router, health.router):
+    for router in ROUTERS:
         app.include_router(router)
 
     @app.get("/", include_in_schema=False)
     async def page() -> RedirectResponse:
         return RedirectResponse("docs")
 
+    # The last that is added is the first that a call meets.
+    app.add_middleware(Shortcut, routes=[route for router in ROUTERS for route in router.routes], context=context)
+    app.add_middleware(Intake, max_bytes=settings.max_body_bytes, seconds=settings.body_seconds)
     return app

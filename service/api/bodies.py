@@ -6,6 +6,7 @@ curl sends ``application/x-www-form-urlencoded`` when nobody says better, and ma
 
 import base64
 import binascii
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +28,7 @@ IMAGE_TYPES = (*PICTURES, FORM, NPY, JSON)
 CODES_TYPES = (JSON, NPY)
 
 _EITHER = "give either image or images, base64 of a PNG, JPEG or WebP"
+_PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 _UNSAID = ("", BYTES, "application/x-www-form-urlencoded")
 _ALIASES = {"image/jpg": "image/jpeg", "application/npy": NPY, "application/x-numpy": NPY}
 
@@ -40,10 +42,17 @@ class SentImages:
     model: str | None = None
     version: str | None = None
 
+    @property
+    def weight(self) -> float:
+        """Of reading them, in pixels as far as that can be told without looking into a picture."""
+        return len(self.npy) if self.npy is not None else sum(map(_area, self.files))
+
 
 @dataclass(frozen=True)
 class SentCodes:
-    """Codes as they came: a JSON object, or one npy."""
+    """Codes as they came, of so many bytes: a JSON object, or one npy."""
+
+    size: int
 
     document: dict[str, Any] | None = None
     npy: bytes | None = None
@@ -79,9 +88,11 @@ async def read_codes(request: Request) -> SentCodes:
     media = _said(request)
     body = await _body(request)
     if _checked_type(media, body, CODES_TYPES) == NPY:
-        return SentCodes(npy=body)
+        return SentCodes(len(body), npy=body)
     document = CodesDocument.read(_json(body))
-    return SentCodes(document=document.model_dump(), model=document.model, version=document.version)
+    return SentCodes(
+        len(body), document=document.model_dump(), model=document.model, version=document.version
+    )
 
 
 async def read_sample(request: Request, settings: Settings) -> SentSample:
@@ -100,6 +111,13 @@ async def read_sample(request: Request, settings: Settings) -> SentSample:
         return SentSample(images=_raw_images(media, body))
     document = SampleDocument.read(_json(body))
     return SentSample(document, _json_images(document))
+
+
+def _area(picture: bytes) -> float:
+    """Pixels of a PNG, as its first chunk says; of other pictures it is not known."""
+    if not picture.startswith(_PNG):
+        return math.inf
+    return int.from_bytes(picture[16:20]) * int.from_bytes(picture[20:24])
 
 
 def _said(request: Request) -> str:
@@ -128,7 +146,7 @@ def _checked_type(said: str, body: bytes, allowed: Sequence[str]) -> str:
 
 
 def _sniffed(body: bytes) -> str | None:
-    if body.startswith(b"\x89PNG"):
+    if body.startswith(_PNG[:4]):
         return "image/png"
     if body.startswith(b"\xff\xd8\xff"):
         return "image/jpeg"

@@ -13,13 +13,13 @@ from service.api import accept, answers, bodies
 from service.api.calls import Call, choose_model, make_call
 from service.api.context import Context, Shared
 from service.api.documents import ImagesAnswer, ImagesQuery, OperationQuery, ReconstructionAnswer
-from service.api.openapi import codes_answer, codes_body, images_answer, images_body, problems
+from service.api.openapi import OF_A_RUN, codes_answer, codes_body, images_answer, images_body, problems
 from service.images import Pixels
 from service.manifest import Role
 
 router = APIRouter(tags=["codes"], default_response_class=Response)
 
-_REFUSALS = problems(400, 404, 406, 409, 413, 415, 422, 503)
+_REFUSALS = problems(*OF_A_RUN)
 
 
 @router.post("/encode", responses=codes_answer() | _REFUSALS, openapi_extra=images_body())
@@ -33,8 +33,9 @@ async def encode(request: Request, context: Shared, query: Annotated[ImagesQuery
     form = accept.choose(request.headers.get("accept"), answers.CODES_FORMS)
     call, pixels = await images_call(request, context, query, "encode")
     results = await call.run(context, len(pixels), {Role.images: pixels})
+    found = results.arrays[Role.codes]
     return await context.convert(
-        lambda: answers.of_codes(call.model, results.arrays[Role.codes], form, _seed_header(call))
+        lambda: answers.of_codes(call.model, found, form, _seed_header(call)), found.size
     )
 
 
@@ -64,9 +65,10 @@ async def decode(request: Request, context: Shared, query: Annotated[OperationQu
             return codes.from_npy(sent.npy, model.manifest, context.settings)
         return codes.from_json(sent.document or {}, model.manifest, context.settings)
 
-    grids = await context.convert(read)
+    grids = await context.convert(read, sent.size)
     results = await call.run(context, len(grids), {Role.codes: grids})
-    return await context.convert(lambda: answers.of_images(model, results.arrays[Role.images], form))
+    made = results.arrays[Role.images]
+    return await context.convert(lambda: answers.of_images(model, made, form), made.size)
 
 
 @router.post(
@@ -80,13 +82,9 @@ async def reconstruct(request: Request, context: Shared, query: Annotated[Images
     form = accept.choose(request.headers.get("accept"), answers.IMAGES_FORMS)
     call, pixels = await images_call(request, context, query, "reconstruct")
     results = await call.run(context, len(pixels), {Role.images: pixels})
+    made = results.arrays[Role.images]
     return await context.convert(
-        lambda: answers.of_images(
-            call.model,
-            results.arrays[Role.images],
-            form,
-            more=_distances(pixels, results.arrays[Role.images]),
-        )
+        lambda: answers.of_images(call.model, made, form, more=_distances(pixels, made)), 2 * made.size
     )
 
 
@@ -113,7 +111,7 @@ async def images_call(
             return images.from_npy(sent.npy, spec, settings, resize=query.resize)
         return images.from_files(sent.files, spec, settings, resize=query.resize)
 
-    return call, await context.convert(read)
+    return call, await context.convert(read, sent.weight)
 
 
 def _distances(originals: Pixels, reconstructions: Pixels) -> dict[str, list[float] | list[float | None]]:

@@ -1,7 +1,9 @@
-"""What the routes share: the settings, the served models, and the threads that work for the event loop."""
+"""What the routes share: the settings, the served models and their lanes, and the other workers."""
 
+import logging
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
 from typing import Annotated, TypeVar
 
 import anyio.to_thread
@@ -9,44 +11,64 @@ from anyio import CapacityLimiter
 from fastapi import Depends
 from starlette.requests import Request
 
+from service.batcher import Limits
+from service.crew import Crew
+from service.errors import Problem
 from service.lanes import Lanes
-from service.registry import Registry
+from service.registry import Registry, Reload
 from service.runtime import available_cpus
 from service.settings import Settings
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
+# Pixels or numbers that are read or written in about a millisecond.
+AT_ONCE = 2**16
 
-@dataclass(frozen=True)
+
 class Context:
     """One for each app."""
 
-    settings: Settings
-    registry: Registry
-    lanes: Lanes
-    codecs: CapacityLimiter
-    reloads: CapacityLimiter
+    def __init__(self, settings: Settings, registry: Registry, crew: Crew) -> None:
+        self.settings, self.registry, self.crew = settings, registry, crew
+        limits = Limits(settings.max_queued_rows, settings.max_queue_seconds)
+        self.lanes = Lanes(settings.concurrency, settings.samplers, limits)
+        self.draining = False
+        self._codecs = CapacityLimiter(available_cpus())
+        crew.on("reload", self.reload)
+        crew.on("health", self.ailments)
 
-    @classmethod
-    def of(cls, settings: Settings, registry: Registry) -> "Context":
-        """The context of an app, with a limit of its own for each kind of work."""
-        return cls(
-            settings,
-            registry,
-            lanes=Lanes(settings.concurrency),
-            codecs=CapacityLimiter(available_cpus()),
-            reloads=CapacityLimiter(1),
-        )
+    async def convert(self, work: Callable[[], T], weight: float = math.inf) -> T:
+        """Read or write pictures, arrays and JSON: off the event loop, but what weighs little at once.
 
-    async def convert(self, work: Callable[[], T]) -> T:
-        """Read or write pictures, arrays and JSON, off the event loop."""
-        return await anyio.to_thread.run_sync(work, limiter=self.codecs)
+        ``weight`` is in pixels or numbers. To hand a small picture to another thread costs more than to read
+        it, and until it is read nobody else waits for long.
+        """
+        if weight <= AT_ONCE:
+            return work()
+        return await anyio.to_thread.run_sync(work, limiter=self._codecs)
 
-    async def reload(self, work: Callable[[], T]) -> T:
-        """Load models, off the event loop, one caller at a time."""
-        outcome = await anyio.to_thread.run_sync(work, limiter=self.reloads)
+    def reload(self) -> Reload:
+        """Load new and changed models here. Raises ModelsUnreadable."""
+        outcome = self.registry.reload()
         self.lanes.keep(self.registry.models.values())
         return outcome
+
+    def reload_quietly(self) -> None:
+        """The same for whom nobody waits: what goes wrong is in the log."""
+        with suppress(Problem):
+            self.reload()
+
+    def ailments(self) -> list[str]:
+        """What is wrong with this process beyond repair."""
+        dead = [f"the thread of {name} died" for name in self.lanes.dead]
+        failure = self.registry.provider.failure()
+        return dead if failure is None else [*dead, f"{self.registry.provider.name} failed a probe: {failure}"]
+
+    def drain(self) -> None:
+        """Be not ready any more: the process is about to end."""
+        self.draining = True
 
 
 async def _context(request: Request) -> Context:

@@ -304,6 +304,7 @@ class ReadyAnswer(BaseModel):
     """The service answers."""
 
     status: str
+    workers: int
     provider: str
     reason: str
     threads: int

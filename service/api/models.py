@@ -14,7 +14,8 @@ from service.api.answers import as_json
 from service.api.context import Shared
 from service.api.documents import ModelDetail, ModelList, ModelSummary, ReloadAnswer
 from service.api.openapi import file_answer, json_answer, problems
-from service.errors import MissingFile, NotLocal
+from service.errors import MissingFile, NotLocal, Problem
+from service.registry import Reload
 
 router = APIRouter(prefix="/models", tags=["models"], default_response_class=Response)
 
@@ -44,19 +45,25 @@ async def list_models(context: Shared) -> Response:
 
 @router.post("/reload", responses=json_answer(ReloadAnswer) | problems(403, 503))
 async def reload(request: Request, context: Shared) -> Response:
-    """Load new and changed folders, drop removed ones; what runs goes on.
+    """Load new and changed folders, drop removed ones, in every worker; what runs goes on.
 
     A folder that does not verify is refused with the reason; if it was served before, that stays. Answers
     only to callers on the same machine.
     """
     if not _is_local(request):
         raise NotLocal("the models are loaded anew only for callers on the same machine")
-    outcome = await context.reload(context.registry.reload)
+    outcome, *others = await context.crew.ask("reload")
+    refused = dict(outcome.refused)
+    for other in others:
+        if isinstance(other, Problem):
+            raise other
+        if isinstance(other, Reload):
+            refused.update(other.refused)
     return as_json(
         {
             "loaded": outcome.loaded,
             "kept": outcome.kept,
-            "refused": [refusal._asdict() for refusal in outcome.refused],
+            "refused": [{"name": name, "reason": reason} for name, reason in refused.items()],
             "removed": outcome.removed,
         }
     )

@@ -24,12 +24,18 @@ _REFUSALS = {
     403: "Only for callers on the same machine.",
     404: "No such model, or it has no such operation or file.",
     406: "The answer has no form that Accept allows.",
+    408: "The body did not come in time.",
     409: "The body comes from another version of the model.",
     413: "Too many bytes, pixels or rows.",
     415: "The content type is not taken.",
     422: "A value is not allowed, or a name is unknown.",
-    503: "No model is loaded.",
+    429: "Too much waits already; `Retry-After` says when to come again.",
+    503: "No model is loaded, or the service is being stopped.",
+    504: "The request waited for too long.",
 }
+
+# What every call that runs a model may be refused with.
+OF_A_RUN = (400, 404, 406, 408, 409, 413, 415, 422, 429, 503, 504)
 
 _MODEL_HEADERS = {
     "X-Tessera-Model": {"description": "Name of the model.", "schema": {"type": "string"}},
@@ -67,7 +73,12 @@ def ref(document: type[BaseModel]) -> dict[str, str]:
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The errors a route may answer."""
     content = {MEDIA_TYPE: {"schema": ref(ProblemDocument)}}
-    return {status: {"description": _REFUSALS[status], "content": content} for status in statuses}
+    told: dict[int | str, dict[str, Any]] = {
+        status: {"description": _REFUSALS[status], "content": content} for status in statuses
+    }
+    if 429 in told:
+        told[429]["headers"] = {"Retry-After": {"description": "In seconds.", "schema": {"type": "integer"}}}
+    return told
 
 
 def json_answer(document: type[BaseModel]) -> dict[int | str, dict[str, Any]]:

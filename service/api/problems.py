@@ -35,9 +35,9 @@ class ProblemDocument(BaseModel):
     instance: str
 
 
-def answer(problem: Problem, path: str, headers: Mapping[str, str] | None = None) -> Response:
+def answer(problem: Problem, path: str) -> Response:
     """The response that tells a problem; ``path`` is the one that was called."""
-    return _response(problem.document(path), problem.status, headers)
+    return _response(problem.document(path), problem.status, problem.headers)
 
 
 def invalid(error: ValidationError) -> BadValue:

@@ -20,7 +20,7 @@ from service.api.bodies import SentSample
 from service.api.calls import Call, choose_model, make_call
 from service.api.context import Context, Shared
 from service.api.documents import SampleAnswer, SampleDocument, SampleQuery
-from service.api.openapi import images_answer, problems, sample_body
+from service.api.openapi import OF_A_RUN, images_answer, problems, sample_body
 from service.errors import BadValue, TooLarge
 from service.images import check_count, check_total
 from service.manifest import Role
@@ -31,7 +31,7 @@ router = APIRouter(tags=["samples"], default_response_class=Response)
 
 @router.post(
     "/sample",
-    responses=images_answer(SampleAnswer, seed=True) | problems(400, 404, 406, 409, 413, 415, 422, 503),
+    responses=images_answer(SampleAnswer, seed=True) | problems(*OF_A_RUN),
     openapi_extra=sample_body(),
 )
 async def sample(request: Request, context: Shared, query: Annotated[SampleQuery, Query()]) -> Response:
@@ -80,7 +80,10 @@ async def sample(request: Request, context: Shared, query: Annotated[SampleQuery
         return await context.convert(lambda: answers.of_chains(model, pixels, passed, form, more, headers))
     columns = len(pixels) if goes_between else None
     more["state_images"] = None
-    return await context.convert(lambda: answers.of_images(model, pixels, form, more, headers, columns))
+    weight = pixels.size + sum(array.size for array in arrays.values())
+    return await context.convert(
+        lambda: answers.of_images(model, pixels, form, more, headers, columns), weight
+    )
 
 
 async def _drawn(

@@ -11,7 +11,7 @@ from service.api.accept import JSON
 from service.api.codes import images_call
 from service.api.context import Shared
 from service.api.documents import ImagesQuery
-from service.api.openapi import images_body, problems, scores_answer
+from service.api.openapi import OF_A_RUN, images_body, problems, scores_answer
 from service.manifest import Role
 
 router = APIRouter(tags=["scores"], default_response_class=Response)
@@ -19,7 +19,7 @@ router = APIRouter(tags=["scores"], default_response_class=Response)
 
 @router.post(
     "/score",
-    responses=scores_answer() | problems(400, 404, 406, 409, 413, 415, 422, 503),
+    responses=scores_answer() | problems(*OF_A_RUN),
     openapi_extra=images_body(),
 )
 async def score(request: Request, context: Shared, query: Annotated[ImagesQuery, Query()]) -> Response:
@@ -34,4 +34,4 @@ async def score(request: Request, context: Shared, query: Annotated[ImagesQuery,
     results = await call.run(context, len(pixels), {Role.images: pixels})
     more = {"seed": call.seed, "parameters": call.values}
     headers = {"X-Tessera-Seed": str(call.seed)}
-    return await context.convert(lambda: answers.of_figures(call.model, results.figures, more, headers))
+    return await context.convert(lambda: answers.of_figures(call.model, results.figures, more, headers), len(pixels))

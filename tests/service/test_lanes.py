@@ -37,7 +37,7 @@ class Watched:
             return run(model, chain, parts, *more)
 
         monkeypatch.setattr(Model, "run_batch", watched)
-        self.lanes = Lanes(1, observe=lambda *told: self.told.append((told[0].manifest.name, *told[1:])))
+        self.lanes = Lanes(observe=lambda *told: self.told.append((told[0].manifest.name, *told[1:])))
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 
-from service.__main__ import listen
 from service.errors import StartupError
+from service.listening import listen
 
 ROOT = Path(__file__).parents[2]
 
@@ -105,21 +105,3 @@ def test_cuda_or_no_start(exported: Path) -> None:
         pytest.skip("CUDA works here")
     said = refusal("--models", str(exported), "--port", "0", TESSERA_PROVIDER="cuda")
     assert said == f"python -m service: provider=cuda, but CUDA cannot be used: {obstacle}"
-
-
-@pytest.mark.parametrize(
-    ("host", "complaint"),
-    [
-        ("192.0.2.1", "192.0.2.1 is no address of this machine; change it with --host"),
-        ("no host at all", "there is no address 'no host at all'"),
-        ("x" * 70, "there is no address"),
-    ],
-)
-def test_a_host_that_is_not_ours(host: str, complaint: str) -> None:
-    with pytest.raises(StartupError, match=complaint):
-        listen(host, 0)
-
-
-def test_two_services_cannot_share_a_port() -> None:
-    with listen("127.0.0.1", 0) as first, pytest.raises(StartupError, match="is in use"):
-        listen("127.0.0.1", first.getsockname()[1])

@@ -1,0 +1,72 @@
+"""One worker: the app with everything loaded, served on one socket until it is told to stop."""
+
+import logging
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+
+from service import logs
+from service.api.app import create_app
+from service.crew import Crew, Failed, Started
+from service.errors import ModelsUnreadable, TesseraError
+from service.server import Server
+from service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+def serve(settings: Settings, listener: socket.socket, crew: Crew, started: Callable[[], None]) -> None:
+    """Load the models, call ``started`` when calls are answered, and return when told to stop.
+
+    Raises StartupError or ModelsUnreadable.
+    """
+    app = create_app(settings, crew)
+    context = app.state.context
+    server = Server(
+        app,
+        head_seconds=settings.header_seconds,
+        drain_seconds=settings.drain_seconds,
+        log_level=settings.log_level,
+        started=started,
+        draining=context.drain,
+        heeds_interrupts=crew.is_alone,
+    )
+
+    def end() -> None:
+        server.should_exit = True
+
+    crew.gone = end
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, lambda *_: _reload(context.reload_quietly) if crew.is_alone else None)
+    try:
+        server.run(sockets=[listener])
+    finally:
+        context.lanes.close(0)
+
+
+def work(settings: Settings, listener: socket.socket, index: int, pipe: Connection) -> None:
+    """Be one of several, under ``service.supervisor``. Ends the process with exit code 1 if it cannot."""
+    # Ctrl-C reaches every process of a terminal, and it is the supervisor who ends the others in order.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logs.configure(settings)
+    crew = Crew(pipe, index)
+    try:
+        serve(settings, listener, crew, lambda: crew.tell(Started()))
+    except TesseraError as error:
+        crew.tell(Failed(complaint(error, settings)))
+        sys.exit(1)
+
+
+def complaint(error: TesseraError, settings: Settings) -> str:
+    """What hinders the start, for whoever starts the service."""
+    if isinstance(error, ModelsUnreadable):
+        # An answer to a caller must not name the folder; who starts the service needs it.
+        return f"{error} ({settings.models}); change it with --models"
+    return str(error)
+
+
+def _reload(work: Callable[[], None]) -> None:
+    threading.Thread(target=work, name="reload", daemon=True).start()
