@@ -86,6 +86,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
+                interface="asgi3",
                 http=Protocol,
                 ws="none",
                 log_config=None,

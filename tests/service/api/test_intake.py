@@ -1,11 +1,17 @@
+import asyncio
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
 
 from service import npy
+from service.api.intake import Intake
 from tests.service.conftest import make_client, problem
 
 
@@ -76,3 +82,95 @@ def test_too_many_pixels_together(small: TestClient) -> None:
     batch = np.zeros((3, 40, 40), np.uint8)
     problem(small.post("/encode?resize=false", content=npy.dump(batch)), 413, "too-large")
     assert small.post("/encode", content=npy.dump(batch)).status_code == 200
+
+
+# Bodies that come slowly, and callers that leave: by ASGI itself, so that the test says what comes when.
+
+
+class Caller:
+    """A caller whose messages come one by one, and then none any more; and what it was answered."""
+
+    def __init__(self, *messages: dict[str, Any]) -> None:
+        self.messages, self.sent = list(messages), list[Message]()
+        self.left = asyncio.Event()
+
+    async def receive(self) -> Message:
+        if self.messages:
+            return self.messages.pop(0)
+        await self.left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        self.sent.append(message)
+
+
+def part(body: bytes, *, more: bool) -> dict[str, Any]:
+    return {"type": "http.request", "body": body, "more_body": more}
+
+
+SCOPE: Scope = {"type": "http", "method": "POST", "path": "/encode", "headers": []}
+
+
+async def reads_all(scope: Scope, receive: Receive, send: Send) -> None:
+    while (await receive()).get("more_body"):
+        pass
+    await Response("read")(scope, receive, send)
+
+
+def test_a_body_that_does_not_end_in_time_is_told() -> None:
+    caller = Caller(part(b"abc", more=True))
+    asyncio.run(Intake(reads_all, 100, 0.2)(SCOPE, caller.receive, caller.send))
+    start, body = caller.sent
+    assert start["status"] == 408
+    told = json.loads(body["body"])
+    assert (told["given"], told["allowed"]) == (3, 0.2)
+    assert told["detail"] == "the body did not come within 0.2 s; 3 bytes of it did"
+
+
+def test_a_call_may_take_longer_than_its_body() -> None:
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await asyncio.sleep(0.4)
+        await Response("done")(scope, receive, send)
+
+    async def unread(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(0.4)
+        await Response("done")(scope, receive, send)
+
+    for app in (slow, unread):
+        caller = Caller(part(b"abc", more=False))
+        asyncio.run(Intake(app, 100, 0.1)(SCOPE, caller.receive, caller.send))
+        assert caller.sent[0]["status"] == 200
+
+
+def test_when_a_caller_leaves_its_call_is_cancelled() -> None:
+    caller, ended = Caller(part(b"abc", more=False)), []
+
+    async def endless(_scope: Scope, receive: Receive, _send: Send) -> None:
+        await receive()
+        caller.left.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append(True)
+
+    asyncio.run(Intake(endless, 100, 60)(SCOPE, caller.receive, caller.send))
+    assert ended == [True]
+    assert caller.sent == []
+
+
+def test_who_cancels_from_outside_is_heard() -> None:
+    caller = Caller(part(b"abc", more=False))
+
+    async def endless(_scope: Scope, receive: Receive, _send: Send) -> None:
+        await receive()
+        await asyncio.sleep(60)
+
+    async def main() -> None:
+        task = asyncio.create_task(Intake(endless, 100, 60)(SCOPE, caller.receive, caller.send))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
