@@ -9,6 +9,7 @@
         │   ├── BadImage               no picture, a truncated or a corrupt one
         │   └── BadArray               no npy array, or one with pickled objects
         ├── ModelNotChosen        400  several models are served and none was named
+        ├── NoKey                 401  the call needs a key
         ├── NotLocal              403  only callers on the same machine may
         ├── UnknownModel          404
         ├── UnknownOperation      404  the model has no such operation
@@ -132,6 +133,17 @@ class ModelNotChosen(Problem):
 
     status = 400
     title = "No model was chosen"
+
+
+class NoKey(Problem):
+    """The call needs a key, and has none or another."""
+
+    status = 401
+    title = "A key is needed"
+
+    def __init__(self, detail: str, **members: Any) -> None:
+        super().__init__(detail, **members)
+        self.headers = {"WWW-Authenticate": "Bearer"}
 
 
 class NotLocal(Problem):

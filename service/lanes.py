@@ -85,9 +85,14 @@ class Lanes:
         return [lane.name for lane in self._all() if not lane.alive]
 
     @property
-    def waiting(self) -> int:
-        """Rows that wait in all lanes."""
-        return sum(lane.waiting for lane in self._all())
+    def waiting(self) -> list[tuple[Model, tuple[str, ...], int]]:
+        """The rows that wait in each lane."""
+        with self._lock:
+            return [
+                (model, chain, lane.waiting)
+                for model, lanes in self._lanes.items()
+                for chain, lane in lanes.items()
+            ]
 
     def keep(self, models: Collection[Model]) -> None:
         """Close the lanes of all other models; requests that hold such a model are answered still."""

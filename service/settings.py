@@ -1,21 +1,20 @@
 """Every setting of the service, once: its name, its default and what it means.
 
 A setting ``max_pixels`` is the flag ``--max-pixels`` and the environment variable ``TESSERA_MAX_PIXELS``.
-A flag wins over the environment, the environment over the default. The help of ``python -m service`` and
-the README's table are made from the fields below.
+A flag wins over the environment, the environment over the default; secrets have no flag. The help of
+``python -m service`` (``service.command_line``) and the README's table are made from the fields below.
 """
 
-import argparse
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NoReturn, get_args, get_origin
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, field_validator
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from service.errors import did_you_mean, quoted
+from service.errors import did_you_mean
 
 PREFIX = "TESSERA_"
 
@@ -89,10 +88,25 @@ class Settings(BaseSettings):
         default=10, gt=0, description="Longest time for the head of a request to come; then it is hung up on."
     )
     body_seconds: float = Field(
-        default=60, gt=0, description="Longest time for the body of a request to come; then it is answered 408."
+        default=60,
+        gt=0,
+        description="Longest time for the body of a request to come; then it is answered 408.",
     )
     drain_seconds: float = Field(
         default=30, gt=0, description="Longest time to finish what is under way when told to stop."
+    )
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        default=(),
+        description="Keys, with commas between them: every call then needs one, as `Authorization: Bearer KEY`; "
+        "only `/livez`, `/readyz` and the pages do not.",
+    )
+    reload_key: SecretStr | None = Field(
+        default=None,
+        description="Key that `/models/reload` needs, and then from any machine. Unset: only callers on the same "
+        "machine may, with one of the other keys if there are any.",
+    )
+    log_calls: Literal["none", "all"] = Field(
+        default="none", description="Calls that are logged, beside what fails inside the service."
     )
     log_level: Literal["critical", "error", "warning", "info", "debug"] = Field(
         default="info", description="Least severe messages that are logged."
@@ -101,10 +115,19 @@ class Settings(BaseSettings):
         default="text", description="Lines for people, or one JSON object a line."
     )
 
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _keys(cls, given: object) -> object:
+        return [key.strip() for key in given.split(",") if key.strip()] if isinstance(given, str) else given
 
-def flag(name: str) -> str:
-    """The command-line flag of a setting."""
-    return "--" + name.replace("_", "-")
+
+# A flag can be read by everyone on the machine.
+SECRETS = frozenset({"api_keys", "reload_key"})
+
+
+def flag(name: str) -> str | None:
+    """The command-line flag of a setting, if it has one."""
+    return None if name in SECRETS else "--" + name.replace("_", "-")
 
 
 def variable(name: str) -> str:
@@ -114,33 +137,17 @@ def variable(name: str) -> str:
 
 def shown_default(field: FieldInfo) -> str:
     """A default as help and README show it; empty if the setting is unset."""
-    return "" if field.default is None else str(field.default)
+    return "" if field.default in (None, ()) else str(field.default)
 
 
 def markdown_table() -> str:
     """The table of settings in the README."""
     rows = [
-        f"| `{flag(name)}` | `{variable(name)}` | {f'`{default}`' if default else ''} | {field.description} |"
+        f"| {f'`{flag(name)}`' if flag(name) else ''} | `{variable(name)}` | {f'`{default}`' if default else ''} | {field.description} |"
         for name, field in Settings.model_fields.items()
         for default in [shown_default(field)]
     ]
     return "\n".join(["| flag | variable | default | meaning |", "| --- | --- | --- | --- |", *rows])
-
-
-def from_command_line(arguments: Sequence[str]) -> Settings:
-    """The settings of ``python -m service ARGUMENTS``.
-
-    An unknown flag or a value that is not allowed ends the process with exit code 2 and one line on stderr.
-    """
-    parser = _parser()
-    known, unknown = parser.parse_known_args(arguments)
-    if unknown:
-        parser.refuse_unknown(unknown[0])
-    given = vars(known)
-    try:
-        return Settings(**given)
-    except ValidationError as error:
-        parser.error("; ".join(_complaint(item, given) for item in error.errors()))
 
 
 def unknown_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
@@ -148,45 +155,3 @@ def unknown_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
     names = {variable(name) for name in Settings.model_fields}
     strange = sorted(name for name in environment if name.startswith(PREFIX) and name not in names)
     return [f"{name} is no setting{did_you_mean(name, names)}" for name in strange]
-
-
-class _Parser(argparse.ArgumentParser):
-    def refuse_unknown(self, argument: str) -> NoReturn:
-        flags = [flag(name) for name in Settings.model_fields]
-        self.error(f"unknown argument {quoted(argument)}{did_you_mean(argument.split('=')[0], flags)}")
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\n")
-
-
-def _parser() -> _Parser:
-    parser = _Parser(
-        prog="python -m service",
-        description="Serve exported models over REST: images to codes, codes to images, reconstruct, sample.",
-        epilog=f"Each flag is also an environment variable: --max-pixels is {PREFIX}MAX_PIXELS. Flags win.",
-        allow_abbrev=False,
-        argument_default=argparse.SUPPRESS,
-    )
-    for name, field in Settings.model_fields.items():
-        default = shown_default(field)
-        parser.add_argument(
-            flag(name),
-            dest=name,
-            metavar=_metavar(field),
-            help=f"{field.description}{f' (default: {default})' if default else ''}",
-        )
-    return parser
-
-
-def _metavar(field: FieldInfo) -> str:
-    if get_origin(field.annotation) is Literal:
-        return "{" + ",".join(get_args(field.annotation)) + "}"
-    if field.annotation in (int, float):
-        return "N"
-    return "DIR" if field.annotation is Path else "NAME"
-
-
-def _complaint(error: Any, given: Mapping[str, str]) -> str:
-    name = str(error["loc"][0])
-    source = flag(name) if name in given else variable(name)
-    return f"{source}: {error['msg']}, not {quoted(error['input'])}"

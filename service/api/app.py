@@ -3,13 +3,16 @@
 from functools import partial
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.responses import RedirectResponse
 
 from service import __version__
-from service.api import codes, health, models, problems, samples, scores
+from service.api import codes, health, models, problems, samples, scores, telemetry
 from service.api.context import Context
 from service.api.intake import Intake
+from service.api.keys import Keys
+from service.api.observed import Observed
 from service.api.openapi import describe
 from service.api.shortcut import Shortcut
 from service.crew import Crew
@@ -18,7 +21,7 @@ from service.registry import Registry
 from service.runtime import choose_provider
 from service.settings import Settings
 
-ROUTERS = (codes.router, samples.router, scores.router, models.router, health.router)
+ROUTERS = (codes.router, samples.router, scores.router, models.router, health.router, telemetry.router)
 
 DESCRIPTION = """
 Images to codes, codes to images, and new images, from models of the VAE family.
@@ -60,6 +63,16 @@ def create_app(settings: Settings, crew: Crew | None = None) -> FastAPI:
         return RedirectResponse("docs")
 
     # The last that is added is the first that a call meets.
-    app.add_middleware(Shortcut, routes=[route for router in ROUTERS for route in router.routes], context=context)
+    app.add_middleware(
+        Shortcut, routes=[route for router in ROUTERS for route in router.routes], context=context
+    )
     app.add_middleware(Intake, max_bytes=settings.max_body_bytes, seconds=settings.body_seconds)
+    app.add_middleware(Keys, keys=settings.api_keys, reload_key=settings.reload_key)
+    paths = [route.path for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
+    app.add_middleware(
+        Observed,
+        metrics=context.metrics,
+        paths=[p for p in paths if "{" not in p],
+        every=settings.log_calls == "all",
+    )
     return app

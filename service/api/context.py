@@ -9,12 +9,15 @@ from typing import Annotated, TypeVar
 import anyio.to_thread
 from anyio import CapacityLimiter
 from fastapi import Depends
+from prometheus_client.metrics_core import Metric
 from starlette.requests import Request
 
+from service import metrics
 from service.batcher import Limits
 from service.crew import Crew
 from service.errors import Problem
 from service.lanes import Lanes
+from service.metrics import Metrics
 from service.registry import Registry, Reload
 from service.runtime import available_cpus
 from service.settings import Settings
@@ -33,11 +36,14 @@ class Context:
     def __init__(self, settings: Settings, registry: Registry, crew: Crew) -> None:
         self.settings, self.registry, self.crew = settings, registry, crew
         limits = Limits(settings.max_queued_rows, settings.max_queue_seconds)
-        self.lanes = Lanes(settings.concurrency, settings.samplers, limits)
+        self.metrics = Metrics()
+        self.metrics.watch(self._state)
+        self.lanes = Lanes(settings.concurrency, settings.samplers, limits, self.metrics.ran)
         self.draining = False
         self._codecs = CapacityLimiter(available_cpus())
         crew.on("reload", self.reload)
         crew.on("health", self.ailments)
+        crew.on("metrics", lambda: (crew.index, self.metrics.families()))
 
     async def convert(self, work: Callable[[], T], weight: float = math.inf) -> T:
         """Read or write pictures, arrays and JSON: off the event loop, but what weighs little at once.
@@ -64,7 +70,27 @@ class Context:
         """What is wrong with this process beyond repair."""
         dead = [f"the thread of {name} died" for name in self.lanes.dead]
         failure = self.registry.provider.failure()
-        return dead if failure is None else [*dead, f"{self.registry.provider.name} failed a probe: {failure}"]
+        return (
+            dead if failure is None else [*dead, f"{self.registry.provider.name} failed a probe: {failure}"]
+        )
+
+    def _state(self) -> list[Metric]:
+        """What is so now, for who looks at the metrics."""
+        provider, models = self.registry.provider, self.registry.models.values()
+        waiting = [
+            ({"model": model.manifest.name, "operation": "+".join(chain)}, float(rows))
+            for model, chain, rows in self.lanes.waiting
+        ]
+        told = [
+            {"model": model.manifest.name, "version": model.manifest.version, "kind": model.manifest.kind}
+            for model in models
+        ]
+        return [
+            metrics.gauge(metrics.WAITING_ROWS, waiting),
+            metrics.gauge(metrics.READY, [({}, float(bool(models) and not self.draining))]),
+            metrics.info(metrics.PROVIDER, [{"provider": provider.name, "reason": provider.reason}]),
+            metrics.info(metrics.MODEL, told),
+        ]
 
     def drain(self) -> None:
         """Be not ready any more: the process is about to end."""

@@ -31,12 +31,12 @@ class Intake:
             return
         length = Headers(scope=scope).get("content-length", "")
         if length.isdecimal() and int(length[:20]) > self.max_bytes:
-            await answer(_too_large(int(length[:20]), self.max_bytes), scope["path"])(scope, receive, send)
+            await answer(_too_large(int(length[:20]), self.max_bytes), scope)(scope, receive, send)
             return
         body = _Body(receive, self.max_bytes, self.seconds)
         problem = await body.attended(self.app(scope, body.receive, send))
         if problem is not None:
-            await answer(problem, scope["path"])(scope, receive, send)
+            await answer(problem, scope)(scope, receive, send)
 
 
 class _Body:

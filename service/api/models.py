@@ -47,10 +47,10 @@ async def list_models(context: Shared) -> Response:
 async def reload(request: Request, context: Shared) -> Response:
     """Load new and changed folders, drop removed ones, in every worker; what runs goes on.
 
-    A folder that does not verify is refused with the reason; if it was served before, that stays. Answers
-    only to callers on the same machine.
+    A folder that does not verify is refused with the reason; if it was served before, that stays. Needs the
+    key for it, if the service has one; else it answers only to callers on the same machine.
     """
-    if not _is_local(request):
+    if context.settings.reload_key is None and not _is_local(request):
         raise NotLocal("the models are loaded anew only for callers on the same machine")
     outcome, *others = await context.crew.ask("reload")
     refused = dict(outcome.refused)

@@ -15,12 +15,14 @@ from pydantic.json_schema import models_json_schema
 from service.api import documents
 from service.api.accept import BYTES, JSON, NPY, PNG
 from service.api.bodies import FORM, PICTURES
+from service.api.keys import OPEN
 from service.api.problems import MEDIA_TYPE, ProblemDocument
 
 BINARY = {"schema": {"type": "string", "format": "binary"}}
 
 _REFUSALS = {
     400: "The body or the choice of a model cannot be understood.",
+    401: "A key is needed, and the call has none or another.",
     403: "Only for callers on the same machine.",
     404: "No such model, or it has no such operation or file.",
     406: "The answer has no form that Accept allows.",
@@ -91,6 +93,11 @@ def file_answer(description: str, *media_types: str) -> dict[int | str, dict[str
     return {200: {"description": description, "content": dict.fromkeys(media_types, BINARY)}}
 
 
+def text_answer(description: str, media_type: str) -> dict[int | str, dict[str, Any]]:
+    """An answer that is text."""
+    return {200: {"description": description, "content": {media_type: {"schema": {"type": "string"}}}}}
+
+
 def codes_answer() -> dict[int | str, dict[str, Any]]:
     """Codes, in the forms of ``answers.CODES_FORMS``."""
     return _negotiated(documents.CodesAnswer, NPY, BYTES, headers=_SEED_HEADER)
@@ -156,8 +163,14 @@ def describe(app: FastAPI) -> dict[str, Any]:
             routes=app.routes,
             tags=app.openapi_tags,
         )
-        components = schema.setdefault("components", {}).setdefault("schemas", {})
-        components.update(_components())
+        components = schema.setdefault("components", {})
+        components.setdefault("schemas", {}).update(_components())
+        components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        for path, item in schema["paths"].items():
+            if path not in OPEN:
+                for call in item.values():
+                    call["responses"] |= {str(status): told for status, told in problems(401).items()}
+                    call["security"] = [{}, {"key": []}]
         app.openapi_schema = schema
     return app.openapi_schema
 

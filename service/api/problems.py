@@ -3,7 +3,7 @@
 Problem                   as it stands
 validation by FastAPI     422, with where, what and the value
 HTTPException             Starlette's own: an unknown path (with the nearest), a wrong method
-anything else             500, and nothing of it but in the log
+anything else             500, by ``service.api.observed``, and nothing of it but in the log
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.types import Scope
 
 from service.errors import BadValue, Problem, did_you_mean, quoted
 
@@ -35,9 +36,10 @@ class ProblemDocument(BaseModel):
     instance: str
 
 
-def answer(problem: Problem, path: str) -> Response:
-    """The response that tells a problem; ``path`` is the one that was called."""
-    return _response(problem.document(path), problem.status, problem.headers)
+def answer(problem: Problem, scope: Scope) -> Response:
+    """The response that tells a problem to who made a call; the call's scope keeps its type, as ``problem``."""
+    scope["problem"] = problem.type()
+    return _response(problem.document(scope["path"]), problem.status, problem.headers)
 
 
 def invalid(error: ValidationError) -> BadValue:
@@ -51,17 +53,16 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(ClientDisconnect, _on_disconnect)
-    app.add_exception_handler(Exception, _on_anything_else)
 
 
 async def _on_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, Problem)  # noqa: S101 - handlers are registered by type
-    return answer(error, request.url.path)
+    return answer(error, request.scope)
 
 
 async def _on_invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - as above
-    return answer(_invalid(error.errors()), request.url.path)
+    return answer(_invalid(error.errors()), request.scope)
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
@@ -91,11 +92,6 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
 async def _on_disconnect(_request: Request, _error: Exception) -> Response:
     # Nobody is left to read it; without this the log would show a failure of ours.
     return Response(status_code=400)
-
-
-async def _on_anything_else(request: Request, _error: Exception) -> Response:
-    detail = "something failed inside the service; its log says more"
-    return answer(Problem(detail), request.url.path)
 
 
 def _invalid(errors: Sequence[Any]) -> BadValue:

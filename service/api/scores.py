@@ -34,4 +34,6 @@ async def score(request: Request, context: Shared, query: Annotated[ImagesQuery,
     results = await call.run(context, len(pixels), {Role.images: pixels})
     more = {"seed": call.seed, "parameters": call.values}
     headers = {"X-Tessera-Seed": str(call.seed)}
-    return await context.convert(lambda: answers.of_figures(call.model, results.figures, more, headers), len(pixels))
+    return await context.convert(
+        lambda: answers.of_figures(call.model, results.figures, more, headers), len(pixels)
+    )

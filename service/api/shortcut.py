@@ -57,7 +57,7 @@ class Shortcut:
         try:
             response = await way.endpoint(Request(scope, receive), self._context, query)
         except Problem as error:
-            response = problems.answer(error, scope["path"])
+            response = problems.answer(error, scope)
         except ClientDisconnect:
             return None
         return await response(scope, receive, send)

@@ -62,10 +62,10 @@ def test_questions_of_others_are_answered(pair: Pair) -> None:
     assert pair.told() == Answer(7, "own")
 
 
-@pytest.mark.parametrize("problem", [NotReady("not yet", given=1), Overloaded("full", retry_after=3, given=2)])
-def test_a_problem_is_told_as_it_is(
-    pair: Pair, problem: Problem, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.mark.parametrize(
+    "problem", [NotReady("not yet", given=1), Overloaded("full", retry_after=3, given=2)]
+)
+def test_a_problem_is_told_as_it_is(pair: Pair, problem: Problem, caplog: pytest.LogCaptureFixture) -> None:
     def fail() -> None:
         raise problem
 
@@ -99,7 +99,6 @@ def test_a_worker_knows_when_its_supervisor_is_gone() -> None:
 
     async def main() -> None:
         loop, gone = asyncio.get_running_loop(), asyncio.Event()
-
 
         def heard() -> None:
             loop.call_soon_threadsafe(gone.set)

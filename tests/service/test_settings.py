@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from service.settings import Settings, flag, from_command_line, markdown_table, unknown_variables, variable
+from service.command_line import from_command_line
+from service.settings import Settings, flag, markdown_table, unknown_variables, variable
 
 
 def test_defaults() -> None:
@@ -20,6 +21,10 @@ def test_flags_win_over_the_environment_and_that_over_defaults(monkeypatch: pyte
     settings = from_command_line(["--port", "9002", "--models=elsewhere"])
     assert (settings.port, settings.max_images, settings.models) == (9002, 5, Path("elsewhere"))
     assert settings.default_model is None
+
+
+def test_without_keys_there_are_none() -> None:
+    assert (Settings().api_keys, Settings().reload_key) == ((), None)
 
 
 def test_settings_are_frozen() -> None:
@@ -70,7 +75,21 @@ def test_help_and_table_show_every_setting(capsys: pytest.CaptureFixture[str]) -
     table = markdown_table()
     for name, field in Settings.model_fields.items():
         assert field.description
-        assert flag(name) in shown
+        assert (flag(name) or variable(name)) in shown
         assert field.description in shown
-        assert f"| `{flag(name)}` | `{variable(name)}` |" in table
+        assert f"`{variable(name)}` |" in table
         assert field.description in table
+
+
+def test_keys_come_from_the_environment_alone_and_are_not_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TESSERA_API_KEYS", "one, two,,")
+    monkeypatch.setenv("TESSERA_RELOAD_KEY", "three")
+    settings = from_command_line([])
+    assert [key.get_secret_value() for key in settings.api_keys] == ["one", "two"]
+    assert settings.reload_key is not None
+    assert not {"one", "two", "three"} & set(str(settings).replace("'", " ").split())
+    with pytest.raises(SystemExit):
+        from_command_line(["--api-keys", "four"])
+    assert "unknown argument '--api-keys'" in capsys.readouterr().err

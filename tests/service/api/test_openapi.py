@@ -41,6 +41,7 @@ def test_every_call_of_the_design_is_described(document: dict[str, Any]) -> None
         ("/models/{name}/preview.png", "get"),
         ("/livez", "get"),
         ("/readyz", "get"),
+        ("/metrics", "get"),
     }
 
 

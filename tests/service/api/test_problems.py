@@ -29,7 +29,7 @@ def test_what_nobody_foresaw_tells_nothing(exported: Path, monkeypatch: pytest.M
         raise RuntimeError("/secret/path")
 
     with make_client(exported) as client:
-        monkeypatch.setattr(Model, "run", fail)
+        monkeypatch.setattr(Model, "run_batch", fail)
         answer = client.post("/decode?model=levels", json={"codes": [[1]]})
     told = problem(answer, 500, "problem")
     assert "secret" not in answer.text

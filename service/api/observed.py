@@ -1,0 +1,89 @@
+"""Every call with an id, counted, timed, and, if it is asked for, logged; the outermost of the app's own layers."""
+
+import logging
+import re
+import time
+import uuid
+from collections.abc import Collection
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.api.problems import answer
+from service.errors import Problem
+from service.metrics import Metrics
+
+log = logging.getLogger("service.calls")
+
+REQUEST_ID = "X-Request-ID"
+
+_GOOD_ID = re.compile(r"[!-~]{1,128}")
+
+
+class Observed:
+    """Gives each call an id, or keeps the caller's, and says in the answer which it is.
+
+    ``paths`` are those of the routes without a parameter. What nobody else has caught becomes a 500 here.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, paths: Collection[str], *, every: bool) -> None:
+        self.app, self._metrics, self._paths = app, metrics, frozenset(paths)
+        self._every = every
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        begun, status = time.perf_counter(), 0
+        given = Headers(scope=scope).get(REQUEST_ID)
+        name = given if given is not None and _GOOD_ID.fullmatch(given) else uuid.uuid4().hex
+        header = (b"x-request-id", name.encode())
+
+        async def told(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], header]
+            await send(message)
+
+        self._metrics.under_way.inc()
+        try:
+            await self.app(scope, receive, told)
+        except Exception:
+            log.exception("%s %s failed", scope["method"], scope["path"], extra={"request_id": name})
+            if status:
+                raise
+            failed = Problem("something failed inside the service; its log says more")
+            await answer(failed, scope)(scope, receive, told)
+        finally:
+            self._metrics.under_way.dec()
+            self._tell(scope, status, time.perf_counter() - begun, name)
+
+    def _tell(self, scope: Scope, status: int, seconds: float, name: str) -> None:
+        # A caller that left has no answer; nginx calls that 499.
+        status = status or 499
+        self._metrics.answered(scope["method"], self._path(scope), status, seconds, scope.get("problem"))
+        if self._every:
+            client = scope.get("client")
+            log.info(
+                "%s %s %d %.1f ms",
+                scope["method"],
+                scope["path"],
+                status,
+                1000 * seconds,
+                extra={
+                    "request_id": name,
+                    "method": scope["method"],
+                    "path": scope["path"],
+                    "status": status,
+                    "seconds": round(seconds, 6),
+                    "client": client[0] if client else None,
+                    "problem": scope.get("problem"),
+                },
+            )
+
+    def _path(self, scope: Scope) -> str:
+        if scope["path"] in self._paths:
+            return str(scope["path"])
+        route = scope.get("route")
+        return getattr(route, "path", "elsewhere")

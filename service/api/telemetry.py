@@ -1,0 +1,31 @@
+"""``/metrics``: what all workers have counted and timed, for Prometheus."""
+
+from fastapi import APIRouter
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.responses import Response
+
+from service.api.context import Shared
+from service.api.openapi import problems, text_answer
+from service.errors import Unwell
+from service.metrics import exposition
+
+router = APIRouter(tags=["health"], default_response_class=Response)
+
+# Prometheus gives up after ten seconds by default.
+PATIENCE = 8.0
+
+
+@router.get(
+    "/metrics", responses=text_answer("Prometheus's text format.", CONTENT_TYPE_LATEST) | problems(503)
+)
+async def metrics(context: Shared) -> Response:
+    """Tell what was counted and timed: calls, rows, queues, batches, refusals, models, memory.
+
+    Each sample has the number of its worker as a label.
+    """
+    try:
+        told = await context.crew.ask("metrics", PATIENCE)
+    except TimeoutError as error:
+        raise Unwell(f"a worker did not answer within {PATIENCE:g} s") from error
+    families = dict(each for each in told if not isinstance(each, Exception))
+    return Response(exposition(families), headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -1,0 +1,84 @@
+"""The settings from the flags of ``python -m service``; what is wrong with one is a line on stderr."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NoReturn, get_args, get_origin
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from service.errors import did_you_mean, quoted
+from service.settings import PREFIX, SECRETS, Settings, flag, shown_default, variable
+
+
+def from_command_line(arguments: Sequence[str]) -> Settings:
+    """The settings of ``python -m service ARGUMENTS``.
+
+    An unknown flag or a value that is not allowed ends the process with exit code 2 and one line on stderr.
+    """
+    parser = _parser()
+    known, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        parser.refuse_unknown(unknown[0])
+    given = vars(known)
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        parser.error("; ".join(_complaint(item, given) for item in error.errors()))
+
+
+class _Parser(argparse.ArgumentParser):
+    def refuse_unknown(self, argument: str) -> NoReturn:
+        flags = list(_flags())
+        self.error(f"unknown argument {quoted(argument)}{did_you_mean(argument.split('=')[0], flags)}")
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="python -m service",
+        description="Serve exported models over REST: images to codes, codes to images, reconstruct, sample.",
+        epilog=f"Each flag is also an environment variable: --max-pixels is {PREFIX}MAX_PIXELS. Flags win. "
+        f"Variables alone are {_secrets()}",
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    for shown, name in _flags().items():
+        field = Settings.model_fields[name]
+        default = shown_default(field)
+        parser.add_argument(
+            shown,
+            dest=name,
+            metavar=_metavar(field),
+            help=f"{field.description}{f' (default: {default})' if default else ''}",
+        )
+    return parser
+
+
+def _flags() -> dict[str, str]:
+    """The settings' names by their flags."""
+    return {shown: name for name in Settings.model_fields if (shown := flag(name)) is not None}
+
+
+def _secrets() -> str:
+    fields = Settings.model_fields
+    return " ".join(f"{variable(name)}: {fields[name].description}" for name in sorted(SECRETS))
+
+
+def _metavar(field: FieldInfo) -> str:
+    if get_origin(field.annotation) is Literal:
+        return "{" + ",".join(get_args(field.annotation)) + "}"
+    if field.annotation in (int, float):
+        return "N"
+    return "DIR" if field.annotation is Path else "NAME"
+
+
+def _complaint(error: Any, given: Mapping[str, str]) -> str:
+    name = str(error["loc"][0])
+    if name in SECRETS:
+        return f"{variable(name)}: {error['msg']}"
+    source = flag(name) if name in given else variable(name)
+    return f"{source}: {error['msg']}, not {quoted(error['input'])}"

@@ -1,0 +1,112 @@
+"""What is counted and timed, for Prometheus; every worker counts for itself, and any of them tells for all."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.metrics_core import InfoMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from service.batcher import Batch
+from service.models import Model
+
+_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+# Names and what they mean, as in the README.
+REQUESTS = ("tessera_requests", "Calls that were answered.")
+REQUEST_SECONDS = ("tessera_request_seconds", "From the head of a call to the end of its answer.")
+UNDER_WAY = ("tessera_requests_under_way", "Calls that are not answered yet.")
+REFUSALS = ("tessera_refusals", "Calls answered with a problem, by its type.")
+ROWS = ("tessera_rows", "Images, rows of codes or samples that went through a model.")
+QUEUE_SECONDS = ("tessera_queue_seconds", "How long requests waited for their batch.")
+COMPUTE_SECONDS = ("tessera_compute_seconds", "How long batches ran.")
+BATCH_ROWS = ("tessera_batch_rows", "Rows of a batch.")
+WAITING_ROWS = ("tessera_waiting_rows", "Rows that wait.")
+PROVIDER = ("tessera_provider", "Where graphs run, and why.")
+MODEL = ("tessera_model", "Models that are served.")
+READY = ("tessera_ready", "1 if a model is loaded and the service is not about to stop.")
+
+
+class Metrics:
+    """What one worker counts. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        operation = ["model", "operation"]
+        self._requests = Counter(*REQUESTS, ["method", "path", "status"], registry=self._registry)
+        self._seconds = Histogram(*REQUEST_SECONDS, ["path"], buckets=_SECONDS, registry=self._registry)
+        self.under_way = Gauge(*UNDER_WAY, registry=self._registry)
+        self._refusals = Counter(*REFUSALS, ["type"], registry=self._registry)
+        self._rows = Counter(*ROWS, operation, registry=self._registry)
+        self._waits = Histogram(*QUEUE_SECONDS, operation, buckets=_SECONDS, registry=self._registry)
+        self._computes = Histogram(*COMPUTE_SECONDS, operation, buckets=_SECONDS, registry=self._registry)
+        self._batches = Histogram(*BATCH_ROWS, operation, buckets=_ROWS, registry=self._registry)
+
+    def answered(self, method: str, path: str, status: int, seconds: float, problem: str | None) -> None:
+        """Count a call; ``path`` is a route's, or calls to nowhere would each be a series of their own."""
+        self._requests.labels(method, path, status).inc()
+        self._seconds.labels(path).observe(seconds)
+        if problem is not None:
+            self._refusals.labels(problem).inc()
+
+    def ran(self, model: Model, chain: Sequence[str], batch: Batch) -> None:
+        """Count a batch."""
+        name = (model.manifest.name, "+".join(chain))
+        self._rows.labels(*name).inc(batch.rows)
+        self._batches.labels(*name).observe(batch.rows)
+        self._computes.labels(*name).observe(batch.seconds)
+        waits = self._waits.labels(*name)
+        for wait in batch.waits:
+            waits.observe(wait)
+
+    def watch(self, found: Callable[[], Iterable[Metric]]) -> None:
+        """Ask this too, each time when someone looks."""
+        self._registry.register(_Asked(found))
+
+    def families(self) -> list[Metric]:
+        """All of it, as it can be sent to another worker."""
+        return list(self._registry.collect())
+
+
+class _Asked(Collector):
+    def __init__(self, found: Callable[[], Iterable[Metric]]) -> None:
+        self.collect = found  # type: ignore[method-assign]  # that is all there is to one
+
+
+def gauge(told: tuple[str, str], samples: Iterable[tuple[dict[str, str], float]]) -> Metric:
+    """A gauge with some labels."""
+    family = Metric(*told, "gauge")
+    for labels, value in samples:
+        family.add_sample(told[0], labels, value)
+    return family
+
+
+def info(told: tuple[str, str], samples: Iterable[dict[str, str]]) -> Metric:
+    """Facts, as labels of the value 1."""
+    family = InfoMetricFamily(*told)
+    for labels in samples:
+        family.add_metric([], labels)
+    return family
+
+
+def exposition(workers: Mapping[int, Sequence[Metric]]) -> bytes:
+    """The families of all workers in Prometheus's text format, each sample with the number of its worker."""
+    merged: dict[str, Metric] = {}
+    for index, families in sorted(workers.items()):
+        for family in families:
+            into = merged.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+            for sample in family.samples:
+                labels = {**sample.labels, "worker": str(index)}
+                into.samples.append(sample._replace(labels=labels))
+    return generate_latest(_Told(list(merged.values())))
+
+
+class _Told(CollectorRegistry):
+    def __init__(self, families: Sequence[Metric]) -> None:
+        super().__init__()
+        self._families = families
+
+    def collect(self) -> Any:
+        return iter(self._families)

@@ -1,0 +1,122 @@
+"""The short way and the long way: the same answers."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from fastapi.testclient import TestClient
+from httpx2 import Response
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from service.api import shortcut
+from service.api.app import ROUTERS
+from service.api.shortcut import LONGEST, Shortcut
+from tests.service.conftest import make_client
+
+SEVEN = (Path(__file__).parents[2] / "data" / "seven.png").read_bytes()
+
+# Names and values that mean something somewhere, and some that do not.
+NAMES = [
+    "model",
+    "resize",
+    "seed",
+    "label",
+    "method",
+    "n",
+    "scale",
+    "steps",
+    "every",
+    "box",
+    "moddel",
+    "",
+    "ü",
+]
+VALUES = [
+    "levels",
+    "colours",
+    "wanderer",
+    "nobody",
+    "true",
+    "false",
+    "2",
+    "-1",
+    "7",
+    "1e3",
+    "x" * 600,
+    "",
+    "0,0,8,8",
+]
+
+
+@pytest.fixture(scope="module")
+def long_way(exported: Path) -> Iterator[TestClient]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shortcut, "_is_plain", lambda _: False)
+        client = make_client(exported, default_model="levels")
+        # The ways are laid out with the first call.
+        assert client.get("/livez").status_code == 200
+    yield client
+
+
+def told(answer: Response) -> tuple[Any, ...]:
+    headers = {name: value for name, value in answer.headers.items() if name != "date"}
+    return answer.status_code, headers, answer.content
+
+
+@pytest.mark.parametrize("path", ["/encode", "/reconstruct", "/sample", "/score", "/decode"])
+@given(
+    query=st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from(VALUES)), max_size=3), body=st.booleans()
+)
+@settings(
+    max_examples=40,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+def test_every_query_is_answered_alike(
+    client: TestClient, long_way: TestClient, path: str, query: list[tuple[str, str]], body: bool
+) -> None:
+    # With a seed, so that what is drawn is the same.
+    text = "&".join(f"{quote(name)}={quote(value)}" for name, value in [*query, ("seed", "1")])
+    calls = [each.post(f"{path}?{text}", content=SEVEN if body else b"") for each in (client, long_way)]
+    assert told(calls[0]) == told(calls[1])
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/encode"), ("POST", "/encode/"), ("POST", "/nowhere"), ("HEAD", "/models")]
+)
+def test_calls_that_fit_no_route_are_answered_alike(
+    client: TestClient, long_way: TestClient, method: str, path: str
+) -> None:
+    assert told(client.request(method, path)) == told(long_way.request(method, path))
+
+
+def test_what_runs_a_model_goes_the_short_way() -> None:
+    async def nowhere(*_: Any) -> None:
+        raise AssertionError
+
+    routes = [route for router in ROUTERS for route in router.routes]
+    ways = Shortcut(nowhere, routes, context=None)._ways  # type: ignore[arg-type]  # nothing is called
+    assert ways.keys() == {
+        ("POST", f"/{verb}") for verb in ("encode", "decode", "reconstruct", "sample", "score")
+    }
+
+
+def test_a_query_is_read_once(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+    usual = shortcut.request_params_to_args
+
+    def counted(*arguments: Any) -> Any:
+        read.append(arguments)
+        return usual(*arguments)
+
+    monkeypatch.setattr(shortcut, "request_params_to_args", counted)
+    for _ in range(3):
+        assert client.post("/encode?model=levels&seed=90", content=SEVEN).status_code == 200
+    assert len(read) == 1
+    # One that is too long is not kept, and has its answer.
+    answer = client.post(f"/encode?model={'x' * LONGEST}", content=SEVEN)
+    assert (answer.status_code, len(read)) == (404, 1)

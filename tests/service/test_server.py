@@ -1,0 +1,167 @@
+"""A server in a thread, spoken to byte by byte."""
+
+import asyncio
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from starlette.types import Receive, Scope, Send
+
+from service.listening import listen
+from service.server import LINGER, Server
+
+PATIENCE = 10.0
+REQUEST = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"
+
+
+class Serving:
+    """A server whose app answers when its gate is open."""
+
+    def __init__(self, head_seconds: float = PATIENCE) -> None:
+        self.gate, self.begun = threading.Event(), threading.Event()
+        self.gate.set()
+        started, self.draining = threading.Event(), threading.Event()
+        (listener,) = listen("127.0.0.1", 0)
+        self.address = listener.getsockname()
+        self.server = Server(
+            self.app,
+            head_seconds=head_seconds,
+            drain_seconds=PATIENCE,
+            log_level="error",
+            started=started.set,
+            draining=self.draining.set,
+        )
+        self.thread = threading.Thread(target=self.server.run, args=[[listener]])
+        self.thread.start()
+        assert started.wait(PATIENCE)
+
+    async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        self.begun.set()
+        await asyncio.to_thread(self.gate.wait, PATIENCE)
+        headers = [(b"content-length", b"2")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    def connect(self) -> socket.socket:
+        connection = socket.create_connection(self.address)
+        connection.settimeout(PATIENCE)
+        return connection
+
+    def end(self, number: int = signal.SIGTERM) -> None:
+        self.server.handle_exit(number, None)
+
+
+@contextmanager
+def serving(head_seconds: float = PATIENCE) -> Iterator[Serving]:
+    service = Serving(head_seconds)
+    try:
+        yield service
+    finally:
+        service.gate.set()
+        service.server.should_exit = True
+        service.thread.join(PATIENCE)
+        assert not service.thread.is_alive()
+
+
+def asked(connection: socket.socket) -> bytes:
+    connection.sendall(REQUEST)
+    return answer(connection)
+
+
+def answer(connection: socket.socket) -> bytes:
+    """All of an answer, or what came before the other side hung up."""
+    got = b""
+    while not got.endswith(b"ok"):
+        more = connection.recv(4096)
+        if not more:
+            break
+        got += more
+    return got
+
+
+@pytest.mark.parametrize("said", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: he"])
+def test_a_head_that_does_not_come_is_hung_up_on(said: bytes) -> None:
+    with serving(head_seconds=0.2) as service, service.connect() as slow, service.connect() as other:
+        slow.sendall(said)
+        assert asked(other).startswith(b"HTTP/1.1 200")
+        assert slow.recv(100) == b""
+
+
+def test_a_head_that_trickles_is_hung_up_on_too() -> None:
+    with serving(head_seconds=0.3) as service, service.connect() as slow:
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            for _ in range(100):
+                slow.sendall(b"X")
+                time.sleep(0.05)
+
+
+def test_later_heads_of_a_connection_are_timed_too() -> None:
+    with serving(head_seconds=0.2) as service, service.connect() as connection:
+        assert asked(connection).startswith(b"HTTP/1.1 200")
+        time.sleep(0.4)
+        assert asked(connection).startswith(b"HTTP/1.1 200")
+        connection.sendall(REQUEST[:20])
+        assert connection.recv(100) == b""
+
+
+def test_an_answer_may_take_longer_than_a_head() -> None:
+    with serving(head_seconds=0.1) as service, service.connect() as connection:
+        service.gate.clear()
+        connection.sendall(REQUEST)
+        assert service.begun.wait(PATIENCE)
+        time.sleep(0.3)
+        service.gate.set()
+        assert answer(connection).endswith(b"ok")
+
+
+def test_told_to_end_it_answers_what_is_under_way_and_what_still_comes() -> None:
+    with serving() as service, service.connect() as busy, service.connect() as idle:
+        asked(idle)
+        service.begun.clear()
+        service.gate.clear()
+        busy.sendall(REQUEST)
+        assert service.begun.wait(PATIENCE)
+        service.end()
+        assert service.draining.wait(PATIENCE)
+        idle.sendall(REQUEST)
+        service.gate.set()
+        for connection in (busy, idle):
+            assert b"connection: close" in answer(connection)
+            assert connection.recv(100) == b""
+        service.thread.join(PATIENCE)
+        # It does not wait longer than for those.
+        assert not service.thread.is_alive()
+
+
+def test_connections_on_which_nothing_comes_are_closed_in_the_end() -> None:
+    with serving() as service, service.connect() as idle:
+        asked(idle)
+        begun = time.monotonic()
+        service.end()
+        assert idle.recv(100) == b""
+        assert time.monotonic() - begun > LINGER / 2
+
+
+def test_an_interrupt_waits_for_nobody_who_is_idle() -> None:
+    with serving() as service, service.connect() as idle:
+        asked(idle)
+        service.end(signal.SIGINT)
+        assert idle.recv(100) == b""
+        service.thread.join(PATIENCE)
+        # Whoever called `run` is to see the interrupt, and not the other signal.
+        assert service.server._captured_signals == [signal.SIGINT]
+
+
+def test_under_a_supervisor_interrupts_are_not_its_own() -> None:
+    with serving() as service:
+        service.server._heeds_interrupts = False
+        service.end(signal.SIGINT)
+        with service.connect() as connection:
+            assert asked(connection).startswith(b"HTTP/1.1 200")
+        assert not service.draining.is_set()
