@@ -82,7 +82,8 @@ class Crew:
         if self._pipe is None:
             return [await asyncio.wait_for(own, seconds)]
         question = Question(next(self._numbers), topic)
-        self._asked[question.number] = others = Future()
+        others: Future[Sequence[Any]] = Future()
+        self._asked[question.number] = others
         self.tell(question)
         try:
             answers = asyncio.gather(own, asyncio.wrap_future(others))

@@ -13,7 +13,7 @@ _USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "ta
 
 
 class JSONLines(logging.Formatter):
-    """A record as a JSON object: ``time`` in UTC, ``level``, ``logger``, ``message``, and what was given beside."""
+    """A record as a JSON object: ``time`` in UTC, ``level``, ``logger``, ``message``, what came beside."""
 
     def format(self, record: logging.LogRecord) -> str:
         told = {

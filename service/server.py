@@ -66,7 +66,7 @@ class Protocol(HttpToolsProtocol):
 
 
 class Server(uvicorn.Server):
-    """Serves an app on one socket. ``started`` and ``draining`` are called when it does, and when it is to end.
+    """Serves an app on a socket. ``started`` and ``draining`` are called when it does, and when it is to end.
 
     Told to end by SIGTERM, it answers what is under way and what still comes on open connections, and tells
     each caller that this was the last answer there; only connections on which nothing comes are closed.

@@ -43,13 +43,13 @@ class Settings(BaseSettings):
         default=0,
         ge=0,
         le=256,
-        description="Processes that answer, each with the models in its memory; 0 for one on a GPU, and on the "
-        "CPU for one for each CPU that may be used, up to 8.",
+        description="Processes that answer, each with the models in its memory; 0 for one on a GPU and, "
+        "without one, for as many as CPUs may be used, up to 8.",
     )
     threads: int = Field(
         default=0,
         ge=0,
-        description="CPU threads for one operation; 0 for the CPUs that may be used, shared among the workers.",
+        description="CPU threads for one operation; 0 for the CPUs that may be used, divided by the workers.",
     )
     concurrency: int = Field(
         default=1, ge=1, description="Batches that a worker runs at the same time; the others wait."
@@ -97,12 +97,12 @@ class Settings(BaseSettings):
     )
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         default=(),
-        description="Keys, with commas between them: every call then needs one, as `Authorization: Bearer KEY`; "
-        "only `/livez`, `/readyz` and the pages do not.",
+        description="Keys, with commas between them: every call then needs one, as "
+        "`Authorization: Bearer KEY`; only `/livez`, `/readyz` and the pages do not.",
     )
     reload_key: SecretStr | None = Field(
         default=None,
-        description="Key that `/models/reload` needs, and then from any machine. Unset: only callers on the same "
+        description="Key that `/models/reload` needs, then from any machine. Unset: only callers on the same "
         "machine may, with one of the other keys if there are any.",
     )
     log_calls: Literal["none", "all"] = Field(
@@ -143,9 +143,8 @@ def shown_default(field: FieldInfo) -> str:
 def markdown_table() -> str:
     """The table of settings in the README."""
     rows = [
-        f"| {f'`{flag(name)}`' if flag(name) else ''} | `{variable(name)}` | {f'`{default}`' if default else ''} | {field.description} |"
+        f"| {_code(flag(name))} | `{variable(name)}` | {_code(shown_default(field))} | {field.description} |"
         for name, field in Settings.model_fields.items()
-        for default in [shown_default(field)]
     ]
     return "\n".join(["| flag | variable | default | meaning |", "| --- | --- | --- | --- |", *rows])
 
@@ -155,3 +154,7 @@ def unknown_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
     names = {variable(name) for name in Settings.model_fields}
     strange = sorted(name for name in environment if name.startswith(PREFIX) and name not in names)
     return [f"{name} is no setting{did_you_mean(name, names)}" for name in strange]
+
+
+def _code(text: str | None) -> str:
+    return f"`{text}`" if text else ""

@@ -65,7 +65,7 @@ class _Body:
         return message
 
     async def attended(self, call: Awaitable[None]) -> Problem | None:
-        """Await a call until it ends, its caller leaves, or the body is late: the problem to answer, if any."""
+        """Await a call until it ends, its caller leaves, or its body is late: what to answer, if anything."""
         self._task = asyncio.current_task()
         self._timer = self._loop.call_later(LOOK_AFTER, self._look)
         try:

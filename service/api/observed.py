@@ -1,4 +1,4 @@
-"""Every call with an id, counted, timed, and, if it is asked for, logged; the outermost of the app's own layers."""
+"""Every call with an id, counted, timed and, if that is asked for, logged: the outermost of our layers."""
 
 import logging
 import re

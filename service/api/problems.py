@@ -37,7 +37,7 @@ class ProblemDocument(BaseModel):
 
 
 def answer(problem: Problem, scope: Scope) -> Response:
-    """The response that tells a problem to who made a call; the call's scope keeps its type, as ``problem``."""
+    """The response that tells a problem to a caller; the scope keeps the problem's type, as ``problem``."""
     scope["problem"] = problem.type()
     return _response(problem.document(scope["path"]), problem.status, problem.headers)
 

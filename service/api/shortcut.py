@@ -44,7 +44,7 @@ class Shortcut:
             (method, route.path): _Way(route.endpoint, _reader(route))
             for route in routes
             if isinstance(route, APIRoute) and _is_plain(route)
-            for method in route.methods
+            for method in route.methods or ()
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

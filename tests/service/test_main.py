@@ -11,9 +11,6 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 
-from service.errors import StartupError
-from service.listening import listen
-
 ROOT = Path(__file__).parents[2]
 
 

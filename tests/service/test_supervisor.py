@@ -31,7 +31,7 @@ def wait_until(holds: Callable[[], object]) -> None:
 
 
 class Service:
-    def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
         self.process, self.log = process, log
         wait_until(lambda: "listening on" in log.read_text() or process.poll() is not None)
         found = re.search(r"listening on (http://\S+);", log.read_text())
@@ -42,11 +42,8 @@ class Service:
     def find_workers(self) -> list[int]:
         """The processes that a supervisor has started for itself, but for multiprocessing's own."""
         path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        found = []
-        for pid in map(int, path.read_text().split()):
-            if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                found.append(pid)
-        return found
+        children = map(int, path.read_text().split())
+        return [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
     def models(self) -> list[tuple[str, ...]]:
         """What each of many connections is told about the models."""
