@@ -46,7 +46,10 @@ class Request(Generic[Key]):
     left: bool = field(default=False, init=False)
     done: int = field(default=0, init=False)
     pieces: list[Results] = field(default_factory=list, init=False)
+    # By the monotonic clock: when it came, when its first batch began, when its last one ended.
     came: float = field(default_factory=time.monotonic, init=False)
+    begun: float = field(default=0.0, init=False)
+    ended: float = field(default=0.0, init=False)
     future: "asyncio.Future[Results] | None" = field(default=None, init=False)
 
 
@@ -259,6 +262,7 @@ class Lane(Generic[Key]):
         finished: list[tuple[Request[Key], Outcome]] = []
         for piece, outcome in zip(pieces, outcomes, strict=True):
             request = piece.request
+            request.begun, request.ended = request.begun or begun, begun + seconds
             if isinstance(outcome, BaseException):
                 # What is left of it need not be run.
                 self._rows_out += request.rows - request.done

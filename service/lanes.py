@@ -5,6 +5,7 @@ import time
 import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from service.arguments import Number
 from service.batcher import Batch, Lane, Limits, Request, Run
@@ -26,7 +27,8 @@ class _Alike:
 class Lanes:
     """A lane for each chain of operations of each model. Safe to use from several threads.
 
-    ``observe`` is told of every batch: the model, the chain, and what is known of it.
+    ``observe`` is told of every batch: the model, the chain, and what is known of it; ``ran`` of every
+    request that was run, in its caller's task.
     """
 
     def __init__(
@@ -35,8 +37,10 @@ class Lanes:
         samplers: int = 1,
         limits: Limits = Limits(),  # noqa: B008 - frozen
         observe: Callable[[Model, tuple[str, ...], Batch], None] = lambda *_: None,
+        ran: Callable[[str, Request[Any]], None] = lambda *_: None,
     ) -> None:
         """So many batches at the same time, and so many ``samplers`` beside them."""
+        self._ran = ran
         self._slots, self._sampling = threading.Semaphore(concurrency), threading.Semaphore(samplers)
         self._limits, self._observe = limits, observe
         self._gone: weakref.WeakSet[Model] = weakref.WeakSet()
@@ -57,7 +61,10 @@ class Lanes:
         arrays = frozenset((role.value, array.dtype.str, array.shape[1:]) for role, array in given.items())
         alike = _Alike(tuple(values.items()), frozenset(still), arrays)
         at_once = model.rows_at_once(chain, given, values)
-        return await self.lane(model, chain).submit(Request(alike, given, rows, at_once, seed))
+        lane, request = self.lane(model, chain), Request(alike, given, rows, at_once, seed)
+        results = await lane.submit(request)
+        self._ran(lane.name, request)
+        return results
 
     def lane(self, model: Model, chain: tuple[str, ...]) -> Lane[_Alike]:
         """The lane of a chain of a model."""

@@ -105,6 +105,11 @@ class Settings(BaseSettings):
         description="Key that `/models/reload` needs, then from any machine. Unset: only callers on the same "
         "machine may, with one of the other keys if there are any.",
     )
+    traces: str | None = Field(
+        default=None,
+        description="OTLP/HTTP collector of OpenTelemetry traces, such as `http://localhost:4318`; needs the "
+        "extra `traces`. Unset: none.",
+    )
     log_calls: Literal["none", "all"] = Field(
         default="none", description="Calls that are logged, beside what fails inside the service."
     )

@@ -20,6 +20,7 @@ from service.models import Batching
 from service.registry import Registry
 from service.runtime import choose_provider
 from service.settings import Settings
+from service.traces import Traces, to_collector
 
 ROUTERS = (codes.router, samples.router, scores.router, models.router, health.router, telemetry.router)
 
@@ -36,8 +37,8 @@ def create_app(settings: Settings, crew: Crew | None = None) -> FastAPI:
 
     ``crew`` are the other workers at the same address; without it there are none.
 
-    Raises StartupError if the provider that was asked for does not work, ModelsUnreadable if the models
-    folder cannot be listed.
+    Raises StartupError if the provider that was asked for does not work or packages for traces are missing,
+    ModelsUnreadable if the models folder cannot be listed.
     """
     provider = choose_provider(settings.provider, settings.threads)
     batching = Batching(settings.batch_size, settings.batch_pixels)
@@ -52,7 +53,8 @@ def create_app(settings: Settings, crew: Crew | None = None) -> FastAPI:
         redoc_url=None,  # its page loads a picture from another host
         swagger_ui_parameters={"validatorUrl": None},  # or the page would tell another host of us
     )
-    app.state.context = context = Context(settings, registry, crew or Crew())
+    traces = None if settings.traces is None else Traces(to_collector(settings.traces))
+    app.state.context = context = Context(settings, registry, crew or Crew(), traces)
     app.openapi = partial(describe, app)  # type: ignore[method-assign]  # FastAPI's own way
     problems.install(app)
     for router in ROUTERS:
@@ -62,17 +64,16 @@ def create_app(settings: Settings, crew: Crew | None = None) -> FastAPI:
     async def page() -> RedirectResponse:
         return RedirectResponse("docs")
 
+    routes = [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
     # The last that is added is the first that a call meets.
     app.add_middleware(
         Shortcut, routes=[route for router in ROUTERS for route in router.routes], context=context
     )
     app.add_middleware(Intake, max_bytes=settings.max_body_bytes, seconds=settings.body_seconds)
     app.add_middleware(Keys, keys=settings.api_keys, reload_key=settings.reload_key)
-    paths = [route.path for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
-    app.add_middleware(
-        Observed,
-        metrics=context.metrics,
-        paths=[p for p in paths if "{" not in p],
-        every=settings.log_calls == "all",
-    )
+    paths = [route.path for route in routes if not route.param_convertors]
+    every = settings.log_calls == "all"
+    app.add_middleware(Observed, metrics=context.metrics, paths=paths, every=every)
+    if traces is not None:
+        traces.follow(app)
     return app

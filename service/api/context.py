@@ -21,6 +21,7 @@ from service.metrics import Metrics
 from service.registry import Registry, Reload
 from service.runtime import available_cpus
 from service.settings import Settings
+from service.traces import Traces
 
 log = logging.getLogger(__name__)
 
@@ -33,12 +34,15 @@ AT_ONCE = 2**16
 class Context:
     """One for each app."""
 
-    def __init__(self, settings: Settings, registry: Registry, crew: Crew) -> None:
+    def __init__(
+        self, settings: Settings, registry: Registry, crew: Crew, traces: Traces | None = None
+    ) -> None:
         self.settings, self.registry, self.crew = settings, registry, crew
         limits = Limits(settings.max_queued_rows, settings.max_queue_seconds)
         self.metrics = Metrics()
         self.metrics.watch(self._state)
-        self.lanes = Lanes(settings.concurrency, settings.samplers, limits, self.metrics.ran)
+        told = {} if traces is None else {"ran": traces.ran}
+        self.lanes = Lanes(settings.concurrency, settings.samplers, limits, self.metrics.ran, **told)
         self.draining = False
         self._codecs = CapacityLimiter(available_cpus())
         crew.on("reload", self.reload)
