@@ -12,72 +12,18 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
-from typing import Any, Generic, TypeVar
+from typing import Generic
 
 from service.errors import LaneDied, Overloaded, Problem, QueueTimeout, ShuttingDown
-from service.models import Arrays, Part, Results, joined
+from service.models import Part, Results
+from service.queued import Batch, Key, Limits, Outcome, Piece, Request, deliver, whole
 
 log = logging.getLogger(__name__)
 
-Key = TypeVar("Key", bound=Hashable)
 # Runs parts whose requests have one key: what comes out of each.
 Run = Callable[[Key, Sequence[Part]], list[Results]]
-Outcome = Results | BaseException
-
-
-@dataclass(eq=False)
-class Request(Generic[Key]):
-    """What one caller wants of a lane.
-
-    - ``key``: requests of equal keys may go together
-    - ``given``: arrays by role, each with ``rows`` rows
-    - ``at_once``: how many such rows may be in a batch
-    - ``seed``: of the noise
-    """
-
-    key: Key
-    given: Arrays
-    rows: int
-    at_once: int
-    seed: int = 0
-    left: bool = field(default=False, init=False)
-    done: int = field(default=0, init=False)
-    pieces: list[Results] = field(default_factory=list, init=False)
-    # By the monotonic clock: when it came, when its first batch began, when its last one ended.
-    came: float = field(default_factory=time.monotonic, init=False)
-    begun: float = field(default=0.0, init=False)
-    ended: float = field(default=0.0, init=False)
-    future: "asyncio.Future[Results] | None" = field(default=None, init=False)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Of a lane: rows that wait at most, and seconds that a request waits at most before it is begun."""
-
-    rows: int = 4096
-    seconds: float = 30.0
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What is told of a batch: its rows, how long each of its requests waited, and how long it ran."""
-
-    rows: int
-    waits: Sequence[float]
-    seconds: float
-
-
-@dataclass(frozen=True)
-class _Piece(Generic[Key]):
-    request: Request[Key]
-    items: range
-
-    @property
-    def part(self) -> Part:
-        return Part.of(self.request.given, self.items, self.request.seed)
 
 
 class Lane(Generic[Key]):
@@ -88,7 +34,7 @@ class Lane(Generic[Key]):
         name: str,
         run: Run[Key],
         slots: threading.Semaphore,
-        limits: Limits = Limits(),
+        limits: Limits = Limits(),  # noqa: B008 - frozen
         observe: Callable[[Batch], None] = lambda _: None,
         ended: Callable[[], None] = lambda: None,
     ) -> None:
@@ -103,7 +49,7 @@ class Lane(Generic[Key]):
         self._rate = 0.0
         # Told to end; ended, or about to; and ended without having been told to.
         self._closing = self._closed = self._died = False
-        self._running: Sequence[_Piece[Key]] = ()
+        self._running: Sequence[Piece[Key]] = ()
         self._grace = 0.0
         self._thread = threading.Thread(target=self._work, name=f"lane {name}", daemon=True)
         self._thread.start()
@@ -191,7 +137,7 @@ class Lane(Generic[Key]):
         waiting = [piece.request for piece in self._running] + list(self._backlog)
         self._running, self._rows_out = (), self._rows_in
         self._backlog.clear()
-        _deliver([(request, self._death()) for request in waiting])
+        deliver([(request, self._death()) for request in waiting])
 
     def _wait(self) -> bool:
         """Wait until there is something to do; False if there will be nothing any more."""
@@ -214,10 +160,10 @@ class Lane(Generic[Key]):
                 if arrived is not None:
                     self._backlog.append(arrived)
 
-    def _next(self) -> list[_Piece[Key]]:
+    def _next(self) -> list[Piece[Key]]:
         """Pieces that go together: of the first request that waits, and of those like it."""
         now, room = time.monotonic(), 1
-        pieces: list[_Piece[Key]] = []
+        pieces: list[Piece[Key]] = []
         unlike: list[Request[Key]] = []
         while self._backlog and room > 0:
             request = self._backlog.popleft()
@@ -230,7 +176,7 @@ class Lane(Generic[Key]):
                 continue
             items = range(request.done, min(request.done + room, request.rows))
             request.done = items.stop
-            pieces.append(_Piece(request, items))
+            pieces.append(Piece(request, items))
             room -= len(items)
             if request.done < request.rows:
                 # The rest of many rows comes after those who wait already.
@@ -250,10 +196,10 @@ class Lane(Generic[Key]):
         if late and not request.left:
             allowed = self._limits.seconds
             told = f"the request waited {waited:.1f} s for {self.name}, and {allowed:g} s are allowed"
-            _deliver([(request, QueueTimeout(told, given=round(waited, 3), allowed=allowed))])
+            deliver([(request, QueueTimeout(told, given=round(waited, 3), allowed=allowed))])
         return True
 
-    def _process(self, pieces: Sequence[_Piece[Key]]) -> None:
+    def _process(self, pieces: Sequence[Piece[Key]]) -> None:
         begun = time.monotonic()
         outcomes = self._outcomes(pieces)
         seconds = time.monotonic() - begun
@@ -271,11 +217,11 @@ class Lane(Generic[Key]):
                 continue
             request.pieces.append(outcome)
             if piece.items.stop == request.rows:
-                finished.append((request, _whole(request)))
-        _deliver(finished)
+                finished.append((request, whole(request)))
+        deliver(finished)
         self._observe(Batch(rows, [begun - piece.request.came for piece in pieces], seconds))
 
-    def _outcomes(self, pieces: Sequence[_Piece[Key]]) -> Sequence[Outcome]:
+    def _outcomes(self, pieces: Sequence[Piece[Key]]) -> Sequence[Outcome]:
         """What comes out of each piece; of a batch that fails, each by itself."""
         try:
             return self._run(pieces[0].request.key, [piece.part for piece in pieces])
@@ -285,32 +231,3 @@ class Lane(Generic[Key]):
             if not isinstance(error, Problem):
                 log.exception("%s failed", self.name)
             return [error]
-
-
-def _whole(request: Request[Any]) -> Outcome:
-    try:
-        return joined(request.pieces)
-    except Problem as error:
-        return error
-
-
-def _deliver(outcomes: Sequence[tuple[Request[Any], Outcome]]) -> None:
-    """Hand outcomes to those who wait, one call for each event loop."""
-    loops: dict[asyncio.AbstractEventLoop, list[tuple[Request[Any], Outcome]]] = {}
-    for request, outcome in outcomes:
-        if request.future is not None:
-            loops.setdefault(request.future.get_loop(), []).append((request, outcome))
-    for loop, theirs in loops.items():
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(_resolve, theirs)
-
-
-def _resolve(outcomes: Sequence[tuple[Request[Any], Outcome]]) -> None:
-    for request, outcome in outcomes:
-        future = request.future
-        if future is None or future.done():
-            continue
-        if isinstance(outcome, BaseException):
-            future.set_exception(outcome)
-        else:
-            future.set_result(outcome)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.arguments import Number
-from service.batcher import Batch, Lane, Limits, Request, Run
+from service.batcher import Lane, Run
 from service.models import SAMPLE, Arrays, Model, Part, Results
+from service.queued import Batch, Limits, Request
 
 # Between choosing a model and joining its lane a request reads its body: what is gone waits for such.
 GRACE = 10.0

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
+from service import memory
 from service.admission import load_model
 from service.errors import (
     ModelNotChosen,
@@ -122,6 +123,9 @@ class Registry:
                     (outcome.kept if model is old else outcome.loaded).append(path.name)
             outcome.removed = [name for name in before if name not in after]
             self._models = MappingProxyType(after)
+            for name, model in before.items():
+                if after.get(name) is not model:
+                    memory.give_back_after(model)
             self.refused = tuple(outcome.refused)
             self._report(outcome)
             return outcome

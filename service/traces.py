@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI
 
 from service import __version__
-from service.batcher import Request
 from service.errors import StartupError
+from service.queued import Request
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider

@@ -7,7 +7,7 @@ from typing import Any
 from service import arguments, noise
 from service.api.context import Context
 from service.arguments import Label, Number
-from service.errors import BadValue, VersionConflict, quoted
+from service.errors import BadValue, TooLarge, VersionConflict, quoted
 from service.manifest import Operation, Role
 from service.models import Arrays, Model, Results
 
@@ -46,11 +46,23 @@ class Call:
         return dict(given) if labels is None else dict(given) | {Role.label: labels}
 
     async def run(self, context: Context, rows: int, given: Arrays) -> Results:
-        """Run the operations on ``rows`` rows; what was given and what came out."""
+        """Run the operations on ``rows`` rows; what was given and what came out. Raises TooLarge."""
+        self._check_steps(context.settings.max_steps)
         inputs = self.inputs(rows, given)
         return await context.lanes.run(
             self.model, self.chain, inputs, rows, self.values, self.seed, self.still
         )
+
+    def _check_steps(self, most: int) -> None:
+        """Of a sampler: its noise has an axis of as many steps."""
+        noises = [item for operation in self.operations for item in operation.inputs if item.is_noise]
+        for axis in {axis for item in noises for axis in item.shape if isinstance(axis, str)}:
+            if self.values[axis] > most:
+                raise TooLarge(
+                    f"{axis} is {self.values[axis]}, and this service allows {most}",
+                    given=self.values[axis],
+                    allowed=most,
+                )
 
 
 def choose_model(context: Context, queried: str | None, sent: str | None, version: str | None) -> Model:

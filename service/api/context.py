@@ -13,11 +13,11 @@ from prometheus_client.metrics_core import Metric
 from starlette.requests import Request
 
 from service import metrics
-from service.batcher import Limits
 from service.crew import Crew
 from service.errors import Problem
 from service.lanes import Lanes
 from service.metrics import Metrics
+from service.queued import Limits
 from service.registry import Registry, Reload
 from service.runtime import available_cpus
 from service.settings import Settings

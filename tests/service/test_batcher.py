@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.batcher import Batch, Lane, Limits, Request
+from service.batcher import Lane
 from service.errors import BadValue, GraphFailed, LaneDied, Overloaded, QueueTimeout, ShuttingDown
 from service.manifest import Role
 from service.models import Part, Results
+from service.queued import Batch, Limits, Request
 
 PATIENCE = 10.0
 

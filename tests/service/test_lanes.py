@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from service import lanes as module
-from service.batcher import Batch
 from service.errors import ShuttingDown
 from service.lanes import Lanes
 from service.manifest import Role
 from service.models import Model, Part, Results
+from service.queued import Batch
 
 PATIENCE = 10.0
 IMAGES = np.random.default_rng(0).integers(0, 256, (9, 8, 8, 3), dtype=np.uint8)

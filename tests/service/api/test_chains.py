@@ -72,3 +72,10 @@ def test_the_states_are_decoded_as_the_last_one_is(client: TestClient) -> None:
     for gain in ("0", "0.5"):
         answer = stroll(client, f"&every=2&gain={gain}")
         assert [chain[-1] for chain in answer["state_images"]] == answer["images"]
+
+
+def test_more_steps_than_the_service_allows(exported: Path) -> None:
+    with make_client(exported, max_steps=20) as client:
+        assert client.post("/sample?model=wanderer&method=stroll&steps=20").status_code == 200
+        told = problem(client.post("/sample?model=wanderer&method=stroll&steps=21"), 413, "too-large")
+        assert told["detail"] == "steps is 21, and this service allows 20"
