@@ -49,7 +49,8 @@ class Lane(Generic[Key]):
         self._rate = 0.0
         # Told to end; ended, or about to; and ended without having been told to.
         self._closing = self._closed = self._died = False
-        self._running: Sequence[Piece[Key]] = ()
+        # All that are not answered, wherever the thread has them.
+        self._open: set[Request[Key]] = set()
         self._grace = 0.0
         self._thread = threading.Thread(target=self._work, name=f"lane {name}", daemon=True)
         self._thread.start()
@@ -84,15 +85,18 @@ class Lane(Generic[Key]):
                 allowed=max(0, self._limits.rows - self.waiting),
             )
         request.future = asyncio.get_running_loop().create_future()
+        self._open.add(request)
         self._rows_in += request.rows
         self._arrivals.put(request)
-        if self._died:  # between the question above and now: nobody may have seen it
+        if self._died:  # between the question above and now
             self._bury()
         try:
             return await request.future
         except asyncio.CancelledError:
             request.left = True
             raise
+        finally:
+            self._open.discard(request)
 
     def close(self, grace: float = 0.0) -> None:
         """Work off what waits, and end when nothing came for ``grace`` seconds; ``join`` waits for that.
@@ -117,11 +121,11 @@ class Lane(Generic[Key]):
                 with self._slots:
                     # Whatever came while the slot was not free goes too.
                     self._take_all()
-                    self._running = self._next()
-                    if self._running:
-                        self._process(self._running)
+                    pieces = self._next()
+                    if pieces:
+                        self._process(pieces)
                     # An idle lane keeps nobody's pictures.
-                    self._running = ()
+                    del pieces
         except BaseException:
             log.critical("the thread of %s died", self.name, exc_info=True)
             self._died = True
@@ -133,11 +137,8 @@ class Lane(Generic[Key]):
 
     def _bury(self) -> None:
         """Tell those who wait for a thread that died."""
-        self._take_all()
-        waiting = [piece.request for piece in self._running] + list(self._backlog)
-        self._running, self._rows_out = (), self._rows_in
-        self._backlog.clear()
-        deliver([(request, self._death()) for request in waiting])
+        self._rows_out = self._rows_in
+        deliver([(request, self._death()) for request in tuple(self._open)])
 
     def _wait(self) -> bool:
         """Wait until there is something to do; False if there will be nothing any more."""

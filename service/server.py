@@ -1,10 +1,11 @@
 """uvicorn, with what it lacks: a limit on how slowly a head may come, and an end at which no call is lost."""
 
 import asyncio
+import contextlib
 import signal
 import socket
 from asyncio import TimerHandle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
@@ -15,7 +16,7 @@ from uvicorn.server import ServerState
 
 # A proxy keeps its connections for a minute; who hangs up first must not be we.
 KEEP_ALIVE = 75
-# When told to stop: how long calls are still taken on connections that are open, each as its last.
+# When told to stop: how long connections are still accepted, and after that how long one may say nothing.
 LINGER = 1.0
 _TICK = 0.02
 
@@ -122,7 +123,32 @@ class Server(uvicorn.Server):
         for connection in connections:
             if connection.cycle is not None:
                 connection.cycle.keep_alive = False
-        until = asyncio.get_running_loop().time() + (0 if self._hurried else LINGER)
-        while connections and asyncio.get_running_loop().time() < until:
-            await asyncio.sleep(_TICK)
+        if not self._hurried:
+            await self._quiet()
+            await self._close(sockets or [])
+            await self._quiet()
         await super().shutdown(sockets)
+
+    async def _quiet(self) -> None:
+        """Wait until there are no connections, but not longer than may be."""
+        until = asyncio.get_running_loop().time() + LINGER
+        while self._state.connections and asyncio.get_running_loop().time() < until:
+            await asyncio.sleep(_TICK)
+
+    async def _close(self, sockets: Sequence[socket.socket]) -> None:
+        """Take the connections that wait to be accepted, as the system would reset them, and no more."""
+        loop = asyncio.get_running_loop()
+        listeners = [each.dup() for each in sockets]
+        for server in self.servers:
+            server.close()
+        for listener in listeners:
+            listener.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    accepted, _ = listener.accept()
+                    accepted.setblocking(False)
+                    await loop.connect_accepted_socket(self._protocol, accepted)
+            listener.close()
+
+    def _protocol(self) -> Protocol:
+        return Protocol(self.config, self._state, self.lifespan.state)

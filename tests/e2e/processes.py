@@ -36,7 +36,7 @@ def serving(models: Path, *flags: str) -> Iterator[str]:
         with log.open("w") as errors:
             service = start("service", f"--models={models}", "--port=0", *flags, output=errors)
         try:
-            yield _address(service, log)
+            yield listening_on(service, log)
         finally:
             service.terminate()
             service.communicate(timeout=PATIENCE)
@@ -52,7 +52,7 @@ def asking(models: Path) -> Iterator[httpx2.Client]:
         yield client
 
 
-def _address(service: subprocess.Popen[str], log: Path) -> str:
+def listening_on(service: subprocess.Popen[str], log: Path) -> str:
     """Where a service listens, by its log; it is ready before it answers."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline and service.poll() is None:

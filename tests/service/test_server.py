@@ -96,7 +96,7 @@ def test_a_head_that_does_not_come_is_hung_up_on(said: bytes) -> None:
 
 def test_a_head_that_trickles_is_hung_up_on_too() -> None:
     with serving(head_seconds=0.3) as service, service.connect() as slow:
-        slow.setblocking(False)
+        slow.sendall(REQUEST[:-2] + b"X-Slow: ")
         deadline = time.monotonic() + PATIENCE
         while not select.select([slow], [], [], 0.05)[0]:
             slow.send(b"X")

@@ -1,0 +1,201 @@
+"""What goes wrong while callers keep the service busy: none of them may get a wrong answer, or none."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2 as httpx
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from service import npy
+from tests.e2e.load import Call, Load
+from tests.e2e.processes import PATIENCE, listening_on, serving, start
+from tests.service import brittle, handmade, toy
+
+MANY = 1000
+FLAGS = ("--default-model=levels", "--threads=1", "--provider=cpu")
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are not like that there")
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    folder = tmp_path / "models"
+    toy.write_levels(folder)
+    brittle.write(folder)
+    return folder
+
+
+def image_like(chance: np.random.Generator, rows: int, size: int) -> NDArray[np.uint8]:
+    """Images of which no patch is as near to one level as to another."""
+    levels = chance.integers(1, toy.LEVELS - 1, (rows, size // toy.PATCH, size // toy.PATCH))
+    patches = levels.repeat(toy.PATCH, axis=1).repeat(toy.PATCH, axis=2) * 17
+    return (patches + chance.integers(-5, 6, patches.shape)).astype(np.uint8)[..., None]
+
+
+def encodings(count: int = 64) -> list[Call]:
+    """Requests of one to eight images, and what numpy says of them."""
+    chance = np.random.default_rng(0)
+    batches = [image_like(chance, 1 + index % 8, 28) for index in range(count)]
+    return [Call("/encode", npy.dump(batch), answers(toy.levels(batch).tolist())) for batch in batches]
+
+
+def answers(codes: object) -> Callable[[bytes], bool]:
+    return lambda body: json.loads(body)["codes"] == codes
+
+
+def ask(url: str, method: str, path: str) -> httpx.Response:
+    return httpx.request(method, url + path, timeout=PATIENCE, trust_env=False)
+
+
+def assert_nobody_lost(load: Load, *others: int) -> None:
+    """All were answered rightly, or with one of the other statuses."""
+    assert load.counts.pop("right") > 0
+    assert set(load.counts) <= set(others), load.counts
+
+
+@pytest.fixture
+def url(models: Path) -> Iterator[str]:
+    with serving(models, *FLAGS) as url:
+        yield url
+
+
+def test_poisoned_images_fail_alone(url: str) -> None:
+    chance = np.random.default_rng(0)
+    calls = []
+    for index in range(64):
+        image = chance.integers(0, brittle.LONGEST, (1, 4, 4, 1), dtype=np.uint8)
+        right = answers(brittle.codes(image).tolist())
+        if index % 8 == 0:
+            image[0, 0, 0, 0] = 255
+        calls.append(Call("/encode?model=brittle", npy.dump(image), right))
+    poisoned = {call.body for call in calls[::8]}
+    good = [call for call in calls if call.body not in poisoned]
+    with Load(url, good) as well, Load(url, [call for call in calls if call.body in poisoned]) as ill:
+        well.wait_for(500)
+    assert_nobody_lost(well)
+    assert set(ill.counts) == {500}
+
+
+def test_clients_that_leave_take_nobody_with_them(url: str) -> None:
+    host, port = url.removeprefix("http://").split(":")
+    body = encodings(1)[0].body
+    head = f"POST /encode HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    with Load(url, encodings(), callers=4) as load:
+        for index in range(MANY):
+            with socket.create_connection((host, int(port))) as leaver:
+                # In the head, in the body, or with all of it sent.
+                leaver.sendall((head + body)[: [20, len(head) + 9, len(head) + len(body)][index % 3]])
+        load.wait_for(100)
+    assert_nobody_lost(load)
+
+
+def test_slow_clients_hold_nobody_up(models: Path) -> None:
+    with serving(models, *FLAGS, "--header-seconds=1", "--body-seconds=1") as url:
+        host, port = url.removeprefix("http://").split(":")
+        heads = [b"POST /encode HT", b"POST /encode HTTP/1.1\r\nHost: here\r\nContent-Length: 9\r\n\r\n123"]
+        slow = [socket.create_connection((host, int(port))) for _ in range(200)]
+        for index, client in enumerate(slow):
+            client.sendall(heads[index % 2])
+        with Load(url, encodings()) as load:
+            load.wait_for(500)
+        assert_nobody_lost(load)
+        for index, client in enumerate(slow):
+            client.settimeout(PATIENCE)
+            got = client.recv(4096)
+            assert got == b"" if index % 2 == 0 else got.startswith(b"HTTP/1.1 408")
+            client.close()
+
+
+def test_models_are_reloaded_many_times(models: Path, url: str) -> None:
+    """Two versions of a model in turns: every answer is that of one of them, whole."""
+    versions = [toy.write_levels(models.parent / str(index), tint=index) for index in range(2)]
+    with Load(url, encodings()) as load:
+        for index in range(50):
+            # Beside it first: a folder is swapped by a rename, as the exporter does.
+            fresh = models / f".levels-{index}"
+            shutil.copytree(versions[index % 2], fresh)
+            gone = models / f".gone-{index}"
+            (models / "levels").rename(gone)
+            fresh.rename(models / "levels")
+            told = ask(url, "POST", "/models/reload").json()
+            assert told["refused"] == []
+            assert "levels" in told["loaded"]
+        load.wait_for(100)
+    assert_nobody_lost(load)
+
+
+def test_a_corrupt_model_is_refused_and_the_old_one_answers_on(models: Path, url: str) -> None:
+    before = ask(url, "GET", "/models/levels").json()["version"]
+    with Load(url, encodings()) as load:
+        graph = models / "levels" / "encoder.onnx"
+        graph.write_bytes(graph.read_bytes()[:-50])
+        told = ask(url, "POST", "/models/reload").json()
+        assert [refusal["name"] for refusal in told["refused"]] == ["levels"]
+        handmade.edit_manifest(models / "brittle", schema_version=99)
+        assert len(ask(url, "POST", "/models/reload").json()["refused"]) == 2
+        load.wait_for(100)
+        assert ask(url, "GET", "/models/levels").json()["version"] == before
+    assert_nobody_lost(load)
+
+
+@contextmanager
+def mortal(models: Path, log: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A service whose threads die at a signal."""
+    with log.open("w") as errors:
+        process = start(
+            "tests.e2e.mortal", f"--models={models}", "--port=0", "--workers=1", *FLAGS, output=errors
+        )
+    try:
+        yield process, listening_on(process, log)
+    finally:
+        process.terminate()
+        process.communicate(timeout=PATIENCE)
+
+
+def test_when_a_thread_dies_liveness_says_so_and_every_caller_is_told(models: Path, tmp_path: Path) -> None:
+    with mortal(models, tmp_path / "log") as (process, url), Load(url, encodings()) as load:
+        assert ask(url, "GET", "/livez").status_code == 200
+        os.kill(process.pid, signal.SIGUSR1)
+        load.wait_for(100)
+        answer = ask(url, "GET", "/livez")
+        assert answer.status_code == 503
+        assert answer.json()["ailments"] == ["the thread of encode of levels died"]
+    assert_nobody_lost(load, 503)
+    assert load.counts[503] > 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_told_to_stop_it_answers_all_that_was_asked(models: Path, tmp_path: Path, workers: int) -> None:
+    log = tmp_path / "log"
+    with log.open("w") as errors:
+        flags = (f"--models={models}", "--port=0", f"--workers={workers}", *FLAGS)
+        process = start("service", *flags, output=errors)
+    with Load(listening_on(process, log), encodings()) as load:
+        process.terminate()
+        begun = time.monotonic()
+        assert process.wait(PATIENCE) == 0
+        assert time.monotonic() - begun < 10
+    process.communicate()
+    assert_nobody_lost(load)
+    assert "Traceback" not in log.read_text()
+
+
+def test_under_overload_every_answer_is_right_or_says_when_to_come_again(models: Path) -> None:
+    with serving(models, *FLAGS, "--workers=1", "--max-queued-rows=8") as url:
+        batch = image_like(np.random.default_rng(0), 8, 280)
+        large = Call("/encode?resize=false", npy.dump(batch), answers(toy.levels(batch).tolist()))
+        with Load(url, [large], callers=24) as load:
+            load.wait_for(200)
+        assert_nobody_lost(load, 429)
+        assert load.counts[429] > 0
