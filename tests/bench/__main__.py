@@ -10,6 +10,7 @@
     python -m tests.bench sampling RUN EXPORTED       the sampler's graph against torch loops
     python -m tests.bench chains RUN EXPORTED         Langevin through a service against a torch loop
     python -m tests.bench agreement RUN       a running service's codes against torch's
+    python -m tests.bench fuzz                bodies of all kinds, mostly broken, against the service
 
 Each prints a Markdown table, as it stands in the README.
 """
@@ -23,6 +24,7 @@ from tests.bench import (
     codebooks,
     draws,
     encoding,
+    fuzz,
     lossy,
     pixels,
     sampling,
@@ -40,6 +42,7 @@ main.add_command(chains.command)
 main.add_command(classifier.command)
 main.add_command(encoding.command)
 main.add_command(draws.command)
+main.add_command(fuzz.command)
 main.add_command(lossy.command)
 main.add_command(pixels.command)
 main.add_command(sampling.command)
