@@ -63,7 +63,18 @@ def from_npy(data: bytes, manifest: Manifest, settings: Settings) -> NDArray[Any
             given=str(array.dtype),
             allowed=manifest.codes.dtype,
         )
-    return _checked_values(array.reshape(_checked_shape(array.shape, manifest, settings)), manifest)
+    return from_array(array, manifest, settings)
+
+
+def from_array(
+    array: NDArray[Any], manifest: Manifest, settings: Settings, name: str = "codes"
+) -> NDArray[Any]:
+    """The codes in an array of integers or, if they are not discrete, of floats.
+
+    Messages call it by its ``name``. Raises BadCodes, BadValue or TooLarge.
+    """
+    shape = _checked_shape(array.shape, manifest, settings, name)
+    return _checked_values(array.reshape(shape), manifest, name)
 
 
 def _check_types(flat: list[Any], shape: tuple[int, ...], dtype: str) -> None:
@@ -90,14 +101,16 @@ def _array(flat: list[Any], dtype: str) -> NDArray[Any]:
         return np.array(flat, dtype=object)
 
 
-def _checked_shape(shape: tuple[int, ...], manifest: Manifest, settings: Settings) -> tuple[int, ...]:
+def _checked_shape(
+    shape: tuple[int, ...], manifest: Manifest, settings: Settings, name: str = "codes"
+) -> tuple[int, ...]:
     """The shape with its batch axis. Raises BadCodes for one that the model does not take."""
     rank = len(manifest.codes.shape)
     rows, item = (1, shape) if len(shape) == rank else (next(iter(shape), 0), shape[1:])
     size = _image_size(item, manifest)
     if size is None:
         raise BadCodes(
-            f"codes of shape {list(shape)}; {manifest.name!r} takes {_allowed_shapes(manifest)}",
+            f"{name} of shape {list(shape)}; {manifest.name!r} takes {_allowed_shapes(manifest)}",
             given=list(shape),
             allowed=[None, *manifest.codes.shape],
         )
@@ -134,7 +147,7 @@ def _allowed_shapes(manifest: Manifest) -> str:
     return f"[{own}], or [N, h, w]" + (f" with h and w multiples of {step}" if step > 1 else "")
 
 
-def _checked_values(array: NDArray[Any], manifest: Manifest) -> NDArray[Any]:
+def _checked_values(array: NDArray[Any], manifest: Manifest, name: str = "codes") -> NDArray[Any]:
     size = manifest.codes.codebook_size
     if size is None:
         with np.errstate(over="ignore"):
@@ -148,7 +161,7 @@ def _checked_values(array: NDArray[Any], manifest: Manifest) -> NDArray[Any]:
         odd = int(np.argmax(bad))
         given = array.reshape(-1)[odd]
         raise BadCodes(
-            f"codes{nested.position(odd, array.shape)} is {given}; it must be {rule}",
+            f"{name}{nested.position(odd, array.shape)} is {given}; it must be {rule}",
             index=nested.index(odd, array.shape),
             given=given if isinstance(given, int) else given.item(),
             allowed=[0, size - 1] if size is not None else "finite",

@@ -92,7 +92,12 @@ def from_npy(data: bytes, spec: ImageSpec, settings: Settings, *, resize: bool) 
 
     Raises BadArray, BadValue, BadSize or TooLarge.
     """
-    array = _loaded(data, settings)
+    return from_array(_four_axes(npy.load(data)), spec, settings, resize=resize)
+
+
+def from_array(array: Pixels, spec: ImageSpec, settings: Settings, *, resize: bool) -> Pixels:
+    """The same of an array that is uint8 ``(N, H, W, C)`` already. Raises BadValue, BadSize or TooLarge."""
+    _check_area(array, settings)
     _, height, width, _ = array.shape
     if resize:
         height, width = spec.height, spec.width
@@ -103,7 +108,8 @@ def from_npy(data: bytes, spec: ImageSpec, settings: Settings, *, resize: bool) 
 
 def fit_npy(data: bytes, spec: ImageSpec, settings: Settings) -> Fitted:
     """The images of an npy file, made to fit the model's own size. Raises as ``from_npy``."""
-    array = _loaded(data, settings)
+    array = _four_axes(npy.load(data))
+    _check_area(array, settings)
     count, height, width, _ = array.shape
     return Fitted(_fitted(array, spec, spec.height, spec.width, settings), [(width, height)] * count)
 
@@ -210,8 +216,7 @@ def _stacked(images: Sequence[Pixels]) -> Pixels:
     return images[0][None] if len(images) == 1 else np.stack(images)
 
 
-def _loaded(data: bytes, settings: Settings) -> Pixels:
-    array = _four_axes(npy.load(data))
+def _check_area(array: Pixels, settings: Settings) -> None:
     count, height, width, _ = array.shape
     check_count(count, settings)
     if height * width > settings.max_pixels:
@@ -220,7 +225,6 @@ def _loaded(data: bytes, settings: Settings) -> Pixels:
             given=height * width,
             allowed=settings.max_pixels,
         )
-    return array
 
 
 def _fitted(array: Pixels, spec: ImageSpec, height: int, width: int, settings: Settings) -> Pixels:

@@ -77,7 +77,7 @@ async def read_images(request: Request, settings: Settings) -> SentImages:
     media = _checked_type(media, body, IMAGE_TYPES)
     if media != JSON:
         return _raw_images(media, body)
-    sent = _json_images(ImagesDocument.read(_json(body)))
+    sent = _json_images(ImagesDocument.read(from_json(body)))
     if sent is None:
         raise BadValue(_EITHER)
     return sent
@@ -89,7 +89,7 @@ async def read_codes(request: Request) -> SentCodes:
     body = await _body(request)
     if _checked_type(media, body, CODES_TYPES) == NPY:
         return SentCodes(len(body), npy=body)
-    document = CodesDocument.read(_json(body))
+    document = CodesDocument.read(from_json(body))
     return SentCodes(
         len(body), document=document.model_dump(), model=document.model, version=document.version
     )
@@ -109,8 +109,26 @@ async def read_sample(request: Request, settings: Settings) -> SentSample:
     media = _checked_type(media, body, IMAGE_TYPES)
     if media != JSON:
         return SentSample(images=_raw_images(media, body))
-    document = SampleDocument.read(_json(body))
+    document = SampleDocument.read(from_json(body))
     return SentSample(document, _json_images(document))
+
+
+def from_json(body: bytes | memoryview) -> Any:
+    """What a JSON body says. Raises BadBody."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise BadBody(f"the body is no JSON (which has no NaN or Infinity): {error}") from error
+
+
+def from_base64(text: str, index: int) -> bytes:
+    """The file in a base64 text or a data: URL, image number ``index``. Raises BadImage."""
+    _, comma, data = text.partition(",")
+    payload = data if comma and text.startswith("data:") else text
+    try:
+        return base64.b64decode("".join(payload.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise BadImage(f"image {index} is no base64: {error}") from error
 
 
 def _area(picture: bytes) -> float:
@@ -157,13 +175,6 @@ def _sniffed(body: bytes) -> str | None:
     return JSON if body.lstrip()[:1] == b"{" else None
 
 
-def _json(body: bytes) -> Any:
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise BadBody(f"the body is no JSON (which has no NaN or Infinity): {error}") from error
-
-
 def _raw_images(media: str, body: bytes) -> SentImages:
     return SentImages(npy=body) if media == NPY else SentImages(files=[body])
 
@@ -175,17 +186,8 @@ def _json_images(document: ImagesDocument | SampleDocument) -> SentImages | None
     texts = [document.image] if document.image is not None else document.images
     if texts is None:
         return None
-    files = [_from_base64(text, index) for index, text in enumerate(texts)]
+    files = [from_base64(text, index) for index, text in enumerate(texts)]
     return SentImages(files=files, model=document.model, version=document.version)
-
-
-def _from_base64(text: str, index: int) -> bytes:
-    _, comma, data = text.partition(",")
-    payload = data if comma and text.startswith("data:") else text
-    try:
-        return base64.b64decode("".join(payload.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise BadImage(f"image {index} is no base64: {error}") from error
 
 
 async def _form_files(request: Request, settings: Settings) -> list[bytes]:

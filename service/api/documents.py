@@ -61,7 +61,7 @@ Boxes = Annotated[
 """One box or a list of them; ``service.masks`` says what is wrong with another list."""
 
 
-class _Closed(BaseModel):
+class Closed(BaseModel):
     """An object with no other names than these; an unknown one is told with the nearest."""
 
     model_config = ConfigDict(extra="forbid")
@@ -90,7 +90,7 @@ class _Closed(BaseModel):
             raise invalid(error) from error
 
 
-class ModelQuery(_Closed):
+class ModelQuery(Closed):
     """Which model."""
 
     model: str | None = MODEL
@@ -129,7 +129,7 @@ class SampleQuery(OperationQuery):
     )
 
 
-class ImagesDocument(_Closed):
+class ImagesDocument(Closed):
     """Images as JSON: one `image` or several `images`, PNG, JPEG or WebP, as base64 or data: URLs."""
 
     model: str | None = MODEL
@@ -139,7 +139,7 @@ class ImagesDocument(_Closed):
     images: list[str] | None = None
 
 
-class CodesDocument(_Closed):
+class CodesDocument(Closed):
     """Codes as JSON: what `/encode` answers."""
 
     model: str | None = MODEL
@@ -149,7 +149,7 @@ class CodesDocument(_Closed):
     codes: list[Any] = Field(description=NESTED_CODES)
 
 
-class SampleDocument(_Closed):
+class SampleDocument(Closed):
     """A sample request as JSON, perhaps with something to complete (codes and mask, or image(s) and box).
 
     Or with the two ends of an interpolation: two rows of codes, or two images.

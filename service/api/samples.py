@@ -25,6 +25,7 @@ from service.errors import BadValue, TooLarge
 from service.images import check_count, check_total
 from service.manifest import Role
 from service.models import SAMPLE, Model, Results
+from service.settings import Settings
 
 router = APIRouter(tags=["samples"], default_response_class=Response)
 
@@ -134,6 +135,18 @@ def _call(model: Model, chain: tuple[str, ...], operation: str, sent: SentSample
     )
 
 
+def check_states(model: Model, states: NDArray[Any], settings: Settings) -> None:
+    """Raise TooLarge if the images of states ``(N, S, *codes.shape)`` are more than one answer may have."""
+    (chains, passed), image = states.shape[:2], model.manifest.image
+    try:
+        check_total(chains * passed, image.height, image.width, settings)
+    except TooLarge as error:
+        raise TooLarge(
+            f"{chains} chains with {passed} states each: {error}; ask for fewer samples or states",
+            **error.members,
+        ) from error
+
+
 async def _decoded(
     context: Context, call: Call, states: NDArray[Any], label: NDArray[Any] | None
 ) -> NDArray[Any]:
@@ -142,14 +155,7 @@ async def _decoded(
     Raises TooLarge.
     """
     model, (chains, passed) = call.model, states.shape[:2]
-    image = model.manifest.image
-    try:
-        check_total(chains * passed, image.height, image.width, context.settings)
-    except TooLarge as error:
-        raise TooLarge(
-            f"{chains} chains with {passed} states each: {error}; ask for fewer samples or states",
-            **error.members,
-        ) from error
+    check_states(model, states, context.settings)
     chain = model.chain("decode")
     values = arguments.parameters(model.operations(chain), {}) | dict(call.values)
     given = {} if label is None else {Role.label: label}
