@@ -21,6 +21,7 @@
         ├── UnsupportedMediaType  415
         ├── BadValue              422  well-formed, and not allowed
         │   ├── BadCodes
+        │   ├── BadTensor
         │   ├── BadSize                the model does not take pictures of this size
         │   └── UnknownName            a field, a query parameter, a label
         ├── Overloaded            429  too much waits already
@@ -220,6 +221,12 @@ class BadCodes(BadValue):
     """Codes of the wrong shape, dtype or range."""
 
     title = "The codes are not allowed"
+
+
+class BadTensor(BadValue):
+    """A tensor whose values do not fit its shape and datatype, or that the model does not take."""
+
+    title = "The tensor is not allowed"
 
 
 class BadSize(BadValue):
