@@ -8,7 +8,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.responses import RedirectResponse
 
 from service import __version__
-from service.api import codes, health, models, problems, samples, scores, telemetry
+from service.api import codes, health, inference, models, problems, samples, scores, telemetry
 from service.api.context import Context
 from service.api.intake import Intake
 from service.api.keys import Keys
@@ -22,10 +22,20 @@ from service.runtime import choose_provider
 from service.settings import Settings
 from service.traces import Traces, to_collector
 
-ROUTERS = (codes.router, samples.router, scores.router, models.router, health.router, telemetry.router)
+ROUTERS = (
+    codes.router,
+    samples.router,
+    scores.router,
+    models.router,
+    inference.router,
+    health.router,
+    telemetry.router,
+)
 
 DESCRIPTION = """
 Images to codes, codes to images, and new images, from models of the VAE family.
+
+The calls below `/v2` are the Open Inference Protocol, for clients of KServe and Triton.
 
 Answers come in the form that `Accept` asks for. Every error is `application/problem+json` (RFC 9457) and says
 what was given and what is allowed.

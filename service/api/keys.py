@@ -12,7 +12,18 @@ from service.errors import NoKey
 
 RELOAD = "/models/reload"
 # What must answer before anyone has a key, and the pages, which hold nothing of anyone's.
-OPEN = frozenset({"/livez", "/readyz", "/", "/docs", "/openapi.json", "/docs/oauth2-redirect"})
+OPEN = frozenset(
+    {
+        "/livez",
+        "/readyz",
+        "/v2/health/live",
+        "/v2/health/ready",
+        "/",
+        "/docs",
+        "/openapi.json",
+        "/docs/oauth2-redirect",
+    }
+)
 OPEN_FOLDERS = ("/static-offline-docs/",)
 
 

@@ -12,9 +12,10 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from service.api import documents
+from service.api import documents, inference_documents
 from service.api.accept import BYTES, JSON, NPY, PNG
 from service.api.bodies import FORM, PICTURES
+from service.api.inference_body import LENGTH
 from service.api.keys import OPEN
 from service.api.problems import MEDIA_TYPE, ProblemDocument
 
@@ -83,9 +84,10 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return told
 
 
-def json_answer(document: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
-    """An answer that is always JSON."""
-    return {200: {"description": _summary(document), "content": {JSON: {"schema": ref(document)}}}}
+def json_answer(document: type[BaseModel], *, several: bool = False) -> dict[int | str, dict[str, Any]]:
+    """An answer that is always JSON: a document, or an array of ``several``."""
+    schema = {"type": "array", "items": ref(document)} if several else ref(document)
+    return {200: {"description": _summary(document), "content": {JSON: {"schema": schema}}}}
 
 
 def file_answer(description: str, *media_types: str) -> dict[int | str, dict[str, Any]]:
@@ -152,6 +154,38 @@ def sample_body() -> dict[str, Any]:
     return {"requestBody": {"required": False, "content": content}, "parameters": [PARAMETERS]}
 
 
+def tensors_body() -> dict[str, Any]:
+    """The body of an inference: JSON, or JSON and the bytes of tensors behind it."""
+    one = {"inputs": [{"name": "images", "shape": [1], "datatype": "BYTES", "data": ["iVBORw0KGgo..."]}]}
+    content = {
+        JSON: {"schema": ref(inference_documents.InferenceDocument), "examples": {"one": {"value": one}}},
+        BYTES: BINARY,
+    }
+    length = {
+        "name": LENGTH,
+        "in": "header",
+        "description": "How many bytes of the body are JSON, if tensors follow it.",
+        "schema": {"type": "integer", "minimum": 0},
+    }
+    return {"requestBody": {"required": True, "content": content}, "parameters": [length]}
+
+
+def tensors_answer() -> dict[int | str, dict[str, Any]]:
+    """What came out: JSON, or JSON and the bytes of tensors behind it."""
+    told = json_answer(inference_documents.InferenceAnswer)
+    told[200]["content"][BYTES] = BINARY
+    told[200]["headers"] = {
+        LENGTH: {"description": "How many bytes are JSON, if tensors follow.", "schema": {"type": "integer"}}
+    }
+    return told
+
+
+def index_body() -> dict[str, Any]:
+    """The body of the repository's index, which may be left out."""
+    content = {JSON: {"schema": ref(inference_documents.IndexDocument)}}
+    return {"requestBody": {"required": False, "content": content}}
+
+
 def describe(app: FastAPI) -> dict[str, Any]:
     """The OpenAPI document of the app, with every document that the routes refer to."""
     if app.openapi_schema is None:
@@ -180,6 +214,7 @@ def _components() -> dict[str, Any]:
         documents.ImagesDocument,
         documents.CodesDocument,
         documents.SampleDocument,
+        *inference_documents.SENT,
     ]
     told: list[type[BaseModel]] = [
         ProblemDocument,
@@ -193,6 +228,7 @@ def _components() -> dict[str, Any]:
         documents.ReloadAnswer,
         documents.ReadyAnswer,
         documents.LiveAnswer,
+        *inference_documents.TOLD,
     ]
     _, schema = models_json_schema(
         [*((model, "validation") for model in sent), *((model, "serialization") for model in told)],

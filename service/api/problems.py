@@ -25,7 +25,10 @@ MEDIA_TYPE = "application/problem+json"
 
 
 class ProblemDocument(BaseModel):
-    """An error (RFC 9457). Further members, such as `given` and `allowed`, say the same to a program."""
+    """An error (RFC 9457). Further members, such as `given` and `allowed`, say the same to a program.
+
+    Below `/v2`, `error` is `detail` again, where clients of the Open Inference Protocol look for it.
+    """
 
     model_config = ConfigDict(extra="allow")
 
@@ -108,5 +111,8 @@ def _invalid(errors: Sequence[Any]) -> BadValue:
 
 
 def _response(document: Mapping[str, Any], status: int, headers: Mapping[str, str] | None) -> Response:
+    path = document["instance"]
+    if path == "/v2" or path.startswith("/v2/"):
+        document = {**document, "error": document["detail"]}
     content = orjson.dumps(document, default=str)
     return Response(content, status, headers, media_type=MEDIA_TYPE)

@@ -20,6 +20,9 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from service.api.inference_body import LENGTH
+from service.manifest import FILE_NAME, Manifest
+from tests.service.api.inferring import packed, request
 from tests.service.conftest import make_client
 
 SEVEN = (Path(__file__).parents[2] / "data" / "seven.png").read_bytes()
@@ -43,13 +46,19 @@ def described(exported: Path) -> BaseSchema:
     return schema
 
 
+@pytest.fixture(scope="module")
+def version(exported: Path) -> str:
+    """The version of ``levels``."""
+    return Manifest.model_validate_json((exported / "levels" / FILE_NAME).read_bytes()).version
+
+
 def completes(case: Any) -> bool:
     """Whether a sample request comes with codes, a mask, images or a box."""
     sent = case.body.keys() if isinstance(case.body, dict) else ()
     return "box" in case.query or bool({"codes", "mask", "image", "images", "box"} & set(sent))
 
 
-def steer(case: Any) -> None:
+def steer(case: Any, version: str) -> None:
     """Towards a model that is there: made-up names would all end in 404."""
     for place in (case.query, case.body):
         if isinstance(place, dict):
@@ -66,10 +75,14 @@ def steer(case: Any) -> None:
             case.body.pop("model", None)
     if case.path_parameters:
         case.path_parameters["name"] = "levels"
+    if "version" in (case.path_parameters or {}):
+        case.path_parameters["version"] = version
+    # Whatever is generated beside a body is not its length.
+    case.headers.pop(LENGTH, None)
 
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
-def test_answers_conform(described: BaseSchema, mode: GenerationMode) -> None:
+def test_answers_conform(described: BaseSchema, version: str, mode: GenerationMode) -> None:
     tried = set()
     operations = [found.ok() for found in described.get_all_operations() if isinstance(found, Ok)]
     for operation in operations:
@@ -78,14 +91,14 @@ def test_answers_conform(described: BaseSchema, mode: GenerationMode) -> None:
         @settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
         def check(case: Any) -> None:
             if mode is GenerationMode.POSITIVE:
-                steer(case)
+                steer(case, version)
             case.call_and_validate(checks=CHECKS)
 
         # There is nothing that a call without parameters could be given wrong.
         with contextlib.suppress(Unsatisfiable):
             check()
             tried.add(operation.path)
-    assert len(operations) == 12
+    assert len(operations) == 23
     assert {"/encode", "/decode", "/reconstruct", "/sample", "/score"} <= tried
 
 
@@ -137,5 +150,46 @@ def test_interpolations_and_chains_conform(
     operation = described["/sample"]["POST"]
     case = operation.Case(
         query={"model": "wanderer"} | query, headers={"Accept": accept}, media_type=media_type, body=body
+    )
+    assert case.call_and_validate(checks=CHECKS).status_code == 200
+
+
+IMAGE = {"name": "images", "shape": [1], "datatype": "BYTES", "data": [base64.b64encode(SEVEN).decode()]}
+
+
+@pytest.mark.parametrize("as_bytes", [False, True])
+@pytest.mark.parametrize(
+    ("name", "inputs", "parameters"),
+    [
+        ("levels", [IMAGE], {}),
+        ("wanderer:reconstruct", [IMAGE], {"seed": 1}),
+        ("wanderer:score", [IMAGE], {"samples": 3}),
+        ("wanderer:sample:stroll", [], {"n": 2, "every": 3}),
+    ],
+)
+def test_inferences_conform(
+    described: BaseSchema, name: str, inputs: list[Any], parameters: dict[str, Any], as_bytes: bool
+) -> None:
+    body: dict[str, Any] = {
+        "id": "1",
+        "inputs": inputs,
+        "parameters": {**parameters, "binary_data_output": as_bytes},
+    }
+    case = described["/v2/models/{name}/infer"]["POST"].Case(
+        path_parameters={"name": name}, media_type="application/json", body=body
+    )
+    answer = case.call_and_validate(checks=CHECKS)
+    assert answer.status_code == 200
+    assert (LENGTH.lower() in answer.headers) == as_bytes
+
+
+def test_an_inference_of_bytes_conforms(described: BaseSchema, version: str) -> None:
+    content, headers = request({"images": [SEVEN]})
+    assert packed([SEVEN]) in content
+    case = described["/v2/models/{name}/versions/{version}/infer"]["POST"].Case(
+        path_parameters={"name": "levels", "version": version},
+        headers=headers,
+        media_type="application/octet-stream",
+        body=content,
     )
     assert case.call_and_validate(checks=CHECKS).status_code == 200

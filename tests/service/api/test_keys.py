@@ -6,10 +6,13 @@ from fastapi.testclient import TestClient
 
 from tests.service.conftest import make_client, problem
 
+HEALTH = ["/livez", "/readyz", "/v2/health/live", "/v2/health/ready"]
 CALLS = [
     ("POST", "/encode"),
     ("GET", "/models"),
     ("GET", "/metrics"),
+    ("GET", "/v2"),
+    ("POST", "/v2/models/levels/infer"),
     ("GET", "/nowhere"),
     ("POST", "/models/reload"),
 ]
@@ -46,7 +49,7 @@ def test_any_of_the_keys_will_do(locked: TestClient, key: str, seven: bytes) -> 
     assert locked.get("/models", headers={"Authorization": f"bearer  {key}"}).status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/livez", "/readyz", "/docs", "/openapi.json", "/"])
+@pytest.mark.parametrize("path", [*HEALTH, "/docs", "/openapi.json", "/"])
 def test_health_and_pages_need_no_key(locked: TestClient, path: str) -> None:
     assert locked.get(path).status_code == 200
 
@@ -70,4 +73,4 @@ def test_the_document_says_that_a_key_may_be_needed(client: TestClient) -> None:
     assert document["components"]["securitySchemes"] == {"key": {"type": "http", "scheme": "bearer"}}
     for path, item in document["paths"].items():
         for call in item.values():
-            assert ("401" in call["responses"]) == (path not in {"/livez", "/readyz"})
+            assert ("401" in call["responses"]) == (path not in HEALTH)

@@ -6,9 +6,12 @@ import pytest
 from fastapi.testclient import TestClient
 
 from service.api.documents import SampleDocument
+from service.api.inference_body import LENGTH
+from service.api.inference_documents import InferenceDocument
 from service.errors import Problem
 from tests.service.test_errors import every_problem
 
+VERSIONS = ["", "/versions/{version}"]
 VERBS = ["/encode", "/decode", "/reconstruct", "/sample", "/score"]
 
 
@@ -39,6 +42,13 @@ def test_every_call_of_the_design_is_described(document: dict[str, Any]) -> None
         ("/models/{name}", "get"),
         ("/models/{name}/codebook", "get"),
         ("/models/{name}/preview.png", "get"),
+        *((f"/v2/models/{{name}}{version}", "get") for version in VERSIONS),
+        *((f"/v2/models/{{name}}{version}/ready", "get") for version in VERSIONS),
+        *((f"/v2/models/{{name}}{version}/infer", "post") for version in VERSIONS),
+        ("/v2", "get"),
+        ("/v2/health/live", "get"),
+        ("/v2/health/ready", "get"),
+        ("/v2/repository/index", "post"),
         ("/livez", "get"),
         ("/readyz", "get"),
         ("/metrics", "get"),
@@ -79,6 +89,18 @@ def test_what_can_be_completed_is_described(document: dict[str, Any]) -> None:
     # The examples are requests that are understood, but for the sizes of a real model.
     for example in call["requestBody"]["content"]["application/json"]["examples"].values():
         assert SampleDocument.read(example["value"]).n
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_inferences_come_and_go_as_json_or_with_bytes(document: dict[str, Any], version: str) -> None:
+    call = document["paths"][f"/v2/models/{{name}}{version}/infer"]["post"]
+    kinds = {"application/json", "application/octet-stream"}
+    assert call["requestBody"]["content"].keys() == kinds
+    assert call["responses"]["200"]["content"].keys() == kinds
+    assert LENGTH in call["responses"]["200"]["headers"]
+    assert LENGTH in [parameter["name"] for parameter in call["parameters"]]
+    example = call["requestBody"]["content"]["application/json"]["examples"]["one"]["value"]
+    assert InferenceDocument.read(example).inputs[0].datatype == "BYTES"
 
 
 def test_every_error_is_a_problem(document: dict[str, Any]) -> None:

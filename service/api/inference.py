@@ -1,0 +1,253 @@
+"""``/v2``: the Open Inference Protocol, for clients of KServe and Triton.
+
+``service.signature`` says what a model is there. An inference goes the way of ``/encode``, ``/decode`` and
+``/sample``: the same chains, limits and errors, and the same batches as theirs.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, NamedTuple
+
+from fastapi import APIRouter, Path
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service import __version__
+from service.api import bodies, health, inference_body, inputs, samples
+from service.api.answers import as_json
+from service.api.calls import Call, make_call
+from service.api.context import Context, Shared
+from service.api.inference_body import ALL_BINARY, Answered, SentInference
+from service.api.inference_documents import (
+    IndexDocument,
+    IndexEntry,
+    ModelAnswer,
+    ModelReadyAnswer,
+    ServerAnswer,
+    ServerLiveAnswer,
+    ServerReadyAnswer,
+)
+from service.api.inference_metadata import describe
+from service.api.inputs import Inputs
+from service.api.openapi import OF_A_RUN, index_body, json_answer, problems, tensors_answer, tensors_body
+from service.errors import BadValue, UnknownName, did_you_mean, quoted
+from service.manifest import Role
+from service.models import Model, Results
+from service.noise import LARGEST_SEED
+from service.settings import Settings
+from service.signature import ENCODE, RECONSTRUCT, Signature, find, names, signature
+
+router = APIRouter(prefix="/v2", tags=["inference"], default_response_class=Response)
+
+# Names of a model, of an operation and of a method, with two colons.
+_LONGEST = 3 * 64 + 2
+ModelName = Annotated[
+    str,
+    Path(
+        description="`MODEL` to encode, else `MODEL:OPERATION`: `vqvae-mnist:decode`, "
+        "`vqvae-mnist:sample:autoregressive`. The index has them all.",
+        max_length=_LONGEST,
+    ),
+]
+Version = Annotated[str, Path(description="The version that is served; there is one.", max_length=64)]
+
+_EXTENSIONS = ["binary_tensor_data", "parameters"]
+_SEED, _COUNT = "seed", "n"
+# Where nobody asked for a draw, noise that may stand still does.
+_STILL = (ENCODE, "decode", RECONSTRUCT)
+_MODEL_REFUSALS = problems(404, 422, 503)
+# There is one form of answer, and the version is a part of the path.
+_REFUSALS = problems(*(status for status in OF_A_RUN if status not in (406, 409)))
+
+
+@router.get("", responses=json_answer(ServerAnswer))
+async def show_server() -> Response:
+    """Name the server, and the extensions of the protocol that it has."""
+    return as_json({"name": "tessera", "version": __version__, "extensions": _EXTENSIONS})
+
+
+@router.get("/health/live", responses=json_answer(ServerLiveAnswer) | problems(503))
+async def live(context: Shared) -> Response:
+    """Say that the service is well, as `/livez` does."""
+    await health.livez(context)
+    return as_json({"live": True})
+
+
+@router.get("/health/ready", responses=json_answer(ServerReadyAnswer) | problems(503))
+async def ready(context: Shared) -> Response:
+    """Say that a model is loaded, as `/readyz` does."""
+    await health.readyz(context)
+    return as_json({"ready": True})
+
+
+@router.post(
+    "/repository/index",
+    responses=json_answer(IndexEntry, several=True) | problems(400, 408, 413, 422),
+    openapi_extra=index_body(),
+)
+async def index(request: Request, context: Shared) -> Response:
+    """List every name that a model has here, and the folders that are refused."""
+    body = await request.body()
+    only_ready = IndexDocument.read(bodies.from_json(body)).ready if body else False
+    entries = [
+        {"name": name, "version": model.manifest.version, "state": "READY", "reason": ""}
+        for model in context.registry.models.values()
+        for name in names(model)
+    ]
+    refused = [] if only_ready else context.registry.refused
+    entries += [
+        {"name": item.name, "version": "", "state": "UNAVAILABLE", "reason": item.reason} for item in refused
+    ]
+    return as_json(entries)
+
+
+@router.get("/models/{name}", responses=json_answer(ModelAnswer) | _MODEL_REFUSALS)
+async def show_model(name: ModelName, context: Shared) -> Response:
+    """Show what a model takes and gives.
+
+    An axis of -1 has any length, and the first are the rows. Images may also come as `BYTES` of shape `[n]`,
+    a PNG, JPEG or WebP file each, and labels by their names. Noise is no input: the parameter `seed` makes
+    it.
+    """
+    return _metadata(context, name, None)
+
+
+@router.get("/models/{name}/versions/{version}", responses=json_answer(ModelAnswer) | _MODEL_REFUSALS)
+async def show_version(name: ModelName, version: Version, context: Shared) -> Response:
+    """Show what a model takes and gives, if it is served in this version."""
+    return _metadata(context, name, version)
+
+
+@router.get("/models/{name}/ready", responses=json_answer(ModelReadyAnswer) | _MODEL_REFUSALS)
+async def model_ready(name: ModelName, context: Shared) -> Response:
+    """Say that a model is served, or 404."""
+    return _readiness(context, name, None)
+
+
+@router.get(
+    "/models/{name}/versions/{version}/ready", responses=json_answer(ModelReadyAnswer) | _MODEL_REFUSALS
+)
+async def version_ready(name: ModelName, version: Version, context: Shared) -> Response:
+    """Say that a model is served in this version, or 404."""
+    return _readiness(context, name, version)
+
+
+@router.post("/models/{name}/infer", responses=tensors_answer() | _REFUSALS, openapi_extra=tensors_body())
+async def infer(name: ModelName, request: Request, context: Shared) -> Response:
+    """Run a model on tensors.
+
+    These come as JSON, or as bytes behind the JSON object (Triton's binary tensor data extension); so do the
+    outputs, all or those that are asked for. The request's `parameters` are the operation's own, and `seed`,
+    which makes the noise: without one, encoders and decoders draw nothing and samplers a seed of their own,
+    which is told. What samples takes `n` rows, or as many as it has labels; one row of codes then stands for
+    all. What goes from `codes` to a `target` takes the `fraction` of each row, or `n`. The body may be
+    compressed with gzip or deflate.
+    """
+    return await _infer(request, context, name, None)
+
+
+@router.post(
+    "/models/{name}/versions/{version}/infer",
+    responses=tensors_answer() | _REFUSALS,
+    openapi_extra=tensors_body(),
+)
+async def infer_version(name: ModelName, version: Version, request: Request, context: Shared) -> Response:
+    """Run a model on tensors, if it is served in this version."""
+    return await _infer(request, context, name, version)
+
+
+class _Inference(NamedTuple):
+    """An inference that is ready to be run, and what of it is wanted, as bytes or not."""
+
+    call: Call
+    inputs: Inputs
+    wanted: Mapping[str, bool]
+    id: str | None
+
+
+def _metadata(context: Context, name: str, version: str | None) -> Response:
+    model, verb = find(context.registry, name, version)
+    return as_json(describe(model, verb, name).model_dump(mode="json", exclude_none=True))
+
+
+def _readiness(context: Context, name: str, version: str | None) -> Response:
+    find(context.registry, name, version)
+    return as_json({"name": name, "ready": True})
+
+
+async def _infer(request: Request, context: Context, name: str, version: str | None) -> Response:
+    model, verb = find(context.registry, name, version)
+    face = signature(model, verb)
+    settings, headers, body = context.settings, request.headers, await request.body()
+    sent = await context.convert(
+        lambda: inference_body.read(body, headers, settings), inference_body.weight(body, headers)
+    )
+    asked = await context.convert(lambda: _prepared(sent, model, verb, face, settings), sent.weight)
+    results = await asked.call.run(context, asked.inputs.rows, asked.inputs.arrays)
+    made = sum(array.size for array in results.arrays.values())
+    return await context.convert(lambda: _answer(asked, results, name, face, settings), made)
+
+
+def _prepared(
+    sent: SentInference, model: Model, verb: str, face: Signature, settings: Settings
+) -> _Inference:
+    parameters = dict(sent.parameters)
+    seed = _whole(parameters, _SEED, 0, LARGEST_SEED)
+    n = _whole(parameters, _COUNT, 1, LARGEST_SEED) if face.repeats else None
+    given = inputs.read(sent.inputs, face, model, n, settings)
+    call = make_call(
+        model,
+        face.chain,
+        parameters,
+        seed=seed,
+        still=face.chain if seed is None and verb in _STILL else (),
+        label=given.label,
+        others=[_SEED, *([_COUNT] if face.repeats else []), ALL_BINARY],
+    )
+    wanted = sent.outputs
+    if wanted is None:
+        wanted = {slot.name: sent.binary for slot in face.outputs}
+    _check_outputs(wanted, face)
+    return _Inference(call, given, wanted, sent.id)
+
+
+def _answer(asked: _Inference, results: Results, name: str, face: Signature, settings: Settings) -> Response:
+    call = asked.call
+    told = {_SEED: call.seed, **call.values} if call.draws else dict(call.values)
+    head: dict[str, Any] = {"model_name": name, "model_version": call.model.manifest.version}
+    if asked.id is not None:
+        head["id"] = asked.id
+    if told:
+        head["parameters"] = told
+    roles = {slot.name: slot.role for slot in face.outputs}
+    outputs = []
+    for output, binary in asked.wanted.items():
+        role = roles[output]
+        array = results.figures[output] if role is Role.figure else results.arrays[role]
+        if role is Role.states:
+            samples.check_states(call.model, array, settings)
+        outputs.append(Answered(output, array, binary))
+    return inference_body.answer(head, outputs)
+
+
+def _check_outputs(wanted: Mapping[str, bool], face: Signature) -> None:
+    allowed = [slot.name for slot in face.outputs]
+    for name in wanted:
+        if name not in allowed:
+            raise UnknownName(
+                f"there is no output {quoted(name)}{did_you_mean(name, allowed)}; there are "
+                f"{', '.join(allowed)}",
+                given=name,
+                allowed=allowed,
+            )
+
+
+def _whole(parameters: dict[str, Any], name: str, least: int, most: int) -> int | None:
+    """A whole number among the parameters, which is taken out. Raises BadValue."""
+    value = parameters.pop(name, None)
+    if value is not None and (type(value) is not int or not least <= value <= most):
+        raise BadValue(
+            f"{name} is a whole number in {least} to {most}, not {quoted(value)}",
+            given=value,
+            allowed=[least, most],
+        )
+    return value
