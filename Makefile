@@ -37,7 +37,7 @@ fix: $(VENV)
 
 lock: $(VENV)
 	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --upgrade \
-		--extra trainer --extra hf --extra wandb --group dev \
+		--extra trainer --extra hf --extra wandb --extra traces --group dev \
 		--generate-hashes --no-emit-index-url --no-header --quiet -o requirements.lock
 	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --upgrade \
 		--extra trainer --group bench --constraint requirements.lock \
