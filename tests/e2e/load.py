@@ -20,6 +20,7 @@ class Call(NamedTuple):
     path: str
     body: bytes
     is_right: Callable[[bytes], bool]
+    status: int = 200
 
 
 class Load:
@@ -86,7 +87,7 @@ class Load:
             except (OSError, http.client.HTTPException):
                 self._count("lost")
                 raise _Closed from None
-            if answer.status == 200:
+            if answer.status == call.status:
                 self._count("right" if call.is_right(got) else "wrong")
             else:
                 self._count(answer.status)

@@ -31,12 +31,19 @@ def start(*arguments: str, output: int | Any = subprocess.PIPE) -> subprocess.Po
 @contextmanager
 def serving(models: Path, *flags: str) -> Iterator[str]:
     """A running service of a folder of models, on a free port of 127.0.0.1: its URL."""
+    with serving_process(models, *flags) as (_, url):
+        yield url
+
+
+@contextmanager
+def serving_process(models: Path, *flags: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The same, and its process."""
     with tempfile.TemporaryDirectory() as scratch:
         log = Path(scratch) / "service.log"
         with log.open("w") as errors:
             service = start("service", f"--models={models}", "--port=0", *flags, output=errors)
         try:
-            yield listening_on(service, log)
+            yield service, listening_on(service, log)
         finally:
             service.terminate()
             service.communicate(timeout=PATIENCE)
@@ -61,3 +68,10 @@ def listening_on(service: subprocess.Popen[str], log: Path) -> str:
             return found[1]
         time.sleep(0.1)
     pytest.fail(f"the service did not start: {log.read_text()}")
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory that a process and those it started have, on Linux; what they share counts for each."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") + sum(resident(int(child)) for child in children)
