@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from fastapi import FastAPI
-
 from service import __version__
 from service.errors import StartupError
 from service.queued import Request
@@ -39,19 +37,11 @@ def to_collector(endpoint: str) -> "TracerProvider":
 
 
 class Traces:
-    """Spans of calls, as children of those that the callers are in."""
+    """Spans of what is run for a call; that of the call itself is FastAPI's."""
 
     def __init__(self, provider: "TracerProvider") -> None:
-        self._provider = provider
+        self.provider = provider
         self._tracer = provider.get_tracer("tessera", __version__)
-
-    def follow(self, app: FastAPI) -> None:
-        """A span for each call of an app."""
-        from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
-
-        app.add_middleware(
-            OpenTelemetryMiddleware, tracer_provider=self._provider, exclude_spans=["receive", "send"]
-        )
 
     def ran(self, lane: str, request: Request[Any]) -> None:
         """Spans, in that of the call: until a request's first batch began, and until its last one ended."""

@@ -55,15 +55,22 @@ def create_app(settings: Settings, crew: Crew | None = None) -> FastAPI:
     registry = Registry(settings.models, provider, batching, settings.default_model)
     registry.reload()
 
+    traces = None if settings.traces is None else Traces(to_collector(settings.traces))
     app = FastAPIOffline(
         title="Tessera",
         version=__version__,
         summary="Image codes over REST.",
         description=DESCRIPTION,
+        # To ask whether there is anything to be traced would cost as much as to read a small picture.
+        telemetry={
+            "tracing": traces is not None,
+            "tracer_provider": traces and traces.provider,
+            "metrics": False,
+            "logs": False,
+        },
         redoc_url=None,  # its page loads a picture from another host
         swagger_ui_parameters={"validatorUrl": None},  # or the page would tell another host of us
     )
-    traces = None if settings.traces is None else Traces(to_collector(settings.traces))
     app.state.context = context = Context(settings, registry, crew or Crew(), traces)
     app.openapi = partial(describe, app)  # type: ignore[method-assign]  # FastAPI's own way
     problems.install(app)
@@ -84,6 +91,4 @@ def create_app(settings: Settings, crew: Crew | None = None) -> FastAPI:
     paths = [route.path for route in routes if not route.param_convertors]
     every = settings.log_calls == "all"
     app.add_middleware(Observed, metrics=context.metrics, paths=paths, every=every)
-    if traces is not None:
-        traces.follow(app)
     return app
