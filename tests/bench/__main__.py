@@ -9,6 +9,7 @@
     python -m tests.bench draws EXPORTED FILE         a picture of several images drawn from one code
     python -m tests.bench sampling RUN EXPORTED       the sampler's graph against torch loops
     python -m tests.bench chains RUN EXPORTED         Langevin through a service against a torch loop
+    python -m tests.bench serving             the service and its peers under load; an hour
     python -m tests.bench agreement RUN       a running service's codes against torch's
 
 Each prints a Markdown table, as it stands in the README.
@@ -28,6 +29,7 @@ from tests.bench import (
     sampling,
     training,
 )
+from tests.bench.serving.command import command as serving
 
 
 @click.group(help=__doc__)
@@ -43,6 +45,7 @@ main.add_command(draws.command)
 main.add_command(lossy.command)
 main.add_command(pixels.command)
 main.add_command(sampling.command)
+main.add_command(serving)
 main.add_command(training.command)
 main.add_command(codebooks.command)
 
