@@ -9,6 +9,7 @@
     python -m tests.bench draws EXPORTED FILE         a picture of several images drawn from one code
     python -m tests.bench sampling RUN EXPORTED       the sampler's graph against torch loops
     python -m tests.bench chains RUN EXPORTED         Langevin through a service against a torch loop
+    python -m tests.bench serving             the service and its peers under load; an hour
     python -m tests.bench agreement RUN       a running service's codes against torch's
     python -m tests.bench fuzz                bodies of all kinds, mostly broken, against the service
 
@@ -30,6 +31,7 @@ from tests.bench import (
     sampling,
     training,
 )
+from tests.bench.serving.command import command as serving
 
 
 @click.group(help=__doc__)
@@ -46,6 +48,7 @@ main.add_command(fuzz.command)
 main.add_command(lossy.command)
 main.add_command(pixels.command)
 main.add_command(sampling.command)
+main.add_command(serving)
 main.add_command(training.command)
 main.add_command(codebooks.command)
 
