@@ -18,8 +18,8 @@ DRAWS = 4000
 
 
 def model(spec: ImageSpec = GREY_8, classes: int = 10, **changes: str | float) -> VLAE:
-    changes = {"likelihood": "bernoulli" if spec.channels == 1 else "logistic"} | changes
-    return tiny.vlae(spec, classes, **changes).eval().requires_grad_(False)
+    likelihood = "bernoulli" if spec.channels == 1 else "logistic"
+    return tiny.vlae(spec, classes, **{"likelihood": likelihood, **changes}).eval().requires_grad_(False)
 
 
 def graph(of: VLAE, operation: str) -> Graph:
