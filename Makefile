@@ -9,7 +9,7 @@ DEFAULT_MODEL ?= $(if $(filter exported,$(MODELS)),vqvae-mnist)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help serve test check fix lock bench clean $(VENV)
+.PHONY: help serve test check fix lock bench peers clean $(VENV)
 
 help:
 	@echo "make serve   serve exported/ on http://$(HOST):$(PORT)"
@@ -17,7 +17,7 @@ help:
 	@echo "make check   lint and type-check; changes nothing"
 	@echo "make fix     format and apply the linter's safe fixes"
 	@echo "make lock    renew requirements.lock from pyproject.toml"
-	@echo "make bench   measure the training loop against its peers (installs them into build/bench)"
+	@echo "make bench   measure the training loop and the service against their peers (installs them into build)"
 	@echo "make .venv   the environment the others use, made again when the lock is newer"
 
 serve: $(VENV)
@@ -42,9 +42,12 @@ lock: $(VENV)
 	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --upgrade \
 		--extra trainer --group bench --constraint requirements.lock \
 		--generate-hashes --no-emit-index-url --no-header --quiet -o tests/bench/requirements.lock
+	$(BIN)/uv pip compile tests/bench/peers.in --no-config --universal --python-version 3.11 --upgrade \
+		--generate-hashes --no-emit-index-url --no-header --quiet -o tests/bench/peers.lock
 
-bench: build/bench/.installed
+bench: build/bench/.installed build/peers/.installed $(VENV)
 	build/bench/bin/python -m tests.bench training
+	$(BIN)/python -m tests.bench serving
 
 clean:
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -56,6 +59,13 @@ $(VENV)/.installed: requirements.lock
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Tessera needs Python 3.11 or later; $(PYTHON) is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12")'
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@touch $@
+
+peers: build/peers/.installed
+
+build/peers/.installed: tests/bench/peers.lock
+	$(PYTHON) -m venv --clear build/peers
+	build/peers/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r tests/bench/peers.lock
 	@touch $@
 
 build/bench/.installed: tests/bench/requirements.lock

@@ -1,7 +1,18 @@
-"""Measure Tessera against its peers, in the environment that `make bench` makes.
+"""Measure Tessera against its peers.
 
     python -m tests.bench training            images/s of the training loop, in turns; about 10 minutes
     python -m tests.bench codebooks           the quantizer against vector-quantize-pytorch; an hour
+
+need the peers, so the environment that `make bench` makes, build/bench, and
+
+    python -m tests.bench serving             the service and its peers under load; an hour
+    python -m tests.bench overload            the service at four times what it can; two minutes
+
+need `wrk`, the first also build/peers. The others need neither:
+
+    python -m tests.bench soak                all operations of all models at once; 10 minutes
+    python -m tests.bench fuzz                bodies of all kinds, mostly broken, against the service
+
     python -m tests.bench encoding EXPORTED...        images/s of encode and decode
     python -m tests.bench classifier          train what judges samples; 10 minutes
     python -m tests.bench pixels RUN EXPORTED         the pixel loop's graph against full passes in torch
@@ -9,48 +20,55 @@
     python -m tests.bench draws EXPORTED FILE         a picture of several images drawn from one code
     python -m tests.bench sampling RUN EXPORTED       the sampler's graph against torch loops
     python -m tests.bench chains RUN EXPORTED         Langevin through a service against a torch loop
-    python -m tests.bench serving             the service and its peers under load; an hour
     python -m tests.bench agreement RUN       a running service's codes against torch's
-    python -m tests.bench fuzz                bodies of all kinds, mostly broken, against the service
 
-Each prints a Markdown table, as it stands in the README.
+Each prints a Markdown table, as it stands in BENCHMARKS.md.
 """
+
+from importlib import import_module
 
 import click
 
-from tests.bench import (
-    agreement,
-    chains,
-    classifier,
-    codebooks,
-    draws,
-    encoding,
-    fuzz,
-    lossy,
-    pixels,
-    sampling,
-    training,
+MODULES = (
+    "agreement",
+    "chains",
+    "classifier",
+    "codebooks",
+    "draws",
+    "encoding",
+    "fuzz",
+    "lossy",
+    "overload",
+    "pixels",
+    "sampling",
+    "serving.command",
+    "soak",
+    "training",
 )
-from tests.bench.serving.command import command as serving
 
 
-@click.group(help=__doc__)
+class OneByOne(click.Group):
+    """Each command is a module of its own, and needs only what that module imports."""
+
+    def get_help(self, _context: click.Context) -> str:
+        return __doc__ or ""
+
+    def list_commands(self, _context: click.Context) -> list[str]:
+        return [_shown(name) for name in MODULES]
+
+    def get_command(self, _context: click.Context, name: str) -> click.Command | None:
+        module = next((module for module in MODULES if _shown(module) == name), None)
+        return import_module(f"tests.bench.{module}").command if module else None
+
+
+def _shown(module: str) -> str:
+    return module.removesuffix(".command")
+
+
+@click.command(cls=OneByOne)
 def main() -> None:
     """Measure Tessera against its peers."""
 
-
-main.add_command(agreement.command)
-main.add_command(chains.command)
-main.add_command(classifier.command)
-main.add_command(encoding.command)
-main.add_command(draws.command)
-main.add_command(fuzz.command)
-main.add_command(lossy.command)
-main.add_command(pixels.command)
-main.add_command(sampling.command)
-main.add_command(serving)
-main.add_command(training.command)
-main.add_command(codebooks.command)
 
 if __name__ == "__main__":
     main(prog_name="python -m tests.bench")

@@ -135,8 +135,8 @@ def sampler(prior: FlowPrior) -> nn.Module:
     return FlowSampler(prior) if len(prior.steps) else BaseSampler(prior)
 
 
-def drawn_codes(prior: FlowPrior, noise: Tensor, labels: Tensor) -> Tensor:
+def drawn_codes(prior: FlowPrior, noise: Tensor, labels: Tensor, temperature: float) -> Tensor:
     """Codes of noise, float32 ``(B, d)``, and classes ``(B,)``."""
-    given = (noise, torch.ones((), device=noise.device), *([labels] if prior.classes else []))
+    given = (noise, torch.tensor(temperature, device=noise.device), *([labels] if prior.classes else []))
     (codes,) = sampler(prior)(*given)
     return codes

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from service.manifest import Input, Output, Parameter, Role
 from trainer.autoregressive.flow import sampler
-from trainer.gaussian.operations import BATCH, HOTTEST, encoding, interpolation
+from trainer.config.gaussian import HOTTEST
+from trainer.gaussian.operations import BATCH, encoding, interpolation
 from trainer.gaussian.scores import for_every_draw, negative_log_mean, scoring
 from trainer.stage import Graph, to_shares
 
@@ -102,7 +103,7 @@ def _sampling(model: "VLAE") -> Graph:
         parameters={
             "code_temperature": Parameter(
                 dtype="float32",
-                default=1,
+                default=model.config.code_temperature,
                 minimum=0,
                 maximum=HOTTEST,
                 description="Of the codes: what the base's standard deviations are multiplied by.",

@@ -8,6 +8,9 @@ from pydantic import Field, model_validator
 from trainer.config.base import Schedule
 from trainer.config.convolutional import ConvolutionalConfig
 
+# Of a temperature: beyond, images are noise.
+HOTTEST = 2.0
+
 
 class GaussianConfig(ConvolutionalConfig):
     """What the kinds share whose codes are a vector with a Gaussian posterior."""

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from trainer.config.gaussian import GaussianConfig
+from trainer.config.gaussian import HOTTEST, GaussianConfig
 
 
 def _by_data(given: dict[str, Any]) -> Literal["bernoulli", "logistic"]:
@@ -48,6 +48,13 @@ class VLAEConfig(GaussianConfig):
         ge=0,
         le=1,
         description="share of training images whose class the prior does not see, for use without one",
+    )
+    code_temperature: float = Field(
+        default=1,
+        ge=0,
+        le=HOTTEST,
+        description="of sampling, where none is asked for: below 1 more samples are of the class that was "
+        "asked for, and they vary less",
     )
     free_bits_weighing: Literal["hard", "soft"] = Field(
         default="hard",

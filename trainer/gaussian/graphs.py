@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from service.manifest import Input, Output, Parameter, Role
-from trainer.gaussian.operations import BATCH, HOTTEST, encoding, interpolation
+from trainer.config.gaussian import HOTTEST
+from trainer.gaussian.operations import BATCH, encoding, interpolation
 from trainer.gaussian.scores import for_every_draw, negative_log_mean, scoring
 from trainer.stage import Graph, to_shares
 

@@ -11,8 +11,6 @@ from trainer.stage import Graph, to_shares
 if TYPE_CHECKING:
     from trainer.gaussian.model import GaussianModel
 
-# Of a temperature: beyond, images are noise.
-HOTTEST = 2.0
 # Where two codes are this close to one direction, or to opposite ones, an arc between them is not defined.
 SMALLEST_SINE = 1e-3
 BATCH = {0: "n"}

@@ -122,7 +122,8 @@ class VLAE(GaussianModel):
         """Originals above reconstructions; and draws, ten columns, each of one of the first ten classes."""
         originals = batch.images[:PICTURED_IMAGES]
         noise, chances, labels = (tensor.to(batch.images.device) for tensor in self._pictured())
-        samples = self.decoded(drawn_codes(self.prior, noise, labels), chances)
+        codes = drawn_codes(self.prior, noise, labels, self.config.code_temperature)
+        samples = self.decoded(codes, chances)
         return {
             "test_recon_epoch{epoch}": side_by_side(originals, self.reconstruct(originals)),
             "sample_conditioned_epoch{epoch}": sheet(samples, COLUMNS),
@@ -134,7 +135,7 @@ class VLAE(GaussianModel):
         of = {graph.operation: graph for graph in self.graphs()}
         given = {
             "noise": noise,
-            "code_temperature": torch.tensor(1.0),
+            "code_temperature": torch.tensor(self.config.code_temperature),
             **({"label": labels} if self.classes else {}),
         }
         (codes,) = run(of["sample/prior"], given)

@@ -161,10 +161,11 @@ def test_without_classes_no_labels_are_asked_for(steps: int) -> None:
 
 
 @pytest.mark.parametrize("classes", [0, CLASSES])
-def test_codes_of_noise_are_draws_of_temperature_1(classes: int) -> None:
+def test_codes_of_noise_are_draws_of_the_sampler(classes: int) -> None:
     prior = flow(classes=classes)
-    given, any_label = inputs(prior, 6), torch.zeros(6).long()
-    assert torch.equal(drawn_codes(prior, given["noise"], given.get("label", any_label)), draw(prior, given))
+    given, any_label = inputs(prior, 6, temperature=0.7), torch.zeros(6).long()
+    codes = drawn_codes(prior, given["noise"], given.get("label", any_label), 0.7)
+    assert torch.equal(codes, draw(prior, given))
 
 
 @pytest.mark.parametrize("steps", [0, 3])

@@ -17,9 +17,9 @@ COLOUR_8 = ImageSpec(channels=3, height=8, width=8)
 DRAWS = 4000
 
 
-def model(spec: ImageSpec = GREY_8, classes: int = 10, **changes: str) -> VLAE:
-    changes = {"likelihood": "bernoulli" if spec.channels == 1 else "logistic"} | changes
-    return tiny.vlae(spec, classes, **changes).eval().requires_grad_(False)
+def model(spec: ImageSpec = GREY_8, classes: int = 10, **changes: str | float) -> VLAE:
+    likelihood = "bernoulli" if spec.channels == 1 else "logistic"
+    return tiny.vlae(spec, classes, **{"likelihood": likelihood, **changes}).eval().requires_grad_(False)
 
 
 def graph(of: VLAE, operation: str) -> Graph:
@@ -59,6 +59,11 @@ def test_the_graphs_say_what_they_take_and_give(spec: ImageSpec, classes: int) -
         assert len(each.examples) == len(each.axes) == len(each.inputs)
         outputs = each.module(*each.examples)
         assert len(outputs if isinstance(outputs, tuple) else [outputs]) == len(each.outputs)
+
+
+def test_the_default_code_temperature_is_the_config_s() -> None:
+    (parameter,) = graph(model(code_temperature=0.7), "sample/prior").parameters.values()
+    assert parameter.default == 0.7
 
 
 # The score.
