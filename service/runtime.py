@@ -42,6 +42,8 @@ _PROBE = bytes.fromhex(
     "12060a0408011200620b0a0179120"
     "60a040801120042040a001011"
 )
+# An array: numpy's own scalars are no tensors to ONNX Runtime.
+_PROBE_FEEDS = {"x": np.zeros((), np.float32)}
 
 _LOG_FATAL, _LOG_WARNING = 4, 2
 
@@ -99,7 +101,7 @@ def cuda_obstacle() -> str | None:
     ort.set_default_logger_severity(_LOG_FATAL)
     try:
         probe = ort.InferenceSession(_PROBE, providers=_providers("cuda"), enable_fallback=0)
-        probe.run(None, {"x": np.float32(0)})
+        probe.run(None, _PROBE_FEEDS)
     except Exception as error:
         return said or _one_line(error)
     finally:
