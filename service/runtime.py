@@ -43,6 +43,8 @@ _PROBE = bytes.fromhex(
     "12060a0408011200620b0a0179120"
     "60a040801120042040a001011"
 )
+# An array: numpy's own scalars are no tensors to ONNX Runtime.
+_PROBE_FEEDS = {"x": np.zeros((), np.float32)}
 
 _LOG_FATAL, _LOG_WARNING = 4, 2
 
@@ -58,7 +60,7 @@ class Provider:
     def failure(self) -> str | None:
         """Run a graph of one node: what went wrong, in one line, or None."""
         try:
-            _probe(self.name).run(None, {"x": np.zeros((), np.float32)})
+            _probe(self.name).run(None, _PROBE_FEEDS)
         except Exception as error:  # ONNX Runtime's exceptions have no common base
             return _one_line(error)
         return None
@@ -108,7 +110,7 @@ def cuda_obstacle() -> str | None:
     ort.set_default_logger_severity(_LOG_FATAL)
     try:
         probe = _probe("cuda")
-        probe.run(None, {"x": np.zeros((), np.float32)})
+        probe.run(None, _PROBE_FEEDS)
     except Exception as error:
         return said or _one_line(error)
     finally:

@@ -136,10 +136,10 @@ def test_samples_by_label_are_those_that_torch_draws(client: httpx2.Client, vlae
         for name, shape in shapes.items()
     }
     graphs = {graph.operation: graph.module for graph in vlae.graphs()}
-    one = torch.tensor(1.0)
+    temperature = torch.tensor(vlae.config.code_temperature)
     with torch.no_grad():
-        (codes,) = graphs["sample/prior"](given["sample/prior"], one, torch.tensor(labels))
-        decoding = (torch.tensor(served["codes"]), given["decode"], one, torch.tensor(0))
+        (codes,) = graphs["sample/prior"](given["sample/prior"], temperature, torch.tensor(labels))
+        decoding = (torch.tensor(served["codes"]), given["decode"], torch.tensor(1.0), torch.tensor(0))
         (images,) = graphs["decode"](*decoding)
     # float32 sums in another order.
     np.testing.assert_allclose(served["codes"], codes, atol=1e-5)
@@ -157,7 +157,8 @@ def test_samples_have_two_temperatures_and_need_no_label(client: httpx2.Client) 
         return array(client, f"/sample?model=digits&n=3&seed=5{query}")
 
     plain = sampled("")
-    assert np.array_equal(sampled("&temperature=1&code_temperature=1"), plain)
+    assert np.array_equal(sampled("&temperature=1&code_temperature=0.7"), plain), "the preset's"
+    assert not np.array_equal(sampled("&code_temperature=1"), plain)
     assert not np.array_equal(sampled("&code_temperature=0"), plain)
     assert not np.array_equal(sampled("&temperature=0"), plain)
     still = sampled("&temperature=0&code_temperature=0")

@@ -136,7 +136,7 @@ def sampler(prior: FlowPrior) -> nn.Module:
 
 
 def drawn_codes(prior: FlowPrior, noise: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """Codes of noise, float32 ``(B, d)``, and classes ``(B,)``."""
+    """Codes of noise, float32 ``(B, d)``, and classes ``(B,)``, drawn as ``FlowSampler`` draws them."""
     given = (noise, torch.tensor(temperature, device=noise.device), *([labels] if prior.classes else []))
     (codes,) = sampler(prior)(*given)
     return codes
