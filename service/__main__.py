@@ -12,10 +12,11 @@ import sys
 
 from service import logs
 from service.command_line import from_command_line
+from service.cpus import available_cpus
 from service.crew import Crew
 from service.errors import TesseraError
 from service.listening import listen, url
-from service.runtime import available_cpus, choose_provider
+from service.runtime import choose_provider
 from service.settings import Settings, unknown_variables
 from service.supervisor import Supervisor
 from service.worker import complaint, serve, work

@@ -21,6 +21,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from service.cpus import available_cpus
 from service.errors import GraphFailed, ModelRefused, StartupError
 
 log = logging.getLogger(__name__)
@@ -88,13 +89,6 @@ def choose_provider(wanted: Literal["auto", "cpu", "cuda"], threads: int = 0) ->
     if wanted == "cuda":
         raise StartupError(f"provider=cuda, but CUDA cannot be used: {obstacle}")
     return Provider("cpu", f"CUDA cannot be used: {obstacle}", threads)
-
-
-def available_cpus() -> int:
-    """CPUs this process may use, which in a container are fewer than the machine has."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def cuda_obstacle() -> str | None:

@@ -125,6 +125,12 @@ class Settings(BaseSettings):
     def _keys(cls, given: object) -> object:
         return [key.strip() for key in given.split(",") if key.strip()] if isinstance(given, str) else given
 
+    @field_validator("reload_key", mode="before")
+    @classmethod
+    def _key(cls, given: object) -> object:
+        # One from a file ends with a line break, which no caller can send.
+        return given.strip() or None if isinstance(given, str) else given
+
 
 # A flag can be read by everyone on the machine.
 SECRETS = frozenset({"api_keys", "reload_key"})

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Annotated, TypeVar
@@ -13,13 +14,13 @@ from prometheus_client.metrics_core import Metric
 from starlette.requests import Request
 
 from service import metrics
+from service.cpus import available_cpus
 from service.crew import Crew
 from service.errors import Problem
 from service.lanes import Lanes
 from service.metrics import Metrics
 from service.queued import Limits
 from service.registry import Registry, Reload
-from service.runtime import available_cpus
 from service.settings import Settings
 from service.traces import Traces
 
@@ -81,16 +82,19 @@ class Context:
     def _state(self) -> list[Metric]:
         """What is so now, for who looks at the metrics."""
         provider, models = self.registry.provider, self.registry.models.values()
-        waiting = [
-            ({"model": model.manifest.name, "operation": "+".join(chain)}, float(rows))
-            for model, chain, rows in self.lanes.waiting
-        ]
+        # After a reload there is for a while a model and the one in its place, of one name.
+        waiting: Counter[tuple[str, str]] = Counter()
+        for model, chain, rows in self.lanes.waiting:
+            waiting[model.manifest.name, "+".join(chain)] += rows
         told = [
             {"model": model.manifest.name, "version": model.manifest.version, "kind": model.manifest.kind}
             for model in models
         ]
         return [
-            metrics.gauge(metrics.WAITING_ROWS, waiting),
+            metrics.gauge(
+                metrics.WAITING_ROWS,
+                [({"model": name, "operation": chain}, rows) for (name, chain), rows in waiting.items()],
+            ),
             metrics.gauge(metrics.READY, [({}, float(bool(models) and not self.draining))]),
             metrics.info(metrics.PROVIDER, [{"provider": provider.name, "reason": provider.reason}]),
             metrics.info(metrics.MODEL, told),

@@ -20,6 +20,7 @@ def test_cpu_says_why() -> None:
 def test_threads_are_those_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 5, 7}, raising=False)
     monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr("service.cpus.CGROUPS", Path("/nowhere"))
     assert choose_provider("cpu").threads == 3
 
 

@@ -27,6 +27,21 @@ def test_without_keys_there_are_none() -> None:
     assert (Settings().api_keys, Settings().reload_key) == ((), None)
 
 
+@pytest.mark.parametrize("nothing", ["", " ", "\n"])
+def test_an_empty_key_is_none(monkeypatch: pytest.MonkeyPatch, nothing: str) -> None:
+    monkeypatch.setenv("TESSERA_API_KEYS", nothing)
+    monkeypatch.setenv("TESSERA_RELOAD_KEY", nothing)
+    settings = from_command_line([])
+    assert (settings.api_keys, settings.reload_key) == ((), None)
+
+
+def test_the_line_break_of_a_file_belongs_to_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TESSERA_RELOAD_KEY", "three\n")
+    key = from_command_line([]).reload_key
+    assert key is not None
+    assert key.get_secret_value() == "three"
+
+
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         Settings().port = 1

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import orjson
 
-from service.runtime import available_cpus
+from service.cpus import available_cpus
 from tests.bench.serving.contenders import Contender
 from tests.bench.serving.workloads import Workload
 

@@ -5,7 +5,7 @@ import sys
 
 import click
 
-from service.runtime import available_cpus
+from service.cpus import available_cpus
 from tests.bench.serving.processes import ENVIRONMENT, ROOT
 from tests.bench.serving.workloads import Workload
 

@@ -1,4 +1,5 @@
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,7 @@ from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.models import Model
+from tests.service import toy
 from tests.service.conftest import make_client, problem
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -75,6 +77,18 @@ def test_batches_are_counted_by_operation(exported: Path, seven: bytes) -> None:
         for name in ("tessera_batch_rows", "tessera_queue_seconds", "tessera_compute_seconds"):
             assert value(found, f"{name}_count", **labels) == 1
         assert value(found, "tessera_waiting_rows", **labels) == 0
+
+
+def test_a_model_and_the_one_in_its_place_are_a_single_series(tmp_path: Path, seven: bytes) -> None:
+    with make_client(tmp_path) as client:
+        for tint in range(2):
+            shutil.rmtree(tmp_path / "levels", ignore_errors=True)
+            toy.write_levels(tmp_path, tint=tint)
+            client.post("/models/reload")
+            assert client.post("/encode", content=seven).status_code == 200
+        lines = client.get("/metrics").text.splitlines()
+    series = [line.split(" ")[0] for line in lines if line.startswith("tessera_waiting_rows{")]
+    assert series == ['tessera_waiting_rows{model="levels",operation="encode",worker="0"}']
 
 
 def test_what_is_served_and_where_is_told(exported: Path) -> None:

@@ -1,0 +1,54 @@
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from service import cpus
+
+
+@pytest.fixture
+def cgroups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Control groups of our own, of a process that is bound to 16 CPUs."""
+    monkeypatch.setattr(cpus, "CGROUPS", tmp_path)
+    if sys.platform == "linux":
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    return tmp_path
+
+
+def write_first_version(cgroups: Path, quota: str) -> None:
+    (cgroups / "cpu").mkdir()
+    (cgroups / "cpu" / "cpu.cfs_quota_us").write_text(f"{quota}\n")
+    (cgroups / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
+
+
+@pytest.mark.usefixtures("cgroups")
+def test_without_control_groups_it_is_what_the_process_is_bound_to() -> None:
+    assert cpus.available_cpus() == 16
+
+
+@pytest.mark.parametrize(
+    ("limit", "count"),
+    [
+        ("max 100000", 16),
+        ("200000 100000", 2),
+        ("150000 100000", 2),
+        ("10000 100000", 1),
+        ("9900000 100000", 16),
+    ],
+)
+def test_a_share_of_time_counts_as_so_many_cpus(cgroups: Path, limit: str, count: int) -> None:
+    (cgroups / "cpu.max").write_text(f"{limit}\n")
+    assert cpus.available_cpus() == count
+
+
+@pytest.mark.parametrize(("quota", "count"), [("-1", 16), ("250000", 3)])
+def test_so_it_does_in_the_first_version_of_control_groups(cgroups: Path, quota: str, count: int) -> None:
+    write_first_version(cgroups, quota)
+    assert cpus.available_cpus() == count
+
+
+def test_what_cannot_be_read_limits_nothing(cgroups: Path) -> None:
+    (cgroups / "cpu.max").write_text("")
+    assert cpus.available_cpus() == 16
