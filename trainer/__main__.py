@@ -12,6 +12,7 @@
 Each trains in a run folder below runs/, and publishes the model below exported/, where the service finds it:
 
     python -m service
+    python -m trainer vqvae --reload http://127.0.0.1:8000     have a running service load it at the end
 """
 
 import json
@@ -29,6 +30,7 @@ from rich.console import Console
 from trainer.config import CONFIGS, read_yaml, resolve
 from trainer.errors import TrainerError, nearest
 from trainer.flags import KindCommand
+from trainer.reload import have_loaded, reload_option
 
 
 class Commands(click.Group):
@@ -49,7 +51,9 @@ def main() -> None:
     """Train models and export them for the service; the module's docstring is the help."""
 
 
-def _train(kind: str, preset: str | None, config: Path | None, resume: bool, **given: Any) -> None:
+def _train(
+    kind: str, preset: str | None, config: Path | None, resume: bool, reload: str | None, **given: Any
+) -> None:
     source = click.get_current_context().get_parameter_source
     flags = {name: value for name, value in given.items() if source(name) is not ParameterSource.DEFAULT}
     console = _console()
@@ -63,18 +67,26 @@ def _train(kind: str, preset: str | None, config: Path | None, resume: bool, **g
             pipeline.resume(kind, resolved.out, resolved.name, asked, console)
         else:
             pipeline.train(resolved, console)
+        _have_loaded(reload, resolved.name, console)
+
+
+def _have_loaded(service: str | None, name: str, console: Console) -> None:
+    if service is not None:
+        console.print(have_loaded(service, name))
 
 
 @main.command("export", short_help="Publish the latest checkpoint of a run.")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--export-to", type=click.Path(path_type=Path), help="publish as DIR/NAME [default: the run's]")
 @click.option("--name", help="of the exported model [default: the run's]")
-def export(run: Path, export_to: Path | None, name: str | None) -> None:
+def export(run: Path, export_to: Path | None, name: str | None, reload: str | None) -> None:
     """Publish the model of the latest checkpoint of RUN, a run folder."""
+    console = _console()
     with _clear_errors():
         from trainer import pipeline
 
-        pipeline.export_run(run, export_to, name, _console())
+        exported = pipeline.export_run(run, export_to, name, console)
+        _have_loaded(reload, exported.manifest.name, console)
 
 
 @main.command("sample", short_help="Images beside their reconstructions.")
@@ -128,7 +140,13 @@ def sample(run: Path, files: tuple[Path, ...], out: Path) -> None:
 )
 @click.option("--write/--no-write", default=True, show_default=True, help="into the manifest and the card")
 def evaluate(
-    exported: Path, as_json: bool, data: str | None, sets: tuple[str, ...], write: bool, **effort: int
+    exported: Path,
+    as_json: bool,
+    data: str | None,
+    sets: tuple[str, ...],
+    write: bool,
+    reload: str | None,
+    **effort: int,
 ) -> None:
     """Measure EXPORTED, a published model, through ONNX Runtime as it will be served."""
     with _clear_errors():
@@ -141,6 +159,8 @@ def evaluate(
         )
         if as_json:
             click.echo(json.dumps([row.model_dump() for row in manifest.measures], indent=2))
+        if write:
+            _have_loaded(reload, manifest.name, console)
 
 
 def _console() -> Console:
@@ -174,6 +194,9 @@ def _command(kind: str) -> KindCommand:
         short_help=(CONFIGS[kind].__doc__ or "").splitlines()[0],
     )
 
+
+for _publishing in (export, evaluate):
+    _publishing.params.append(reload_option())
 
 for _kind in CONFIGS:
     main.add_command(_command(_kind))

@@ -6,6 +6,7 @@ TrainerError
   DivergenceError   the loss is no longer a finite number
   RunError          a run folder or checkpoint that cannot be written, read or resumed
   ExportError       a model that cannot be exported, verified or published
+  ReloadError       a model was published, and a service was not brought to load it
   Interrupted       Ctrl-C or SIGTERM; a checkpoint to resume from was left
 """
 
@@ -39,6 +40,12 @@ class RunError(TrainerError):
 
 class ExportError(TrainerError):
     """A model that cannot be exported, verified or published."""
+
+
+class ReloadError(TrainerError):
+    """A model was published, and a service was not brought to load it."""
+
+    exit_code = 3
 
 
 class Interrupted(TrainerError):

@@ -8,6 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from trainer.config import CONFIGS, DEFAULT_PRESETS, RunConfig, presets, resolve
+from trainer.reload import reload_option
 
 NONE = "none"
 
@@ -49,6 +50,7 @@ class KindCommand(click.Command):
             "Data, optimisation, machine, places": [
                 _option(config, name, defaults) for name in shared if name != "kind"
             ],
+            "Once it is published": [reload_option()],
         }
         params = [option for group in self.groups.values() for option in group]
         super().__init__(kind, params=[*params], **arguments)
