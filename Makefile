@@ -16,7 +16,7 @@ help:
 	@echo "make test    run the tests"
 	@echo "make check   lint and type-check; changes nothing"
 	@echo "make fix     format and apply the linter's safe fixes"
-	@echo "make lock    renew requirements.lock from pyproject.toml"
+	@echo "make lock    renew requirements.lock, and those of the images, from pyproject.toml"
 	@echo "make bench   measure the training loop and the service against their peers (installs them into build)"
 	@echo "make .venv   the environment the others use, made again when the lock is newer"
 
@@ -35,6 +35,10 @@ fix: $(VENV)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# What is in an image has the versions that were tested, less what it does without.
+IMAGE_LOCK := --universal --python-version 3.11 --upgrade --constraint requirements.lock \
+	--generate-hashes --no-emit-index-url --no-header --quiet
+
 lock: $(VENV)
 	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --upgrade \
 		--extra trainer --extra hf --extra wandb --extra traces --group dev \
@@ -42,6 +46,11 @@ lock: $(VENV)
 	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --upgrade \
 		--extra trainer --group bench --constraint requirements.lock \
 		--generate-hashes --no-emit-index-url --no-header --quiet -o tests/bench/requirements.lock
+	$(BIN)/uv pip compile pyproject.toml $(IMAGE_LOCK) --extra cuda --extra traces -o docker/cuda.lock
+	$(BIN)/uv pip compile pyproject.toml docker/cpu.in $(IMAGE_LOCK) --excludes docker/cpu.excludes \
+		--extra traces -o docker/cpu.lock
+	$(BIN)/uv pip compile pyproject.toml docker/cpu.in $(IMAGE_LOCK) --excludes docker/cpu.excludes \
+		--extra trainer --extra hf -o docker/trainer.lock
 	$(BIN)/uv pip compile tests/bench/peers.in --no-config --universal --python-version 3.11 --upgrade \
 		--generate-hashes --no-emit-index-url --no-header --quiet -o tests/bench/peers.lock
 
