@@ -15,7 +15,9 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=secret,id=ca.pem,target=/run/secrets/ca.pem \
     python -m venv --without-pip /opt/venv \
     && python -m pip --python /opt/venv install \
-        --disable-pip-version-check --root-user-action ignore --only-binary :all: --require-hashes -r /lock
+        --disable-pip-version-check --root-user-action ignore --only-binary :all: --require-hashes -r /lock \
+    # The packages' own tests, and what they read.
+    && find /opt/venv -type d -name tests -prune -exec rm -rf {} +
 
 FROM ${PYTHON_IMAGE} AS code
 COPY service /app/service
