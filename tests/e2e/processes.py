@@ -21,27 +21,29 @@ PATIENCE = 120.0
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
-def start(*arguments: str, output: int | Any = subprocess.PIPE) -> subprocess.Popen[str]:
+def start(*arguments: str, output: int | Any = subprocess.PIPE, **variables: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", *arguments]
     return subprocess.Popen(
-        command, cwd=ROOT, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=output
+        command, cwd=ROOT, env=ENVIRONMENT | variables, text=True, stdout=subprocess.PIPE, stderr=output
     )
 
 
 @contextmanager
-def serving(models: Path, *flags: str) -> Iterator[str]:
+def serving(models: Path, *flags: str, **variables: str) -> Iterator[str]:
     """A running service of a folder of models, on a free port of 127.0.0.1: its URL."""
-    with serving_process(models, *flags) as (_, url):
+    with serving_process(models, *flags, **variables) as (_, url):
         yield url
 
 
 @contextmanager
-def serving_process(models: Path, *flags: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def serving_process(
+    models: Path, *flags: str, **variables: str
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The same, and its process."""
     with tempfile.TemporaryDirectory() as scratch:
         log = Path(scratch) / "service.log"
         with log.open("w") as errors:
-            service = start("service", f"--models={models}", "--port=0", *flags, output=errors)
+            service = start("service", f"--models={models}", "--port=0", *flags, output=errors, **variables)
         try:
             yield service, listening_on(service, log)
         finally:
