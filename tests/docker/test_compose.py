@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from service.server import LINGER
-from service.settings import Settings, unknown_variables
+from service.settings import SECRETS, Settings, unknown_variables, variable
 from service.supervisor import SLACK
 from tests.docker.reading import COMPOSE, ROOT, services
 from trainer.data.vision import CACHE_VARIABLE
@@ -96,6 +96,12 @@ def test_the_trainer_publishes_where_the_service_reads_and_tells_it(name: str) -
     )
 
 
+def test_keys_reach_the_service_whether_they_are_in_the_file_or_in_the_environment() -> None:
+    for name in SERVING:
+        given = services()[name]["environment"]
+        assert all(given[key] == f"${{{key}:-}}" for key in map(variable, SECRETS))
+
+
 def test_the_run_folder_is_in_a_fresh_checkout() -> None:
     # Else the engine would make it, and it would be root's.
     assert (ROOT / "runs" / ".gitkeep").is_file()
@@ -134,6 +140,21 @@ def test_the_head_of_the_file_tells_what_may_be_set() -> None:
     assert {"PUBLISH", "MEMORY", "RUN_AS"} <= used
     settings = {f"TESSERA_{name.upper()}" for name in Settings.model_fields}
     assert [name for name in sorted(used - settings) if not re.search(rf"\b{name}\b", head)] == []
+
+
+def test_the_readme_names_what_there_is() -> None:
+    commands = re.findall(r"docker compose ([^`\n#)]+)", (ROOT / "README.md").read_text())
+    assert len(commands) > 5
+    for command in map(str.split, commands):
+        profiles = {each for service in services().values() for each in service.get("profiles", [])}
+        if command[0] == "--profile":
+            assert command[1] in profiles
+            command = command[2:]
+        verb, *rest = command
+        words = [word for word in rest if not word.startswith("-")]
+        named = {"up": words, "run": set(words) & set(TRAINING), "kill": words[-1:]}[verb]
+        assert set(named) <= services().keys()
+        assert named or verb == "up"
 
 
 def test_the_head_of_the_file_tells_how_to_start_each() -> None:

@@ -1,11 +1,12 @@
 """Build the images, look into them, and run them as the compose file does.
 
-    python -m tests.docker.images               the images of the service
-    python -m tests.docker.images --trainer     that of the trainer too, which is several times as large
+    python -m tests.docker.images                                        all of them: 40 GB of disk
+    python -m tests.docker.images --image cpu --image trainer            some of them
+    STORAGE_DRIVER=vfs python -m tests.docker.images --image cpu         where there is no Docker, as root
 
-It takes Docker where it answers (20 GB of disk and, with the trainer, 40), else Podman and Buildah, as root.
-Where the public base image cannot be had, Debian's own Python, by debootstrap, stands in for it. What was
-exercised, and what was not, is said at the end.
+It takes Docker where it answers, else Podman, which builds with Buildah. Where the public base image cannot
+be had, Debian's own Python, by debootstrap, stands in for it. What was exercised, and what was not, is said
+at the end.
 """
 
 import os
@@ -13,7 +14,7 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -25,6 +26,7 @@ from tests.docker.images.engines import Engine, Failed, choose
 from tests.docker.reading import DOCKER, ROOT
 from tests.e2e.load import Call, Load
 
+IMAGES = ("cpu", "cuda", "trainer")
 USER, ANOTHER = 10001, 4242
 KEY = "a key for reloads"
 SMALL = [
@@ -46,18 +48,18 @@ class Report:
         self.left.append(what)
 
 
-@click.command(help=__doc__)
-@click.option("--trainer", is_flag=True, help="the image of the trainer too")
+@click.command(help=__doc__.replace("\n\n    ", "\n\n\b\n    "))
+@click.option("--image", "images", type=click.Choice(IMAGES), multiple=True, help="which; repeatable")
 @click.option("--keep/--remove", default=True, show_default=True, help="the images, afterwards")
-def main(trainer: bool, keep: bool) -> None:
+def main(images: Sequence[str], keep: bool) -> None:
     """Build, look, run."""
     report = Report()
     try:
         engine = choose()
         with tempfile.TemporaryDirectory() as scratch:
-            _all(engine, Path(scratch), trainer=trainer, report=report)
+            _all(engine, Path(scratch), images or IMAGES, report)
         if not keep:
-            engine.call("rmi", "--force", *_tags(trainer=trainer))
+            engine.call("rmi", "--force", *(f"tessera:{image}" for image in images or IMAGES))
     except (Failed, AssertionError) as error:
         click.echo(f"FAIL  {error}", err=True)
         sys.exit(1)
@@ -65,35 +67,35 @@ def main(trainer: bool, keep: bool) -> None:
         click.echo(f"not   {what}")
 
 
-def _tags(*, trainer: bool) -> list[str]:
-    return ["tessera:cpu", "tessera:cuda", *(["tessera:trainer"] if trainer else [])]
-
-
-def _all(engine: Engine, scratch: Path, *, trainer: bool, report: Report) -> None:
+def _all(engine: Engine, scratch: Path, images: Sequence[str], report: Report) -> None:
     base = bases.base(engine)
     report.did(f"{engine.name} builds upon {base}")
     if base != bases.public():
         report.leave(f"the public base image, {bases.public()}")
     secrets = bases.secrets(scratch)
-    for tag in _tags(trainer=trainer):
-        _build(engine, tag, base, secrets, report)
+    for image in images:
+        _build(engine, image, base, secrets, report)
+    for image in set(IMAGES) - set(images):
+        report.leave(f"tessera:{image}")
     exported = _own(scratch / "project")
-    _run(engine, exported, report)
-    _without_gpu(engine, exported, report)
-    if engine.is_docker:
-        _compose(engine, exported.parent, report, trainer=trainer)
+    if "cpu" in images:
+        _run(engine, exported, report)
+    if "cuda" in images:
+        _without_gpu(engine, exported, report)
+    if engine.is_docker and "cpu" in images:
+        _compose(engine, exported.parent, images, report)
     else:
         report.leave("docker compose: the containers ran with flags made from the compose file")
         report.leave("a GPU: the image for CUDA ran on the CPU")
     report.leave("the profile monitoring: its images are public ones")
 
 
-def _build(engine: Engine, tag: str, base: str, secrets: Mapping[str, Path], report: Report) -> None:
-    kind = tag.split(":")[1]
-    dockerfile = DOCKER / f"{'trainer' if kind == 'trainer' else 'service'}.Dockerfile"
-    arguments = {"PYTHON_IMAGE": base} | ({} if kind == "trainer" else {"PROVIDER": kind})
+def _build(engine: Engine, image: str, base: str, secrets: Mapping[str, Path], report: Report) -> None:
+    tag, of_service = f"tessera:{image}", image != "trainer"
+    dockerfile = DOCKER / ("service.Dockerfile" if of_service else "trainer.Dockerfile")
+    arguments = {"PYTHON_IMAGE": base} | ({"PROVIDER": image} if of_service else {})
     engine.build(dockerfile, tag, secrets, **arguments)
-    lacks, writable = (TRAINER_LACKS, ["tmp", "cache"]) if kind == "trainer" else (SERVICE_LACKS, ["tmp"])
+    lacks, writable = (SERVICE_LACKS, ["tmp"]) if of_service else (TRAINER_LACKS, ["tmp", "cache"])
     with engine.files(tag) as archive:
         wrong = complaints(entries(archive), lacks, writable, USER, USER)
     if wrong:
@@ -157,7 +159,7 @@ def _without_gpu(engine: Engine, exported: Path, report: Report) -> None:
     report.did("the image for CUDA serves on the CPU if it may, and refuses to start if it may not")
 
 
-def _compose(engine: Engine, project: Path, report: Report, *, trainer: bool) -> None:
+def _compose(engine: Engine, project: Path, images: Sequence[str], report: Report) -> None:
     port, user = _free_port(), _run_as()
     url = f"http://127.0.0.1:{port}"
     variables = {
@@ -176,15 +178,13 @@ def _compose(engine: Engine, project: Path, report: Report, *, trainer: bool) ->
         trial.calls(url)
         container = compose("ps", "--quiet", "cpu").strip()
         trial.inside(engine, container, USER)
-        if trainer:
+        if "trainer" in images:
             _train(compose, url, report)
-        else:
-            report.leave("the trainer's image, and the profile train: give --trainer")
         compose("stop", "cpu")
         code = engine.call("inspect", "--format={{.State.ExitCode}}", container).strip()
         assert code == "0", f"docker compose stop: it ended with {code}"
         report.did("docker compose stop: it ends with 0")
-        if shutil.which("nvidia-smi"):
+        if "cuda" in images and shutil.which("nvidia-smi"):
             compose("up", "--detach", "--no-build", "--wait", "service")
             trial.calls(url, "cuda")
             report.did("docker compose up: it serves on the GPU")
