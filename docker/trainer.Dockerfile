@@ -1,6 +1,7 @@
 # The trainer, with torch and CUDA.
 #   docker build -f docker/trainer.Dockerfile -t tessera:trainer .
-#   docker run --rm --gpus all -v ./runs:/work/runs -v ./exported:/work/exported tessera:trainer vlae --epochs 30
+#   docker run --rm --gpus all --user $(id -u):$(id -g) -v ./runs:/work/runs -v ./exported:/work/exported \
+#     tessera:trainer vlae --epochs 30
 
 # Python 3.11.16, for every platform that it is made for.
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b

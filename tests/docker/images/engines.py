@@ -81,7 +81,7 @@ class Engine:
     @contextmanager
     def running(self, image: str, flags: Sequence[str], *arguments: str) -> Iterator[str]:
         """A container: its name."""
-        container = self.call("run", "--detach", *self._limits(), *flags, image, *arguments).strip()
+        container = self.call("run", "--detach", *self._own(), *flags, image, *arguments).strip()
         try:
             yield container
         finally:
@@ -99,13 +99,13 @@ class Engine:
         )
         return self.call("compose", *where, *arguments, **environment)
 
-    def _limits(self) -> list[str]:
-        """Podman raises limits beyond what it may, where it runs in a container or a small machine itself."""
+    def _own(self) -> list[str]:
+        """What Podman needs where there is no systemd, and where limits cannot be raised."""
         if self.is_docker:
             return []
-        names = {"nofile": resource.RLIMIT_NOFILE, "nproc": resource.RLIMIT_NPROC}
-        most = {name: resource.getrlimit(number)[1] for name, number in names.items()}
-        return [f"--ulimit={name}={value}:{value}" for name, value in most.items()]
+        limits = {"nofile": resource.RLIMIT_NOFILE, "nproc": resource.RLIMIT_NPROC}
+        most = {name: min(4096, resource.getrlimit(number)[1]) for name, number in limits.items()}
+        return ["--no-healthcheck", *(f"--ulimit={name}={value}:{value}" for name, value in most.items())]
 
 
 def choose() -> Engine:
