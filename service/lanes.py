@@ -39,11 +39,12 @@ class Lanes:
         limits: Limits = Limits(),  # noqa: B008 - frozen
         observe: Callable[[Model, tuple[str, ...], Batch], None] = lambda *_: None,
         ran: Callable[[str, Request[Any]], None] = lambda *_: None,
+        quick: float = 0.0,
     ) -> None:
-        """So many batches at the same time, and so many ``samplers`` beside them."""
+        """So many batches at a time, and so many ``samplers`` beside them; ``quick`` as in ``Lane``."""
         self._ran = ran
         self._slots, self._sampling = threading.Semaphore(concurrency), threading.Semaphore(samplers)
-        self._limits, self._observe = limits, observe
+        self._limits, self._observe, self._quick = limits, observe, quick
         self._gone: weakref.WeakSet[Model] = weakref.WeakSet()
         self._lanes: dict[Model, dict[tuple[str, ...], Lane[_Alike]]] = {}
         self._lock = threading.Lock()
@@ -82,6 +83,7 @@ class Lanes:
                     self._limits,
                     lambda batch: self._observe(model, chain, batch),
                     lambda: self._forget(model, chain),
+                    self._quick,
                 )
                 if model in self._gone:
                     lanes[chain].close(GRACE)
@@ -90,7 +92,10 @@ class Lanes:
     @property
     def dead(self) -> list[str]:
         """The lanes whose thread has died."""
-        return [lane.name for lane in self._all() if not lane.alive]
+        lanes = self._all()
+        for lane in lanes:
+            lane.wake()
+        return [lane.name for lane in lanes if not lane.alive]
 
     @property
     def waiting(self) -> list[tuple[Model, tuple[str, ...], int]]:
