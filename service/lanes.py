@@ -4,25 +4,26 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from service.arguments import Number
+import numpy as np
+
 from service.batcher import Lane, Run
+from service.manifest import Role
 from service.models import SAMPLE, Arrays, Model, Part, Results
+from service.operations import Number
 from service.queued import Batch, Limits, Request
 
 # Between choosing a model and joining its lane a request reads its body: what is gone waits for such.
 GRACE = 10.0
 
 
-@dataclass(frozen=True)
-class _Alike:
+class _Alike(NamedTuple):
     """What the requests of a batch have in common."""
 
     values: tuple[tuple[str, Number], ...]
-    still: frozenset[str]
-    arrays: frozenset[tuple[str, str, tuple[int, ...]]]
+    still: tuple[str, ...]
+    arrays: tuple[tuple[Role, np.dtype[Any], tuple[int, ...]], ...]
 
 
 class Lanes:
@@ -60,8 +61,8 @@ class Lanes:
         still: Collection[str] = (),
     ) -> Results:
         """What ``Model.run`` answers, in batches with what others want. Raises as ``Lane.submit``."""
-        arrays = frozenset((role.value, array.dtype.str, array.shape[1:]) for role, array in given.items())
-        alike = _Alike(tuple(values.items()), frozenset(still), arrays)
+        arrays = tuple([(role, array.dtype, array.shape[1:]) for role, array in given.items()])
+        alike = _Alike(tuple(values.items()), tuple(still), arrays)
         at_once = model.rows_at_once(chain, given, values)
         lane, request = self.lane(model, chain), Request(alike, given, rows, at_once, seed)
         results = await lane.submit(request)

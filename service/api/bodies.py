@@ -19,6 +19,7 @@ from starlette.requests import Request
 from service import npy
 from service.api.accept import BYTES, JSON, NPY
 from service.api.documents import CodesDocument, ImagesDocument, SampleDocument
+from service.api.heads import header
 from service.errors import BadBody, BadImage, BadValue, EmptyBody, TooLarge, UnsupportedMediaType, quoted
 from service.settings import Settings
 
@@ -139,7 +140,8 @@ def _area(picture: bytes) -> float:
 
 
 def _said(request: Request) -> str:
-    media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    said = header(request.scope, b"content-type") or ""
+    media = said.partition(";")[0].strip().lower()
     return _ALIASES.get(media, media)
 
 
