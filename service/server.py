@@ -14,6 +14,8 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from service.cork import corked
+
 # A proxy keeps its connections for a minute; who hangs up first must not be we.
 KEEP_ALIVE = 75
 # When told to stop: how long connections are still accepted, and after that how long one may say nothing.
@@ -35,9 +37,10 @@ class Protocol(HttpToolsProtocol):
 
     _state: State
     _head: TimerHandle | None = None
+    _in_head = True
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
-        super().connection_made(transport)
+        super().connection_made(corked(transport, self.loop))
         assert isinstance(self.server_state, State)  # noqa: S101 - Server makes no other
         self._state = self.server_state
         self._expect_head()
@@ -46,12 +49,18 @@ class Protocol(HttpToolsProtocol):
         self._head_came()
         super().connection_lost(exc)
 
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        if self._head is None:
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        # Nearly all heads come whole, and need no timer.
+        if self._in_head and self._head is None:
             self._expect_head()
 
+    def on_message_begin(self) -> None:
+        self._in_head = True
+        super().on_message_begin()
+
     def on_headers_complete(self) -> None:
+        self._in_head = False
         self._head_came()
         super().on_headers_complete()
         if self._state.draining:

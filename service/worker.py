@@ -1,5 +1,6 @@
 """One worker: the app with everything loaded, served on one socket until it is told to stop."""
 
+import gc
 import logging
 import signal
 import socket
@@ -23,6 +24,8 @@ def serve(settings: Settings, listener: socket.socket, crew: Crew, started: Call
 
     Raises StartupError or ModelsUnreadable.
     """
+    # What is there before any model lives as long as the process: the collector need not look at it.
+    gc.freeze()
     app = create_app(settings, crew)
     context = app.state.context
     server = Server(

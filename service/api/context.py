@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 # What takes no longer on the CPU, in seconds, is run by the event loop itself. While a GPU works, the loop
 # can read the next calls.
-QUICK = 0.005
+QUICK = 0.02
 # Pixels or numbers that are read or written in about a millisecond.
 AT_ONCE = 2**16
 
