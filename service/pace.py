@@ -25,11 +25,6 @@ class Pace(Generic[Key]):
             self._seconds.clear()
         self._seconds[key] = each if before is None else before + NEWS * (each - before)
 
-    def seconds(self, key: Key, rows: int) -> float | None:
-        """How long so many rows will take; None if there were none of this key."""
-        each = self._seconds.get(key)
-        return None if each is None else each * rows
-
     def rows(self, key: Key, seconds: float) -> int:
         """How many rows will take no longer than so many seconds: none, if there were none of this key."""
         each = self._seconds.get(key)
