@@ -40,10 +40,18 @@ DEFAULT_METHOD = "prior"
 
 @dataclass(frozen=True)
 class Batching:
-    """How much goes through a graph at once: at most so many rows, and so many pixels or noise values."""
+    """How much goes through a graph at once: at most so many rows, and so many pixels of images."""
 
     rows: int = 64
     pixels: int = 2**20
+
+    @classmethod
+    def on(cls, provider: Provider, rows: int, pixels: int = 0) -> "Batching":
+        """What suits a provider, where ``pixels`` is 0.
+
+        On a CPU four images of 128x128 at once are as quick as one, and more take memory and are slower.
+        """
+        return cls(rows, pixels or (2**16 if provider.name == "cpu" else 2**20))
 
 
 @dataclass(frozen=True)
@@ -258,8 +266,8 @@ class Model:
             area = math.prod(given[Role.images].shape[1:3])
         elif Role.codes in given and stride is not None:
             area = math.prod(given[Role.codes].shape[1:3]) * stride * stride
-        largest = self.operations(chain).largest(area, values)
-        return max(1, min(self.batching.rows, self.batching.pixels // largest))
+        pixels = self.operations(chain).pixels(area, values)
+        return max(1, min(self.batching.rows, self.batching.pixels // pixels))
 
 
 def _noise(operation: str, item: Input, part: Part, shape: tuple[int, ...], *, still: bool) -> Array:

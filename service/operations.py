@@ -8,6 +8,9 @@ from service.manifest import Input, Operation, Parameter, Role
 
 Number = int | float
 
+# Of a pixel a graph makes some tens of values, of noise hardly more than there are.
+NOISE_OF_A_PIXEL = 16
+
 
 class Operations:
     """Operations in the order in which they are run.
@@ -42,11 +45,11 @@ class Operations:
             for item in operation.inputs
         )
 
-    def largest(self, area: int, values: Mapping[str, Number]) -> int:
-        """The values of the largest array of a row: its pixels, of which there are ``area``, or its noise."""
+    def pixels(self, area: int, values: Mapping[str, Number]) -> int:
+        """How large a row is whose image has ``area`` pixels: so large, or as draws and noise make it."""
         if not self._noises:
             return area
-        return max(_largest(operation, area, values) for operation in self._operations)
+        return max(_pixels(operation, area, values) for operation in self._operations)
 
 
 def number(value: float, parameter: Parameter) -> Number:
@@ -59,9 +62,9 @@ def noise_shape(item: Input, values: Mapping[str, Number]) -> tuple[int, ...]:
     return tuple(int(values[axis]) if isinstance(axis, str) else axis for axis in item.shape)
 
 
-def _largest(operation: Operation, area: int, values: Mapping[str, Number]) -> int:
+def _pixels(operation: Operation, area: int, values: Mapping[str, Number]) -> int:
     """Of one operation; if it takes images and several draws for each, it makes an image of every draw."""
-    noises = [math.prod(noise_shape(item, values)) for item in operation.inputs]
+    noises = [math.prod(noise_shape(item, values)) // NOISE_OF_A_PIXEL for item in operation.inputs]
     draws = [
         math.prod(int(values[axis]) for axis in item.shape if isinstance(axis, str))
         for item in operation.inputs

@@ -51,7 +51,7 @@ def create_app(settings: Settings, crew: Crew | None = None) -> FastAPI:
     ModelsUnreadable if the models folder cannot be listed.
     """
     provider = choose_provider(settings.provider, settings.threads)
-    batching = Batching(settings.batch_size, settings.batch_pixels)
+    batching = Batching.on(provider, settings.batch_size, settings.batch_pixels)
     registry = Registry(settings.models, provider, batching, settings.default_model)
     registry.reload()
 
