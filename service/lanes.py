@@ -92,7 +92,7 @@ class Lanes:
 
     @property
     def dead(self) -> list[str]:
-        """The lanes whose thread has died."""
+        """The lanes whose thread has died; to ask wakes all, so who died asleep is known the next time."""
         lanes = self._all()
         for lane in lanes:
             lane.wake()

@@ -22,22 +22,21 @@ class Operations:
     """
 
     def __init__(self, named: Mapping[str, Operation]) -> None:
-        self._operations = tuple(named.values())
-        self.declared = tuple(item for each in self._operations for item in each.parameters.items())
+        self._named = named
+        self.declared = tuple(item for each in self for item in each.parameters.items())
         self.parameters: Mapping[str, Parameter] = dict(reversed(self.declared))
         self.defaults: Mapping[str, Number] = MappingProxyType(
             {name: number(parameter.default, parameter) for name, parameter in self.parameters.items()}
         )
-        inputs = [item for each in self._operations for item in each.inputs]
+        inputs = [item for each in self for item in each.inputs]
         self.label = next((item for item in inputs if item.role is Role.label), None)
         self._noises = [item for item in inputs if item.is_noise]
         self.steps = frozenset(axis for item in self._noises for axis in item.shape if isinstance(axis, str))
-        self._named = named
 
     def __iter__(self) -> Iterator[Operation]:
-        return iter(self._operations)
+        return iter(self._named.values())
 
-    def draw(self, still: Collection[str]) -> bool:
+    def draws(self, still: Collection[str]) -> bool:
         """Whether noise is drawn, where in some of them, by name, noise that has a default is that."""
         return bool(self._noises) and any(
             item.is_noise and not (name in still and item.may_stand_still)
@@ -49,7 +48,7 @@ class Operations:
         """How large a row is whose image has ``area`` pixels: so large, or as draws and noise make it."""
         if not self._noises:
             return area
-        return max(_pixels(operation, area, values) for operation in self._operations)
+        return max(_pixels(operation, area, values) for operation in self)
 
 
 def number(value: float, parameter: Parameter) -> Number:

@@ -35,7 +35,7 @@ class Call:
     @property
     def draws(self) -> bool:
         """Whether its noise is drawn, so that the seed means something."""
-        return self.operations.draw(self.still)
+        return self.operations.draws(self.still)
 
     def inputs(self, rows: int, given: Arrays) -> dict[Role, Any]:
         """What was given, with the label of each row if the operations take one."""
@@ -96,5 +96,5 @@ def make_call(
     operations = model.operations(chain)
     values = arguments.parameters(operations, parameters, others)
     if seed is None:
-        seed = noise.draw_seed() if operations.draw(still) else 0
+        seed = noise.draw_seed() if operations.draws(still) else 0
     return Call(model, chain, values, seed, still, label)
