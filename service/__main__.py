@@ -45,14 +45,14 @@ def main() -> int:
 
 def _run(settings: Settings) -> int:
     # Before the models, which take longer: who has the port wrong is told at once.
-    listeners = listen(settings.host, settings.port, settings.workers)
+    listener = listen(settings.host, settings.port)
 
     def ready() -> None:
-        log.info("listening on %s; documentation at %s/docs", *[url(listeners[0])] * 2)
+        log.info("listening on %s; documentation at %s/docs", *[url(listener)] * 2)
 
     if settings.workers > 1:
-        return Supervisor(work, settings, listeners, ready).run()
-    with listeners[0] as listener:
+        return Supervisor(work, settings, listener, ready).run()
+    with listener:
         serve(settings, listener, Crew(), ready)
     return 0
 

@@ -4,7 +4,6 @@ from collections.abc import Collection
 
 import numpy as np
 
-from service import arguments
 from service.errors import GraphFailed, ModelRefused
 from service.folder import Folder, read_fingerprint, read_manifest
 from service.manifest import Input, Manifest, Operation, Role
@@ -117,7 +116,7 @@ def _tensor(role: Role, manifest: Manifest, operation: Operation, item: Input | 
 
 def _warm_up(model: Model, name: str) -> None:
     """Run an operation on one row of the native size; what comes out must be what the manifest says."""
-    manifest, operation = model.manifest, model.manifest.operations[name]
+    manifest = model.manifest
     image = (1, manifest.image.height, manifest.image.width, manifest.image.channels)
     codes = (1, *manifest.codes.shape)
     given: Arrays = {
@@ -128,7 +127,7 @@ def _warm_up(model: Model, name: str) -> None:
         Role.label: np.zeros(1, dtype=np.int64),
     }
     try:
-        results = model.run((name,), given, 1, arguments.parameters([operation], {}))
+        results = model.run((name,), given, 1, model.operations((name,)).defaults)
     except GraphFailed as error:
         raise ModelRefused(f"operation {name!r} fails on an image of the model's own size") from error
     _check_shapes(name, results, {Role.images: image, Role.codes: codes})

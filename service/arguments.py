@@ -7,51 +7,51 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import BadValue, UnknownName, did_you_mean, quoted
-from service.manifest import Manifest, Operation, Parameter, Role
+from service.manifest import Manifest, Parameter
+from service.operations import Number, Operations, number
 
-Number = int | float
 Label = int | str
 
 
 def parameters(
-    operations: Iterable[Operation], given: Mapping[str, object], others: Iterable[str] = ()
-) -> dict[str, Number]:
+    operations: Operations, given: Mapping[str, object], others: Iterable[str] = ()
+) -> Mapping[str, Number]:
     """The value of every parameter of some operations: the caller's, else the default.
 
     Values are numbers, or strings that say one. ``others`` are names that stand beside the parameters where
     the caller wrote them, for the message about an unknown one. Raises UnknownName or BadValue.
     """
-    declared = [item for operation in operations for item in operation.parameters.items()]
-    allowed = sorted({name for name, _ in declared})
+    if not given:
+        return operations.defaults
+    allowed = sorted(operations.parameters)
     for name in given:
         if name not in allowed:
             known = [*others, *allowed]
             raise UnknownName(
                 f"there is no parameter {quoted(name)}{did_you_mean(name, known)}", given=name, allowed=known
             )
-    values = {name: _number(parameter.default, parameter) for name, parameter in reversed(declared)}
-    for name, parameter in declared:
+    values = dict(operations.defaults)
+    for name, parameter in operations.declared:
         if name in given:
             values[name] = _checked(name, given[name], parameter)
     return values
 
 
 def labels(
-    manifest: Manifest, operations: Iterable[Operation], given: Label | Sequence[Label] | None, rows: int
+    manifest: Manifest, operations: Operations, given: Label | Sequence[Label] | None, rows: int
 ) -> NDArray[np.int64] | None:
     """The label of every row: int64 ``(rows,)``, or None if no operation takes one.
 
     One label stands for all rows. A label is an index or a name; a string that is no name may be an index.
     Raises UnknownName or BadValue.
     """
-    takers = [item for operation in operations for item in operation.inputs if item.role is Role.label]
-    if not takers:
+    if operations.label is None:
         if given is not None:
             raise BadValue("a label was given, but this operation takes none", given=given)
         return None
     names = manifest.labels or ()
     if given is None:
-        default = takers[0].default
+        default = operations.label.default
         if default is None:
             raise BadValue("this operation needs a label", allowed=names)
         return np.full(rows, default, dtype=np.int64)
@@ -85,7 +85,7 @@ def _label_index(label: Label, names: Sequence[str]) -> int:
 
 
 def _checked(name: str, given: object, parameter: Parameter) -> Number:
-    bounds = [_number(bound, parameter) for bound in (parameter.minimum, parameter.maximum)]
+    bounds = [number(bound, parameter) for bound in (parameter.minimum, parameter.maximum)]
     rule = f"{name} is {parameter.dtype} in {bounds[0]:g} to {bounds[1]:g}"
     try:
         value = float(given) if isinstance(given, int | float | str) else math.nan
@@ -95,8 +95,4 @@ def _checked(name: str, given: object, parameter: Parameter) -> Number:
         raise BadValue(f"{rule}, not {quoted(given)}", given=given, allowed=bounds)
     if parameter.dtype == "int64" and not value.is_integer():
         raise BadValue(f"{rule}, so a whole number, not {quoted(given)}", given=given, allowed=bounds)
-    return _number(value, parameter)
-
-
-def _number(value: float, parameter: Parameter) -> Number:
-    return int(value) if parameter.dtype == "int64" else value
+    return number(value, parameter)

@@ -4,25 +4,26 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from service.arguments import Number
+import numpy as np
+
 from service.batcher import Lane, Run
+from service.manifest import Role
 from service.models import SAMPLE, Arrays, Model, Part, Results
+from service.operations import Number
 from service.queued import Batch, Limits, Request
 
 # Between choosing a model and joining its lane a request reads its body: what is gone waits for such.
 GRACE = 10.0
 
 
-@dataclass(frozen=True)
-class _Alike:
+class _Alike(NamedTuple):
     """What the requests of a batch have in common."""
 
     values: tuple[tuple[str, Number], ...]
-    still: frozenset[str]
-    arrays: frozenset[tuple[str, str, tuple[int, ...]]]
+    still: tuple[str, ...]
+    arrays: tuple[tuple[Role, np.dtype[Any], tuple[int, ...]], ...]
 
 
 class Lanes:
@@ -39,11 +40,12 @@ class Lanes:
         limits: Limits = Limits(),  # noqa: B008 - frozen
         observe: Callable[[Model, tuple[str, ...], Batch], None] = lambda *_: None,
         ran: Callable[[str, Request[Any]], None] = lambda *_: None,
+        quick: float = 0.0,
     ) -> None:
-        """So many batches at the same time, and so many ``samplers`` beside them."""
+        """So many batches at a time, and so many ``samplers`` beside them; ``quick`` as in ``Lane``."""
         self._ran = ran
         self._slots, self._sampling = threading.Semaphore(concurrency), threading.Semaphore(samplers)
-        self._limits, self._observe = limits, observe
+        self._limits, self._observe, self._quick = limits, observe, quick
         self._gone: weakref.WeakSet[Model] = weakref.WeakSet()
         self._lanes: dict[Model, dict[tuple[str, ...], Lane[_Alike]]] = {}
         self._lock = threading.Lock()
@@ -59,8 +61,8 @@ class Lanes:
         still: Collection[str] = (),
     ) -> Results:
         """What ``Model.run`` answers, in batches with what others want. Raises as ``Lane.submit``."""
-        arrays = frozenset((role.value, array.dtype.str, array.shape[1:]) for role, array in given.items())
-        alike = _Alike(tuple(values.items()), frozenset(still), arrays)
+        arrays = tuple([(role, array.dtype, array.shape[1:]) for role, array in given.items()])
+        alike = _Alike(tuple(values.items()), tuple(still), arrays)
         at_once = model.rows_at_once(chain, given, values)
         lane, request = self.lane(model, chain), Request(alike, given, rows, at_once, seed)
         results = await lane.submit(request)
@@ -82,6 +84,7 @@ class Lanes:
                     self._limits,
                     lambda batch: self._observe(model, chain, batch),
                     lambda: self._forget(model, chain),
+                    self._quick,
                 )
                 if model in self._gone:
                     lanes[chain].close(GRACE)
@@ -89,8 +92,11 @@ class Lanes:
 
     @property
     def dead(self) -> list[str]:
-        """The lanes whose thread has died."""
-        return [lane.name for lane in self._all() if not lane.alive]
+        """The lanes whose thread has died; to ask wakes all, so who died asleep is known the next time."""
+        lanes = self._all()
+        for lane in lanes:
+            lane.wake()
+        return [lane.name for lane in lanes if not lane.alive]
 
     @property
     def waiting(self) -> list[tuple[Model, tuple[str, ...], int]]:

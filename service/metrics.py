@@ -1,6 +1,7 @@
 """What is counted and timed, for Prometheus: every worker counts for itself, and any tells for all."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
@@ -34,30 +35,40 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
-        operation = ["model", "operation"]
-        self._requests = Counter(*REQUESTS, ["method", "path", "status"], registry=self._registry)
-        self._seconds = Histogram(*REQUEST_SECONDS, ["path"], buckets=_SECONDS, registry=self._registry)
         self.under_way = Gauge(*UNDER_WAY, registry=self._registry)
-        self._refusals = Counter(*REFUSALS, ["type"], registry=self._registry)
-        self._rows = Counter(*ROWS, operation, registry=self._registry)
-        self._waits = Histogram(*QUEUE_SECONDS, operation, buckets=_SECONDS, registry=self._registry)
-        self._computes = Histogram(*COMPUTE_SECONDS, operation, buckets=_SECONDS, registry=self._registry)
-        self._batches = Histogram(*BATCH_ROWS, operation, buckets=_ROWS, registry=self._registry)
+
+        def histogram(
+            told: tuple[str, str], labels: Sequence[str], buckets: Sequence[float]
+        ) -> Callable[..., Histogram]:
+            return cache(Histogram(*told, labels, buckets=buckets, registry=self._registry).labels)
+
+        def counter(told: tuple[str, str], labels: Sequence[str]) -> Callable[..., Counter]:
+            return cache(Counter(*told, labels, registry=self._registry).labels)
+
+        # Each by its labels. There are few of these, and prometheus_client looks for them under a lock.
+        operation = ["model", "operation"]
+        self._requests = counter(REQUESTS, ["method", "path", "status"])
+        self._seconds = histogram(REQUEST_SECONDS, ["path"], _SECONDS)
+        self._refusals = counter(REFUSALS, ["type"])
+        self._rows = counter(ROWS, operation)
+        self._waits = histogram(QUEUE_SECONDS, operation, _SECONDS)
+        self._computes = histogram(COMPUTE_SECONDS, operation, _SECONDS)
+        self._batches = histogram(BATCH_ROWS, operation, _ROWS)
 
     def answered(self, method: str, path: str, status: int, seconds: float, problem: str | None) -> None:
         """Count a call; ``path`` is a route's, or calls to nowhere would each be a series of their own."""
-        self._requests.labels(method, path, status).inc()
-        self._seconds.labels(path).observe(seconds)
+        self._requests(method, path, status).inc()
+        self._seconds(path).observe(seconds)
         if problem is not None:
-            self._refusals.labels(problem).inc()
+            self._refusals(problem).inc()
 
     def ran(self, model: Model, chain: Sequence[str], batch: Batch) -> None:
         """Count a batch."""
         name = (model.manifest.name, "+".join(chain))
-        self._rows.labels(*name).inc(batch.rows)
-        self._batches.labels(*name).observe(batch.rows)
-        self._computes.labels(*name).observe(batch.seconds)
-        waits = self._waits.labels(*name)
+        self._rows(*name).inc(batch.rows)
+        self._batches(*name).observe(batch.rows)
+        self._computes(*name).observe(batch.seconds)
+        waits = self._waits(*name)
         for wait in batch.waits:
             waits.observe(wait)
 

@@ -17,17 +17,17 @@ from the ones to the other.
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service import noise
-from service.arguments import Number
 from service.errors import GraphFailed, UnknownOperation, did_you_mean, quoted
 from service.folder import Folder
-from service.manifest import Input, Manifest, Operation, Role
+from service.manifest import Input, Manifest, Role
+from service.operations import Number, Operations, noise_shape
 from service.runtime import Graph, Provider
 
 Array = NDArray[Any]
@@ -40,10 +40,18 @@ DEFAULT_METHOD = "prior"
 
 @dataclass(frozen=True)
 class Batching:
-    """How much goes through a graph at once: at most so many rows, and so many pixels or noise values."""
+    """How much goes through a graph at once: at most so many rows, and so many pixels of images."""
 
     rows: int = 64
     pixels: int = 2**20
+
+    @classmethod
+    def on(cls, provider: Provider, rows: int, pixels: int = 0) -> "Batching":
+        """What suits a provider, where ``pixels`` is 0.
+
+        On a CPU four images of 128x128 at once are as quick as one, and more take memory and are slower.
+        """
+        return cls(rows, pixels or (2**16 if provider.name == "cpu" else 2**20))
 
 
 @dataclass(frozen=True)
@@ -79,6 +87,7 @@ class Model:
     provider: Provider
     graphs: Mapping[str, Graph]
     batching: Batching = Batching()
+    _operations: dict[tuple[str, ...], Operations] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def manifest(self) -> Manifest:
@@ -146,9 +155,13 @@ class Model:
             )
         raise UnknownOperation(detail, given=method, allowed=methods)
 
-    def operations(self, chain: tuple[str, ...]) -> list[Operation]:
+    def operations(self, chain: tuple[str, ...]) -> Operations:
         """The operations of a chain."""
-        return [self.manifest.operations[name] for name in chain]
+        known = self._operations.get(chain)
+        if known is None:
+            known = Operations({name: self.manifest.operations[name] for name in chain})
+            self._operations[chain] = known
+        return known
 
     def run(
         self,
@@ -253,8 +266,8 @@ class Model:
             area = math.prod(given[Role.images].shape[1:3])
         elif Role.codes in given and stride is not None:
             area = math.prod(given[Role.codes].shape[1:3]) * stride * stride
-        largest = max(_largest(operation, area, values) for operation in self.operations(chain))
-        return max(1, min(self.batching.rows, self.batching.pixels // largest))
+        pixels = self.operations(chain).pixels(area, values)
+        return max(1, min(self.batching.rows, self.batching.pixels // pixels))
 
 
 def _noise(operation: str, item: Input, part: Part, shape: tuple[int, ...], *, still: bool) -> Array:
@@ -271,24 +284,6 @@ def _noise(operation: str, item: Input, part: Part, shape: tuple[int, ...], *, s
 
 def _stacked(arrays: Sequence[Array]) -> Array:
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-
-
-def noise_shape(item: Input, values: Mapping[str, Number]) -> tuple[int, ...]:
-    """The axes of a noise after the batch."""
-    return tuple(int(values[axis]) if isinstance(axis, str) else axis for axis in item.shape)
-
-
-def _largest(operation: Operation, area: int, values: Mapping[str, Number]) -> int:
-    """The values of the largest array of a row: its pixels, or its noise.
-
-    An operation that takes images and several draws for each makes an image of every draw.
-    """
-    noises = [math.prod(noise_shape(item, values)) for item in operation.inputs]
-    draws = [
-        math.prod(int(values[axis]) for axis in item.shape if isinstance(axis, str))
-        for item in operation.inputs
-    ]
-    return max(area * max(draws) if operation.takes(Role.images) else area, *noises)
 
 
 def joined(pieces: Sequence[Results]) -> Results:

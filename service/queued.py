@@ -82,8 +82,14 @@ def deliver(outcomes: Sequence[tuple[Request[Any], Outcome]]) -> None:
     for request, outcome in outcomes:
         if request.future is not None:
             loops.setdefault(request.future.get_loop(), []).append((request, outcome))
+    try:
+        here = asyncio.get_running_loop()
+    except RuntimeError:
+        here = None
     for loop, theirs in loops.items():
-        if not loop.is_closed():
+        if loop is here:
+            _resolve(theirs)
+        elif not loop.is_closed():
             loop.call_soon_threadsafe(_resolve, theirs)
 
 

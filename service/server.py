@@ -1,11 +1,10 @@
 """uvicorn, with what it lacks: a limit on how slowly a head may come, and an end at which no call is lost."""
 
 import asyncio
-import contextlib
 import signal
 import socket
 from asyncio import TimerHandle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -13,6 +12,10 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
+
+from service.cork import corked
+from service.crowd import Crowd
+from service.door import Door
 
 # A proxy keeps its connections for a minute; who hangs up first must not be we.
 KEEP_ALIVE = 75
@@ -24,9 +27,9 @@ _TICK = 0.02
 class State(ServerState):
     """What the connections of a server know of it."""
 
-    def __init__(self, head_seconds: float) -> None:
+    def __init__(self, head_seconds: float, crowd: Crowd) -> None:
         super().__init__()
-        self.head_seconds = head_seconds
+        self.head_seconds, self.crowd = head_seconds, crowd
         self.draining = False
 
 
@@ -35,23 +38,31 @@ class Protocol(HttpToolsProtocol):
 
     _state: State
     _head: TimerHandle | None = None
+    _in_head = True
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
-        super().connection_made(transport)
+        super().connection_made(corked(transport, self.loop))
         assert isinstance(self.server_state, State)  # noqa: S101 - Server makes no other
         self._state = self.server_state
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_came()
+        self._state.crowd.add(-1)
         super().connection_lost(exc)
 
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        if self._head is None:
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        # Nearly all heads come whole, and need no timer.
+        if self._in_head and self._head is None:
             self._expect_head()
 
+    def on_message_begin(self) -> None:
+        self._in_head = True
+        super().on_message_begin()
+
     def on_headers_complete(self) -> None:
+        self._in_head = False
         self._head_came()
         super().on_headers_complete()
         if self._state.draining:
@@ -83,6 +94,7 @@ class Server(uvicorn.Server):
         started: Callable[[], None],
         draining: Callable[[], None],
         heeds_interrupts: bool = True,
+        crowd: Crowd | None = None,
     ) -> None:
         super().__init__(
             uvicorn.Config(
@@ -98,13 +110,17 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=max(1, round(drain_seconds)),
             )
         )
-        self._state = State(head_seconds)
+        self._state = State(head_seconds, crowd or Crowd())
         self.server_state = self._state
         self._on_started, self._on_draining = started, draining
         self._heeds_interrupts, self._hurried = heeds_interrupts, False
+        self._doors: list[Door] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        await super().startup([])
+        self._doors = [Door(each, self._protocol, self._state.crowd) for each in sockets or []]
+        for door in self._doors:
+            door.open()
         self._on_started()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -125,7 +141,9 @@ class Server(uvicorn.Server):
                 connection.cycle.keep_alive = False
         if not self._hurried:
             await self._quiet()
-            await self._close(sockets or [])
+        for door in self._doors:
+            await door.close()
+        if not self._hurried:
             await self._quiet()
         await super().shutdown(sockets)
 
@@ -134,21 +152,6 @@ class Server(uvicorn.Server):
         until = asyncio.get_running_loop().time() + LINGER
         while self._state.connections and asyncio.get_running_loop().time() < until:
             await asyncio.sleep(_TICK)
-
-    async def _close(self, sockets: Sequence[socket.socket]) -> None:
-        """Take the connections that wait to be accepted, as the system would reset them, and no more."""
-        loop = asyncio.get_running_loop()
-        listeners = [each.dup() for each in sockets]
-        for server in self.servers:
-            server.close()
-        for listener in listeners:
-            listener.setblocking(False)
-            with contextlib.suppress(BlockingIOError):
-                while True:
-                    accepted, _ = listener.accept()
-                    accepted.setblocking(False)
-                    await loop.connect_accepted_socket(self._protocol, accepted)
-            listener.close()
 
     def _protocol(self) -> Protocol:
         return Protocol(self.config, self._state, self.lifespan.state)

@@ -59,9 +59,10 @@ class Settings(BaseSettings):
     )
     batch_size: int = Field(default=64, ge=1, description="Rows that go through a graph at once, at most.")
     batch_pixels: int = Field(
-        default=2**20,
-        ge=1,
-        description="Pixels that go through a graph at once; bounds its memory. One row always goes.",
+        default=0,
+        ge=0,
+        description="Pixels that go through a graph at once; bounds its memory. One row always goes. 0 for "
+        "2^16 on the CPU and 2^20 on a GPU.",
     )
     max_body_bytes: int = Field(default=2**26, ge=1, description="Largest body of a request, in bytes.")
     max_pixels: int = Field(

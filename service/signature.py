@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 from service.errors import UnknownModel, UnknownOperation, did_you_mean, quoted
-from service.manifest import Input, Manifest, Operation, Role
+from service.manifest import Input, Manifest, Role
 from service.models import Model
+from service.operations import Operations
 from service.registry import Registry
 
 COLON = ":"
@@ -126,7 +127,7 @@ def _runs(model: Model, verb: str) -> bool:
         return False
 
 
-def _inputs(operations: list[Operation]) -> Iterator[Input]:
+def _inputs(operations: Operations) -> Iterator[Input]:
     """The first input of each role that a caller may give."""
     known: set[Role] = set()
     for operation in operations:
@@ -137,10 +138,10 @@ def _inputs(operations: list[Operation]) -> Iterator[Input]:
         known.update(output.role for output in operation.outputs)
 
 
-def _outputs(operations: list[Operation]) -> dict[str, Role]:
+def _outputs(operations: Operations) -> dict[str, Role]:
     """What comes out, by name: of a role that several operations give, what the last of them does."""
     last: dict[str, Role] = {}
-    for operation in reversed(operations):
+    for operation in reversed(list(operations)):
         for output in reversed(operation.outputs):
             if output.role is Role.figure or output.role not in last.values():
                 last.setdefault(output.name, output.role)

@@ -1,7 +1,7 @@
 """Several workers at one address: started, watched, started again, asked together, and stopped in order.
 
-Each worker has a listening socket of its own on the same port, among which the kernel shares out the
-connections. The sockets outlive a worker: who connects while another takes its place waits for it.
+All have one listening socket, and accept from it in turn (``service.crowd``). It outlives a worker: who
+connects while another takes its place is taken by the others, or waits for it.
 """
 
 import itertools
@@ -11,13 +11,14 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableSequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from service import crowd
 from service.crew import Answer, Answers, Failed, Question, Started
 from service.errors import StartupError, TesseraError
 from service.settings import Settings
@@ -29,7 +30,7 @@ PAUSE, LONGEST_PAUSE = 1.0, 30.0
 # What a worker that was told to stop may take beyond the time it has for its calls.
 SLACK = 5.0
 
-Work = Callable[[Settings, socket.socket, int, Connection], None]
+Work = Callable[[Settings, socket.socket, int, Connection, MutableSequence[int]], None]
 
 
 class WorkerGone(TesseraError):
@@ -56,19 +57,20 @@ class _Round:
 
 
 class Supervisor:
-    """Runs ``work`` in a process for each of the sockets, all of which are bound to one address.
+    """Runs ``work`` in as many processes as ``settings`` say, which all listen on one socket.
 
     ``ready`` is called once, when all have started.
     """
 
     def __init__(
-        self, work: Work, settings: Settings, sockets: Sequence[socket.socket], ready: Callable[[], None]
+        self, work: Work, settings: Settings, listener: socket.socket, ready: Callable[[], None]
     ) -> None:
-        self._work, self._settings, self._sockets, self._ready = work, settings, sockets, ready
+        self._work, self._settings, self._listener, self._ready = work, settings, listener, ready
         self._spawn = multiprocessing.get_context("spawn")
+        self._counts = crowd.shared(self._spawn, settings.workers)
         self._workers: dict[int, _Worker] = {}
         self._due: dict[int, float] = {}
-        self._pauses = dict.fromkeys(range(len(sockets)), PAUSE)
+        self._pauses = dict.fromkeys(range(settings.workers), PAUSE)
         self._rounds: dict[int, _Round] = {}
         self._numbers = itertools.count()
         self._up = False
@@ -88,7 +90,7 @@ class Supervisor:
         for number in (signal.SIGINT, signal.SIGTERM, *_HANGUP):
             signal.signal(number, lambda caught, _: self._signals.append(caught))
         try:
-            for index in range(len(self._sockets)):
+            for index in range(self._settings.workers):
                 self._start(index)
             while self._workers or self._due:
                 self._wait(woken)
@@ -104,7 +106,7 @@ class Supervisor:
         ours, theirs = self._spawn.Pipe()
         process = self._spawn.Process(
             target=self._work,
-            args=(self._settings, self._sockets[index], index, theirs),
+            args=(self._settings, self._listener, index, theirs, self._counts),
             name=f"tessera-worker-{index}",
         )
         process.start()
@@ -147,8 +149,7 @@ class Supervisor:
         self._stopping = time.monotonic() + self._settings.drain_seconds + SLACK
         self._due.clear()
         # Or who connects now would wait for an answer that nobody gives.
-        for listener in self._sockets:
-            listener.close()
+        self._listener.close()
         for worker in self._workers.values():
             worker.process.terminate()
 
@@ -213,6 +214,7 @@ class Supervisor:
     def _on_end(self, worker: _Worker) -> None:
         worker.process.join()
         worker.pipe.close()
+        crowd.Crowd(self._counts, worker.index).leave()
         del self._workers[worker.index]
         for number in list(self._rounds):
             self._on_answer(number, worker.index, WorkerGone(f"worker {worker.index} ended"))

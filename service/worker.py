@@ -1,16 +1,18 @@
 """One worker: the app with everything loaded, served on one socket until it is told to stop."""
 
+import gc
 import logging
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, MutableSequence
 from multiprocessing.connection import Connection
 
 from service import logs
 from service.api.app import create_app
 from service.crew import Crew, Failed, Started
+from service.crowd import Crowd
 from service.errors import ModelsUnreadable, TesseraError
 from service.server import Server
 from service.settings import Settings
@@ -18,11 +20,19 @@ from service.settings import Settings
 log = logging.getLogger(__name__)
 
 
-def serve(settings: Settings, listener: socket.socket, crew: Crew, started: Callable[[], None]) -> None:
+def serve(
+    settings: Settings,
+    listener: socket.socket,
+    crew: Crew,
+    started: Callable[[], None],
+    crowd: Crowd | None = None,
+) -> None:
     """Load the models, call ``started`` when calls are answered, and return when told to stop.
 
     Raises StartupError or ModelsUnreadable.
     """
+    # What is there before any model lives as long as the process: the collector need not look at it.
+    gc.freeze()
     app = create_app(settings, crew)
     context = app.state.context
     server = Server(
@@ -33,6 +43,7 @@ def serve(settings: Settings, listener: socket.socket, crew: Crew, started: Call
         started=started,
         draining=context.drain,
         heeds_interrupts=crew.is_alone,
+        crowd=crowd,
     )
 
     def end() -> None:
@@ -47,14 +58,16 @@ def serve(settings: Settings, listener: socket.socket, crew: Crew, started: Call
         context.lanes.close(0)
 
 
-def work(settings: Settings, listener: socket.socket, index: int, pipe: Connection) -> None:
+def work(
+    settings: Settings, listener: socket.socket, index: int, pipe: Connection, counts: MutableSequence[int]
+) -> None:
     """Be one of several, under ``service.supervisor``. Ends the process with exit code 1 if it cannot."""
     # Ctrl-C reaches every process of a terminal, and it is the supervisor who ends the others in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logs.configure(settings)
     crew = Crew(pipe, index)
     try:
-        serve(settings, listener, crew, lambda: crew.tell(Started()))
+        serve(settings, listener, crew, lambda: crew.tell(Started()), Crowd(counts, index))
     except TesseraError as error:
         crew.tell(Failed(complaint(error, settings)))
         sys.exit(1)

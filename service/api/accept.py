@@ -1,6 +1,7 @@
 """Which form an answer takes: the Accept header against the forms on offer (RFC 9110, section 12.5.1)."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from service.errors import NotAcceptable, quoted
@@ -27,7 +28,8 @@ class _Range(NamedTuple):
         return 0 if (self.kind, self.subtype) == ("*", "*") else -1
 
 
-def choose(header: str | None, offers: Sequence[str]) -> str:
+@lru_cache(256)
+def choose(header: str | None, offers: tuple[str, ...]) -> str:
     """The offer that the header likes best; among equals the first, which is the default.
 
     No header, an empty one and ``*/*`` give the default. Raises NotAcceptable if no offer is allowed.

@@ -1,6 +1,7 @@
 """Answers: codes and images as JSON, npy or PNG, written straight from numpy."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -18,18 +19,21 @@ IMAGES_FORMS = (PNG, JSON, NPY, BYTES)
 
 def as_json(content: Any, headers: Mapping[str, str] | None = None) -> Response:
     """Any object, with numpy arrays in it, as JSON."""
-    return Response(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY), 200, headers, JSON)
+    return Response(_json(content), 200, headers, JSON)
+
+
+def _json(content: Any) -> bytes:
+    return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def of_codes(
     model: Model, codes: NDArray[Any], form: str, headers: Mapping[str, str] | None = None
 ) -> Response:
     """Codes ``(N, *shape)`` in one of CODES_FORMS."""
-    headers = _headers(model) | dict(headers or {})
     if form != JSON:
-        return Response(npy.dump(codes), 200, headers, form)
-    content = _told(model, codes) | {"dtype": str(codes.dtype), "codes": codes}
-    return as_json(content, headers)
+        return _answer(npy.dump(codes), model, form, headers)
+    content = {**_told(model, codes), "dtype": model.manifest.codes.dtype, "codes": codes}
+    return _answer(_json(content), model, form, headers)
 
 
 def of_images(
@@ -44,13 +48,12 @@ def of_images(
 
     ``more`` are further members of the JSON object. The grid has so many ``columns``, or is about square.
     """
-    headers = _headers(model) | dict(headers or {})
     if form == PNG:
-        return Response(images.to_png(images.grid(pixels, columns)), 200, headers, form)
+        return _answer(images.to_png(images.grid(pixels, columns)), model, form, headers)
     if form != JSON:
-        return Response(npy.dump(pixels), 200, headers, form)
-    content = _told(model, pixels) | {"images": images.to_base64(pixels)} | dict(more or {})
-    return as_json(content, headers)
+        return _answer(npy.dump(pixels), model, form, headers)
+    content = {**_told(model, pixels), "images": images.to_base64(pixels), **(more or {})}
+    return _answer(_json(content), model, form, headers)
 
 
 def of_chains(
@@ -80,16 +83,31 @@ def of_figures(
     """Figures of some rows, float32 ``(N,)`` by name, as JSON; ``more`` are further members."""
     rows = len(next(iter(figures.values())))
     told = {"model": model.manifest.name, "version": model.manifest.version, "shape": [rows]}
-    return as_json({**told, **more, "figures": figures}, _headers(model) | dict(headers))
+    return _answer(_json({**told, **more, "figures": figures}), model, JSON, headers)
 
 
 def _told(model: Model, array: NDArray[Any]) -> dict[str, Any]:
     return {"model": model.manifest.name, "version": model.manifest.version, "shape": list(array.shape)}
 
 
-def _headers(model: Model) -> dict[str, str]:
-    return {
-        "X-Tessera-Model": model.manifest.name,
-        "X-Tessera-Version": model.manifest.version,
-        "Vary": "Accept",
-    }
+class _Answer(Response):
+    """An answer of a model, most of whose head is the same each time."""
+
+    def __init__(self, content: bytes, head: Sequence[tuple[bytes, bytes]]) -> None:
+        self.status_code, self.background, self.body = 200, None, content
+        self.raw_headers = [(b"content-length", b"%d" % len(content)), *head]
+
+
+def _answer(content: bytes, model: Model, form: str, further: Mapping[str, str] | None) -> Response:
+    head = _head(model.manifest.name, model.manifest.version, form)
+    return _Answer(content, [*head, *_raw(further)] if further else head)
+
+
+@lru_cache(256)
+def _head(name: str, version: str, form: str) -> list[tuple[bytes, bytes]]:
+    told = {"Content-Type": form, "X-Tessera-Model": name, "X-Tessera-Version": version, "Vary": "Accept"}
+    return _raw(told)
+
+
+def _raw(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]

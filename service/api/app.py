@@ -51,7 +51,7 @@ def create_app(settings: Settings, crew: Crew | None = None) -> FastAPI:
     ModelsUnreadable if the models folder cannot be listed.
     """
     provider = choose_provider(settings.provider, settings.threads)
-    batching = Batching(settings.batch_size, settings.batch_pixels)
+    batching = Batching.on(provider, settings.batch_size, settings.batch_pixels)
     registry = Registry(settings.models, provider, batching, settings.default_model)
     registry.reload()
 
@@ -87,7 +87,8 @@ def create_app(settings: Settings, crew: Crew | None = None) -> FastAPI:
         Shortcut, routes=[route for router in ROUTERS for route in router.routes], context=context
     )
     app.add_middleware(Intake, max_bytes=settings.max_body_bytes, seconds=settings.body_seconds)
-    app.add_middleware(Keys, keys=settings.api_keys, reload_key=settings.reload_key)
+    if settings.api_keys or settings.reload_key:
+        app.add_middleware(Keys, keys=settings.api_keys, reload_key=settings.reload_key)
     paths = [route.path for route in routes if not route.param_convertors]
     every = settings.log_calls == "all"
     app.add_middleware(Observed, metrics=context.metrics, paths=paths, every=every)

@@ -14,11 +14,12 @@ from typing import Any
 import orjson
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from service import npy
 from service.api.accept import BYTES, JSON, NPY
 from service.api.documents import CodesDocument, ImagesDocument, SampleDocument
+from service.api.heads import header
 from service.errors import BadBody, BadImage, BadValue, EmptyBody, TooLarge, UnsupportedMediaType, quoted
 from service.settings import Settings
 
@@ -103,7 +104,7 @@ async def read_sample(request: Request, settings: Settings) -> SentSample:
     media = _said(request)
     if media == FORM:
         return SentSample(images=SentImages(files=await _form_files(request, settings)))
-    body = await request.body()
+    body = await whole(request)
     if not body:
         return SentSample()
     media = _checked_type(media, body, IMAGE_TYPES)
@@ -139,15 +140,29 @@ def _area(picture: bytes) -> float:
 
 
 def _said(request: Request) -> str:
-    media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    said = header(request.scope, b"content-type") or ""
+    media = said.partition(";")[0].strip().lower()
     return _ALIASES.get(media, media)
 
 
 async def _body(request: Request) -> bytes:
-    body = await request.body()
+    body = await whole(request)
     if not body:
         raise EmptyBody("the request has no body")
     return body
+
+
+async def whole(request: Request) -> bytes:
+    """The body of a request; most come in one message. Raises ClientDisconnect."""
+    parts: list[bytes] = []
+    more = True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        parts.append(message.get("body", b""))
+        more = message.get("more_body", False)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _checked_type(said: str, body: bytes, allowed: Sequence[str]) -> str:

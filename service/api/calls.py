@@ -6,10 +6,11 @@ from typing import Any
 
 from service import arguments, noise
 from service.api.context import Context
-from service.arguments import Label, Number
+from service.arguments import Label
 from service.errors import BadValue, TooLarge, VersionConflict, quoted
-from service.manifest import Operation, Role
+from service.manifest import Role
 from service.models import Arrays, Model, Results
+from service.operations import Number, Operations
 
 
 @dataclass(frozen=True)
@@ -27,23 +28,19 @@ class Call:
     label: Label | Sequence[Label] | None
 
     @property
-    def operations(self) -> list[Operation]:
+    def operations(self) -> Operations:
         """The operations, in order."""
         return self.model.operations(self.chain)
 
     @property
     def draws(self) -> bool:
         """Whether its noise is drawn, so that the seed means something."""
-        return any(
-            item.is_noise and not (name in self.still and item.may_stand_still)
-            for name, operation in zip(self.chain, self.operations, strict=True)
-            for item in operation.inputs
-        )
+        return self.operations.draws(self.still)
 
     def inputs(self, rows: int, given: Arrays) -> dict[Role, Any]:
         """What was given, with the label of each row if the operations take one."""
         labels = arguments.labels(self.model.manifest, self.operations, self.label, rows)
-        return dict(given) if labels is None else dict(given) | {Role.label: labels}
+        return {**given} if labels is None else {**given, Role.label: labels}
 
     async def run(self, context: Context, rows: int, given: Arrays) -> Results:
         """Run the operations on ``rows`` rows; what was given and what came out. Raises TooLarge."""
@@ -55,8 +52,7 @@ class Call:
 
     def _check_steps(self, most: int) -> None:
         """Of a sampler: its noise has an axis of as many steps."""
-        noises = [item for operation in self.operations for item in operation.inputs if item.is_noise]
-        for axis in {axis for item in noises for axis in item.shape if isinstance(axis, str)}:
+        for axis in self.operations.steps:
             if self.values[axis] > most:
                 raise TooLarge(
                     f"{axis} is {self.values[axis]}, and this service allows {most}",
@@ -97,5 +93,8 @@ def make_call(
     others: Iterable[str] = (),
 ) -> Call:
     """A call with its parameters checked and its seed drawn if none was given. Raises as ``arguments``."""
-    values = arguments.parameters(model.operations(chain), parameters, others)
-    return Call(model, chain, values, noise.draw_seed() if seed is None else seed, still, label)
+    operations = model.operations(chain)
+    values = arguments.parameters(operations, parameters, others)
+    if seed is None:
+        seed = noise.draw_seed() if operations.draws(still) else 0
+    return Call(model, chain, values, seed, still, label)

@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+# What takes no longer on the CPU, in seconds, is run by the event loop itself. While a GPU works, the loop
+# can read the next calls.
+QUICK = 0.02
 # Pixels or numbers that are read or written in about a millisecond.
 AT_ONCE = 2**16
 
@@ -43,7 +46,10 @@ class Context:
         self.metrics = Metrics()
         self.metrics.watch(self._state)
         told = {} if traces is None else {"ran": traces.ran}
-        self.lanes = Lanes(settings.concurrency, settings.samplers, limits, self.metrics.ran, **told)
+        quick = QUICK if registry.provider.name == "cpu" else 0.0
+        self.lanes = Lanes(
+            settings.concurrency, settings.samplers, limits, self.metrics.ran, quick=quick, **told
+        )
         self.draining = False
         self._codecs = CapacityLimiter(available_cpus())
         crew.on("reload", self.reload)

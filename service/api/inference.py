@@ -86,7 +86,7 @@ async def ready(context: Shared) -> Response:
 )
 async def index(request: Request, context: Shared) -> Response:
     """List every name that a model has here, and the folders that are refused."""
-    body = await request.body()
+    body = await bodies.whole(request)
     only_ready = IndexDocument.read(bodies.from_json(body)).ready if body else False
     entries = [
         {"name": name, "version": model.manifest.version, "state": "READY", "reason": ""}
@@ -177,7 +177,7 @@ def _readiness(context: Context, name: str, version: str | None) -> Response:
 async def _infer(request: Request, context: Context, name: str, version: str | None) -> Response:
     model, verb = find(context.registry, name, version)
     face = signature(model, verb)
-    settings, headers, body = context.settings, request.headers, await request.body()
+    settings, headers, body = context.settings, request.headers, await bodies.whole(request)
     sent = await context.convert(
         lambda: inference_body.read(body, headers, settings), inference_body.weight(body, headers)
     )

@@ -26,7 +26,7 @@ _FILES = "Or BYTES of shape [-1]: a PNG, JPEG or WebP file each (in JSON as base
 def describe(model: Model, verb: str, name: str) -> ModelAnswer:
     """The metadata of the chain behind a verb, under the name by which it was asked for."""
     manifest, face = model.manifest, signature(model, verb)
-    declared = [item for part in model.operations(face.chain) for item in part.parameters.items()]
+    declared = model.operations(face.chain).declared
     return ModelAnswer(
         name=name,
         versions=[manifest.version],

@@ -8,9 +8,9 @@ caller leaves, the work for the call is cancelled: what waits is never begun.
 import asyncio
 from collections.abc import Awaitable
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.heads import header
 from service.api.problems import answer
 from service.errors import Problem, TooLarge, TooSlow
 
@@ -29,7 +29,7 @@ class Intake:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        length = Headers(scope=scope).get("content-length", "")
+        length = header(scope, b"content-length") or ""
         if length.isdecimal() and int(length[:20]) > self.max_bytes:
             await answer(_too_large(int(length[:20]), self.max_bytes), scope)(scope, receive, send)
             return

@@ -4,9 +4,9 @@ import hmac
 from collections.abc import Sequence
 
 from pydantic import SecretStr
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.api.heads import header
 from service.api.problems import answer
 from service.errors import NoKey
 
@@ -41,7 +41,7 @@ class Keys:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             allowed = self._allowed(scope["path"])
-            if allowed and not _has(allowed, Headers(scope=scope).get("authorization", "")):
+            if allowed and not _has(allowed, header(scope, b"authorization") or ""):
                 await answer(NoKey(_WHAT), scope)(scope, receive, send)
                 return
         await self.app(scope, receive, send)

@@ -13,6 +13,7 @@ from service.api.accept import BYTES, JSON, NPY, PNG, SAFETENSORS
 from service.api.answers import as_json
 from service.api.context import Shared
 from service.api.documents import ModelDetail, ModelList, ModelSummary, ReloadAnswer
+from service.api.heads import header
 from service.api.openapi import file_answer, json_answer, problems
 from service.errors import MissingFile, NotLocal, Problem
 from service.registry import Reload
@@ -91,7 +92,7 @@ async def show_model(name: ModelName, context: Shared) -> Response:
 )
 async def show_codebook(name: ModelName, request: Request, context: Shared) -> Response:
     """Give the code vectors, as the safetensors file, npy or JSON."""
-    form = accept.choose(request.headers.get("accept"), CODEBOOK_FORMS)
+    form = accept.choose(header(request.scope, b"accept"), CODEBOOK_FORMS)
     folder = context.registry.choose(name).folder
     vectors = folder.vectors
     if folder.codebook is None or vectors is None:

@@ -1,14 +1,14 @@
 """Every call with an id, counted, timed and, if that is asked for, logged: the outermost of our layers."""
 
 import logging
+import random
 import re
 import time
-import uuid
 from collections.abc import Collection
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.heads import header
 from service.api.problems import answer
 from service.errors import Problem
 from service.metrics import Metrics
@@ -16,6 +16,7 @@ from service.metrics import Metrics
 log = logging.getLogger("service.calls")
 
 REQUEST_ID = "X-Request-ID"
+_REQUEST_ID = REQUEST_ID.lower().encode()
 
 _GOOD_ID = re.compile(r"[!-~]{1,128}")
 
@@ -35,15 +36,15 @@ class Observed:
             await self.app(scope, receive, send)
             return
         begun, status = time.perf_counter(), 0
-        given = Headers(scope=scope).get(REQUEST_ID)
-        name = given if given is not None and _GOOD_ID.fullmatch(given) else uuid.uuid4().hex
-        header = (b"x-request-id", name.encode())
+        given = header(scope, _REQUEST_ID)
+        name = given if given is not None and _GOOD_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
+        told_id = (_REQUEST_ID, name.encode())
 
         async def told(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], header]
+                message["headers"] = [*message["headers"], told_id]
             await send(message)
 
         self._metrics.under_way.inc()

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service import arguments, masks
+from service import masks
 from service.api import accept, answers, bodies, completion, interpolation
 from service.api.bodies import SentSample
 from service.api.calls import Call, choose_model, make_call
 from service.api.context import Context, Shared
 from service.api.documents import SampleAnswer, SampleDocument, SampleQuery
+from service.api.heads import header
 from service.api.openapi import OF_A_RUN, images_answer, problems, sample_body
 from service.errors import BadValue, TooLarge
 from service.images import check_count, check_total
@@ -53,7 +54,7 @@ async def sample(request: Request, context: Shared, query: Annotated[SampleQuery
     A chain that is asked for its states (`every=20`) answers these instead of its last alone: as PNG a row of
     images for each sample, as npy `[n, states, h, w, c]`, in JSON beside it.
     """
-    form = accept.choose(request.headers.get("accept"), answers.IMAGES_FORMS)
+    form = accept.choose(header(request.scope, b"accept"), answers.IMAGES_FORMS)
     sent = _merged(await bodies.read_sample(request, context.settings), query)
     model = choose_model(context, None, sent.document.model, sent.document.version)
     operation = model.sampler(sent.document.method)
@@ -69,7 +70,7 @@ async def sample(request: Request, context: Shared, query: Annotated[SampleQuery
     more = {
         "method": method,
         "seed": call.seed,
-        "parameters": call.values,
+        "parameters": dict(call.values),
         "labels": arrays.get(Role.label),
         "codes": arrays.get(Role.codes),
         "mask": None if mask is None else mask.astype(np.uint8),
@@ -157,7 +158,7 @@ async def _decoded(
     model, (chains, passed) = call.model, states.shape[:2]
     check_states(model, states, context.settings)
     chain = model.chain("decode")
-    values = arguments.parameters(model.operations(chain), {}) | dict(call.values)
+    values = {**model.operations(chain).defaults, **call.values}
     given = {} if label is None else {Role.label: label}
     # Each state by itself, so that a decoder's noise is that of the chain, and the last state its picture.
     steps = [

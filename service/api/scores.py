@@ -11,6 +11,7 @@ from service.api.accept import JSON
 from service.api.codes import images_call
 from service.api.context import Shared
 from service.api.documents import ImagesQuery
+from service.api.heads import header
 from service.api.openapi import OF_A_RUN, images_body, problems, scores_answer
 from service.manifest import Role
 
@@ -29,10 +30,10 @@ async def score(request: Request, context: Shared, query: Annotated[ImagesQuery,
     negative log-likelihood by importance sampling, closer with more `samples`. The noise of the draws is that
     of `seed`; without one a seed is drawn and told.
     """
-    accept.choose(request.headers.get("accept"), (JSON,))
+    accept.choose(header(request.scope, b"accept"), (JSON,))
     call, pixels = await images_call(request, context, query, "score")
     results = await call.run(context, len(pixels), {Role.images: pixels})
-    more = {"seed": call.seed, "parameters": call.values}
+    more = {"seed": call.seed, "parameters": dict(call.values)}
     headers = {"X-Tessera-Seed": str(call.seed)}
     return await context.convert(
         lambda: answers.of_figures(call.model, results.figures, more, headers), len(pixels)

@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 import numpy as np
 
-from service import arguments
 from service.admission import load_model
 from service.folder import read_folder
 from service.manifest import Role
@@ -34,7 +33,7 @@ def command(exported: tuple[Path, ...], images: int, rounds: int) -> None:
             size = (images, image.height, image.width, image.channels)
             given = {Role.images: np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)}
             for verb in ("encode", "decode"):
-                values = arguments.parameters(model.operations((verb,)), {})
+                values = model.operations((verb,)).defaults
                 started = time.perf_counter()
                 given = model.run((verb,), given, images, values, still=(verb,)).arrays
                 if round_:

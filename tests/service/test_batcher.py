@@ -1,6 +1,7 @@
 """Lanes: what goes together, what fails alone, who is told what."""
 
 import asyncio
+import ctypes
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -25,6 +26,7 @@ class Doubler:
 
     def __init__(self) -> None:
         self.batches: list[tuple[Hashable, list[int]]] = []
+        self.threads: list[str] = []
         self.gate = threading.Event()
         self.gate.set()
         self.begun = threading.Semaphore(0)
@@ -32,6 +34,7 @@ class Doubler:
     def __call__(self, key: Hashable, parts: Sequence[Part]) -> list[Results]:
         self.begun.release()
         assert self.gate.wait(PATIENCE)
+        self.threads.append(threading.current_thread().name)
         rows = [int(value) for part in parts for value in part.given[Role.images]]
         self.batches.append((key, rows))
         if any(row < 0 for row in rows):
@@ -45,9 +48,10 @@ def lane_of(
     limits: Limits = Limits(),  # noqa: B008 - frozen
     slots: int = 1,
     told: list[Batch] | None = None,
+    quick: float = 0.0,
 ) -> Iterator[Lane[Hashable]]:
     told = [] if told is None else told
-    lane = Lane[Hashable]("toy", run, threading.Semaphore(slots), limits, told.append)
+    lane = Lane[Hashable]("toy", run, threading.Semaphore(slots), limits, told.append, quick=quick)
     try:
         yield lane
     finally:
@@ -76,6 +80,14 @@ async def waiting(lane: Lane[Hashable], *requests: Request[Hashable]) -> "list[a
     tasks = [asyncio.create_task(lane.submit(each)) for each in requests]
     await asyncio.sleep(0)
     return tasks
+
+
+async def run_once(lane: Lane[Hashable], first: Request[Hashable]) -> None:
+    """How long it takes is known then, and the thread is asleep again."""
+    await lane.submit(first)
+    while not lane._slots.acquire(blocking=False):
+        await asyncio.sleep(0.001)
+    lane._slots.release()
 
 
 def test_a_request_alone_waits_for_nothing() -> None:
@@ -316,6 +328,120 @@ def test_problems_are_no_news_to_the_log(caplog: pytest.LogCaptureFixture) -> No
     assert caplog.text == ""
 
 
+def test_what_was_quick_is_run_by_the_event_loop() -> None:
+    run = Doubler()
+
+    async def main(lane: Lane[Hashable]) -> list[list[int]]:
+        await run_once(lane, request(0))
+        return [answer(await task) for task in await waiting(lane, request(1), request(2), request(3, 4))]
+
+    with lane_of(run, quick=PATIENCE) as lane:
+        assert asyncio.run(main(lane)) == [[2], [4], [6, 8]]
+        assert lane.waiting == 0
+    assert run.batches == [("k", [0]), ("k", [1, 2, 3, 4])]
+    assert run.threads == ["lane toy", "MainThread"]
+
+
+def test_the_event_loop_runs_no_more_at_once_than_is_quick() -> None:
+    run = Doubler()
+
+    def slow(key: Hashable, parts: Sequence[Part]) -> list[Results]:
+        time.sleep(0.02 * sum(len(part.items) for part in parts))
+        return run(key, parts)
+
+    async def main(lane: Lane[Hashable]) -> None:
+        await run_once(lane, request(0))
+        tasks = await waiting(lane, *[request(row) for row in range(1, 6)])
+        await asyncio.gather(*tasks)
+
+    with lane_of(slow, quick=0.05) as lane:
+        asyncio.run(main(lane))
+    assert all(len(rows) <= 2 for _, rows in run.batches)
+    assert [row for _, rows in run.batches for row in rows] == list(range(6))
+
+
+def test_what_was_slow_or_never_ran_is_left_to_the_thread() -> None:
+    run = Doubler()
+
+    def slow(key: Hashable, parts: Sequence[Part]) -> list[Results]:
+        if key == "slow":
+            time.sleep(0.05)
+        return run(key, parts)
+
+    async def main(lane: Lane[Hashable]) -> None:
+        for key in ("slow", "slow", "k", "k", "other"):
+            await run_once(lane, request(1, key=key))
+
+    with lane_of(slow, quick=0.04) as lane:
+        asyncio.run(main(lane))
+    assert run.threads == ["lane toy", "lane toy", "lane toy", "MainThread", "lane toy"]
+
+
+def test_the_event_loop_waits_for_no_slot() -> None:
+    run, slots = Doubler(), threading.Semaphore(1)
+    lane = Lane[Hashable]("toy", run, slots, quick=PATIENCE)
+
+    async def main() -> list[int]:
+        await run_once(lane, request(1))
+        slots.acquire()
+        task = asyncio.create_task(lane.submit(request(2)))
+        await asyncio.sleep(0.02)
+        assert not task.done()
+        slots.release()
+        return answer(await task)
+
+    assert asyncio.run(main()) == [4]
+    lane.close()
+    assert lane.join(PATIENCE)
+    assert run.threads == ["lane toy", "lane toy"]
+
+
+def test_what_the_event_loop_runs_may_fail() -> None:
+    run = Doubler()
+
+    async def main(lane: Lane[Hashable]) -> list[object]:
+        await run_once(lane, request(1))
+        tasks = await waiting(lane, request(1), request(-2), request(3))
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    with lane_of(run, quick=PATIENCE) as lane:
+        good, bad, other = asyncio.run(main(lane))
+        assert lane.alive
+    assert isinstance(good, Results)
+    assert isinstance(other, Results)
+    assert isinstance(bad, GraphFailed)
+
+
+def test_a_death_on_the_event_loop_is_that_of_the_lane_alone() -> None:
+    class Killed(BaseException):
+        pass
+
+    def run(_key: Hashable, parts: Sequence[Part]) -> list[Results]:
+        if threading.current_thread() is threading.main_thread():
+            raise Killed
+        return [Results({Role.images: part.given[Role.images]}, {}) for part in parts]
+
+    async def main() -> None:
+        lane = Lane[Hashable]("toy", run, threading.Semaphore(1), quick=PATIENCE)
+        await run_once(lane, request(1))
+        with pytest.raises(LaneDied):
+            await lane.submit(request(2))
+        assert not lane.alive
+        assert await asyncio.to_thread(lane.join, PATIENCE), "there is nothing left for its thread to do"
+
+    asyncio.run(main())
+
+
+def test_a_thread_that_died_asleep_is_found_when_it_is_woken() -> None:
+    lane = Lane[Hashable]("toy", Doubler(), threading.Semaphore(1))
+    identity = ctypes.c_ulong(lane._thread.ident or 0)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(identity, ctypes.py_object(SystemExit))
+    assert lane.alive
+    lane.wake()
+    assert lane.join(PATIENCE)
+    assert not lane.alive
+
+
 @settings(max_examples=50, deadline=None)
 @given(
     st.lists(
@@ -324,8 +450,9 @@ def test_problems_are_no_news_to_the_log(caplog: pytest.LogCaptureFixture) -> No
         max_size=20,
     ),
     st.integers(1, 6),
+    st.sampled_from([0.0, PATIENCE]),
 )
-def test_everyone_gets_their_own(wanted: list[tuple[list[int], str]], at_once: int) -> None:
+def test_everyone_gets_their_own(wanted: list[tuple[list[int], str]], at_once: int, quick: float) -> None:
     run = Doubler()
 
     async def main(lane: Lane[Hashable]) -> list[object]:
@@ -334,7 +461,7 @@ def test_everyone_gets_their_own(wanted: list[tuple[list[int], str]], at_once: i
             return_exceptions=True,
         )
 
-    with lane_of(run) as lane:
+    with lane_of(run, quick=quick) as lane:
         outcomes = asyncio.run(main(lane))
         assert lane.waiting == 0
     for (rows, _), outcome in zip(wanted, outcomes, strict=True):

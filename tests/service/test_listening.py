@@ -1,15 +1,9 @@
 import socket
-import sys
 
 import pytest
 
 from service.errors import StartupError
 from service.listening import listen, url
-
-
-def close(sockets: list[socket.socket]) -> None:
-    for each in sockets:
-        each.close()
 
 
 @pytest.mark.parametrize(
@@ -25,40 +19,20 @@ def test_a_host_that_is_not_ours(host: str, complaint: str) -> None:
         listen(host, 0)
 
 
-@pytest.mark.parametrize("count", [1, 3])
-def test_two_services_cannot_share_a_port(count: int) -> None:
-    ours = listen("127.0.0.1", 0, count)
-    for each in ours:
-        each.listen()
-    with pytest.raises(StartupError, match="is in use"):
-        listen("127.0.0.1", ours[0].getsockname()[1], count)
-    close(ours)
+def test_two_services_cannot_share_a_port() -> None:
+    with listen("127.0.0.1", 0) as ours, pytest.raises(StartupError, match="is in use"):
+        listen("127.0.0.1", ours.getsockname()[1])
 
 
-def test_workers_have_one_address() -> None:
-    sockets = listen("127.0.0.1", 0, 3)
-    assert len({each.getsockname() for each in sockets}) == 1
-    assert url(sockets[0]) == f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
-    close(sockets)
+def test_who_comes_before_anyone_answers_waits() -> None:
+    with listen("127.0.0.1", 0) as ours, socket.create_connection(ours.getsockname()) as caller:
+        accepted, _ = ours.accept()
+        accepted.sendall(b"at last")
+        accepted.close()
+        assert caller.recv(16) == b"at last"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the workers have one socket")
-def test_the_kernel_shares_out_connections() -> None:
-    sockets = listen("127.0.0.1", 0, 2)
-    for each in sockets:
-        each.listen()
-        each.setblocking(False)
-    callers = [socket.create_connection(sockets[0].getsockname()) for _ in range(64)]
-    met = []
-    for each in sockets:
-        accepted = []
-        while True:
-            try:
-                accepted.append(each.accept()[0])
-            except BlockingIOError:
-                break
-        met.append(len(accepted))
-        close(accepted)
-    assert sum(met) == 64
-    assert min(met) > 0
-    close([*callers, *sockets])
+@pytest.mark.parametrize(("host", "shown"), [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")])
+def test_the_url_of_a_socket(host: str, shown: str) -> None:
+    with listen(host, 0) as ours:
+        assert url(ours) == f"http://{shown}:{ours.getsockname()[1]}"

@@ -26,7 +26,7 @@ class Serving:
         self.gate, self.begun = threading.Event(), threading.Event()
         self.gate.set()
         started, self.draining = threading.Event(), threading.Event()
-        (listener,) = listen("127.0.0.1", 0)
+        listener = listen("127.0.0.1", 0)
         self.address = listener.getsockname()
         self.server = Server(
             self.app,

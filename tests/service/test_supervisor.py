@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx2 as httpx
@@ -17,7 +17,7 @@ from tests.service import toy
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 60.0
-# Connections of their own: nearly certain to meet every worker.
+# Connections that are open together meet every worker: who has fewer takes the next.
 MANY = 24
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
@@ -47,8 +47,14 @@ class Service:
 
     def models(self) -> list[tuple[str, ...]]:
         """What each of many connections is told about the models."""
-        answers = [httpx.get(f"{self.url}/models", timeout=30).json()["models"] for _ in range(MANY)]
+        with ExitStack() as stack:
+            callers = [stack.enter_context(httpx.Client(timeout=30)) for _ in range(MANY)]
+            answers = [caller.get(f"{self.url}/models").json()["models"] for caller in callers]
         return [tuple(model["name"] for model in answer) for answer in answers]
+
+    def tell_metrics(self) -> set[str]:
+        """The numbers of the workers that are asked for their metrics: of those that have started."""
+        return set(re.findall(r'worker="(\d+)"', httpx.get(f"{self.url}/metrics", timeout=30).text))
 
 
 @contextmanager
@@ -89,8 +95,10 @@ def test_workers_are_asked_together_started_again_and_stopped(tmp_path: Path) ->
         service.process.send_signal(signal.SIGHUP)
         wait_until(lambda: set(service.models()) == {("levels", "second", "third")})
 
-        # Who connects while a worker is started again waits for it.
+        # Who connects while a worker is started again meets the other.
         os.kill(service.workers[0], signal.SIGKILL)
+        assert set(service.models()) == {("levels", "second", "third")}
+        wait_until(lambda: service.tell_metrics() == {"0", "1"})
         assert set(service.models()) == {("levels", "second", "third")}
         again = service.find_workers()
         assert len(again) == 2
