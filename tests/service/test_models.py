@@ -7,9 +7,9 @@ import pytest
 
 from service import noise
 from service.errors import GraphFailed, UnknownOperation
+from service.graphs import Graph
 from service.manifest import Role
 from service.models import Model
-from service.runtime import Graph
 from tests.service import toy
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 12, 8, 1), dtype=np.uint8)

@@ -9,9 +9,9 @@ import pytest
 
 from service import noise
 from service.errors import GraphFailed
+from service.graphs import Graph
 from service.manifest import Role
 from service.models import Model
-from service.runtime import Graph
 from tests.service import wanderer
 
 IMAGES = np.random.default_rng(0).integers(1, 256, (5, 8, 8, 3), dtype=np.uint8)

@@ -8,7 +8,8 @@ import pytest
 
 from service import runtime
 from service.errors import GraphFailed, ModelRefused, StartupError
-from service.runtime import Graph, Provider, Tensor, choose_provider
+from service.graphs import Graph, Tensor
+from service.runtime import Provider, choose_provider
 from tests.service import toy
 from tests.service.conftest import CPU
 
