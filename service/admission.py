@@ -6,9 +6,11 @@ import numpy as np
 
 from service.errors import GraphFailed, ModelRefused
 from service.folder import Folder, read_fingerprint, read_manifest
+from service.graphs import Graph, Tensor
 from service.manifest import Input, Manifest, Operation, Role
-from service.models import SAMPLE, Arrays, Batching, Model, Results
-from service.runtime import Graph, Provider, Tensor
+from service.models import SAMPLE, Batching, Model
+from service.rows import Arrays, Results
+from service.runtime import Provider
 
 # What an operation of a known name takes and gives: the REST calls have nothing else for it.
 _SIGNATURES = {

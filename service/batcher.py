@@ -20,9 +20,9 @@ from collections.abc import Callable, Sequence
 from typing import Generic
 
 from service.errors import LaneDied, Overloaded, Problem, QueueTimeout, ShuttingDown
-from service.models import Part, Results
 from service.pace import Pace
 from service.queued import Batch, Key, Limits, Outcome, Piece, Request, deliver, whole
+from service.rows import Part, Results
 
 log = logging.getLogger(__name__)
 

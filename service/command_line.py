@@ -71,6 +71,8 @@ def _secrets() -> str:
 def _metavar(field: FieldInfo) -> str:
     if get_origin(field.annotation) is Literal:
         return "{" + ",".join(get_args(field.annotation)) + "}"
+    if field.annotation is bool:
+        return "{true,false}"
     if field.annotation in (int, float):
         return "N"
     return "DIR" if field.annotation is Path else "NAME"

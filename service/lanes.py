@@ -10,9 +10,10 @@ import numpy as np
 
 from service.batcher import Lane, Run
 from service.manifest import Role
-from service.models import SAMPLE, Arrays, Model, Part, Results
+from service.models import SAMPLE, Model
 from service.operations import Number
 from service.queued import Batch, Limits, Request
+from service.rows import Arrays, Part, Results
 
 # Between choosing a model and joining its lane a request reads its body: what is gone waits for such.
 GRACE = 10.0

@@ -18,21 +18,15 @@ from the ones to the other.
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from service import noise
-from service.errors import GraphFailed, UnknownOperation, did_you_mean, quoted
+from service.chain_run import ChainRun
+from service.errors import UnknownOperation, did_you_mean, quoted
 from service.folder import Folder
-from service.manifest import Input, Manifest, Role
-from service.operations import Number, Operations, noise_shape
-from service.runtime import Graph, Provider
-
-Array = NDArray[Any]
-Arrays = Mapping[Role, Array]
-Key = TypeVar("Key")
+from service.graphs import Graph
+from service.manifest import Manifest, Role
+from service.operations import Number, Operations
+from service.rows import Arrays, Part, Results, joined
+from service.runtime import Provider
 
 SAMPLE = "sample/"
 DEFAULT_METHOD = "prior"
@@ -52,31 +46,6 @@ class Batching:
         On a CPU four images of 128x128 at once are as quick as one, and more take memory and are slower.
         """
         return cls(rows, pixels or (2**16 if provider.name == "cpu" else 2**20))
-
-
-@dataclass(frozen=True)
-class Results:
-    """What was given to a chain of operations and what came out: arrays by role, and figures by name."""
-
-    arrays: dict[Role, Array]
-    figures: dict[str, Array]
-
-
-@dataclass(frozen=True)
-class Part:
-    """Some rows of what one caller wants: arrays by role, and the rows' numbers in the request.
-
-    Noise hangs on these numbers and the seed.
-    """
-
-    given: Arrays
-    items: range
-    seed: int
-
-    @classmethod
-    def of(cls, given: Arrays, items: range, seed: int) -> "Part":
-        """The rows ``items`` of arrays that hold all of a request."""
-        return cls({role: array[items.start : items.stop] for role, array in given.items()}, items, seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,64 +168,10 @@ class Model:
 
         Raises GraphFailed, for all of them, if ONNX Runtime does.
         """
-        results = [Results(dict(part.given), {}) for part in parts]
+        run = ChainRun(self.manifest, self.graphs, parts, values, still)
         for name in chain:
-            feeds = self._feeds(name, parts, results, values, still=name in still)
-            self._run_operation(name, feeds, parts, results)
-        return results
-
-    def _feeds(
-        self,
-        name: str,
-        parts: Sequence[Part],
-        so_far: Sequence[Results],
-        values: Mapping[str, Number],
-        *,
-        still: bool,
-    ) -> dict[str, Array]:
-        """The inputs of an operation by their names."""
-        operation = self.manifest.operations[name]
-        arrays: list[Arrays] = [results.arrays for results in so_far]
-        if operation.takes(Role.mask):
-            arrays = [
-                {**self._nothing_kept(len(part.items)), **each} if Role.mask not in each else each
-                for part, each in zip(parts, arrays, strict=True)
-            ]
-        feeds: dict[str, Array] = {}
-        for item in operation.inputs:
-            if item.role is Role.parameter:
-                dtype = operation.parameters[item.name].dtype
-                feeds[item.name] = np.array(values[item.name], dtype=dtype)
-            elif item.is_noise:
-                shape = noise_shape(item, values)
-                feeds[item.name] = _stacked([_noise(name, item, part, shape, still=still) for part in parts])
-            else:
-                feeds[item.name] = _stacked([each[item.role] for each in arrays])
-        return feeds
-
-    def _run_operation(
-        self, name: str, feeds: Mapping[str, Array], parts: Sequence[Part], into: Sequence[Results]
-    ) -> None:
-        operation = self.manifest.operations[name]
-        arrays = self.graphs[operation.graph].run(feeds, [output.name for output in operation.outputs])
-        rows = sum(len(part.items) for part in parts)
-        for output, array in zip(operation.outputs, arrays, strict=True):
-            if len(array) != rows:
-                raise GraphFailed(f"operation {name!r} gave {len(array)} rows of {output.role} for {rows}")
-            start = 0
-            for part, results in zip(parts, into, strict=True):
-                own = array[start : start + len(part.items)]
-                start += len(part.items)
-                if output.role is Role.figure:
-                    results.figures[output.name] = own
-                else:
-                    results.arrays[output.role] = own
-
-    def _nothing_kept(self, rows: int) -> dict[Role, Array]:
-        """The codes and mask of callers who give none: all codes are to be sampled."""
-        codes = self.manifest.codes
-        shape = (rows, *codes.shape)
-        return {Role.codes: np.zeros(shape, codes.dtype), Role.mask: np.ones(shape, np.bool_)}
+            run.operation(name)
+        return run.results()
 
     def rows_at_once(self, chain: tuple[str, ...], given: Arrays, values: Mapping[str, Number]) -> int:
         """How many rows such as these may go through the chain at once."""
@@ -268,35 +183,3 @@ class Model:
             area = math.prod(given[Role.codes].shape[1:3]) * stride * stride
         pixels = self.operations(chain).pixels(area, values)
         return max(1, min(self.batching.rows, self.batching.pixels // pixels))
-
-
-def _noise(operation: str, item: Input, part: Part, shape: tuple[int, ...], *, still: bool) -> Array:
-    """The noise of some rows, drawn by their seed or, if ``still``, that which is always the same."""
-    rows, stands = len(part.items), still and item.may_stand_still
-    if stands and item.default is not None:
-        return np.full((rows, *shape), item.default, dtype=np.float32)
-    draw = noise.normal if item.role is Role.normal else noise.uniform
-    stream = noise.stream(operation, item.name)
-    if stands and item.default_seed is not None:
-        return np.repeat(draw(item.default_seed, range(1), stream, shape), rows, axis=0)
-    return draw(part.seed, part.items, stream, shape)
-
-
-def _stacked(arrays: Sequence[Array]) -> Array:
-    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-
-
-def joined(pieces: Sequence[Results]) -> Results:
-    """What came out for all rows of a caller. Raises GraphFailed if the other axes of some differ."""
-    if len(pieces) == 1:
-        return pieces[0]
-    return Results(
-        _concatenated([piece.arrays for piece in pieces]), _concatenated([piece.figures for piece in pieces])
-    )
-
-
-def _concatenated(pieces: Sequence[dict[Key, Array]]) -> dict[Key, Array]:
-    try:
-        return {key: np.concatenate([piece[key] for piece in pieces]) for key in pieces[0]}
-    except ValueError as error:
-        raise GraphFailed(f"what came out for some rows has another shape: {error}") from error

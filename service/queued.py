@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from service.errors import Problem
-from service.models import Arrays, Part, Results, joined
+from service.rows import Arrays, Part, Results, joined
 
 Key = TypeVar("Key", bound=Hashable)
 Outcome = Results | BaseException

@@ -1,4 +1,4 @@
-"""ONNX Runtime and nothing else: which provider runs, why, and the graphs that run on it.
+"""Which of ONNX Runtime's providers runs, and why.
 
 ONNX Runtime takes the CPU silently when CUDA does not work. So CUDA is tried with a graph of one node before
 anything is loaded, every session is asked which provider it got, and the answer with its reason is
@@ -9,33 +9,25 @@ import contextlib
 import ctypes
 import io
 import logging
-import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import onnxruntime as ort
-from numpy.typing import NDArray
 
 from service.cpus import available_cpus
-from service.errors import GraphFailed, ModelRefused, StartupError
+from service.errors import StartupError
 
 log = logging.getLogger(__name__)
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 
-# Fast to start, memory grows by what is asked for, and float32 stays float32: with TF32 the nearest code on
-# the GPU would often be another than on the CPU.
-_CUDA_OPTIONS = {
-    "cudnn_conv_algo_search": "HEURISTIC",
-    "arena_extend_strategy": "kSameAsRequested",
-    "use_tf32": "0",
-}
+# Fast to start, and memory grows by what is asked for.
+_CUDA_OPTIONS = {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
 
 # y = Identity(x), float32 scalars, as `onnx.helper` writes it: enough to see whether a provider works.
 _PROBE = bytes.fromhex(
@@ -49,33 +41,51 @@ _PROBE_FEEDS = {"x": np.zeros((), np.float32)}
 
 _LOG_FATAL, _LOG_WARNING = 4, 2
 
+Name = Literal["cpu", "cuda"]
+Execution = list[tuple[str, dict[str, str]]]
+
 
 @dataclass(frozen=True)
 class Provider:
-    """Where graphs run: ``name`` is ``"cpu"`` or ``"cuda"``, ``reason`` says why, for people."""
+    """Where graphs run: ``name`` is ``"cpu"`` or ``"cuda"``, ``reason`` says why, for people.
 
-    name: Literal["cpu", "cuda"]
+    On CUDA, ``tf32`` rounds what is multiplied to 10 bits, and runs of graphs that allow it are captured as
+    CUDA graphs if ``captures``.
+    """
+
+    name: Name
     reason: str
     threads: int
+    tf32: bool = False
+    captures: bool = False
+
+    @property
+    def device(self) -> str | None:
+        """The device with memory of its own, as ONNX Runtime calls it, if there is one."""
+        return None if self.name == "cpu" else self.name
+
+    @property
+    def execution(self) -> Execution:
+        """What ONNX Runtime is asked for: its providers, the first being the one that is wanted."""
+        return _execution(self.name, {"use_tf32": str(int(self.tf32))})
+
+    @property
+    def capturing(self) -> Execution:
+        """The same, with runs captured."""
+        return _execution(self.name, {"use_tf32": str(int(self.tf32)), "enable_cuda_graph": "1"})
 
     def failure(self) -> str | None:
         """Run a graph of one node: what went wrong, in one line, or None."""
         try:
             _probe(self.name).run(None, _PROBE_FEEDS)
         except Exception as error:  # ONNX Runtime's exceptions have no common base
-            return _one_line(error)
+            return one_line(error)
         return None
 
 
-@dataclass(frozen=True)
-class Tensor:
-    """An input or output of a graph: numpy's name of its dtype, and its rank."""
-
-    dtype: str
-    rank: int
-
-
-def choose_provider(wanted: Literal["auto", "cpu", "cuda"], threads: int = 0) -> Provider:
+def choose_provider(
+    wanted: Literal["auto", "cpu", "cuda"], threads: int = 0, *, tf32: bool = False, captures: bool = False
+) -> Provider:
     """The provider that runs, tried. ``threads`` of 0 stands for every CPU this process may use.
 
     Raises StartupError if ``wanted`` is ``"cuda"`` and CUDA does not work.
@@ -85,7 +95,7 @@ def choose_provider(wanted: Literal["auto", "cpu", "cuda"], threads: int = 0) ->
         return Provider("cpu", "the setting provider=cpu asks for it", threads)
     obstacle = cuda_obstacle()
     if obstacle is None:
-        return Provider("cuda", "CUDA works", threads)
+        return Provider("cuda", "CUDA works", threads, tf32=tf32, captures=captures)
     if wanted == "cuda":
         raise StartupError(f"provider=cuda, but CUDA cannot be used: {obstacle}")
     return Provider("cpu", f"CUDA cannot be used: {obstacle}", threads)
@@ -106,7 +116,7 @@ def cuda_obstacle() -> str | None:
         probe = _probe("cuda")
         probe.run(None, _PROBE_FEEDS)
     except Exception as error:
-        return said or _one_line(error)
+        return said or one_line(error)
     finally:
         ort.set_default_logger_severity(_LOG_WARNING)
     if probe.get_providers()[0] != CUDA:
@@ -115,48 +125,15 @@ def cuda_obstacle() -> str | None:
 
 
 @cache
-def _probe(name: Literal["cpu", "cuda"]) -> ort.InferenceSession:
+def _probe(name: Name) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
-    return ort.InferenceSession(_PROBE, options, providers=_providers(name), enable_fallback=0)
+    return ort.InferenceSession(_PROBE, options, providers=_execution(name, {}), enable_fallback=0)
 
 
-class Graph:
-    """An ONNX graph, ready to run. Safe to run from several threads."""
-
-    def __init__(self, path: Path, provider: Provider) -> None:
-        """Load a graph. Raises ModelRefused if it cannot be loaded or not onto the provider."""
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = provider.threads
-        # Threads that go on spinning after a run take the cores from the next graph of a chain: 200 Langevin
-        # steps and the decoder after them took 40 ms on 2 cores, 9 and 3 ms each by itself.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        try:
-            session = ort.InferenceSession(
-                path, options, providers=_providers(provider.name), enable_fallback=0
-            )
-        except Exception as error:  # its exceptions have no common base
-            raise ModelRefused(f"graph {path.name!r} cannot be loaded: {_relative(error, path)}") from error
-        if session.get_providers()[0] != _providers(provider.name)[0][0]:
-            raise ModelRefused(f"graph {path.name!r} does not run on {provider.name}")
-        self.name = path.name
-        self.inputs: Mapping[str, Tensor] = {item.name: _tensor(item) for item in session.get_inputs()}
-        self.outputs: Mapping[str, Tensor] = {item.name: _tensor(item) for item in session.get_outputs()}
-        self._session = session
-
-    def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
-        """The named outputs. Raises GraphFailed, with what ONNX Runtime said in the log only."""
-        try:
-            return list(self._session.run(list(outputs), dict(feeds)))
-        except Exception as error:
-            shapes = {name: list(array.shape) for name, array in feeds.items()}
-            log.error("graph %s failed on %s: %s", self.name, shapes, error)
-            raise GraphFailed("ONNX Runtime failed on this input; the server's log says why") from error
-
-
-def _providers(name: Literal["cpu", "cuda"]) -> list[tuple[str, dict[str, str]]]:
+def _execution(name: Name, options: Mapping[str, str]) -> Execution:
     cpu: tuple[str, dict[str, str]] = (CPU, {})
-    return [cpu] if name == "cpu" else [(CUDA, _CUDA_OPTIONS), cpu]
+    return [cpu] if name == "cpu" else [(CUDA, {**_CUDA_OPTIONS, **options}), cpu]
 
 
 def _preload() -> str:
@@ -170,17 +147,6 @@ def _preload() -> str:
     return lines[0] if lines else ""
 
 
-def _tensor(item: Any) -> Tensor:
-    names = {"tensor(float)": "float32", "tensor(double)": "float64"}
-    return Tensor(names.get(item.type, item.type.removeprefix("tensor(").removesuffix(")")), len(item.shape))
-
-
-def _relative(error: Exception, path: Path) -> str:
-    text = _one_line(error)
-    for folder in {str(path.parent), str(path.parent.resolve())}:
-        text = text.replace(folder + os.sep, "")
-    return text
-
-
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """What an error says, without line breaks."""
     return " ".join(str(error).split())

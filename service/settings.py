@@ -39,6 +39,14 @@ class Settings(BaseSettings):
         default="auto",
         description="Where the graphs run. auto: CUDA if it works, else the CPU; cuda: CUDA or no start.",
     )
+    tf32: bool = Field(
+        default=False,
+        description="On a GPU, multiply with 10 bits of mantissa: faster, and it may move a code at a tie.",
+    )
+    cuda_graphs: bool = Field(
+        default=False,
+        description="On a GPU, record the runs of a graph for each batch size, and replay them.",
+    )
     workers: int = Field(
         default=0,
         ge=0,
@@ -149,6 +157,8 @@ def variable(name: str) -> str:
 
 def shown_default(field: FieldInfo) -> str:
     """A default as help and README show it; empty if the setting is unset."""
+    if isinstance(field.default, bool):
+        return str(field.default).lower()
     return "" if field.default in (None, ()) else str(field.default)
 
 

@@ -50,7 +50,9 @@ def create_app(settings: Settings, crew: Crew | None = None) -> FastAPI:
     Raises StartupError if the provider that was asked for does not work or packages for traces are missing,
     ModelsUnreadable if the models folder cannot be listed.
     """
-    provider = choose_provider(settings.provider, settings.threads)
+    provider = choose_provider(
+        settings.provider, settings.threads, tf32=settings.tf32, captures=settings.cuda_graphs
+    )
     batching = Batching.on(provider, settings.batch_size, settings.batch_pixels)
     registry = Registry(settings.models, provider, batching, settings.default_model)
     registry.reload()

@@ -9,8 +9,9 @@ from service.api.context import Context
 from service.arguments import Label
 from service.errors import BadValue, TooLarge, VersionConflict, quoted
 from service.manifest import Role
-from service.models import Arrays, Model, Results
+from service.models import Model
 from service.operations import Number, Operations
+from service.rows import Arrays, Results
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ from service.api.openapi import OF_A_RUN, images_answer, problems, sample_body
 from service.errors import BadValue, TooLarge
 from service.images import check_count, check_total
 from service.manifest import Role
-from service.models import SAMPLE, Model, Results
+from service.models import SAMPLE, Model
+from service.rows import Results
 from service.settings import Settings
 
 router = APIRouter(tags=["samples"], default_response_class=Response)

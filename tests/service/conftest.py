@@ -79,7 +79,8 @@ def wandering(load: Callable[..., Model]) -> Model:
 
 def make_client(models: Path, *, host: str = "127.0.0.1", **settings: object) -> TestClient:
     """A client of an app of its own, that seems to call from ``host``."""
-    chosen = Settings(models=models, provider="cpu", threads=1, **settings)  # type: ignore[arg-type]  # pydantic checks them
+    given = {"provider": "cpu", "threads": 1, **settings}
+    chosen = Settings(models=models, **given)  # type: ignore[arg-type]  # pydantic checks them
     return TestClient(create_app(chosen), client=(host, 50000), raise_server_exceptions=False)
 
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from service.batcher import Lane
 from service.errors import BadValue, GraphFailed, LaneDied, Overloaded, QueueTimeout, ShuttingDown
 from service.manifest import Role
-from service.models import Part, Results
 from service.queued import Batch, Limits, Request
+from service.rows import Part, Results
 
 PATIENCE = 10.0
 

@@ -14,8 +14,9 @@ from service import lanes as module
 from service.errors import ShuttingDown
 from service.lanes import Lanes
 from service.manifest import Role
-from service.models import Model, Part, Results
+from service.models import Model
 from service.queued import Batch
+from service.rows import Part, Results
 
 PATIENCE = 10.0
 IMAGES = np.random.default_rng(0).integers(0, 256, (9, 8, 8, 3), dtype=np.uint8)

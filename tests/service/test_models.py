@@ -7,9 +7,9 @@ import pytest
 
 from service import noise
 from service.errors import GraphFailed, UnknownOperation
+from service.graphs import Graph, fetched
 from service.manifest import Role
 from service.models import Model
-from service.runtime import Graph
 from tests.service import toy
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 12, 8, 1), dtype=np.uint8)
@@ -117,6 +117,8 @@ def test_an_operation_the_model_lacks(oddity: Model) -> None:
 def test_a_graph_that_loses_rows_is_noticed(oddity: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     graph = oddity.graphs["encoder.onnx"]
     run = graph.run
-    monkeypatch.setattr(graph, "run", lambda feeds, outputs: [array[:1] for array in run(feeds, outputs)])
+    monkeypatch.setattr(
+        graph, "run", lambda feeds, outputs: [fetched(value)[:1] for value in run(feeds, outputs)]
+    )
     with pytest.raises(GraphFailed, match="gave 1 rows of codes for 2"):
         oddity.run(("encode",), {Role.images: np.zeros((2, 2, 2, 1), np.uint8)}, 2, {"spread": 0})

@@ -9,9 +9,9 @@ import pytest
 
 from service import noise
 from service.errors import GraphFailed
+from service.graphs import Graph, fetched
 from service.manifest import Role
 from service.models import Model
-from service.runtime import Graph
 from tests.service import wanderer
 
 IMAGES = np.random.default_rng(0).integers(1, 256, (5, 8, 8, 3), dtype=np.uint8)
@@ -108,7 +108,7 @@ def test_pieces_that_do_not_fit_together(load: Callable[..., Model], monkeypatch
     graph = model.graphs["stroll.onnx"]
 
     def run(feeds: Any, outputs: Any) -> Any:
-        codes, states, length = Graph.run(graph, feeds, outputs)
+        codes, states, length = map(fetched, Graph.run(graph, feeds, outputs))
         return [codes, states[:, : len(codes)], length]
 
     monkeypatch.setattr(graph, "run", run)

@@ -10,9 +10,9 @@ import pytest
 from service.admission import load_model
 from service.errors import ModelRefused
 from service.folder import read_folder
+from service.graphs import Graph
 from service.manifest import Manifest, Role
 from service.models import Batching, Model
-from service.runtime import Graph
 from tests.service import handmade, patchwork, toy
 from tests.service.conftest import CPU
 

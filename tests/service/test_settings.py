@@ -108,3 +108,14 @@ def test_keys_come_from_the_environment_alone_and_are_not_shown(
     with pytest.raises(SystemExit):
         from_command_line(["--api-keys", "four"])
     assert "unknown argument '--api-keys'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("said", "meant"), [("true", True), ("1", True), ("false", False)])
+def test_what_is_true_or_false(said: str, meant: bool) -> None:
+    assert from_command_line(["--tf32", said]).tf32 is meant
+
+
+def test_neither_true_nor_false(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        from_command_line(["--tf32", "perhaps"])
+    assert "--tf32: Input should be a valid boolean" in capsys.readouterr().err

@@ -17,7 +17,7 @@ from PIL import Image
 from service import npy
 from service.api.inference_body import LENGTH
 from service.batcher import Lane
-from service.models import Results
+from service.rows import Results
 from tests.service import patchwork, toy
 from tests.service.api.inferring import arrays, infer, post, request, rest
 from tests.service.conftest import make_client

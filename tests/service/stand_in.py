@@ -1,0 +1,20 @@
+"""A provider that runs graphs as CUDA's does, with buffers of a device, where the device is the CPU."""
+
+from dataclasses import dataclass
+
+from service.runtime import CPU, Execution, Provider
+
+
+@dataclass(frozen=True)
+class StandIn(Provider):
+    """CUDA in all but its device and ONNX Runtime's provider."""
+
+    @property
+    def device(self) -> str:
+        """The CPU, as if it had a memory of its own."""
+        return "cpu"
+
+    @property
+    def execution(self) -> Execution:
+        """The CPU's provider."""
+        return [(CPU, {})]
