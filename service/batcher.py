@@ -11,13 +11,12 @@ by the event loop itself, after all calls that it has read so far and before tho
 """
 
 import asyncio
-import contextlib
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Generic
+from typing import Generic, TypeAlias
 
 from service.errors import LaneDied, Overloaded, Problem, QueueTimeout, ShuttingDown
 from service.pace import Pace
@@ -25,6 +24,9 @@ from service.queued import Batch, Key, Limits, Outcome, Piece, Request, deliver,
 from service.rows import Part, Results
 
 log = logging.getLogger(__name__)
+
+# How many batches run at the same time, in all lanes that share it.
+Slots: TypeAlias = "threading.Semaphore | threading.Lock"
 
 # Runs parts whose requests have one key: what comes out of each.
 Run = Callable[[Key, Sequence[Part]], list[Results]]
@@ -37,7 +39,7 @@ class Lane(Generic[Key]):
         self,
         name: str,
         run: Run[Key],
-        slots: threading.Semaphore,
+        slots: Slots,
         limits: Limits = Limits(),  # noqa: B008 - frozen
         observe: Callable[[Batch], None] = lambda _: None,
         ended: Callable[[], None] = lambda: None,
@@ -202,9 +204,8 @@ class Lane(Generic[Key]):
 
     def _take_turn(self, seconds: float | None = None) -> None:
         """Run what goes together of all that waits, and takes no longer than so many seconds."""
-        with contextlib.suppress(IndexError):
-            while True:
-                self._backlog.append(self._arrivals.popleft())
+        while self._arrivals:
+            self._backlog.append(self._arrivals.popleft())
         pieces = self._next(seconds)
         if pieces:
             self._process(pieces)
@@ -240,7 +241,7 @@ class Lane(Generic[Key]):
                 self._backlog.append(request)
                 break
         self._backlog.extendleft(reversed(unlike))
-        self._rows_out += sum(len(piece.items) for piece in pieces)
+        self._rows_out += sum([len(piece.items) for piece in pieces])
         return pieces
 
     def _gone(self, request: Request[Key], now: float) -> bool:
@@ -260,7 +261,7 @@ class Lane(Generic[Key]):
         begun = time.monotonic()
         outcomes = self._outcomes(pieces)
         seconds = time.monotonic() - begun
-        rows = sum(len(piece.items) for piece in pieces)
+        rows = sum([len(piece.items) for piece in pieces])
         self._pace.add(pieces[0].request.key, rows, seconds)
         self._rate = rows / seconds if not self._rate else 0.9 * self._rate + 0.1 * rows / max(seconds, 1e-6)
         finished: list[tuple[Request[Key], Outcome]] = []

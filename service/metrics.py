@@ -1,15 +1,15 @@
 """What is counted and timed, for Prometheus: every worker counts for itself, and any tells for all."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.metrics_core import InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from service.models import Model
 from service.queued import Batch
+from service.tally import Counts, Distributions
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -35,42 +35,35 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
-        self.under_way = Gauge(*UNDER_WAY, registry=self._registry)
-
-        def histogram(
-            told: tuple[str, str], labels: Sequence[str], buckets: Sequence[float]
-        ) -> Callable[..., Histogram]:
-            return cache(Histogram(*told, labels, buckets=buckets, registry=self._registry).labels)
-
-        def counter(told: tuple[str, str], labels: Sequence[str]) -> Callable[..., Counter]:
-            return cache(Counter(*told, labels, registry=self._registry).labels)
-
-        # Each by its labels. There are few of these, and prometheus_client looks for them under a lock.
+        # Calls that are not answered yet; for the event loop alone to change.
+        self.under_way = 0
+        self.watch(lambda: [gauge(UNDER_WAY, [({}, self.under_way)])])
         operation = ["model", "operation"]
-        self._requests = counter(REQUESTS, ["method", "path", "status"])
-        self._seconds = histogram(REQUEST_SECONDS, ["path"], _SECONDS)
-        self._refusals = counter(REFUSALS, ["type"])
-        self._rows = counter(ROWS, operation)
-        self._waits = histogram(QUEUE_SECONDS, operation, _SECONDS)
-        self._computes = histogram(COMPUTE_SECONDS, operation, _SECONDS)
-        self._batches = histogram(BATCH_ROWS, operation, _ROWS)
+        self._requests = Counts(*REQUESTS, ["method", "path", "status"])
+        self._seconds = Distributions(*REQUEST_SECONDS, ["path"], _SECONDS)
+        self._refusals = Counts(*REFUSALS, ["type"])
+        self._rows = Counts(*ROWS, operation)
+        self._waits = Distributions(*QUEUE_SECONDS, operation, _SECONDS)
+        self._computes = Distributions(*COMPUTE_SECONDS, operation, _SECONDS)
+        self._batches = Distributions(*BATCH_ROWS, operation, _ROWS)
+        counters: list[Collector] = [self._requests, self._refusals, self._rows]
+        for each in [*counters, self._seconds, self._waits, self._computes, self._batches]:
+            self._registry.register(each)
 
     def answered(self, method: str, path: str, status: int, seconds: float, problem: str | None) -> None:
         """Count a call; ``path`` is a route's, or calls to nowhere would each be a series of their own."""
-        self._requests(method, path, status).inc()
-        self._seconds(path).observe(seconds)
+        self._requests.add((method, path, str(status)))
+        self._seconds.add((path,), (seconds,))
         if problem is not None:
-            self._refusals(problem).inc()
+            self._refusals.add((problem,))
 
     def ran(self, model: Model, chain: Sequence[str], batch: Batch) -> None:
         """Count a batch."""
-        name = (model.manifest.name, "+".join(chain))
-        self._rows(*name).inc(batch.rows)
-        self._batches(*name).observe(batch.rows)
-        self._computes(*name).observe(batch.seconds)
-        waits = self._waits(*name)
-        for wait in batch.waits:
-            waits.observe(wait)
+        labels = (model.manifest.name, "+".join(chain))
+        self._rows.add(labels, batch.rows)
+        self._batches.add(labels, (batch.rows,))
+        self._computes.add(labels, (batch.seconds,))
+        self._waits.add(labels, batch.waits)
 
     def watch(self, found: Callable[[], Iterable[Metric]]) -> None:
         """Ask this too, each time when someone looks."""

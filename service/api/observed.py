@@ -47,7 +47,7 @@ class Observed:
                 message["headers"] = [*message["headers"], told_id]
             await send(message)
 
-        self._metrics.under_way.inc()
+        self._metrics.under_way += 1
         try:
             await self.app(scope, receive, told)
         except Exception:
@@ -57,7 +57,7 @@ class Observed:
             failed = Problem("something failed inside the service; its log says more")
             await answer(failed, scope)(scope, receive, told)
         finally:
-            self._metrics.under_way.dec()
+            self._metrics.under_way -= 1
             self._tell(scope, status, time.perf_counter() - begun, name)
 
     def _tell(self, scope: Scope, status: int, seconds: float, name: str) -> None:
