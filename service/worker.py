@@ -34,7 +34,7 @@ def serve(
     # What is there before any model lives as long as the process: the collector need not look at it.
     gc.freeze()
     app = create_app(settings, crew)
-    context = app.state.context
+    context = app.context
     server = Server(
         app,
         head_seconds=settings.header_seconds,

@@ -24,7 +24,7 @@ def test_settings() -> None:
 
 
 def test_calls(tmp_path: Path) -> None:
-    paths = create_app(Settings(models=tmp_path, provider="cpu")).openapi()["paths"]
+    paths = create_app(Settings(models=tmp_path, provider="cpu")).fastapi.openapi()["paths"]
     missing = [
         f"{method.upper()} {path}"
         for path, methods in paths.items()

@@ -1,11 +1,14 @@
 """The app: settings in, an ASGI app with everything loaded out."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.responses import RedirectResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import __version__
 from service.api import codes, health, inference, models, problems, samples, scores, telemetry
@@ -42,7 +45,22 @@ what was given and what is allowed.
 """
 
 
-def create_app(settings: Settings, crew: Crew | None = None) -> FastAPI:
+@dataclass(frozen=True)
+class App:
+    """An ASGI app: the ``layers`` that every call meets, the last of which is or leads to ``fastapi``."""
+
+    fastapi: FastAPI
+    context: Context
+    layers: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As ASGI has it."""
+        # As Starlette does, for endpoints that are called before it is.
+        scope["app"] = self.fastapi
+        await self.layers(scope, receive, send)
+
+
+def create_app(settings: Settings, crew: Crew | None = None) -> App:
     """Choose the provider, load the models, and make the app. A folder that is refused stops nothing.
 
     ``crew`` are the other workers at the same address; without it there are none.
@@ -58,6 +76,22 @@ def create_app(settings: Settings, crew: Crew | None = None) -> FastAPI:
     registry.reload()
 
     traces = None if settings.traces is None else Traces(to_collector(settings.traces))
+    context = Context(settings, registry, crew or Crew(), traces)
+    fastapi = _fastapi(context, traces)
+    layers = _layers(context)
+    if traces is None:
+        # What FastAPI does before it comes to its middleware costs a small call a fiftieth.
+        outermost: ASGIApp = fastapi
+        for layer in layers:
+            outermost = layer(outermost)
+        return App(fastapi, context, outermost)
+    for layer in layers:
+        # Inside of the span that FastAPI makes of a call.
+        fastapi.add_middleware(layer)
+    return App(fastapi, context, fastapi)
+
+
+def _fastapi(context: Context, traces: Traces | None) -> FastAPI:
     app = FastAPIOffline(
         title="Tessera",
         version=__version__,
@@ -73,7 +107,7 @@ def create_app(settings: Settings, crew: Crew | None = None) -> FastAPI:
         redoc_url=None,  # its page loads a picture from another host
         swagger_ui_parameters={"validatorUrl": None},  # or the page would tell another host of us
     )
-    app.state.context = context = Context(settings, registry, crew or Crew(), traces)
+    app.state.context = context
     app.openapi = partial(describe, app)  # type: ignore[method-assign]  # FastAPI's own way
     problems.install(app)
     for router in ROUTERS:
@@ -83,15 +117,19 @@ def create_app(settings: Settings, crew: Crew | None = None) -> FastAPI:
     async def page() -> RedirectResponse:
         return RedirectResponse("docs")
 
-    routes = [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
-    # The last that is added is the first that a call meets.
-    app.add_middleware(
-        Shortcut, routes=[route for router in ROUTERS for route in router.routes], context=context
-    )
-    app.add_middleware(Intake, max_bytes=settings.max_body_bytes, seconds=settings.body_seconds)
-    if settings.api_keys or settings.reload_key:
-        app.add_middleware(Keys, keys=settings.api_keys, reload_key=settings.reload_key)
-    paths = [route.path for route in routes if not route.param_convertors]
-    every = settings.log_calls == "all"
-    app.add_middleware(Observed, metrics=context.metrics, paths=paths, every=every)
     return app
+
+
+def _layers(context: Context) -> list[Callable[[ASGIApp], ASGIApp]]:
+    """What every call meets before it comes to a route, the last first."""
+    settings = context.settings
+    routes = [route for router in ROUTERS for route in router.routes]
+    paths = [route.path for route in routes if isinstance(route, APIRoute) and not route.param_convertors]
+    layers: list[Callable[[ASGIApp], ASGIApp]] = [
+        partial(Shortcut, routes=routes, context=context),
+        partial(Intake, max_bytes=settings.max_body_bytes, seconds=settings.body_seconds),
+    ]
+    if settings.api_keys or settings.reload_key:
+        layers.append(partial(Keys, keys=settings.api_keys, reload_key=settings.reload_key))
+    every = settings.log_calls == "all"
+    return [*layers, partial(Observed, metrics=context.metrics, paths=paths, every=every)]

@@ -8,9 +8,8 @@ from collections.abc import Collection
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api import problems
 from service.api.heads import header
-from service.api.problems import answer
-from service.errors import Problem
 from service.metrics import Metrics
 
 log = logging.getLogger("service.calls")
@@ -24,7 +23,8 @@ _GOOD_ID = re.compile(r"[!-~]{1,128}")
 class Observed:
     """Gives each call an id, or keeps the caller's, and says in the answer which it is.
 
-    ``paths`` are those of the routes without a parameter. What nobody else has caught becomes a 500 here.
+    ``paths`` are those of the routes without a parameter. What nobody else has caught becomes a 500 here, or
+    has become one in FastAPI, which raises it still.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, paths: Collection[str], *, every: bool) -> None:
@@ -35,16 +35,18 @@ class Observed:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        begun, status = time.perf_counter(), 0
+        begun, status, complete = time.perf_counter(), 0, False
         given = header(scope, _REQUEST_ID)
         name = given if given is not None and _GOOD_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
         told_id = (_REQUEST_ID, name.encode())
 
         async def told(message: Message) -> None:
-            nonlocal status
+            nonlocal status, complete
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], told_id]
+            else:
+                complete = not message.get("more_body", False)
             await send(message)
 
         self._metrics.under_way += 1
@@ -52,10 +54,10 @@ class Observed:
             await self.app(scope, receive, told)
         except Exception:
             log.exception("%s %s failed", scope["method"], scope["path"], extra={"request_id": name})
-            if status:
+            if not status:
+                await problems.failed(scope)(scope, receive, told)
+            elif not complete:
                 raise
-            failed = Problem("something failed inside the service; its log says more")
-            await answer(failed, scope)(scope, receive, told)
         finally:
             self._metrics.under_way -= 1
             self._tell(scope, status, time.perf_counter() - begun, name)

@@ -3,7 +3,7 @@
 Problem                   as it stands
 validation by FastAPI     422, with where, what and the value
 HTTPException             Starlette's own: an unknown path (with the nearest), a wrong method
-anything else             500, by ``service.api.observed``, and nothing of it but in the log
+anything else             500, and nothing of it but in the log, by ``service.api.observed``
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,6 +45,11 @@ def answer(problem: Problem, scope: Scope) -> Response:
     return _response(problem.document(scope["path"]), problem.status, problem.headers)
 
 
+def failed(scope: Scope) -> Response:
+    """The response to a call in which something went wrong that nobody foresaw."""
+    return answer(Problem("something failed inside the service; its log says more"), scope)
+
+
 def invalid(error: ValidationError) -> BadValue:
     """The problem of a JSON body that pydantic refused."""
     return _invalid(error.errors(include_url=False))
@@ -56,6 +61,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(ClientDisconnect, _on_disconnect)
+    app.add_exception_handler(Exception, _on_failure)
 
 
 async def _on_problem(request: Request, error: Exception) -> Response:
@@ -95,6 +101,10 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
 async def _on_disconnect(_request: Request, _error: Exception) -> Response:
     # Nobody is left to read it; without this the log would show a failure of ours.
     return Response(status_code=400)
+
+
+async def _on_failure(request: Request, _error: Exception) -> Response:
+    return failed(request.scope)
 
 
 def _invalid(errors: Sequence[Any]) -> BadValue:

@@ -19,10 +19,9 @@ from random import Random
 from urllib.parse import urlencode
 
 import click
-from fastapi import FastAPI
 from starlette.types import Message
 
-from service.api.app import create_app
+from service.api.app import App, create_app
 from service.api.problems import MEDIA_TYPE
 from service.manifest import ImageSpec
 from service.settings import Settings
@@ -116,17 +115,17 @@ def resident() -> float:
 
 
 @contextlib.asynccontextmanager
-async def _service() -> AsyncIterator[FastAPI]:
+async def _service() -> AsyncIterator[App]:
     """An app with two small models, of grey and of colour pictures."""
     with tempfile.TemporaryDirectory() as name:
         toy.write_levels(Path(name))
         toy.write_colours(Path(name))
         app = create_app(SETTINGS.model_copy(update={"models": Path(name)}))
-        async with app.router.lifespan_context(app):
+        async with app.fastapi.router.lifespan_context(app.fastapi):
             yield app
 
 
-async def _tried(app: FastAPI, kind: str, body: bytes, random: Random, tally: Tally) -> str:
+async def _tried(app: App, kind: str, body: bytes, random: Random, tally: Tally) -> str:
     """What is wrong with what came of a body; nothing if nothing is."""
     said = wild.MIMES[kind] if random.random() < 0.5 else ""
     asked = {"model": random.choice(("levels", "colours")), "resize": random.choice(("true", "false"))}
@@ -143,7 +142,7 @@ async def _tried(app: FastAPI, kind: str, body: bytes, random: Random, tally: Ta
     return ""
 
 
-async def _posted(app: FastAPI, body: bytes, media: str, query: dict[str, str]) -> Answer:
+async def _posted(app: App, body: bytes, media: str, query: dict[str, str]) -> Answer:
     """The answer to a POST of a body to ``/encode``, without a socket in between."""
     answer = Answer()
     left = [{"type": "http.request", "body": body}]

@@ -101,7 +101,7 @@ def test_what_kubernetes_says_of_services_is_not_taken_for_settings() -> None:
 
 
 def test_probes_ask_what_is_answered_and_wait_long_enough() -> None:
-    paths = create_app(Settings(provider="cpu")).openapi()["paths"]
+    paths = create_app(Settings(provider="cpu")).fastapi.openapi()["paths"]
     asked = {name: container(DEPLOYMENT)[f"{name}Probe"] for name in ("startup", "readiness", "liveness")}
     assert all("get" in paths[probe["httpGet"]["path"]] for probe in asked.values())
     assert asked["readiness"]["httpGet"]["path"] == "/readyz"

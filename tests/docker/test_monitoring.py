@@ -104,7 +104,7 @@ def test_reasons_and_paths_that_are_named_exist() -> None:
         for each in vars(errors).values()
         if isinstance(each, type) and issubclass(each, errors.Problem)
     }
-    paths = set(create_app(Settings(provider="cpu")).openapi()["paths"])
+    paths = set(create_app(Settings(provider="cpu")).fastapi.openapi()["paths"])
     for _, label, value in named:
         if label == "type":
             pattern = re.fullmatch(r"urn:tessera:\((.*)\)", value)
