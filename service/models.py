@@ -45,7 +45,7 @@ class Batching:
 
         On a CPU four images of 128x128 at once are as quick as one, and more take memory and are slower.
         """
-        return cls(rows, pixels or (2**16 if provider.name == "cpu" else 2**20))
+        return cls(rows, pixels or (2**15 if provider.name == "cpu" else 2**20))
 
 
 @dataclass(frozen=True, eq=False)

@@ -70,7 +70,7 @@ class Settings(BaseSettings):
         default=0,
         ge=0,
         description="Pixels that go through a graph at once; bounds its memory. One row always goes. 0 for "
-        "2^16 on the CPU and 2^20 on a GPU.",
+        "2^15 on the CPU and 2^20 on a GPU.",
     )
     max_body_bytes: int = Field(default=2**26, ge=1, description="Largest body of a request, in bytes.")
     max_pixels: int = Field(
