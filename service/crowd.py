@@ -7,8 +7,8 @@ workers have one listening socket instead, and each knows from shared memory how
 from collections.abc import MutableSequence
 from multiprocessing.context import SpawnContext
 
-# Of a worker that takes none: one that starts, ends or is dead.
-ABSENT = 2**31
+# Of a worker that takes none: one that ends, is dead, or starts again; and one that starts with the service.
+ABSENT, EXPECTED = 2**31, 2**32
 
 
 class Crowd:
@@ -32,6 +32,11 @@ class Crowd:
             self._counts[self._index] += more
 
     @property
+    def is_complete(self) -> bool:
+        """Whether all who start with the service have come."""
+        return max(self._counts) < EXPECTED
+
+    @property
     def is_least(self) -> bool:
         """Whether no other has fewer connections."""
         return self._counts[self._index] <= min(self._counts)
@@ -39,4 +44,4 @@ class Crowd:
 
 def shared(context: SpawnContext, workers: int) -> MutableSequence[int]:
     """Counts for so many workers, to be handed to each as its process starts."""
-    return context.RawArray("q", [ABSENT] * workers)
+    return context.RawArray("q", [EXPECTED] * workers)

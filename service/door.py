@@ -32,10 +32,13 @@ class Door:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def open(self) -> None:
-        """Accept connections from now on."""
+        """Accept connections from now on, or from when all workers that start together have come.
+
+        Connections that last stay with whom they met: the first to come would have them all.
+        """
         self._listener.setblocking(False)
         self._crowd.enter()
-        self._watch()
+        self._await_others()
 
     async def close(self) -> None:
         """Accept those who wait already, as the system would reset them, and no more."""
@@ -49,6 +52,12 @@ class Door:
         self._listener.close()
         if self._tasks:
             await asyncio.wait(self._tasks)
+
+    def _await_others(self) -> None:
+        if self._crowd.is_complete:
+            self._watch()
+        else:
+            self._later = self._loop.call_later(POLITE, self._await_others)
 
     def _watch(self) -> None:
         self._loop.add_reader(self._listener, self._knock)

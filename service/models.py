@@ -43,7 +43,7 @@ class Batching:
     def on(cls, provider: Provider, rows: int, pixels: int = 0) -> "Batching":
         """What suits a provider, where ``pixels`` is 0.
 
-        On a CPU four images of 128x128 at once are as quick as one, and more take memory and are slower.
+        On a CPU two images of 128x128 at once are as quick as one, and more take memory and are slower.
         """
         return cls(rows, pixels or (2**15 if provider.name == "cpu" else 2**20))
 

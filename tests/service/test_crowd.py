@@ -38,3 +38,15 @@ def test_who_is_not_there_is_not_counted() -> None:
     assert not here.is_least
     absent.leave()
     assert here.is_least
+
+
+def test_all_who_start_together_are_expected() -> None:
+    counts = shared(multiprocessing.get_context("spawn"), 2)
+    first, second = Crowd(counts, 0), Crowd(counts, 1)
+    assert not first.is_complete
+    first.enter()
+    assert not first.is_complete
+    second.enter()
+    assert first.is_complete
+    second.leave()
+    assert first.is_complete, "nobody waits for one that starts again"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from service.crowd import ABSENT, Crowd
+from service.crowd import ABSENT, EXPECTED, Crowd
 from service.door import POLITE, Door
 from service.listening import listen
 
@@ -66,6 +66,25 @@ def test_connections_are_shared_out_evenly() -> None:
 
     came = asyncio.run(main())
     assert (came.count("a"), came.count("b")) == (20, 20)
+
+
+def test_nobody_is_let_in_before_all_are_there() -> None:
+    async def main() -> list[str]:
+        came: list[str] = []
+        with listen("127.0.0.1", 0) as listener:
+            first, second = doors(listener, [EXPECTED, EXPECTED], came)
+            first.open()
+            early = asyncio.create_task(greeted(listener.getsockname(), 10))
+            await asyncio.sleep(3 * POLITE)
+            assert not came
+            second.open()
+            leave(await early)
+            for door in (first, second):
+                await door.close()
+        return came
+
+    came = asyncio.run(main())
+    assert (came.count("a"), came.count("b")) == (5, 5)
 
 
 def test_who_has_more_waits_for_the_other_and_not_for_ever() -> None:
