@@ -22,6 +22,9 @@ KEEP_ALIVE = 75
 # When told to stop: how long connections are still accepted, and after that how long one may say nothing.
 LINGER = 1.0
 _TICK = 0.02
+# How long a connection that has ended counts as one, in seconds. When many end at once, a busy worker sees it
+# later than one that is not, which would meanwhile take all who come instead of them.
+REMEMBERED = 0.2
 
 
 class State(ServerState):
@@ -48,7 +51,7 @@ class Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_came()
-        self._state.crowd.add(-1)
+        self.loop.call_later(REMEMBERED, self._state.crowd.add, -1)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
