@@ -21,7 +21,7 @@ from trainer.data import load
 ROWS = 64
 TIMES = 4
 # Enough callers that those who wait for an answer do not hold up the others.
-CALLERS = 256
+CALLERS = 1024
 PATIENCE = 120.0
 
 

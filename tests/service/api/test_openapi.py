@@ -55,6 +55,12 @@ def test_every_call_of_the_design_is_described(document: dict[str, Any]) -> None
     }
 
 
+def test_generated_clients_have_plain_names_for_calls(document: dict[str, Any]) -> None:
+    names = [call["operationId"] for path in document["paths"].values() for call in path.values()]
+    assert len(names) == len(set(names))
+    assert {"encode", "decode", "reconstruct", "sample", "score", "list_models", "v2_infer"} <= set(names)
+
+
 def test_every_reference_resolves(document: dict[str, Any]) -> None:
     schemas = document["components"]["schemas"]
     used = set(references(document))
