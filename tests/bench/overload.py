@@ -1,19 +1,19 @@
 """A service that is asked for four times what it can: what it still does, and what it says to the others."""
 
-import http.client
+import asyncio
 import random
 import statistics
-import threading
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import click
 import torch
+import uvloop
 
 from service import npy
+from service.api.accept import NPY
 from tests.e2e.processes import resident, serving_process
 from trainer.data import load
 
@@ -26,39 +26,51 @@ PATIENCE = 120.0
 
 
 class Callers:
-    """Callers who send the same request again and again for some seconds, each in a thread of its own.
+    """Callers who send the same request again and again for some seconds, each on a connection of its own.
 
-    ``counts`` are the answers by status; ``seconds`` how long those with status 200 took.
+    ``counts`` are the answers by status; ``seconds`` how long those with status 200 took; ``share`` is what
+    the callers took of a core.
     """
 
     def __init__(self, url: str, body: bytes, seconds: float) -> None:
         self.counts: Counter[int] = Counter()
         self.seconds: list[float] = []
-        self._address, self._body = urlsplit(url), body
-        self._lock = threading.Lock()
-        self._begun = time.monotonic()
-        self._until = self._begun + seconds
+        self.share = 0.0
+        self._address, self._length = urlsplit(url), seconds
+        head = f"POST /encode HTTP/1.1\r\nHost: here\r\nAccept: {NPY}\r\n"
+        self._request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
-    def call(self, number: int, every: float = 0.0) -> None:
-        """Send a request ``every`` so many seconds, or whenever the last was answered."""
-        connection = http.client.HTTPConnection(
-            self._address.hostname or "", self._address.port, timeout=PATIENCE
-        )
+    def call(self, callers: int, every: float = 0.0) -> None:
+        """So many callers, who send ``every`` so many seconds, or whenever their last was answered."""
+        before = time.process_time()
+        uvloop.run(self._call(callers, every))
+        self.share = (time.process_time() - before) / self._length
+
+    async def _call(self, callers: int, every: float) -> None:
+        begun = time.monotonic()
+        await asyncio.gather(*(self._caller(number, begun, every) for number in range(callers)))
+
+    async def _caller(self, number: int, begun: float, every: float) -> None:
+        reader, writer = await asyncio.open_connection(self._address.hostname, self._address.port)
         # Not all at once.
-        due = self._begun + every * random.Random(number).random()  # noqa: S311 - no secret
-        while due < self._until:
-            time.sleep(max(0.0, due - time.monotonic()))
-            begun = time.monotonic()
-            connection.request("POST", "/encode", self._body, {"Accept": "application/x-npy"})
-            answer = connection.getresponse()
-            answer.read()
-            taken = time.monotonic() - begun
-            with self._lock:
-                self.counts[answer.status] += 1
-                if answer.status == 200:
-                    self.seconds.append(taken)
+        due = begun + every * random.Random(number).random()  # noqa: S311 - no secret
+        while due < begun + self._length:
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            sent = time.monotonic()
+            writer.write(self._request)
+            status = await asyncio.wait_for(_answered(reader), PATIENCE)
+            self.counts[status] += 1
+            if status == 200:
+                self.seconds.append(time.monotonic() - sent)
             due = max(due + every, time.monotonic())
-        connection.close()
+        writer.close()
+
+
+async def _answered(reader: asyncio.StreamReader) -> int:
+    """The status of an answer that was read to its end."""
+    head = (await reader.readuntil(b"\r\n\r\n")).lower()
+    await reader.readexactly(int(head.partition(b"\ncontent-length:")[2].split(b"\r", 1)[0]))
+    return int(head.split(b" ", 2)[1])
 
 
 @click.command("overload")
@@ -69,22 +81,29 @@ def command(model: Path, seconds: float) -> None:
     images = load("mnist").test.take(torch.arange(ROWS)).images.permute(0, 2, 3, 1).contiguous()
     body = npy.dump(images.numpy())
     flags = (f"--default-model={model.name}", "--provider=cpu")
-    with serving_process(model.parent, *flags) as (process, url), ThreadPoolExecutor(CALLERS) as threads:
-        for _ in range(2):  # the first is to warm up
-            peak = Callers(url, body, seconds / 3)
-            list(threads.map(peak.call, range(16)))
-        rate = peak.counts[200] / (seconds / 3)
+    with serving_process(model.parent, *flags) as (process, url):
+        # The first is to warm up. What a core does may change meanwhile, so the last comes afterwards.
+        peaks = [Callers(url, body, seconds / 3) for _ in range(3)]
+        for peak in peaks[:2]:
+            peak.call(16)
         before = resident(process.pid)
         over = Callers(url, body, seconds)
-        list(threads.map(over.call, range(CALLERS), [CALLERS / (TIMES * rate)] * CALLERS))
+        over.call(CALLERS, CALLERS * seconds / 3 / (TIMES * peaks[1].counts[200]))
         after = resident(process.pid)
+        peaks[2].call(16)
+    rate = statistics.mean(peak.counts[200] / (seconds / 3) for peak in peaks[1:])
     done = over.counts[200] / seconds
     click.echo("| | |\n|---|---|")
-    click.echo(f"| peak, 16 callers | {rate:.1f} requests/s of {ROWS} images |")
-    click.echo(f"| asked for | {over.counts.total() / seconds:.1f} requests/s, {over.counts} |")
+    click.echo(f"| peak, 16 callers, before and after | {rate:.1f} requests/s of {ROWS} images |")
+    click.echo(f"| asked for | {over.counts.total() / seconds:.1f} requests/s: {_told(over.counts)} |")
     click.echo(f"| done | {done:.1f} requests/s, {done / rate:.3f} of the peak |")
     click.echo(f"| latency of these, p50 and p99 | {_quantiles(over.seconds)} |")
+    click.echo(f"| callers, of a core | {peaks[1].share:.0%} at the peak, {over.share:.0%} then |")
     click.echo(f"| resident memory, before and after | {before / 2**20:.0f} and {after / 2**20:.0f} MiB |")
+
+
+def _told(counts: Counter[int]) -> str:
+    return ", ".join(f"{count:,} times {status}" for status, count in sorted(counts.items()))
 
 
 def _quantiles(seconds: list[float]) -> str:
