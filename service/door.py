@@ -7,13 +7,13 @@ from asyncio import TimerHandle
 from collections.abc import Callable
 from contextlib import suppress
 
-from service.crowd import Crowd
+from service.turns import Turns
 
 log = logging.getLogger(__name__)
 
-# Seconds: who has more connections than another looks so often whether that one took the next, and no longer
-# than this; it may be busy.
-LOOK_AGAIN, POLITE = 0.001, 0.02
+# Seconds: who has taken more connections than another looks so often whether that one took the next, and no
+# longer than this; it may be busy.
+LOOK_AGAIN, POLITE = 0.001, 0.1
 # After an error, such as too many open files.
 PAUSE = 1.0
 
@@ -22,9 +22,9 @@ class Door:
     """Accepts connections of a listening socket for a protocol, in the running event loop."""
 
     def __init__(
-        self, listener: socket.socket, protocol: Callable[[], asyncio.Protocol], crowd: Crowd
+        self, listener: socket.socket, protocol: Callable[[], asyncio.Protocol], turns: Turns
     ) -> None:
-        self._listener, self._protocol, self._crowd = listener, protocol, crowd
+        self._listener, self._protocol, self._turns = listener, protocol, turns
         self._loop = asyncio.get_running_loop()
         self._later: TimerHandle | None = None
         # Since when someone waits whom another ought to take.
@@ -37,7 +37,7 @@ class Door:
         Connections that last stay with whom they met: the first to come would have them all.
         """
         self._listener.setblocking(False)
-        self._crowd.enter()
+        self._turns.enter()
         self._await_others()
 
     async def close(self) -> None:
@@ -48,13 +48,13 @@ class Door:
         with suppress(OSError):
             while True:
                 self._accept()
-        self._crowd.leave()
+        self._turns.leave()
         self._listener.close()
         if self._tasks:
             await asyncio.wait(self._tasks)
 
     def _await_others(self) -> None:
-        if self._crowd.is_complete:
+        if self._turns.is_complete:
             self._watch()
         else:
             self._later = self._loop.call_later(POLITE, self._await_others)
@@ -76,7 +76,7 @@ class Door:
             self._pause(LOOK_AGAIN)
 
     def _is_ours(self) -> bool:
-        if self._crowd.is_least:
+        if self._turns.is_ours:
             return True
         now = self._loop.time()
         self._since = self._since or now
@@ -89,7 +89,7 @@ class Door:
     def _accept(self) -> None:
         accepted, _ = self._listener.accept()
         accepted.setblocking(False)
-        self._crowd.add(1)
+        self._turns.take()
         task = self._loop.create_task(self._connect(accepted))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -99,4 +99,3 @@ class Door:
             await self._loop.connect_accepted_socket(self._protocol, accepted)
         except OSError:  # who has gone again
             accepted.close()
-            self._crowd.add(-1)

@@ -14,25 +14,22 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from service.cork import corked
-from service.crowd import Crowd
 from service.door import Door
+from service.turns import Turns
 
 # A proxy keeps its connections for a minute; who hangs up first must not be we.
 KEEP_ALIVE = 75
 # When told to stop: how long connections are still accepted, and after that how long one may say nothing.
 LINGER = 1.0
 _TICK = 0.02
-# How long a connection that has ended counts as one, in seconds. When many end at once, a busy worker sees it
-# later than one that is not, which would meanwhile take all who come instead of them.
-REMEMBERED = 0.2
 
 
 class State(ServerState):
     """What the connections of a server know of it."""
 
-    def __init__(self, head_seconds: float, crowd: Crowd) -> None:
+    def __init__(self, head_seconds: float) -> None:
         super().__init__()
-        self.head_seconds, self.crowd = head_seconds, crowd
+        self.head_seconds = head_seconds
         self.draining = False
 
 
@@ -51,7 +48,6 @@ class Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_came()
-        self.loop.call_later(REMEMBERED, self._state.crowd.add, -1)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -97,7 +93,7 @@ class Server(uvicorn.Server):
         started: Callable[[], None],
         draining: Callable[[], None],
         heeds_interrupts: bool = True,
-        crowd: Crowd | None = None,
+        turns: Turns | None = None,
     ) -> None:
         super().__init__(
             uvicorn.Config(
@@ -113,7 +109,7 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=max(1, round(drain_seconds)),
             )
         )
-        self._state = State(head_seconds, crowd or Crowd())
+        self._state, self._turns = State(head_seconds), turns or Turns()
         self.server_state = self._state
         self._on_started, self._on_draining = started, draining
         self._heeds_interrupts, self._hurried = heeds_interrupts, False
@@ -121,7 +117,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup([])
-        self._doors = [Door(each, self._protocol, self._state.crowd) for each in sockets or []]
+        self._doors = [Door(each, self._protocol, self._turns) for each in sockets or []]
         for door in self._doors:
             door.open()
         self._on_started()

@@ -1,6 +1,6 @@
 """Several workers at one address: started, watched, started again, asked together, and stopped in order.
 
-All have one listening socket, and accept from it in turn (``service.crowd``). It outlives a worker: who
+All have one listening socket, and accept from it in turn (``service.turns``). It outlives a worker: who
 connects while another takes its place is taken by the others, or waits for it.
 """
 
@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from service import crowd
+from service import turns
 from service.crew import Answer, Answers, Failed, Question, Started
 from service.errors import StartupError, TesseraError
 from service.settings import Settings
@@ -67,7 +67,7 @@ class Supervisor:
     ) -> None:
         self._work, self._settings, self._listener, self._ready = work, settings, listener, ready
         self._spawn = multiprocessing.get_context("spawn")
-        self._counts = crowd.shared(self._spawn, settings.workers)
+        self._taken = turns.shared(self._spawn, settings.workers)
         self._workers: dict[int, _Worker] = {}
         self._due: dict[int, float] = {}
         self._pauses = dict.fromkeys(range(settings.workers), PAUSE)
@@ -106,7 +106,7 @@ class Supervisor:
         ours, theirs = self._spawn.Pipe()
         process = self._spawn.Process(
             target=self._work,
-            args=(self._settings, self._listener, index, theirs, self._counts),
+            args=(self._settings, self._listener, index, theirs, self._taken),
             name=f"tessera-worker-{index}",
         )
         process.start()
@@ -214,7 +214,7 @@ class Supervisor:
     def _on_end(self, worker: _Worker) -> None:
         worker.process.join()
         worker.pipe.close()
-        crowd.Crowd(self._counts, worker.index).leave()
+        turns.Turns(self._taken, worker.index).leave()
         del self._workers[worker.index]
         for number in list(self._rounds):
             self._on_answer(number, worker.index, WorkerGone(f"worker {worker.index} ended"))

@@ -12,10 +12,10 @@ from multiprocessing.connection import Connection
 from service import logs
 from service.api.app import create_app
 from service.crew import Crew, Failed, Started
-from service.crowd import Crowd
 from service.errors import ModelsUnreadable, TesseraError
 from service.server import Server
 from service.settings import Settings
+from service.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ def serve(
     listener: socket.socket,
     crew: Crew,
     started: Callable[[], None],
-    crowd: Crowd | None = None,
+    turns: Turns | None = None,
 ) -> None:
     """Load the models, call ``started`` when calls are answered, and return when told to stop.
 
@@ -43,7 +43,7 @@ def serve(
         started=started,
         draining=context.drain,
         heeds_interrupts=crew.is_alone,
-        crowd=crowd,
+        turns=turns,
     )
 
     def end() -> None:
@@ -59,7 +59,7 @@ def serve(
 
 
 def work(
-    settings: Settings, listener: socket.socket, index: int, pipe: Connection, counts: MutableSequence[int]
+    settings: Settings, listener: socket.socket, index: int, pipe: Connection, taken: MutableSequence[int]
 ) -> None:
     """Be one of several, under ``service.supervisor``. Ends the process with exit code 1 if it cannot."""
     # Ctrl-C reaches every process of a terminal, and it is the supervisor who ends the others in order.
@@ -67,7 +67,7 @@ def work(
     logs.configure(settings)
     crew = Crew(pipe, index)
     try:
-        serve(settings, listener, crew, lambda: crew.tell(Started()), Crowd(counts, index))
+        serve(settings, listener, crew, lambda: crew.tell(Started()), Turns(taken, index))
     except TesseraError as error:
         crew.tell(Failed(complaint(error, settings)))
         sys.exit(1)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from service.crowd import ABSENT, EXPECTED, Crowd
 from service.door import POLITE, Door
 from service.listening import listen
+from service.turns import ABSENT, EXPECTED, Turns
 
 PATIENCE = 10.0
 
@@ -26,10 +26,10 @@ class Guest(asyncio.Protocol):
         transport.write(b"!")
 
 
-def doors(listener: socket.socket, counts: list[int], came: list[str]) -> list[Door]:
+def doors(listener: socket.socket, taken: list[int], came: list[str]) -> list[Door]:
     return [
-        Door(listener.dup(), lambda name=name: Guest(came, name), Crowd(counts, index))  # type: ignore[misc]  # mypy infers no default
-        for index, name in enumerate("ab"[: len(counts)])
+        Door(listener.dup(), lambda name=name: Guest(came, name), Turns(taken, index))  # type: ignore[misc]  # mypy infers no default
+        for index, name in enumerate("ab"[: len(taken)])
     ]
 
 
@@ -87,12 +87,12 @@ def test_nobody_is_let_in_before_all_are_there() -> None:
     assert (came.count("a"), came.count("b")) == (5, 5)
 
 
-def test_who_has_more_waits_for_the_other_and_not_for_ever() -> None:
+def test_who_took_more_waits_for_the_other_and_not_for_ever() -> None:
     async def main() -> tuple[list[str], float]:
         came: list[str] = []
         with listen("127.0.0.1", 0) as listener:
-            # The other has fewer, and never comes.
-            busy, other = doors(listener, [ABSENT, 0], came)
+            # The other has taken fewer, and never comes.
+            busy, other = doors(listener, [1, 0], came)
             busy.open()
             begun = asyncio.get_running_loop().time()
             first = await greeted(listener.getsockname(), 1)
@@ -145,7 +145,7 @@ def test_an_error_is_told_and_tried_again(
         came: list[str] = []
         with listen("127.0.0.1", 0) as listener:
             full = Full(fileno=listener.dup().detach())
-            door = Door(full, lambda: Guest(came, "a"), Crowd())
+            door = Door(full, lambda: Guest(came, "a"), Turns())
             door.open()
             leave(await greeted(listener.getsockname(), 1))
             await door.close()

@@ -12,8 +12,6 @@ from contextlib import contextmanager
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from service import server
-from service.crowd import ABSENT, Crowd
 from service.listening import listen
 from service.server import LINGER, Server
 
@@ -24,7 +22,7 @@ REQUEST = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"
 class Serving:
     """A server whose app answers when its gate is open."""
 
-    def __init__(self, head_seconds: float = PATIENCE, crowd: Crowd | None = None) -> None:
+    def __init__(self, head_seconds: float = PATIENCE) -> None:
         self.gate, self.begun = threading.Event(), threading.Event()
         self.gate.set()
         started, self.draining = threading.Event(), threading.Event()
@@ -37,7 +35,6 @@ class Serving:
             log_level="error",
             started=started.set,
             draining=self.draining.set,
-            crowd=crowd,
         )
         self.thread = threading.Thread(target=self.server.run, args=[[listener]])
         self.thread.start()
@@ -62,8 +59,8 @@ class Serving:
 
 
 @contextmanager
-def serving(head_seconds: float = PATIENCE, crowd: Crowd | None = None) -> Iterator[Serving]:
-    service = Serving(head_seconds, crowd)
+def serving(head_seconds: float = PATIENCE) -> Iterator[Serving]:
+    service = Serving(head_seconds)
     try:
         yield service
     finally:
@@ -171,19 +168,3 @@ def test_under_a_supervisor_interrupts_are_not_its_own() -> None:
         with service.connect() as connection:
             assert asked(connection).startswith(b"HTTP/1.1 200")
         assert not service.draining.is_set()
-
-
-@pytest.mark.parametrize(("remembered", "left"), [(0.0, 0), (3600.0, 1)])
-def test_a_connection_counts_for_a_moment_longer_than_it_lasts(
-    monkeypatch: pytest.MonkeyPatch, remembered: float, left: int
-) -> None:
-    monkeypatch.setattr(server, "REMEMBERED", remembered)
-    counts = [ABSENT]
-    with serving(crowd=Crowd(counts)) as service:
-        with service.connect() as connection:
-            assert asked(connection).endswith(b"ok")
-            assert counts == [1]
-        until = time.monotonic() + PATIENCE
-        while (service.server.server_state.connections or counts != [left]) and time.monotonic() < until:
-            time.sleep(0.01)
-        assert counts == [left]
