@@ -28,7 +28,7 @@ SEEDS = range(4)
 @click.command("soak")
 @click.argument("models", type=click.Path(path_type=Path), default=Path("exported"))
 @click.option("--seconds", default=600, show_default=True)
-@click.option("--warm", default=180, show_default=True, help="seconds before memory is first looked at")
+@click.option("--warm", default=60, show_default=True, help="seconds before memory is first looked at")
 @click.option("--callers", default=8, show_default=True)
 def command(models: Path, seconds: int, warm: int, callers: int) -> None:
     """Mixed load on a service of MODELS: answers by kind, and resident memory before and after."""
