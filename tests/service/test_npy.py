@@ -25,6 +25,27 @@ def test_any_plain_array_comes_back(array: NDArray[Any]) -> None:
     np.testing.assert_array_equal(loaded, array)
 
 
+@pytest.mark.parametrize("version", [(1, 0), (2, 0)])
+@pytest.mark.parametrize("pad", [0, 3000])
+def test_headers_of_both_versions_and_of_any_length(version: tuple[int, int], pad: int) -> None:
+    for array in (np.arange(6, dtype=np.uint8), np.arange(4, dtype=">i2"), np.zeros((2, 0))):
+        said = repr({"descr": array.dtype.str, "fortran_order": False, "shape": array.shape}).encode()
+        header = said + b" " * pad + b"\n"
+        size = struct.pack("<H" if version == (1, 0) else "<I", len(header))
+        for _ in range(2):  # the second time it is remembered
+            loaded = npy.load(npy.MAGIC + bytes(version) + size + header + array.tobytes())
+            assert loaded.dtype == array.dtype
+            np.testing.assert_array_equal(loaded, array)
+
+
+def test_the_same_header_again_holds_the_length_of_its_own_body() -> None:
+    whole = npy.dump(np.arange(5, dtype=np.uint8))
+    assert npy.load(whole).tolist() == [0, 1, 2, 3, 4]
+    with pytest.raises(BadArray, match="is 5 bytes, but 4 bytes follow"):
+        npy.load(whole[:-1])
+    assert npy.load(whole[:-1] + b"\x09").tolist() == [0, 1, 2, 3, 9]
+
+
 def test_column_order_comes_back() -> None:
     array = np.asfortranarray(np.arange(24).reshape(2, 3, 4))
     np.testing.assert_array_equal(npy.load(npy.dump(array)), array)
