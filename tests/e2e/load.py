@@ -71,7 +71,8 @@ class Load:
             )
             try:
                 connection.connect()
-            except ConnectionRefusedError:
+            except (ConnectionRefusedError, ConnectionResetError):
+                # Or whoever listened ended while it was knocked; nothing has been asked yet.
                 return
             with suppress(_Closed):
                 self._talk(connection, chance)
