@@ -145,10 +145,13 @@ async def _tried(app: App, kind: str, body: bytes, random: Random, tally: Tally)
 async def _posted(app: App, body: bytes, media: str, query: dict[str, str]) -> Answer:
     """The answer to a POST of a body to ``/encode``, without a socket in between."""
     answer = Answer()
-    left = [{"type": "http.request", "body": body}]
+    left: list[Message] = [{"type": "http.request", "body": body}]
 
     async def receive() -> Message:
-        return left.pop() if left else {"type": "http.disconnect"}
+        if left:
+            return left.pop()
+        # Who left would get no answer if that took long.
+        return await asyncio.get_running_loop().create_future()
 
     async def send(message: Message) -> None:
         if message["type"] == "http.response.start":
