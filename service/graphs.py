@@ -8,13 +8,13 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from service import arena
 from service.device import Bindings, Held, Value
 from service.errors import GraphFailed, ModelRefused
 from service.runtime import Provider, one_line
@@ -41,10 +41,7 @@ class Graph:
         # steps and the decoder after them took 40 ms on 2 cores, 9 and 3 ms each by itself.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         if provider.device is None:
-            _make_arena()
-            options.add_session_config_entry("session.use_env_allocators", "1")
-            # Weights lie elsewhere, or what a model leaves in the arena when it is gone could not be freed.
-            options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+            arena.share(options)
         session, captures = _loaded(path, options, provider)
         if session.get_providers()[0] != provider.execution[0][0]:
             raise ModelRefused(f"graph {path.name!r} does not run on {provider.name}")
@@ -65,16 +62,6 @@ class Graph:
             shapes = {name: list(value.shape) for name, value in feeds.items()}
             log.error("graph %s failed on %s: %s", self.name, shapes, error)
             raise GraphFailed("ONNX Runtime failed on this input; the server's log says why") from error
-
-
-@cache
-def _make_arena() -> None:
-    """Make the memory in which all graphs of this process work.
-
-    With an arena each, every graph keeps what its largest batch took, though few run at the same time.
-    """
-    where = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
-    ort.create_and_register_allocator(where, None)
 
 
 def fetched(value: Value) -> NDArray[Any]:

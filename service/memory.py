@@ -7,16 +7,19 @@ import threading
 import weakref
 from functools import cache
 
+from service import arena
+
 # Between the end of an object and that of what it held.
 _SOON = 0.5
 
 
 def give_back() -> None:
-    """Hand what is free in the allocator to the system, which glibc does not do by itself.
+    """Hand what is free in the allocators to the system, which neither does by itself.
 
     Else a model that is gone would leave a hole in the process, and every reload make it larger.
     """
     gc.collect()
+    arena.give_back()
     if trim := _trim():
         trim(0)
 

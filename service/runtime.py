@@ -30,14 +30,14 @@ CUDA = "CUDAExecutionProvider"
 _CUDA_OPTIONS = {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
 
 # y = Identity(x), float32 scalars, as `onnx.helper` writes it: enough to see whether a provider works.
-_PROBE = bytes.fromhex(
+PROBE = bytes.fromhex(
     "080812003a2f0a100a01781201792208"
     "4964656e746974791201675a0b0a0178"
     "12060a0408011200620b0a0179120"
     "60a040801120042040a001011"
 )
 # An array: numpy's own scalars are no tensors to ONNX Runtime.
-_PROBE_FEEDS = {"x": np.zeros((), np.float32)}
+PROBE_FEEDS = {"x": np.zeros((), np.float32)}
 
 _LOG_FATAL, _LOG_WARNING = 4, 2
 
@@ -77,7 +77,7 @@ class Provider:
     def failure(self) -> str | None:
         """Run a graph of one node: what went wrong, in one line, or None."""
         try:
-            _probe(self.name).run(None, _PROBE_FEEDS)
+            _probe(self.name).run(None, PROBE_FEEDS)
         except Exception as error:  # ONNX Runtime's exceptions have no common base
             return one_line(error)
         return None
@@ -114,7 +114,7 @@ def cuda_obstacle() -> str | None:
     ort.set_default_logger_severity(_LOG_FATAL)
     try:
         probe = _probe("cuda")
-        probe.run(None, _PROBE_FEEDS)
+        probe.run(None, PROBE_FEEDS)
     except Exception as error:
         return said or one_line(error)
     finally:
@@ -128,7 +128,7 @@ def cuda_obstacle() -> str | None:
 def _probe(name: Name) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
-    return ort.InferenceSession(_PROBE, options, providers=_execution(name, {}), enable_fallback=0)
+    return ort.InferenceSession(PROBE, options, providers=_execution(name, {}), enable_fallback=0)
 
 
 def _execution(name: Name, options: Mapping[str, str]) -> Execution:

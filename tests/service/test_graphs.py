@@ -1,7 +1,5 @@
 """Graphs: loaded, refused, run."""
 
-import os
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +11,6 @@ from service.errors import GraphFailed, ModelRefused
 from service.graphs import Graph, Tensor, fetched
 from service.runtime import CPU as CPU_PROVIDER
 from service.runtime import Provider
-from tests.e2e.processes import resident
 from tests.service import toy
 from tests.service.conftest import CPU
 from tests.service.stand_in import StandIn
@@ -38,19 +35,6 @@ def test_a_graph_knows_its_tensors_and_runs(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, 8, 12, 1), dtype=np.uint8)
     (codes,) = graph.run({"images": images}, ["codes"])
     np.testing.assert_array_equal(codes, toy.levels(images))
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="memory is read as Linux tells it")
-def test_graphs_work_in_the_same_memory(tmp_path: Path) -> None:
-    path = toy.write_levels(tmp_path) / "encoder.onnx"
-    images = np.zeros((64, 512, 512, 1), np.uint8)
-    grown = []
-    for graph in [Graph(path, CPU) for _ in range(4)]:
-        before = resident(os.getpid())
-        graph.run({"images": images}, ["codes"])
-        grown.append(resident(os.getpid()) - before)
-    # Pixels as float32, once.
-    assert sum(grown[1:]) < images.size * 4
 
 
 def test_a_graph_that_fails_tells_the_log_and_not_the_caller(

@@ -69,11 +69,11 @@ def test_a_silent_fallback_is_noticed(
 
 
 def test_the_probe_is_a_valid_graph() -> None:
-    model = onnx.load_from_string(runtime._PROBE)
+    model = onnx.load_from_string(runtime.PROBE)
     onnx.checker.check_model(model)
     assert [node.op_type for node in model.graph.node] == ["Identity"]
 
 
 def test_the_probe_runs_on_what_it_is_given() -> None:
-    probe = ort.InferenceSession(runtime._PROBE, providers=[runtime.CPU])
-    assert probe.run(None, runtime._PROBE_FEEDS) == [0.0]
+    probe = ort.InferenceSession(runtime.PROBE, providers=[runtime.CPU])
+    assert probe.run(None, runtime.PROBE_FEEDS) == [0.0]

@@ -1,0 +1,40 @@
+"""The arena of all graphs."""
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service import arena
+from service.graphs import Graph
+from tests.e2e.processes import resident
+from tests.service import toy
+from tests.service.conftest import CPU
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read as Linux tells it")
+
+IMAGES = np.zeros((64, 512, 512, 1), np.uint8)
+# Of the pixels as float32, which a run needs at least.
+NEEDED = IMAGES.size * 4
+
+
+def test_graphs_work_in_the_same_memory(tmp_path: Path) -> None:
+    path = toy.write_levels(tmp_path) / "encoder.onnx"
+    grown = []
+    for graph in [Graph(path, CPU) for _ in range(4)]:
+        before = resident(os.getpid())
+        graph.run({"images": IMAGES}, ["codes"])
+        grown.append(resident(os.getpid()) - before)
+    assert sum(grown[1:]) < NEEDED
+
+
+def test_what_a_large_batch_took_is_given_back(tmp_path: Path) -> None:
+    graph = Graph(toy.write_levels(tmp_path) / "encoder.onnx", CPU)
+    graph.run({"images": IMAGES}, ["codes"])
+    before = resident(os.getpid())
+    arena.give_back()
+    assert before - resident(os.getpid()) >= NEEDED
+    (codes,) = graph.run({"images": IMAGES[:3, :8, :12]}, ["codes"])
+    np.testing.assert_array_equal(codes, toy.levels(IMAGES[:3, :8, :12]))
