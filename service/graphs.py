@@ -36,7 +36,7 @@ class Graph:
     def __init__(self, path: Path, provider: Provider) -> None:
         """Load a graph. Raises ModelRefused if it cannot be loaded or not onto the provider."""
         options = ort.SessionOptions()
-        options.intra_op_num_threads = provider.threads
+        options.intra_op_num_threads = provider.threads if provider.device is None else 1
         # Threads that go on spinning after a run take the cores from the next graph of a chain: 200 Langevin
         # steps and the decoder after them took 40 ms on 2 cores, 9 and 3 ms each by itself.
         options.add_session_config_entry("session.force_spinning_stop", "1")
