@@ -5,18 +5,42 @@ A flag wins over the environment, the environment over the default; secrets have
 ``python -m service`` (``service.command_line``) and the README's table are made from the fields below.
 """
 
-import os
+import difflib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import BeforeValidator, Field, SecretStr, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from service.errors import did_you_mean
+from service.errors import did_you_mean, quoted
 
 PREFIX = "TESSERA_"
+# What the trainer reads: one file of variables may be for both.
+OF_THE_TRAINER = frozenset({"TESSERA_DATA", "TESSERA_RELOAD_URL"})
+
+# What a header can carry as one word.
+_KEY = re.compile(r"[!-~]{1,512}")
+_ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^\s/?#,]+")
+# What Kubernetes sets for each Service of a namespace, unless a pod has enableServiceLinks: false.
+_SERVICE_LINK = re.compile(
+    r"TESSERA_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)"
+)
+_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
+# How alike a name and a setting's are if one is the other, mistyped before the underscore.
+_ALIKE = 0.93
+_LONGEST = 64
+
+
+def _metrics(given: object) -> object:
+    if given in ("open", "key"):
+        return given
+    text = str(given).strip()
+    if not (text.isdecimal() and len(text) <= 5 and int(text) <= 65535):
+        raise ValueError("Input should be 'key', 'open' or a port from 0 to 65535")
+    return int(text)
 
 
 class Settings(BaseSettings):
@@ -111,8 +135,18 @@ class Settings(BaseSettings):
     )
     reload_key: SecretStr | None = Field(
         default=None,
-        description="Key that `/models/reload` needs, then from any machine. Unset: only callers on the same "
-        "machine may, with one of the other keys if there are any.",
+        description="Key that `/models/reload` needs, then from any machine. Unset: only clients on the same "
+        "machine may, with one of the other keys if there are any, and none through a proxy.",
+    )
+    metrics: Annotated[Literal["key", "open"] | int, BeforeValidator(_metrics)] = Field(
+        default="key",
+        description="Who may read `/metrics`. key: who may call; open: everyone; a port: everyone who "
+        "reaches that port, where nothing else is answered, and nobody on `--port`; 0 picks a free one.",
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Origins of web pages whose scripts may call (CORS), such as `https://app.example`, with "
+        "commas between them, or `*` for all. Unset: none.",
     )
     traces: str | None = Field(
         default=None,
@@ -129,16 +163,50 @@ class Settings(BaseSettings):
         default="text", description="Lines for people, or one JSON object a line."
     )
 
-    @field_validator("api_keys", mode="before")
+    @field_validator("api_keys", "cors_origins", mode="before")
     @classmethod
-    def _keys(cls, given: object) -> object:
-        return [key.strip() for key in given.split(",") if key.strip()] if isinstance(given, str) else given
+    def _listed(cls, given: object) -> object:
+        # One from a file ends with a line break.
+        return [each.strip() for each in given.split(",")] if isinstance(given, str) else given
 
     @field_validator("reload_key", mode="before")
     @classmethod
-    def _key(cls, given: object) -> object:
-        # One from a file ends with a line break, which no caller can send.
-        return given.strip() or None if isinstance(given, str) else given
+    def _stripped(cls, given: object) -> object:
+        return given.strip() if isinstance(given, str) else given
+
+    @field_validator("api_keys")
+    @classmethod
+    def _are_keys(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        for number, key in enumerate(keys, 1):
+            _check_key(key, f"key {number} of {len(keys)}")
+        return keys
+
+    @field_validator("reload_key")
+    @classmethod
+    def _is_key(cls, key: SecretStr | None) -> SecretStr | None:
+        if key is not None:
+            _check_key(key, "the key")
+        return key
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"an origin is a scheme, a host and perhaps a port, such as https://app.example, or *; "
+                    f"{quoted(origin)} is none"
+                )
+        return origins
+
+
+def _check_key(key: SecretStr, name: str) -> None:
+    if not _KEY.fullmatch(key.get_secret_value()):
+        # Never the key itself: what is said here ends up in logs.
+        raise ValueError(
+            f"{name} is empty, has over 512 characters or one that a header cannot carry; allowed are "
+            "visible characters of ASCII without spaces"
+        )
 
 
 # A flag can be read by everyone on the machine.
@@ -171,11 +239,31 @@ def markdown_table() -> str:
     return "\n".join(["| flag | variable | default | meaning |", "| --- | --- | --- | --- |", *rows])
 
 
-def unknown_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """A warning for each variable with our prefix that is no setting."""
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """A complaint for each variable that looks like a setting's and is none."""
     names = {variable(name) for name in Settings.model_fields}
-    strange = sorted(name for name in environment if name.startswith(PREFIX) and name not in names)
-    return [f"{name} is no setting{did_you_mean(name, names)}" for name in strange]
+    return [
+        complaint
+        for name, value in sorted(environment.items())
+        if (complaint := _complaint(name, value, names)) is not None
+    ]
+
+
+def _complaint(name: str, value: str, names: set[str]) -> str | None:
+    # Case does not matter to pydantic-settings either.
+    upper = name.upper()
+    linked = upper.endswith("_PORT") and _ADDRESS.match(value)
+    if upper.startswith(PREFIX) and (_SERVICE_LINK.fullmatch(upper) or linked):
+        return (
+            f"{quoted(name)} is set by Kubernetes for a Service of that name; keep it out with "
+            "enableServiceLinks: false in the pod's spec, or name the Service otherwise"
+        )
+    if upper in names or upper in OF_THE_TRAINER:
+        return None
+    if upper.startswith(PREFIX):
+        return f"the variable {quoted(name)} is no setting{did_you_mean(upper[:_LONGEST], names)}"
+    near = difflib.get_close_matches(upper, names, n=1, cutoff=_ALIKE) if len(upper) < _LONGEST else []
+    return f"the variable {quoted(name)} is no setting; did you mean {near[0]!r}?" if near else None
 
 
 def _code(text: str | None) -> str:

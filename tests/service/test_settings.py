@@ -4,7 +4,9 @@ import pytest
 from pydantic import ValidationError
 
 from service.command_line import from_command_line
-from service.settings import Settings, flag, markdown_table, unknown_variables, variable
+from service.settings import OF_THE_TRAINER, Settings, flag, markdown_table, unknown_variables, variable
+from trainer.data.vision import CACHE_VARIABLE
+from trainer.reload import URL_VARIABLE
 
 
 def test_defaults() -> None:
@@ -27,12 +29,32 @@ def test_without_keys_there_are_none() -> None:
     assert (Settings().api_keys, Settings().reload_key) == ((), None)
 
 
-@pytest.mark.parametrize("nothing", ["", " ", "\n"])
-def test_an_empty_key_is_none(monkeypatch: pytest.MonkeyPatch, nothing: str) -> None:
-    monkeypatch.setenv("TESSERA_API_KEYS", nothing)
-    monkeypatch.setenv("TESSERA_RELOAD_KEY", nothing)
-    settings = from_command_line([])
-    assert (settings.api_keys, settings.reload_key) == ((), None)
+def test_empty_variables_are_as_good_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Compose gives what is not set in this way.
+    for name in Settings.model_fields:
+        monkeypatch.setenv(variable(name), "")
+    assert from_command_line([]) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "bad"),
+    [
+        *(("TESSERA_API_KEYS", bad) for bad in (" ", "\n", ",", "secret,", "secret,,other", "sec ret")),
+        *(("TESSERA_RELOAD_KEY", bad) for bad in (" ", "\n", "sec ret", "s\u00e9cret", "s" * 513)),
+    ],
+)
+def test_what_is_no_key_ends_the_start_and_is_not_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, bad: str
+) -> None:
+    monkeypatch.setenv(name, bad)
+    with pytest.raises(SystemExit) as exit_:
+        from_command_line([])
+    said = capsys.readouterr().err
+    assert exit_.value.code == 2
+    assert f"{name}: Value error, " in said
+    assert "is empty, has over 512 characters or one that a header cannot carry" in said
+    assert said.count("\n") == 1
+    assert not {"secret", "sec", "other"} & set(said.replace(",", " ").split())
 
 
 def test_the_line_break_of_a_file_belongs_to_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,6 +79,13 @@ def test_settings_are_frozen() -> None:
         (["--port", "70000"], "--port: Input should be less than or equal to 65535, not '70000'"),
         (["--provider", "tpu"], "--provider: Input should be 'auto', 'cpu' or 'cuda', not 'tpu'"),
         (["--port"], "argument --port: expected one argument"),
+        (
+            ["--metrics=all"],
+            "--metrics: Value error, Input should be 'key', 'open' or a port from 0 to 65535",
+        ),
+        (["--metrics=65536"], "'key', 'open' or a port from 0 to 65535, not '65536'"),
+        (["--cors-origins=app.example"], "an origin is a scheme, a host and perhaps a port"),
+        (["--cors-origins=https://app.example/"], "'https://app.example/' is none"),
     ],
 )
 def test_one_line_says_what_is_wrong(
@@ -77,9 +106,77 @@ def test_a_bad_variable_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert "TESSERA_MAX_PIXELS: Input should be greater than" in capsys.readouterr().err
 
 
-def test_a_strange_variable_is_warned_of() -> None:
-    warnings = unknown_variables({"TESSERA_MODLES": "x", "TESSERA_PORT": "1", "PATH": ""})
-    assert warnings == ["TESSERA_MODLES is no setting; did you mean 'TESSERA_MODELS'?"]
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("TESSERA_API_KEY", "TESSERA_API_KEYS"),
+        ("tessera_api_key", "TESSERA_API_KEYS"),
+        ("TESERA_API_KEYS", "TESSERA_API_KEYS"),
+        ("TESSERRA_RELOAD_KEY", "TESSERA_RELOAD_KEY"),
+        ("TESSREA_API_KEYS", "TESSERA_API_KEYS"),
+        ("TESSERA__PORT", "TESSERA_PORT"),
+        ("TESSERA_MODLES", "TESSERA_MODELS"),
+    ],
+)
+def test_a_variable_that_is_nearly_ours_ends_the_start(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, nearest: str
+) -> None:
+    monkeypatch.setenv(name, "x")
+    with pytest.raises(SystemExit) as exit_:
+        from_command_line([])
+    said = capsys.readouterr().err
+    assert exit_.value.code == 2
+    assert said.endswith(f": the variable {name!r} is no setting; did you mean {nearest!r}?\n")
+    assert said.count("\n") == 1
+
+
+def test_other_variables_are_no_business_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("tessera_port", "9003")
+    assert from_command_line([]).port == 9003
+    fine = ["TESSERA_PORT", "TESSERACT_PORT", "TESSDATA_PREFIX", "PORT", "API_KEYS", "MODELS", "T" * 10**5]
+    assert unknown_variables(dict.fromkeys([*fine, *OF_THE_TRAINER], "1")) == []
+    assert {CACHE_VARIABLE, URL_VARIABLE} == OF_THE_TRAINER
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("TESSERA_PORT", "tcp://10.0.0.7:8000"),
+        ("TESSERA_SERVICE_HOST", "10.0.0.7"),
+        ("TESSERA_SERVICE_PORT", "8000"),
+        ("TESSERA_SERVICE_PORT_HTTP", "8000"),
+        ("TESSERA_PORT_8000_TCP_ADDR", "10.0.0.7"),
+        ("TESSERA_CANARY_PORT", "tcp://10.0.0.8:8000"),
+        ("TESSERA_CANARY_PORT_8000_TCP", "tcp://10.0.0.8:8000"),
+    ],
+)
+def test_what_kubernetes_sets_is_told_from_a_mistake(name: str, value: str) -> None:
+    (complaint,) = unknown_variables({name: value})
+    assert complaint.startswith(f"{name!r} is set by Kubernetes for a Service")
+    assert "enableServiceLinks: false" in complaint
+
+
+def test_complaints_of_many_variables_are_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(50):
+        monkeypatch.setenv(f"TESSERA_{number}_{'x' * 500}", "x")
+    with pytest.raises(SystemExit):
+        from_command_line([])
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert len(said) < 500
+
+
+@pytest.mark.parametrize(("given", "meant"), [("open", "open"), ("key", "key"), ("9100", 9100), ("0", 0)])
+def test_who_may_read_the_metrics(given: str, meant: object) -> None:
+    assert from_command_line([f"--metrics={given}"]).metrics == meant
+
+
+def test_origins_have_commas_between_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TESSERA_CORS_ORIGINS", "https://app.example, http://localhost:3000")
+    assert from_command_line([]).cors_origins == ("https://app.example", "http://localhost:3000")
+    assert from_command_line(["--cors-origins=*"]).cors_origins == ("*",)
 
 
 def test_help_and_table_show_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
@@ -99,7 +196,7 @@ def test_help_and_table_show_every_setting(capsys: pytest.CaptureFixture[str]) -
 def test_keys_come_from_the_environment_alone_and_are_not_shown(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("TESSERA_API_KEYS", "one, two,,")
+    monkeypatch.setenv("TESSERA_API_KEYS", "one, two\n")
     monkeypatch.setenv("TESSERA_RELOAD_KEY", "three")
     settings = from_command_line([])
     assert [key.get_secret_value() for key in settings.api_keys] == ["one", "two"]
