@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from service.errors import did_you_mean, quoted
-from service.settings import PREFIX, SECRETS, Settings, flag, shown_default, unknown_variables, variable
+from service.settings import PREFIX, SECRETS, Settings, flag, shown_default, variable
+from service.variables import unknown_variables
 
 # Of variables: Kubernetes sets seven for each Service.
 MOST_COMPLAINTS = 3
@@ -78,8 +79,9 @@ def _secrets() -> str:
 def _metavar(field: FieldInfo) -> str:
     if get_origin(field.annotation) is Literal:
         return "{" + ",".join(get_args(field.annotation)) + "}"
-    if field.annotation == Literal["key", "open"] | int:
-        return "{key,open,PORT}"
+    parts = get_args(field.annotation)
+    if int in parts and get_origin(parts[0]) is Literal:
+        return "{" + ",".join([*get_args(parts[0]), "N"]) + "}"
     if field.annotation is bool:
         return "{true,false}"
     if field.annotation in (int, float):

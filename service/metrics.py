@@ -36,7 +36,7 @@ READY = ("tessera_ready", "1 if a model is loaded and the service is not about t
 
 
 # Or each series would have another beside it, with the moment at which it began.
-disable_created_metrics()
+disable_created_metrics()  # type: ignore[no-untyped-call]  # the package lacks a type there
 
 
 class Metrics:

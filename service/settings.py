@@ -5,9 +5,7 @@ A flag wins over the environment, the environment over the default; secrets have
 ``python -m service`` (``service.command_line``) and the README's table are made from the fields below.
 """
 
-import difflib
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,23 +13,13 @@ from pydantic import BeforeValidator, Field, SecretStr, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from service.errors import did_you_mean, quoted
+from service.errors import quoted
 
 PREFIX = "TESSERA_"
-# What the trainer reads: one file of variables may be for both.
-OF_THE_TRAINER = frozenset({"TESSERA_DATA", "TESSERA_RELOAD_URL"})
 
 # What a header can carry as one word.
 _KEY = re.compile(r"[!-~]{1,512}")
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^\s/?#,]+")
-# What Kubernetes sets for each Service of a namespace, unless a pod has enableServiceLinks: false.
-_SERVICE_LINK = re.compile(
-    r"TESSERA_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)"
-)
-_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
-# How alike a name and a setting's are if one is the other, mistyped before the underscore.
-_ALIKE = 0.93
-_LONGEST = 64
 
 
 def _metrics(given: object) -> object:
@@ -237,33 +225,6 @@ def markdown_table() -> str:
         for name, field in Settings.model_fields.items()
     ]
     return "\n".join(["| flag | variable | default | meaning |", "| --- | --- | --- | --- |", *rows])
-
-
-def unknown_variables(environment: Mapping[str, str]) -> list[str]:
-    """A complaint for each variable that looks like a setting's and is none."""
-    names = {variable(name) for name in Settings.model_fields}
-    return [
-        complaint
-        for name, value in sorted(environment.items())
-        if (complaint := _complaint(name, value, names)) is not None
-    ]
-
-
-def _complaint(name: str, value: str, names: set[str]) -> str | None:
-    # Case does not matter to pydantic-settings either.
-    upper = name.upper()
-    linked = upper.endswith("_PORT") and _ADDRESS.match(value)
-    if upper.startswith(PREFIX) and (_SERVICE_LINK.fullmatch(upper) or linked):
-        return (
-            f"{quoted(name)} is set by Kubernetes for a Service of that name; keep it out with "
-            "enableServiceLinks: false in the pod's spec, or name the Service otherwise"
-        )
-    if upper in names or upper in OF_THE_TRAINER:
-        return None
-    if upper.startswith(PREFIX):
-        return f"the variable {quoted(name)} is no setting{did_you_mean(upper[:_LONGEST], names)}"
-    near = difflib.get_close_matches(upper, names, n=1, cutoff=_ALIKE) if len(upper) < _LONGEST else []
-    return f"the variable {quoted(name)} is no setting; did you mean {near[0]!r}?" if near else None
 
 
 def _code(text: str | None) -> str:

@@ -134,6 +134,8 @@ def _fastapi(context: Context, traces: Traces | None) -> FastAPI:
     async def page() -> RedirectResponse:
         return RedirectResponse("docs")
 
+    # It takes tens of milliseconds: whoever asked for it first would have the others wait.
+    app.openapi()
     return app
 
 

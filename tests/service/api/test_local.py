@@ -110,8 +110,8 @@ def test_a_reload_is_refused_with_the_reason(exported: Path) -> None:
         assert "TESSERA_RELOAD_KEY" in told["detail"]
 
         # uvicorn may take the peer from a header (FORWARDED_ALLOW_IPS): nobody becomes local by that.
-        behind = ProxyHeadersMiddleware(client.app, trusted_hosts="*")
-        stranger = TestClient(behind, base_url="http://localhost:8000", client=("192.0.2.7", 1))
+        behind = ProxyHeadersMiddleware(client.app, trusted_hosts="*")  # type: ignore[arg-type]  # its own types
+        stranger = TestClient(behind, base_url="http://localhost:8000", client=("192.0.2.7", 1))  # type: ignore[arg-type]  # as above
         assert stranger.post("/models/reload", headers={"X-Forwarded-For": "127.0.0.1"}).status_code == 403
 
 
