@@ -9,6 +9,7 @@ What hinders the start is one line on stderr and exit code 1; a flag that is not
 
 import logging
 import sys
+from contextlib import ExitStack
 
 from service import logs
 from service.command_line import from_command_line
@@ -17,7 +18,7 @@ from service.crew import Crew
 from service.errors import TesseraError
 from service.listening import listen, url
 from service.runtime import choose_provider
-from service.settings import Settings, unknown_variables
+from service.settings import Settings
 from service.supervisor import Supervisor
 from service.worker import complaint, serve, work
 
@@ -31,8 +32,6 @@ def main() -> int:
     """Run the service until it is told to stop; the exit code."""
     settings = from_command_line(sys.argv[1:])
     logs.configure(settings)
-    for warning in unknown_variables():
-        log.warning("%s", warning)
     try:
         return _run(_shared_out(settings))
     except TesseraError as error:
@@ -45,15 +44,22 @@ def main() -> int:
 
 def _run(settings: Settings) -> int:
     # Before the models, which take longer: who has the port wrong is told at once.
-    listener = listen(settings.host, settings.port)
+    listeners = [listen(settings.host, settings.port)]
+    if isinstance(settings.metrics, int):
+        listeners.append(listen(settings.host, settings.metrics, "--metrics"))
+        settings = settings.model_copy(update={"metrics": listeners[1].getsockname()[1]})
 
     def ready() -> None:
-        log.info("listening on %s; documentation at %s/docs", *[url(listener)] * 2)
+        log.info("listening on %s; documentation at %s/docs", *[url(listeners[0])] * 2)
+        for each in listeners[1:]:
+            log.info("metrics at %s/metrics", url(each))
 
     if settings.workers > 1:
-        return Supervisor(work, settings, listener, ready).run()
-    with listener:
-        serve(settings, listener, Crew(), ready)
+        return Supervisor(work, settings, listeners, ready).run()
+    with ExitStack() as stack:
+        for each in listeners:
+            stack.enter_context(each)
+        serve(settings, listeners, Crew(), ready)
     return 0
 
 

@@ -1,6 +1,7 @@
 """The settings from the flags of ``python -m service``; what is wrong with one is a line on stderr."""
 
 import argparse
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
@@ -10,17 +11,24 @@ from pydantic.fields import FieldInfo
 
 from service.errors import did_you_mean, quoted
 from service.settings import PREFIX, SECRETS, Settings, flag, shown_default, variable
+from service.variables import unknown_variables
+
+# Of variables: Kubernetes sets seven for each Service.
+MOST_COMPLAINTS = 3
 
 
 def from_command_line(arguments: Sequence[str]) -> Settings:
-    """The settings of ``python -m service ARGUMENTS``.
+    """The settings of ``python -m service ARGUMENTS`` and of the environment.
 
-    An unknown flag or a value that is not allowed ends the process with exit code 2 and one line on stderr.
+    An unknown flag, a variable that is nearly one of ours, or a value that is not allowed ends the process
+    with exit code 2 and one line on stderr: a service whose key was mistyped would be open to all.
     """
     parser = _parser()
     known, unknown = parser.parse_known_args(arguments)
     if unknown:
         parser.refuse_unknown(unknown[0])
+    if strange := unknown_variables(os.environ):
+        parser.error("; ".join(strange[:MOST_COMPLAINTS]))
     given = vars(known)
     try:
         return Settings(**given)
@@ -71,6 +79,9 @@ def _secrets() -> str:
 def _metavar(field: FieldInfo) -> str:
     if get_origin(field.annotation) is Literal:
         return "{" + ",".join(get_args(field.annotation)) + "}"
+    parts = get_args(field.annotation)
+    if int in parts and get_origin(parts[0]) is Literal:
+        return "{" + ",".join([*get_args(parts[0]), "N"]) + "}"
     if field.annotation is bool:
         return "{true,false}"
     if field.annotation in (int, float):

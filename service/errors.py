@@ -10,10 +10,13 @@
         │   └── BadArray               no npy array, or one with pickled objects
         ├── ModelNotChosen        400  several models are served and none was named
         ├── NoKey                 401  the call needs a key
-        ├── NotLocal              403  only callers on the same machine may
+        │   └── WrongKey               and has one that is not known
+        ├── InsufficientKey       403  the call has a key that is for other calls
+        ├── NotLocal              403  only clients on the same machine may
         ├── UnknownModel          404
         ├── UnknownOperation      404  the model has no such operation
         ├── MissingFile           404  the model was exported without it
+        ├── WrongPort             404  the metrics have a port of their own
         ├── NotAcceptable         406  the answer has no form that Accept allows
         ├── TooSlow               408  the body did not come in time
         ├── VersionConflict       409  codes of one version, a model of another
@@ -136,22 +139,45 @@ class ModelNotChosen(Problem):
     title = "No model was chosen"
 
 
+# Challenges, as RFC 6750 has them.
+_BEARER = 'Bearer realm="tessera"'
+
+
 class NoKey(Problem):
-    """The call needs a key, and has none or another."""
+    """The call needs a key, and has none."""
 
     status = 401
     title = "A key is needed"
+    challenge: ClassVar[str] = _BEARER
 
     def __init__(self, detail: str, **members: Any) -> None:
         super().__init__(detail, **members)
-        self.headers = {"WWW-Authenticate": "Bearer"}
+        self.headers = {"WWW-Authenticate": self.challenge}
+
+
+class WrongKey(NoKey):
+    """The call has a key that is not known."""
+
+    title = "The key is not known"
+    challenge = f'{_BEARER}, error="invalid_token"'
+
+
+class InsufficientKey(Problem):
+    """The call has a key that is for other calls."""
+
+    status = 403
+    title = "The key is not for this"
+
+    def __init__(self, detail: str, **members: Any) -> None:
+        super().__init__(detail, **members)
+        self.headers = {"WWW-Authenticate": f'{_BEARER}, error="insufficient_scope"'}
 
 
 class NotLocal(Problem):
-    """Only callers on the same machine may do this."""
+    """Only clients on the same machine may do this."""
 
     status = 403
-    title = "Only for callers on the same machine"
+    title = "Only for clients on the same machine"
 
 
 class UnknownModel(Problem):
@@ -173,6 +199,13 @@ class MissingFile(Problem):
 
     status = 404
     title = "The model has no such file"
+
+
+class WrongPort(Problem):
+    """The service has two ports, and this is answered on the other."""
+
+    status = 404
+    title = "Not on this port"
 
 
 class NotAcceptable(Problem):

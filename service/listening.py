@@ -9,8 +9,8 @@ from service.errors import StartupError
 BACKLOG = 2048
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens on an address; port 0 stands for a free one.
+def listen(host: str, port: int, flag: str = "--port") -> socket.socket:
+    """A socket that listens on an address; port 0 stands for a free one. ``flag`` is that of the port.
 
     Raises StartupError, saying what to change.
     """
@@ -28,8 +28,8 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         hints = {
-            errno.EADDRINUSE: f"port {port} of {host} is in use; choose another with --port",
-            errno.EACCES: f"port {port} needs more rights than this process has; choose another with --port",
+            errno.EADDRINUSE: f"port {port} of {host} is in use; choose another with {flag}",
+            errno.EACCES: f"port {port} needs more rights than this process has; choose another with {flag}",
             errno.EADDRNOTAVAIL: f"{host} is no address of this machine; change it with --host",
         }
         hint = hints.get(error.errno or 0, f"cannot listen on {host} port {port}: {error.strerror}")

@@ -1,15 +1,21 @@
 """What is counted and timed, for Prometheus: every worker counts for itself, and any tells for all."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from functools import cache
 
-from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.metrics_core import InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from service.models import Model
 from service.queued import Batch
-from service.tally import Counts, Distributions
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -29,6 +35,10 @@ MODEL = ("tessera_model", "Models that are served.")
 READY = ("tessera_ready", "1 if a model is loaded and the service is not about to stop.")
 
 
+# Or each series would have another beside it, with the moment at which it began.
+disable_created_metrics()  # type: ignore[no-untyped-call]  # the package lacks a type there
+
+
 class Metrics:
     """What one worker counts. Safe to use from several threads."""
 
@@ -38,32 +48,34 @@ class Metrics:
         # Calls that are not answered yet; for the event loop alone to change.
         self.under_way = 0
         self.watch(lambda: [gauge(UNDER_WAY, [({}, self.under_way)])])
-        operation = ["model", "operation"]
-        self._requests = Counts(*REQUESTS, ["method", "path", "status"])
-        self._seconds = Distributions(*REQUEST_SECONDS, ["path"], _SECONDS)
-        self._refusals = Counts(*REFUSALS, ["type"])
-        self._rows = Counts(*ROWS, operation)
-        self._waits = Distributions(*QUEUE_SECONDS, operation, _SECONDS)
-        self._computes = Distributions(*COMPUTE_SECONDS, operation, _SECONDS)
-        self._batches = Distributions(*BATCH_ROWS, operation, _ROWS)
-        counters: list[Collector] = [self._requests, self._refusals, self._rows]
-        for each in [*counters, self._seconds, self._waits, self._computes, self._batches]:
-            self._registry.register(each)
+        operation = ("model", "operation")
+        self._requests = self._counters(REQUESTS, ("method", "path", "status"))
+        self._seconds = self._histograms(REQUEST_SECONDS, ("path",), _SECONDS)
+        self._refusals = self._counters(REFUSALS, ("type",))
+        self._rows = self._counters(ROWS, operation)
+        self._waits = self._histograms(QUEUE_SECONDS, operation, _SECONDS)
+        self._computes = self._histograms(COMPUTE_SECONDS, operation, _SECONDS)
+        self._batches = self._histograms(BATCH_ROWS, operation, _ROWS)
 
     def answered(self, method: str, path: str, status: int, seconds: float, problem: str | None) -> None:
-        """Count a call; ``path`` is a route's, or calls to nowhere would each be a series of their own."""
-        self._requests.add((method, path, str(status)))
-        self._seconds.add((path,), (seconds,))
+        """Count a call.
+
+        No label is the client's to choose, or each of its words would be a series: ``path`` is a route's.
+        """
+        self._requests(method, path, status).inc()
+        self._seconds(path).observe(seconds)
         if problem is not None:
-            self._refusals.add((problem,))
+            self._refusals(problem).inc()
 
     def ran(self, model: Model, chain: Sequence[str], batch: Batch) -> None:
         """Count a batch."""
         labels = (model.manifest.name, "+".join(chain))
-        self._rows.add(labels, batch.rows)
-        self._batches.add(labels, (batch.rows,))
-        self._computes.add(labels, (batch.seconds,))
-        self._waits.add(labels, batch.waits)
+        self._rows(*labels).inc(batch.rows)
+        self._batches(*labels).observe(batch.rows)
+        self._computes(*labels).observe(batch.seconds)
+        waits = self._waits(*labels)
+        for seconds in batch.waits:
+            waits.observe(seconds)
 
     def watch(self, found: Callable[[], Iterable[Metric]]) -> None:
         """Ask this too, each time when someone looks."""
@@ -72,6 +84,16 @@ class Metrics:
     def families(self) -> list[Metric]:
         """All of it, as it can be sent to another worker."""
         return list(self._registry.collect())
+
+    # prometheus_client finds the child for some labels under a lock, for each number that changes.
+
+    def _counters(self, told: tuple[str, str], labels: Sequence[str]) -> Callable[..., Counter]:
+        return cache(Counter(*told, labels, registry=self._registry).labels)
+
+    def _histograms(
+        self, told: tuple[str, str], labels: Sequence[str], bounds: Sequence[float]
+    ) -> Callable[..., Histogram]:
+        return cache(Histogram(*told, labels, buckets=bounds, registry=self._registry).labels)
 
 
 class _Asked(Collector):
@@ -105,15 +127,7 @@ def exposition(workers: Mapping[int, Sequence[Metric]]) -> bytes:
         for family in families:
             into = merged.setdefault(family.name, Metric(family.name, family.documentation, family.type))
             for sample in family.samples:
-                labels = {**sample.labels, "worker": str(index)}
-                into.samples.append(sample._replace(labels=labels))
-    return generate_latest(_Told(list(merged.values())))
-
-
-class _Told(CollectorRegistry):
-    def __init__(self, families: Sequence[Metric]) -> None:
-        super().__init__()
-        self._families = families
-
-    def collect(self) -> Any:
-        return iter(self._families)
+                into.add_sample(sample.name, {**sample.labels, "worker": str(index)}, sample.value)
+    registry = CollectorRegistry()
+    registry.register(_Asked(merged.values))
+    return generate_latest(registry)

@@ -5,18 +5,30 @@ A flag wins over the environment, the environment over the default; secrets have
 ``python -m service`` (``service.command_line``) and the README's table are made from the fields below.
 """
 
-import os
-from collections.abc import Mapping
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import BeforeValidator, Field, SecretStr, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from service.errors import did_you_mean
+from service.errors import quoted
 
 PREFIX = "TESSERA_"
+
+# What a header can carry as one word.
+_KEY = re.compile(r"[!-~]{1,512}")
+_ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^\s/?#,]+")
+
+
+def _metrics(given: object) -> object:
+    if given in ("open", "key"):
+        return given
+    text = str(given).strip()
+    if not (text.isdecimal() and len(text) <= 5 and int(text) <= 65535):
+        raise ValueError("Input should be 'key', 'open' or a port from 0 to 65535")
+    return int(text)
 
 
 class Settings(BaseSettings):
@@ -111,8 +123,18 @@ class Settings(BaseSettings):
     )
     reload_key: SecretStr | None = Field(
         default=None,
-        description="Key that `/models/reload` needs, then from any machine. Unset: only callers on the same "
-        "machine may, with one of the other keys if there are any.",
+        description="Key that `/models/reload` needs, then from any machine. Unset: only clients on the same "
+        "machine may, with one of the other keys if there are any, and none through a proxy.",
+    )
+    metrics: Annotated[Literal["key", "open"] | int, BeforeValidator(_metrics)] = Field(
+        default="key",
+        description="Who may read `/metrics`. key: who may call; open: everyone; a port: everyone who "
+        "reaches that port, where nothing else is answered, and nobody on `--port`; 0 picks a free one.",
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Origins of web pages whose scripts may call (CORS), such as `https://app.example`, with "
+        "commas between them, or `*` for all. Unset: none.",
     )
     traces: str | None = Field(
         default=None,
@@ -129,16 +151,50 @@ class Settings(BaseSettings):
         default="text", description="Lines for people, or one JSON object a line."
     )
 
-    @field_validator("api_keys", mode="before")
+    @field_validator("api_keys", "cors_origins", mode="before")
     @classmethod
-    def _keys(cls, given: object) -> object:
-        return [key.strip() for key in given.split(",") if key.strip()] if isinstance(given, str) else given
+    def _listed(cls, given: object) -> object:
+        # One from a file ends with a line break.
+        return [each.strip() for each in given.split(",")] if isinstance(given, str) else given
 
     @field_validator("reload_key", mode="before")
     @classmethod
-    def _key(cls, given: object) -> object:
-        # One from a file ends with a line break, which no caller can send.
-        return given.strip() or None if isinstance(given, str) else given
+    def _stripped(cls, given: object) -> object:
+        return given.strip() if isinstance(given, str) else given
+
+    @field_validator("api_keys")
+    @classmethod
+    def _are_keys(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        for number, key in enumerate(keys, 1):
+            _check_key(key, f"key {number} of {len(keys)}")
+        return keys
+
+    @field_validator("reload_key")
+    @classmethod
+    def _is_key(cls, key: SecretStr | None) -> SecretStr | None:
+        if key is not None:
+            _check_key(key, "the key")
+        return key
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"an origin is a scheme, a host and perhaps a port, such as https://app.example, or *; "
+                    f"{quoted(origin)} is none"
+                )
+        return origins
+
+
+def _check_key(key: SecretStr, name: str) -> None:
+    if not _KEY.fullmatch(key.get_secret_value()):
+        # Never the key itself: what is said here ends up in logs.
+        raise ValueError(
+            f"{name} is empty, has over 512 characters or one that a header cannot carry; allowed are "
+            "visible characters of ASCII without spaces"
+        )
 
 
 # A flag can be read by everyone on the machine.
@@ -169,13 +225,6 @@ def markdown_table() -> str:
         for name, field in Settings.model_fields.items()
     ]
     return "\n".join(["| flag | variable | default | meaning |", "| --- | --- | --- | --- |", *rows])
-
-
-def unknown_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """A warning for each variable with our prefix that is no setting."""
-    names = {variable(name) for name in Settings.model_fields}
-    strange = sorted(name for name in environment if name.startswith(PREFIX) and name not in names)
-    return [f"{name} is no setting{did_you_mean(name, names)}" for name in strange]
 
 
 def _code(text: str | None) -> str:

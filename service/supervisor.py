@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, MutableSequence
+from collections.abc import Callable, MutableSequence, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -30,7 +30,7 @@ PAUSE, LONGEST_PAUSE = 1.0, 30.0
 # What a worker that was told to stop may take beyond the time it has for its calls.
 SLACK = 5.0
 
-Work = Callable[[Settings, socket.socket, int, Connection, MutableSequence[int]], None]
+Work = Callable[[Settings, Sequence[socket.socket], int, Connection, MutableSequence[int]], None]
 
 
 class WorkerGone(TesseraError):
@@ -57,15 +57,15 @@ class _Round:
 
 
 class Supervisor:
-    """Runs ``work`` in as many processes as ``settings`` say, which all listen on one socket.
+    """Runs ``work`` in as many processes as ``settings`` say, which all listen on the same sockets.
 
     ``ready`` is called once, when all have started.
     """
 
     def __init__(
-        self, work: Work, settings: Settings, listener: socket.socket, ready: Callable[[], None]
+        self, work: Work, settings: Settings, listeners: Sequence[socket.socket], ready: Callable[[], None]
     ) -> None:
-        self._work, self._settings, self._listener, self._ready = work, settings, listener, ready
+        self._work, self._settings, self._listeners, self._ready = work, settings, listeners, ready
         self._spawn = multiprocessing.get_context("spawn")
         self._taken = turns.shared(self._spawn, settings.workers)
         self._workers: dict[int, _Worker] = {}
@@ -106,7 +106,7 @@ class Supervisor:
         ours, theirs = self._spawn.Pipe()
         process = self._spawn.Process(
             target=self._work,
-            args=(self._settings, self._listener, index, theirs, self._taken),
+            args=(self._settings, self._listeners, index, theirs, self._taken),
             name=f"tessera-worker-{index}",
         )
         process.start()
@@ -149,7 +149,8 @@ class Supervisor:
         self._stopping = time.monotonic() + self._settings.drain_seconds + SLACK
         self._due.clear()
         # Or who connects now would wait for an answer that nobody gives.
-        self._listener.close()
+        for listener in self._listeners:
+            listener.close()
         for worker in self._workers.values():
             worker.process.terminate()
 

@@ -6,7 +6,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, MutableSequence
+from collections.abc import Callable, MutableSequence, Sequence
 from multiprocessing.connection import Connection
 
 from service import logs
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 def serve(
     settings: Settings,
-    listener: socket.socket,
+    listeners: Sequence[socket.socket],
     crew: Crew,
     started: Callable[[], None],
     turns: Turns | None = None,
@@ -53,13 +53,17 @@ def serve(
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, lambda *_: _reload(context.reload_quietly) if crew.is_alone else None)
     try:
-        server.run(sockets=[listener])
+        server.run(sockets=list(listeners))
     finally:
         context.lanes.close(0)
 
 
 def work(
-    settings: Settings, listener: socket.socket, index: int, pipe: Connection, taken: MutableSequence[int]
+    settings: Settings,
+    listeners: Sequence[socket.socket],
+    index: int,
+    pipe: Connection,
+    taken: MutableSequence[int],
 ) -> None:
     """Be one of several, under ``service.supervisor``. Ends the process with exit code 1 if it cannot."""
     # Ctrl-C reaches every process of a terminal, and it is the supervisor who ends the others in order.
@@ -67,7 +71,7 @@ def work(
     logs.configure(settings)
     crew = Crew(pipe, index)
     try:
-        serve(settings, listener, crew, lambda: crew.tell(Started()), Turns(taken, index))
+        serve(settings, listeners, crew, lambda: crew.tell(Started()), Turns(taken, index))
     except TesseraError as error:
         crew.tell(Failed(complaint(error, settings)))
         sys.exit(1)

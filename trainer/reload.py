@@ -95,7 +95,7 @@ def _post(address: str) -> tuple[int, dict[str, Any]]:
 
 
 def _why(status: int, problem: Mapping[str, Any]) -> str:
-    if status == HTTPStatus.UNAUTHORIZED:
+    if status == HTTPStatus.UNAUTHORIZED or problem.get("type") == "urn:tessera:insufficient-key":
         return f"wants its key for it: set {KEY_VARIABLE} to that"
     if status == HTTPStatus.FORBIDDEN:
         return (

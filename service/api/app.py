@@ -7,15 +7,19 @@ from functools import partial
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import __version__
 from service.api import codes, health, inference, models, problems, samples, scores, telemetry
 from service.api.context import Context
+from service.api.head_requests import HeadRequests
+from service.api.inference_body import LENGTH
 from service.api.intake import Intake
-from service.api.keys import Keys
-from service.api.observed import Observed
+from service.api.keys import METRICS, Keys
+from service.api.metrics_port import MetricsPort
+from service.api.observed import REQUEST_ID, Observed
 from service.api.openapi import describe
 from service.api.shortcut import Shortcut
 from service.crew import Crew
@@ -33,6 +37,18 @@ ROUTERS = (
     inference.router,
     health.router,
     telemetry.router,
+)
+
+# Headers of answers that the scripts of a web page may read, beside those that they always may.
+EXPOSED = (
+    "X-Tessera-Model",
+    "X-Tessera-Version",
+    "X-Tessera-Seed",
+    REQUEST_ID,
+    LENGTH,
+    "Retry-After",
+    "WWW-Authenticate",
+    "Content-Disposition",
 )
 
 DESCRIPTION = """
@@ -118,6 +134,8 @@ def _fastapi(context: Context, traces: Traces | None) -> FastAPI:
     async def page() -> RedirectResponse:
         return RedirectResponse("docs")
 
+    # It takes tens of milliseconds: whoever asked for it first would have the others wait.
+    app.openapi()
     return app
 
 
@@ -134,8 +152,23 @@ def _layers(context: Context) -> list[Callable[[ASGIApp], ASGIApp]]:
     layers: list[Callable[[ASGIApp], ASGIApp]] = [
         partial(Shortcut, routes=routes, context=context),
         partial(Intake, max_bytes=settings.max_body_bytes, seconds=settings.body_seconds),
+        HeadRequests,
     ]
     if settings.api_keys or settings.reload_key:
-        layers.append(partial(Keys, keys=settings.api_keys, reload_key=settings.reload_key))
+        is_open = () if settings.metrics == "key" else (METRICS,)
+        layers.append(partial(Keys, keys=settings.api_keys, reload_key=settings.reload_key, is_open=is_open))
+    if isinstance(settings.metrics, int):
+        layers.append(partial(MetricsPort, port=settings.metrics))
+    if settings.cors_origins:
+        # Outside of the keys: what a browser asks first (preflight) has none.
+        layers.append(
+            partial(
+                CORSMiddleware,
+                allow_origins=settings.cors_origins,
+                allow_methods=("GET", "HEAD", "POST"),
+                allow_headers=("*",),
+                expose_headers=EXPOSED,
+            )
+        )
     every = settings.log_calls == "all"
     return [*layers, partial(Observed, metrics=context.metrics, paths=paths, every=every)]

@@ -1,6 +1,5 @@
 """``/models``: what is served, the codebooks and previews, and loading anew."""
 
-import ipaddress
 from typing import Annotated
 
 from fastapi import APIRouter, Path
@@ -14,9 +13,11 @@ from service.api.answers import as_json
 from service.api.context import Shared
 from service.api.documents import ModelDetail, ModelList, ModelSummary, ReloadAnswer
 from service.api.heads import header
+from service.api.local import why_not_local
 from service.api.openapi import file_answer, json_answer, problems
 from service.errors import MissingFile, NotLocal, Problem
 from service.registry import Reload
+from service.settings import variable
 
 router = APIRouter(prefix="/models", tags=["models"], default_response_class=Response)
 
@@ -49,10 +50,13 @@ async def reload(request: Request, context: Shared) -> Response:
     """Load new and changed folders, drop removed ones, in every worker; what runs goes on.
 
     A folder that does not verify is refused with the reason; if it was served before, that stays. Needs the
-    key for it, if the service has one; else it answers only to callers on the same machine.
+    key for it, if the service has one; else it answers only to clients on the same machine.
     """
-    if context.settings.reload_key is None and not _is_local(request):
-        raise NotLocal("the models are loaded anew only for callers on the same machine")
+    if context.settings.reload_key is None and (why := why_not_local(request.scope)) is not None:
+        raise NotLocal(
+            "the models are reloaded only for clients on the same machine, unless the service has a key for "
+            f"it ({variable('reload_key')}), and this request is not taken for one: {why}"
+        )
     outcome, *others = await context.crew.ask("reload")
     refused = dict(outcome.refused)
     for other in others:
@@ -117,10 +121,3 @@ async def show_preview(name: ModelName, context: Shared) -> Response:
     if preview is None:
         raise MissingFile(f"model {name!r} has no preview")
     return Response(preview, media_type=PNG)
-
-
-def _is_local(request: Request) -> bool:
-    try:
-        return request.client is not None and ipaddress.ip_address(request.client.host).is_loopback
-    except ValueError:
-        return False

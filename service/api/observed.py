@@ -18,6 +18,10 @@ REQUEST_ID = "X-Request-ID"
 _REQUEST_ID = REQUEST_ID.lower().encode()
 
 _GOOD_ID = re.compile(r"[!-~]{1,128}")
+# Any word may be one; each would be a series of its own.
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+# Characters of a path that are logged.
+LONGEST = 200
 
 
 class Observed:
@@ -53,7 +57,7 @@ class Observed:
         try:
             await self.app(scope, receive, told)
         except Exception:
-            log.exception("%s %s failed", scope["method"], scope["path"], extra={"request_id": name})
+            log.exception("%s %s failed", scope["method"], _shown(scope["path"]), extra={"request_id": name})
             if not status:
                 await problems.failed(scope)(scope, receive, told)
             elif not complete:
@@ -65,19 +69,20 @@ class Observed:
     def _tell(self, scope: Scope, status: int, seconds: float, name: str) -> None:
         # A caller that left has no answer; nginx calls that 499.
         status = status or 499
-        self._metrics.answered(scope["method"], self._path(scope), status, seconds, scope.get("problem"))
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        self._metrics.answered(method, self._path(scope), status, seconds, scope.get("problem"))
         if self._every:
-            client = scope.get("client")
+            client, path = scope.get("client"), _shown(scope["path"])
             log.info(
                 "%s %s %d %.1f ms",
-                scope["method"],
-                scope["path"],
+                method,
+                path,
                 status,
                 1000 * seconds,
                 extra={
                     "request_id": name,
-                    "method": scope["method"],
-                    "path": scope["path"],
+                    "method": method,
+                    "path": path,
                     "status": status,
                     "seconds": round(seconds, 6),
                     "client": client[0] if client else None,
@@ -90,3 +95,8 @@ class Observed:
             return str(scope["path"])
         route = scope.get("route")
         return getattr(route, "path", "elsewhere")
+
+
+def _shown(path: str) -> str:
+    """A path for the log: on one line, whatever the client made of it, and not too long."""
+    return ascii(path[:LONGEST])[1:-1]

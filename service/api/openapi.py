@@ -23,8 +23,8 @@ BINARY = {"schema": {"type": "string", "format": "binary"}}
 
 _REFUSALS = {
     400: "The body or the choice of a model cannot be understood.",
-    401: "A key is needed, and the call has none or another.",
-    403: "Only for callers on the same machine.",
+    401: "A key is needed, and the call has none or one that is not known.",
+    403: "The key is for other calls, or the call is only for clients on the same machine.",
     404: "No such model, or it has no such operation or file.",
     406: "The answer has no form that Accept allows.",
     408: "The body did not come in time.",
@@ -203,7 +203,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
         for path, item in schema["paths"].items():
             if path not in OPEN:
                 for call in item.values():
-                    call["responses"] |= {str(status): told for status, told in problems(401).items()}
+                    call["responses"] |= {str(status): told for status, told in problems(401, 403).items()}
                     call["security"] = [{}, {"key": []}]
         app.openapi_schema = schema
     return app.openapi_schema

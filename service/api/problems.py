@@ -83,6 +83,9 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
         detail = f"there is nothing at {quoted(path)}{did_you_mean(path, request.app.openapi()['paths'])}"
     elif error.status_code == 405:
         members["allowed"] = (error.headers or {}).get("Allow", "").split(", ")
+        if "GET" in members["allowed"]:
+            members["allowed"] = sorted({*members["allowed"], "HEAD"})
+            error.headers = {**(error.headers or {}), "Allow": ", ".join(members["allowed"])}
         detail = f"{request.method} is not allowed here, only {' or '.join(members['allowed'])}"
     return _response(
         {

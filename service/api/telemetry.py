@@ -28,4 +28,5 @@ async def metrics(context: Shared) -> Response:
     except TimeoutError as error:
         raise Unwell(f"a worker did not answer within {PATIENCE:g} s") from error
     families = dict(each for each in told if not isinstance(each, Exception))
-    return Response(exposition(families), headers={"Content-Type": CONTENT_TYPE_LATEST})
+    text = await context.convert(lambda: exposition(families))
+    return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})

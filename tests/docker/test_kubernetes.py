@@ -11,8 +11,9 @@ from service import metrics
 from service.api import health
 from service.api.app import create_app
 from service.server import LINGER
-from service.settings import Settings, unknown_variables
+from service.settings import Settings
 from service.supervisor import SLACK
+from service.variables import unknown_variables
 from tests.docker.reading import DOCKER, read_yaml, services
 
 FOLDER = DOCKER / "kubernetes"
@@ -107,10 +108,13 @@ def test_probes_ask_what_is_answered_and_wait_long_enough() -> None:
     assert asked["readiness"]["httpGet"]["path"] == "/readyz"
     assert asked["liveness"]["httpGet"]["path"] == asked["startup"]["httpGet"]["path"] == "/livez"
     assert asked["liveness"]["timeoutSeconds"] > health.PATIENCE
-    (port,) = container(DEPLOYMENT)["ports"]
+    port, metrics_port = container(DEPLOYMENT)["ports"]
+    given = {each["name"]: each["value"] for each in container(DEPLOYMENT)["env"]}
+    annotated = DEPLOYMENT["spec"]["template"]["metadata"]["annotations"]["prometheus.io/port"]
+    assert int(annotated) == int(given["TESSERA_METRICS"]) == metrics_port["containerPort"]
+    assert [each["targetPort"] for each in MANIFESTS["service.yaml"]["spec"]["ports"]] == [port["name"]]
     assert port["containerPort"] == Settings.model_fields["port"].default
     assert {probe["httpGet"]["port"] for probe in asked.values()} == {port["name"]}
-    assert MANIFESTS["service.yaml"]["spec"]["ports"][0]["targetPort"] == port["name"]
 
 
 def test_no_call_is_lost_when_pods_are_replaced() -> None:

@@ -81,7 +81,12 @@ def make_client(models: Path, *, host: str = "127.0.0.1", **settings: object) ->
     """A client of an app of its own, that seems to call from ``host``."""
     given = {"provider": "cpu", "threads": 1, **settings}
     chosen = Settings(models=models, **given)  # type: ignore[arg-type]  # pydantic checks them
-    return TestClient(create_app(chosen), client=(host, 50000), raise_server_exceptions=False)
+    return TestClient(
+        create_app(chosen),
+        base_url="http://localhost:8000",
+        client=(host, 50000),
+        raise_server_exceptions=False,
+    )
 
 
 @pytest.fixture(scope="session")

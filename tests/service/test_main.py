@@ -94,6 +94,38 @@ def test_an_unknown_flag() -> None:
     assert "did you mean '--models'" in refusal("--model-dir", "x", code=2) + refusal("--modls", "x", code=2)
 
 
+def test_a_mistyped_key() -> None:
+    said = refusal("--port", "0", code=2, TESSERA_API_KEY="abc")
+    assert said.endswith("the variable 'TESSERA_API_KEY' is no setting; did you mean 'TESSERA_API_KEYS'?")
+
+
+def test_all_workers_answer_at_the_port_of_the_metrics(exported: Path) -> None:
+    process = start(
+        *("--models", str(exported), "--port", "0", "--metrics", "0", "--workers", "2", "--threads", "1"),
+        TESSERA_API_KEYS="first",
+        TESSERA_PROVIDER="cpu",
+    )
+    assert process.stderr is not None
+    try:
+        log = ""
+        while (found := re.search(r"metrics at (http://127\.0\.0\.1:\d+)/metrics", log)) is None:
+            line = process.stderr.readline()
+            assert line, log
+            log += line
+        main = re.search(r"listening on (http://127\.0\.0\.1:\d+);", log)
+        assert main is not None
+        for _ in range(10):
+            text = httpx.get(f"{found[1]}/metrics", timeout=30).text
+            assert all(f'tessera_ready{{worker="{index}"}} 1.0' in text for index in range(2))
+        assert httpx.get(f"{found[1]}/models", timeout=30).status_code == 404
+        assert httpx.get(f"{main[1]}/metrics", timeout=30).status_code == 404
+        assert httpx.get(f"{main[1]}/models", timeout=30).status_code == 401
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+
+
 def test_cuda_or_no_start(exported: Path) -> None:
     from service.runtime import cuda_obstacle
 

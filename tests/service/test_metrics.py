@@ -1,4 +1,5 @@
 import pickle
+import threading
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -52,3 +53,23 @@ def test_what_is_watched_is_asked_each_time() -> None:
         found = told(metrics)
         assert found["now", "of=x", "worker=0"] == number
         assert found["fact_info", "a=b", "worker=0"] == 1
+
+
+def test_nothing_is_lost_between_threads(levels: Model) -> None:
+    metrics = Metrics()
+
+    def count() -> None:
+        for _ in range(2000):
+            metrics.answered("GET", "/models", 200, 0.003, None)
+            metrics.ran(levels, ("encode",), Batch(rows=2, waits=[0.1, 0.2], seconds=0.1))
+
+    threads = [threading.Thread(target=count) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = told(metrics)
+    labels = ("model=levels", "operation=encode", "worker=0")
+    assert found["tessera_request_seconds_count", "path=/models", "worker=0"] == 8000
+    assert found["tessera_rows_total", *labels] == found["tessera_queue_seconds_count", *labels] == 16_000
+    assert not [name for name, *_ in found if name.endswith("_created")]

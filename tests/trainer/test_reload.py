@@ -79,6 +79,11 @@ def test_the_key_goes_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     ("status", "document", "why"),
     [
         (401, {"detail": "a key is needed"}, "wants its key for it: set TESSERA_RELOAD_KEY to that"),
+        (
+            403,
+            {"type": "urn:tessera:insufficient-key"},
+            "wants its key for it: set TESSERA_RELOAD_KEY to that",
+        ),
         (403, {}, r"loads models only for its own machine .* \(docker compose kill -s HUP service\)"),
         (404, {}, "answers 404: it seems to be no service of models"),
         (200, "<html>", "answers 200: it seems to be no service of models"),

@@ -37,7 +37,8 @@ def flags(name: str, exported: Path, port: int) -> list[str]:
     given = [f"--cap-drop={each}" for each in service["cap_drop"]]
     given += [f"--security-opt={each.removesuffix(':true')}" for each in service["security_opt"]]
     given += [f"--tmpfs={each}" for each in service["tmpfs"]]
-    variables = service["environment"] | {"TESSERA_PORT": str(port)}
+    # In the network of the host another may have the port of the metrics.
+    variables = service["environment"] | {"TESSERA_PORT": str(port), "TESSERA_METRICS": "key"}
     given += [f"--env={variable}={_filled(str(value))}" for variable, value in variables.items()]
     given += [
         f"--volume={exported}:/exported:ro",

@@ -135,3 +135,18 @@ def test_what_nobody_foresaw_is_logged_with_its_id_and_tells_nothing(
     (failure,) = [record for record in caplog.records if record.name == "service.calls"]
     assert vars(failure)["request_id"] == "mine"
     assert "/secret/path" in caplog.text
+
+
+def test_words_of_clients_make_no_series_and_no_lines(
+    exported: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "service.calls")
+    with make_client(exported, log_calls="all") as client:
+        for number in range(5):
+            client.request(f"WORD{number}", f"/nowhere/{number}%0aERROR service: all is lost{'x' * 1000}")
+        found = samples(client)
+    requests = [labels for name, labels in found if name == "tessera_requests_total"]
+    assert [dict(labels)["method"] for labels in requests] == ["other"]
+    lines = [record.getMessage() for record in caplog.records if record.name == "service.calls"]
+    assert r"/nowhere/4\nERROR" in lines[4]
+    assert all(len(line) < 300 and line.isprintable() for line in lines)
