@@ -86,7 +86,7 @@ def load(
         if average is not None:
             load_weights(checkpoint, average.module, averaged=True)
             average.n_averaged.fill_(position.total)
-        state = torch.load(checkpoint / "state.pt", weights_only=True)
+        state = torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True)
         optimizer.load_state_dict(state["optimizer"])
         _restore_random_state(state["random"])
         sums = state["sums"]
@@ -137,5 +137,6 @@ def _random_state() -> dict[str, Any]:
 
 def _restore_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["cpu"])
-    if state["cuda"] and torch.cuda.is_available():
+    # Of another number of GPUs there is nothing to restore.
+    if state["cuda"] and torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])

@@ -47,7 +47,8 @@ class _EnergyChain(Chain):
         steps = torch.ones_like(states[:, 0, 0]).sum().long()
         kept = cast("int", torch.where(every > 0, steps // every.clamp(min=1), 0).item())
         torch._check(kept >= 0)
-        return states.index_select(0, (torch.arange(kept) + 1) * every - 1).transpose(0, 1)
+        numbers = torch.arange(1, kept + 1, device=states.device)
+        return states.index_select(0, numbers * every - 1).transpose(0, 1)
 
 
 class Langevin(_EnergyChain):
