@@ -1,8 +1,9 @@
 """Seeds to noise: one generator for each (seed, item, stream).
 
-Noise comes to a graph from outside, so that a seed gives the same image on any provider, in any batch and at
-any position, in the service and in the trainer: item 3 of 64 samples is item 3 of 4. A *stream* keeps the inputs of a chain of graphs apart; it
-is made of their names, so that a further input changes nothing for the others.
+Noise comes to a graph from outside, so that a seed gives the same image in the service and in the trainer,
+on any provider, in any batch and at any position: item 3 of 64 samples is item 3 of 4. A *stream* keeps the
+inputs of several graphs apart; it is made of their names, so that a further input changes nothing for the
+others.
 
 The bits are Philox's, which numpy keeps for good. The path from bits to normal numbers is numpy's
 ``Generator``, which may change with a release of numpy; the lock file pins that.
