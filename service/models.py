@@ -19,8 +19,8 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from service.chain_run import ChainRun
-from service.errors import UnknownOperation, did_you_mean, quoted
+from service.contract.runner import Runner, WrongOutput
+from service.errors import GraphFailed, UnknownOperation, did_you_mean, quoted
 from service.folder import Folder
 from service.graphs import Graph
 from service.manifest import Manifest, Role
@@ -168,10 +168,11 @@ class Model:
 
         Raises GraphFailed, for all of them, if ONNX Runtime does.
         """
-        run = ChainRun(self.manifest, self.graphs, parts, values, still)
-        for name in chain:
-            run.operation(name)
-        return run.results()
+        runner = Runner(self.manifest.operations, self.manifest.codes, self.graphs)
+        try:
+            return runner.run(chain, parts, values, still)
+        except WrongOutput as error:
+            raise GraphFailed(str(error)) from error
 
     def rows_at_once(self, chain: tuple[str, ...], given: Arrays, values: Mapping[str, Number]) -> int:
         """How many rows such as these may go through the chain at once."""

@@ -4,7 +4,8 @@ import math
 from collections.abc import Collection, Iterator, Mapping
 from types import MappingProxyType
 
-from service.manifest import Input, Operation, Parameter, Role
+from service.contract.runner import noise_shape, parameters_of
+from service.manifest import Operation, Parameter, Role
 
 Number = int | float
 
@@ -24,7 +25,7 @@ class Operations:
     def __init__(self, named: Mapping[str, Operation]) -> None:
         self._named = named
         self.declared = tuple(item for each in self for item in each.parameters.items())
-        self.parameters: Mapping[str, Parameter] = dict(reversed(self.declared))
+        self.parameters: Mapping[str, Parameter] = parameters_of(self)
         self.defaults: Mapping[str, Number] = MappingProxyType(
             {name: number(parameter.default, parameter) for name, parameter in self.parameters.items()}
         )
@@ -54,11 +55,6 @@ class Operations:
 def number(value: float, parameter: Parameter) -> Number:
     """A value as a parameter has it: whole numbers are ``int``."""
     return int(value) if parameter.dtype == "int64" else value
-
-
-def noise_shape(item: Input, values: Mapping[str, Number]) -> tuple[int, ...]:
-    """The axes of a noise after the batch."""
-    return tuple(int(values[axis]) if isinstance(axis, str) else axis for axis in item.shape)
 
 
 def _pixels(operation: Operation, area: int, values: Mapping[str, Number]) -> int:

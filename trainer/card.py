@@ -11,6 +11,7 @@ from trainer.measures.meanings import MEANINGS
 from trainer.measures.rows import REAL_IMAGES
 
 CARD, SAMPLES = "README.md", "samples.png"
+SHOWN_SEED = 0
 
 
 def model_card(manifest: Manifest) -> str:
@@ -54,7 +55,7 @@ def _summary(manifest: Manifest) -> str:
 def _samples(manifest: Manifest) -> str:
     if SAMPLES not in manifest.files:
         return ""
-    return f"Drawn by the exported graph, with its defaults:\n\n![samples]({SAMPLES})"
+    return f"Drawn with the defaults and the seed {SHOWN_SEED}:\n\n![samples]({SAMPLES})"
 
 
 def _figures(manifest: Manifest) -> str:

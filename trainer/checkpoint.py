@@ -6,12 +6,12 @@
       state.pt              optimizer, random generators, sums of the epoch under way
       checkpoint.json       position, for people and for choosing the latest
 
-A checkpoint is written beside and renamed, so there is never half of one.
+A checkpoint is written beside, brought to the disk and renamed, so there is never half of one. It may come
+from another device: what it holds goes where the model and the optimizer are.
 """
 
 import json
 import pickle
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,10 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
+from trainer import durable
 from trainer.errors import RunError
+
+STEPS = "step-*"
 
 
 @dataclass(frozen=True)
@@ -45,18 +48,14 @@ def save(
 ) -> Path:
     """Write a checkpoint into ``folder``, the checkpoints of a run; returns its own folder."""
     target = folder / f"step-{position.total:08d}"
-    unfinished = folder / f".{target.name}"
     try:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        save_weights(model, unfinished / "model.safetensors")
-        if average is not None:
-            save_weights(average.module, unfinished / "average.safetensors")
-        state = {"optimizer": optimizer.state_dict(), "random": _random_state(), "sums": sums}
-        torch.save(state, unfinished / "state.pt")
-        (unfinished / "checkpoint.json").write_text(json.dumps(asdict(position)) + "\n")
-        shutil.rmtree(target, ignore_errors=True)
-        unfinished.rename(target)
+        durable.tidy(folder, STEPS)
+        with durable.written(target) as unfinished:
+            _save_result(unfinished, position, model)
+            if average is not None:
+                save_weights(average.module, unfinished / "average.safetensors")
+            state = {"optimizer": optimizer.state_dict(), "random": _random_state(), "sums": sums}
+            torch.save(state, unfinished / "state.pt")
     except OSError as error:
         raise RunError(f"cannot write checkpoint {target}: {error.strerror}") from error
     return target
@@ -64,16 +63,16 @@ def save(
 
 def save_result(target: Path, position: Position, model: nn.Module) -> None:
     """Write the weights and the position alone, to be kept: the folder can be loaded from, not resumed."""
-    unfinished = target.with_name(f".{target.name}")
     try:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        save_weights(model, unfinished / "model.safetensors")
-        (unfinished / "checkpoint.json").write_text(json.dumps(asdict(position)) + "\n")
-        shutil.rmtree(target, ignore_errors=True)
-        unfinished.rename(target)
+        with durable.written(target) as unfinished:
+            _save_result(unfinished, position, model)
     except OSError as error:
         raise RunError(f"cannot write {target}: {error.strerror}") from error
+
+
+def _save_result(folder: Path, position: Position, model: nn.Module) -> None:
+    save_weights(model, folder / "model.safetensors")
+    (folder / "checkpoint.json").write_text(json.dumps(asdict(position)) + "\n")
 
 
 def load(
@@ -119,15 +118,13 @@ def read_position(checkpoint: Path) -> Position:
 
 def found(folder: Path) -> list[Path]:
     """The finished checkpoints in ``folder``, oldest first."""
-    return sorted(folder.glob("step-*"))
+    return durable.whole(folder, STEPS)
 
 
 def prune(folder: Path, keep: int) -> None:
     """Delete all but the latest ``keep`` checkpoints."""
     for old in found(folder)[:-keep]:
-        # Renamed first, so that an interrupted deletion leaves no checkpoint that looks whole.
-        doomed = old.with_name(f".{old.name}")
-        shutil.rmtree(old.rename(doomed))
+        durable.delete(old)
 
 
 def _random_state() -> dict[str, Any]:

@@ -5,6 +5,7 @@ from typing import Literal
 
 import torch
 
+from service.cpus import available_cpus
 from trainer.config import RunConfig
 from trainer.errors import ConfigError
 
@@ -47,6 +48,11 @@ def choose(config: RunConfig) -> Machine:
     if feature:
         return Machine(accelerator, "bf16-mixed", f"{_title(accelerator)} ({reason}), bf16 by {feature}")
     return Machine(accelerator, "32-true", f"{_title(accelerator)} ({reason}), float32: no fast bf16 here")
+
+
+def heed_cpus() -> None:
+    """Let torch use no more threads than this process has CPUs: of a container's limit it knows nothing."""
+    torch.set_num_threads(min(torch.get_num_threads(), available_cpus()))
 
 
 def _title(accelerator: str) -> str:

@@ -10,6 +10,7 @@ from rich.console import Console
 from service.manifest import FILE_NAME, Manifest, Measures
 from trainer.card import CARD, model_card
 from trainer.data import Dataset, ImageOptions, load
+from trainer.device import heed_cpus
 from trainer.display import describe
 from trainer.errors import ConfigError, DataError, ExportError, nearest
 from trainer.exported import SAMPLE, ExportedModel, file_entries, open_exported
@@ -40,6 +41,7 @@ def evaluate(
     than its manifest says, or cannot be written, and for a figure that is no number; DataError for data that
     is not there or does not fit, ConfigError for settings that the model does not have.
     """
+    heed_cpus()
     model, manifest = open_exported(folder)
     _check_settings(model, settings)
     _check_files(folder, manifest)

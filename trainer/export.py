@@ -4,8 +4,7 @@ What is measured and drawn here goes through ONNX Runtime and the exported files
 """
 
 import copy
-import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,8 +14,8 @@ import torch
 from torch import Tensor
 
 from service import manifest as contract
-from service.manifest import Codebook, Manifest, Measures, Operation, Parity, Role, content_version
-from trainer.card import CARD, SAMPLES, model_card
+from service.manifest import Codebook, Manifest, Measures, Parity, Role, content_version
+from trainer.card import CARD, SAMPLES, SHOWN_SEED, model_card
 from trainer.config import RunConfig
 from trainer.data import Batch, Dataset
 from trainer.exported import ExportedModel, file_entries
@@ -25,12 +24,14 @@ from trainer.measures.reconstructions import Reconstructions
 from trainer.measures.rows import RECONSTRUCTIONS, likelihood_row, whole_test
 from trainer.onnx_graph import CODEBOOK_FILE, CODEBOOK_TENSOR, write_codebook, write_graph
 from trainer.parity import Drawing, ParityCheck, gap_of_others, with_draws
+from trainer.provenance import git_revision
 from trainer.publish import publication
-from trainer.report import save_png, side_by_side
+from trainer.report import panels, save_png, sheet, side_by_side
 from trainer.running import ExportedGraphs
 from trainer.stage import PICTURED_IMAGES, Graph, Model, SecondStage, Stage
 
 PARITY_IMAGES = 2000
+SAMPLE_COLUMNS, SAMPLE_ROWS = 10, 10
 
 S = TypeVar("S", bound=Stage)
 
@@ -62,19 +63,19 @@ def export(model: Model, second: SecondStage | None, config: RunConfig, dataset:
         for graph in graphs:
             write_graph(graph, folder, codebook[0] if codebook else None)
         run = ExportedGraphs(folder)
-        exported = ExportedModel(folder, _operations(graphs), model.codes_spec())
+        operations = {graph.operation: graph.as_operation() for graph in graphs}
+        exported = ExportedModel(run, operations, model.codes_spec())
         values, parity, preview = _examine(model, exported, dataset)
         save_png(preview, folder / "preview.png")
         others = [graph for graph in model.graphs() if _to_be_compared_alone(graph)]
         if others:
             parity = with_draws(parity, gap_of_others(others, run))
-        samples = model.samples(run)
-        if samples is not None:
-            save_png(samples, folder / SAMPLES)
         if second is not None:
             values |= _measured(second, dataset)
             parity = with_draws(parity, second.parity(run))
-            save_png(second.preview(run, _operation(graphs, "decode")), folder / SAMPLES)
+        shown = {**model.shown, **(second.shown if second else {})}
+        if shown:
+            save_png(_samples(exported, shown, dataset.classes), folder / SAMPLES)
         count = len(dataset.test)
         measures = [
             Measures(of=RECONSTRUCTIONS, dataset=dataset.name, split="test", images=count, values=values)
@@ -133,21 +134,17 @@ def _measured(second: SecondStage, dataset: Dataset) -> dict[str, float]:
         return second.measure(Batch(second.inputs(batch.images), batch.labels) for batch in batches.ordered())
 
 
-def _operations(graphs: Sequence[Graph]) -> dict[str, Operation]:
-    return {
-        graph.operation: Operation(
-            graph=graph.file,
-            inputs=graph.inputs,
-            outputs=graph.outputs,
-            parameters=dict(graph.parameters),
-            description=graph.description,
-        )
-        for graph in graphs
-    }
-
-
-def _operation(graphs: Sequence[Graph], operation: str) -> Graph:
-    return next(graph for graph in graphs if graph.operation == operation)
+def _samples(exported: ExportedModel, shown: Mapping[str, str], classes: int) -> Tensor:
+    """A picture of what the service answers for the seed ``SHOWN_SEED``, each column of one class if any."""
+    count = SAMPLE_COLUMNS * SAMPLE_ROWS
+    sheets: dict[str, Tensor] = {}
+    for title, name in shown.items():
+        labels = None
+        if exported.operations[name].takes(Role.label):
+            labels = torch.arange(count) % SAMPLE_COLUMNS % classes
+        images = exported.sample(name, count, SHOWN_SEED, labels).arrays[Role.images]
+        sheets[title] = sheet(images.permute(0, 3, 1, 2), SAMPLE_COLUMNS)
+    return panels(sheets) if len(sheets) > 1 else next(iter(sheets.values()))
 
 
 def _manifest(
@@ -170,7 +167,7 @@ def _manifest(
         kind=config.kind,
         version=content_version(files),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        git_revision=_git_revision(),
+        git_revision=git_revision(),
         seed=config.seed,
         # Where the trainer's machine keeps things is no business of the model's users.
         config=config.model_dump(mode="json", exclude={"out", "export_to"}) | {"data": dataset.name},
@@ -183,12 +180,3 @@ def _manifest(
         parity=parity,
         files=files,
     )
-
-
-def _git_revision() -> str | None:
-    """The commit of the trainer's own sources, if they are a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
-    except (OSError, subprocess.CalledProcessError):
-        return None

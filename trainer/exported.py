@@ -1,8 +1,8 @@
-"""An exported model, run by the roles of its operations, as the service does."""
+"""An exported model, run by the roles of its operations through the runner that the service uses."""
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -11,20 +11,21 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from service.manifest import FILE_NAME, CodesSpec, File, Input, Manifest, Operation, Role
+from service.contract.runner import Graphs, Part, Runner, WrongOutput, noise_shape, parameters_of
+from service.manifest import FILE_NAME, CodesSpec, File, Manifest, Operation, Role
 from trainer.data import Batch
 from trainer.errors import ExportError
 from trainer.running import ExportedGraphs
-from trainer.still import still_noise
 
 SAMPLE = "sample/"
+RECONSTRUCT = ("encode", "decode")
 # At once, of images or noise; beside them, a graph holds the distances of every cell to every code.
 MOST_ROWS, MOST_VALUES = 250, 2**20
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What an operation gave: arrays by role, and figures, float32 ``(N,)``, by name."""
+    """What operations gave: arrays by role, and figures, float32 ``(N,)``, by name."""
 
     arrays: dict[Role, Tensor] = field(default_factory=dict)
     figures: dict[str, Tensor] = field(default_factory=dict)
@@ -39,12 +40,16 @@ class Reconstructed(NamedTuple):
 
 
 class ExportedModel:
-    """The operations of an exported folder."""
+    """The operations of an exported model, and its graphs by file.
 
-    def __init__(self, folder: Path, operations: Mapping[str, Operation], codes: CodesSpec) -> None:
+    Noise follows from a seed and the number of a row, as in the service: what is answered here for a seed is
+    what the service answers for it.
+    """
+
+    def __init__(self, graphs: Graphs, operations: Mapping[str, Operation], codes: CodesSpec) -> None:
         self.operations = operations
         self.codes = codes
-        self._run = ExportedGraphs(folder)
+        self._runner = Runner(operations, codes, graphs)
 
     @property
     def samplers(self) -> list[str]:
@@ -57,55 +62,44 @@ class ExportedModel:
 
     def run(
         self,
-        name: str,
-        rows: int,
+        names: Sequence[str],
+        items: range,
         given: Mapping[Role, Tensor],
-        generator: torch.Generator,
+        seed: int = 0,
         values: Mapping[str, float] | None = None,
         *,
-        still: bool = True,
+        default_noise: Collection[str] = (),
     ) -> Outputs:
-        """Run an operation on ``rows`` rows of what is given by role.
+        """Run operations one after the other on rows that have the numbers ``items``.
 
-        Noise comes from ``generator``; if ``still``, that which can stand still does. Where codes could
-        be completed, all are sampled. ``values`` go over the defaults of the parameters.
+        ``given`` are their arrays by role. ``values`` go over the defaults of the parameters. In the
+        operations ``default_noise``, noise that has a default is that. Raises ExportError.
         """
-        operation = self.operations[name]
-        chosen = _chosen(operation, values or {})
-        feeds: dict[str, Tensor] = {}
-        for item in operation.inputs:
-            if item.role is Role.parameter:
-                dtype = torch.int64 if operation.parameters[item.name].dtype == "int64" else torch.float32
-                feeds[item.name] = torch.tensor(chosen[item.name], dtype=dtype)
-            elif item.is_noise:
-                feeds[item.name] = _noise(item, rows, chosen, generator, still=still)
-            elif item.role in given:
-                feeds[item.name] = given[item.role]
-            else:
-                feeds[item.name] = self._absent(item, rows)
-        outputs = Outputs()
-        tensors = self._run.run(operation.graph, feeds, [output.name for output in operation.outputs])
-        for output, tensor in zip(operation.outputs, tensors, strict=True):
-            if output.role is Role.figure:
-                outputs.figures[output.name] = tensor
-            else:
-                outputs.arrays[output.role] = tensor
-        return outputs
+        part = Part({role: tensor.numpy() for role, tensor in given.items()}, items, seed)
+        try:
+            (results,) = self._runner.run(names, [part], self._values(names, values), default_noise)
+        except WrongOutput as error:
+            raise ExportError(str(error)) from error
+        return Outputs(
+            {role: torch.from_numpy(array) for role, array in results.arrays.items()},
+            {name: torch.from_numpy(array) for name, array in results.figures.items()},
+        )
 
     def reconstruct(self, batches: Iterable[Batch]) -> Iterator[Reconstructed]:
-        """Encode and decode images, batch by batch."""
-        generator = torch.Generator()
+        """Encode and decode images, batch by batch, as the service does without a seed."""
+        seen = 0
         for batch in batches:
             images = batch.images.permute(0, 2, 3, 1).contiguous()
-            codes = self.run("encode", len(images), {Role.images: images}, generator).arrays[Role.codes]
-            decoded = self.run("decode", len(images), {Role.codes: codes}, generator).arrays[Role.images]
-            yield Reconstructed(images, codes, decoded)
+            items = range(seen, seen + len(images))
+            seen = items.stop
+            arrays = self.run(RECONSTRUCT, items, {Role.images: images}, default_noise=RECONSTRUCT).arrays
+            yield Reconstructed(images, arrays[Role.codes], arrays[Role.images])
 
     def sample(
         self,
         name: str,
         count: int,
-        generator: torch.Generator,
+        seed: int,
         labels: Tensor | None = None,
         values: Mapping[str, float] | None = None,
     ) -> Outputs:
@@ -113,38 +107,29 @@ class ExportedModel:
 
         ``labels`` are int64 ``(count,)``, for an operation that takes them.
         """
+        names = (name,) if self.operations[name].gives(Role.images) else (name, "decode")
         images: list[Tensor] = []
         figures: dict[str, list[Tensor]] = {}
-        rows = self._rows_at_once(self.operations[name], values or {})
+        rows = self._rows_at_once(names, values)
         for start in range(0, count, rows):
-            size = min(rows, count - start)
-            given = {} if labels is None else {Role.label: labels[start : start + size]}
-            outputs = self.run(name, size, given, generator, values)
-            arrays = outputs.arrays
-            if Role.images not in arrays:
-                codes = arrays[Role.codes]
-                arrays = self.run("decode", size, {Role.codes: codes}, generator, still=False).arrays
-            images.append(arrays[Role.images])
+            items = range(start, min(start + rows, count))
+            given = {} if labels is None else {Role.label: labels[items.start : items.stop]}
+            outputs = self.run(names, items, given, seed, values)
+            images.append(outputs.arrays[Role.images])
             for figure, tensor in outputs.figures.items():
                 figures.setdefault(figure, []).append(tensor)
         joined = {figure: torch.cat(tensors) for figure, tensors in figures.items()}
         return Outputs({Role.images: torch.cat(images)}, joined)
 
-    def _rows_at_once(self, operation: Operation, values: Mapping[str, float]) -> int:
-        chosen = _chosen(operation, values)
-        largest = max(math.prod(_shape(item, chosen)) for item in operation.inputs)
+    def _rows_at_once(self, names: Sequence[str], values: Mapping[str, float] | None) -> int:
+        chosen = self._values(names, values)
+        inputs = [item for name in names for item in self.operations[name].inputs]
+        largest = max(math.prod(noise_shape(item, chosen)) for item in inputs)
         return max(1, min(MOST_ROWS, MOST_VALUES // largest))
 
-    def _absent(self, item: Input, rows: int) -> Tensor:
-        """What stands in the place of codes, mask or class where nothing is to be kept or asked for."""
-        if item.role is Role.codes:
-            dtype = torch.int32 if self.codes.dtype == "int32" else torch.float32
-            return torch.zeros(rows, *self.codes.shape, dtype=dtype)
-        if item.role is Role.mask:
-            return torch.ones(rows, *self.codes.shape, dtype=torch.bool)
-        if item.role is Role.label and item.default is not None:
-            return torch.full((rows,), item.default)
-        raise ValueError(f"input {item.name!r} needs {item.role}, and none was given")
+    def _values(self, names: Sequence[str], values: Mapping[str, float] | None) -> dict[str, float]:
+        parameters = parameters_of(self.operations[name] for name in names)
+        return {name: parameter.default for name, parameter in parameters.items()} | dict(values or {})
 
 
 def open_exported(folder: Path) -> tuple[ExportedModel, Manifest]:
@@ -156,7 +141,7 @@ def open_exported(folder: Path) -> tuple[ExportedModel, Manifest]:
     except ValidationError as error:
         first = error.errors()[0]["msg"]
         raise ExportError(f"{folder / FILE_NAME} is no manifest: {first}") from error
-    return ExportedModel(folder, manifest.operations, manifest.codes), manifest
+    return ExportedModel(ExportedGraphs(folder), manifest.operations, manifest.codes), manifest
 
 
 def file_entries(folder: Path) -> dict[str, File]:
@@ -166,21 +151,3 @@ def file_entries(folder: Path) -> dict[str, File]:
         for path in sorted(folder.iterdir())
         if path.is_file()
     }
-
-
-def _chosen(operation: Operation, values: Mapping[str, float]) -> dict[str, float]:
-    return {name: parameter.default for name, parameter in operation.parameters.items()} | dict(values)
-
-
-def _noise(
-    item: Input, rows: int, values: Mapping[str, float], generator: torch.Generator, *, still: bool
-) -> Tensor:
-    shape = (rows, *_shape(item, values))
-    if still and item.may_stand_still:
-        return still_noise(item, rows, shape[1:])
-    draw = torch.randn if item.role is Role.normal else torch.rand
-    return draw(shape, generator=generator)
-
-
-def _shape(item: Input, values: Mapping[str, float]) -> tuple[int, ...]:
-    return tuple(int(values[axis]) if isinstance(axis, str) else axis for axis in item.shape)

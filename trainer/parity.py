@@ -1,18 +1,18 @@
 """Does ONNX Runtime compute what torch does? Compared on real images, with what may differ and why."""
 
 import math
-from collections.abc import Iterable
-from typing import Protocol, Self, runtime_checkable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from service.contract.runner import Part, Runner, parameters_of
 from service.manifest import Parity, Role
 from trainer.errors import ExportError
 from trainer.stage import Graph, Model, Run
-from trainer.still import still_noise
 
 # Both sum float32 products in another order. A discrete code may flip only if the two distances are this
 # close, relative to the vector's squared length and the code's; a pixel near x.5 may round to the neighbour.
@@ -47,8 +47,12 @@ class ParityCheck:
 
     def __init__(self, model: Model) -> None:
         graphs = {graph.operation: graph for graph in model.graphs()}
-        self._model, self._encode, self._decode = model, graphs["encode"], graphs["decode"]
-        dtype = model.codes_spec().dtype
+        self._model, spec = model, model.codes_spec()
+        operations = {name: graph.as_operation() for name, graph in graphs.items()}
+        self._runner = Runner(operations, spec, {graph.file: _InTorch(graph) for graph in graphs.values()})
+        parameters = parameters_of(operations[name] for name in ("encode", "decode"))
+        self._values = {name: parameter.default for name, parameter in parameters.items()}
+        dtype = spec.dtype
         self._discrete = dtype == "int32"
         self._tolerance = f"{PIXELS_TOLERANCE}; {CODES_TOLERANCES[dtype]}: {REASON}"
         self.images = 0
@@ -61,7 +65,7 @@ class ParityCheck:
     ) -> None:
         """Compare a batch: images, uint8 ``(N, H, W, C)``, and what ONNX Runtime made of them."""
         self.images += len(images)
-        expected = _run_quietly(self._encode, torch.from_numpy(images)).numpy()
+        expected = self._in_torch("encode", Role.images, images)[Role.codes]
         differs = expected != codes
         self._codes += codes.size
         self._flips += int(differs.sum()) if self._discrete else 0
@@ -69,11 +73,18 @@ class ParityCheck:
             gaps = self._model.code_gap(torch.from_numpy(images), torch.from_numpy(codes))
             self._gap = max(self._gap, _largest(gaps[torch.from_numpy(differs)]))
         # From the same codes, so that a difference between codes is not counted as an error of the decoder.
-        again = _run_quietly(self._decode, torch.from_numpy(codes)).numpy()
+        again = self._in_torch("decode", Role.codes, codes)[Role.images]
         difference = np.abs(again.astype(np.int16) - decoded.astype(np.int16))
         self._pixels += difference.size
         self._within += int((difference <= 1).sum())
         self._largest = max(self._largest, int(difference.max()))
+
+    def _in_torch(
+        self, name: str, role: Role, array: NDArray[np.generic]
+    ) -> Mapping[Role, NDArray[np.generic]]:
+        """What torch gives, by role, where ONNX Runtime was given the same array and the default noise."""
+        part = Part({role: array}, range(len(array)), seed=0)
+        return self._runner.run((name,), [part], self._values, (name,))[0].arrays
 
     def verdict(self) -> Parity:
         """The figures for the manifest. Raises ExportError if they are out of tolerance."""
@@ -100,18 +111,17 @@ class ParityCheck:
         return parity
 
 
-def _run_quietly(graph: Graph, given: Tensor) -> Tensor:
-    """Run in torch a graph of one array, and of noise that stands still if no seed is given."""
-    tensors = []
-    for item, example in zip(graph.inputs, graph.examples, strict=True):
-        if item.role in (Role.images, Role.codes):
-            tensors.append(given)
-        elif item.role is Role.parameter:
-            tensors.append(example.new_tensor(graph.parameters[item.name].default))
-        else:
-            tensors.append(still_noise(item, len(given), example.shape[1:]))
-    outputs = graph.module.eval()(*tensors)
-    return outputs[0] if isinstance(outputs, tuple) else outputs
+class _InTorch:
+    """A graph's own module, run as its graph is."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+
+    def run(self, feeds: Mapping[str, NDArray[Any]], _: Sequence[str]) -> Sequence[NDArray[Any]]:
+        """All outputs, in the graph's order."""
+        tensors = [torch.from_numpy(feeds[item.name]) for item in self._graph.inputs]
+        outputs = self._graph.module.eval()(*tensors)
+        return [tensor.numpy() for tensor in (outputs if isinstance(outputs, tuple) else (outputs,))]
 
 
 @torch.no_grad()

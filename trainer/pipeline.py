@@ -12,7 +12,7 @@ from rich.progress import Progress
 from trainer import checkpoint
 from trainer.config import RunConfig, Schedule, validated
 from trainer.data import Batches, Dataset, ImageOptions, ResidentSplit, Split, load
-from trainer.device import Machine, choose
+from trainer.device import Machine, choose, heed_cpus
 from trainer.display import describe
 from trainer.errors import ConfigError, RunError
 from trainer.export import Exported, export
@@ -102,6 +102,7 @@ def export_run(folder: Path, export_to: Path | None, name: str | None, console: 
 
 def restored(run: Run, console: Console) -> tuple[Model, Dataset]:
     """The model of the latest checkpoint of a run, as it would be exported, and the data of the run."""
+    heed_cpus()
     config = run.config
     dataset = _load_data(config, console)
     _check_same_data(run, dataset)
@@ -111,6 +112,7 @@ def restored(run: Run, console: Console) -> tuple[Model, Dataset]:
 
 
 def _prepare(config: RunConfig, console: Console) -> Prepared:
+    heed_cpus()
     machine = choose(config)
     console.print(f"device: {machine.reason}")
     return Prepared(machine, _load_data(config, console))

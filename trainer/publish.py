@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from trainer.durable import sync
 from trainer.errors import ExportError
 
 AT_FDCWD = -100
@@ -43,25 +44,17 @@ def publication(target: Path) -> Iterator[Path]:
         unfinished.chmod(0o755)
         for path in unfinished.iterdir():
             path.chmod(0o644)
-            _sync(path)
-        _sync(unfinished)
+            sync(path)
+        sync(unfinished)
         if target.exists():
             _exchange(unfinished, target)
         else:
             unfinished.rename(target)
-        _sync(target.parent)
+        sync(target.parent)
     except OSError as error:
         raise ExportError(f"cannot publish {target}: {error.strerror}") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _exchange(new: Path, old: Path) -> None:
@@ -73,5 +66,9 @@ def _exchange(new: Path, old: Path) -> None:
             return
     aside = new.with_name(f"{new.name}.old")
     old.rename(aside)
-    new.rename(old)
+    try:
+        new.rename(old)
+    except BaseException:
+        aside.rename(old)
+        raise
     aside.rename(new)

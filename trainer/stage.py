@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from service.manifest import CodesSpec, ImageSpec, Input, Output, Parameter
+from service.manifest import CodesSpec, ImageSpec, Input, Operation, Output, Parameter
 from trainer.config import Schedule
 from trainer.data import Batch
 from trainer.report import side_by_side
@@ -50,6 +50,16 @@ class Graph:
     description: str
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
 
+    def as_operation(self) -> Operation:
+        """The graph as the manifest tells of it."""
+        return Operation(
+            graph=self.file,
+            inputs=self.inputs,
+            outputs=self.outputs,
+            parameters=dict(self.parameters),
+            description=self.description,
+        )
+
 
 # Runs an exported graph: its inputs by name to its outputs in order.
 Run = Callable[[Graph, Mapping[str, Tensor]], Sequence[Tensor]]
@@ -60,10 +70,12 @@ class Stage(nn.Module, ABC):
 
     ``rate_flag`` is the flag that sets its learning rate. ``kept`` names the folder in the run folder in
     which the weights of an epoch are kept for good, with ``{epoch}`` in it; None keeps only checkpoints.
+    ``shown`` names the operations whose samples the model card shows, by title.
     """
 
     rate_flag = "--lr"
     kept: str | None = None
+    shown: Mapping[str, str] = MappingProxyType({})
 
     @abstractmethod
     def forward(self, inputs: Tensor, labels: Tensor | None = None, /) -> Step:
@@ -117,10 +129,6 @@ class Model(Stage):
         originals = batch.images[:PICTURED_IMAGES]
         return {"reconstructions/epoch-{epoch:03}": side_by_side(originals, self.reconstruct(originals))}
 
-    def samples(self, run: Run) -> Tensor | None:  # noqa: ARG002 - for those that draw alone
-        """A picture of what the exported graphs draw, uint8 ``(3, H', W')``; None to show none."""
-        return None
-
     def second_stage(self, classes: int) -> "SecondStage | None":  # noqa: ARG002 - for those that have one
         """What is trained after this model, on images of so many classes; None if nothing is."""
         return None
@@ -165,10 +173,6 @@ class SecondStage(Stage):
 
         In units of the noise: 0 if all are the same. ``run`` runs a graph as it was exported.
         """
-
-    @abstractmethod
-    def preview(self, run: Run, decode: Graph) -> Tensor:
-        """A picture of what the exported graphs draw, uint8 ``(3, H', W')``; ``decode`` is the model's."""
 
     @abstractmethod
     def measure(self, batches: Iterable[Batch]) -> dict[str, float]:

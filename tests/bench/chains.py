@@ -16,7 +16,7 @@ import orjson
 import torch
 from torch import Tensor
 
-from service.noise import normal, stream
+from service.contract.noise import normal, stream
 from tests.bench.stages import second_stage
 from tests.bench.turns import PAUSE
 from tests.e2e.processes import serving

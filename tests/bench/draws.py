@@ -20,12 +20,12 @@ def command(exported: Path, file: Path, images: int, count: int) -> None:
     """Write FILE, a PNG: MNIST's first test images, below each the draws from its code."""
     model, _ = open_exported(exported)
     originals = load("mnist").test.take(torch.arange(images)).images.permute(0, 2, 3, 1).contiguous()
-    generator = torch.Generator().manual_seed(0)
-    codes = model.run("encode", images, {Role.images: originals}, generator).arrays[Role.codes]
-
-    given = {Role.codes: codes}
+    encode = ("encode",)
+    codes = model.run(encode, range(images), {Role.images: originals}, default_noise=encode).arrays[
+        Role.codes
+    ]
     drawn = [
-        model.run("decode", images, given, generator, {"mean": 0}, still=False).arrays[Role.images]
-        for _ in range(count)
+        model.run(("decode",), range(images), {Role.codes: codes}, seed, {"mean": 0}).arrays[Role.images]
+        for seed in range(count)
     ]
     save_png(sheet(torch.cat([originals, *drawn]).permute(0, 3, 1, 2), images), file)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from service import noise
+from service.contract import noise
 from service.manifest import FILE_NAME, ImageSpec, Manifest
 from tests.e2e.processes import PATIENCE, ROOT, asking, start
 from trainer import checkpoint

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load
 
-from service import noise
+from service.contract import noise
 from service.manifest import FILE_NAME, ImageSpec, Manifest
 from tests.e2e.processes import PATIENCE, ROOT, asking, start
 from trainer import checkpoint

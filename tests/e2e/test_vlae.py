@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from service import noise
+from service.contract import noise
 from service.manifest import ImageSpec
 from tests.e2e.processes import PATIENCE, ROOT, asking, start
 from tests.trainer.tiny import write_digits

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from service import noise
+from service.contract import noise
 from service.manifest import Input, Manifest, Operation, Output, Parameter, Role
 from tests.service import toy
 from tests.service.handmade import Axes, node, write_graph, write_manifest

@@ -11,6 +11,7 @@ from service import cpus
 def cgroups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Control groups of our own, of a process that is bound to 16 CPUs."""
     monkeypatch.setattr(cpus, "CGROUPS", tmp_path)
+    monkeypatch.setattr(cpus, "OWN_CGROUPS", tmp_path / "own")
     if sys.platform == "linux":
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
     monkeypatch.setattr(os, "cpu_count", lambda: 16)
@@ -18,9 +19,9 @@ def cgroups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def write_first_version(cgroups: Path, quota: str) -> None:
-    (cgroups / "cpu").mkdir()
-    (cgroups / "cpu" / "cpu.cfs_quota_us").write_text(f"{quota}\n")
-    (cgroups / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
+    cgroups.mkdir(parents=True)
+    (cgroups / "cpu.cfs_quota_us").write_text(f"{quota}\n")
+    (cgroups / "cpu.cfs_period_us").write_text("100000\n")
 
 
 @pytest.mark.usefixtures("cgroups")
@@ -45,10 +46,40 @@ def test_a_share_of_time_counts_as_so_many_cpus(cgroups: Path, limit: str, count
 
 @pytest.mark.parametrize(("quota", "count"), [("-1", 16), ("250000", 3)])
 def test_so_it_does_in_the_first_version_of_control_groups(cgroups: Path, quota: str, count: int) -> None:
-    write_first_version(cgroups, quota)
+    write_first_version(cgroups / "cpu", quota)
     assert cpus.available_cpus() == count
 
 
 def test_what_cannot_be_read_limits_nothing(cgroups: Path) -> None:
     (cgroups / "cpu.max").write_text("")
     assert cpus.available_cpus() == 16
+
+
+@pytest.mark.parametrize(
+    ("limits", "count"),
+    [
+        ({"user.slice": "max", "user.slice/mine.service": "300000"}, 3),
+        ({"user.slice": "200000", "user.slice/mine.service": "300000"}, 2),
+        ({"user.slice": "max", "user.slice/mine.service": "max"}, 16),
+        ({"user.slice/another.service": "100000"}, 16),
+    ],
+)
+def test_a_group_is_limited_by_those_around_it_too(cgroups: Path, limits: dict[str, str], count: int) -> None:
+    (cgroups / "own").write_text("0::/user.slice/mine.service\n")
+    for group, quota in limits.items():
+        (cgroups / group).mkdir(parents=True)
+        (cgroups / group / "cpu.max").write_text(f"{quota} 100000\n")
+    assert cpus.available_cpus() == count
+
+
+def test_groups_of_the_first_version_have_paths_of_their_own(cgroups: Path) -> None:
+    (cgroups / "own").write_text("5:memory:/other\n4:cpu,cpuacct:/docker/abc\n0::/\n")
+    write_first_version(cgroups / "cpu" / "docker" / "abc", "200000")
+    write_first_version(cgroups / "cpu" / "other", "100000")
+    assert cpus.available_cpus() == 2
+
+
+def test_a_path_outside_of_what_is_seen_is_left_alone(cgroups: Path) -> None:
+    (cgroups / "own").write_text("0::/../beside\n")
+    (cgroups / "cpu.max").write_text("400000 100000\n")
+    assert cpus.available_cpus() == 4

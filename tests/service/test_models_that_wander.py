@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service import noise
+from service.contract import noise
 from service.errors import GraphFailed
 from service.graphs import Graph, fetched
 from service.manifest import Role

@@ -1,6 +1,7 @@
 """The two wings meet in the contract and in nothing else."""
 
 import ast
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 import service
 import trainer
 
-SHARED = {"service.manifest", "service.preparation"}
+CONTRACT = {"service.contract.noise", "service.contract.runner"}
+SHARED = CONTRACT | {"service.manifest", "service.preparation", "service.cpus"}
 
 
 def modules(package: str) -> list[Path]:
@@ -46,8 +48,17 @@ def test_the_service_takes_nothing_from_the_trainer(file: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(SHARED))
 def test_the_contract_takes_nothing_from_the_rest_of_the_service(name: str) -> None:
-    file = next(file for file in modules("service") if file.stem == name.split(".")[1])
-    assert of("service", imports(file)) <= SHARED
+    (root,) = service.__path__
+    file = Path(root).joinpath(*name.split(".")[1:]).with_suffix(".py")
+    assert of("service", imports(file)) - {"service.contract"} <= SHARED
+
+
+def test_the_contract_knows_neither_the_network_nor_what_runs_a_graph() -> None:
+    for name in CONTRACT:
+        (root,) = service.__path__
+        file = Path(root).joinpath(*name.split(".")[1:]).with_suffix(".py")
+        used = {module.split(".")[0] for module in imports(file)}
+        assert used <= {"service", "numpy"} | sys.stdlib_module_names
 
 
 def test_imports_are_found_wherever_they_are(tmp_path: Path) -> None:

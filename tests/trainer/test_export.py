@@ -1,7 +1,6 @@
 import hashlib
 import math
 import re
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,11 +20,12 @@ from tests.trainer import tiny
 from tests.trainer.tiny import Trained
 from trainer import checkpoint
 from trainer import export as exporter
-from trainer.card import SAMPLES
+from trainer.card import SAMPLES, SHOWN_SEED
 from trainer.config import VQVAEConfig
 from trainer.data import ResidentSplit
 from trainer.errors import ExportError
 from trainer.export import export
+from trainer.exported import open_exported
 from trainer.kinds.vqvae import VQVAE
 from trainer.parity import DRAW_GAP, FLIP_GAP
 from trainer.prior import PriorStage
@@ -354,6 +354,13 @@ def test_the_draws_were_compared_with_those_of_torch(generator: Manifest) -> Non
 def test_samples_are_shown_in_the_folder_and_on_its_card(generating: Trained, generator: Manifest) -> None:
     with Image.open(generating.exported.folder / SAMPLES) as image:
         assert image.size == (10 * 30 + 2, 10 * 30 + 2)
+        shown = np.asarray(image.convert("L"))
+    model, _ = open_exported(generating.exported.folder)
+    labels = torch.arange(100) % 10
+    images = model.sample("sample/autoregressive", 100, SHOWN_SEED, labels).arrays[Role.images]
+    # Row by row, two pixels between them.
+    tiles = shown[2:].reshape(10, 30, -1)[:, :28, 2:].reshape(10, 28, 10, 30)[..., :28].transpose(0, 2, 1, 3)
+    assert np.array_equal(tiles.reshape(100, 28, 28), images[..., 0].numpy())
     assert SAMPLES in generator.files
     card = (generating.exported.folder / "README.md").read_text()
     assert f"![samples]({SAMPLES})" in card
@@ -371,14 +378,3 @@ def test_the_sampler_is_no_larger_than_its_weights(generating: Trained) -> None:
     weights = sum(parameter.numel() * parameter.element_size() for parameter in second.parameters())
     size = (generating.exported.folder / "sample_autoregressive.onnx").stat().st_size
     assert weights < size < weights + 50_000
-
-
-@pytest.mark.parametrize("error", [OSError("no git here"), None])
-def test_without_a_checkout_there_is_no_revision(
-    monkeypatch: pytest.MonkeyPatch, error: OSError | None
-) -> None:
-    def run(command: list[str], **_: object) -> None:
-        raise error or subprocess.CalledProcessError(128, command)
-
-    monkeypatch.setattr(subprocess, "run", run)
-    assert exporter._git_revision() is None

@@ -1,19 +1,22 @@
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
+from service.contract import noise
+from service.contract.runner import Array
 from service.manifest import FILE_NAME, CodesSpec, Input, Operation, Output, Parameter, Role
 from tests.trainer.tiny import Trained
 from trainer import exported as module
+from trainer.data import Batch
 from trainer.errors import ExportError
 from trainer.exported import ExportedModel, file_entries, open_exported
 from trainer.measures.rows import whole_test
 
 SPEC = CodesSpec(dtype="int32", shape=(2, 3), codebook_size=8, codebook_dim=1)
-VECTOR = CodesSpec(dtype="float32", shape=(5,))
 CODES, IMAGES = Output(name="codes", role=Role.codes), Output(name="images", role=Role.images)
 STATES, RATE = Output(name="states", role=Role.states), Output(name="rate", role=Role.figure)
 ENCODE = Operation(
@@ -70,126 +73,116 @@ class Graphs:
     Codes are the number of the row, images the codes of the row, figures ten times the number.
     """
 
-    def __init__(self, codes: CodesSpec) -> None:
-        self.codes, self.fed = codes, list[tuple[str, Mapping[str, Tensor]]]()
+    def __init__(self, codes: CodesSpec = SPEC) -> None:
+        self.codes, self.fed = codes, list[tuple[str, Mapping[str, Array]]]()
         self.drawn = 0
 
-    def run(self, file: str, inputs: Mapping[str, Tensor], names: Sequence[str]) -> Sequence[Tensor]:
-        self.fed.append((file, inputs))
-        if file == "decode":
-            first = inputs["codes"].flatten(1)[:, 0]
-            return [first.byte()[:, None, None, None].expand(-1, 2, 2, 1)]
-        rows = len(next(tensor for tensor in inputs.values() if tensor.ndim))
-        numbers = torch.arange(self.drawn, self.drawn + rows)
-        self.drawn += rows
-        codes = numbers.int().view(-1, *[1] * len(self.codes.shape)).expand(-1, *self.codes.shape)
-        made = {"codes": codes, "states": codes[:, None] + 100, "rate": numbers.float() * 10}
-        return [made[name] for name in names]
+    def __getitem__(self, file: str) -> "Graph":
+        return Graph(self, file)
+
+
+@dataclass(frozen=True)
+class Graph:
+    graphs: Graphs
+    file: str
+
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> Sequence[Array]:
+        graphs = self.graphs
+        graphs.fed.append((self.file, feeds))
+        if self.file == "decode":
+            first = feeds["codes"].reshape(len(feeds["codes"]), -1)[:, 0]
+            return [first.astype(np.uint8)[:, None, None, None].repeat(2, axis=1)]
+        rows = len(next(array for array in feeds.values() if array.ndim))
+        numbers = np.arange(graphs.drawn, graphs.drawn + rows)
+        graphs.drawn += rows
+        codes = np.zeros((rows, *graphs.codes.shape), graphs.codes.dtype)
+        codes += numbers.reshape(-1, *[1] * len(graphs.codes.shape)).astype(codes.dtype)
+        made = {"codes": codes, "states": codes[:, None] + 100, "rate": numbers.astype(np.float32) * 10}
+        return [made[name] for name in outputs]
 
 
 @pytest.fixture
-def graphs(monkeypatch: pytest.MonkeyPatch) -> Graphs:
-    graphs = Graphs(SPEC)
-    monkeypatch.setattr(module, "ExportedGraphs", lambda _: graphs)
-    return graphs
+def graphs() -> Graphs:
+    return Graphs()
 
 
 @pytest.fixture
 def model(graphs: Graphs) -> ExportedModel:
-    return ExportedModel(Path(), OPERATIONS, graphs.codes)
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+    return ExportedModel(graphs, OPERATIONS, graphs.codes)
 
 
 def test_what_goes_towards_a_target_is_no_sampler(model: ExportedModel) -> None:
     assert model.samplers == ["sample/complete", "sample/chain"]
 
 
-def test_noise_with_a_default_stands_still(model: ExportedModel, graphs: Graphs) -> None:
-    images = torch.ones(3, 4, 4, 1, dtype=torch.uint8)
-    model.run("encode", 3, {Role.images: images}, generator())
-    ((_, fed),) = graphs.fed
-    assert fed["images"] is images
-    assert torch.equal(fed["noise"], torch.zeros(3, 5))
-
-
-def test_where_codes_could_be_completed_all_are_sampled(model: ExportedModel, graphs: Graphs) -> None:
-    model.run("sample/complete", 4, {}, generator())
-    ((_, fed),) = graphs.fed
-    assert torch.equal(fed["codes"], torch.zeros(4, 2, 3, dtype=torch.int32))
-    assert torch.equal(fed["mask"], torch.ones(4, 2, 3, dtype=torch.bool))
-    assert torch.equal(fed["label"], torch.full((4,), 7))
-    assert fed["noise"].shape == (4, 2, 3)
-    assert 0 <= fed["noise"].min() < fed["noise"].max() < 1
-
-
-def test_vectors_that_are_absent_are_floats(graphs: Graphs) -> None:
-    ExportedModel(Path(), OPERATIONS, VECTOR).run("sample/complete", 2, {}, generator())
-    ((_, fed),) = graphs.fed
-    assert torch.equal(fed["codes"], torch.zeros(2, 5))
-
-
-def test_a_label_that_is_given_goes_before_the_default(model: ExportedModel, graphs: Graphs) -> None:
-    model.run("sample/complete", 2, {Role.label: torch.tensor([3, 1])}, generator())
-    assert graphs.fed[0][1]["label"].tolist() == [3, 1]
+def test_reconstructions_are_those_of_the_service_without_a_seed(
+    model: ExportedModel, graphs: Graphs
+) -> None:
+    batches = [Batch(torch.full((rows, 1, 4, 4), rows, dtype=torch.uint8), None) for rows in (3, 2)]
+    found = list(model.reconstruct(batches))
+    assert [file for file, _ in graphs.fed] == ["encode", "decode"] * 2
+    assert [fed["noise"].tolist() for file, fed in graphs.fed if file == "encode"] == [
+        [[0] * 5] * 3,
+        [[0] * 5] * 2,
+    ]
+    assert [batch.images.unique().tolist() for batch in found] == [[3], [2]]
+    assert [batch.codes[:, 0, 0].tolist() for batch in found] == [[0, 1, 2], [3, 4]]
+    assert [batch.decoded[:, 0, 0, 0].tolist() for batch in found] == [[0, 1, 2], [3, 4]]
 
 
 @pytest.mark.parametrize(("given", "steps"), [(None, 3), ({}, 3), ({"steps": 8.0}, 8)])
-def test_parameters_are_scalars_of_their_type_and_shape_the_noise(
+def test_values_go_over_the_defaults(
     model: ExportedModel, graphs: Graphs, given: dict[str, float] | None, steps: int
 ) -> None:
-    outputs = model.run("sample/chain", 2, {}, generator(), given)
+    outputs = model.run(["sample/chain"], range(2), {}, values=given)
     fed = graphs.fed[0][1]
-    assert (fed["steps"].dtype, fed["steps"].shape, int(fed["steps"])) == (torch.int64, (), steps)
-    assert fed["noise"].shape == (2, steps, 5)
-    assert fed["noise"].min() < 0
+    assert (int(fed["steps"]), fed["noise"].shape) == (steps, (2, steps, 5))
     assert outputs.arrays.keys() == {Role.states, Role.codes}
     assert outputs.figures["rate"].tolist() == [0, 10]
 
 
-def test_a_parameter_may_be_a_float(model: ExportedModel, graphs: Graphs) -> None:
-    model.run("sample/complete", 1, {}, generator(), {"heat": 1.25})
-    assert graphs.fed[0][1]["heat"].dtype == torch.float32
-    assert float(graphs.fed[0][1]["heat"]) == 1.25
-
-
-def test_what_cannot_be_absent_is_an_error(model: ExportedModel) -> None:
-    with pytest.raises(ValueError, match=r"input 'target' needs target, and none was given"):
-        model.run("sample/interpolate", 1, {}, generator())
+def test_the_noise_is_that_of_the_service(model: ExportedModel, graphs: Graphs) -> None:
+    model.run(["sample/chain"], range(4, 6), {}, seed=9)
+    stream = noise.stream("sample/chain", "noise")
+    assert np.array_equal(graphs.fed[0][1]["noise"], noise.normal(9, range(4, 6), stream, (3, 5)))
 
 
 def test_samples_go_in_parts_and_codes_are_decoded(
     model: ExportedModel, graphs: Graphs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MOST_ROWS", 4)
-    labels = torch.arange(10)
-    outputs = model.sample("sample/complete", 10, generator(), labels)
+    outputs = model.sample("sample/complete", 10, 3, torch.arange(10))
     assert [file for file, _ in graphs.fed] == ["complete", "decode"] * 3
-    asked = [fed["label"].tolist() for file, fed in graphs.fed if file == "complete"]
-    assert asked == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    drawn = [fed for file, fed in graphs.fed if file == "complete"]
+    assert [fed["label"].tolist() for fed in drawn] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
     assert outputs.arrays[Role.images][:, 0, 0, 0].tolist() == list(range(10))
+    whole = noise.uniform(3, range(10), noise.stream("sample/complete", "noise"), (2, 3))
+    assert np.array_equal(np.concatenate([fed["noise"] for fed in drawn]), whole)
 
 
 def test_the_noise_of_a_chain_is_bounded(model: ExportedModel, graphs: Graphs) -> None:
     steps = module.MOST_VALUES // 5 // 2
-    outputs = model.sample("sample/chain", 5, generator(), values={"steps": steps})
+    outputs = model.sample("sample/chain", 5, 0, values={"steps": steps})
     rows = [len(fed["noise"]) for file, fed in graphs.fed if file == "chain"]
     assert rows == [2, 2, 1]
     assert outputs.figures["rate"].tolist() == [0, 10, 20, 30, 40]
     # A row that is too large alone still goes.
     graphs.fed.clear()
-    model.sample("sample/chain", 2, generator(), values={"steps": 3 * steps})
+    model.sample("sample/chain", 2, 0, values={"steps": 3 * steps})
     assert [len(fed["noise"]) for file, fed in graphs.fed if file == "chain"] == [1, 1]
 
 
-def test_samples_follow_the_generator(model: ExportedModel, graphs: Graphs) -> None:
-    for seed in (1, 1, 2):
-        model.sample("sample/complete", 3, generator(seed))
-    noise = [fed["noise"] for file, fed in graphs.fed if file == "complete"]
-    assert torch.equal(noise[0], noise[1])
-    assert not torch.equal(noise[0], noise[2])
+def test_a_graph_that_loses_rows_is_an_error() -> None:
+    class Losing(Graphs):
+        def __getitem__(self, file: str) -> "Graph":
+            return Fewer(self, file)
+
+    class Fewer(Graph):
+        def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> Sequence[Array]:
+            return [array[:1] for array in super().run(feeds, outputs)]
+
+    with pytest.raises(ExportError, match="operation 'sample/chain' gave 1 rows of states for 2"):
+        ExportedModel(Losing(), OPERATIONS, SPEC).run(["sample/chain"], range(2), {})
 
 
 def test_a_published_folder_reconstructs_as_the_model_in_torch(trained: Trained) -> None:

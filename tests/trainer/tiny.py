@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 from safetensors.torch import load_file
 from torch import Tensor
 
 from service.manifest import ImageSpec
 from tests.trainer.data.making import idx_bytes
-from trainer import export, exported
+from trainer import export
 from trainer.config import NCPConfig, RunConfig, VAEConfig, VLAEConfig, VQVAEConfig
 from trainer.data import Batches, Dataset, load
 from trainer.data.idx import MEMBERS, bundled_mnist
@@ -32,6 +33,7 @@ from trainer.kinds.vlae import VLAE
 from trainer.kinds.vqvae import VQVAE
 from trainer.run import Record, Run
 from trainer.stage import Graph, Model, Stage, Step
+from trainer.stage import Run as RunGraph
 
 GREY_28 = ImageSpec(channels=1, height=28, width=28)
 TIMES = ("seconds", "images_per_second")
@@ -177,7 +179,7 @@ def run_in_torch(graph: Graph, inputs: Mapping[str, Tensor]) -> Sequence[Tensor]
     return outputs if isinstance(outputs, tuple) else [outputs]
 
 
-def without_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
+def without_onnx(monkeypatch: pytest.MonkeyPatch, run: RunGraph = run_in_torch) -> None:
     """Let exports take an instant: the graphs are empty files, and what is run is run in torch."""
     written: dict[str, Graph] = {}
 
@@ -185,19 +187,34 @@ def without_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
         (folder / graph.file).touch()
         written[graph.file] = graph
 
-    class InTorch:
-        def __init__(self, *_: object) -> None:
-            pass
-
-        def __call__(self, graph: Graph, inputs: Mapping[str, Tensor]) -> Sequence[Tensor]:
-            return run_in_torch(graph, inputs)
-
-        def run(self, file: str, inputs: Mapping[str, Tensor], _: Sequence[str]) -> Sequence[Tensor]:
-            return run_in_torch(written[file], inputs)
-
     monkeypatch.setattr(export, "write_graph", write)
-    for module in (export, exported):
-        monkeypatch.setattr(module, "ExportedGraphs", InTorch)
+    monkeypatch.setattr(export, "ExportedGraphs", lambda _: InTorch(written, run))
+
+
+@dataclass(frozen=True)
+class InTorch:
+    """In the place of ONNX Runtime: graphs by file, which ``compute`` runs."""
+
+    graphs: Mapping[str, Graph]
+    compute: RunGraph = run_in_torch
+
+    def __call__(self, graph: Graph, inputs: Mapping[str, Tensor]) -> Sequence[Tensor]:
+        return self.compute(graph, inputs)
+
+    def __getitem__(self, file: str) -> "GraphInTorch":
+        return GraphInTorch(self.graphs[file], self.compute)
+
+
+@dataclass(frozen=True)
+class GraphInTorch:
+    """One of them, of arrays."""
+
+    graph: Graph
+    compute: RunGraph
+
+    def run(self, feeds: Mapping[str, NDArray[Any]], _: Sequence[str]) -> Sequence[NDArray[Any]]:
+        inputs = {name: torch.from_numpy(array) for name, array in feeds.items()}
+        return [tensor.numpy() for tensor in self.compute(self.graph, inputs)]
 
 
 def weights(run: Run, file: str = "model.safetensors") -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.data.decoding import cores
+from service.cpus import available_cpus
 from trainer.data.splits import Batch, Split
 
 MOST_WORKERS = 8
@@ -35,7 +35,7 @@ class Batches:
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch size {batch_size} is less than one image")
-        most = min(MOST_WORKERS, cores())
+        most = min(MOST_WORKERS, available_cpus())
         self._images = len(split)
         self.batch_size = min(batch_size, self._images)
         self._seed = seed

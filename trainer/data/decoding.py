@@ -1,6 +1,5 @@
 """Decoding many pictures at once, in threads: Pillow releases the interpreter while it works."""
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from service.cpus import available_cpus
 from service.manifest import ImageSpec
 from trainer.data.pictures import ArrayPictures, Pictures, Skipped, draw, quiet_pillow
 
@@ -57,7 +57,7 @@ def decode(
     labels: list[int | None] = []
     skipped: list[Skipped] = []
     looked_at = 0
-    with quiet_pillow(), ThreadPoolExecutor(cores()) as pool:
+    with quiet_pillow(), ThreadPoolExecutor(available_cpus()) as pool:
         while len(rows) < wanted and looked_at < len(order):
             chunk = order[looked_at : looked_at + min(CHUNK, wanted - len(rows))].tolist()
             for index, result in zip(chunk, pool.map(partial(draw, pictures, spec=spec), chunk), strict=True):
@@ -78,13 +78,6 @@ def decode(
         skipped=tuple(skipped),
         looked_at=looked_at,
     )
-
-
-def cores() -> int:
-    """How many cores this process may use, which in a container is fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _taken(pictures: ArrayPictures, rows: NDArray[np.int64]) -> Decoded:

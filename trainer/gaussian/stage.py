@@ -1,6 +1,7 @@
 """The classifier between posterior and prior as a stage of training: its loss, its figures, its samplers."""
 
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +37,7 @@ class ClassifierStage(SecondStage):
 
     name = "classifier"
     rate_flag = "--classifier-lr"
+    shown = MappingProxyType({"prior": "sample/prior", "Langevin": "sample/langevin"})
 
     def __init__(
         self,
@@ -177,14 +179,6 @@ class ClassifierStage(SecondStage):
         gaps += [Resampling(self.network).gap((draws, proposals["uniform"]), run(resampling, proposals)[0])]
         # A gap that is no number stays one, which max() would hide.
         return float(torch.tensor(gaps).max())
-
-    @torch.no_grad()
-    def preview(self, run: Run, decode: Graph) -> Tensor:
-        langevin = self.graphs()[0]
-        inputs = self._chain_inputs(COLUMNS * ROWS, STEPS)
-        codes = run(langevin, inputs)[0]
-        images = [run(decode, {decode.inputs[0].name: rows})[0] for rows in (inputs["start"], codes)]
-        return _compared(*(rows.permute(0, 3, 1, 2) for rows in images))
 
     def _chain_inputs(self, count: int, steps: int, *, every: int = 0) -> dict[str, Tensor]:
         """The inputs of ``sample/langevin``, with noise from a fixed seed."""

@@ -1,10 +1,12 @@
 """Variational lossy autoencoder (Chen et al., 1611.02731), its prior conditioned on the class."""
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
+from service.contract.runner import default_noise
 from service.manifest import ImageSpec
 from trainer import binarisation
 from trainer.augmentation import flipped
@@ -16,8 +18,7 @@ from trainer.config import VLAEConfig
 from trainer.data import Batch
 from trainer.gaussian.model import GaussianModel
 from trainer.report import sheet, side_by_side
-from trainer.stage import PICTURED_IMAGES, Graph, Run, Step, to_shares
-from trainer.still import still_noise
+from trainer.stage import PICTURED_IMAGES, Graph, Step, to_shares
 
 COLUMNS, ROWS = 10, 10
 # Of soft free bits: how far above them the divergence may be, and by what the weight moves in a step.
@@ -32,6 +33,7 @@ class VLAE(GaussianModel):
     """
 
     kept = "vlae_condprior_epoch{epoch}"
+    shown = MappingProxyType({"prior": "sample/prior"})
 
     weight: Tensor
 
@@ -129,21 +131,6 @@ class VLAE(GaussianModel):
             "sample_conditioned_epoch{epoch}": sheet(samples, COLUMNS),
         }
 
-    def samples(self, run: Run) -> Tensor:
-        """The same draws as in the pictures of an epoch, by the exported graphs."""
-        noise, chances, labels = self._pictured()
-        of = {graph.operation: graph for graph in self.graphs()}
-        given = {
-            "noise": noise,
-            "code_temperature": torch.tensor(self.config.code_temperature),
-            **({"label": labels} if self.classes else {}),
-        }
-        (codes,) = run(of["sample/prior"], given)
-        temperature, mean = self._as_shown()
-        decoding = {"codes": codes, "noise": chances, "temperature": temperature, "mean": mean}
-        (images,) = run(of["decode"], decoding)
-        return sheet(images.permute(0, 3, 1, 2), COLUMNS)
-
     def _pictured(self) -> tuple[Tensor, Tensor, Tensor]:
         """Noise of codes and of pixels, by a fixed seed, and classes, for ten columns of draws."""
         generator, count = torch.Generator().manual_seed(0), COLUMNS * ROWS
@@ -157,10 +144,14 @@ class VLAE(GaussianModel):
         return self.decoded(self.posterior(to_shares(images)).mean)
 
     def decoded(self, codes: Tensor, noise: Tensor | None = None) -> Tensor:
-        """The images of codes, float32 ``(B, d)``, drawn by noise or without a seed: uint8 NCHW."""
+        """The images of codes, float32 ``(B, d)``: uint8 NCHW.
+
+        They are drawn by noise or, without any, by the default noise as in the service.
+        """
         if noise is None:
             item = graphs.pixel_noise(self)
-            noise = still_noise(item, len(codes), [int(size) for size in item.shape]).to(codes.device)
+            shape = [int(size) for size in item.shape]
+            noise = torch.from_numpy(default_noise("decode", item, len(codes), shape)).to(codes.device)
         scalars = (tensor.to(codes.device) for tensor in self._as_shown())
         (images,) = self.loop()(codes, noise, *scalars)
         return images.permute(0, 3, 1, 2)

@@ -55,7 +55,7 @@ def likelihood_row(
     count = min(images, len(dataset.test))
     with whole_test(dataset) as batches:
         first = _first(batches.ordered(), count)
-        values = likelihood(model, first, samples=samples, binarise=binarise, seed=seed + 1)
+        values = likelihood(model, first, samples=samples, binarise=binarise, seed=seed)
     if samples > 1:
         values["nll_samples"] = float(samples)
     name = dataset.name if how is None else f"{dataset.name}, {how}"
@@ -96,10 +96,9 @@ def sample_rows(
     real = dataset.test.take(torch.arange(min(count, len(dataset.test))))
     yield row(REAL_IMAGES, "test", len(real), reference.compare(real.images, real.labels))
     for name in model.samplers:
-        generator = torch.Generator().manual_seed(effort.seed)
         conditional = model.operations[name].takes(Role.label)
         labels = spread_labels(count, dataset.classes) if conditional else None
-        drawn = model.sample(name, count, generator, labels, settings.get(name.removeprefix(SAMPLE)))
+        drawn = model.sample(name, count, effort.seed, labels, settings.get(name.removeprefix(SAMPLE)))
         images = drawn.arrays[Role.images].permute(0, 3, 1, 2)
         figures = {figure: float(values.double().mean()) for figure, values in drawn.figures.items()}
         yield row(name, "training", count, reference.compare(images, labels) | figures)

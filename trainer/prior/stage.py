@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -36,6 +37,7 @@ class PriorStage(SecondStage):
 
     name = "prior"
     rate_flag = "--prior-lr"
+    shown = MappingProxyType({"prior": "sample/autoregressive"})
 
     def __init__(
         self,
@@ -165,13 +167,6 @@ class PriorStage(SecondStage):
         inputs = self._examples(DRAWN_FOR_PARITY, guidance=1.5)
         (codes,) = run(graph, inputs)
         return Sampler(self.network).gap(tuple(inputs.values()), codes)
-
-    @torch.no_grad()
-    def preview(self, run: Run, decode: Graph) -> Tensor:
-        (graph,) = self.graphs()
-        (codes,) = run(graph, self._pictured())
-        (images,) = run(decode, {decode.inputs[0].name: codes})
-        return sheet(images.permute(0, 3, 1, 2), COLUMNS)
 
     def _pictured(self) -> dict[str, Tensor]:
         count = COLUMNS * ROWS

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from service.cpus import available_cpus
 from tests.trainer.data.making import write_pictures
 from trainer.data import Batch, Batches, ImageOptions, ResidentSplit, load
-from trainer.data.decoding import cores
 
 
 def numbered(count: int) -> ResidentSplit:
@@ -83,7 +83,7 @@ def test_reading_draws_nothing_from_the_generators_of_the_training(tmp_path: Pat
     assert repr(np.random.get_state()) == numpy_before
 
 
-@pytest.mark.parametrize("workers", [0, min(2, cores())])
+@pytest.mark.parametrize("workers", [0, min(2, available_cpus())])
 def test_streamed_batches_equal_resident_ones(tmp_path: Path, workers: int) -> None:
     for name in ("a", "b"):
         write_pictures(tmp_path / name, 12)

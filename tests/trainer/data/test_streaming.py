@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from service.cpus import available_cpus
 from tests.trainer.data.making import write_pictures
 from trainer.data import Batches, ImageOptions, ResidentSplit, StreamedSplit, load
-from trainer.data.decoding import cores
 from trainer.errors import DataError
 
 AT_8 = ImageOptions(size=8)
@@ -28,7 +28,7 @@ def test_some_images_can_be_taken(tmp_path: Path, streamed: StreamedSplit) -> No
     assert held.take(rows).labels is None
 
 
-@pytest.mark.parametrize("workers", [0, min(2, cores())])
+@pytest.mark.parametrize("workers", [0, min(2, available_cpus())])
 def test_a_picture_that_goes_bad_later_ends_the_pass(
     tmp_path: Path, streamed: StreamedSplit, workers: int
 ) -> None:
@@ -43,7 +43,7 @@ def test_a_picture_that_goes_bad_later_ends_the_pass(
             list(batches.ordered())
 
 
-@pytest.mark.parametrize("workers", [0, min(2, cores())])
+@pytest.mark.parametrize("workers", [0, min(2, available_cpus())])
 def test_a_pass_may_be_left_for_another(streamed: StreamedSplit, workers: int) -> None:
     with Batches(streamed, 4, workers=workers) as batches:
         expected = [batch.images for batch in batches.epoch(1)]

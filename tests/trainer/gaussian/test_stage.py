@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from service.manifest import Input, Operation, Output, Role
+from service.manifest import Operation, Role
 from tests.trainer import tiny
 from tests.trainer.gaussian import exported as samplers
 from tests.trainer.gaussian.exported import Exported
@@ -228,34 +228,14 @@ def test_the_examples_are_what_the_graphs_take() -> None:
 # Its pictures.
 
 
-class Decode(torch.nn.Module):
-    """As the model's graph: codes to uint8 (N, H, W, C)."""
-
-    def forward(self, codes: Tensor) -> Tensor:
-        return decode(codes).permute(0, 2, 3, 1)
-
-
-DECODE = Graph(
-    operation="decode",
-    file="decoder.onnx",
-    module=Decode(),
-    examples=(torch.zeros(1, DIM),),
-    axes=({0: "n"},),
-    inputs=(Input(name="codes", role=Role.codes),),
-    outputs=(Output(name="images", role=Role.images),),
-    description="",
-)
-
-
-def test_the_preview_shows_the_prior_beside_what_langevin_makes_of_it(learned: ClassifierStage) -> None:
-    preview = learned.preview(tiny.run_in_torch, DECODE)
-    assert torch.equal(preview, next(iter(learned.pictures(toy(1)).values())))
+def test_a_picture_shows_the_prior_beside_what_langevin_makes_of_it(learned: ClassifierStage) -> None:
+    (picture,) = learned.pictures(toy(1)).values()
     # Two sheets of eight by eight images of one pixel, two pixels between them, below their titles.
     side = 8 * 3 + 2
-    assert (preview.shape, preview.dtype) == ((3, TITLE_HEIGHT + side, 2 * side + PANEL_GAP), torch.uint8)
+    assert (picture.shape, picture.dtype) == ((3, TITLE_HEIGHT + side, 2 * side + PANEL_GAP), torch.uint8)
     sheets = (
-        preview[0, TITLE_HEIGHT + 2 :: 3, 2:side:3].float(),
-        preview[0, TITLE_HEIGHT + 2 :: 3, side + PANEL_GAP + 2 :: 3].float(),
+        picture[0, TITLE_HEIGHT + 2 :: 3, 2:side:3].float(),
+        picture[0, TITLE_HEIGHT + 2 :: 3, side + PANEL_GAP + 2 :: 3].float(),
     )
     assert [sheet.shape for sheet in sheets] == [(8, 8), (8, 8)]
     # The first dimension is about 0 by the prior, and about 2 by what was learned: 64 levels brighter.

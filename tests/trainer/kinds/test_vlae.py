@@ -6,6 +6,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from service.contract import noise
 from service.manifest import ImageSpec
 from tests.trainer import tiny
 from tests.trainer.conftest import MakeVLAEConfig
@@ -247,11 +248,13 @@ def test_pictures_are_reconstructions_and_a_column_for_each_class(classes: int) 
     assert shown[0].tolist() == [column % max(classes, 1) for column in range(10)]
 
 
-def test_the_exported_graphs_draw_the_same_samples() -> None:
+def test_without_noise_codes_are_decoded_by_the_default_noise_of_the_service() -> None:
     model = tiny.vlae(GREY_8).eval()
+    codes = torch.randn(3, model.config.latent_dim)
+    shape = (64, model.pixel.noises)
+    chances = noise.uniform(0, range(1), noise.stream("decode", "noise"), shape).repeat(3, axis=0)
     with torch.no_grad():
-        pictures = model.pictures(Batch(images(5), None))
-        assert torch.equal(model.samples(tiny.run_in_torch), pictures["sample_conditioned_epoch{epoch}"])
+        assert torch.equal(model.decoded(codes), model.decoded(codes, torch.from_numpy(chances)))
 
 
 # A run of it.

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from service.manifest import CodesSpec, Input, Operation, Output, Parameter, Role
 from trainer.exported import ExportedModel
 from trainer.onnx_graph import write_graph
+from trainer.running import ExportedGraphs
 from trainer.stage import Graph
 
 SLOPE, VARIANCE = 0.8, 0.3
@@ -68,4 +69,4 @@ def exported(folder: Path, *, loose: float) -> ExportedModel:
     )
     write_graph(graph, folder, None)
     operation = Operation(graph="score.onnx", inputs=inputs, outputs=outputs, parameters=parameters)
-    return ExportedModel(folder, {"score": operation}, CodesSpec(dtype="float32", shape=(1,)))
+    return ExportedModel(ExportedGraphs(folder), {"score": operation}, CodesSpec(dtype="float32", shape=(1,)))

@@ -1,0 +1,45 @@
+"""Seeds to noise: one generator for each (seed, item, stream).
+
+Noise comes to a graph from outside, so that a seed gives the same image in the service and in the trainer,
+on any provider, in any batch and at any position: item 3 of 64 samples is item 3 of 4. A *stream* keeps the
+inputs of several graphs apart; it is made of their names, so that a further input changes nothing for the
+others.
+
+The bits are Philox's, which numpy keeps for good. The path from bits to normal numbers is numpy's
+``Generator``, which may change with a release of numpy; the lock file pins that.
+"""
+
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def stream(operation: str, name: str) -> int:
+    """The stream of the input ``name`` of an operation: an integer in [0, 2^32)."""
+    return zlib.crc32(f"{operation}:{name}".encode())
+
+
+def normal(seed: int, items: range, stream: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Standard normal noise for some items: float32 ``(len(items), *shape)``."""
+    return _rows(seed, items, stream, shape, lambda rng: rng.standard_normal(shape, dtype=np.float32))
+
+
+def uniform(seed: int, items: range, stream: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Uniform noise in [0, 1) for some items: float32 ``(len(items), *shape)``."""
+    return _rows(seed, items, stream, shape, lambda rng: rng.random(shape, dtype=np.float32))
+
+
+def _rows(
+    seed: int,
+    items: range,
+    stream: int,
+    shape: tuple[int, ...],
+    draw: Callable[[np.random.Generator], NDArray[np.float32]],
+) -> NDArray[np.float32]:
+    noise = np.empty((len(items), *shape), dtype=np.float32)
+    for row, item in enumerate(items):
+        entropy = np.random.SeedSequence([seed, item, stream])
+        noise[row] = draw(np.random.Generator(np.random.Philox(entropy)))
+    return noise
