@@ -1,15 +1,16 @@
 """Whether a verified folder can be served: its graphs held against its manifest, and run once."""
 
 from collections.abc import Collection
+from functools import partial
 
 import numpy as np
 
+from service.contract.runner import Arrays, Results
 from service.errors import GraphFailed, ModelRefused
 from service.folder import Folder, read_fingerprint, read_manifest
 from service.graphs import Graph, Tensor
 from service.manifest import Input, Manifest, Operation, Role
 from service.models import SAMPLE, Batching, Model
-from service.rows import Arrays, Results
 from service.runtime import Provider
 
 # What an operation of a known name takes and gives: the REST calls have nothing else for it.
@@ -37,7 +38,7 @@ def load_model(folder: Folder, provider: Provider, batching: Batching) -> Model:
         _check_signature(name, operation)
         _check_graph(name, operation, model.graphs[operation.graph], manifest)
     for name in manifest.operations:
-        _warm_up(model, name)
+        provider.call(partial(_warm_up, model, name))
     # A folder that was published anew in the meantime has been read half old, half new.
     if read_fingerprint(folder.path, read_manifest(folder.path)) != folder.fingerprint:
         raise ModelRefused("it changed while it was loaded; reload again")

@@ -2,10 +2,10 @@
 
 For each number of rows a graph has inputs and outputs in fixed places, which are used again, so that nothing
 is allocated in a run and a run can be captured as a CUDA graph. Rows are filled up to the next power of two,
-so that there are few such numbers. Each thread has its own, since what one holds the next run overwrites.
+so that there are few such numbers. One thread runs all graphs of a process: what one run holds, the next run
+of the graph overwrites, and ONNX Runtime keeps captured graphs for each thread.
 """
 
-import threading
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-# Of each graph and thread: sets of buffers that are kept, and of runs that are captured.
-KEPT, CAPTURED = 16, 8
+# Of each graph: sets of buffers that are kept, and runs that are captured: up to 512 rows are ten sizes.
+KEPT, CAPTURED = 16, 12
 _UNCAPTURED = "-1"
 
 
@@ -48,12 +48,13 @@ Value = Array | Held
 
 
 class Bindings:
-    """The buffers of a graph, for each thread and number of rows. Safe to use from several threads."""
+    """The buffers of a graph, for each number of rows. For one thread alone."""
 
     def __init__(self, session: ort.InferenceSession, device: str, *, captures: bool) -> None:
         self._session, self._device, self._captures = session, device, captures
-        self._threads = threading.local()
+        self._known: OrderedDict[Hashable, _Bound] = OrderedDict()
         self._numbers = count(1)
+        self._captured = 0
 
     def run(self, feeds: Mapping[str, Value], outputs: Sequence[str]) -> list[Held]:
         """The named outputs, held on the device. Inputs without axes are parameters; all others have rows."""
@@ -66,11 +67,10 @@ class Bindings:
     def _bound(
         self, key: Hashable, size: int, feeds: Mapping[str, Value], outputs: Sequence[str]
     ) -> "_Bound":
-        known: OrderedDict[Hashable, _Bound] = self._threads.__dict__.setdefault("known", OrderedDict())
+        known = self._known
         if key not in known:
-            captured = self._captures and self._threads.__dict__.setdefault("captured", 0) < CAPTURED
-            if captured:
-                self._threads.captured += 1
+            captured = self._captures and self._captured < CAPTURED
+            self._captured += captured
             number = str(next(self._numbers)) if captured else _UNCAPTURED
             known[key] = _Bound(self._session, self._device, size, feeds, outputs, number)
             if len(known) > KEPT:

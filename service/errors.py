@@ -31,7 +31,7 @@
         ├── GraphFailed           500  ONNX Runtime gave up on a request
         ├── NotReady              503  no model is loaded
         │   ├── ShuttingDown
-        │   └── LaneDied               a thread that runs a model
+        │   └── BatcherFailed          what runs the models
         ├── Unwell                503  the service should be started again
         ├── ModelsUnreadable      503  the folder that holds the models cannot be listed
         └── QueueTimeout          504  it waited for too long
@@ -304,10 +304,10 @@ class ShuttingDown(NotReady):
     title = "Shutting down"
 
 
-class LaneDied(NotReady):
-    """The thread that ran the model's batches is gone: liveness says so too."""
+class BatcherFailed(NotReady):
+    """What runs the models failed: the process is about to be replaced."""
 
-    title = "A thread of the service died"
+    title = "What runs the models failed"
 
 
 class Unwell(Problem):

@@ -31,7 +31,7 @@ class Tensor:
 
 
 class Graph:
-    """An ONNX graph. Safe to run from several threads."""
+    """An ONNX graph. On the CPU it may run in several threads, on a GPU in one alone."""
 
     def __init__(self, path: Path, provider: Provider) -> None:
         """Load a graph. Raises ModelRefused if it cannot be loaded or not onto the provider."""

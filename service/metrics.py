@@ -14,8 +14,8 @@ from prometheus_client import (
 from prometheus_client.metrics_core import InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from service.batching.entries import BatchReport
 from service.models import Model
-from service.queued import Batch
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -67,7 +67,7 @@ class Metrics:
         if problem is not None:
             self._refusals(problem).inc()
 
-    def ran(self, model: Model, chain: Sequence[str], batch: Batch) -> None:
+    def ran(self, model: Model, chain: Sequence[str], batch: BatchReport) -> None:
         """Count a batch."""
         labels = (model.manifest.name, "+".join(chain))
         self._rows(*labels).inc(batch.rows)

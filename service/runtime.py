@@ -1,8 +1,10 @@
 """Which of ONNX Runtime's providers runs, and why.
 
-ONNX Runtime takes the CPU silently when CUDA does not work. So CUDA is tried with a graph of one node before
+ONNX Runtime takes the CPU silently when CUDA does not work. So CUDA is tried with a small graph before
 anything is loaded, every session is asked which provider it got, and the answer with its reason is
 reported: at start-up, in ``/readyz`` and with every model.
+
+On CUDA one thread of a process runs everything: the trial, the warm-up of models, and every batch.
 """
 
 import contextlib
@@ -10,10 +12,11 @@ import ctypes
 import io
 import logging
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import cache
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import onnxruntime as ort
@@ -29,7 +32,7 @@ CUDA = "CUDAExecutionProvider"
 # Fast to start, and memory grows by what is asked for.
 _CUDA_OPTIONS = {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
 
-# y = Identity(x), float32 scalars, as `onnx.helper` writes it: enough to see whether a provider works.
+# y = Identity(x), float32 scalars, as `onnx.helper` writes it: the smallest graph that there is.
 PROBE = bytes.fromhex(
     "080812003a2f0a100a01781201792208"
     "4964656e746974791201675a0b0a0178"
@@ -39,8 +42,19 @@ PROBE = bytes.fromhex(
 # An array: numpy's own scalars are no tensors to ONNX Runtime.
 PROBE_FEEDS = {"x": np.zeros((), np.float32)}
 
+# z = MatMul(y, y) of y = Conv(x, w), float32, 4x4 by 3x3: it fails without cuDNN or cuBLAS, and on a card for
+# which there is no code, where an Identity works.
+CUDA_PROBE = bytes.fromhex(
+    "08083a82010a0f0a01780a01771201792204436f6e760a110a01790a017912017a22064d61744d756c120570726f6265"
+    "5a1b0a017812160a14080112100a0208010a0208010a0208040a0208045a1b0a017712160a14080112100a0208010a02"
+    "08010a0208030a020803621b0a017a12160a14080112100a0208010a0208010a0208020a02080242040a001011"
+)
+CUDA_PROBE_FEEDS = {"x": np.ones((1, 1, 4, 4), np.float32), "w": np.ones((1, 1, 3, 3), np.float32)}
+CUDA_PROBE_RESULT = 162.0
+
 _LOG_FATAL, _LOG_WARNING = 4, 2
 
+T = TypeVar("T")
 Name = Literal["cpu", "cuda"]
 Execution = list[tuple[str, dict[str, str]]]
 
@@ -49,8 +63,8 @@ Execution = list[tuple[str, dict[str, str]]]
 class Provider:
     """Where graphs run: ``name`` is ``"cpu"`` or ``"cuda"``, ``reason`` says why, for people.
 
-    On CUDA, ``tf32`` rounds what is multiplied to 10 bits, and runs of graphs that allow it are captured as
-    CUDA graphs if ``captures``.
+    On CUDA, ``tf32`` rounds what is multiplied to 10 bits, runs of graphs that allow it are captured as CUDA
+    graphs if ``captures``, and ``executor`` is the one thread that runs graphs.
     """
 
     name: Name
@@ -58,6 +72,7 @@ class Provider:
     threads: int
     tf32: bool = False
     captures: bool = False
+    executor: ThreadPoolExecutor | None = field(default=None, compare=False, repr=False)
 
     @property
     def device(self) -> str | None:
@@ -74,13 +89,9 @@ class Provider:
         """The same, with runs captured."""
         return _execution(self.name, {"use_tf32": str(int(self.tf32)), "enable_cuda_graph": "1"})
 
-    def failure(self) -> str | None:
-        """Run a graph of one node: what went wrong, in one line, or None."""
-        try:
-            _probe(self.name).run(None, PROBE_FEEDS)
-        except Exception as error:  # ONNX Runtime's exceptions have no common base
-            return one_line(error)
-        return None
+    def call(self, work: Callable[[], T]) -> T:
+        """Do what runs graphs where they are run: here, or in the one thread for it. Not for that thread."""
+        return work() if self.executor is None else self.executor.submit(work).result()
 
 
 def choose_provider(
@@ -93,9 +104,11 @@ def choose_provider(
     threads = threads or available_cpus()
     if wanted == "cpu":
         return Provider("cpu", "the setting provider=cpu asks for it", threads)
-    obstacle = cuda_obstacle()
+    executor = ThreadPoolExecutor(1, "gpu")
+    obstacle = executor.submit(cuda_obstacle).result()
     if obstacle is None:
-        return Provider("cuda", "CUDA works", threads, tf32=tf32, captures=captures)
+        return Provider("cuda", "CUDA works", threads, tf32=tf32, captures=captures, executor=executor)
+    executor.shutdown()
     if wanted == "cuda":
         raise StartupError(f"provider=cuda, but CUDA cannot be used: {obstacle}")
     return Provider("cpu", f"CUDA cannot be used: {obstacle}", threads)
@@ -113,22 +126,46 @@ def cuda_obstacle() -> str | None:
     # What fails here is reported below, so ONNX Runtime need not write it to stderr in its own way.
     ort.set_default_logger_severity(_LOG_FATAL)
     try:
-        probe = _probe("cuda")
-        probe.run(None, PROBE_FEEDS)
-    except Exception as error:
-        return said or one_line(error)
+        failure = _cuda_failure()
     finally:
         ort.set_default_logger_severity(_LOG_WARNING)
-    if probe.get_providers()[0] != CUDA:
-        return said or "ONNX Runtime did not take it"
+    return None if failure is None else said or failure
+
+
+class CudaProbe:
+    """Whether CUDA still works, without a wait: a look starts a run of the probe, and tells of the last."""
+
+    def __init__(self, provider: Provider) -> None:
+        self._executor = provider.executor
+        self._run: Future[str | None] | None = None
+
+    def failure(self) -> str | None:
+        """What went wrong in the last run, in one line; None too before it and without CUDA."""
+        if self._executor is None or (self._run is not None and not self._run.done()):
+            return None
+        last, self._run = self._run, self._executor.submit(_cuda_failure)
+        return None if last is None else last.result()
+
+
+def _cuda_failure() -> str | None:
+    """Run the probe: what went wrong, in one line."""
+    try:
+        session = _cuda_session()
+        (result,) = session.run(None, CUDA_PROBE_FEEDS)
+    except Exception as error:  # ONNX Runtime's exceptions have no common base
+        return one_line(error)
+    if session.get_providers()[0] != CUDA:
+        return "ONNX Runtime did not take it"
+    if not np.allclose(result, CUDA_PROBE_RESULT):
+        return f"it computes {float(result.flat[0])} where {CUDA_PROBE_RESULT} is right"
     return None
 
 
 @cache
-def _probe(name: Name) -> ort.InferenceSession:
+def _cuda_session() -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
-    return ort.InferenceSession(PROBE, options, providers=_execution(name, {}), enable_fallback=0)
+    return ort.InferenceSession(CUDA_PROBE, options, providers=_execution("cuda", {}), enable_fallback=0)
 
 
 def _execution(name: Name, options: Mapping[str, str]) -> Execution:

@@ -56,7 +56,7 @@ class Settings(BaseSettings):
         description="On a GPU, multiply with 10 bits of mantissa: faster, and it may move a code at a tie.",
     )
     cuda_graphs: bool = Field(
-        default=False,
+        default=True,
         description="On a GPU, record the runs of a graph for each batch size, and replay them.",
     )
     workers: int = Field(
@@ -77,7 +77,9 @@ class Settings(BaseSettings):
     samplers: int = Field(
         default=1, ge=1, description="Batches of samplers that a worker runs beside them at the same time."
     )
-    batch_size: int = Field(default=64, ge=1, description="Rows that go through a graph at once, at most.")
+    batch_size: int = Field(
+        default=0, ge=0, description="Rows of a batch, at most; 0 for 64 on the CPU and 512 on a GPU."
+    )
     batch_pixels: int = Field(
         default=0,
         ge=0,
@@ -97,10 +99,20 @@ class Settings(BaseSettings):
     max_queued_rows: int = Field(
         default=4096,
         ge=1,
-        description="Rows that wait for one operation of a model, in each worker; more are refused with 429.",
+        description="Rows that wait for one operation of a model, in each worker; more are refused with 429. "
+        "Of a request no more than one batch counts.",
+    )
+    max_queued_bytes: int = Field(
+        default=2**29,
+        ge=1,
+        description="Bytes of the images and codes of all requests that are not answered, in each worker; "
+        "more are refused with 429.",
     )
     max_queue_seconds: float = Field(
         default=30, gt=0, description="Longest wait of a request before it is begun; then it is answered 504."
+    )
+    max_run_seconds: float = Field(
+        default=120, gt=0, description="Longest run of one batch; a worker in which one takes longer is hung."
     )
     max_steps: int = Field(
         default=10_000, ge=1, description="Steps of a sampler in one request, if its model allows as many."

@@ -6,8 +6,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from service import __version__
+from service.batching.entries import Entry
 from service.errors import StartupError
-from service.queued import Request
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -43,11 +43,11 @@ class Traces:
         self.provider = provider
         self._tracer = provider.get_tracer("tessera", __version__)
 
-    def ran(self, lane: str, request: Request[Any]) -> None:
+    def ran(self, operations: str, entry: Entry[Any]) -> None:
         """Spans, in that of the call: until a request's first batch began, and until its last one ended."""
         # The clock that times them does not know the date.
         epoch = time.time() - time.monotonic()
-        moments = [round(1e9 * (epoch + moment)) for moment in (request.came, request.begun, request.ended)]
-        told: Mapping[str, str | int] = {"tessera.lane": lane, "tessera.rows": request.rows}
+        moments = [round(1e9 * (epoch + moment)) for moment in (entry.arrived, entry.begun, entry.ended)]
+        told: Mapping[str, str | int] = {"tessera.operations": operations, "tessera.rows": entry.rows}
         for name, (start, end) in zip(("queue", "run"), pairwise(moments), strict=True):
             self._tracer.start_span(name, start_time=start, attributes=told).end(end)

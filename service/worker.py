@@ -55,7 +55,7 @@ def serve(
     try:
         server.run(sockets=list(listeners))
     finally:
-        context.lanes.close(0)
+        context.scheduler.close()
 
 
 def work(

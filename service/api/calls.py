@@ -7,11 +7,11 @@ from typing import Any
 from service import arguments, noise
 from service.api.context import Context
 from service.arguments import Label
+from service.contract.runner import Arrays, Results
 from service.errors import BadValue, TooLarge, VersionConflict, quoted
 from service.manifest import Role
 from service.models import Model
 from service.operations import Number, Operations
-from service.rows import Arrays, Results
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Call:
         """Run the operations on ``rows`` rows; what was given and what came out. Raises TooLarge."""
         self._check_steps(context.settings.max_steps)
         inputs = self.inputs(rows, given)
-        return await context.lanes.run(
+        return await context.scheduler.run(
             self.model, self.chain, inputs, rows, self.values, self.seed, self.still
         )
 

@@ -1,8 +1,7 @@
-"""What the routes share: the settings, the served models and their lanes, and the other workers."""
+"""What the routes share: the settings, the served models and what runs them, and the other workers."""
 
 import logging
 import math
-from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Annotated, TypeVar
@@ -14,13 +13,14 @@ from prometheus_client.metrics_core import Metric
 from starlette.requests import Request
 
 from service import metrics
+from service.batching.entries import Limits
 from service.cpus import available_cpus
 from service.crew import Crew
 from service.errors import Problem
-from service.lanes import Lanes
 from service.metrics import Metrics
-from service.queued import Limits
 from service.registry import Registry, Reload
+from service.runtime import CudaProbe
+from service.scheduler import Scheduler
 from service.settings import Settings
 from service.traces import Traces
 
@@ -28,9 +28,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# What takes no longer on the CPU, in seconds, is run by the event loop itself. While a GPU works, the loop
-# can read the next calls.
-QUICK = 0.02
 # Pixels or numbers that are read or written in about a millisecond.
 AT_ONCE = 2**16
 
@@ -42,15 +39,27 @@ class Context:
         self, settings: Settings, registry: Registry, crew: Crew, traces: Traces | None = None
     ) -> None:
         self.settings, self.registry, self.crew = settings, registry, crew
-        limits = Limits(settings.max_queued_rows, settings.max_queue_seconds)
+        limits = Limits(
+            settings.max_queued_rows,
+            settings.max_queued_bytes,
+            settings.max_queue_seconds,
+            settings.max_run_seconds,
+        )
+        # Called, from the event loop, when nothing but a new process helps.
+        self.failed: Callable[[str], None] = lambda _: None
         self.metrics = Metrics()
         self.metrics.watch(self._state)
-        told = {} if traces is None else {"ran": traces.ran}
-        quick = QUICK if registry.provider.name == "cpu" else 0.0
-        self.lanes = Lanes(
-            settings.concurrency, settings.samplers, limits, self.metrics.ran, quick=quick, **told
+        self.scheduler = Scheduler(
+            registry.provider,
+            settings.concurrency,
+            settings.samplers,
+            limits,
+            self.metrics.ran,
+            ran=(lambda *_: None) if traces is None else traces.ran,
+            failed=lambda reason: self.failed(reason),
         )
         self.draining = False
+        self._cuda = CudaProbe(registry.provider)
         self._codecs = CapacityLimiter(available_cpus())
         crew.on("reload", self.reload)
         crew.on("health", self.ailments)
@@ -68,9 +77,7 @@ class Context:
 
     def reload(self) -> Reload:
         """Load new and changed models here. Raises ModelsUnreadable."""
-        outcome = self.registry.reload()
-        self.lanes.keep(self.registry.models.values())
-        return outcome
+        return self.registry.reload()
 
     def reload_quietly(self) -> None:
         """The same for whom nobody waits: what goes wrong is in the log."""
@@ -79,19 +86,12 @@ class Context:
 
     def ailments(self) -> list[str]:
         """What is wrong with this process beyond repair."""
-        dead = [f"the thread of {name} died" for name in self.lanes.dead]
-        failure = self.registry.provider.failure()
-        return (
-            dead if failure is None else [*dead, f"{self.registry.provider.name} failed a probe: {failure}"]
-        )
+        found, failure = self.scheduler.ailments, self._cuda.failure()
+        return found if failure is None else [*found, f"CUDA failed a probe: {failure}"]
 
     def _state(self) -> list[Metric]:
         """What is so now, for who looks at the metrics."""
         provider, models = self.registry.provider, self.registry.models.values()
-        # After a reload there is for a while a model and the one in its place, of one name.
-        waiting: Counter[tuple[str, str]] = Counter()
-        for model, chain, rows in self.lanes.waiting:
-            waiting[model.manifest.name, "+".join(chain)] += rows
         told = [
             {"model": model.manifest.name, "version": model.manifest.version, "kind": model.manifest.kind}
             for model in models
@@ -99,7 +99,10 @@ class Context:
         return [
             metrics.gauge(
                 metrics.WAITING_ROWS,
-                [({"model": name, "operation": chain}, rows) for (name, chain), rows in waiting.items()],
+                [
+                    ({"model": name, "operation": chain}, rows)
+                    for (name, chain), rows in self.scheduler.waiting.items()
+                ],
             ),
             metrics.gauge(metrics.READY, [({}, float(bool(models) and not self.draining))]),
             metrics.info(metrics.PROVIDER, [{"provider": provider.name, "reason": provider.reason}]),

@@ -29,11 +29,11 @@ from service.api.inference_documents import (
 from service.api.inference_metadata import describe
 from service.api.inputs import Inputs
 from service.api.openapi import OF_A_RUN, index_body, json_answer, problems, tensors_answer, tensors_body
+from service.contract.runner import Results
 from service.errors import BadValue, UnknownName, did_you_mean, quoted
 from service.manifest import Role
 from service.models import Model
 from service.noise import LARGEST_SEED
-from service.rows import Results
 from service.settings import Settings
 from service.signature import ENCODE, RECONSTRUCT, Signature, find, names, signature
 

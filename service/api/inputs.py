@@ -15,11 +15,11 @@ from service import codes, images
 from service.api.bodies import from_base64
 from service.api.interpolation import POINTS, image_size
 from service.arguments import Label
+from service.contract.runner import Array
 from service.errors import BadTensor, BadValue, UnknownName, did_you_mean, quoted
 from service.images import Pixels, check_count, check_total
 from service.manifest import Role
 from service.models import Model
-from service.rows import Array
 from service.settings import Settings
 from service.signature import FREE, Signature, Slot
 from service.tensors import BYTES, DTYPES, Tensor, datatype

@@ -4,7 +4,6 @@ Methods that can keep codes also complete what they are given (``service.api.com
 one code to another (``service.api.interpolation``). What a chain passed on its way is answered too.
 """
 
-import asyncio
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -22,11 +21,11 @@ from service.api.context import Context, Shared
 from service.api.documents import SampleAnswer, SampleDocument, SampleQuery
 from service.api.heads import header
 from service.api.openapi import OF_A_RUN, images_answer, problems, sample_body
+from service.contract.runner import Results
 from service.errors import BadValue, TooLarge
 from service.images import check_count, check_total
 from service.manifest import Role
 from service.models import SAMPLE, Model
-from service.rows import Results
 from service.settings import Settings
 
 router = APIRouter(tags=["samples"], default_response_class=Response)
@@ -160,14 +159,13 @@ async def _decoded(
     check_states(model, states, context.settings)
     chain = model.chain("decode")
     values = {**model.operations(chain).defaults, **call.values}
-    given = {} if label is None else {Role.label: label}
-    # Each state by itself, so that a decoder's noise is that of the chain, and the last state its picture.
-    steps = [
-        context.lanes.run(model, chain, {**given, Role.codes: states[:, step]}, chains, values, call.seed)
-        for step in range(passed)
-    ]
-    decoded = await asyncio.gather(*steps)
-    return np.stack([results.arrays[Role.images] for results in decoded], axis=1)
+    given = {} if label is None else {Role.label: label.repeat(passed)}
+    given[Role.codes] = states.reshape(-1, *states.shape[2:])
+    # The noise of a decoder is that of the chain, so that the last state has the picture of the answer.
+    items = [item for item in range(chains) for _ in range(passed)]
+    results = await context.scheduler.run(model, chain, given, len(items), values, call.seed, items=items)
+    images = results.arrays[Role.images]
+    return images.reshape(chains, passed, *images.shape[1:])
 
 
 def _check_size(model: Model, rows: int, context: Context) -> None:

@@ -10,7 +10,7 @@ The bits are Philox's, which numpy keeps for good. The path from bits to normal 
 """
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,19 +21,19 @@ def stream(operation: str, name: str) -> int:
     return zlib.crc32(f"{operation}:{name}".encode())
 
 
-def normal(seed: int, items: range, stream: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
+def normal(seed: int, items: Sequence[int], stream: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Standard normal noise for some items: float32 ``(len(items), *shape)``."""
     return _rows(seed, items, stream, shape, lambda rng: rng.standard_normal(shape, dtype=np.float32))
 
 
-def uniform(seed: int, items: range, stream: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
+def uniform(seed: int, items: Sequence[int], stream: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Uniform noise in [0, 1) for some items: float32 ``(len(items), *shape)``."""
     return _rows(seed, items, stream, shape, lambda rng: rng.random(shape, dtype=np.float32))
 
 
 def _rows(
     seed: int,
-    items: range,
+    items: Sequence[int],
     stream: int,
     shape: tuple[int, ...],
     draw: Callable[[np.random.Generator], NDArray[np.float32]],

@@ -64,7 +64,7 @@ class Part:
     """
 
     given: Arrays
-    items: range
+    items: Sequence[int]
     seed: int
 
     @classmethod

@@ -1,6 +1,7 @@
 """A provider that runs graphs as CUDA's does, with buffers of a device, where the device is the CPU."""
 
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 from service.runtime import CPU, Execution, Provider
 
@@ -8,6 +9,10 @@ from service.runtime import CPU, Execution, Provider
 @dataclass(frozen=True)
 class StandIn(Provider):
     """CUDA in all but its device and ONNX Runtime's provider."""
+
+    executor: ThreadPoolExecutor | None = field(
+        default_factory=lambda: ThreadPoolExecutor(1, "gpu"), compare=False, repr=False
+    )
 
     @property
     def device(self) -> str:

@@ -1,6 +1,5 @@
 """Runs with buffers of a device, held against plain runs on the CPU."""
 
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,11 @@ from hypothesis import strategies as st
 
 from service import device
 from service.admission import load_model
+from service.contract.runner import Arrays
 from service.device import Bindings, Held
 from service.folder import read_folder
 from service.manifest import Role
 from service.models import Batching, Model
-from service.rows import Arrays
 from service.runtime import CPU
 from tests.service import toy
 from tests.service.stand_in import StandIn
@@ -113,20 +112,11 @@ def test_what_is_held_goes_on_without_coming_back(bindings: Bindings, tmp_path: 
         np.testing.assert_array_equal(decoded.fetched(), toy.pixels(toy.levels(images)))
 
 
-def test_each_thread_has_its_own_buffers(bindings: Bindings) -> None:
-    mine, theirs = pictures(2), pictures(2)
-    codes = encoded(bindings, mine)
-    thread = threading.Thread(target=encoded, args=[bindings, theirs])
-    thread.start()
-    thread.join()
-    np.testing.assert_array_equal(codes.fetched(), toy.levels(mine))
-
-
 def test_no_more_buffers_are_kept_than_a_few(bindings: Bindings) -> None:
     for side in range(4, 4 * 3 * device.KEPT, 4):
         images = pictures(1, side)
         np.testing.assert_array_equal(encoded(bindings, images).fetched(), toy.levels(images))
-    assert len(bindings._threads.known) == device.KEPT
+    assert len(bindings._known) == device.KEPT
 
 
 def test_only_some_runs_are_captured_and_each_under_its_own_number(

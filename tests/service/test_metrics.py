@@ -3,10 +3,10 @@ import threading
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from service.queued import Batch
 
 from service.metrics import Metrics, exposition, gauge, info
 from service.models import Model
-from service.queued import Batch
 
 
 def told(*workers: Metrics) -> dict[tuple[str, ...], float]:

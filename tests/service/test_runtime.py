@@ -1,4 +1,6 @@
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import onnx
@@ -7,7 +9,7 @@ import pytest
 
 from service import runtime
 from service.errors import StartupError
-from service.runtime import Provider, choose_provider
+from service.runtime import CudaProbe, Provider, choose_provider
 
 
 def test_cpu_says_why() -> None:
@@ -68,12 +70,33 @@ def test_a_silent_fallback_is_noticed(
     assert capfd.readouterr().out == ""
 
 
-def test_the_probe_is_a_valid_graph() -> None:
-    model = onnx.load_from_string(runtime.PROBE)
+@pytest.mark.parametrize(
+    ("graph", "nodes"), [(runtime.PROBE, ["Identity"]), (runtime.CUDA_PROBE, ["Conv", "MatMul"])]
+)
+def test_probes_are_valid_graphs(graph: bytes, nodes: list[str]) -> None:
+    model = onnx.load_from_string(graph)
     onnx.checker.check_model(model)
-    assert [node.op_type for node in model.graph.node] == ["Identity"]
+    assert [node.op_type for node in model.graph.node] == nodes
 
 
-def test_the_probe_runs_on_what_it_is_given() -> None:
+def test_probes_compute_what_they_should() -> None:
     probe = ort.InferenceSession(runtime.PROBE, providers=[runtime.CPU])
     assert probe.run(None, runtime.PROBE_FEEDS) == [0.0]
+    probe = ort.InferenceSession(runtime.CUDA_PROBE, providers=[runtime.CPU])
+    (result,) = probe.run(None, runtime.CUDA_PROBE_FEEDS)
+    assert (result == runtime.CUDA_PROBE_RESULT).all()
+
+
+def test_a_look_at_cuda_does_not_wait_and_tells_of_the_last_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str | None] = ["cuDNN is gone", None]
+    monkeypatch.setattr(runtime, "_cuda_failure", lambda: said.pop(0))
+    with ThreadPoolExecutor(1) as executor:
+        gate = threading.Event()
+        executor.submit(gate.wait, 10)
+        probe = CudaProbe(Provider("cuda", "a test asks for it", 1, executor=executor))
+        assert [probe.failure(), probe.failure()] == [None, None]
+        gate.set()
+        executor.submit(lambda: None).result()
+        assert probe.failure() == "cuDNN is gone"
+        executor.submit(lambda: None).result()
+    assert CudaProbe(Provider("cpu", "a test asks for it", 1)).failure() is None

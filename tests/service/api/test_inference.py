@@ -13,11 +13,11 @@ import pytest
 from fastapi.testclient import TestClient
 from numpy.typing import NDArray
 from PIL import Image
+from service.batcher import Lane
 
 from service import npy
 from service.api.inference_body import LENGTH
-from service.batcher import Lane
-from service.rows import Results
+from service.contract.runner import Results
 from tests.service import patchwork, toy
 from tests.service.api.inferring import arrays, infer, post, request, rest
 from tests.service.conftest import make_client

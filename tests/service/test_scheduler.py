@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from service.lanes import Lanes
+from service.queued import Batch
+from service.rows import Part, Results
 
 from service import lanes as module
 from service.errors import ShuttingDown
-from service.lanes import Lanes
 from service.manifest import Role
 from service.models import Model
-from service.queued import Batch
-from service.rows import Part, Results
 
 PATIENCE = 10.0
 IMAGES = np.random.default_rng(0).integers(0, 256, (9, 8, 8, 3), dtype=np.uint8)

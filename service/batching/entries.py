@@ -1,0 +1,133 @@
+"""What a batcher holds: queue entries, the slices of them that share a batch, and what is told of a batch."""
+
+import asyncio
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import numpy as np
+
+from service.contract.runner import Arrays, Part, Results
+from service.errors import GraphFailed
+
+Key = TypeVar("Key", bound=Hashable)
+Name = TypeVar("Name")
+Outcome = Results | Exception
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of a batcher.
+
+    - ``rows``: rows that wait for one operation of a model; of an entry no more than one batch counts
+    - ``nbytes``: bytes of the arrays of all entries that are not answered
+    - ``seconds``: how long an entry waits before its first batch
+    - ``run_seconds``: how long a batch runs before it is taken for hung
+    """
+
+    rows: int = 4096
+    nbytes: int = 2**29
+    seconds: float = 30.0
+    run_seconds: float = 120.0
+
+
+@dataclass(eq=False)
+class Entry(Generic[Key]):
+    """What one request wants to be run.
+
+    - ``key``: entries of equal keys may share a batch
+    - ``operation``: a label, for whose entries together the rows that wait are counted
+    - ``given``: arrays by role, ``rows`` rows in each
+    - ``at_once``: how many such rows may share a batch
+    - ``seed``: of the noise
+    - ``items``: the number of each row, from which its noise follows; without them 0, 1, ...
+    """
+
+    key: Key
+    operation: Hashable
+    given: Arrays
+    rows: int
+    at_once: int
+    seed: int = 0
+    items: Sequence[int] | None = None
+
+    # Rows that are in a batch, or were; whether it is answered, or nobody waits any more.
+    taken: int = field(default=0, init=False)
+    done: bool = field(default=False, init=False)
+    # What came out, by the first row of each slice, and of how many rows.
+    made: dict[int, Results] = field(default_factory=dict, init=False)
+    rows_made: int = field(default=0, init=False)
+    future: "asyncio.Future[list[Results]]" = field(init=False)
+    # By the monotonic clock: when it came, when its first batch began, and when its last one ended.
+    arrived: float = field(default=0.0, init=False)
+    begun: float = field(default=0.0, init=False)
+    ended: float = field(default=0.0, init=False)
+
+    @property
+    def weight(self) -> int:
+        """The rows for which it counts: others wait for one batch of it, whatever its length."""
+        return min(self.rows, self.at_once)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of its arrays."""
+        return sum([array.nbytes for array in self.given.values()])
+
+
+@dataclass(frozen=True, eq=False)
+class Slice(Generic[Key]):
+    """Rows of an entry that are in one batch."""
+
+    entry: Entry[Key]
+    start: int
+    stop: int
+
+    @property
+    def part(self) -> Part:
+        """What the model is given."""
+        entry, rows = self.entry, slice(self.start, self.stop)
+        items = range(self.start, self.stop) if entry.items is None else entry.items[rows]
+        return Part({role: array[rows] for role, array in entry.given.items()}, items, entry.seed)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch(Generic[Key]):
+    """Slices of equal keys that run together."""
+
+    key: Key
+    slices: Sequence[Slice[Key]]
+    rows: int
+
+
+class Ran(NamedTuple, Generic[Key]):
+    """A batch that has run: what came out of each slice, when it began, and how long it took, in seconds."""
+
+    batch: Batch[Key]
+    outcomes: Sequence[Outcome]
+    begun: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class BatchReport:
+    """What is told of a batch: its rows, how long each of its entries waited, and how long it ran."""
+
+    rows: int
+    waits: Sequence[float]
+    seconds: float
+
+
+def joined(pieces: Sequence[Results]) -> Results:
+    """What came out for all rows of an entry. Raises GraphFailed if the other axes of some differ."""
+    if len(pieces) == 1:
+        return pieces[0]
+    return Results(
+        _concatenated([piece.arrays for piece in pieces]), _concatenated([piece.figures for piece in pieces])
+    )
+
+
+def _concatenated(pieces: Sequence[Mapping[Name, Any]]) -> dict[Name, Any]:
+    try:
+        return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+    except ValueError as error:
+        raise GraphFailed(f"what came out for some rows has another shape: {error}") from error
