@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -128,3 +129,47 @@ def test_a_checkpoint_with_code_in_it_is_not_run(tmp_path: Path) -> None:
     torch.save({"optimizer": Path("/")}, saved / "state.pt")
     with pytest.raises(RunError, match="cannot be read"):
         Training(seed=2).load(saved)
+
+
+def test_what_a_crash_left_of_others_is_put_away_by_the_next(tmp_path: Path) -> None:
+    training = Training(seed=1)
+    for total in (1, 2):
+        training.save(tmp_path, Position(total=total))
+    (tmp_path / "step-00000002").rename(tmp_path / ".step-00000002.old")
+    (tmp_path / ".step-00000001").mkdir()
+    assert [checkpoint.read_position(path).total for path in checkpoint.found(tmp_path)] == [1, 2]
+    training.load(checkpoint.found(tmp_path)[-1])
+    training.save(tmp_path, Position(total=3))
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["step-00000001", "step-00000002", "step-00000003"]
+
+
+def test_a_checkpoint_of_a_device_that_is_not_here_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = Training(seed=1).save(tmp_path)
+    load, asked = torch.load, list[object]()
+
+    def noted(*arguments: Any, **named: Any) -> Any:
+        asked.append(named.get("map_location"))
+        return load(*arguments, **named)
+
+    monkeypatch.setattr(torch, "load", noted)
+    Training(seed=2).load(saved)
+    assert asked == ["cpu"]
+
+
+@pytest.mark.parametrize(("there", "restored"), [(0, False), (1, False), (2, True), (3, False)])
+def test_the_random_numbers_of_gpus_go_on_where_there_are_as_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: int, restored: bool
+) -> None:
+    states, found = [torch.tensor([1], dtype=torch.uint8), torch.tensor([2], dtype=torch.uint8)], list[Any]()
+    training = Training(seed=1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: states)
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", found.append)
+    saved = training.save(tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
+    training.load(saved)
+    assert found == ([states] if restored else [])

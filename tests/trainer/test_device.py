@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.trainer import tiny
-from trainer.device import choose
+from trainer.device import choose, heed_cpus
 from trainer.errors import ConfigError
 
 
@@ -57,3 +57,15 @@ def test_what_is_asked_for_is_done(machine: Any, precision: str, expected: str) 
 def test_a_device_that_is_not_there_is_an_error(machine: Any, device: str) -> None:
     with pytest.raises(ConfigError, match=rf"device is '{device}', but torch .* finds only: cpu"):
         choose(tiny.config(device=device))
+
+
+@pytest.mark.parametrize(("cpus", "before", "after"), [(2, 8, 2), (8, 2, 2), (1, 1, 1)])
+def test_torch_has_no_more_threads_than_there_are_cpus(
+    monkeypatch: pytest.MonkeyPatch, cpus: int, before: int, after: int
+) -> None:
+    chosen: list[int] = []
+    monkeypatch.setattr("trainer.device.available_cpus", lambda: cpus)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: before)
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    heed_cpus()
+    assert chosen == [after]

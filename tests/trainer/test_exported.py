@@ -6,9 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from service.admission import load_model
 from service.contract import noise
 from service.contract.runner import Array
+from service.folder import read_folder
 from service.manifest import FILE_NAME, CodesSpec, Input, Operation, Output, Parameter, Role
+from service.models import Batching
+from service.runtime import Provider
+from tests.service import wanderer
 from tests.trainer.tiny import Trained
 from trainer import exported as module
 from trainer.data import Batch
@@ -194,6 +199,31 @@ def test_a_published_folder_reconstructs_as_the_model_in_torch(trained: Trained)
     difference = trained.model.reconstruct(originals).int() - found.decoded.permute(0, 3, 1, 2).int()
     assert float((difference.abs() <= 1).double().mean()) > 0.99
     assert found.codes.shape == (100, 7, 7)
+
+
+def test_what_is_measured_is_what_is_served(tmp_path: Path) -> None:
+    folder = wanderer.write(tmp_path)
+    model, manifest = open_exported(folder)
+    provider = Provider("cpu", "a test asks for it", 1)
+    served = load_model(read_folder(folder), provider, Batching(rows=3))
+    images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
+    for names, defaults in (
+        (("encode", "decode"), ("encode",)),
+        (("score",), ()),
+        (("sample/stroll", "decode"), ()),
+    ):
+        given = {} if names[0].startswith("sample/") else {Role.images: images}
+        values = served.operations(names).defaults
+        expected = served.run(names, given, 5, values, 11, defaults)
+        tensors = {role: torch.from_numpy(array) for role, array in given.items()}
+        found = model.run(names, range(5), tensors, 11, default_noise=defaults)
+        assert found.arrays.keys() == expected.arrays.keys()
+        for role, array in expected.arrays.items():
+            np.testing.assert_allclose(found.arrays[role].numpy(), array, rtol=1e-6)
+        assert found.figures.keys() == expected.figures.keys()
+        for name, figure in expected.figures.items():
+            np.testing.assert_allclose(found.figures[name].numpy(), figure, rtol=1e-6)
+    assert manifest.operations.keys() >= {"encode", "score", "sample/stroll"}
 
 
 @pytest.mark.parametrize(

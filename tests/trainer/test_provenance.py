@@ -1,6 +1,7 @@
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -90,7 +91,8 @@ def test_without_a_commit_there_is_no_revision(tmp_path: Path) -> None:
 def test_where_git_does_not_answer_there_is_no_revision(
     package: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, calls: int
 ) -> None:
-    run, left = subprocess.run, [calls]
+    run: Callable[..., object] = subprocess.run
+    left = [calls]
 
     def failing(*arguments: object, **named: object) -> object:
         if not left[0]:

@@ -152,3 +152,23 @@ def test_behind_a_link_the_folder_it_names_is_replaced(target: Path) -> None:
     assert content(real) == {"a": "2"}
     assert target.is_symlink()
     assert sorted(target.parent.iterdir()) == [target, real]
+
+
+def test_what_was_published_comes_back_if_the_new_cannot_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "mine"
+    publish(target, a="1")
+    monkeypatch.setattr(sys, "platform", "another")
+    rename = Path.rename
+
+    def refuse(path: Path, to: Path) -> Path:
+        if to == target and not path.name.endswith(".old"):
+            raise OSError(5, "Input/output error")
+        return rename(path, to)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(ExportError, match="Input/output error"):
+        publish(target, a="2")
+    assert content(target) == {"a": "1"}
+    assert list(tmp_path.iterdir()) == [target]

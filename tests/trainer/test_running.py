@@ -68,6 +68,23 @@ def test_a_graph_is_loaded_once_and_when_it_is_run(tmp_path: Path, monkeypatch: 
     assert loaded == [("one.onnx", 1), ("other.onnx", 1)]
 
 
+def test_a_graph_has_a_thread_for_each_cpu_of_this_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.running.available_cpus", lambda: 3)
+    write(tmp_path / "one.onnx")
+    found: list[int] = []
+    load = onnxruntime.InferenceSession
+
+    def noted(path: str, options: onnxruntime.SessionOptions, **more: object) -> object:
+        found.append(options.intra_op_num_threads)
+        return load(path, options, **more)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", noted)
+    ExportedGraphs(tmp_path)(graph("one.onnx"), {"left": torch.ones(1), "right": torch.ones(1)})
+    assert found == [3]
+
+
 @pytest.mark.parametrize(
     ("content", "inputs"),
     [

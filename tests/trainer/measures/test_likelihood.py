@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -120,3 +121,22 @@ def test_every_number_of_samples_is_of_the_same_black_and_white_images(
 def test_the_samples_follow_the_seed(loose: ExportedModel) -> None:
     runs = [likelihood(loose, batches(), samples=2, seed=seed) for seed in (1, 1, 2)]
     assert runs[0] == runs[1] != runs[2]
+
+
+def test_the_draws_are_those_of_the_service_and_differ_between_calls(
+    loose: ExportedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[range] = []
+    run = ExportedModel.run
+
+    def kept(self: ExportedModel, names: Any, items: range, *given: Any) -> object:
+        seen.append(items)
+        return run(self, names, items, *given)
+
+    monkeypatch.setattr(ExportedModel, "run", kept)
+    # In a single call, images have their numbers, as in a request to the service.
+    likelihood(loose, batches(2), samples=50)
+    assert seen == [range(2), range(2, 4), range(4, 5)]
+    seen.clear()
+    likelihood(loose, batches(2), samples=100)
+    assert sorted(number for items in seen for number in items) == list(range(10))
