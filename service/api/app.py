@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service import __version__
 from service.api import codes, health, inference, models, problems, samples, scores, telemetry
 from service.api.context import Context
+from service.api.direct import direct
 from service.api.head_requests import HeadRequests
 from service.api.inference_body import LENGTH
 from service.api.intake import Intake
@@ -21,7 +22,6 @@ from service.api.keys import METRICS, Keys
 from service.api.metrics_port import MetricsPort
 from service.api.observed import REQUEST_ID, Observed
 from service.api.openapi import describe
-from service.api.shortcut import Shortcut
 from service.crew import Crew
 from service.models import Batching
 from service.registry import Registry
@@ -50,6 +50,9 @@ EXPOSED = (
     "WWW-Authenticate",
     "Content-Disposition",
 )
+
+# The routers of what runs a model.
+DIRECT = (codes.router, samples.router, scores.router)
 
 DESCRIPTION = """
 Images to codes, codes to images, and new images, from models of the VAE family.
@@ -127,6 +130,10 @@ def _fastapi(context: Context, traces: Traces | None) -> FastAPI:
     app.state.context = context
     app.openapi = partial(describe, app)  # type: ignore[method-assign]  # FastAPI's own way
     problems.install(app)
+    for route in (route for router in DIRECT for route in router.routes):
+        if isinstance(route, APIRoute):
+            # Before FastAPI's own, which are never reached then.
+            app.router.routes.append(direct(route, context))
     for router in ROUTERS:
         app.include_router(router)
 
@@ -150,7 +157,6 @@ def _layers(context: Context) -> list[Callable[[ASGIApp], ASGIApp]]:
     routes = [route for router in ROUTERS for route in router.routes]
     paths = [route.path for route in routes if isinstance(route, APIRoute) and not route.param_convertors]
     layers: list[Callable[[ASGIApp], ASGIApp]] = [
-        partial(Shortcut, routes=routes, context=context),
         partial(Intake, max_bytes=settings.max_body_bytes, seconds=settings.body_seconds),
         HeadRequests,
     ]

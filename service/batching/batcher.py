@@ -55,9 +55,10 @@ class Batcher(Generic[Key]):
         self._limits, self._on_loop_seconds = limits, on_loop_seconds
         self._observe, self._failed = observe, failed
         self.queues, self._open = Queues[Key](limits), set[Entry[Key]]()
-        # The batches in threads, and since when; and the most rows of each key that run on the event loop.
+        # Batches in threads, and since when; and by the hash of a key, which would keep its model, the most
+        # of its rows that run on the event loop.
         self._under_way: dict[Batch[Key], float] = {}
-        self._quick: dict[Key, int] = {}
+        self._quick: dict[int, int] = {}
         self._last_wait = 0.0
         self._called: asyncio.AbstractEventLoop | None = None
         self._failure: str | None = None
@@ -111,7 +112,7 @@ class Batcher(Generic[Key]):
         self._called = None
         try:
             while batch := self.queues.next(has_slot=self._has_slot):
-                on_loop = batch.rows <= self._quick.get(batch.key, 0)
+                on_loop = batch.rows <= self._quick.get(hash(batch.key), 0)
                 if not on_loop and not self._has_slot:
                     self.queues.block()
                     continue
@@ -187,9 +188,9 @@ class Batcher(Generic[Key]):
         """Remember up to how many rows a key is quick."""
         if len(self._quick) >= _KEYS_KEPT:
             self._quick.clear()
-        most = self._quick.get(batch.key, 0)
-        quick = seconds <= self._on_loop_seconds
-        self._quick[batch.key] = max(most, batch.rows) if quick else min(most, batch.rows - 1)
+        key, quick = hash(batch.key), seconds <= self._on_loop_seconds
+        most = self._quick.get(key, 0)
+        self._quick[key] = max(most, batch.rows) if quick else min(most, batch.rows - 1)
 
     def _fail(self, error: BaseException) -> None:
         log.critical("a batcher failed", exc_info=error)

@@ -1,20 +1,23 @@
-"""The service, whose lanes die when it gets SIGUSR1: ``python -m tests.e2e.mortal`` takes the same flags."""
+"""The service, whose batches end their threads after SIGUSR1: ``python -m tests.e2e.mortal`` , its flags."""
 
-import ctypes
 import signal
 import sys
-import threading
 
 from service.__main__ import main
+from service.models import Model
 
 
-def kill_lanes(*_: object) -> None:
-    for thread in threading.enumerate():
-        if thread.name.startswith("lane "):
-            identity = ctypes.c_ulong(thread.ident or 0)
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(identity, ctypes.py_object(SystemExit))
+class Killed(BaseException):
+    """What no batch recovers from."""
+
+
+def kill(*_: object) -> None:
+    def killed(*_: object) -> None:
+        raise Killed
+
+    Model.run_batch = killed  # type: ignore[method-assign,assignment]
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGUSR1, kill_lanes)
+    signal.signal(signal.SIGUSR1, kill)
     sys.exit(main())

@@ -3,8 +3,8 @@ import threading
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from service.queued import Batch
 
+from service.batching.entries import BatchReport
 from service.metrics import Metrics, exposition, gauge, info
 from service.models import Model
 
@@ -25,7 +25,7 @@ def test_every_worker_has_its_own_samples(levels: Model) -> None:
     first.answered("GET", "/models", 200, 0.003, None)
     second.answered("GET", "/models", 200, 0.003, None)
     second.answered("POST", "/encode", 429, 0.3, "urn:tessera:overloaded")
-    second.ran(levels, ("encode", "decode"), Batch(rows=5, waits=[0.1, 0.3], seconds=0.25))
+    second.ran(levels, ("encode", "decode"), BatchReport(rows=5, waits=[0.1, 0.3], seconds=0.25))
     found = told(first, second)
     requests = ("tessera_requests_total", "method=GET", "path=/models", "status=200")
     assert found[(*requests, "worker=0")] == found[(*requests, "worker=1")] == 1
@@ -61,7 +61,7 @@ def test_nothing_is_lost_between_threads(levels: Model) -> None:
     def count() -> None:
         for _ in range(2000):
             metrics.answered("GET", "/models", 200, 0.003, None)
-            metrics.ran(levels, ("encode",), Batch(rows=2, waits=[0.1, 0.2], seconds=0.1))
+            metrics.ran(levels, ("encode",), BatchReport(rows=2, waits=[0.1, 0.2], seconds=0.1))
 
     threads = [threading.Thread(target=count) for _ in range(4)]
     for thread in threads:

@@ -1,33 +1,37 @@
-"""Requests of several callers in one batch of a model, and models that go."""
+"""Requests of several callers in one batch of a model, models that go, and the thread of a GPU."""
 
 import asyncio
 import gc
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from service.lanes import Lanes
-from service.queued import Batch
-from service.rows import Part, Results
 
-from service import lanes as module
-from service.errors import ShuttingDown
+from service.admission import load_model
+from service.batching.entries import BatchReport
+from service.contract.runner import Part, Results
+from service.folder import read_folder
+from service.graphs import Graph
 from service.manifest import Role
-from service.models import Model
+from service.models import Batching, Model
+from service.scheduler import Scheduler
+from tests.service.conftest import CPU
+from tests.service.stand_in import StandIn
 
 PATIENCE = 10.0
 IMAGES = np.random.default_rng(0).integers(0, 256, (9, 8, 8, 3), dtype=np.uint8)
 
 
 class Watched:
-    """Lanes whose first batch waits at a gate, so that others gather behind it; and what ran."""
+    """A scheduler whose first batch waits at a gate, so that others gather behind it; and what ran."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.batches: list[list[int]] = []
-        self.told: list[tuple[str, tuple[str, ...], Batch]] = []
+        self.told: list[tuple[str, tuple[str, ...], BatchReport]] = []
         self.gate, self.begun = threading.Event(), threading.Event()
         run = Model.run_batch
 
@@ -38,7 +42,9 @@ class Watched:
             return run(model, chain, parts, *more)
 
         monkeypatch.setattr(Model, "run_batch", watched)
-        self.lanes = Lanes(observe=lambda *told: self.told.append((told[0].manifest.name, *told[1:])))
+        self.scheduler = Scheduler(
+            CPU, observe=lambda *told: self.told.append((told[0].manifest.name, *told[1:]))
+        )
 
 
 @pytest.fixture
@@ -54,13 +60,12 @@ async def together(watched: Watched, *wanted: Any) -> list[Results]:
     await asyncio.sleep(0)
     watched.gate.set()
     results: list[Results] = await asyncio.gather(*tasks)
-    assert watched.lanes.close(PATIENCE)
     return results
 
 
-def encoded(model: Model, lanes: Lanes, rows: slice, seed: int, scale: float = 1) -> Any:
+def encoded(model: Model, scheduler: Scheduler, rows: slice, seed: int, scale: float = 1) -> Any:
     given = {Role.images: IMAGES[rows]}
-    return lanes.run(model, ("encode",), given, len(given[Role.images]), {"scale": scale}, seed)
+    return scheduler.run(model, ("encode",), given, len(given[Role.images]), {"scale": scale}, seed)
 
 
 def test_callers_of_one_batch_get_what_each_would_alone(watched: Watched, wandering: Model) -> None:
@@ -69,7 +74,7 @@ def test_callers_of_one_batch_get_what_each_would_alone(watched: Watched, wander
 
     async def main() -> list[Results]:
         return await together(
-            watched, *(encoded(wandering, watched.lanes, rows, seed) for rows, seed in wanted)
+            watched, *(encoded(wandering, watched.scheduler, rows, seed) for rows, seed in wanted)
         )
 
     results = asyncio.run(main())
@@ -89,7 +94,7 @@ def test_other_parameters_are_another_batch(watched: Watched, wandering: Model) 
         scales = (1, 1, 2, 1, 2)
         await together(
             watched,
-            *(encoded(wandering, watched.lanes, slice(0, 1), 1, scale) for scale in scales),
+            *(encoded(wandering, watched.scheduler, slice(0, 1), 1, scale) for scale in scales),
         )
 
     asyncio.run(main())
@@ -103,63 +108,85 @@ def test_images_of_another_size_are_another_batch(watched: Watched, levels: Mode
         wanted = (small, small, large, small, large)
         await together(
             watched,
-            *(watched.lanes.run(levels, ("encode",), {Role.images: each}, 1, {}) for each in wanted),
+            *(watched.scheduler.run(levels, ("encode",), {Role.images: each}, 1, {}) for each in wanted),
         )
 
     asyncio.run(main())
     assert watched.batches == [[1], [1, 1], [1, 1]]
 
 
-def test_each_chain_of_each_model_has_a_lane(wandering: Model, levels: Model) -> None:
-    lanes = Lanes(1)
-    names = [
-        lanes.lane(model, chain).name
-        for model in (wandering, levels)
-        for chain in (("encode",), ("encode", "decode"))
-    ]
-    assert names == [
-        *("encode of wanderer", "encode+decode of wanderer"),
-        *("encode of levels", "encode+decode of levels"),
-    ]
-    assert lanes.lane(levels, ("encode",)) is lanes.lane(levels, ("encode",))
-    assert lanes.dead == []
-    assert lanes.close(PATIENCE)
+def test_samplers_wait_for_their_like_alone(watched: Watched, wandering: Model) -> None:
+    async def main() -> None:
+        scheduler = watched.scheduler
+        values = wandering.operations(("sample/stroll",)).defaults
+        sampled = asyncio.create_task(scheduler.run(wandering, ("sample/stroll",), {}, 1, values))
+        assert await asyncio.to_thread(watched.begun.wait, PATIENCE)
+        encoding = asyncio.create_task(encoded(wandering, scheduler, slice(0, 1), 1))
+        await asyncio.sleep(0.05)
+        assert dict(scheduler.waiting) == {}
+        watched.gate.set()
+        await asyncio.gather(sampled, encoding)
+
+    asyncio.run(main())
 
 
-def test_who_holds_a_model_that_is_gone_is_answered(
-    wandering: Model, levels: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "GRACE", 0.3)
-    lanes = Lanes(1)
-    leaving, stays = lanes.lane(wandering, ("encode",)), lanes.lane(levels, ("decode",))
-    lanes.keep([levels])
-    results = asyncio.run(encoded(wandering, lanes, slice(0, 2), 1))
-    assert len(results.arrays[Role.codes]) == 2
-    # Also by a chain that none had asked for before.
-    late = lanes.lane(wandering, ("encode", "decode"))
-    assert leaving.join(PATIENCE)
-    assert late.join(PATIENCE)
-    assert not stays.join(0.01)
-    assert lanes.close(PATIENCE)
+def test_what_waits_is_told_by_model_and_chain(watched: Watched, wandering: Model, levels: Model) -> None:
+    async def main() -> None:
+        scheduler = watched.scheduler
+        tasks = [asyncio.create_task(encoded(wandering, scheduler, slice(0, 1), 1))]
+        assert await asyncio.to_thread(watched.begun.wait, PATIENCE)
+        images = {Role.images: np.zeros((3, 8, 8, 1), np.uint8)}
+        tasks.append(asyncio.create_task(scheduler.run(levels, ("encode", "decode"), images, 3, {})))
+        await asyncio.sleep(0)
+        assert dict(scheduler.waiting) == {("levels", "encode+decode"): 3}
+        watched.gate.set()
+        await asyncio.gather(*tasks)
+
+    asyncio.run(main())
 
 
-def test_the_memory_of_a_model_that_is_gone_comes_back(
-    load: Callable[..., Model], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "GRACE", 0.0)
-    lanes, model = Lanes(1), load("levels")
-    lane = lanes.lane(model, ("decode",))
+def test_a_model_that_is_gone_is_kept_by_nothing(load: Callable[..., Model]) -> None:
+    scheduler, model = Scheduler(CPU, on_loop_seconds=0), load("levels")
     kept = weakref.ref(model)
-    lanes.keep([])
-    assert lane.join(PATIENCE)
-    del model, lane
+    images = {Role.images: np.zeros((1, 8, 8, 1), np.uint8)}
+    asyncio.run(scheduler.run(model, ("encode",), images, 1, {}))
+    del model
     gc.collect()
     assert kept() is None
 
 
-def test_closed_lanes_take_no_more(wandering: Model) -> None:
-    lanes = Lanes(1)
-    asyncio.run(encoded(wandering, lanes, slice(0, 1), 1))
-    assert lanes.close(PATIENCE)
-    with pytest.raises(ShuttingDown):
-        asyncio.run(encoded(wandering, lanes, slice(0, 1), 1))
+def test_rows_of_a_chain_have_the_noise_of_their_items(wandering: Model) -> None:
+    async def main() -> list[Results]:
+        scheduler = Scheduler(CPU)
+        given = {Role.images: IMAGES[:4]}
+        return [
+            await scheduler.run(wandering, ("encode",), given, 4, {"scale": 1}, 5, items=items)
+            for items in (None, [2, 2, 0, 1])
+        ]
+
+    plain, chosen = (results.arrays[Role.codes] for results in asyncio.run(main()))
+    alone = wandering.run_batch(("encode",), [Part({Role.images: IMAGES[:1]}, [2], 5)], {"scale": 1})
+    np.testing.assert_array_equal(chosen[:1], alone[0].arrays[Role.codes])
+    assert not np.array_equal(plain, chosen)
+
+
+def test_on_a_gpu_one_thread_runs_everything(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = set[str]()
+    run = Graph.run
+
+    def seen(graph: Graph, *more: Any) -> Any:
+        threads.add(threading.current_thread().name)
+        return run(graph, *more)
+
+    monkeypatch.setattr(Graph, "run", seen)
+    provider = StandIn("cuda", "a test asks for it", 1)
+    model = load_model(read_folder(exported / "wanderer"), provider, Batching())
+
+    async def main() -> None:
+        scheduler = Scheduler(provider, concurrency=3, samplers=3)
+        values = model.operations(("sample/stroll", "decode")).defaults
+        sampled = [scheduler.run(model, ("sample/stroll", "decode"), {}, 1, values, n) for n in range(3)]
+        await asyncio.gather(*sampled, *(encoded(model, scheduler, slice(0, 1), n) for n in range(6)))
+
+    asyncio.run(main())
+    assert threads == {"gpu_0"}

@@ -13,10 +13,10 @@ import pytest
 from fastapi.testclient import TestClient
 from numpy.typing import NDArray
 from PIL import Image
-from service.batcher import Lane
 
 from service import npy
 from service.api.inference_body import LENGTH
+from service.batching.batcher import Batcher
 from service.contract.runner import Results
 from tests.service import patchwork, toy
 from tests.service.api.inferring import arrays, infer, post, request, rest
@@ -246,14 +246,14 @@ def test_a_request_may_be_packed(client: TestClient) -> None:
 def test_both_kinds_of_requests_go_in_the_same_batches(
     exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    submitted: list[tuple[Lane[Any], Any]] = []
-    submit = Lane.submit
+    submitted: list[tuple[Batcher[Any], Any]] = []
+    submit = Batcher.submit
 
-    async def seen(lane: Lane[Any], wanted: Any) -> Results:
-        submitted.append((lane, wanted.key))
-        return await submit(lane, wanted)
+    async def seen(batcher: Batcher[Any], wanted: Any) -> Results:
+        submitted.append((batcher, wanted.key))
+        return await submit(batcher, wanted)
 
-    monkeypatch.setattr(Lane, "submit", seen)
+    monkeypatch.setattr(Batcher, "submit", seen)
     with make_client(exported, default_model="levels") as client:
         infer(client, "levels", {"images": IMAGES})
         infer(client, "levels", {"images": [png(image) for image in IMAGES]})

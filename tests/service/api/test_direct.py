@@ -1,19 +1,17 @@
-"""The short way and the long way: the same answers."""
+"""The routes of Starlette and those of FastAPI: the same answers."""
 
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
-from fastapi.dependencies.utils import request_params_to_args
 from fastapi.testclient import TestClient
 from httpx2 import Response
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.api import shortcut
-from service.api.app import ROUTERS
-from service.api.shortcut import LONGEST, Shortcut
+from service.api import app, direct
+from service.api.direct import LONGEST
 from tests.service.conftest import make_client
 
 SEVEN = (Path(__file__).parents[2] / "data" / "seven.png").read_bytes()
@@ -52,13 +50,10 @@ VALUES = [
 
 
 @pytest.fixture(scope="module")
-def long_way(exported: Path) -> TestClient:
+def by_fastapi(exported: Path) -> TestClient:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shortcut, "_is_plain", lambda _: False)
-        client = make_client(exported, default_model="levels")
-        # The ways are laid out with the first call.
-        assert client.get("/livez").status_code == 200
-    return client
+        patch.setattr(app, "DIRECT", ())
+        return make_client(exported, default_model="levels")
 
 
 def told(answer: Response) -> tuple[Any, ...]:
@@ -77,11 +72,11 @@ def told(answer: Response) -> tuple[Any, ...]:
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 def test_every_query_is_answered_alike(
-    client: TestClient, long_way: TestClient, path: str, query: list[tuple[str, str]], body: bool
+    client: TestClient, by_fastapi: TestClient, path: str, query: list[tuple[str, str]], body: bool
 ) -> None:
     # With a seed, so that what is drawn is the same.
     text = "&".join(f"{quote(name)}={quote(value)}" for name, value in [*query, ("seed", "1")])
-    calls = [each.post(f"{path}?{text}", content=SEVEN if body else b"") for each in (client, long_way)]
+    calls = [each.post(f"{path}?{text}", content=SEVEN if body else b"") for each in (client, by_fastapi)]
     assert told(calls[0]) == told(calls[1])
 
 
@@ -89,34 +84,25 @@ def test_every_query_is_answered_alike(
     ("method", "path"), [("GET", "/encode"), ("POST", "/encode/"), ("POST", "/nowhere"), ("HEAD", "/models")]
 )
 def test_calls_that_fit_no_route_are_answered_alike(
-    client: TestClient, long_way: TestClient, method: str, path: str
+    client: TestClient, by_fastapi: TestClient, method: str, path: str
 ) -> None:
-    assert told(client.request(method, path)) == told(long_way.request(method, path))
+    assert told(client.request(method, path)) == told(by_fastapi.request(method, path))
 
 
-def test_what_runs_a_model_goes_the_short_way() -> None:
-    async def nowhere(*_: Any) -> None:
-        raise AssertionError
-
-    routes = [route for router in ROUTERS for route in router.routes]
-    ways = Shortcut(nowhere, routes, context=None)._ways  # type: ignore[arg-type]  # nothing is called
-    assert ways.keys() == {
-        ("POST", f"/{verb}") for verb in ("encode", "decode", "reconstruct", "sample", "score")
-    }
-
-
-def test_a_query_is_read_once(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_query_is_read_once(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = []
-    usual = request_params_to_args
+    usual = direct.read_query
 
     def counted(*arguments: Any) -> Any:
         read.append(arguments)
         return usual(*arguments)
 
-    monkeypatch.setattr(shortcut, "request_params_to_args", counted)
-    for _ in range(3):
-        assert client.post("/encode?model=levels&seed=90", content=SEVEN).status_code == 200
-    assert len(read) == 1
-    # One that is too long is not kept, and has its answer.
-    answer = client.post(f"/encode?model={'x' * LONGEST}", content=SEVEN)
-    assert (answer.status_code, len(read)) == (404, 1)
+    monkeypatch.setattr(direct, "read_query", counted)
+    with make_client(exported, default_model="levels") as client:
+        for _ in range(3):
+            assert client.post("/encode?model=levels&seed=90", content=SEVEN).status_code == 200
+        assert len(read) == 1
+        # One that is too long is not kept, and has its answer.
+        for calls in (2, 3):
+            answer = client.post(f"/encode?model={'x' * LONGEST}", content=SEVEN)
+            assert (answer.status_code, len(read)) == (404, calls)
