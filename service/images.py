@@ -3,7 +3,8 @@
 Pixels are uint8 ``(N, H, W, C)`` everywhere in the service. Pictures are made to fit a model by the rule of
 ``service.preparation``, the one the trainer uses. The size of a picture is read from its header and checked
 before any pixel is decoded, so a decompression bomb stays packed. Of an animation the first frame counts.
-Small plain pictures go by ``service.plain``, all others by Pillow; nobody could tell from what comes out.
+Small plain pictures go by ``service.plain``, all others, without their metadata (``service.metadata``), by
+Pillow; nobody could tell from what comes out.
 """
 
 import base64
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from service import npy, plain
+from service import metadata, npy, plain
 from service.errors import BadArray, BadImage, BadSize, BadValue, EmptyBody, TooLarge
 from service.manifest import ImageSpec
 from service.preparation import fit, pixels, prepare, upright_picture
@@ -119,9 +120,11 @@ def open_picture(data: bytes, max_pixels: int, where: str = "the image") -> Imag
     if not data:
         raise EmptyBody(f"{where} is empty: no bytes came")
     try:
-        picture = Image.open(io.BytesIO(data), formats=FORMATS)
+        picture = Image.open(io.BytesIO(metadata.strip(data)), formats=FORMATS)
     except MemoryError:
         raise
+    except metadata.TooManyParts as error:
+        raise TooLarge(f"{where} {error}") from error
     except Exception as error:  # as above
         raise BadImage(f"{where} is no PNG, JPEG or WebP that can be read", allowed=FORMATS) from error
     width, height = picture.size
