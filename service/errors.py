@@ -55,7 +55,7 @@ _CUT = "..."
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:
     """``"; did you mean 'x'?"`` with the allowed name nearest to ``given``, or nothing if none is near.
 
-    Nothing is near to a name of more than LONGEST_ECHO characters; only the first hundred allowed names count.
+    Nothing is near to a name of more than LONGEST_ECHO characters; only the first hundred names count.
     """
     if len(given) > LONGEST_ECHO:
         return ""
@@ -90,24 +90,30 @@ def _bounded(value: object, left: int) -> tuple[Any, int]:
         small = value.bit_length() <= 64
         return (value, left - 6) if small else _bounded(f"a number of {value.bit_length()} bits", left)
     if isinstance(value, Mapping):
-        pairs: dict[str, Any] = {}
-        for key, item in value.items():
-            if left <= 0:
-                return {**pairs, _CUT: _CUT}, left
-            name, left = _bounded(str(key) if not isinstance(key, str) else key, left)
-            pairs[name], left = _bounded(item, left)
-        return pairs, left - 2
+        return _bounded_object(value, left)
     if isinstance(value, list | tuple | set | frozenset):
-        items = []
-        for item in value:
-            if left <= 0:
-                return [*items, _CUT], left
-            kept, left = _bounded(item, left)
-            items.append(kept)
-        return items, left - 2
-    if isinstance(value, bytes | bytearray | memoryview):
-        return _bounded(repr(bytes(value[:left])), left)
-    return _bounded(str(value), left)
+        return _bounded_list(value, left)
+    return _bounded(repr(value[:left]) if isinstance(value, bytes) else str(value), left)
+
+
+def _bounded_object(value: Mapping[Any, Any], left: int) -> tuple[dict[str, Any], int]:
+    pairs: dict[str, Any] = {}
+    for key, item in value.items():
+        if left <= 0:
+            return {**pairs, _CUT: _CUT}, left
+        name, left = _bounded(str(key), left)
+        pairs[name], left = _bounded(item, left)
+    return pairs, left - 2
+
+
+def _bounded_list(value: Iterable[Any], left: int) -> tuple[list[Any], int]:
+    items: list[Any] = []
+    for item in value:
+        if left <= 0:
+            return [*items, _CUT], left
+        kept, left = _bounded(item, left)
+        items.append(kept)
+    return items, left - 2
 
 
 class TesseraError(Exception):

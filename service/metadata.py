@@ -6,7 +6,7 @@ anything here. So what makes the pixels is copied, with an EXIF block of one ent
 upright. Of an animation the first frame remains.
 
     PNG     IHDR PLTE tRNS IDAT IEND; the orientation of eXIf, else of XMP that is not compressed
-    JPEG    every segment but APPn and COM, and of those one APP0 and one APP14; the orientation of Exif or XMP
+    JPEG    all but APPn and COM, and of those one APP0 and one APP14; the orientation of EXIF or XMP
     WebP    VP8X VP8 VP8L ALPH ANIM and one ANMF; the orientation of EXIF or XMP
 
 Files are not verified here: whatever is wrong with one is found by its codec.
@@ -15,6 +15,7 @@ Files are not verified here: whatever is wrong with one is found by its codec.
 import re
 import struct
 import zlib
+from collections.abc import Iterator
 from typing import Literal
 
 MOST_PARTS = 2**14
@@ -33,7 +34,8 @@ _WEBP_PIXELS = (b"VP8 ", b"VP8L", b"ALPH", b"ANIM")
 _WEBP_METADATA, _WEBP_EXIF = 0x2C, 0x08
 _SOS, _EOI, _COM = 0xDA, 0xD9, 0xFE
 _APP0, _APP1, _APP14, _APP15 = 0xE0, 0xE1, 0xEE, 0xEF
-_ALONE = (0x01, *range(0xD0, 0xD9))
+# Junk or padding, and markers without a length.
+_NOTHING, _ALONE = (0x00, 0xFF), (0x01, *range(0xD0, 0xD9))
 _EXIF = b"Exif\0\0"
 _XMP = b"http://ns.adobe.com/xap/1.0/\0"
 # As much of EXIF or XMP is looked at as fits into a segment of a JPEG.
@@ -87,46 +89,56 @@ def _png(data: bytes) -> bytes:
 
 
 def _jpeg(data: bytes) -> bytes:
-    view, parts, at = memoryview(data), [memoryview(JPEG_START)], len(JPEG_START)
+    view, parts = memoryview(data), [memoryview(JPEG_START)]
     exif = xmp = 0
     kept = set()
-    for _ in range(MOST_PARTS):
-        at = data.find(b"\xff", at)
-        marker = data[at + 1] if 0 <= at < len(data) - 3 else _EOI
-        if marker in (_SOS, _EOI):
-            break
-        if marker in (0x00, 0xFF):  # junk or padding
-            at += 1
-            continue
-        if marker in _ALONE:
-            at += 2
-            continue
-        end = at + 2 + max(2, int.from_bytes(data[at + 2 : at + 4]))
-        if marker == _APP1:
+    scans = memoryview(b"")
+    for marker, at, end in _segments(data):
+        if marker == _SOS:
+            scans = view[at:]
+        elif marker == _APP1:
             content = data[at + 4 : end]
-            if content.startswith(_EXIF):
-                exif = exif or _in_exif(content)
-            elif content.startswith(_XMP):
-                xmp = xmp or _in_xmp(content)
+            exif = exif or (_in_exif(content) if content.startswith(_EXIF) else 0)
+            xmp = xmp or (_in_xmp(content) if content.startswith(_XMP) else 0)
         elif marker in (_APP0, _APP14) and marker not in kept:
             # What libjpeg tells the colours by.
             kept.add(marker)
             parts.append(view[at:end])
         elif not (_APP0 <= marker <= _APP15 or marker == _COM):
             parts.append(view[at:end])
-        at = end
-    else:
-        raise TooManyParts(f"has more than {MOST_PARTS} segments")
     turned = _exif(exif or xmp)
     if turned:
         content = _EXIF + turned
         parts.append(memoryview(struct.pack(">BBH", 0xFF, _APP1, 2 + len(content)) + content))
-    if marker == _SOS:
-        scans = data.count(bytes([0xFF, _SOS]), at)
-        if scans > MOST_SCANS:
-            raise TooManyParts(f"has {scans} scans, and {MOST_SCANS} are allowed")
-        parts.append(view[at:])
-    return b"".join(parts)
+    return b"".join([*parts, scans])
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Marker, start and end of the segments of a JPEG up to its first scan, the last of them.
+
+    Raises TooManyParts.
+    """
+    at = len(JPEG_START)
+    for _ in range(MOST_PARTS):
+        at = data.find(b"\xff", at)
+        marker = data[at + 1] if 0 <= at < len(data) - 3 else _EOI
+        if marker == _EOI:
+            return
+        if marker == _SOS:
+            scans = data.count(bytes([0xFF, _SOS]), at)
+            if scans > MOST_SCANS:
+                raise TooManyParts(f"has {scans} scans, and {MOST_SCANS} are allowed")
+            yield marker, at, len(data)
+            return
+        if marker in _NOTHING:
+            at += 1
+        elif marker in _ALONE:
+            at += 2
+        else:
+            end = at + 2 + max(2, int.from_bytes(data[at + 2 : at + 4]))
+            yield marker, at, end
+            at = end
+    raise TooManyParts(f"has more than {MOST_PARTS} segments")
 
 
 def _webp(data: bytes) -> bytes:

@@ -46,7 +46,8 @@ def load(data: bytes) -> NDArray[Any]:
     size = math.prod(shape) * dtype.itemsize
     if size != len(data) - start:
         raise BadArray(
-            f"the npy says {dtype} {quoted(shape)}, which is {size} bytes, but {len(data) - start} bytes follow"
+            f"the npy says {dtype} {quoted(shape)}, which is {size} bytes, but {len(data) - start} bytes "
+            f"follow"
         )
     flat = np.frombuffer(data, dtype=dtype, count=math.prod(shape), offset=start)
     return flat.reshape(shape, order="F" if fortran else "C")

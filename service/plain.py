@@ -3,7 +3,7 @@
 A picture is *plain* if its file holds pixels and nothing that could change them, or cost anything: an 8-bit
 grey, RGB or RGBA PNG without interlacing, with a few harmless chunks, hardly longer than its pixels, and with
 nothing behind its end. Of such a file come the pixels that Pillow finds, bit for bit. All others are left to
-Pillow, and so is what the codec has anything against: it is always Pillow that says what is wrong with a file.
+Pillow, and so is what the codec has anything against: Pillow alone says what is wrong with a file.
 """
 
 import math

@@ -88,7 +88,12 @@ async def ready(context: Shared) -> Response:
 async def index(request: Request, context: Shared) -> Response:
     """List every name that a model has here, and the folders that are refused."""
     body = await bodies.whole(request)
-    only_ready = IndexDocument.read(bodies.from_json(body)).ready if body else False
+    only_ready: bool | None = False
+    if body:
+        document = await bodies.convert_json(
+            body, lambda: IndexDocument.read(bodies.from_json(body, context.settings)), context
+        )
+        only_ready = document.ready
     entries = [
         {"name": name, "version": model.manifest.version, "state": "READY", "reason": ""}
         for model in context.registry.models.values()
@@ -227,7 +232,7 @@ def _answer(asked: _Inference, results: Results, name: str, face: Signature, set
         if role is Role.states:
             samples.check_states(call.model, array, settings)
         outputs.append(Answered(output, array, binary))
-    return inference_body.answer(head, outputs)
+    return inference_body.answer(head, outputs, settings)
 
 
 def _check_outputs(wanted: Mapping[str, bool], face: Signature) -> None:

