@@ -150,7 +150,7 @@ def _webp(data: bytes) -> bytes:
             break
         kind, length = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
         end = at + 8 + length + length % 2
-        if kind == b"VP8X" and flags_at is None and length:
+        if kind == b"VP8X" and flags_at is None and data[at + 8 : at + 9]:
             flags_at = len(parts)
             flags = data[at + 8] & ~_WEBP_METADATA
             parts.append(data[at : at + 8] + bytes([flags]) + data[at + 9 : end])

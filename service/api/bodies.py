@@ -3,20 +3,22 @@
 curl sends ``application/x-www-form-urlencoded`` when nobody says better, and many clients send
 ``application/octet-stream`` or nothing. Such a body is looked at; any other content type is believed.
 
-JSON is read off the event loop, but for a few KiB. The parser keeps the interpreter to itself even there, so
-how long it may take is bounded by two settings.
+JSON and forms are read off the event loop, but for a few KiB. The parser of JSON keeps the interpreter to
+itself even there, so how long it may take is bounded by two settings.
 """
 
 import base64
 import binascii
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import orjson
-from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
+from python_multipart import create_form_parser
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import Field, File
 from starlette.requests import ClientDisconnect, Request
 
 from service import npy, plain
@@ -42,6 +44,9 @@ IMAGE_TYPES = (*PICTURES, FORM, NPY, JSON)
 CODES_TYPES = (JSON, NPY)
 
 T = TypeVar("T")
+
+# What it has to say of a form is said to its sender.
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
 # What a byte of JSON weighs, in pixels: 4 KiB are read at once. The worst of them, objects that are empty or
 # full of names, take 0.3 ms to read and to refuse, codes 0.1 ms.
@@ -99,7 +104,7 @@ async def read_images(request: Request, context: Context) -> SentImages:
     """The images of a request. Raises EmptyBody, BadBody, BadValue, TooLarge or UnsupportedMediaType."""
     media = _said(request)
     if media == FORM:
-        return SentImages(files=await _form_files(request, context))
+        return SentImages(files=await _form_files(await _body(request), request, context))
     body = await _body(request)
     media = _checked_type(media, body, IMAGE_TYPES)
     if media != JSON:
@@ -111,7 +116,7 @@ async def read_images(request: Request, context: Context) -> SentImages:
             raise BadValue(_EITHER)
         return sent
 
-    return await convert_json(body, read, context)
+    return await read_off_loop(body, read, context)
 
 
 async def read_codes(request: Request, context: Context) -> SentCodes:
@@ -120,7 +125,7 @@ async def read_codes(request: Request, context: Context) -> SentCodes:
     body = await _body(request)
     if _checked_type(media, body, CODES_TYPES) == NPY:
         return SentCodes(len(body), npy=body)
-    document = await convert_json(
+    document = await read_off_loop(
         body, lambda: CodesDocument.read(from_json(body, context.settings)), context
     )
     weight = JSON_WEIGHT * len(body)
@@ -134,7 +139,8 @@ async def read_sample(request: Request, context: Context) -> SentSample:
     """
     media = _said(request)
     if media == FORM:
-        return SentSample(images=SentImages(files=await _form_files(request, context)))
+        files = await _form_files(await _body(request), request, context)
+        return SentSample(images=SentImages(files=files))
     body = await whole(request)
     if not body:
         return SentSample()
@@ -146,11 +152,11 @@ async def read_sample(request: Request, context: Context) -> SentSample:
         document = SampleDocument.read(from_json(body, context.settings))
         return SentSample(document, _json_images(document))
 
-    return await convert_json(body, read, context)
+    return await read_off_loop(body, read, context)
 
 
-async def convert_json(body: bytes, read: Callable[[], T], context: Context) -> T:
-    """What ``read`` makes of a JSON body: off the event loop, but for a few KiB."""
+async def read_off_loop(body: bytes, read: Callable[[], T], context: Context) -> T:
+    """What ``read`` makes of a body of JSON or of a form: off the event loop, but for a few KiB."""
     return await context.convert(read, JSON_WEIGHT * len(body))
 
 
@@ -256,28 +262,40 @@ def _json_images(document: ImagesDocument | SampleDocument) -> SentImages | None
     return SentImages(files=files, model=document.model, version=document.version)
 
 
-async def _form_files(request: Request, context: Context) -> list[bytes]:
+async def _form_files(body: bytes, request: Request, context: Context) -> list[bytes]:
     """The files of a multipart form, whatever their fields are called, in their order."""
-    settings = context.settings
-    try:
-        form = await request.form(max_files=settings.max_images, max_part_size=settings.max_body_bytes)
-    except HTTPException as error:
-        if "Too many files" in error.detail:
+    said = header(request.scope, b"content-type") or ""
+    return await read_off_loop(body, lambda: _files(body, said, context.settings), context)
+
+
+def _files(body: bytes, said: str, settings: Settings) -> list[bytes]:
+    files: list[bytes] = []
+
+    def on_field(field: Field) -> None:
+        name = (field.field_name or b"").decode("utf-8", "replace")
+        raise BadValue(f"the field {quoted(name)} is no file; send images as files (-F image=@PATH)")
+
+    def on_file(file: File) -> None:
+        if len(files) == settings.max_images:
             raise TooLarge(
                 f"more than {settings.max_images} files in one request, allowed by the setting max_images",
                 allowed=settings.max_images,
-            ) from error
-        raise BadBody(f"the multipart form cannot be read: {bounded(error.detail)}") from error
+            )
+        file.file_object.seek(0)
+        files.append(file.file_object.read())
+        file.close()
+
     try:
-        files = []
-        for name, value in form.multi_items():
-            if not isinstance(value, UploadFile):
-                raise BadValue(f"the field {quoted(name)} is no file; send images as files (-F image=@PATH)")
-            files.append(value)
-        if not files:
-            raise EmptyBody("the multipart form has no files in it")
-        # Small ones are in memory, others on a disk.
-        size = sum(upload.size or 0 for upload in files)
-        return await context.convert(lambda: [upload.file.read() for upload in files], size)
-    finally:
-        await form.close()
+        parser = create_form_parser(
+            {"Content-Type": said.encode("latin-1")},
+            on_field,
+            on_file,
+            {"MAX_MEMORY_FILE_SIZE": settings.max_body_bytes, "UPLOAD_ERROR_ON_BAD_CTE": True},
+        )
+        parser.write(body)
+        parser.finalize()
+    except FormParserError as error:
+        raise BadBody(f"the multipart form cannot be read: {bounded(str(error))}") from error
+    if not files:
+        raise EmptyBody("the multipart form has no files in it")
+    return files

@@ -90,7 +90,7 @@ async def index(request: Request, context: Shared) -> Response:
     body = await bodies.whole(request)
     only_ready: bool | None = False
     if body:
-        document = await bodies.convert_json(
+        document = await bodies.read_off_loop(
             body, lambda: IndexDocument.read(bodies.from_json(body, context.settings)), context
         )
         only_ready = document.ready
