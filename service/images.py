@@ -130,7 +130,8 @@ def open_picture(data: bytes, max_pixels: int, where: str = "the image") -> Imag
     width, height = picture.size
     if width * height > max_pixels:
         raise TooLarge(
-            f"{where} has {height} x {width} pixels, and {max_pixels} pixels are allowed",
+            f"{where} has {height} x {width} pixels, and {max_pixels} pixels are allowed by the setting "
+            f"max_pixels",
             given=width * height,
             allowed=max_pixels,
         )
@@ -143,7 +144,7 @@ def check_count(count: int, settings: Settings) -> None:
         raise BadValue("there are no rows; send at least one", given=0, allowed=[1, settings.max_images])
     if count > settings.max_images:
         raise TooLarge(
-            f"{count} rows in one request, and {settings.max_images} are allowed",
+            f"{count} rows in one request, and {settings.max_images} are allowed by the setting max_images",
             given=count,
             allowed=settings.max_images,
         )
@@ -155,7 +156,7 @@ def check_total(count: int, height: int, width: int, settings: Settings) -> None
     if total > settings.max_total_pixels:
         raise TooLarge(
             f"{count} x {height} x {width} is {total} pixels in one request, and "
-            f"{settings.max_total_pixels} are allowed",
+            f"{settings.max_total_pixels} are allowed by the setting max_total_pixels",
             given=total,
             allowed=settings.max_total_pixels,
         )
@@ -224,7 +225,8 @@ def _check_area(array: Pixels, settings: Settings) -> None:
     check_count(count, settings)
     if height * width > settings.max_pixels:
         raise TooLarge(
-            f"the images are {height} x {width} pixels, and {settings.max_pixels} pixels are allowed",
+            f"the images are {height} x {width} pixels, and {settings.max_pixels} pixels are allowed "
+            f"by the setting max_pixels",
             given=height * width,
             allowed=settings.max_pixels,
         )

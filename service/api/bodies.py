@@ -51,6 +51,8 @@ logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 # What a byte of JSON weighs, in pixels: 4 KiB are read at once. The worst of them, objects that are empty or
 # full of names, take 0.3 ms to read and to refuse, codes 0.1 ms.
 JSON_WEIGHT = 16
+# Of such bodies one is read at a time; a smaller one holds the interpreter for a millisecond or two.
+_LARGE_JSON = 2**18
 # Commas count the values. A list, an object or the name of a member costs as much as eight of them.
 _HEAVY, _HEAVY_MARKS = 8, (b"[", b"{", b":")
 # A JSON body that begins with more blanks has to say that it is one.
@@ -83,9 +85,10 @@ class SentImages:
 
 @dataclass(frozen=True)
 class SentCodes:
-    """Codes as they came, and what it weighs to read them: a JSON object, or one npy."""
+    """Codes as they came, and what it weighs to read them: a JSON object of a ``size``, or one npy."""
 
     weight: float
+    size: int = 0
     document: CodesDocument | None = None
     npy: bytes | None = None
     model: str | None = None
@@ -94,10 +97,11 @@ class SentCodes:
 
 @dataclass(frozen=True)
 class SentSample:
-    """A sample request as it came: what was asked for, and the images to complete, if there are any."""
+    """A sample request as it came, in ``size`` bytes of JSON: what is asked for, and images to complete."""
 
     document: SampleDocument = field(default_factory=SampleDocument)
     images: SentImages | None = None
+    size: int = 0
 
 
 async def read_images(request: Request, context: Context) -> SentImages:
@@ -129,7 +133,7 @@ async def read_codes(request: Request, context: Context) -> SentCodes:
         body, lambda: CodesDocument.read(from_json(body, context.settings)), context
     )
     weight = JSON_WEIGHT * len(body)
-    return SentCodes(weight, document, model=document.model, version=document.version)
+    return SentCodes(weight, len(body), document, model=document.model, version=document.version)
 
 
 async def read_sample(request: Request, context: Context) -> SentSample:
@@ -150,14 +154,22 @@ async def read_sample(request: Request, context: Context) -> SentSample:
 
     def read() -> SentSample:
         document = SampleDocument.read(from_json(body, context.settings))
-        return SentSample(document, _json_images(document))
+        return SentSample(document, _json_images(document), len(body))
 
     return await read_off_loop(body, read, context)
 
 
 async def read_off_loop(body: bytes, read: Callable[[], T], context: Context) -> T:
     """What ``read`` makes of a body of JSON or of a form: off the event loop, but for a few KiB."""
-    return await context.convert(read, JSON_WEIGHT * len(body))
+    return await convert_json(len(body), read, JSON_WEIGHT * len(body), context)
+
+
+async def convert_json(size: int, read: Callable[[], T], weight: float, context: Context) -> T:
+    """What ``read`` makes of a body with ``size`` bytes of JSON, if to read it has a ``weight``."""
+    if size < _LARGE_JSON:
+        return await context.convert(read, weight)
+    async with context.large_json:
+        return await context.convert(read, weight)
 
 
 def from_json(body: bytes, settings: Settings) -> Any:

@@ -56,7 +56,7 @@ class Call:
         for axis in self.operations.steps:
             if self.values[axis] > most:
                 raise TooLarge(
-                    f"{axis} is {self.values[axis]}, and this service allows {most}",
+                    f"{axis} is {self.values[axis]}, and {most} are allowed by the setting max_steps",
                     given=self.values[axis],
                     allowed=most,
                 )

@@ -66,7 +66,7 @@ async def decode(request: Request, context: Shared, query: Annotated[OperationQu
             return codes.from_npy(sent.npy, model.manifest, context.settings)
         return codes.from_json(dict(sent.document or ()), model.manifest, context.settings)
 
-    grids = await context.convert(read, sent.weight)
+    grids = await bodies.convert_json(sent.size, read, sent.weight, context)
     results = await call.run(context, len(grids), {Role.codes: grids})
     made = results.arrays[Role.images]
     return await context.convert(lambda: answers.of_images(model, made, form), made.size)

@@ -184,8 +184,11 @@ async def _infer(request: Request, context: Context, name: str, version: str | N
     model, verb = find(context.registry, name, version)
     face = signature(model, verb)
     settings, headers, body = context.settings, request.headers, await bodies.whole(request)
-    sent = await context.convert(
-        lambda: inference_body.read(body, headers, settings), inference_body.weight(body, headers)
+    sent = await bodies.convert_json(
+        inference_body.json_size(body, headers),
+        lambda: inference_body.read(body, headers, settings),
+        inference_body.weight(body, headers),
+        context,
     )
     asked = await context.convert(lambda: _prepared(sent, model, verb, face, settings), sent.weight)
     results = await asked.call.run(context, asked.inputs.rows, asked.inputs.arrays)

@@ -74,9 +74,14 @@ def weight(body: bytes, headers: Headers) -> float:
     """Of reading a body, in numbers; of one that is packed it is not known."""
     if headers.get("content-encoding") is not None:
         return math.inf
-    length = headers.get(LENGTH, "")
-    json = min(len(body), int(length)) if _is_length(length) else len(body)
+    json = json_size(body, headers)
     return JSON_WEIGHT * json + len(body) - json
+
+
+def json_size(body: bytes, headers: Headers) -> int:
+    """Bytes of JSON in a body, as it came."""
+    length = headers.get(LENGTH, "")
+    return min(len(body), int(length)) if _is_length(length) else len(body)
 
 
 def read(body: bytes, headers: Headers, settings: Settings) -> SentInference:

@@ -5,6 +5,7 @@ one code to another (``service.api.interpolation``). What a chain passed on its 
 """
 
 import asyncio
+import math
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -98,7 +99,9 @@ async def _drawn(
     call = _call(model, chain, operation, sent, query)
     given: dict[Role, NDArray[Any]] = {}
     if completes:
-        given = await context.convert(lambda: completion.read(sent, model, context.settings))
+        given = await bodies.convert_json(
+            sent.size, lambda: completion.read(sent, model, context.settings), math.inf, context
+        )
     rows = _rows(sent.document, len(given[Role.mask]) if completes else 1)
     _check_size(model, rows, context)
     return call, await call.run(context, rows, completion.repeated(given, rows))
@@ -114,7 +117,9 @@ async def _gone_between(
     call = _call(model, (*before, *after), operation, sent, query)
     rows = sent.document.n or interpolation.POINTS
     check_count(rows, context.settings)
-    ends = await context.convert(lambda: interpolation.read(sent, model, context.settings))
+    ends = await bodies.convert_json(
+        sent.size, lambda: interpolation.read(sent, model, context.settings), math.inf, context
+    )
     # Before anything runs: n points of these ends may be more than two of them.
     check_total(rows, *interpolation.image_size(ends, model), context.settings)
     if before:
