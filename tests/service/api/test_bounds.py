@@ -170,8 +170,8 @@ def test_json_of_more_than_a_few_kib_is_read_off_the_event_loop(
 
     monkeypatch.setattr(bodies, "from_json", read)
     monkeypatch.setattr(inference_body, "from_json", read)
-    client.post(path, content=b"{" + b" " * 3000)
-    client.post(path, content=b"{" + b" " * 6000)
+    client.post(path, content=b"{" + b" " * 8000)
+    client.post(path, content=b"{" + b" " * 9000)
     assert seen[0] == loop
     assert seen[1] != loop
 
