@@ -12,6 +12,9 @@ from service.settings import Settings
 # What the parser has to say of a form is told to its sender.
 logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
+# Bytes; others can run in between.
+_AT_A_TIME = 2**20
+
 
 def files(body: bytes, content_type: str, settings: Settings) -> list[bytes]:
     """The files of a form, whatever their fields are called, in their order.
@@ -42,7 +45,8 @@ def files(body: bytes, content_type: str, settings: Settings) -> list[bytes]:
             on_file,
             {"MAX_MEMORY_FILE_SIZE": settings.max_body_bytes, "UPLOAD_ERROR_ON_BAD_CTE": True},
         )
-        parser.write(body)
+        for start in range(0, len(body), _AT_A_TIME):
+            parser.write(body[start : start + _AT_A_TIME])
         parser.finalize()
     except FormParserError as error:
         raise BadBody(f"the multipart form cannot be read: {bounded(str(error))}") from error
