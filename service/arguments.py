@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,20 +57,25 @@ def labels(
             raise BadValue("this operation needs a label", allowed=names)
         return np.full(rows, default, dtype=np.int64)
     several = [given] if isinstance(given, int | str) else given
-    indices = [_label_index(label, names) for label in several]
-    if len(indices) not in (1, rows):
+    if len(several) not in (1, rows):
         raise BadValue(
-            f"{len(indices)} labels for {rows} rows; give one label, or one for each row",
-            given=len(indices),
+            f"{len(several)} labels for {rows} rows; give one label, or one for each row",
+            given=len(several),
             allowed=[1, rows],
         )
+    indices = [_label_index(label, names) for label in several]
     return np.array(indices * (rows // len(indices)), dtype=np.int64)
 
 
-def _label_index(label: Label, names: Sequence[str]) -> int:
+@lru_cache(16)
+def _places(names: tuple[str, ...]) -> Mapping[str, int]:
+    return {name: index for index, name in enumerate(names)}
+
+
+def _label_index(label: Label, names: tuple[str, ...]) -> int:
     if isinstance(label, str):
-        if label in names:
-            return names.index(label)
+        if label in _places(names):
+            return _places(names)[label]
         if not (label.isascii() and label.isdigit()):
             raise UnknownName(
                 f"there is no label {quoted(label)}{did_you_mean(label, names)}", given=label, allowed=names
@@ -77,7 +83,7 @@ def _label_index(label: Label, names: Sequence[str]) -> int:
         label = int(label[:19])
     if not 0 <= label < len(names):
         raise UnknownName(
-            f"there is no label {label}; labels are 0 to {len(names) - 1}, or a name",
+            f"there is no label {quoted(label)}; labels are 0 to {len(names) - 1}, or a name",
             given=label,
             allowed=names,
         )

@@ -119,7 +119,7 @@ def _checked_shape(
     if height * width > settings.max_pixels:
         raise TooLarge(
             f"a grid of {item[0]} x {item[1]} codes is an image of {height} x {width} pixels, and "
-            f"{settings.max_pixels} pixels are allowed",
+            f"{settings.max_pixels} pixels are allowed by the setting max_pixels",
             given=height * width,
             allowed=settings.max_pixels,
         )

@@ -31,7 +31,8 @@ def unpacked(body: bytes, encoding: str | None, max_bytes: int) -> bytes:
         raise BadBody(f"the body is no {encoding}, as its Content-Encoding says: {error}") from error
     if len(content) > max_bytes:
         raise TooLarge(
-            f"the body is more than {max_bytes} bytes when it is unpacked, and {max_bytes} are allowed",
+            f"the body is more than {max_bytes} bytes when it is unpacked, and {max_bytes} are allowed by "
+            f"the setting max_body_bytes",
             allowed=max_bytes,
         )
     if not stream.eof:

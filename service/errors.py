@@ -40,22 +40,83 @@ Nothing here carries a traceback or a path of the server's.
 """
 
 import difflib
+import itertools
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
+# Characters of a caller's value in an answer; no name of ours is longer.
+LONGEST_ECHO = 100
+# Characters of a sentence, and of a member that is not the caller's value, such as what is allowed.
+LONGEST_TEXT = 2000
+_LONGEST_MEMBER = 4000
+# difflib compares a caller's name with so many of ours in a millisecond.
+_MOST_NAMES = 100
+_CUT = "..."
+
 
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:
-    """``"; did you mean 'x'?"`` with the allowed name nearest to ``given``, or nothing if none is near."""
-    names = {name.casefold(): name for name in allowed}
+    """``"; did you mean 'x'?"`` with the allowed name nearest to ``given``, or nothing if none is near.
+
+    Nothing is near to a name of more than LONGEST_ECHO characters; only the first hundred names count.
+    """
+    if len(given) > LONGEST_ECHO:
+        return ""
+    names = {name.casefold(): name for name in itertools.islice(allowed, _MOST_NAMES)}
     near = difflib.get_close_matches(given.casefold(), names, n=1)
     return f"; did you mean {names[near[0]]!r}?" if near else ""
 
 
 def quoted(value: object, limit: int = 80) -> str:
     """A caller's value in a message: quoted, on one line, and cut if it is long."""
-    text = repr(value)
-    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+    text = repr(bounded(value, limit))
+    return text if len(text) <= limit else f"{text[: limit - len(_CUT)]}{_CUT}"
+
+
+def bounded(value: object, limit: int = LONGEST_ECHO) -> Any:
+    """A value that JSON can hold, of about ``limit`` characters at most: what is more is cut off as ``...``.
+
+    The work is bounded too, whatever the value is: long strings, lists and objects are looked at only as far
+    as they are kept.
+    """
+    return _bounded(value, limit)[0]
+
+
+def _bounded(value: object, left: int) -> tuple[Any, int]:
+    """A value cut to ``left`` characters, and how many are left after it."""
+    if isinstance(value, str):
+        text = value if len(value) <= left else f"{value[: max(0, left - len(_CUT))]}{_CUT}"
+        return text, left - len(text) - 2
+    if value is None or isinstance(value, bool | float):
+        return value, left - 6
+    if isinstance(value, int):
+        small = value.bit_length() <= 64
+        return (value, left - 6) if small else _bounded(f"a number of {value.bit_length()} bits", left)
+    if isinstance(value, Mapping):
+        return _bounded_object(value, left)
+    if isinstance(value, list | tuple | set | frozenset):
+        return _bounded_list(value, left)
+    return _bounded(repr(value[:left]) if isinstance(value, bytes) else str(value), left)
+
+
+def _bounded_object(value: Mapping[Any, Any], left: int) -> tuple[dict[str, Any], int]:
+    pairs: dict[str, Any] = {}
+    for key, item in value.items():
+        if left <= 0:
+            return {**pairs, _CUT: _CUT}, left
+        name, left = _bounded(str(key), left)
+        pairs[name], left = _bounded(item, left)
+    return pairs, left - 2
+
+
+def _bounded_list(value: Iterable[Any], left: int) -> tuple[list[Any], int]:
+    items: list[Any] = []
+    for item in value:
+        if left <= 0:
+            return [*items, _CUT], left
+        kept, left = _bounded(item, left)
+        items.append(kept)
+    return items, left - 2
 
 
 class TesseraError(Exception):
@@ -96,9 +157,19 @@ class Problem(TesseraError):
         return _rebuilt, (type(self), self.args, self.__dict__)
 
     def document(self, instance: str) -> dict[str, Any]:
-        """The problem as RFC 9457 has it; ``instance`` is the path that was called."""
-        head = {"type": self.type(), "title": self.title, "status": self.status}
-        return head | {"detail": self.detail, "instance": instance} | self.members
+        """The problem as RFC 9457 has it, a few KiB at most; ``instance`` is the path that was called."""
+        return {
+            "type": self.type(),
+            "title": self.title,
+            "status": self.status,
+            "detail": bounded(self.detail, LONGEST_TEXT),
+            "instance": bounded(instance),
+            **{name: bounded(value, _limit(name)) for name, value in self.members.items()},
+        }
+
+
+def _limit(member: str) -> int:
+    return LONGEST_ECHO if member == "given" else _LONGEST_MEMBER
 
 
 def _rebuilt(kind: type[Problem], arguments: tuple[Any, ...], state: Mapping[str, Any]) -> Problem:

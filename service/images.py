@@ -3,7 +3,8 @@
 Pixels are uint8 ``(N, H, W, C)`` everywhere in the service. Pictures are made to fit a model by the rule of
 ``service.preparation``, the one the trainer uses. The size of a picture is read from its header and checked
 before any pixel is decoded, so a decompression bomb stays packed. Of an animation the first frame counts.
-Small plain pictures go by ``service.plain``, all others by Pillow; nobody could tell from what comes out.
+Small plain pictures go by ``service.plain``, all others, without their metadata (``service.metadata``), by
+Pillow; nobody could tell from what comes out.
 """
 
 import base64
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from service import npy, plain
+from service import metadata, npy, plain
 from service.errors import BadArray, BadImage, BadSize, BadValue, EmptyBody, TooLarge
 from service.manifest import ImageSpec
 from service.preparation import fit, pixels, prepare, upright_picture
@@ -119,15 +120,18 @@ def open_picture(data: bytes, max_pixels: int, where: str = "the image") -> Imag
     if not data:
         raise EmptyBody(f"{where} is empty: no bytes came")
     try:
-        picture = Image.open(io.BytesIO(data), formats=FORMATS)
+        picture = Image.open(io.BytesIO(metadata.strip(data)), formats=FORMATS)
     except MemoryError:
         raise
+    except metadata.TooManyParts as error:
+        raise TooLarge(f"{where} {error}") from error
     except Exception as error:  # as above
         raise BadImage(f"{where} is no PNG, JPEG or WebP that can be read", allowed=FORMATS) from error
     width, height = picture.size
     if width * height > max_pixels:
         raise TooLarge(
-            f"{where} has {height} x {width} pixels, and {max_pixels} pixels are allowed",
+            f"{where} has {height} x {width} pixels, and {max_pixels} pixels are allowed by the setting "
+            f"max_pixels",
             given=width * height,
             allowed=max_pixels,
         )
@@ -140,7 +144,7 @@ def check_count(count: int, settings: Settings) -> None:
         raise BadValue("there are no rows; send at least one", given=0, allowed=[1, settings.max_images])
     if count > settings.max_images:
         raise TooLarge(
-            f"{count} rows in one request, and {settings.max_images} are allowed",
+            f"{count} rows in one request, and {settings.max_images} are allowed by the setting max_images",
             given=count,
             allowed=settings.max_images,
         )
@@ -152,7 +156,7 @@ def check_total(count: int, height: int, width: int, settings: Settings) -> None
     if total > settings.max_total_pixels:
         raise TooLarge(
             f"{count} x {height} x {width} is {total} pixels in one request, and "
-            f"{settings.max_total_pixels} are allowed",
+            f"{settings.max_total_pixels} are allowed by the setting max_total_pixels",
             given=total,
             allowed=settings.max_total_pixels,
         )
@@ -221,7 +225,8 @@ def _check_area(array: Pixels, settings: Settings) -> None:
     check_count(count, settings)
     if height * width > settings.max_pixels:
         raise TooLarge(
-            f"the images are {height} x {width} pixels, and {settings.max_pixels} pixels are allowed",
+            f"the images are {height} x {width} pixels, and {settings.max_pixels} pixels are allowed "
+            f"by the setting max_pixels",
             given=height * width,
             allowed=settings.max_pixels,
         )

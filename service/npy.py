@@ -6,18 +6,21 @@ promises a terabyte costs nothing.
 
 import io
 import math
+import sys
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import BadArray
+from service.errors import BadArray, quoted
 
 MAGIC = b"\x93NUMPY"
 
 _FIRST_VERSION = MAGIC + b"\1\0"
 _LARGEST_HEADER = 4096
+# numpy has arrays of 64 axes; nothing that is sent here has more than four.
+_MOST_AXES = 8
 # Headers that are remembered: so many, and none that is longer.
 _KEPT, _LONGEST = 256, 256
 _HEADER_READERS = {
@@ -39,11 +42,12 @@ def load(data: bytes) -> NDArray[Any]:
     if dtype.hasobject:
         raise BadArray("the npy holds pickled Python objects, which are never loaded", dtype=str(dtype))
     if dtype.fields is not None or dtype.subdtype is not None or dtype.itemsize == 0:
-        raise BadArray(f"the npy holds {dtype}, not plain numbers", dtype=str(dtype))
+        raise BadArray(f"the npy holds {quoted(str(dtype))}, not plain numbers", dtype=str(dtype))
     size = math.prod(shape) * dtype.itemsize
     if size != len(data) - start:
         raise BadArray(
-            f"the npy says {dtype} {list(shape)}, which is {size} bytes, but {len(data) - start} bytes follow"
+            f"the npy says {dtype} {quoted(shape)}, which is {size} bytes, but {len(data) - start} bytes "
+            f"follow"
         )
     flat = np.frombuffer(data, dtype=dtype, count=math.prod(shape), offset=start)
     return flat.reshape(shape, order="F" if fortran else "C")
@@ -78,8 +82,22 @@ def _evaluated(data: bytes) -> _Header:
         shape, fortran, dtype = read(stream, max_header_size=_LARGEST_HEADER)
     except Exception as error:  # numpy evaluates the header as a literal; what a bad one raises is open
         raise BadArray("the npy has a header that cannot be read") from error
-    if any(size < 0 for size in shape):
-        raise BadArray(f"the npy says it has the shape {list(shape)}")
+    if len(shape) > _MOST_AXES:
+        raise BadArray(
+            f"the npy says it has {len(shape)} axes, and {_MOST_AXES} are allowed",
+            given=len(shape),
+            allowed=_MOST_AXES,
+        )
+    # True is an int to Python.
+    if any(type(size) is not int or size < 0 for size in shape):
+        raise BadArray(
+            f"the npy says it has the shape {quoted(shape)}; sizes are whole numbers, 0 or more", given=shape
+        )
+    # Where one size is 0 there are no bytes to compare with, and numpy minds the others all the same.
+    if math.prod(max(size, 1) for size in shape) * dtype.itemsize > sys.maxsize:
+        raise BadArray(
+            f"the npy says it has the shape {quoted(shape)}, which no memory could hold", given=shape
+        )
     return _Header(shape, fortran, dtype, stream.tell())
 
 

@@ -1,42 +1,59 @@
-"""Small plain pictures, by codecs that are quicker than Pillow: the smaller the picture, the more so.
+"""Small plain pictures, by a codec that is quicker than Pillow: the smaller the picture, the more so.
 
-A picture is *plain* if its file holds pixels and nothing that could change them: 8-bit grey, RGB or RGBA as
-PNG without interlacing, or grey or three layers as baseline JPEG, with none but harmless chunks or segments.
-Of such a file come the pixels that Pillow finds, bit for bit. All others are left to Pillow, and so is what a
-codec has anything against: it is always Pillow that says what is wrong with a file.
+A picture is *plain* if its file holds pixels and nothing that could change them, or cost anything: an 8-bit
+grey, RGB or RGBA PNG without interlacing, with a few harmless chunks, hardly longer than its pixels, and with
+nothing behind its end. Of such a file come the pixels that Pillow finds, bit for bit. All others are left to
+Pillow, and so is what the codec has anything against: Pillow alone says what is wrong with a file.
 """
 
+import math
 import struct
 import zlib
+from typing import NamedTuple
 
 import numpy as np
 from kornia_rs.image import Image
-from kornia_rs.io import decode_image_jpegturbo, decode_image_png_u8
+from kornia_rs.io import decode_image_png_u8
 from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
 
-# The codecs keep the interpreter to themselves; Pillow, which lets others run, has what would take long: more
-# than a third of a millisecond to read, and three to write.
+# The codec keeps the interpreter to itself; Pillow, which lets others run, has what would take long: more
+# than a millisecond to read, and three to write.
 MOST_PIXELS_READ = 2**16
 MOST_PIXELS_WRITTEN = 2**19
-LARGEST_FILE = 2**20
+# Bytes of a file beside as many as its pixels have, and its chunks: what is read is then bounded by what is
+# to come of it.
+MOST_BESIDE = 2**11
+MOST_CHUNKS = 64
 
-_PNG_HEADER = struct.Struct(">8sI4sIIBBBBB")
-_PNG_START = (b"\x89PNG\r\n\x1a\n", 13, b"IHDR")
-_PNG_FIRST_CHUNK = 33
-_PNG_MODES = {0: ("mono", 1), 2: ("rgb", 3), 6: ("rgba", 4)}
+_HEADER = struct.Struct(">8sI4sIIBBBBB")
+_START = (b"\x89PNG\r\n\x1a\n", 13, b"IHDR")
+_FIRST_CHUNK = 33
+_MODES = {0: ("mono", 1), 2: ("rgb", 3), 6: ("rgba", 4)}
 # Chunks that Pillow passes over or merely notes, if they have this length.
-_PNG_NOTES = {b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"pHYs": 9, b"tIME": 7}
-# Of texts by other names some are taken for more than a text.
-_PNG_TEXTS = (b"Software\0", b"Comment\0", b"Title\0", b"Author\0", b"date:create\0", b"date:modify\0")
+_NOTES = {b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"pHYs": 9, b"tIME": 7}
+_TEXTS = (b"Software\0", b"Comment\0", b"Title\0", b"Author\0", b"date:create\0", b"date:modify\0")
 
-_JPEG_SEGMENT = struct.Struct(">HH")
-_JPEG_FRAME = struct.Struct(">BHHB")
-_JPEG_MODES = {1: "mono", 3: "rgb"}
-_JPEG_START, _JPEG_SOF0, _JPEG_SOS, _JPEG_APP0 = b"\xff\xd8", 0xFFC0, 0xFFDA, 0xFFE0
-_JPEG_TABLES = (0xFFC4, 0xFFDB, 0xFFDD)
-_JFIF = b"\0\x10JFIF\0"
+
+class _Plain(NamedTuple):
+    """A plain PNG: its size, the codec's name of its mode, its channels and its compressed pixels."""
+
+    height: int
+    width: int
+    mode: str
+    channels: int
+    stream: bytes
+
+    @property
+    def samples(self) -> int:
+        return self.height * self.width * self.channels
+
+
+def weight(data: bytes) -> float:
+    """Of reading a picture, in samples if it is plain; infinite for any other file."""
+    plain = _read(data)
+    return math.inf if plain is None else plain.samples
 
 
 def decode(data: bytes, max_pixels: int) -> Pixels | None:
@@ -45,14 +62,15 @@ def decode(data: bytes, max_pixels: int) -> Pixels | None:
     None for any other picture, and for what is no picture. The size is read and checked before any pixel is
     decoded.
     """
-    if len(data) > LARGEST_FILE:
+    plain = _read(data)
+    if plain is None or plain.height * plain.width > max_pixels:
         return None
-    most = min(max_pixels, MOST_PIXELS_READ)
+    if not _is_whole(plain.stream, plain.samples + plain.height):
+        return None
     try:
-        if data.startswith(_JPEG_START):
-            return _jpeg(data, most)
-        return _png(data, most)
-    except Exception:  # a header cut short, or whatever a codec has against the file
+        # It takes our word for the mode, which is that of the one header there is.
+        return decode_image_png_u8(data, (plain.height, plain.width), plain.mode)
+    except Exception:  # whatever the codec has against the file
         return None
 
 
@@ -64,63 +82,50 @@ def encode(image: Pixels) -> bytes | None:
     return Image.from_numpy(np.ascontiguousarray(image)).encode("png", compress_level=1)
 
 
-def _png(data: bytes, most: int) -> Pixels | None:
-    *start, width, height, depth, colour, compression, filtering, interlace = _PNG_HEADER.unpack_from(data)
-    if tuple(start) != _PNG_START or (depth, compression, filtering, interlace) != (8, 0, 0, 0):
+def _read(data: bytes) -> _Plain | None:
+    """What the chunks of a file say, if they are those of a plain picture that is small enough."""
+    if len(data) < _HEADER.size:
         return None
-    mode, channels = _PNG_MODES[colour]
-    if not 0 < width * height <= most:
+    *start, width, height, depth, colour, compression, filtering, interlace = _HEADER.unpack_from(data)
+    if tuple(start) != _START or (depth, compression, filtering, interlace) != (8, 0, 0, 0):
         return None
-    stream = _png_stream(data)
-    if stream is None or not _is_whole(stream, height * (1 + width * channels)):
+    mode, channels = _MODES.get(colour, ("", 0))
+    samples = width * height * channels
+    if not 0 < samples <= channels * MOST_PIXELS_READ or len(data) > samples + height + MOST_BESIDE:
         return None
-    # It takes our word for the mode, which is that of the one header there is.
-    return decode_image_png_u8(data, (height, width), mode)
+    stream = _stream(data)
+    return None if stream is None else _Plain(height, width, mode, channels, stream)
 
 
-def _png_stream(data: bytes) -> bytes | None:
+def _stream(data: bytes) -> bytes | None:
     """The compressed pixels of a PNG that is, after its header, notes, pixels and the end, in this order."""
-    at, length, kind = _chunk(data, _PNG_FIRST_CHUNK)
-    while kind != b"IDAT":
-        if not _is_harmless(kind, data[at : at + length], data[at + length : at + length + 4]):
+    parts: list[bytes] = []
+    at = _FIRST_CHUNK
+    for _ in range(MOST_CHUNKS):
+        length, kind = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8]
+        end = at + 12 + length
+        if kind == b"IDAT":
+            parts.append(data[at + 8 : end - 4])
+        elif kind == b"IEND":
+            return b"".join(parts) if parts and end == len(data) else None
+        elif parts or not _is_harmless(kind, data[at + 8 : end - 4], data[end - 4 : end]):
             return None
-        at, length, kind = _chunk(data, at + length + 4)
-    parts = []
-    while kind == b"IDAT":
-        parts.append(data[at : at + length])
-        at, length, kind = _chunk(data, at + length + 4)
-    return b"".join(parts) if kind == b"IEND" else None
+        at = end
+    return None
 
 
 def _is_whole(stream: bytes, size: int) -> bool:
     """Whether a zlib stream holds so many bytes and has the right checksum, which the codec passes over."""
     unpacker = zlib.decompressobj()
-    return len(unpacker.decompress(stream, size + 1)) == size and unpacker.eof and not unpacker.unused_data
-
-
-def _chunk(data: bytes, at: int) -> tuple[int, int, bytes]:
-    """Where the content of a chunk starts, its length and its kind; of no kind beyond the end."""
-    return at + 8, int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8]
+    try:
+        pixels = unpacker.decompress(stream, size + 1)
+    except zlib.error:
+        return False
+    return len(pixels) == size and unpacker.eof and not unpacker.unused_data
 
 
 def _is_harmless(kind: bytes, content: bytes, checksum: bytes) -> bool:
-    if _PNG_NOTES.get(kind) != len(content) and not (kind == b"tEXt" and content.startswith(_PNG_TEXTS)):
+    if _NOTES.get(kind) != len(content) and not (kind == b"tEXt" and content.startswith(_TEXTS)):
         return False
-    # The codec passes over what Pillow refuses. The checksums of the others it checks.
+    # The codec passes over a checksum that is wrong here. Those of the others it checks.
     return zlib.crc32(content, zlib.crc32(kind)) == int.from_bytes(checksum)
-
-
-def _jpeg(data: bytes, most: int) -> Pixels | None:
-    at, layers = len(_JPEG_START), 0
-    while True:
-        marker, length = _JPEG_SEGMENT.unpack_from(data, at)
-        if marker == _JPEG_SOF0 and not layers:
-            depth, height, width, layers = _JPEG_FRAME.unpack_from(data, at + 4)
-            if depth != 8 or layers not in _JPEG_MODES or not 0 < width * height <= most:
-                return None
-        elif marker == _JPEG_SOS:
-            # Only one scan can hold all layers; many scans would take as long as their sender likes.
-            return decode_image_jpegturbo(data, _JPEG_MODES[layers]) if data[at + 4] == layers else None
-        elif marker not in _JPEG_TABLES and not (marker == _JPEG_APP0 and data.startswith(_JFIF, at + 2)):
-            return None
-        at += 2 + length

@@ -87,6 +87,18 @@ class Settings(BaseSettings):
         "2^15 on the CPU and 2^20 on a GPU.",
     )
     max_body_bytes: int = Field(default=2**26, ge=1, description="Largest body of a request, in bytes.")
+    max_json_bytes: int = Field(
+        default=2**24,
+        ge=1,
+        description="Largest JSON in a body, in bytes: while it is read, a worker does nothing else. Files, "
+        "npy and binary tensors are not counted.",
+    )
+    max_json_values: int = Field(
+        default=2**20,
+        ge=1,
+        description="Values in the JSON of a body, for the same reason: a number or a string is one, a list, "
+        "an object or a name as much as eight.",
+    )
     max_pixels: int = Field(
         default=2**24, ge=1, description="Largest picture, in pixels; checked before any pixel is decoded."
     )

@@ -28,12 +28,12 @@ class _Range(NamedTuple):
         return 0 if (self.kind, self.subtype) == ("*", "*") else -1
 
 
-@lru_cache(256)
-def choose(header: str | None, offers: tuple[str, ...]) -> str:
-    """The offer that the header likes best; among equals the first, which is the default.
+# Browsers send some 150 characters.
+_LONGEST = 1000
 
-    No header, an empty one and ``*/*`` give the default. Raises NotAcceptable if no offer is allowed.
-    """
+
+@lru_cache(256)
+def _choose(header: str | None, offers: tuple[str, ...]) -> str:
     ranges = _ranges(header or "")
     if not ranges:
         return offers[0]
@@ -45,6 +45,22 @@ def choose(header: str | None, offers: tuple[str, ...]) -> str:
             allowed=list(offers),
         )
     return best
+
+
+def choose(header: str | None, offers: tuple[str, ...]) -> str:
+    """The offer that the header likes best; among equals the first, which is the default.
+
+    No header, an empty one and ``*/*`` give the default. Raises NotAcceptable if no offer is allowed, and for
+    a header that is too long to be read.
+    """
+    if header is not None and len(header) > _LONGEST:
+        raise NotAcceptable(
+            f"Accept has {len(header)} characters, and {_LONGEST} are read; the answer comes as "
+            f"{', '.join(offers)}",
+            given=header,
+            allowed=list(offers),
+        )
+    return _choose(header, offers)
 
 
 def _quality(offer: str, ranges: Sequence[_Range]) -> float:

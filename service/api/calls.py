@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from service import arguments, noise
 from service.api.context import Context
@@ -56,31 +56,47 @@ class Call:
         for axis in self.operations.steps:
             if self.values[axis] > most:
                 raise TooLarge(
-                    f"{axis} is {self.values[axis]}, and this service allows {most}",
+                    f"{axis} is {self.values[axis]}, and {most} are allowed by the setting max_steps",
                     given=self.values[axis],
                     allowed=most,
                 )
 
 
-def choose_model(context: Context, queried: str | None, sent: str | None, version: str | None) -> Model:
+class Named(Protocol):
+    """What may name a model and a version of it: a query, or a body."""
+
+    @property
+    def model(self) -> str | None: ...
+
+    @property
+    def version(self) -> str | None: ...
+
+
+def choose_model(context: Context, query: Named, sent: Named | None = None) -> Model:
     """The model that the query or the body names, or the default.
 
-    Raises BadValue if the two disagree, VersionConflict if the body has another version than is served, and
+    Raises BadValue if the two disagree, VersionConflict if either has another version than is served, and
     what ``Registry.choose`` raises.
     """
-    if queried is not None and sent is not None and queried != sent:
-        raise BadValue(
-            f"the query names model {quoted(queried)} and the body {quoted(sent)}", given=[queried, sent]
-        )
-    model = context.registry.choose(queried if queried is not None else sent)
+    name = _agreed("model", query.model, None if sent is None else sent.model)
+    version = _agreed("version", query.version, None if sent is None else sent.version)
+    model = context.registry.choose(name)
     if version is not None and version != model.manifest.version:
         raise VersionConflict(
-            f"the body is of version {quoted(version)} of {model.manifest.name!r}, "
+            f"the request is for version {quoted(version)} of {model.manifest.name!r}, "
             f"and version {model.manifest.version!r} is served",
             given=version,
             allowed=model.manifest.version,
         )
     return model
+
+
+def _agreed(what: str, queried: str | None, sent: str | None) -> str | None:
+    if queried is not None and sent is not None and queried != sent:
+        raise BadValue(
+            f"the query names {what} {quoted(queried)} and the body {quoted(sent)}", given=[queried, sent]
+        )
+    return sent if queried is None else queried
 
 
 def make_call(

@@ -48,8 +48,8 @@ async def decode(request: Request, context: Shared, query: Annotated[OperationQu
     another size, where the model can. As PNG, several images come as a grid.
     """
     form = accept.choose(header(request.scope, b"accept"), answers.IMAGES_FORMS)
-    sent = await bodies.read_codes(request)
-    model = choose_model(context, query.model, sent.model, sent.version)
+    sent = await bodies.read_codes(request, context)
+    model = choose_model(context, query, sent)
     chain = model.chain("decode")
     call = make_call(
         model,
@@ -64,9 +64,9 @@ async def decode(request: Request, context: Shared, query: Annotated[OperationQu
     def read() -> NDArray[Any]:
         if sent.npy is not None:
             return codes.from_npy(sent.npy, model.manifest, context.settings)
-        return codes.from_json(sent.document or {}, model.manifest, context.settings)
+        return codes.from_json(dict(sent.document or ()), model.manifest, context.settings)
 
-    grids = await context.convert(read, sent.size)
+    grids = await bodies.convert_json(sent.size, read, sent.weight, context)
     results = await call.run(context, len(grids), {Role.codes: grids})
     made = results.arrays[Role.images]
     return await context.convert(lambda: answers.of_images(model, made, form), made.size)
@@ -93,8 +93,8 @@ async def images_call(
     request: Request, context: Context, query: ImagesQuery, verb: str
 ) -> tuple[Call, Pixels]:
     """The images of a request, and the call that runs a chain of operations on them."""
-    sent = await bodies.read_images(request, context.settings)
-    model = choose_model(context, query.model, sent.model, sent.version)
+    sent = await bodies.read_images(request, context)
+    model = choose_model(context, query, sent)
     chain = model.chain(verb)
     call = make_call(
         model,

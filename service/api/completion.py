@@ -73,7 +73,7 @@ def read(sent: SentSample, model: Model, settings: Settings) -> dict[Role, NDArr
             Role.images: fitted.pixels,
             Role.mask: masks.from_boxes(boxes, fitted.sizes, manifest),
         }
-    grids = codes.from_json(document.model_dump(include={"codes", "shape", "dtype"}), manifest, settings)
+    grids = codes.from_json(dict(document), manifest, settings)
     if grids.shape[1:] != manifest.codes.shape:
         own = list(manifest.codes.shape)
         raise BadCodes(

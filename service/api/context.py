@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Annotated, TypeVar
 
 import anyio.to_thread
-from anyio import CapacityLimiter
+from anyio import CapacityLimiter, Lock
 from fastapi import Depends
 from prometheus_client.metrics_core import Metric
 from starlette.requests import Request
@@ -61,6 +61,8 @@ class Context:
         self.draining = False
         self._cuda = CudaProbe(registry.provider)
         self._codecs = CapacityLimiter(available_cpus())
+        # Of large JSON one body is read at a time: however many come, the loop waits for one parser.
+        self.large_json = Lock()
         crew.on("reload", self.reload)
         crew.on("health", self.ailments)
         crew.on("metrics", lambda: (crew.index, self.metrics.families()))

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     NonNegativeInt,
@@ -18,23 +19,51 @@ from pydantic import (
 )
 
 from service.api.problems import invalid
-from service.arguments import Label
 from service.errors import BadBody, UnknownName, did_you_mean, quoted
 from service.manifest import CodesSpec, ImageSpec, Measures, Operation, Parity
 from service.noise import LARGEST_SEED
 
+# Characters of a name, and of a class's; labels, names of parameters and axes of one request.
+_LONGEST_NAME, _LONGEST_LABEL = 64, 256
+_MOST_LABELS, _MOST_NAMES, _MOST_AXES = 2**16, 64, 8
+
+
+def _few(names: Any) -> Any:
+    # Before its values are looked at, all of which pydantic would tell of.
+    if isinstance(names, Mapping) and len(names) > _MOST_NAMES:
+        raise ValueError(f"{len(names)} names, and at most {_MOST_NAMES} are allowed")
+    return names
+
+
+FEW = BeforeValidator(_few)
+"""Of an object whose names are open."""
+
+Texts = Annotated[list[str], Field(fail_fast=True)]
+"""Strings, of which the first that is none is told."""
+
+_Label = int | Annotated[str, Field(max_length=_LONGEST_LABEL)]
+Labels = Annotated[list[_Label], Field(max_length=_MOST_LABELS, fail_fast=True)]
+Shape = Annotated[list[NonNegativeInt], Field(max_length=_MOST_AXES)]
+
 MODEL = Field(
     default=None,
+    max_length=_LONGEST_NAME,
     description="Name of the model; may be left out if there is a default.",
     examples=["vqvae-mnist"],
 )
 VERSION = Field(
-    default=None, description="Version of the model that made this; another one is a conflict (409)."
+    default=None,
+    max_length=_LONGEST_NAME,
+    description="Version of the model that made this; another one is a conflict (409).",
 )
 SEED = Field(
     default=None, ge=0, le=LARGEST_SEED, description="Seed of the noise: the same seed gives the same answer."
 )
-METHOD = Field(default=None, description="How to sample; without it `prior`, or the model's only method.")
+METHOD = Field(
+    default=None,
+    max_length=_LONGEST_NAME,
+    description="How to sample; without it `prior`, or the model's only method.",
+)
 COUNT = Field(
     default=None,
     ge=1,
@@ -47,7 +76,11 @@ SHAPE = Field(
     description="Shape of the codes; needed only if `codes` is one flat list.",
     examples=[[1, 7, 7]],
 )
-DTYPE = Field(default=None, description="`int32` for discrete codes, `float32` for others.")
+DTYPE = Field(
+    default=None,
+    max_length=_LONGEST_NAME,
+    description="`int32` for discrete codes, `float32` for others.",
+)
 NESTED_CODES = "Nested lists, `[n, h, w]` or `[n, d]`, or a flat one and `shape`."
 BOX = (
     "What to sample anew of an image: left, top, right and bottom in pixels of the image as it is seen, "
@@ -102,8 +135,11 @@ class OperationQuery(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     model: str | None = MODEL
+    version: str | None = VERSION
     seed: int | None = SEED
-    label: list[str] | None = Field(default=None, description=f"{LABEL} Repeat it for several rows.")
+    label: list[Annotated[str, Field(max_length=_LONGEST_LABEL)]] | None = Field(
+        default=None, max_length=_MOST_LABELS, description=f"{LABEL} Repeat it for several rows."
+    )
 
     def parameters(self) -> dict[str, Any]:
         """The parameters of the operation, as strings."""
@@ -134,9 +170,9 @@ class ImagesDocument(Closed):
 
     model: str | None = MODEL
     version: str | None = VERSION
-    shape: list[NonNegativeInt] | None = Field(default=None, description="As answers have it; not looked at.")
+    shape: Shape | None = Field(default=None, description="As answers have it; not looked at.")
     image: str | None = None
-    images: list[str] | None = None
+    images: Texts | None = None
 
 
 class CodesDocument(Closed):
@@ -144,7 +180,7 @@ class CodesDocument(Closed):
 
     model: str | None = MODEL
     version: str | None = VERSION
-    shape: list[NonNegativeInt] | None = SHAPE
+    shape: Shape | None = SHAPE
     dtype: str | None = DTYPE
     codes: list[Any] = Field(description=NESTED_CODES)
 
@@ -159,10 +195,12 @@ class SampleDocument(Closed):
     version: str | None = VERSION
     method: str | None = METHOD
     n: int | None = COUNT
-    label: Label | list[Label] | None = Field(default=None, description=LABEL)
+    label: _Label | Labels | None = Field(default=None, description=LABEL)
     seed: int | None = SEED
-    parameters: dict[str, float] = Field(default={}, description="As the model's operations declare them.")
-    shape: list[NonNegativeInt] | None = SHAPE
+    parameters: Annotated[dict[str, float], FEW] = Field(
+        default={}, description="As the model's operations declare them."
+    )
+    shape: Shape | None = SHAPE
     dtype: str | None = DTYPE
     codes: list[Any] | None = Field(
         default=None,
@@ -175,7 +213,7 @@ class SampleDocument(Closed):
         "of the shape of the codes; one row stands for all.",
     )
     image: str | None = Field(default=None, description="PNG, JPEG or WebP as base64 or a data: URL.")
-    images: list[str] | None = Field(default=None, description="Several such images.")
+    images: Texts | None = Field(default=None, description="Several such images.")
     box: Boxes | None = Field(default=None, description=BOX, examples=[[0, 14, 28, 28]])
 
 

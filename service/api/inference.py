@@ -88,7 +88,12 @@ async def ready(context: Shared) -> Response:
 async def index(request: Request, context: Shared) -> Response:
     """List every name that a model has here, and the folders that are refused."""
     body = await bodies.whole(request)
-    only_ready = IndexDocument.read(bodies.from_json(body)).ready if body else False
+    only_ready: bool | None = False
+    if body:
+        document = await bodies.read_off_loop(
+            body, lambda: IndexDocument.read(bodies.from_json(body, context.settings)), context
+        )
+        only_ready = document.ready
     entries = [
         {"name": name, "version": model.manifest.version, "state": "READY", "reason": ""}
         for model in context.registry.models.values()
@@ -179,8 +184,11 @@ async def _infer(request: Request, context: Context, name: str, version: str | N
     model, verb = find(context.registry, name, version)
     face = signature(model, verb)
     settings, headers, body = context.settings, request.headers, await bodies.whole(request)
-    sent = await context.convert(
-        lambda: inference_body.read(body, headers, settings), inference_body.weight(body, headers)
+    sent = await bodies.convert_json(
+        inference_body.json_size(body, headers),
+        lambda: inference_body.read(body, headers, settings),
+        inference_body.weight(body, headers),
+        context,
     )
     asked = await context.convert(lambda: _prepared(sent, model, verb, face, settings), sent.weight)
     results = await asked.call.run(context, asked.inputs.rows, asked.inputs.arrays)
@@ -227,7 +235,7 @@ def _answer(asked: _Inference, results: Results, name: str, face: Signature, set
         if role is Role.states:
             samples.check_states(call.model, array, settings)
         outputs.append(Answered(output, array, binary))
-    return inference_body.answer(head, outputs)
+    return inference_body.answer(head, outputs, settings)
 
 
 def _check_outputs(wanted: Mapping[str, bool], face: Signature) -> None:

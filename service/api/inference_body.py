@@ -16,9 +16,18 @@ from starlette.responses import Response
 
 from service import compression, tensors
 from service.api.accept import BYTES, JSON
-from service.api.bodies import SentImages, from_json
+from service.api.bodies import JSON_WEIGHT, SentImages, from_json
 from service.api.inference_documents import InferenceDocument, InputDocument, OutputDocument
-from service.errors import BadBody, BadTensor, BadValue, EmptyBody, UnknownName, did_you_mean, quoted
+from service.errors import (
+    BadBody,
+    BadTensor,
+    BadValue,
+    EmptyBody,
+    TooLarge,
+    UnknownName,
+    did_you_mean,
+    quoted,
+)
 from service.images import check_count
 from service.settings import Settings
 from service.tensors import Tensor
@@ -62,8 +71,17 @@ class Answered(NamedTuple):
 
 
 def weight(body: bytes, headers: Headers) -> float:
-    """Of reading a body, in bytes; of one that is packed it is not known."""
-    return len(body) if headers.get("content-encoding") is None else math.inf
+    """Of reading a body, in numbers; of one that is packed it is not known."""
+    if headers.get("content-encoding") is not None:
+        return math.inf
+    json = json_size(body, headers)
+    return JSON_WEIGHT * json + len(body) - json
+
+
+def json_size(body: bytes, headers: Headers) -> int:
+    """Bytes of JSON in a body, as it came."""
+    length = headers.get(LENGTH, "")
+    return min(len(body), int(length)) if _is_length(length) else len(body)
 
 
 def read(body: bytes, headers: Headers, settings: Settings) -> SentInference:
@@ -72,7 +90,7 @@ def read(body: bytes, headers: Headers, settings: Settings) -> SentInference:
         raise EmptyBody("the request has no body")
     body = compression.unpacked(body, headers.get("content-encoding"), settings.max_body_bytes)
     head, tail = _split(memoryview(body), headers.get(LENGTH))
-    document = InferenceDocument.read(from_json(head))
+    document = InferenceDocument.read(from_json(bytes(head), settings))
     parameters = document.parameters or {}
     binary = _flag(parameters, ALL_BINARY, "the request", default=False)
     return SentInference(
@@ -84,8 +102,19 @@ def read(body: bytes, headers: Headers, settings: Settings) -> SentInference:
     )
 
 
-def answer(head: Mapping[str, Any], outputs: Sequence[Answered]) -> Response:
-    """The response with some outputs; ``head`` are the further members of its JSON object."""
+def answer(head: Mapping[str, Any], outputs: Sequence[Answered], settings: Settings) -> Response:
+    """The response with some outputs; ``head`` are the further members of its JSON object.
+
+    Raises TooLarge for more values as JSON than a body may have.
+    """
+    values = sum(output.array.size for output in outputs if not output.binary)
+    if values > settings.max_json_values:
+        raise TooLarge(
+            f"the outputs have {values} values as JSON, and {settings.max_json_values} are allowed by the "
+            f"setting max_json_values; ask for them as bytes with {BINARY} or {ALL_BINARY}",
+            given=values,
+            allowed=settings.max_json_values,
+        )
     told, blobs = [], []
     for name, array, binary in outputs:
         output: dict[str, Any] = {
@@ -119,14 +148,17 @@ def _split(body: memoryview, length: str | None) -> tuple[memoryview, memoryview
     """The JSON object, and what follows it."""
     if length is None:
         return body, body[len(body) :]
-    plain = length.isascii() and length.isdecimal() and len(length) < _LONGEST_LENGTH
-    if not plain or int(length) > len(body):
+    if not _is_length(length) or int(length) > len(body):
         raise BadBody(
             f"{LENGTH} is {quoted(length)}; it is how many bytes of the body are JSON, 0 to {len(body)}",
             given=length,
             allowed=[0, len(body)],
         )
     return body[: int(length)], body[int(length) :]
+
+
+def _is_length(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < _LONGEST_LENGTH
 
 
 def _inputs(documents: Sequence[InputDocument], tail: memoryview, settings: Settings) -> dict[str, Tensor]:

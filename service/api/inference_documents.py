@@ -8,23 +8,33 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, NonNegativeInt, WithJsonSchema
 
-from service.api.documents import Closed
+from service.api.documents import FEW, Closed
 from service.manifest import Parameter
 
 Data = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "array", "items": {}}, {"type": "null"}]})]
 """The values of a tensor; ``service.tensors`` says what is wrong with others."""
 
-DATATYPE = Field(description="`UINT8`, `INT32`, `FP32`, ... or `BYTES`.", examples=["UINT8"])
-NOT_LOOKED_AT = Field(default=None, description="As clients write it; not looked at.")
+# Characters of the name of a tensor or of a request; tensors and axes of one request.
+_LONGEST_NAME = 256
+_MOST_TENSORS, _MOST_AXES = 64, 64
+
+Parameters = Annotated[dict[str, Any], FEW]
+
+DATATYPE = Field(
+    max_length=_LONGEST_NAME, description="`UINT8`, `INT32`, `FP32`, ... or `BYTES`.", examples=["UINT8"]
+)
+NOT_LOOKED_AT = Field(
+    default=None, max_length=_LONGEST_NAME, description="As clients write it; not looked at."
+)
 
 
 class InputDocument(Closed):
     """An input tensor: with `data`, or with `binary_data_size` bytes of it behind the JSON object."""
 
-    name: str
-    shape: list[NonNegativeInt] = Field(examples=[[1, 28, 28, 1]])
+    name: str = Field(max_length=_LONGEST_NAME)
+    shape: list[NonNegativeInt] = Field(max_length=_MOST_AXES, examples=[[1, 28, 28, 1]])
     datatype: str = DATATYPE
-    parameters: dict[str, Any] | None = Field(
+    parameters: Parameters | None = Field(
         default=None, description="`binary_data_size`, if the values come as bytes."
     )
     data: Data = Field(
@@ -35,8 +45,8 @@ class InputDocument(Closed):
 class OutputDocument(Closed):
     """An output that is wanted."""
 
-    name: str
-    parameters: dict[str, Any] | None = Field(
+    name: str = Field(max_length=_LONGEST_NAME)
+    parameters: Parameters | None = Field(
         default=None, description="`binary_data`: whether it comes as bytes."
     )
 
@@ -44,18 +54,18 @@ class OutputDocument(Closed):
 class InferenceDocument(Closed):
     """An inference request."""
 
-    id: str | None = Field(default=None, description="Comes back with the answer.")
+    id: str | None = Field(default=None, max_length=_LONGEST_NAME, description="Comes back with the answer.")
     model_name: str | None = NOT_LOOKED_AT
     model_version: str | None = NOT_LOOKED_AT
-    parameters: dict[str, Any] | None = Field(
+    parameters: Parameters | None = Field(
         default=None,
         description="The operation's own, as the model's metadata has them, and `seed`; `n`, the number of "
         "rows, where no input says it; `binary_data_output`: whether all outputs come as bytes.",
         examples=[{"seed": 1}],
     )
-    inputs: list[InputDocument]
+    inputs: list[InputDocument] = Field(max_length=_MOST_TENSORS)
     outputs: list[OutputDocument] | None = Field(
-        default=None, description="What is wanted; without it, everything."
+        default=None, max_length=_MOST_TENSORS, description="What is wanted; without it, everything."
     )
 
 

@@ -51,7 +51,7 @@ def read(sent: SentSample, model: Model, settings: Settings) -> dict[Role, NDArr
         else:
             pixels = images.from_files(sent.images.files, spec, settings, resize=True)
         return {Role.images: _two(pixels, "images")}
-    document = sent.document.model_dump(include={"codes", "shape", "dtype"})
+    document = dict(sent.document)
     return {Role.codes: _two(codes.from_json(document, model.manifest, settings), "rows of codes")}
 
 

@@ -19,9 +19,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Scope
 
-from service.errors import BadValue, Problem, did_you_mean, quoted
+from service.errors import LONGEST_TEXT, BadValue, Problem, bounded, did_you_mean, quoted
 
 MEDIA_TYPE = "application/problem+json"
+
+# Of a request that is wrong in many ways, the first are told.
+MOST_COMPLAINTS = 10
+_LONGEST_RULE = 150
 
 
 class ProblemDocument(BaseModel):
@@ -52,7 +56,7 @@ def failed(scope: Scope) -> Response:
 
 def invalid(error: ValidationError) -> BadValue:
     """The problem of a JSON body that pydantic refused."""
-    return _invalid(error.errors(include_url=False))
+    return _invalid(error.errors(include_url=False, include_context=False))
 
 
 def install(app: FastAPI) -> None:
@@ -76,8 +80,8 @@ async def _on_invalid_request(request: Request, error: Exception) -> Response:
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - as above
-    path = request.url.path
-    detail = str(error.detail)
+    path = request.scope["path"]
+    detail = bounded(str(error.detail), LONGEST_TEXT)
     members: dict[str, Any] = {}
     if error.status_code == 404:
         detail = f"there is nothing at {quoted(path)}{did_you_mean(path, request.app.openapi()['paths'])}"
@@ -93,7 +97,7 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
             "title": HTTPStatus(error.status_code).phrase,
             "status": error.status_code,
             "detail": detail,
-            "instance": path,
+            "instance": bounded(path),
             **members,
         },
         error.status_code,
@@ -113,14 +117,15 @@ async def _on_failure(request: Request, _error: Exception) -> Response:
 def _invalid(errors: Sequence[Any]) -> BadValue:
     complaints = [
         {
-            "where": ".".join(map(str, item["loc"])),
-            "what": item["msg"],
+            "where": bounded(".".join(str(bounded(part)) for part in item["loc"])),
+            "what": bounded(item["msg"], _LONGEST_RULE),
             "given": quoted(item["input"]),
         }
-        for item in errors
+        for item in errors[:MOST_COMPLAINTS]
     ]
     detail = "; ".join(f"{item['where']}: {item['what']}, not {item['given']}" for item in complaints)
-    return BadValue(detail, errors=complaints)
+    more = len(errors) - len(complaints)
+    return BadValue(f"{detail}; and {more} more" if more else detail, errors=complaints)
 
 
 def _response(document: Mapping[str, Any], status: int, headers: Mapping[str, str] | None) -> Response:

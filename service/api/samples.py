@@ -4,6 +4,7 @@ Methods that can keep codes also complete what they are given (``service.api.com
 one code to another (``service.api.interpolation``). What a chain passed on its way is answered too.
 """
 
+import math
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -55,8 +56,8 @@ async def sample(request: Request, context: Shared, query: Annotated[SampleQuery
     images for each sample, as npy `[n, states, h, w, c]`, in JSON beside it.
     """
     form = accept.choose(header(request.scope, b"accept"), answers.IMAGES_FORMS)
-    sent = _merged(await bodies.read_sample(request, context.settings), query)
-    model = choose_model(context, None, sent.document.model, sent.document.version)
+    sent = _merged(await bodies.read_sample(request, context), query)
+    model = choose_model(context, sent.document)
     operation = model.sampler(sent.document.method)
     method = operation.removeprefix(SAMPLE)
     goes_between = method in model.interpolating_methods
@@ -97,7 +98,9 @@ async def _drawn(
     call = _call(model, chain, operation, sent, query)
     given: dict[Role, NDArray[Any]] = {}
     if completes:
-        given = await context.convert(lambda: completion.read(sent, model, context.settings))
+        given = await bodies.convert_json(
+            sent.size, lambda: completion.read(sent, model, context.settings), math.inf, context
+        )
     rows = _rows(sent.document, len(given[Role.mask]) if completes else 1)
     _check_size(model, rows, context)
     return call, await call.run(context, rows, completion.repeated(given, rows))
@@ -113,7 +116,9 @@ async def _gone_between(
     call = _call(model, (*before, *after), operation, sent, query)
     rows = sent.document.n or interpolation.POINTS
     check_count(rows, context.settings)
-    ends = await context.convert(lambda: interpolation.read(sent, model, context.settings))
+    ends = await bodies.convert_json(
+        sent.size, lambda: interpolation.read(sent, model, context.settings), math.inf, context
+    )
     # Before anything runs: n points of these ends may be more than two of them.
     check_total(rows, *interpolation.image_size(ends, model), context.settings)
     if before:

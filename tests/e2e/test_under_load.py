@@ -8,7 +8,9 @@ import socket
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from numpy.typing import NDArray
 from service import npy
 from tests.e2e.load import Call, Load
 from tests.e2e.processes import PATIENCE, listening_on, serving, start
-from tests.service import brittle, handmade, toy
+from tests.service import brittle, handmade, pngs, toy
 
 MANY = 1000
 FLAGS = ("--default-model=levels", "--threads=1", "--provider=cpu")
@@ -115,6 +117,42 @@ def test_slow_clients_hold_nobody_up(models: Path) -> None:
             got = client.recv(4096)
             assert got == b"" if index % 2 == 0 else got.startswith(b"HTTP/1.1 408")
             client.close()
+
+
+def hostile() -> list[tuple[str, bytes]]:
+    """Requests within every limit but those of names, each of which took the event loop seconds once."""
+    picture = pngs.joined([pngs.header(28, 28), (b"IDAT", zlib.compress(bytes(29 * 28))), (b"IEND", b"")])
+    text = pngs.chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(2**20)))
+    numbers = b",".join([b"1"] * (2**20 - 100))
+    return [
+        ("/encode", b'{"image": "", "model": "%s"}' % (b"levels" * 2**20)),
+        ("/encode", picture[:33] + text * 60 + picture[33:]),
+        ("/encode", b'{"image": "%s"}' % (b"A" * (2**24 - 100))),
+        ("/decode", b'{"codes": [%s]}' % numbers),
+        ("/decode", b'{"codes": [%s]}' % b",".join([b"[]"] * (2**20 // 9 - 100))),
+        ("/decode", b'{"codes": [1], "shape": [%s]}' % numbers),
+        ("/v2/repository/index", b'{"ready": [%s]}' % numbers),
+    ]
+
+
+def test_what_one_caller_sends_keeps_nobody_waiting(models: Path) -> None:
+    with serving(models, *FLAGS, "--workers=1") as url, httpx.Client(base_url=url, trust_env=False) as client:
+        for path, body in hostile():
+            # Once in a while it is the machine that keeps everyone waiting.
+            assert min(longest_wait(client, path, body) for _ in range(3)) < 0.5, (path, body[:40])
+
+
+def longest_wait(client: httpx.Client, path: str, body: bytes) -> float:
+    """Of small calls, one after another, while others send a body four times at once."""
+    longest = 0.0
+    with ThreadPoolExecutor(4) as senders:
+        sent = [senders.submit(client.post, path, content=body, timeout=PATIENCE) for _ in range(4)]
+        while not all(answer.done() for answer in sent):
+            begun = time.monotonic()
+            assert client.get("/models", timeout=PATIENCE).status_code == 200
+            longest = max(longest, time.monotonic() - begun)
+    assert max(answer.result().status_code for answer in sent) < 500
+    return longest
 
 
 def test_models_are_reloaded_many_times(models: Path, url: str) -> None:

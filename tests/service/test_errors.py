@@ -1,5 +1,7 @@
+import itertools
 from collections.abc import Iterator
 
+import orjson
 import pytest
 
 from service import errors
@@ -57,3 +59,33 @@ def test_the_nearest_name_is_told(given: str, expected: str) -> None:
 def test_a_quoted_value_stays_on_one_short_line() -> None:
     assert quoted("a\nb") == r"'a\nb'"
     assert len(quoted("x" * 10_000)) == 80
+
+
+HUGE = [
+    "x" * 10**7,
+    "\0" * 10**6,
+    list(range(10**6)),
+    {str(n): n for n in range(10**5)},
+    [[["y" * 10**6]]],
+    7**9999,
+]
+
+
+@pytest.mark.parametrize("value", HUGE, ids=lambda value: type(value).__name__)
+def test_whatever_was_given_an_answer_is_small(value: object) -> None:
+    assert len(quoted(value)) <= 80
+    problem = BadImage(f"not {quoted(value)}", given=value, allowed=[value] * 1000)
+    document = problem.document("/" + "p" * 10**6)
+    assert len(orjson.dumps(document["given"])) < 1000
+    assert len(document["instance"]) <= errors.LONGEST_ECHO
+    assert len(orjson.dumps(document)) < 32_000
+
+
+def test_what_is_small_comes_back_as_it_is() -> None:
+    for value in (None, True, 3, 2.5, "text", [1, [2, None]], {"a": [1.5]}):
+        assert errors.bounded(value) == value
+
+
+def test_a_long_name_is_near_to_nothing_and_costs_nothing() -> None:
+    assert did_you_mean("vqvae-mnist" * 10**6, ["vqvae-mnist"]) == ""
+    assert did_you_mean("b", (str(n) for n in itertools.count())) == ""

@@ -78,4 +78,4 @@ def test_more_steps_than_the_service_allows(exported: Path) -> None:
     with make_client(exported, max_steps=20) as client:
         assert client.post("/sample?model=wanderer&method=stroll&steps=20").status_code == 200
         told = problem(client.post("/sample?model=wanderer&method=stroll&steps=21"), 413, "too-large")
-        assert told["detail"] == "steps is 21, and this service allows 20"
+        assert told["detail"] == "steps is 21, and 20 are allowed by the setting max_steps"

@@ -277,6 +277,24 @@ def test_the_wrong_model_or_name(client: TestClient, seven: bytes) -> None:
     problem(client.post("/encode?label=1", content=seven), 422, "bad-value")
 
 
+@pytest.mark.parametrize("path", ["/encode", "/reconstruct", "/score", "/sample"])
+def test_a_version_in_the_query(client: TestClient, seven: bytes, path: str) -> None:
+    answer = client.post(f"{path}?version={'0' * 12}", content=seven)
+    assert problem(answer, 409, "version-conflict")["given"] == "0" * 12
+
+
+def test_codes_as_npy_are_of_a_version(client: TestClient) -> None:
+    codes = npy.dump(np.ones((1, 7, 7), np.int32))
+    served = client.get("/models/levels").json()["version"]
+    assert client.post(f"/decode?version={served}", content=codes).status_code == 200
+    told = problem(client.post(f"/decode?version={'0' * 12}", content=codes), 409, "version-conflict")
+    assert (told["given"], told["allowed"]) == ("0" * 12, served)
+    body = {"codes": [[1]], "version": served}
+    assert client.post(f"/decode?version={served}", json=body).status_code == 200
+    told = problem(client.post(f"/decode?version={'0' * 12}", json=body), 422, "bad-value")
+    assert told["given"] == ["0" * 12, served]
+
+
 def test_an_answer_nobody_can_read(client: TestClient, seven: bytes) -> None:
     answer = client.post("/encode", content=seven, headers={"Accept": "image/png"})
     allowed = ["application/json", "application/x-npy", "application/octet-stream"]

@@ -105,4 +105,4 @@ def test_a_query_is_read_once(exported: Path, monkeypatch: pytest.MonkeyPatch) -
         # One that is too long is not kept, and has its answer.
         for calls in (2, 3):
             answer = client.post(f"/encode?model={'x' * LONGEST}", content=SEVEN)
-            assert (answer.status_code, len(read)) == (404, calls)
+            assert (answer.status_code, len(read)) == (422, calls)

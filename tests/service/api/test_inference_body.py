@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from starlette.datastructures import Headers
 
+from service.api.bodies import JSON_WEIGHT
 from service.api.inference_body import SentInference, read, weight
 from service.settings import Settings
 from tests.service.api.inferring import request
@@ -41,7 +42,9 @@ def test_files_weigh_their_pixels_where_these_are_told(seven: bytes) -> None:
 
 def test_what_is_packed_may_weigh_anything() -> None:
     content, headers = request({"images": np.zeros((1, 8, 8, 3), np.uint8)})
-    assert weight(content, Headers(headers)) == len(content)
+    (length,) = map(int, headers.values())
+    assert weight(content, Headers(headers)) == JSON_WEIGHT * length + 8 * 8 * 3
+    assert weight(content, Headers()) == JSON_WEIGHT * len(content)
     packed = {**headers, "Content-Encoding": "gzip"}
     assert weight(gzip.compress(content), Headers(packed)) == math.inf
     assert sent(gzip.compress(content), packed).weight == 8 * 8 * 3

@@ -1,0 +1,206 @@
+"""The file of a picture without its metadata, so that no codec spends time or memory on it.
+
+Pillow joins, unpacks and parses texts, profiles and EXIF, and not everything of that has a limit: entries of
+an EXIF block of some MiB may overlap, and together be more than fits into memory. Only the orientation means
+anything here. So what makes the pixels is copied, with an EXIF block of one entry if the picture is not
+upright. Of an animation the first frame remains.
+
+    PNG     IHDR PLTE tRNS IDAT IEND; the orientation of eXIf, else of XMP that is not compressed
+    JPEG    all but APPn and COM, and of those one APP0 and one APP14; the orientation of EXIF or XMP
+    WebP    VP8X VP8 VP8L ALPH ANIM and one ANMF; the orientation of EXIF or XMP
+
+Files are not verified here: whatever is wrong with one is found by its codec.
+"""
+
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import Literal
+
+MOST_PARTS = 2**14
+"""Chunks or segments that a file may have."""
+
+MOST_SCANS = 64
+"""Scans that a progressive JPEG may have: each costs about as much as the whole picture."""
+
+PNG_START = b"\x89PNG\r\n\x1a\n"
+JPEG_START = b"\xff\xd8"
+
+_PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+_XMP_NAME = b"XML:com.adobe.xmp\0\0"
+_WEBP_PIXELS = (b"VP8 ", b"VP8L", b"ALPH", b"ANIM")
+# Profile, EXIF and XMP, of the flags in VP8X.
+_WEBP_METADATA, _WEBP_EXIF = 0x2C, 0x08
+_SOS, _EOI, _COM = 0xDA, 0xD9, 0xFE
+_APP0, _APP1, _APP14, _APP15 = 0xE0, 0xE1, 0xEE, 0xEF
+# Junk or padding, and markers without a length.
+_NOTHING, _ALONE = (0x00, 0xFF), (0x01, *range(0xD0, 0xD9))
+_EXIF = b"Exif\0\0"
+_XMP = b"http://ns.adobe.com/xap/1.0/\0"
+# As much of EXIF or XMP is looked at as fits into a segment of a JPEG.
+_LOOKED_AT = 2**16
+_ORIENTATION = 0x0112
+_ORIENTATION_IN_XMP = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
+_INTEGERS = {3: 2, 4: 4}
+
+
+class TooManyParts(ValueError):
+    """A file of more parts than a picture needs. The message says which and how many are allowed."""
+
+
+def strip(data: bytes) -> bytes:
+    """The file of a PNG, JPEG or WebP without its metadata; any other data as they are.
+
+    Raises TooManyParts.
+    """
+    if data.startswith(PNG_START):
+        return _png(data)
+    if data.startswith(JPEG_START):
+        return _jpeg(data)
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return _webp(data)
+    return data
+
+
+def _png(data: bytes) -> bytes:
+    view, parts, at = memoryview(data), [], len(PNG_START)
+    exif = xmp = 0
+    for _ in range(MOST_PARTS):
+        length, kind = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8]
+        content, end = view[at + 8 : at + 8 + length], at + 12 + length
+        if kind in _PNG_PIXELS:
+            parts.append(view[at:end])
+        elif kind == b"eXIf":
+            exif = _in_exif(bytes(content[:_LOOKED_AT]))
+        elif kind == b"iTXt" and content[: len(_XMP_NAME)] == _XMP_NAME:
+            xmp = _in_xmp(bytes(content[:_LOOKED_AT]))
+        if kind == b"IEND" or end >= len(data):
+            break
+        at = end
+    else:
+        raise TooManyParts(f"has more than {MOST_PARTS} chunks")
+    turned = _exif(exif or xmp)
+    if turned:
+        checksum = zlib.crc32(turned, zlib.crc32(b"eXIf"))
+        chunk = struct.pack(">I4s", len(turned), b"eXIf") + turned + struct.pack(">I", checksum)
+        parts.insert(1, memoryview(chunk))
+    return b"".join([PNG_START, *parts])
+
+
+def _jpeg(data: bytes) -> bytes:
+    view, parts = memoryview(data), [memoryview(JPEG_START)]
+    exif = xmp = 0
+    kept = set()
+    scans = memoryview(b"")
+    for marker, at, end in _segments(data):
+        if marker == _SOS:
+            scans = view[at:]
+        elif marker == _APP1:
+            content = data[at + 4 : end]
+            exif = exif or (_in_exif(content) if content.startswith(_EXIF) else 0)
+            xmp = xmp or (_in_xmp(content) if content.startswith(_XMP) else 0)
+        elif marker in (_APP0, _APP14) and marker not in kept:
+            # What libjpeg tells the colours by.
+            kept.add(marker)
+            parts.append(view[at:end])
+        elif not (_APP0 <= marker <= _APP15 or marker == _COM):
+            parts.append(view[at:end])
+    turned = _exif(exif or xmp)
+    if turned:
+        content = _EXIF + turned
+        parts.append(memoryview(struct.pack(">BBH", 0xFF, _APP1, 2 + len(content)) + content))
+    return b"".join([*parts, scans])
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Marker, start and end of the segments of a JPEG up to its first scan, the last of them.
+
+    Raises TooManyParts.
+    """
+    at = len(JPEG_START)
+    for _ in range(MOST_PARTS):
+        at = data.find(b"\xff", at)
+        marker = data[at + 1] if 0 <= at < len(data) - 3 else _EOI
+        if marker == _EOI:
+            return
+        if marker == _SOS:
+            scans = data.count(bytes([0xFF, _SOS]), at)
+            if scans > MOST_SCANS:
+                raise TooManyParts(f"has {scans} scans, and {MOST_SCANS} are allowed")
+            yield marker, at, len(data)
+            return
+        if marker in _NOTHING:
+            at += 1
+        elif marker in _ALONE:
+            at += 2
+        else:
+            end = at + 2 + max(2, int.from_bytes(data[at + 2 : at + 4]))
+            yield marker, at, end
+            at = end
+    raise TooManyParts(f"has more than {MOST_PARTS} segments")
+
+
+def _webp(data: bytes) -> bytes:
+    parts: list[bytes] = []
+    at, flags_at, framed = 12, None, False
+    exif = xmp = 0
+    for _ in range(MOST_PARTS):
+        if at + 8 > len(data):
+            break
+        kind, length = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
+        end = at + 8 + length + length % 2
+        if kind == b"VP8X" and flags_at is None and data[at + 8 : at + 9]:
+            flags_at = len(parts)
+            flags = data[at + 8] & ~_WEBP_METADATA
+            parts.append(data[at : at + 8] + bytes([flags]) + data[at + 9 : end])
+        elif kind in _WEBP_PIXELS or (kind == b"ANMF" and not framed):
+            framed = framed or kind == b"ANMF"
+            parts.append(data[at:end])
+        elif kind == b"EXIF":
+            exif = _in_exif(data[at + 8 : min(end, at + 8 + _LOOKED_AT)])
+        elif kind == b"XMP ":
+            xmp = _in_xmp(data[at + 8 : min(end, at + 8 + _LOOKED_AT)])
+        at = end
+    else:
+        raise TooManyParts(f"has more than {MOST_PARTS} chunks")
+    turned = _exif(exif or xmp)
+    if turned and flags_at is not None:
+        first = parts[flags_at]
+        parts[flags_at] = first[:8] + bytes([first[8] | _WEBP_EXIF]) + first[9:]
+        parts.append(b"EXIF" + struct.pack("<I", len(turned)) + turned)
+    content = b"".join(parts)
+    return b"RIFF" + struct.pack("<I", 4 + len(content)) + b"WEBP" + content
+
+
+def _in_exif(exif: bytes) -> int:
+    """The orientation that an EXIF block says, 1 to 8; 0 if it says none."""
+    tiff = exif.removeprefix(_EXIF)
+    orders: dict[bytes, Literal["little", "big"]] = {b"II*\0": "little", b"MM\0*": "big"}
+    order = orders.get(tiff[:4])
+    if order is None:
+        return 0
+
+    def number(at: int, size: int) -> int:
+        return int.from_bytes(tiff[at : at + size], order)
+
+    start = number(4, 4)
+    first = start + 2
+    for at in range(first, min(first + 12 * number(start, 2), len(tiff)), 12):
+        if number(at, 2) == _ORIENTATION:
+            value = number(at + 8, _INTEGERS.get(number(at + 2, 2), 0))
+            return value if 1 <= value <= 8 else 0
+    return 0
+
+
+def _in_xmp(xmp: bytes) -> int:
+    """The orientation that some XMP says, 1 to 8; 0 if it says none."""
+    found = _ORIENTATION_IN_XMP.search(xmp)
+    return int(found[1]) if found else 0
+
+
+def _exif(orientation: int) -> bytes:
+    """An EXIF block, big-endian, with nothing but an orientation; empty for a picture that is upright."""
+    if orientation < 2:
+        return b""
+    return struct.pack(">4sIHHHIHHI", b"MM\0*", 8, 1, _ORIENTATION, 3, 1, orientation, 0, 0)
