@@ -4,10 +4,9 @@ A batch of a sampler may take seconds, and whoever encodes meanwhile does not wa
 runs everything: ONNX Runtime keeps a stream, library handles and captured graphs for each thread.
 """
 
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -49,7 +48,7 @@ class Scheduler:
         samplers: int = 1,
         limits: Limits = Limits(),  # noqa: B008 - frozen
         observe: Observe = lambda *_: None,
-        ran: Callable[[str, Entry[Any]], None] = lambda *_: None,
+        ran: Callable[[Entry[Any]], None] = lambda _: None,
         failed: Callable[[str], None] = lambda _: None,
         on_loop_seconds: float = ON_LOOP_SECONDS,
     ) -> None:
@@ -85,10 +84,11 @@ class Scheduler:
         arrays = tuple([(role, array.dtype, array.shape[1:]) for role, array in given.items()])
         key = _Key(model, chain, tuple(values.items()), tuple(still), arrays)
         at_once = model.rows_at_once(chain, given, values)
-        entry = Entry(key, (model, chain), given, rows, at_once, seed, items)
+        operation = (model.manifest.name, "+".join(chain))
+        entry = Entry(key, operation, given, rows, at_once, seed, items)
         samples = any(name.startswith(SAMPLE) for name in chain)
         results = await (self._samplers if samples else self._operations).submit(entry)
-        self._ran(f"{'+'.join(chain)} of {model.manifest.name}", entry)
+        self._ran(entry)
         return results
 
     @property
@@ -98,13 +98,9 @@ class Scheduler:
 
     @property
     def waiting(self) -> Mapping[tuple[str, str], int]:
-        """The rows that wait, by the name of a model and the operations of a chain, joined by ``+``."""
-        found: Counter[tuple[str, str]] = Counter()
-        for batcher in (self._operations, self._samplers):
-            for operation, rows in batcher.queues.rows.items():
-                model, chain = cast("tuple[Model, tuple[str, ...]]", operation)
-                found[model.manifest.name, "+".join(chain)] += rows
-        return found
+        """The rows that wait, by the name of a model and those of operations, joined by ``+``."""
+        # No operation is run by both.
+        return {**self._operations.queues.rows, **self._samplers.queues.rows}
 
     def close(self) -> None:
         """Run nothing more; what is under way ends by itself."""

@@ -43,11 +43,15 @@ class Traces:
         self.provider = provider
         self._tracer = provider.get_tracer("tessera", __version__)
 
-    def ran(self, operations: str, entry: Entry[Any]) -> None:
+    def ran(self, entry: Entry[Any]) -> None:
         """Spans, in that of the call: until a request's first batch began, and until its last one ended."""
         # The clock that times them does not know the date.
         epoch = time.time() - time.monotonic()
         moments = [round(1e9 * (epoch + moment)) for moment in (entry.arrived, entry.begun, entry.ended)]
-        told: Mapping[str, str | int] = {"tessera.operations": operations, "tessera.rows": entry.rows}
+        told: Mapping[str, str | int] = {
+            "tessera.model": entry.operation[0],
+            "tessera.operations": entry.operation[1],
+            "tessera.rows": entry.rows,
+        }
         for name, (start, end) in zip(("queue", "run"), pairwise(moments), strict=True):
             self._tracer.start_span(name, start_time=start, attributes=told).end(end)

@@ -55,7 +55,7 @@ class Context:
             settings.samplers,
             limits,
             self.metrics.ran,
-            ran=(lambda *_: None) if traces is None else traces.ran,
+            ran=(lambda _: None) if traces is None else traces.ran,
             failed=lambda reason: self.failed(reason),
         )
         self.draining = False

@@ -36,7 +36,7 @@ class Entry(Generic[Key]):
     """What one request wants to be run.
 
     - ``key``: entries of equal keys may share a batch
-    - ``operation``: a label, for whose entries together the rows that wait are counted
+    - ``operation``: the names of a model and of operations, for which the rows that wait are counted
     - ``given``: arrays by role, ``rows`` rows in each
     - ``at_once``: how many such rows may share a batch
     - ``seed``: of the noise
@@ -44,7 +44,7 @@ class Entry(Generic[Key]):
     """
 
     key: Key
-    operation: Hashable
+    operation: tuple[str, str]
     given: Arrays
     rows: int
     at_once: int

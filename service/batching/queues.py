@@ -1,7 +1,7 @@
 """What waits for a batcher: a queue of entries for each key, whose turns go round, within limits."""
 
 from collections import Counter, deque
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from typing import Generic
 
 from service.batching.entries import Batch, Entry, Key, Limits, Slice
@@ -16,11 +16,11 @@ class Queues(Generic[Key]):
         # The keys whose turn may come, those that wait for a slot, and the entries of both.
         self._ready, self._blocked = deque[Key](), deque[Key]()
         self._entries: dict[Key, deque[Entry[Key]]] = {}
-        self._rows: Counter[Hashable] = Counter()
+        self._rows: Counter[tuple[str, str]] = Counter()
         self._nbytes = 0
 
     @property
-    def rows(self) -> Mapping[Hashable, int]:
+    def rows(self) -> Mapping[tuple[str, str], int]:
         """Rows that wait, by operation; of an entry no more than one batch counts."""
         return self._rows
 
@@ -48,7 +48,7 @@ class Queues(Generic[Key]):
         """Nobody waits for an entry any more: it is answered, late, or was left."""
         self._nbytes -= entry.nbytes
         if entry.taken < entry.rows:
-            self._waits_no_longer(entry)
+            self._rows[entry.operation] -= entry.weight
         entry.done, entry.given = True, {}
 
     def next(self, *, has_slot: bool) -> Batch[Key] | None:
@@ -86,16 +86,10 @@ class Queues(Generic[Key]):
         for each in batch.slices:
             each.entry.taken = each.stop
             if each.stop == each.entry.rows:
-                self._waits_no_longer(each.entry)
+                self._rows[each.entry.operation] -= each.entry.weight
         if last.taken < last.rows:
             queue.append(last)
         if queue:
             self._ready.append(key)
         else:
             del self._entries[key]
-
-    def _waits_no_longer(self, entry: Entry[Key]) -> None:
-        self._rows[entry.operation] -= entry.weight
-        if not self._rows[entry.operation]:
-            # Or the label of an operation would keep its model when that is gone.
-            del self._rows[entry.operation]

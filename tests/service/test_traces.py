@@ -51,7 +51,11 @@ def test_a_call_is_a_span_in_that_of_its_caller_with_its_waiting_and_running_in_
     for span in (queue, run):
         assert span.parent is not None
         assert span.parent.span_id == call.context.span_id
-        assert dict(span.attributes or {}) == {"tessera.operations": "encode of levels", "tessera.rows": 1}
+        assert dict(span.attributes or {}) == {
+            "tessera.model": "levels",
+            "tessera.operations": "encode",
+            "tessera.rows": 1,
+        }
     moments = [queue.start_time or 0, queue.end_time or 0, run.start_time or 0, run.end_time or 0]
     assert moments == sorted(moments)
     assert moments[0] > 0

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
+from service import runtime
 from service.api import app
 from tests.service.conftest import make_client, problem
 from tests.service.stand_in import StandIn
@@ -14,12 +15,9 @@ from tests.service.stand_in import StandIn
 
 @dataclass(frozen=True)
 class Device(StandIn):
-    """A device that can be lost."""
+    """A device that keeps what it was asked for."""
 
     said: dict[str, str] = field(default_factory=dict)
-
-    def failure(self) -> str | None:
-        return self.said.get("failure")
 
 
 @pytest.fixture
@@ -28,7 +26,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Device:
 
     def choose(wanted: str, threads: int, *, tf32: bool, captures: bool) -> Device:
         said["asked"] = f"{wanted} {tf32=} {captures=}"
-        return Device("cuda", "a test asks for it", threads, tf32, captures, said=said)
+        return Device("cuda", "a test asks for it", threads, tf32, captures=False, said=said)
 
     monkeypatch.setattr(app, "choose_provider", choose)
     return Device("cuda", "a test asks for it", 1, said=said)
@@ -45,8 +43,8 @@ def test_settings_reach_the_provider(exported: Path, device: Device) -> None:
         assert device.said["asked"] == "cuda tf32=True captures=True"
 
 
-def test_it_is_off_unless_asked_for(there: TestClient, device: Device) -> None:
-    assert device.said["asked"] == "auto tf32=False captures=False"
+def test_graphs_are_captured_and_tf32_is_off_by_default(there: TestClient, device: Device) -> None:
+    assert device.said["asked"] == "auto tf32=False captures=True"
     assert there.get("/readyz").json()["provider"] == "cuda"
 
 
@@ -76,8 +74,8 @@ def test_samples_are_those_of_the_cpu(client: TestClient, there: TestClient) -> 
     assert ours.content == theirs.content
 
 
-def test_a_lost_device_turns_liveness_red(there: TestClient, device: Device) -> None:
+def test_a_lost_device_turns_liveness_red(there: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     assert there.get("/livez").status_code == 200
-    device.said["failure"] = "CUDA failure 700: an illegal memory access was encountered"
+    monkeypatch.setattr(runtime.CudaProbe, "failure", lambda _: "an illegal memory access was encountered")
     told = problem(there.get("/livez"), 503, "unwell")
-    assert told["ailments"] == [f"cuda failed a probe: {device.said['failure']}"]
+    assert told["ailments"] == ["CUDA failed a probe: an illegal memory access was encountered"]

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -48,8 +49,8 @@ class Doubler:
         return [rows for _, rows in self.batches]
 
 
-def entry(*rows: int, key: Hashable = "k", at_once: int = 4, operation: Hashable = "o") -> Entry[Hashable]:
-    return Entry(key, operation, {Role.images: np.array(rows)}, len(rows), at_once)
+def entry(*rows: int, key: Hashable = "k", at_once: int = 4, operation: str = "o") -> Entry[Hashable]:
+    return Entry(key, ("toy", operation), {Role.images: np.array(rows)}, len(rows), at_once)
 
 
 def answer(results: Results) -> list[int]:
@@ -64,7 +65,7 @@ def with_batcher(run: Run, use: Callable[[Toy], Awaitable[Any]], **options: Any)
             batcher = Toy(run, executor, **options)
             result = await use(batcher)
             await asyncio.sleep(0)
-            assert dict(batcher.queues.rows) == {}
+            assert +Counter(batcher.queues.rows) == {}
             return result
 
     return asyncio.run(main())
@@ -100,7 +101,7 @@ def test_what_waits_shares_a_batch_up_to_the_most_rows() -> None:
     async def use(batcher: Toy) -> list[list[int]]:
         first = await held(batcher, run)
         tasks = await waiting(batcher, entry(1), entry(2, 3), entry(4), entry(5))
-        assert dict(batcher.queues.rows) == {"o": 5}
+        assert +Counter(batcher.queues.rows) == {("toy", "o"): 5}
         run.gate.set()
         await first
         return [answer(await task) for task in tasks]
@@ -132,7 +133,7 @@ def test_an_entry_of_many_rows_lets_others_in_between() -> None:
     async def use(batcher: Toy) -> list[list[int]]:
         first = await held(batcher, run)
         tasks = await waiting(batcher, entry(*range(10)), entry(77))
-        assert dict(batcher.queues.rows) == {"o": 4 + 1}, "of many rows one batch counts"
+        assert +Counter(batcher.queues.rows) == {("toy", "o"): 4 + 1}, "of many rows one batch counts"
         run.gate.set()
         await first
         return [answer(await task) for task in tasks]
@@ -182,7 +183,7 @@ def test_who_leaves_is_not_run_and_no_longer_counts() -> None:
         for each in (under_way, leaves):
             each.cancel()
         await asyncio.sleep(0)
-        assert dict(batcher.queues.rows) == {"o": 1}
+        assert +Counter(batcher.queues.rows) == {("toy", "o"): 1}
         run.gate.set()
         assert answer(await stays) == [2]
 
@@ -226,7 +227,7 @@ def test_who_waited_for_too_long_is_told_at_once() -> None:
         with pytest.raises(QueueTimeout, match=r"waited for 0\.05 s.*--max-queue-seconds"):
             await batcher.submit(entry(1))
         assert not first.done(), "nobody had to look at the queue for that"
-        assert dict(batcher.queues.rows) == {}
+        assert +Counter(batcher.queues.rows) == {}
         run.gate.set()
         await first
         assert answer(await batcher.submit(entry(2))) == [4]
