@@ -53,8 +53,8 @@ def _run(settings: Settings) -> int:
     if settings.workers > 1:
         return Supervisor(work, settings, listener, ready).run()
     with listener:
-        serve(settings, listener, Crew(), ready)
-    return 0
+        # A process by itself has nobody to replace it; /livez says so until it has ended.
+        return 0 if serve(settings, listener, Crew(), ready) else 1
 
 
 def _shared_out(settings: Settings) -> Settings:

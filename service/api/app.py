@@ -13,12 +13,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service import __version__
 from service.api import codes, health, inference, models, problems, samples, scores, telemetry
 from service.api.context import Context
-from service.api.intake import Intake
+from service.api.intake import Budget, Intake
 from service.api.keys import Keys
 from service.api.observed import Observed
 from service.api.openapi import describe
 from service.api.shortcut import Shortcut
 from service.crew import Crew
+from service.metrics import INFLIGHT_BYTES, gauge
 from service.models import Batching
 from service.registry import Registry
 from service.runtime import choose_provider
@@ -130,10 +131,18 @@ def _layers(context: Context) -> list[Callable[[ASGIApp], ASGIApp]]:
     """What every call meets before it comes to a route, the last first."""
     settings = context.settings
     routes = [route for router in ROUTERS for route in router.routes]
+    budget = Budget(settings.max_inflight_bytes)
+    context.metrics.watch(lambda: [gauge(INFLIGHT_BYTES, [({}, budget.held)])])
     paths = [route.path for route in routes if isinstance(route, APIRoute) and not route.param_convertors]
     layers: list[Callable[[ASGIApp], ASGIApp]] = [
         partial(Shortcut, routes=routes, context=context),
-        partial(Intake, max_bytes=settings.max_body_bytes, seconds=settings.body_seconds),
+        partial(
+            Intake,
+            max_bytes=settings.max_body_bytes,
+            seconds=settings.body_seconds,
+            idle_seconds=settings.body_idle_seconds,
+            budget=budget,
+        ),
     ]
     if settings.api_keys or settings.reload_key:
         layers.append(partial(Keys, keys=settings.api_keys, reload_key=settings.reload_key))

@@ -14,6 +14,7 @@ from prometheus_client.metrics_core import Metric
 from starlette.requests import Request
 
 from service import metrics
+from service.api.checkup import Checkup
 from service.cpus import available_cpus
 from service.crew import Crew
 from service.errors import Problem
@@ -51,9 +52,15 @@ class Context:
             settings.concurrency, settings.samplers, limits, self.metrics.ran, quick=quick, **told
         )
         self.draining = False
+        self.checkup = Checkup(self.ailments, crew)
         self._codecs = CapacityLimiter(available_cpus())
+        # Called from any thread when something broke that only a new process mends, with the reason.
+        self.failed: Callable[[str], None] = log.error
         crew.on("reload", self.reload)
-        crew.on("health", self.ailments)
+        crew.on("prepare", registry.prepare)
+        crew.on("commit", self.commit, at_once=True)
+        crew.on("abandon", registry.abandon)
+        crew.on("ping", self.ailments, at_once=True)
         crew.on("metrics", lambda: (crew.index, self.metrics.families()))
 
     async def convert(self, work: Callable[[], T], weight: float = math.inf) -> T:
@@ -71,6 +78,11 @@ class Context:
         outcome = self.registry.reload()
         self.lanes.keep(self.registry.models.values())
         return outcome
+
+    def commit(self) -> None:
+        """Serve what ``Registry.prepare`` has loaded."""
+        self.registry.commit()
+        self.lanes.keep(self.registry.models.values())
 
     def reload_quietly(self) -> None:
         """The same for whom nobody waits: what goes wrong is in the log."""
