@@ -3,6 +3,7 @@
 | bound            | what it limits                                | then                    |
 | ---------------- | --------------------------------------------- | ----------------------- |
 | `header_seconds` | the time for the head of a request            | the connection closes   |
+| `max_head_bytes` | its bytes, but for what one read brings       | 400                     |
 | `write_seconds`  | the time for a client to read a response      | the connection is reset |
 
 Bodies are bounded by ``service.api.intake``.
@@ -33,20 +34,21 @@ _TICK = 0.02
 
 
 @dataclass(frozen=True)
-class Timeouts:
-    """Seconds: for the head of a request, to read a response, and to finish requests at shutdown."""
+class Bounds:
+    """Seconds for a head, to read a response, and to finish requests at shutdown; bytes of a head."""
 
-    header: float
-    write: float
-    drain: float
+    header_seconds: float
+    write_seconds: float
+    drain_seconds: float
+    head_bytes: int = 2**16
 
 
 class State(ServerState):
     """What the connections of a server know of it."""
 
-    def __init__(self, timeouts: Timeouts) -> None:
+    def __init__(self, bounds: Bounds) -> None:
         super().__init__()
-        self.timeouts = timeouts
+        self.bounds = bounds
         self.draining = False
 
 
@@ -57,6 +59,7 @@ class Protocol(HttpToolsProtocol):
     _head: TimerHandle | None = None
     _write: TimerHandle | None = None
     _in_head = True
+    _head_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(corked(transport, self.loop))
@@ -70,17 +73,24 @@ class Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        was_in_head = self._in_head
         super().data_received(data)
+        if not self._in_head:
+            return
         # Nearly all heads come whole, and need no timer.
-        if self._in_head and self._head is None:
+        if self._head is None:
             self._expect_head()
+        self._head_bytes = self._head_bytes + len(data) if was_in_head else 0
+        most = self._state.bounds.head_bytes
+        if self._head_bytes > most and not self.transport.is_closing():
+            self.send_400_response(f"The head of the request has over {most} bytes (--max-head-bytes).")
 
     def on_message_begin(self) -> None:
         self._in_head = True
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
+        self._in_head, self._head_bytes = False, 0
         self._head_came()
         super().on_headers_complete()
         if self._state.draining:
@@ -98,7 +108,7 @@ class Protocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         super().pause_writing()
         if self._write is None:
-            self._write = self.loop.call_later(self._state.timeouts.write, self.transport.abort)
+            self._write = self.loop.call_later(self._state.bounds.write_seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -112,7 +122,7 @@ class Protocol(HttpToolsProtocol):
 
     def _expect_head(self) -> None:
         self._head_came()
-        self._head = self.loop.call_later(self._state.timeouts.header, self.timeout_keep_alive_handler)
+        self._head = self.loop.call_later(self._state.bounds.header_seconds, self.timeout_keep_alive_handler)
 
     def _head_came(self) -> None:
         if self._head is not None:
@@ -136,7 +146,7 @@ class Server(uvicorn.Server):
     def __init__(
         self,
         app: ASGIApp,
-        timeouts: Timeouts,
+        bounds: Bounds,
         *,
         log_level: str,
         started: Callable[[], Awaitable[None]],
@@ -154,10 +164,10 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 timeout_keep_alive=KEEP_ALIVE,
-                timeout_graceful_shutdown=max(1, round(timeouts.drain)),
+                timeout_graceful_shutdown=max(1, round(bounds.drain_seconds)),
             )
         )
-        self._state = State(timeouts)
+        self._state = State(bounds)
         self.server_state = self._state
         self._on_started, self._on_draining = started, draining
         self._heeds_interrupts, self._hurried = heeds_interrupts, False

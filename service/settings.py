@@ -73,6 +73,11 @@ class Settings(BaseSettings):
         "2^15 on the CPU and 2^20 on a GPU.",
     )
     max_body_bytes: int = Field(default=2**26, ge=1, description="Largest body of a request, in bytes.")
+    max_head_bytes: int = Field(
+        default=2**16,
+        ge=2**10,
+        description="Largest head of a request (its line and headers), in bytes; then it is answered 400.",
+    )
     max_inflight_bytes: int = Field(
         default=0,
         ge=0,

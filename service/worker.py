@@ -12,7 +12,7 @@ from service import logs
 from service.api.app import create_app
 from service.crew import Crew, Failed, Started
 from service.errors import ModelsUnreadable, TesseraError
-from service.server import Server, Timeouts
+from service.server import Bounds, Server
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,9 @@ def serve(settings: Settings, listener: socket.socket, crew: Crew, started: Call
 
     server = Server(
         app,
-        Timeouts(settings.header_seconds, settings.write_seconds, settings.drain_seconds),
+        Bounds(
+            settings.header_seconds, settings.write_seconds, settings.drain_seconds, settings.max_head_bytes
+        ),
         log_level=settings.log_level,
         started=connected,
         draining=context.drain,

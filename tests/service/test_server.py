@@ -13,7 +13,7 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from service.listening import listen
-from service.server import LINGER, Server, Timeouts
+from service.server import LINGER, Bounds, Server
 
 PATIENCE = 10.0
 REQUEST = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"
@@ -22,7 +22,7 @@ REQUEST = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"
 class Serving:
     """A server whose app answers when its gate is open."""
 
-    def __init__(self, timeouts: Timeouts, *, heeds_interrupts: bool) -> None:
+    def __init__(self, bounds: Bounds, *, heeds_interrupts: bool) -> None:
         self.body = b"ok"
         self.gate, self.begun = threading.Event(), threading.Event()
         self.gate.set()
@@ -35,7 +35,7 @@ class Serving:
 
         self.server = Server(
             self.app,
-            timeouts,
+            bounds,
             log_level="error",
             started=begin,
             draining=self.draining.set,
@@ -65,11 +65,11 @@ class Serving:
 
 @contextmanager
 def serving(
-    timeouts: Timeouts = Timeouts(PATIENCE, PATIENCE, PATIENCE),  # noqa: B008 - frozen
+    bounds: Bounds = Bounds(PATIENCE, PATIENCE, PATIENCE),  # noqa: B008 - frozen
     *,
     heeds_interrupts: bool = True,
 ) -> Iterator[Serving]:
-    service = Serving(timeouts, heeds_interrupts=heeds_interrupts)
+    service = Serving(bounds, heeds_interrupts=heeds_interrupts)
     try:
         yield service
     finally:
@@ -98,7 +98,7 @@ def answer(connection: socket.socket) -> bytes:
 @pytest.mark.parametrize("said", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: he"])
 def test_a_head_that_does_not_come_is_hung_up_on(said: bytes) -> None:
     with (
-        serving(Timeouts(0.2, PATIENCE, PATIENCE)) as service,
+        serving(Bounds(0.2, PATIENCE, PATIENCE)) as service,
         service.connect() as slow,
         service.connect() as other,
     ):
@@ -108,7 +108,7 @@ def test_a_head_that_does_not_come_is_hung_up_on(said: bytes) -> None:
 
 
 def test_a_head_that_trickles_is_hung_up_on_too() -> None:
-    with serving(Timeouts(0.3, PATIENCE, PATIENCE)) as service, service.connect() as slow:
+    with serving(Bounds(0.3, PATIENCE, PATIENCE)) as service, service.connect() as slow:
         slow.sendall(REQUEST[:-2] + b"X-Slow: ")
         deadline = time.monotonic() + PATIENCE
         while not select.select([slow], [], [], 0.05)[0]:
@@ -118,7 +118,7 @@ def test_a_head_that_trickles_is_hung_up_on_too() -> None:
 
 
 def test_later_heads_of_a_connection_are_timed_too() -> None:
-    with serving(Timeouts(0.2, PATIENCE, PATIENCE)) as service, service.connect() as connection:
+    with serving(Bounds(0.2, PATIENCE, PATIENCE)) as service, service.connect() as connection:
         assert asked(connection).startswith(b"HTTP/1.1 200")
         time.sleep(0.4)
         assert asked(connection).startswith(b"HTTP/1.1 200")
@@ -127,7 +127,7 @@ def test_later_heads_of_a_connection_are_timed_too() -> None:
 
 
 def test_an_answer_may_take_longer_than_a_head() -> None:
-    with serving(Timeouts(0.1, PATIENCE, PATIENCE)) as service, service.connect() as connection:
+    with serving(Bounds(0.1, PATIENCE, PATIENCE)) as service, service.connect() as connection:
         service.gate.clear()
         connection.sendall(REQUEST)
         assert service.begun.wait(PATIENCE)
@@ -220,7 +220,7 @@ LARGE = b"x" * 2**26
 
 @pytest.mark.parametrize("extra", [b"", b"Connection: close\r\n"])
 def test_a_client_that_does_not_read_its_response_is_cut_off(extra: bytes) -> None:
-    with serving(Timeouts(PATIENCE, 0.3, PATIENCE)) as service, service.connect() as slow:
+    with serving(Bounds(PATIENCE, 0.3, PATIENCE)) as service, service.connect() as slow:
         service.body = LARGE
         slow.sendall(REQUEST[:-2] + extra + b"\r\n")
         # All of the response is held for it, and then nothing is.
@@ -232,7 +232,7 @@ def test_a_client_that_does_not_read_its_response_is_cut_off(extra: bytes) -> No
 
 
 def test_a_client_that_reads_a_large_response_in_time_gets_all_of_it() -> None:
-    with serving(Timeouts(PATIENCE, 5, PATIENCE)) as service, service.connect() as slow:
+    with serving(Bounds(PATIENCE, 5, PATIENCE)) as service, service.connect() as slow:
         service.body = LARGE
         slow.sendall(REQUEST)
         time.sleep(0.3)
@@ -243,8 +243,23 @@ def test_a_client_that_reads_a_large_response_in_time_gets_all_of_it() -> None:
 
 
 def test_the_rest_of_a_refused_body_is_not_waited_for_for_ever() -> None:
-    with serving(Timeouts(0.3, PATIENCE, PATIENCE)) as service, service.connect() as stalled:
+    with serving(Bounds(0.3, PATIENCE, PATIENCE)) as service, service.connect() as stalled:
         stalled.sendall(REQUEST[:-2] + b"Content-Length: 1000\r\n\r\n123")
         # The app here answers without reading.
         assert answer(stalled).startswith(b"HTTP/1.1 200")
         assert stalled.recv(100) == b""
+
+
+def test_a_head_has_a_bound() -> None:
+    with serving() as service, service.connect() as endless, service.connect() as other:
+        endless.sendall(REQUEST[:-2])
+        with suppress(ConnectionError):
+            for _ in range(64):
+                endless.sendall(b"X-Long: " + b"x" * 2**16 + b"\r\n")
+        assert b"400" in rest(endless)[:20]
+        # It begins anew with each request.
+        for _ in range(3):
+            other.sendall(REQUEST[:-2] + b"X-Long: " + b"x" * 2**15)
+            time.sleep(0.05)
+            other.sendall(b"\r\n\r\n")
+            assert answer(other).startswith(b"HTTP/1.1 200")

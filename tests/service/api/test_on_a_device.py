@@ -76,7 +76,10 @@ def test_samples_are_those_of_the_cpu(client: TestClient, there: TestClient) -> 
     assert ours.content == theirs.content
 
 
-def test_a_lost_device_turns_liveness_red(there: TestClient, device: Device) -> None:
+def test_a_lost_device_turns_liveness_red(
+    there: TestClient, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.api.checkup.FRESH", 0.0)
     assert there.get("/livez").status_code == 200
     device.said["failure"] = "CUDA failure 700: an illegal memory access was encountered"
     told = problem(there.get("/livez"), 503, "unwell")
