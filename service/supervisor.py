@@ -233,7 +233,7 @@ class Supervisor:
         async with self._reloading:
             workers = [worker for worker in self._workers.values() if worker.started and not worker.stopping]
             said = await self._ask_objects(workers, "prepare")
-            problem = _disagreement({worker.index: each for worker, each in said.items()})
+            problem = disagreement({worker.index: each for worker, each in said.items()})
             if problem is not None:
                 await self._ask(said, "abandon")
                 return problem
@@ -346,7 +346,7 @@ class Supervisor:
             log.error("the supervisor failed to do something", exc_info=error)
 
 
-def _disagreement(said: dict[int, Any]) -> Problem | None:
+def disagreement(said: dict[int, Any]) -> Problem | None:
     """Why the workers cannot swap: one could not look, or they would not all serve the same.
 
     What one keeps though its folder is bad now, another that was started since may not have: that is alike.

@@ -18,7 +18,9 @@ import httpx2 as httpx
 import pytest
 
 from service.crew import Answers
-from service.supervisor import MOST_BUFFERED, Worker
+from service.errors import ModelsUnreadable, ReloadFailed
+from service.registry import Refusal, Reload
+from service.supervisor import MOST_BUFFERED, Worker, disagreement
 from tests.service import toy
 
 ROOT = Path(__file__).parents[2]
@@ -188,6 +190,23 @@ def test_a_worker_that_does_not_read_holds_nobody_up() -> None:
             worker.close()
 
     asyncio.run(asyncio.wait_for(main(), PATIENCE))
+
+
+def test_workers_swap_only_if_all_would_serve_the_same() -> None:
+    both = Reload(loaded=["a"], kept=["b"], good={"a": "1", "b": "1"})
+    # What one keeps of a folder that is bad now, another that started since does not have.
+    keeps = Reload(kept=["a", "b"], refused=[Refusal("b", "half written")], good={"a": "1"})
+    lacks = Reload(kept=["a"], refused=[Refusal("b", "half written")], good={"a": "1"})
+    assert disagreement({0: both, 1: both}) is None
+    assert disagreement({0: keeps, 1: lacks}) is None
+    told = disagreement({0: both, 2: lacks})
+    assert isinstance(told, ReloadFailed)
+    assert told.detail == "workers 0 and 2 do not agree on b; nothing was changed"
+    other = Reload(loaded=["a"], kept=["b"], good={"a": "2", "b": "1"})
+    assert isinstance(disagreement({0: both, 1: other}), ReloadFailed)
+    unreadable = ModelsUnreadable("gone")
+    assert disagreement({0: both, 1: unreadable}) is unreadable
+    assert isinstance(disagreement({}), ReloadFailed)
 
 
 def test_if_one_worker_cannot_prepare_none_swaps(tmp_path: Path) -> None:
