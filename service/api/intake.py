@@ -9,10 +9,11 @@ Pure ASGI middleware.
 | `body_seconds`       | the time for a body                       | 408                                     |
 | `body_idle_seconds`  | the time in which nothing of a body comes | 408                                     |
 
-Bytes are counted as they come, until the request is answered: a length that is only announced takes nobody's
-room. The first 64 KiB of a body are free, since the server reads them ahead for every connection in any case;
-so large bodies never take the room of small ones. A form is counted whole, though files of over 1 MiB of it
-lie on disk. When a client leaves, the work for its request is cancelled: what waits is never begun.
+Bytes are counted as they come, until the request is answered: a length that is only announced takes
+nobody's room. The first 64 KiB of a body are free, since the server reads them ahead for every connection
+in any case; so large bodies never take the room of small ones. A form is counted whole, though files of
+over 1 MiB of it lie on disk; a compressed body counts as what it was unpacked to. When a client leaves, the
+work for its request is cancelled: what waits is never begun.
 """
 
 import asyncio
@@ -28,6 +29,8 @@ from service.errors import InflightBytesExceeded, Problem, TooLarge, TooSlow
 LOOK_AFTER = 0.1
 # What uvicorn reads ahead of a body.
 FREE = 2**16
+# Where a scope has the function that counts the bytes of its body when it is unpacked.
+HOLD = "tessera.hold"
 
 
 class Budget:
@@ -68,6 +71,7 @@ class Intake:
         problem = self._announced(header(scope, b"content-length") or "")
         if problem is None:
             body = _Body(self, receive)
+            scope[HOLD] = body.hold
             problem = await body.attended(self.app(scope, body.receive, send))
         if problem is not None:
             await answer(problem, scope)(scope, receive, send)
@@ -110,15 +114,17 @@ class _Body:
         self._received += len(message.get("body", b""))
         if self._received > self._bounds.max_bytes:
             raise _too_large(self._received, self._bounds.max_bytes)
-        self._hold(self._received - FREE)
+        self.hold(self._received)
         self._complete = not message.get("more_body", False)
         return message
 
-    def _hold(self, size: int) -> None:
-        if size > self._held:
-            self._bounds.budget.check(size - self._held)
-            self._bounds.budget.held += size - self._held
-            self._held = size
+    def hold(self, size: int) -> None:
+        """Count so many bytes of a body, whether they came or were unpacked. Raises InflightBytesExceeded."""
+        more = size - FREE - self._held
+        if more > 0:
+            self._bounds.budget.check(more)
+            self._bounds.budget.held += more
+            self._held += more
 
     async def attended(self, call: Awaitable[None]) -> Problem | None:
         """Await a call until it ends, its caller leaves, or its body is late: what to answer, if anything."""
