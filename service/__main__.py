@@ -59,8 +59,8 @@ def _run(settings: Settings) -> int:
     with ExitStack() as stack:
         for each in listeners:
             stack.enter_context(each)
-        serve(settings, listeners, Crew(), ready)
-    return 0
+        # A process by itself has nobody to replace it; /livez says so until it has ended.
+        return 0 if serve(settings, listeners, Crew(), ready) else 1
 
 
 def _shared_out(settings: Settings) -> Settings:

@@ -44,7 +44,8 @@ class Corked:
         """Write the head, if its body did not follow."""
         if self._head:
             head, self._head = self._head, b""
-            self._transport.write(head)
+            if not self._transport.is_closing():
+                self._transport.write(head)
 
     def close(self) -> None:
         """As ``Transport.close``: what was written is sent."""

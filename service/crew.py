@@ -1,26 +1,34 @@
-"""The workers that answer at one address, as each of them sees them.
+"""The control channel of a worker: messages to and from its supervisor, and questions to all workers.
 
-A call meets any one of them. What concerns all (to load models anew, to be measured, to be well) that one
-asks of every worker, itself among them, by a pipe to their supervisor (``service.supervisor``), who hands
-questions round and answers back. A worker alone asks only itself.
+A request meets any one of the workers. What concerns all of them (a reload, the metrics, their health) that
+worker asks of all, through the supervisor (``service.supervisor``). A worker without a supervisor asks only
+itself.
+
+The channel belongs to the worker's event loop, so that a worker whose event loop is stuck does not answer,
+and nothing that happens to one question can stop the next from being heard. Messages are pickles with their
+length before them; both ends are processes of the service.
 """
 
 import asyncio
 import itertools
 import logging
-import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from multiprocessing.connection import Connection
+import pickle
+import socket
+from asyncio import StreamReader, StreamWriter
+from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple
 
 log = logging.getLogger(__name__)
 
 Handler = Callable[[], Any]
 
+# Seconds that a worker waits for the supervisor beyond the seconds that the supervisor waits for the others.
+_SLACK = 2.0
+_LENGTH_BYTES = 8
+
 
 class Started(NamedTuple):
-    """A worker to the supervisor: it answers calls."""
+    """A worker to the supervisor: it answers requests."""
 
 
 class Failed(NamedTuple):
@@ -30,90 +38,136 @@ class Failed(NamedTuple):
 
 
 class Question(NamedTuple):
-    """A worker to the supervisor, and the supervisor to every worker."""
+    """A worker to the supervisor, and the supervisor to every worker; ``seconds`` None: no timeout."""
 
     number: int
     topic: str
+    seconds: float | None = None
 
 
 class Answer(NamedTuple):
-    """A worker to the supervisor: what it has to say, or the exception that was raised."""
+    """A worker to the supervisor: the pickled answer, or the exception that was raised."""
 
     number: int
-    said: Any
+    said: bytes
 
 
 class Answers(NamedTuple):
-    """The supervisor to the worker that asked: what the others said."""
+    """The supervisor to the worker that asked: the pickled answers of all, the asker's first."""
 
     number: int
-    said: Sequence[Any]
+    said: list[bytes]
+
+
+def encoded(message: Any) -> bytes:
+    """A message as it goes through a channel."""
+    content = pickle.dumps(message)
+    return len(content).to_bytes(_LENGTH_BYTES, "big") + content
+
+
+async def received(reader: StreamReader) -> Any:
+    """The next message of a channel. Raises EOFError or OSError when there is none any more."""
+    length = int.from_bytes(await reader.readexactly(_LENGTH_BYTES), "big")
+    return pickle.loads(await reader.readexactly(length))  # noqa: S301 - from a process of the service
 
 
 class Crew:
-    """One worker's way to all. Safe to use from several threads.
+    """All workers, as one of them sees them; without a ``channel`` it is alone.
 
-    Without a ``pipe`` it is alone. ``gone`` is called when the supervisor is gone.
+    ``gone`` is called when the supervisor is gone. Everything but ``on`` and the ``tell`` before ``connect``
+    is for the event loop alone.
     """
 
     gone: Callable[[], None]
 
-    def __init__(self, pipe: Connection | None = None, index: int = 0) -> None:
-        self.index, self.is_alone = index, pipe is None
+    def __init__(self, channel: socket.socket | None = None, index: int = 0) -> None:
+        self.index, self.is_alone = index, channel is None
         self.gone = lambda: None
-        self._pipe = pipe
-        self._handlers: dict[str, Handler] = {}
+        self._channel = channel
+        self._writer: StreamWriter | None = None
+        self._handlers: dict[str, tuple[Handler, bool]] = {}
         self._numbers = itertools.count()
-        self._asked: dict[int, Future[Sequence[Any]]] = {}
-        self._sending = threading.Lock()
-        if pipe is not None:
-            threading.Thread(target=self._listen, args=[pipe], name="crew", daemon=True).start()
+        self._asked: dict[int, asyncio.Future[list[bytes]]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
 
-    def on(self, topic: str, handler: Handler) -> None:
-        """Do this, in a thread of its own, when a worker asks; what it returns is the answer."""
-        self._handlers[topic] = handler
+    def on(self, topic: str, handler: Handler, *, at_once: bool = False) -> None:
+        """Do this when a worker asks, in a thread or ``at_once`` in the event loop; it returns the answer."""
+        self._handlers[topic] = handler, at_once
+
+    async def connect(self) -> None:
+        """Answer questions from now on, in the running event loop."""
+        if self._channel is not None:
+            reader, self._writer = await asyncio.open_unix_connection(sock=self._channel)
+            self._begin(self._listen(reader, self._writer))
 
     async def ask(self, topic: str, seconds: float | None = None) -> list[Any]:
-        """What every worker answers, this one first; an exception in the place of an answer, from another.
+        """The answer of every worker, this one first; an exception in place of an answer that failed.
 
-        Raises what this one's handler raises, and TimeoutError after so many ``seconds``.
+        Who does not answer within so many ``seconds`` is a TimeoutError in the list. Raises TimeoutError if
+        the supervisor itself does not answer.
         """
-        own = asyncio.to_thread(self._handlers[topic])
-        if self._pipe is None:
-            return [await asyncio.wait_for(own, seconds)]
-        question = Question(next(self._numbers), topic)
-        others: Future[Sequence[Any]] = Future()
-        self._asked[question.number] = others
+        if self.is_alone:
+            return [await self._run(topic, _as_it_is, seconds)]
+        question = Question(next(self._numbers), topic, seconds)
+        answers = self._asked[question.number] = asyncio.get_running_loop().create_future()
         self.tell(question)
         try:
-            answers = asyncio.gather(own, asyncio.wrap_future(others))
-            first, rest = await asyncio.wait_for(answers, seconds)
+            said = await asyncio.wait_for(answers, seconds and seconds + _SLACK)
         finally:
             del self._asked[question.number]
-        return [first, *rest]
+        return await asyncio.to_thread(lambda: [pickle.loads(each) for each in said])  # noqa: S301 - as above
+
+    async def answering(self, seconds: float) -> int:
+        """How many workers answer, this one among them. Raises as ``ask``."""
+        if self.is_alone:
+            return 1
+        (number,) = await self.ask("workers", seconds)
+        return int(number)
 
     def tell(self, message: Started | Failed | Question | Answer) -> None:
         """Tell the supervisor, if there is one."""
-        if self._pipe is not None:
-            with self._sending:
-                self._pipe.send(message)
+        if self._writer is not None:
+            self._writer.write(encoded(message))
+        elif self._channel is not None:
+            self._channel.sendall(encoded(message))
 
-    def _listen(self, pipe: Connection) -> None:
-        while True:
-            try:
-                message = pipe.recv()
-            except (EOFError, OSError):
-                self.gone()
-                return
-            if isinstance(message, Question):
-                threading.Thread(target=self._answer, args=[message], daemon=True).start()
-            elif (asked := self._asked.get(message.number)) is not None and not asked.cancelled():
-                asked.set_result(message.said)
-
-    def _answer(self, question: Question) -> None:
+    async def _listen(self, reader: StreamReader, writer: StreamWriter) -> None:
         try:
-            said = self._handlers[question.topic]()
-        except Exception as error:
-            log.exception("worker %d failed to %s", self.index, question.topic)
-            said = error
+            while True:
+                message = await received(reader)
+                if isinstance(message, Question):
+                    self._begin(self._reply(message))
+                elif (asked := self._asked.get(message.number)) is not None and not asked.done():
+                    asked.set_result(message.said)
+        except (EOFError, OSError):
+            self.gone()
+        finally:
+            writer.close()
+
+    async def _reply(self, question: Question) -> None:
+        said = await self._run(question.topic, pickle.dumps, question.seconds)
+        if isinstance(said, Exception):
+            said = pickle.dumps(said)
         self.tell(Answer(question.number, said))
+
+    async def _run(self, topic: str, form: Callable[[Any], Any], seconds: float | None) -> Any:
+        """What the handler of a topic returns, in a ``form``, or the exception that it raised."""
+        handler, at_once = self._handlers[topic]
+        try:
+            if at_once:
+                return form(handler())
+            return await asyncio.wait_for(asyncio.to_thread(lambda: form(handler())), seconds)
+        except TimeoutError as error:
+            return error
+        except Exception as error:
+            log.exception("worker %d failed to %s", self.index, topic)
+            return error
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _as_it_is(said: Any) -> Any:
+    return said

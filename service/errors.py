@@ -34,6 +34,8 @@
         │   └── BatcherFailed          what runs the models
         ├── Unwell                503  the service should be started again
         ├── ModelsUnreadable      503  the folder that holds the models cannot be listed
+        ├── ReloadFailed          503  not every worker could load the models: none has swapped
+        ├── InflightBytesExceeded 503  the bodies of other requests fill the memory set aside for them
         └── QueueTimeout          504  it waited for too long
 
 Nothing here carries a traceback or a path of the server's.
@@ -393,6 +395,24 @@ class ModelsUnreadable(Problem):
 
     status = 503
     title = "The models folder cannot be read"
+
+
+class ReloadFailed(Problem):
+    """Not every worker could load the models anew, or not the same ones; none of them has swapped."""
+
+    status = 503
+    title = "The models were not loaded anew"
+
+
+class InflightBytesExceeded(Problem):
+    """The bodies of other requests fill the memory set aside for bodies. Another worker may have room."""
+
+    status = 503
+    title = "Too many bytes in flight"
+
+    def __init__(self, detail: str, **members: Any) -> None:
+        super().__init__(detail, **members)
+        self.headers = {"Retry-After": "1"}
 
 
 class QueueTimeout(Problem):

@@ -43,12 +43,21 @@ class Reload:
     """What a reload did, by the names of the folders.
 
     ``kept`` are served as before: unchanged, or refused now and good earlier (then in ``refused`` too).
+    ``good`` are the versions of the folders that verified, which are the same in every worker.
     """
 
     loaded: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
     refused: list[Refusal] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
+    good: dict[str, str] = field(default_factory=dict)
+
+
+class _Prepared(NamedTuple):
+    """What a reload has loaded and not yet swapped in."""
+
+    models: Mapping[str, Model]
+    outcome: Reload
 
 
 class Registry:
@@ -67,6 +76,7 @@ class Registry:
         self._batching = batching
         self._default = default
         self._models: Mapping[str, Model] = MappingProxyType({})
+        self._prepared: _Prepared | None = None
         self._reloading = threading.Lock()
 
     @property
@@ -104,31 +114,57 @@ class Registry:
         return f": {reasons}" if reasons else ": the models folder has no model in it"
 
     def reload(self) -> Reload:
-        """Look at the folder again and swap. One reload at a time; a second waits for the first.
+        """Look at the folder again and swap: ``prepare`` and ``commit``. A second reload waits for the first.
 
         Raises ModelsUnreadable, changing nothing, if the folder itself cannot be listed.
         """
         with self._reloading:
-            before, outcome = self._models, Reload()
-            after: dict[str, Model] = {}
-            for path in self._folders():
-                old = model = before.get(path.name)
-                try:
-                    model = self._fresh(path, old)
-                except ModelRefused as error:
-                    log.error("model %s is refused: %s", path.name, error)
-                    outcome.refused.append(Refusal(path.name, str(error)))
-                if model is not None:
-                    after[path.name] = model
-                    (outcome.kept if model is old else outcome.loaded).append(path.name)
-            outcome.removed = [name for name in before if name not in after]
-            self._models = MappingProxyType(after)
-            for name, model in before.items():
-                if after.get(name) is not model:
-                    memory.give_back_after(model)
-            self.refused = tuple(outcome.refused)
-            self._report(outcome)
+            outcome = self.prepare()
+            self.commit()
             return outcome
+
+    def prepare(self) -> Reload:
+        """Load and warm what ``commit`` will serve; until then nothing changes.
+
+        Raises ModelsUnreadable if the folder itself cannot be listed.
+        """
+        before, outcome = self._models, Reload()
+        after: dict[str, Model] = {}
+        for path in self._folders():
+            old = model = before.get(path.name)
+            try:
+                model = self._fresh(path, old)
+                outcome.good[path.name] = model.manifest.version
+            except ModelRefused as error:
+                log.error("model %s is refused: %s", path.name, error)
+                outcome.refused.append(Refusal(path.name, str(error)))
+            if model is not None:
+                after[path.name] = model
+                (outcome.kept if model is old else outcome.loaded).append(path.name)
+        outcome.removed = [name for name in before if name not in after]
+        self.abandon()
+        self._prepared = _Prepared(MappingProxyType(after), outcome)
+        return outcome
+
+    def commit(self) -> None:
+        """Serve what was prepared, if anything was. Quick."""
+        if self._prepared is None:
+            return
+        (after, outcome), self._prepared = self._prepared, None
+        before, self._models = self._models, after
+        for name, model in before.items():
+            if after.get(name) is not model:
+                memory.give_back_after(model)
+        self.refused = tuple(outcome.refused)
+        self._report(outcome)
+
+    def abandon(self) -> None:
+        """Forget what was prepared."""
+        if self._prepared is not None:
+            (after, _), self._prepared = self._prepared, None
+            for name, model in after.items():
+                if self._models.get(name) is not model:
+                    memory.give_back_after(model)
 
     def _folders(self) -> list[Path]:
         try:

@@ -1,10 +1,21 @@
-"""uvicorn, with what it lacks: a limit on how slowly a head may come, and an end at which no call is lost."""
+"""uvicorn, with bounds on slow clients and a shutdown that loses no request.
+
+| bound            | what it limits                                | then                    |
+| ---------------- | --------------------------------------------- | ----------------------- |
+| `header_seconds` | the time for the head of a request            | the connection closes   |
+| `max_head_bytes` | its bytes, but for what one read brings       | 400                     |
+| `write_seconds`  | the time for a client to read a response      | the connection is reset |
+
+Bodies are bounded by ``service.api.intake``.
+"""
 
 import asyncio
+import select
 import signal
 import socket
 from asyncio import TimerHandle
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
@@ -14,31 +25,41 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from service.cork import corked
-from service.door import Door
-from service.turns import Turns
 
-# A proxy keeps its connections for a minute; who hangs up first must not be we.
+# A proxy keeps its connections for a minute; the server must not be the first to close one.
 KEEP_ALIVE = 75
-# When told to stop: how long connections are still accepted, and after that how long one may say nothing.
+# Seconds at shutdown in which connections are still accepted, and after that in which one may be idle.
 LINGER = 1.0
 _TICK = 0.02
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Seconds for a head, to read a response, and to finish requests at shutdown; bytes of a head."""
+
+    header_seconds: float
+    write_seconds: float
+    drain_seconds: float
+    head_bytes: int = 2**16
 
 
 class State(ServerState):
     """What the connections of a server know of it."""
 
-    def __init__(self, head_seconds: float) -> None:
+    def __init__(self, bounds: Bounds) -> None:
         super().__init__()
-        self.head_seconds = head_seconds
+        self.bounds = bounds
         self.draining = False
 
 
 class Protocol(HttpToolsProtocol):
-    """A connection that is hung up on if the head of a request takes too long."""
+    """A connection with a timeout for the head of a request and one for reading a response."""
 
     _state: State
     _head: TimerHandle | None = None
+    _write: TimerHandle | None = None
     _in_head = True
+    _head_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(corked(transport, self.loop))
@@ -48,52 +69,89 @@ class Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_came()
+        self._written()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        was_in_head = self._in_head
         super().data_received(data)
+        if not self._in_head:
+            return
         # Nearly all heads come whole, and need no timer.
-        if self._in_head and self._head is None:
+        if self._head is None:
             self._expect_head()
+        self._head_bytes = self._head_bytes + len(data) if was_in_head else 0
+        most = self._state.bounds.head_bytes
+        if self._head_bytes > most and not self.transport.is_closing():
+            self.send_400_response(f"The head of the request has over {most} bytes (--max-head-bytes).")
 
     def on_message_begin(self) -> None:
         self._in_head = True
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
+        self._in_head, self._head_bytes = False, 0
         self._head_came()
         super().on_headers_complete()
         if self._state.draining:
             self.cycle.keep_alive = False
 
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.transport.is_closing():
+            # What is left in the buffer keeps the connection open until the client has read it.
+            self.pause_writing()
+        elif self.cycle.more_body and self.cycle.response_complete:
+            # The request was refused before all of it came; uvicorn discards the rest.
+            self._expect_head()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._write is None:
+            self._write = self.loop.call_later(self._state.bounds.write_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._written()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """As in uvicorn, but a client that has not read its last response is not waited for."""
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+        super().timeout_keep_alive_handler()
+
     def _expect_head(self) -> None:
-        self._head = self.loop.call_later(self._state.head_seconds, self.timeout_keep_alive_handler)
+        self._head_came()
+        self._head = self.loop.call_later(self._state.bounds.header_seconds, self.timeout_keep_alive_handler)
 
     def _head_came(self) -> None:
         if self._head is not None:
             self._head.cancel()
             self._head = None
 
+    def _written(self) -> None:
+        if self._write is not None:
+            self._write.cancel()
+            self._write = None
+
 
 class Server(uvicorn.Server):
     """Serves an app on a socket. ``started`` and ``draining`` are called when it does, and when it is to end.
 
-    Told to end by SIGTERM, it answers what is under way and what still comes on open connections, and tells
-    each caller that this was the last answer there; only connections on which nothing comes are closed.
+    SIGTERM ends it without losing a request: it finishes requests in progress, and for a second more it
+    accepts connections and answers, saying in each response that it was the last on its connection.
+    ``fail`` ends it at once for new connections, which other workers accept; ``failed`` is then True.
     """
 
     def __init__(
         self,
         app: ASGIApp,
+        bounds: Bounds,
         *,
-        head_seconds: float,
-        drain_seconds: float,
         log_level: str,
-        started: Callable[[], None],
+        started: Callable[[], Awaitable[None]],
         draining: Callable[[], None],
         heeds_interrupts: bool = True,
-        turns: Turns | None = None,
     ) -> None:
         super().__init__(
             uvicorn.Config(
@@ -106,30 +164,30 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 timeout_keep_alive=KEEP_ALIVE,
-                timeout_graceful_shutdown=max(1, round(drain_seconds)),
+                timeout_graceful_shutdown=max(1, round(bounds.drain_seconds)),
             )
         )
-        self._state, self._turns = State(head_seconds), turns or Turns()
+        self._state = State(bounds)
         self.server_state = self._state
         self._on_started, self._on_draining = started, draining
         self._heeds_interrupts, self._hurried = heeds_interrupts, False
-        self._doors: list[Door] = []
+        self.failed = False
+
+    def fail(self) -> None:
+        """End because something is broken beyond repair. Callable from any thread."""
+        self.failed = self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup([])
-        self._doors = [Door(each, self._protocol, self._turns) for each in sockets or []]
-        for door in self._doors:
-            door.open()
-        self._on_started()
+        await super().startup(sockets)
+        await self._on_started()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if sig == signal.SIGINT and not self._heeds_interrupts:
-            return
-        self._hurried = sig == signal.SIGINT
-        super().handle_exit(sig, frame)
         if sig == signal.SIGTERM:
-            # An end in order, not one by a signal: the exit code is 0.
-            self._captured_signals.remove(sig)
+            # Not told to uvicorn, which would raise the signal again: the exit code is 0.
+            self.should_exit = True
+        elif self._heeds_interrupts:
+            self._hurried = True
+            super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._on_draining()
@@ -138,10 +196,12 @@ class Server(uvicorn.Server):
         for connection in connections:
             if connection.cycle is not None:
                 connection.cycle.keep_alive = False
-        if not self._hurried:
+        if not self._hurried and not self.failed:
             await self._quiet()
-        for door in self._doors:
-            await door.close()
+            for listener in sockets or []:
+                await self._accept_waiting(listener)
+        for server in self.servers:
+            server.close()
         if not self._hurried:
             await self._quiet()
         await super().shutdown(sockets)
@@ -152,5 +212,8 @@ class Server(uvicorn.Server):
         while self._state.connections and asyncio.get_running_loop().time() < until:
             await asyncio.sleep(_TICK)
 
-    def _protocol(self) -> Protocol:
-        return Protocol(self.config, self._state, self.lifespan.state)
+    async def _accept_waiting(self, listener: socket.socket) -> None:
+        """Accept the connections that wait in the backlog: closing the socket would reset them."""
+        until = asyncio.get_running_loop().time() + LINGER
+        while select.select([listener], [], [], 0)[0] and asyncio.get_running_loop().time() < until:
+            await asyncio.sleep(0)

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, SecretStr, field_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -99,6 +99,18 @@ class Settings(BaseSettings):
         description="Values in the JSON of a body, for the same reason: a number or a string is one, a list, "
         "an object or a name as much as eight.",
     )
+    max_head_bytes: int = Field(
+        default=2**16,
+        ge=2**10,
+        description="Largest head of a request (its line and headers), in bytes; then it is answered 400.",
+    )
+    max_inflight_bytes: int = Field(
+        default=0,
+        ge=0,
+        validate_default=True,
+        description="Bytes of bodies that a worker holds at the same time, beyond the first 64 KiB of each; "
+        "more are refused with 503. 0 for a quarter more than max_body_bytes.",
+    )
     max_pixels: int = Field(
         default=2**24, ge=1, description="Largest picture, in pixels; checked before any pixel is decoded."
     )
@@ -137,6 +149,22 @@ class Settings(BaseSettings):
         gt=0,
         description="Longest time for the body of a request to come; then it is answered 408.",
     )
+    body_idle_seconds: float = Field(
+        default=15,
+        gt=0,
+        description="Longest time in which nothing of a body comes; then the request is answered 408.",
+    )
+    write_seconds: float = Field(
+        default=60,
+        gt=0,
+        description="Longest time for a client to read a response; then the connection is reset.",
+    )
+    worker_timeout: float = Field(
+        default=8,
+        gt=0,
+        description="Longest time in seconds for the event loop of one of several workers to answer its "
+        "supervisor; then the worker is killed and replaced.",
+    )
     drain_seconds: float = Field(
         default=30, gt=0, description="Longest time to finish what is under way when told to stop."
     )
@@ -174,6 +202,16 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = Field(
         default="text", description="Lines for people, or one JSON object a line."
     )
+
+    @field_validator("max_inflight_bytes")
+    @classmethod
+    def _room_for_one(cls, given: int, info: ValidationInfo) -> int:
+        largest: int = info.data.get("max_body_bytes", 0)
+        if not given:
+            return largest + largest // 4
+        if given < largest:
+            raise ValueError(f"must be at least --max-body-bytes ({largest})")
+        return given
 
     @field_validator("api_keys", "cors_origins", mode="before")
     @classmethod

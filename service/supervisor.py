@@ -1,59 +1,117 @@
-"""Several workers at one address: started, watched, started again, asked together, and stopped in order.
+"""Several workers at one address: started, watched, replaced, asked together, and stopped in order.
 
-All have one listening socket, and accept from it in turn (``service.turns``). It outlives a worker: who
-connects while another takes its place is taken by the others, or waits for it.
+All have one listening socket, which outlives each of them: while a worker hangs or is replaced the others go
+on accepting. uvicorn's own ``Multiprocess`` is not used: it asks a thread whether a worker lives, not its
+event loop, waits for each worker in turn, and has no way to ask all of them something.
+
+A worker is replaced
+- when it ends: at once, and after a pause if it has ended before within a minute;
+- when its event loop does not answer a ping within ``worker_timeout`` seconds: it is killed;
+- when it answers that something of it is broken (``Context.ailments``): it is told to stop.
+
+The supervisor is one event loop that never waits for a worker: what a worker does not read is buffered, and a
+worker for which too much is buffered is taken for hung.
 """
 
+import asyncio
 import itertools
 import logging
 import multiprocessing
+import pickle
 import signal
 import socket
-import sys
-import time
-from collections.abc import Callable, MutableSequence, Sequence
+from asyncio import Future, StreamReader, StreamWriter, Task
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from service import turns
-from service.crew import Answer, Answers, Failed, Question, Started
-from service.errors import StartupError, TesseraError
+from service.crew import Answer, Answers, Failed, Question, Started, encoded, received
+from service.errors import Problem, ReloadFailed, StartupError, TesseraError
+from service.registry import Reload
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# Seconds between two starts of a worker that ends at once: at first, and at most.
-PAUSE, LONGEST_PAUSE = 1.0, 30.0
-# What a worker that was told to stop may take beyond the time it has for its calls.
+# Seconds between two starts of a worker that keeps ending: from the second on, and at most. Who has lived so
+# long is started again at once.
+PAUSE, LONGEST_PAUSE, SETTLED = 1.0, 30.0, 60.0
+# Pings within the timeout of a worker: the timeout is counted in pings, so that a supervisor that was stopped
+# itself does not take its workers for hung.
+PINGS = 8
+# Bytes that may wait for a worker to read them.
+MOST_BUFFERED = 2**24
+# What a worker that was told to stop may take beyond the time it has for its requests.
 SLACK = 5.0
 
-Work = Callable[[Settings, Sequence[socket.socket], int, Connection, MutableSequence[int]], None]
+Work = Callable[[Settings, Sequence[socket.socket], int, socket.socket], None]
 
 
 class WorkerGone(TesseraError):
     """A worker ended before it answered."""
 
 
-@dataclass
-class _Worker:
-    index: int
-    process: BaseProcess
-    pipe: Connection
-    begun: float = field(default_factory=time.monotonic)
-    started: bool = False
+class Worker:
+    """One process and its control channel."""
 
+    def __init__(self, index: int, process: BaseProcess, reloads: int) -> None:
+        self.index, self.process = index, process
+        self.begun = asyncio.get_running_loop().time()
+        # Of the service, before this worker looked at the models folder.
+        self.reloads = reloads
+        self.started = self.stopping = False
+        self.missed = 0
+        self._writer: StreamWriter | None = None
+        self._asked: dict[int, Future[bytes]] = {}
+        self._numbers = itertools.count()
 
-@dataclass
-class _Round:
-    """A question that goes round, and who has not answered yet."""
+    @property
+    def answers(self) -> bool:
+        """Whether it is worth asking it something."""
+        return self.started and not self.stopping and self.missed <= 1
 
-    asker: int | None
-    number: int
-    open: set[int]
-    said: list[Any] = field(default_factory=list)
+    @property
+    def is_connected(self) -> bool:
+        """Whether messages can be sent to it."""
+        return self._writer is not None
+
+    async def listen(self, channel: socket.socket, heard: Callable[["Worker", Any], None]) -> None:
+        """Hear what it says until it closes the channel."""
+        reader: StreamReader
+        reader, self._writer = await asyncio.open_unix_connection(sock=channel)
+        with suppress(EOFError, OSError):
+            while True:
+                message = await received(reader)
+                if isinstance(message, Answer):
+                    if (asked := self._asked.pop(message.number, None)) and not asked.done():
+                        asked.set_result(message.said)
+                else:
+                    heard(self, message)
+        self._writer.close()
+
+    def ask(self, topic: str, seconds: float | None = None) -> Future[bytes]:
+        """Its answer, pickled; WorkerGone if it ends before."""
+        number = next(self._numbers)
+        asked = self._asked[number] = asyncio.get_running_loop().create_future()
+        self.tell(Question(number, topic, seconds))
+        return asked
+
+    def tell(self, message: Question | Answers) -> None:
+        """Send a message, without waiting until it is read."""
+        if self._writer is None or self._writer.is_closing():
+            return
+        self._writer.write(encoded(message))
+        if self._writer.transport.get_write_buffer_size() > MOST_BUFFERED:
+            log.error("worker %d does not read what it is sent, and is killed", self.index)
+            self.process.kill()
+
+    def close(self) -> None:
+        """Nothing is heard of it any more: whoever waits for an answer gets none."""
+        for asked in self._asked.values():
+            if not asked.done():
+                asked.set_exception(WorkerGone(f"worker {self.index} ended"))
+        if self._writer is not None:
+            self._writer.close()
 
 
 class Supervisor:
@@ -67,167 +125,246 @@ class Supervisor:
     ) -> None:
         self._work, self._settings, self._listeners, self._ready = work, settings, listeners, ready
         self._spawn = multiprocessing.get_context("spawn")
-        self._taken = turns.shared(self._spawn, settings.workers)
-        self._workers: dict[int, _Worker] = {}
-        self._due: dict[int, float] = {}
-        self._pauses = dict.fromkeys(range(settings.workers), PAUSE)
-        self._rounds: dict[int, _Round] = {}
-        self._numbers = itertools.count()
-        self._up = False
-        self._stopping: float | None = None
-        self._signals: list[int] = []
-        self._interrupted = False
+        self._workers: dict[int, Worker] = {}
+        self._pauses = dict.fromkeys(range(settings.workers), 0.0)
+        self._tasks: set[Task[None]] = set()
+        self._reloads = 0
+        self._up = self._stopping = False
 
     def run(self) -> int:
         """Until a signal says otherwise, or a worker cannot start at first: the exit code, 0 or 130.
 
         Raises StartupError with that worker's reason.
         """
-        woken, waker = socket.socketpair()
-        for end in (woken, waker):
-            end.setblocking(False)
-        signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGINT, signal.SIGTERM, *_HANGUP):
-            signal.signal(number, lambda caught, _: self._signals.append(caught))
+        return asyncio.run(self._run())
+
+    async def _run(self) -> int:
+        self._loop = asyncio.get_running_loop()
+        self._reloading = asyncio.Lock()
+        self._outcome: Future[int] = self._loop.create_future()
+        self._code = 0
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._loop.add_signal_handler(number, self._stop, number)
+        self._loop.add_signal_handler(signal.SIGHUP, lambda: self._begin(self._reload_quietly()))
         try:
             for index in range(self._settings.workers):
                 self._start(index)
-            while self._workers or self._due:
-                self._wait(woken)
+            self._begin(self._ping_all())
+            return await self._outcome
         finally:
-            signal.set_wakeup_fd(-1)
             for worker in self._workers.values():
                 worker.process.kill()
-            woken.close()
-            waker.close()
-        return 130 if self._interrupted else 0
 
     def _start(self, index: int) -> None:
-        ours, theirs = self._spawn.Pipe()
+        if self._stopping:
+            return
+        ours, theirs = socket.socketpair()
         process = self._spawn.Process(
             target=self._work,
-            args=(self._settings, self._listeners, index, theirs, self._taken),
+            args=(self._settings, self._listeners, index, theirs),
             name=f"tessera-worker-{index}",
         )
         process.start()
         theirs.close()
-        self._workers[index] = _Worker(index, process, ours)
+        worker = self._workers[index] = Worker(index, process, self._reloads)
+        self._begin(self._attend(worker, ours))
 
-    def _wait(self, woken: socket.socket) -> None:
-        """Until something happens, and do what it asks for."""
-        now = time.monotonic()
-        moments = [*self._due.values(), *([] if self._stopping is None else [self._stopping])]
-        timeout = max(0.0, min(moments) - now) if moments else None
-        workers = list(self._workers.values())
-        happened = wait([woken, *(w.pipe for w in workers), *(w.process.sentinel for w in workers)], timeout)
-        if woken in happened:
-            with suppress(BlockingIOError):
-                woken.recv(4096)
-        while self._signals:
-            self._on_signal(self._signals.pop(0))
-        for worker in workers:
-            if worker.pipe in happened:
-                self._read(worker)
-            if worker.process.sentinel in happened:
-                self._on_end(worker)
-        now = time.monotonic()
-        if self._stopping is not None and now >= self._stopping:
-            self._kill()
-        for index in [index for index, due in self._due.items() if now >= due]:
-            del self._due[index]
-            self._start(index)
+    async def _attend(self, worker: Worker, channel: socket.socket) -> None:
+        """Hear what a worker says until it ends, and then start another."""
+        ended: Future[None] = self._loop.create_future()
 
-    def _on_signal(self, number: int) -> None:
-        if number in _HANGUP:
-            self._ask_round(None, next(self._numbers), "reload")
-            return
-        if self._stopping is not None:
-            self._kill()
-            return
-        self._interrupted = number == signal.SIGINT
-        log.info("told to stop: %d workers finish what is under way", len(self._workers))
-        self._stopping = time.monotonic() + self._settings.drain_seconds + SLACK
-        self._due.clear()
-        # Or who connects now would wait for an answer that nobody gives.
-        for listener in self._listeners:
-            listener.close()
-        for worker in self._workers.values():
-            worker.process.terminate()
+        def end() -> None:
+            self._loop.remove_reader(worker.process.sentinel)
+            ended.set_result(None)
 
-    def _kill(self) -> None:
-        for worker in self._workers.values():
-            log.error("worker %d does not stop, and is killed", worker.index)
+        self._loop.add_reader(worker.process.sentinel, end)
+        listening = self._loop.create_task(worker.listen(channel, self._heard))
+        await asyncio.wait([listening, ended], return_when=asyncio.FIRST_COMPLETED)
+        # What it said last may come just after its end, such as why it cannot start.
+        await asyncio.wait([listening, ended], timeout=SLACK)
+        if not ended.done():
             worker.process.kill()
-        self._stopping = time.monotonic() + SLACK
+            await ended
+        listening.cancel()
+        self._ended(worker)
 
-    def _read(self, worker: _Worker) -> None:
-        try:
-            while worker.pipe.poll():
-                self._on_message(worker, worker.pipe.recv())
-        except (EOFError, OSError):
-            # It has ended, or can no longer be asked anything.
-            worker.process.kill()
-
-    def _on_message(self, worker: _Worker, message: Any) -> None:
+    def _heard(self, worker: Worker, message: Any) -> None:
         match message:
             case Started():
                 worker.started = True
-                self._pauses[worker.index] = PAUSE
+                if worker.reloads != self._reloads:
+                    # It may have looked at the folder before the reload that it missed.
+                    self._begin(self._reload_quietly())
                 if not self._up and all(other.started for other in self._workers.values()):
                     self._up = True
                     self._ready()
             case Failed(reason) if not self._up:
-                raise StartupError(reason)
+                self._give_up(StartupError(reason))
             case Failed(reason):
                 log.error("worker %d cannot start: %s", worker.index, reason)
-            case Question(number, topic):
-                self._ask_round(worker.index, number, topic)
-            case Answer(number, said):
-                self._on_answer(number, worker.index, said)
+            case Question(number, topic, seconds):
+                self._begin(self._ask_for(worker, number, topic, seconds))
 
-    def _ask_round(self, asker: int | None, number: int, topic: str) -> None:
-        """Ask all workers but the one that asks."""
-        others = {index for index, worker in self._workers.items() if index != asker and worker.started}
-        turn = _Round(asker, number, others)
-        own = next(self._numbers)
-        self._rounds[own] = turn
-        for index in others:
-            with suppress(OSError):
-                self._workers[index].pipe.send(Question(own, topic))
-        self._close_round(own)
+    async def _ask_for(self, asker: Worker, number: int, topic: str, seconds: float | None) -> None:
+        if topic == "reload":
+            said = [pickle.dumps(await self._reload())]
+        elif topic == "workers":
+            said = [pickle.dumps(sum(worker.answers for worker in self._workers.values()))]
+        else:
+            others = [each for each in self._workers.values() if each is not asker and each.answers]
+            said = await self._ask([asker, *others], topic, seconds)
+        asker.tell(Answers(number, said))
 
-    def _on_answer(self, number: int, index: int, said: Any) -> None:
-        turn = self._rounds.get(number)
-        if turn is not None and index in turn.open:
-            turn.open.discard(index)
-            turn.said.append(said)
-            self._close_round(number)
+    async def _ask(
+        self, workers: Collection[Worker], topic: str, seconds: float | None = None
+    ) -> list[bytes]:
+        """The pickled answer of each, or the pickled WorkerGone or TimeoutError in its place."""
 
-    def _close_round(self, number: int) -> None:
-        turn = self._rounds[number]
-        if turn.open:
+        async def answer(asked: Future[bytes]) -> bytes:
+            try:
+                return await asyncio.wait_for(asked, seconds)
+            except (WorkerGone, TimeoutError) as error:
+                return pickle.dumps(error)
+
+        return await asyncio.gather(*[answer(worker.ask(topic, seconds)) for worker in workers])
+
+    async def _reload(self) -> Reload | Problem:
+        """Load models anew in every worker: all prepare, and then all swap or none; one reload at a time."""
+        async with self._reloading:
+            workers = [worker for worker in self._workers.values() if worker.started and not worker.stopping]
+            said = await self._ask_objects(workers, "prepare")
+            problem = disagreement({worker.index: each for worker, each in said.items()})
+            if problem is not None:
+                await self._ask(said, "abandon")
+                return problem
+            self._reloads += 1
+            for worker, done in (await self._ask_objects(said, "commit")).items():
+                worker.reloads = self._reloads
+                if isinstance(done, Exception):
+                    log.error("worker %d could not swap its models, and is replaced", worker.index)
+                    worker.process.kill()
+            outcome: Reload = next(iter(said.values()))
+            return outcome
+
+    async def _reload_quietly(self) -> None:
+        outcome = await self._reload()
+        if isinstance(outcome, Problem):
+            log.error("the models are not loaded anew: %s", outcome)
+
+    async def _ask_objects(self, workers: Collection[Worker], topic: str) -> dict[Worker, Any]:
+        """The answers of those that have not ended: whoever takes their place loads what is there then."""
+        answers = await self._ask(workers, topic)
+        said = {worker: pickle.loads(each) for worker, each in zip(workers, answers, strict=True)}  # noqa: S301 - from a worker
+        return {worker: each for worker, each in said.items() if not isinstance(each, WorkerGone)}
+
+    async def _ping_all(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.worker_timeout / PINGS)
+            for worker in list(self._workers.values()):
+                if not worker.started or worker.stopping:
+                    continue
+                worker.missed += 1
+                if worker.missed == 1:
+                    self._begin(self._ping(worker))
+                elif worker.missed > PINGS:
+                    log.error(
+                        "worker %d did not answer within %g s (--worker-timeout), and is killed",
+                        worker.index,
+                        self._settings.worker_timeout,
+                    )
+                    worker.process.kill()
+
+    async def _ping(self, worker: Worker) -> None:
+        try:
+            ailments = pickle.loads(await worker.ask("ping"))  # noqa: S301 - from a worker
+        except WorkerGone:
             return
-        del self._rounds[number]
-        if turn.asker is not None and turn.asker in self._workers:
-            with suppress(OSError):
-                self._workers[turn.asker].pipe.send(Answers(turn.number, turn.said))
+        worker.missed = 0
+        if ailments and not worker.stopping:
+            log.error("worker %d is replaced: %s", worker.index, ailments)
+            self._begin(self._terminate(worker))
 
-    def _on_end(self, worker: _Worker) -> None:
+    async def _terminate(self, worker: Worker) -> None:
+        """Tell a worker to finish what it has and to stop; kill it when it takes too long."""
+        worker.stopping = True
+        worker.process.terminate()
+        await asyncio.sleep(self._settings.drain_seconds + SLACK)
+        if self._workers.get(worker.index) is worker:
+            log.error("worker %d does not stop, and is killed", worker.index)
+            worker.process.kill()
+
+    def _stop(self, number: int) -> None:
+        if self._stopping:
+            for worker in self._workers.values():
+                log.error("worker %d is killed", worker.index)
+                worker.process.kill()
+            return
+        self._stopping = True
+        self._code = 130 if number == signal.SIGINT else 0
+        log.info("told to stop: %d workers finish what is under way", len(self._workers))
+        # Or who connects now would wait for an answer that nobody gives.
+        for listener in self._listeners:
+            listener.close()
+        for worker in self._workers.values():
+            self._begin(self._terminate(worker))
+        self._end_if_alone()
+
+    def _ended(self, worker: Worker) -> None:
         worker.process.join()
-        worker.pipe.close()
-        turns.Turns(self._taken, worker.index).leave()
+        worker.close()
         del self._workers[worker.index]
-        for number in list(self._rounds):
-            self._on_answer(number, worker.index, WorkerGone(f"worker {worker.index} ended"))
-        if self._stopping is not None:
-            return
         code = worker.process.exitcode
-        if not self._up:
-            raise StartupError(f"worker {worker.index} ended with exit code {code}; the log says why")
-        pause = self._pauses[worker.index]
-        self._pauses[worker.index] = min(2 * pause, LONGEST_PAUSE)
-        log.error("worker %d ended with exit code %s; another starts in %g s", worker.index, code, pause)
-        self._due[worker.index] = time.monotonic() + pause
+        if self._stopping:
+            self._end_if_alone()
+        elif not self._up:
+            self._give_up(
+                StartupError(f"worker {worker.index} ended with exit code {code}; the log says why")
+            )
+        else:
+            settled = self._loop.time() - worker.begun >= SETTLED
+            pause = 0.0 if settled else self._pauses[worker.index]
+            self._pauses[worker.index] = min(max(PAUSE, 2 * pause), LONGEST_PAUSE)
+            when = f"in {pause:g} s" if pause else "at once"
+            log.error("worker %d ended with exit code %s; another starts %s", worker.index, code, when)
+            self._loop.call_later(pause, self._start, worker.index)
+
+    def _end_if_alone(self) -> None:
+        if not self._workers and not self._outcome.done():
+            self._outcome.set_result(self._code)
+
+    def _give_up(self, error: StartupError) -> None:
+        if not self._outcome.done():
+            self._outcome.set_exception(error)
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._over)
+
+    def _over(self, task: Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("the supervisor failed to do something", exc_info=error)
 
 
-_HANGUP = () if sys.platform == "win32" else (signal.SIGHUP,)
+def disagreement(said: dict[int, Any]) -> Problem | None:
+    """Why the workers cannot swap: one could not look, or they would not all serve the same.
+
+    What one keeps though its folder is bad now, another that was started since may not have: that is alike.
+    """
+    for index, each in said.items():
+        if isinstance(each, Problem):
+            return each
+        if not isinstance(each, Reload):
+            return ReloadFailed(f"worker {index} could not prepare: {each}; nothing was changed")
+    if not said:
+        return ReloadFailed("no worker answers now; try again in a second")
+    first, *others = said.items()
+    for index, each in others:
+        if each.good != first[1].good:
+            names = sorted(dict(set(each.good.items()) ^ set(first[1].good.items())))
+            return ReloadFailed(
+                f"workers {first[0]} and {index} do not agree on {', '.join(names)}; nothing was changed",
+                models=names,
+            )
+    return None

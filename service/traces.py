@@ -48,9 +48,10 @@ class Traces:
         # The clock that times them does not know the date.
         epoch = time.time() - time.monotonic()
         moments = [round(1e9 * (epoch + moment)) for moment in (entry.arrived, entry.begun, entry.ended)]
+        model, operations = entry.operation
         told: Mapping[str, str | int] = {
-            "tessera.model": entry.operation[0],
-            "tessera.operations": entry.operation[1],
+            "tessera.model": model,
+            "tessera.operations": operations,
             "tessera.rows": entry.rows,
         }
         for name, (start, end) in zip(("queue", "run"), pairwise(moments), strict=True):

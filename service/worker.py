@@ -1,4 +1,4 @@
-"""One worker: the app with everything loaded, served on one socket until it is told to stop."""
+"""One worker: the app with everything loaded, served on one socket until it is told to stop or breaks."""
 
 import gc
 import logging
@@ -6,75 +6,75 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, MutableSequence, Sequence
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Sequence
 
 from service import logs
 from service.api.app import create_app
 from service.crew import Crew, Failed, Started
 from service.errors import ModelsUnreadable, TesseraError
-from service.server import Server
+from service.server import Bounds, Server
 from service.settings import Settings
-from service.turns import Turns
 
 log = logging.getLogger(__name__)
 
 
 def serve(
-    settings: Settings,
-    listeners: Sequence[socket.socket],
-    crew: Crew,
-    started: Callable[[], None],
-    turns: Turns | None = None,
-) -> None:
-    """Load the models, call ``started`` when calls are answered, and return when told to stop.
+    settings: Settings, listeners: Sequence[socket.socket], crew: Crew, started: Callable[[], None]
+) -> bool:
+    """Load the models, call ``started`` when requests are answered, and return when told to stop.
 
-    Raises StartupError or ModelsUnreadable.
+    False if it ended because something broke that only a new process mends. Raises StartupError or
+    ModelsUnreadable.
     """
     # What is there before any model lives as long as the process: the collector need not look at it.
     gc.freeze()
     app = create_app(settings, crew)
     context = app.context
+
+    async def connected() -> None:
+        await crew.connect()
+        started()
+
     server = Server(
         app,
-        head_seconds=settings.header_seconds,
-        drain_seconds=settings.drain_seconds,
+        Bounds(
+            settings.header_seconds, settings.write_seconds, settings.drain_seconds, settings.max_head_bytes
+        ),
         log_level=settings.log_level,
-        started=started,
+        started=connected,
         draining=context.drain,
         heeds_interrupts=crew.is_alone,
-        turns=turns,
     )
 
     def end() -> None:
         server.should_exit = True
 
-    crew.gone = end
+    def fail(reason: str) -> None:
+        log.error("worker %d finishes what it can and ends: %s", crew.index, reason)
+        server.fail()
+
+    crew.gone, context.failed = end, fail
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, lambda *_: _reload(context.reload_quietly) if crew.is_alone else None)
     try:
         server.run(sockets=list(listeners))
     finally:
         context.scheduler.close()
+    return not server.failed
 
 
-def work(
-    settings: Settings,
-    listeners: Sequence[socket.socket],
-    index: int,
-    pipe: Connection,
-    taken: MutableSequence[int],
-) -> None:
+def work(settings: Settings, listeners: Sequence[socket.socket], index: int, channel: socket.socket) -> None:
     """Be one of several, under ``service.supervisor``. Ends the process with exit code 1 if it cannot."""
     # Ctrl-C reaches every process of a terminal, and it is the supervisor who ends the others in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logs.configure(settings)
-    crew = Crew(pipe, index)
+    crew = Crew(channel, index)
     try:
-        serve(settings, listeners, crew, lambda: crew.tell(Started()), Turns(taken, index))
+        well = serve(settings, listeners, crew, lambda: crew.tell(Started()))
     except TesseraError as error:
         crew.tell(Failed(complaint(error, settings)))
         sys.exit(1)
+    sys.exit(0 if well else 1)
 
 
 def complaint(error: TesseraError, settings: Settings) -> str:

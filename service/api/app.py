@@ -17,12 +17,13 @@ from service.api.context import Context
 from service.api.direct import direct
 from service.api.head_requests import HeadRequests
 from service.api.inference_body import LENGTH
-from service.api.intake import Intake
+from service.api.intake import Budget, Intake
 from service.api.keys import METRICS, Keys
 from service.api.metrics_port import MetricsPort
 from service.api.observed import REQUEST_ID, Observed
 from service.api.openapi import describe
 from service.crew import Crew
+from service.metrics import INFLIGHT_BYTES, gauge
 from service.models import Batching
 from service.registry import Registry
 from service.runtime import choose_provider
@@ -156,9 +157,17 @@ def _layers(context: Context) -> list[Callable[[ASGIApp], ASGIApp]]:
     """What every call meets before it comes to a route, the last first."""
     settings = context.settings
     routes = [route for router in ROUTERS for route in router.routes]
+    budget = Budget(settings.max_inflight_bytes)
+    context.metrics.watch(lambda: [gauge(INFLIGHT_BYTES, [({}, budget.held)])])
     paths = [route.path for route in routes if isinstance(route, APIRoute) and not route.param_convertors]
     layers: list[Callable[[ASGIApp], ASGIApp]] = [
-        partial(Intake, max_bytes=settings.max_body_bytes, seconds=settings.body_seconds),
+        partial(
+            Intake,
+            max_bytes=settings.max_body_bytes,
+            seconds=settings.body_seconds,
+            idle_seconds=settings.body_idle_seconds,
+            budget=budget,
+        ),
         HeadRequests,
     ]
     if settings.api_keys or settings.reload_key:

@@ -13,6 +13,7 @@ from prometheus_client.metrics_core import Metric
 from starlette.requests import Request
 
 from service import metrics
+from service.api.checkup import Checkup
 from service.batching.entries import Limits
 from service.cpus import available_cpus
 from service.crew import Crew
@@ -45,8 +46,6 @@ class Context:
             settings.max_queue_seconds,
             settings.max_run_seconds,
         )
-        # Called, from the event loop, when nothing but a new process helps.
-        self.failed: Callable[[str], None] = lambda _: None
         self.metrics = Metrics()
         self.metrics.watch(self._state)
         self.scheduler = Scheduler(
@@ -60,11 +59,17 @@ class Context:
         )
         self.draining = False
         self._cuda = CudaProbe(registry.provider)
+        self.checkup = Checkup(self.ailments, crew)
         self._codecs = CapacityLimiter(available_cpus())
         # Of large JSON one body is read at a time: however many come, the loop waits for one parser.
         self.large_json = Lock()
+        # Called from any thread when something broke that only a new process mends, with the reason.
+        self.failed: Callable[[str], None] = log.error
         crew.on("reload", self.reload)
-        crew.on("health", self.ailments)
+        crew.on("prepare", registry.prepare)
+        crew.on("commit", registry.commit, at_once=True)
+        crew.on("abandon", registry.abandon)
+        crew.on("ping", self.ailments, at_once=True)
         crew.on("metrics", lambda: (crew.index, self.metrics.families()))
 
     async def convert(self, work: Callable[[], T], weight: float = math.inf) -> T:

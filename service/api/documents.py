@@ -343,6 +343,7 @@ class ReadyAnswer(BaseModel):
 
     status: str
     workers: int
+    answering: int
     provider: str
     reason: str
     threads: int

@@ -11,23 +11,17 @@ from service.errors import NotReady, ShuttingDown, Unwell
 
 router = APIRouter(tags=["health"], default_response_class=Response)
 
-# A worker that says nothing for so long never will.
-PATIENCE = 10.0
-
 
 @router.get("/livez", responses=json_answer(LiveAnswer) | problems(503))
 async def livez(context: Shared) -> Response:
     """Say that the service is well, or 503 if it should be started again, and why.
 
-    In every worker a graph is run as a probe, and no thread that runs models may have died.
+    A graph is run as a probe, and no thread that runs models may have died. The answer is at most a second
+    old. It is that of one worker: with several, one that is not well or hangs is replaced.
     """
-    try:
-        told = await context.crew.ask("health", PATIENCE)
-    except TimeoutError as error:
-        raise Unwell(f"a worker did not answer within {PATIENCE:g} s") from error
-    ailments = [each for said in told for each in ([str(said)] if isinstance(said, Exception) else said)]
-    if ailments:
-        raise Unwell("; ".join(ailments), ailments=ailments)
+    health = await context.checkup.health()
+    if health.ailments:
+        raise Unwell("; ".join(health.ailments), ailments=health.ailments)
     return as_json({"status": "alive"})
 
 
@@ -35,7 +29,8 @@ async def livez(context: Shared) -> Response:
 async def readyz(context: Shared) -> Response:
     """Say which models are loaded and where they run, or 503 if there is none, and why.
 
-    It is 503 too from the moment the service is told to stop.
+    It is 503 too from the moment the service is told to stop, and from a worker that is broken. `answering`
+    is the number of `workers` that are not hung or being replaced, as of the last second.
     """
     registry = context.registry
     refused = [refusal._asdict() for refusal in registry.refused]
@@ -44,10 +39,14 @@ async def readyz(context: Shared) -> Response:
         raise ShuttingDown("the service is about to stop, and finishes what is under way", **provider)
     if not registry.models:
         raise NotReady(f"no model is loaded{registry.why_not()}", refused=refused, **provider)
+    ailments, answering = await context.checkup.health()
+    if ailments:
+        raise NotReady(f"this worker is not well: {'; '.join(ailments)}", ailments=ailments, **provider)
     models = [{"name": name, "version": model.manifest.version} for name, model in registry.models.items()]
     status = {
         "status": "ready",
         "workers": max(1, context.settings.workers),
+        "answering": answering,
         "threads": registry.provider.threads,
     }
     return as_json(status | provider | {"models": models, "refused": refused})

@@ -28,6 +28,7 @@ from service.api.inference_documents import (
 )
 from service.api.inference_metadata import describe
 from service.api.inputs import Inputs
+from service.api.intake import HOLD
 from service.api.openapi import OF_A_RUN, index_body, json_answer, problems, tensors_answer, tensors_body
 from service.contract.runner import Results
 from service.errors import BadValue, UnknownName, did_you_mean, quoted
@@ -190,6 +191,7 @@ async def _infer(request: Request, context: Context, name: str, version: str | N
         inference_body.weight(body, headers),
         context,
     )
+    request.scope[HOLD](sent.size)
     asked = await context.convert(lambda: _prepared(sent, model, verb, face, settings), sent.weight)
     results = await asked.call.run(context, asked.inputs.rows, asked.inputs.arrays)
     made = sum(array.size for array in results.arrays.values())

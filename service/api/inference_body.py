@@ -55,6 +55,8 @@ class SentInference:
     parameters: Mapping[str, Any]
     binary: bool
     id: str | None
+    size: int
+    """Bytes of the body, unpacked."""
 
     @property
     def weight(self) -> float:
@@ -99,6 +101,7 @@ def read(body: bytes, headers: Headers, settings: Settings) -> SentInference:
         {name: value for name, value in parameters.items() if name != ALL_BINARY},
         binary,
         document.id,
+        len(body),
     )
 
 

@@ -1,8 +1,19 @@
-"""What comes in: how long a body may be, how long it may take, and whether anyone still waits for the answer.
+"""Bounds on bodies: their length, their time, the bytes of all of them; and no work for clients that left.
 
-Pure ASGI middleware. A body that says it is too long is refused before a byte of it is read; one that says
-nothing is counted as it comes. Who sends slowly holds nothing but a connection, and that not for ever. When a
-caller leaves, the work for the call is cancelled: what waits is never begun.
+Pure ASGI middleware.
+
+| bound                | what it limits                            | then                                    |
+| -------------------- | ----------------------------------------- | --------------------------------------- |
+| `max_body_bytes`     | the bytes of one body                     | 413, unread if `Content-Length` says it |
+| `max_inflight_bytes` | the bytes of all bodies of a worker       | 503, unread if `Content-Length` says it |
+| `body_seconds`       | the time for a body                       | 408                                     |
+| `body_idle_seconds`  | the time in which nothing of a body comes | 408                                     |
+
+Bytes are counted as they come, until the request is answered: a length that is only announced takes
+nobody's room. The first 64 KiB of a body are free, since the server reads them ahead for every connection
+in any case; so large bodies never take the room of small ones. A form is counted whole, though files of
+over 1 MiB of it lie on disk; a compressed body counts as what it was unpacked to. When a client leaves, the
+work for its request is cancelled: what waits is never begun.
 """
 
 import asyncio
@@ -12,41 +23,82 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.heads import header
 from service.api.problems import answer
-from service.errors import Problem, TooLarge, TooSlow
+from service.errors import InflightBytesExceeded, Problem, TooLarge, TooSlow
 
 # Nearly all calls are over before anyone looks whether the caller is still there.
 LOOK_AFTER = 0.1
+# What uvicorn reads ahead of a body.
+FREE = 2**16
+# Where a scope has the function that counts the bytes of its body when it is unpacked.
+HOLD = "tessera.hold"
+
+
+class Budget:
+    """The bytes of bodies that a worker holds, for its event loop alone."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.held = most, 0
+
+    def check(self, more: int) -> None:
+        """Raises InflightBytesExceeded if there is no room for so many bytes more."""
+        if self.held + more > self.most:
+            raise InflightBytesExceeded(
+                f"there is no room for {more} bytes beside the bodies of other requests, which hold "
+                f"{self.held} of {self.most} bytes (--max-inflight-bytes); try again in a second",
+                given=more,
+                allowed=self.most,
+            )
 
 
 class Intake:
-    """Answers 413 for bodies of more than ``max_bytes`` and 408 for those that take more than ``seconds``."""
+    """Keeps the bounds above, of which ``budget`` is the one for all bodies."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int, seconds: float) -> None:
+    def __init__(
+        self, app: ASGIApp, max_bytes: int, seconds: float, idle_seconds: float, budget: Budget
+    ) -> None:
         self.app = app
-        self.max_bytes, self.seconds = max_bytes, seconds
+        self.max_bytes, self.seconds, self.idle_seconds, self.budget = (
+            max_bytes,
+            seconds,
+            idle_seconds,
+            budget,
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        length = header(scope, b"content-length") or ""
-        if length.isdecimal() and int(length[:20]) > self.max_bytes:
-            await answer(_too_large(int(length[:20]), self.max_bytes), scope)(scope, receive, send)
-            return
-        body = _Body(receive, self.max_bytes, self.seconds)
-        problem = await body.attended(self.app(scope, body.receive, send))
+        problem = self._announced(header(scope, b"content-length") or "")
+        if problem is None:
+            body = _Body(self, receive)
+            scope[HOLD] = body.hold
+            problem = await body.attended(self.app(scope, body.receive, send))
         if problem is not None:
             await answer(problem, scope)(scope, receive, send)
+
+    def _announced(self, length: str) -> Problem | None:
+        """What is wrong with a body of this length already."""
+        if not length.isdecimal():
+            return None
+        size = int(length[:20])
+        if size > self.max_bytes:
+            return _too_large(size, self.max_bytes)
+        try:
+            if size > FREE:
+                self.budget.check(size - FREE)
+        except InflightBytesExceeded as error:
+            return error
+        return None
 
 
 class _Body:
     """The body of one call, and an eye on its caller."""
 
-    def __init__(self, receive: Receive, max_bytes: int, seconds: float) -> None:
-        self._receive, self._max_bytes, self._seconds = receive, max_bytes, seconds
+    def __init__(self, bounds: Intake, receive: Receive) -> None:
+        self._bounds, self._receive = bounds, receive
         self._loop = asyncio.get_running_loop()
-        self._begun = self._loop.time()
-        self._received = 0
+        self._begun = self._came = self._loop.time()
+        self._received = self._held = 0
         self._reading = self._complete = False
         self._task: asyncio.Task[None] | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -54,15 +106,25 @@ class _Body:
         self._problem: Problem | None = None
 
     async def receive(self) -> Message:
-        """What the server received, counted. Raises TooLarge."""
+        """What the server received, counted. Raises TooLarge or InflightBytesExceeded."""
+        self._came = self._loop.time()
         self._reading = True
         message = await self._receive()
         self._reading = False
         self._received += len(message.get("body", b""))
-        if self._received > self._max_bytes:
-            raise _too_large(self._received, self._max_bytes)
+        if self._received > self._bounds.max_bytes:
+            raise _too_large(self._received, self._bounds.max_bytes)
+        self.hold(self._received)
         self._complete = not message.get("more_body", False)
         return message
+
+    def hold(self, size: int) -> None:
+        """Count so many bytes of a body, whether they came or were unpacked. Raises InflightBytesExceeded."""
+        more = size - FREE - self._held
+        if more > 0:
+            self._bounds.budget.check(more)
+            self._bounds.budget.held += more
+            self._held += more
 
     async def attended(self, call: Awaitable[None]) -> Problem | None:
         """Await a call until it ends, its caller leaves, or its body is late: what to answer, if anything."""
@@ -78,23 +140,29 @@ class _Body:
             self._timer.cancel()
             if self._watch is not None:
                 self._watch.cancel()
+            self._bounds.budget.held -= self._held
         return self._problem
 
     def _look(self) -> None:
         if self._complete:
             self._watch = self._loop.create_task(self._departure())
             return
-        taken = self._loop.time() - self._begun
-        if self._reading and taken >= self._seconds:
-            self._problem = TooSlow(
-                f"the body did not come within {self._seconds:g} s; {self._received} bytes of it did",
-                given=self._received,
-                allowed=self._seconds,
-            )
-            self._stop()
-            return
-        again = max(LOOK_AFTER, self._seconds - taken) if self._reading else LOOK_AFTER
-        self._timer = self._loop.call_later(again, self._look)
+        now, again = self._loop.time(), LOOK_AFTER
+        if self._reading:
+            seconds, idle = self._bounds.seconds, self._bounds.idle_seconds
+            again = min(seconds - (now - self._begun), idle - (now - self._came))
+            if again <= 0:
+                whole = now - self._begun >= seconds
+                self._problem = TooSlow(
+                    f"the body did not come within {seconds:g} s (--body-seconds)"
+                    if whole
+                    else f"nothing of the body came for {idle:g} s (--body-idle-seconds)",
+                    given=self._received,
+                    allowed=seconds if whole else idle,
+                )
+                self._stop()
+                return
+        self._timer = self._loop.call_later(max(LOOK_AFTER, again), self._look)
 
     async def _departure(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
@@ -109,5 +177,7 @@ class _Body:
 
 def _too_large(given: int, allowed: int) -> TooLarge:
     return TooLarge(
-        f"the body has {given} bytes or more, and {allowed} bytes are allowed", given=given, allowed=allowed
+        f"the body has {given} bytes or more, and {allowed} bytes are allowed (--max-body-bytes)",
+        given=given,
+        allowed=allowed,
     )

@@ -15,7 +15,7 @@ from service.api.documents import ModelDetail, ModelList, ModelSummary, ReloadAn
 from service.api.heads import header
 from service.api.local import why_not_local
 from service.api.openapi import file_answer, json_answer, problems
-from service.errors import MissingFile, NotLocal, Problem
+from service.errors import MissingFile, NotLocal
 from service.registry import Reload
 from service.settings import variable
 
@@ -49,26 +49,24 @@ async def list_models(context: Shared) -> Response:
 async def reload(request: Request, context: Shared) -> Response:
     """Load new and changed folders, drop removed ones, in every worker; what runs goes on.
 
-    A folder that does not verify is refused with the reason; if it was served before, that stays. Needs the
-    key for it, if the service has one; else it answers only to clients on the same machine.
+    All workers load first and then all swap: if one cannot, or they do not agree, none does, and the answer
+    is 503. A second reload waits for the first. A folder that does not verify is refused with the reason; if
+    it was served before, that stays. Needs the key for it, if the service has one; else it answers only to
+    clients on the same machine.
     """
     if context.settings.reload_key is None and (why := why_not_local(request.scope)) is not None:
         raise NotLocal(
             "the models are reloaded only for clients on the same machine, unless the service has a key for "
             f"it ({variable('reload_key')}), and this request is not taken for one: {why}"
         )
-    outcome, *others = await context.crew.ask("reload")
-    refused = dict(outcome.refused)
-    for other in others:
-        if isinstance(other, Problem):
-            raise other
-        if isinstance(other, Reload):
-            refused.update(other.refused)
+    (outcome,) = await context.crew.ask("reload")
+    if not isinstance(outcome, Reload):
+        raise outcome
     return as_json(
         {
             "loaded": outcome.loaded,
             "kept": outcome.kept,
-            "refused": [{"name": name, "reason": reason} for name, reason in refused.items()],
+            "refused": [refusal._asdict() for refusal in outcome.refused],
             "removed": outcome.removed,
         }
     )

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from service import metrics
-from service.api import health
+from service.api import checkup
 from service.api.app import create_app
 from service.server import LINGER
 from service.settings import Settings
@@ -107,7 +107,7 @@ def test_probes_ask_what_is_answered_and_wait_long_enough() -> None:
     assert all("get" in paths[probe["httpGet"]["path"]] for probe in asked.values())
     assert asked["readiness"]["httpGet"]["path"] == "/readyz"
     assert asked["liveness"]["httpGet"]["path"] == asked["startup"]["httpGet"]["path"] == "/livez"
-    assert asked["liveness"]["timeoutSeconds"] > health.PATIENCE
+    assert asked["liveness"]["timeoutSeconds"] > checkup.PATIENCE
     port, metrics_port = container(DEPLOYMENT)["ports"]
     given = {each["name"]: each["value"] for each in container(DEPLOYMENT)["env"]}
     annotated = DEPLOYMENT["spec"]["template"]["metadata"]["annotations"]["prometheus.io/port"]

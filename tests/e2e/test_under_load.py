@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import select
 import shutil
 import signal
 import socket
@@ -20,8 +22,9 @@ import pytest
 from numpy.typing import NDArray
 
 from service import npy
+from service.api.checkup import FRESH
 from tests.e2e.load import Call, Load
-from tests.e2e.processes import PATIENCE, listening_on, serving, start
+from tests.e2e.processes import PATIENCE, listening_on, resident, serving, serving_process, start
 from tests.service import brittle, handmade, pngs, toy
 
 MANY = 1000
@@ -207,6 +210,8 @@ def test_when_a_thread_dies_liveness_says_so_and_every_caller_is_told(models: Pa
         os.kill(process.pid, signal.SIGUSR1)
         # A thread that died asleep is woken by the first probe and found by the second.
         for _ in range(2):
+            # An answer of liveness stands for a second.
+            time.sleep(FRESH)
             answer = ask(url, "GET", "/livez")
             load.wait_for(100)
         assert answer.status_code == 503
@@ -239,3 +244,33 @@ def test_under_overload_every_answer_is_right_or_says_when_to_come_again(models:
             load.wait_for(200)
         assert_nobody_lost(load, 429)
         assert load.counts[429] > 0
+
+
+def test_uploads_that_stall_hold_no_more_than_the_budget(models: Path) -> None:
+    budget, body = 2**24, 2**23
+    flags = ("--workers=1", f"--max-body-bytes={body}", f"--max-inflight-bytes={budget}", "--body-seconds=30")
+    with serving_process(models, *FLAGS, *flags) as (process, url), Load(url, encodings()) as load:
+        load.wait_for(200)
+        host, port = url.removeprefix("http://").split(":")
+        before = resident(process.pid)
+        head = f"POST /encode HTTP/1.1\r\nHost: here\r\nContent-Length: {body}\r\n\r\n".encode()
+        stalled = [socket.create_connection((host, int(port))) for _ in range(20)]
+        try:
+            for client in stalled:
+                client.sendall(head + bytes(body // 2))
+            load.wait_for(200)
+            # Twice, for what the allocator keeps and what lies in buffers on the way.
+            assert resident(process.pid) - before < 2 * budget
+            refused = [client for client in stalled if select.select([client], [], [], 0)[0]]
+            assert len(refused) >= len(stalled) - 2 * budget // body
+            assert all(client.recv(4096).startswith(b"HTTP/1.1 503") for client in refused)
+            held = re.search(r"\ntessera_inflight_bytes\S* (\S+)", ask(url, "GET", "/metrics").text)
+            assert held is not None
+            assert budget / 2 <= float(held[1]) <= budget
+        finally:
+            for client in stalled:
+                client.close()
+        load.wait_for(200)
+        answer = httpx.post(f"{url}/encode", content=bytes(body), timeout=PATIENCE, trust_env=False)
+        assert answer.status_code == 415
+    assert_nobody_lost(load)

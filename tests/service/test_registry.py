@@ -149,3 +149,20 @@ def test_requests_run_while_models_are_swapped(tmp_path: Path, registry: Registr
             asker.join()
     assert seen <= {0, 1, 2, 3}
     assert len(seen) > 1
+
+
+def test_what_is_prepared_is_served_when_it_is_committed(tmp_path: Path, registry: Registry) -> None:
+    toy.write_oddity(tmp_path)
+    (tmp_path / "colours" / "manifest.json").unlink()
+    outcome = registry.prepare()
+    assert (outcome.loaded, list(outcome.good)) == (["oddity"], ["levels", "oddity"])
+    assert outcome.good["levels"] == registry.choose("levels").manifest.version
+    assert list(registry.models) == ["colours", "levels"]
+    assert not registry.refused
+    registry.abandon()
+    registry.commit()
+    assert list(registry.models) == ["colours", "levels"]
+    registry.prepare()
+    registry.commit()
+    assert list(registry.models) == ["colours", "levels", "oddity"]
+    assert [refusal.name for refusal in registry.refused] == ["colours"]

@@ -138,7 +138,7 @@ def test_what_waits_is_told_by_model_and_chain(watched: Watched, wandering: Mode
         images = {Role.images: np.zeros((3, 8, 8, 1), np.uint8)}
         tasks.append(asyncio.create_task(scheduler.run(levels, ("encode", "decode"), images, 3, {})))
         await asyncio.sleep(0)
-        assert dict(scheduler.waiting) == {("levels", "encode+decode"): 3}
+        assert scheduler.waiting["levels", "encode+decode"] == 3
         watched.gate.set()
         await asyncio.gather(*tasks)
 

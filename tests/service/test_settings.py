@@ -152,3 +152,16 @@ def test_neither_true_nor_false(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         from_command_line(["--tf32", "perhaps"])
     assert "--tf32: Input should be a valid boolean" in capsys.readouterr().err
+
+
+def test_bodies_in_flight_have_room_for_the_largest() -> None:
+    assert Settings(max_body_bytes=1000).max_inflight_bytes == 1250
+    assert Settings(max_body_bytes=1000, max_inflight_bytes=1000).max_inflight_bytes == 1000
+
+
+def test_less_room_for_bodies_than_for_one_is_no_start(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        from_command_line(["--max-inflight-bytes", "999", "--max-body-bytes", "1000"])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "--max-inflight-bytes: Value error, must be at least --max-body-bytes (1000), not '999'" in said

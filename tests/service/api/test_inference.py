@@ -6,6 +6,7 @@ import io
 import zlib
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import orjson
@@ -16,11 +17,13 @@ from PIL import Image
 
 from service import npy
 from service.api.inference_body import LENGTH
+from service.api.intake import FREE, Budget
 from service.batching.batcher import Batcher
 from service.contract.runner import Results
+from service.errors import InflightBytesExceeded
 from tests.service import patchwork, toy
 from tests.service.api.inferring import arrays, infer, post, request, rest
-from tests.service.conftest import make_client
+from tests.service.conftest import make_client, problem
 
 IMAGES = np.random.default_rng(1).integers(0, 256, (3, 28, 28, 1), dtype=np.uint8)
 CODES = np.random.default_rng(2).integers(0, 16, (3, 7, 7), dtype=np.int32)
@@ -241,6 +244,22 @@ def test_a_request_may_be_packed(client: TestClient) -> None:
             headers={**headers, "Content-Encoding": encoding},
         )
         np.testing.assert_array_equal(arrays(answer)["codes"], toy.levels(IMAGES))
+
+
+def test_a_packed_request_counts_as_what_it_is_unpacked_to(exported: Path) -> None:
+    content, headers = request({"images": IMAGES})
+    content = content.replace(b"{", b"{" + b" " * 2 * FREE, 1)
+    if LENGTH in headers:
+        headers = {**headers, LENGTH: str(int(headers[LENGTH]) + 2 * FREE)}
+    packed = {**headers, "Content-Encoding": "gzip"}
+    with make_client(exported, max_body_bytes=4 * FREE) as client:
+        path = "/v2/models/levels/infer"
+        assert client.post(path, content=gzip.compress(content), headers=packed).status_code == 200
+    with patch.object(Budget, "check", side_effect=InflightBytesExceeded("full")) as check:
+        with make_client(exported, max_body_bytes=4 * FREE) as client:
+            answer = client.post(path, content=gzip.compress(content), headers=packed)
+        problem(answer, 503, "inflight-bytes-exceeded")
+    check.assert_called_once_with(len(content) - FREE)
 
 
 def test_both_kinds_of_requests_go_in_the_same_batches(

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from starlette.responses import Response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import npy
-from service.api.intake import Intake
+from service.api.intake import FREE, Budget, Intake
+from service.errors import InflightBytesExceeded
 from tests.service.conftest import make_client, problem
 
 
@@ -111,6 +112,16 @@ def part(body: bytes, *, more: bool) -> dict[str, Any]:
 SCOPE: Scope = {"type": "http", "method": "POST", "path": "/encode", "headers": []}
 
 
+def bounded(
+    app: ASGIApp,
+    *,
+    seconds: float = 60,
+    idle_seconds: float = 60,
+    budget: Budget = Budget(100),  # noqa: B008 - each call gives back what it held
+) -> Intake:
+    return Intake(app, LARGE, seconds, idle_seconds, budget)
+
+
 async def reads_all(scope: Scope, receive: Receive, send: Send) -> None:
     while (await receive()).get("more_body"):
         pass
@@ -119,12 +130,75 @@ async def reads_all(scope: Scope, receive: Receive, send: Send) -> None:
 
 def test_a_body_that_does_not_end_in_time_is_told() -> None:
     caller = Caller(part(b"abc", more=True))
-    asyncio.run(Intake(reads_all, 100, 0.2)(SCOPE, caller.receive, caller.send))
+    asyncio.run(bounded(reads_all, seconds=0.2)(SCOPE, caller.receive, caller.send))
     start, body = caller.sent
     assert start["status"] == 408
     told = json.loads(body["body"])
     assert (told["given"], told["allowed"]) == (3, 0.2)
-    assert told["detail"] == "the body did not come within 0.2 s; 3 bytes of it did"
+    assert told["detail"] == "the body did not come within 0.2 s (--body-seconds)"
+
+
+def test_a_body_that_stalls_is_told_before_its_time() -> None:
+    caller = Caller(part(b"abc", more=True))
+    asyncio.run(bounded(reads_all, idle_seconds=0.2)(SCOPE, caller.receive, caller.send))
+    assert caller.sent[0]["status"] == 408
+    told = json.loads(caller.sent[1]["body"])
+    assert told["detail"] == "nothing of the body came for 0.2 s (--body-idle-seconds)"
+
+
+def length_of(size: int) -> Scope:
+    return {**SCOPE, "headers": [(b"content-length", b"%d" % size)]}
+
+
+def told(caller: Caller) -> dict[str, Any]:
+    start, body = caller.sent
+    assert start["status"] == 503
+    assert (b"retry-after", b"1") in start["headers"]
+    document: dict[str, Any] = json.loads(body["body"])
+    assert document["type"] == "urn:tessera:inflight-bytes-exceeded"
+    assert "--max-inflight-bytes" in document["detail"]
+    return document
+
+
+LARGE = 10 * FREE
+
+
+def test_bodies_have_a_budget_together() -> None:
+    budget = Budget(LARGE)
+
+    async def main() -> None:
+        app = bounded(reads_all, budget=budget)
+        stalled = Caller(part(bytes(LARGE - 1), more=True))
+        stalling = asyncio.create_task(app(length_of(LARGE), stalled.receive, stalled.send))
+        while not budget.held:
+            await asyncio.sleep(0)
+        # What only announces that it is large holds nothing, and what is small is not counted.
+        assert budget.held == LARGE - 1 - FREE
+
+        # A body that says how long it is is refused unread, others as soon as there is no room for them.
+        large = Caller(part(b"x", more=True))
+        await app(length_of(3 * FREE), large.receive, large.send)
+        assert told(large)["allowed"] == LARGE
+        assert large.messages
+        unsaid = Caller(*[part(bytes(FREE), more=True)] * 8)
+        # FastAPI answers what is raised while it reads.
+        with pytest.raises(InflightBytesExceeded):
+            await app(SCOPE, unsaid.receive, unsaid.send)
+        assert len(unsaid.messages) == 5
+        small = Caller(part(bytes(FREE), more=False))
+        await app(length_of(FREE), small.receive, small.send)
+        assert small.sent[0]["status"] == 200
+
+        stalling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await stalling
+        assert budget.held == 0
+        again = Caller(part(bytes(LARGE), more=False))
+        await app(length_of(LARGE), again.receive, again.send)
+        assert again.sent[0]["status"] == 200
+        assert budget.held == 0
+
+    asyncio.run(main())
 
 
 def test_a_call_may_take_longer_than_its_body() -> None:
@@ -139,7 +213,7 @@ def test_a_call_may_take_longer_than_its_body() -> None:
 
     for app in (slow, unread):
         caller = Caller(part(b"abc", more=False))
-        asyncio.run(Intake(app, 100, 0.1)(SCOPE, caller.receive, caller.send))
+        asyncio.run(bounded(app, seconds=0.1)(SCOPE, caller.receive, caller.send))
         assert caller.sent[0]["status"] == 200
 
 
@@ -154,7 +228,7 @@ def test_when_a_caller_leaves_its_call_is_cancelled() -> None:
         finally:
             ended.append(True)
 
-    asyncio.run(Intake(endless, 100, 60)(SCOPE, caller.receive, caller.send))
+    asyncio.run(bounded(endless)(SCOPE, caller.receive, caller.send))
     assert ended == [True]
     assert caller.sent == []
 
@@ -167,7 +241,7 @@ def test_who_cancels_from_outside_is_heard() -> None:
         await asyncio.sleep(60)
 
     async def main() -> None:
-        task = asyncio.create_task(Intake(endless, 100, 60)(SCOPE, caller.receive, caller.send))
+        task = asyncio.create_task(bounded(endless)(SCOPE, caller.receive, caller.send))
         await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -75,6 +75,7 @@ def test_samples_are_those_of_the_cpu(client: TestClient, there: TestClient) -> 
 
 
 def test_a_lost_device_turns_liveness_red(there: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.api.checkup.FRESH", 0.0)
     assert there.get("/livez").status_code == 200
     monkeypatch.setattr(runtime.CudaProbe, "failure", lambda _: "an illegal memory access was encountered")
     told = problem(there.get("/livez"), 503, "unwell")
