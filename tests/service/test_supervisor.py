@@ -20,7 +20,8 @@ import pytest
 from service.crew import Answers
 from service.errors import ModelsUnreadable, ReloadFailed
 from service.registry import Refusal, Reload
-from service.supervisor import MOST_BUFFERED, Worker, disagreement
+from service.supervisor import disagreement
+from service.worker_process import MOST_BUFFERED, Worker
 from tests.service import toy
 
 ROOT = Path(__file__).parents[2]
