@@ -12,6 +12,7 @@ need `wrk`, the first also build/peers. The others need neither:
 
     python -m tests.bench soak                all operations of all models at once; 10 minutes
     python -m tests.bench fuzz                bodies of all kinds, mostly broken, against the service
+    python -m tests.bench hostile             everything that an attacker may do, row by row; 6 minutes
 
     python -m tests.bench encoding EXPORTED...        images/s of encode and decode
     python -m tests.bench classifier          train what judges samples; 10 minutes
@@ -37,6 +38,7 @@ MODULES = (
     "draws",
     "encoding",
     "fuzz",
+    "hostile.command",
     "lossy",
     "overload",
     "pixels",
