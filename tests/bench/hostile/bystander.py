@@ -16,15 +16,21 @@ from tests.bench.started import Seen
 EVERY = 0.005
 # An answer that has not come by then is one that never does.
 PATIENCE = 20.0
+# Seconds that are worth to be told.
+NOTABLE = 0.02
 # Shares of a window's answers beside the slowest, which one hiccup of the machine decides.
 QUANTILE = 0.99
 
 
 @dataclass
 class Waits:
-    """What a bystander saw: how long its answers took, in seconds, and what they were."""
+    """What a bystander saw: how long its answers took, in seconds, and what they were.
+
+    ``hiccup`` is how late the machine woke it up at most, which is nobody's fault.
+    """
 
     seconds: list[float] = field(default_factory=list)
+    hiccup: float = 0.0
     outcomes: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -85,17 +91,22 @@ def _stand_by(port: int, pid: int, data: bytes, pipe: Connection) -> None:
     for caller in callers:
         caller.ready.wait()
     pipe.send("ready")
+    hiccup = 0.0
     while True:
+        began = time.perf_counter()
         try:
-            asked = pipe.recv()
+            asked = pipe.recv() if pipe.poll(EVERY) else None
         except EOFError:
             return
-        if asked == "reset":
+        if asked is None:
+            hiccup = max(hiccup, time.perf_counter() - began - EVERY)
+        elif asked == "reset":
+            hiccup = 0.0
             for caller in callers:
                 caller.window = Waits()
             pipe.send("done")
         else:
-            pipe.send(_together([caller.told() for caller in callers]))
+            pipe.send(_together([caller.told() for caller in callers], hiccup))
 
 
 class _Caller:
@@ -112,7 +123,7 @@ class _Caller:
         """What was seen, and for how long an answer has been waited for that is not there yet."""
         since, window = self._since, self.window
         waiting = [] if since is None else [time.perf_counter() - since]
-        return Waits([*window.seconds, *waiting], Counter(window.outcomes))
+        return Waits([*window.seconds, *waiting], 0.0, Counter(window.outcomes))
 
     def _call(self) -> None:
         while True:
@@ -143,8 +154,9 @@ class _Caller:
         return None
 
 
-def _together(windows: list[Waits]) -> Waits:
+def _together(windows: list[Waits], hiccup: float) -> Waits:
     return Waits(
         [seconds for window in windows for seconds in window.seconds],
+        hiccup,
         sum((window.outcomes for window in windows), Counter()),
     )

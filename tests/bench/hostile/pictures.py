@@ -30,7 +30,7 @@ def bombs() -> Iterator[tuple[str, str, bytes]]:
         "image/jpeg",
         jpeg(_segment(0xE1, b"Exif\0\0" + _exif(5_000)) * 100),
     )
-    yield "JPEG, 2048x2048 of 60 scans", "image/jpeg", many_scans(2048, 60)
+    yield "JPEG, 2048x2048 of 500 scans", "image/jpeg", many_scans(2048, 500)
     yield "WebP, 100 frames", "image/webp", animation(100)
 
 

@@ -3,6 +3,7 @@
 import re
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -32,20 +33,20 @@ _Decode = Callable[[NDArray[Any]], object]
 def chain(stage: Stage) -> Iterator[Finding]:
     """A chain that is asked for each of its states."""
     with stage.service() as service:
-        yield _chain_alone(stage, service.port)
+        yield _chain_alone(service.port)
     with stage.scene() as scene:
         data = request(LANGEVIN)
         yield scene.attack(f"`{LANGEVIN}`, somebody beside it", lambda: [ask(scene.service.port, data, 60.0)])
 
 
-def _chain_alone(stage: Stage, port: int) -> Finding:
+def _chain_alone(port: int) -> Finding:
     answer = ask(port, request(LANGEVIN), 60.0)
+    at_once = _waiting_rows(port)
     time.sleep(2)
-    waiting = _waiting_rows(port)
-    said = f"{answer.seconds:.1f} s, {answer.size / 1e6:.0f} MB; {waiting:,.0f} rows queued 2 s later"
-    finding = Finding(f"`{LANGEVIN}`, idle service", answer.outcome == "200" and not waiting, said)
-    finding.outcomes[answer.outcome] += 1
-    return finding
+    later = _waiting_rows(port)
+    said = f"{answer.seconds:.1f} s, {answer.size / 1e6:.0f} MB; {at_once:,.0f} rows queued, 2 s later {later:,.0f}"
+    holds = answer.outcome == "200" and not later
+    return Finding(f"`{LANGEVIN}`, idle service", holds, said, outcomes=Counter([answer.outcome]))
 
 
 def _waiting_rows(port: int) -> float:
@@ -86,9 +87,8 @@ def _compared(rows: int, codes: NDArray[Any], decode: _Decode, port: int, data: 
         f"graph {_told(peer)}, service {_told(ours)} ms: {ratio:.2f} of the graph, "
         f"slowest {spread:.2f} times the median (graph {max(peer) / statistics.median(peer):.2f})"
     )
-    finding = Finding(f"VLAE decode, {rows} rows", ratio >= LEAST and spread <= SPREAD, said)
-    finding.outcomes["200"] += len(ours)
-    return finding
+    holds = ratio >= LEAST and spread <= SPREAD
+    return Finding(f"VLAE decode, {rows} rows", holds, said, outcomes=Counter({"200": len(ours)}))
 
 
 def _graph(stage: Stage) -> _Decode:
