@@ -44,7 +44,9 @@ def _chain_alone(port: int) -> Finding:
     at_once = _waiting_rows(port)
     time.sleep(2)
     later = _waiting_rows(port)
-    said = f"{answer.seconds:.1f} s, {answer.size / 1e6:.0f} MB; {at_once:,.0f} rows queued, 2 s later {later:,.0f}"
+    said = (
+        f"{answer.seconds:.1f} s, {answer.size / 1e6:.0f} MB; rows queued {at_once:,.0f}, then {later:,.0f}"
+    )
     holds = answer.outcome == "200" and not later
     return Finding(f"`{LANGEVIN}`, idle service", holds, said, outcomes=Counter([answer.outcome]))
 
