@@ -142,11 +142,13 @@ def help_of(source: Path) -> str:
     """What ``python -m service --help`` of a checkout says."""
     command = [sys.executable, "-m", "service", "--help"]
     environment = os.environ | {"PYTHONPATH": str(source), "COLUMNS": "500"}
-    return subprocess.run(
-        command, cwd=source, env=environment, capture_output=True, text=True, check=True
-    ).stdout
+    said = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True)
+    if said.returncode:
+        raise click.ClickException(f"the service of {source} has no --help: {said.stderr[-500:]}")
+    return said.stdout
 
 
+@lru_cache
 def flags_of(source: Path) -> set[str]:
     """The flags that the service of a checkout knows."""
     return set(re.findall(r"(?m)^\s+(--[a-z][a-z0-9-]*)", help_of(source)))
@@ -187,7 +189,7 @@ class Peak:
 
     @property
     def growth(self) -> float:
-        return max((memory for _, memory in self.samples), default=self.before) - self.before
+        return max([self.before, *(memory for _, memory in self.samples)]) - self.before
 
     def _look(self) -> None:
         workers = self._service.workers()

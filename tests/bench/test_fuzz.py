@@ -20,7 +20,7 @@ STRICT = [
 
 @contextmanager
 def answering(answer: bytes | None) -> Iterator[int]:
-    """The port of a server that gives one answer to all, hangs up if it is empty, or stays silent for None."""
+    """The port of a server that says one thing to all, hangs up if it is empty, is silent for None."""
 
     async def on_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(100)

@@ -2,6 +2,8 @@
 
 import itertools
 import multiprocessing
+import signal
+import sys
 import tempfile
 import time
 from multiprocessing.connection import Connection, wait
@@ -42,6 +44,8 @@ def command(
     requests: int, seed: int, first: int, processes: int, at_once: int, leak: int, source: Path, keep: Path
 ) -> None:
     """Send requests of all kinds, whole, damaged, lying and cut off; exit 1 if any is at fault."""
+    # Whoever ends the bench wants its service ended too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with tempfile.TemporaryDirectory(prefix="bench") as name:
         for write in (toy.write_levels, toy.write_colours, toy.write_oddity, patchwork.write, wanderer.write):
             write(Path(name))

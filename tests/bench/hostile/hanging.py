@@ -113,4 +113,4 @@ class _Callers:
             writer.transport.abort()
 
 
-ROWS: dict[str, Row] = {"2": hanging}
+ROWS: tuple[tuple[str, Row], ...] = (("2", hanging),)

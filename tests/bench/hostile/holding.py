@@ -160,4 +160,8 @@ def _unread(scene: Scene, data: bytes, seconds: float) -> list[Answer]:
     return []
 
 
-ROWS: dict[str, Row] = {"3": uploads, "10 readers": readers, "net": connections}
+ROWS: tuple[tuple[str, Row], ...] = (
+    ("3", uploads),
+    ("10", readers),
+    ("net", connections),
+)

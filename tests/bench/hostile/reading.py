@@ -129,4 +129,9 @@ def _form(parts: int) -> bytes:
     return request("/encode", buffer.getvalue(), Content_Type="multipart/form-data; boundary=x")
 
 
-ROWS: dict[str, Row] = {"1": echoes, "4": headers, "5": large, "6": pictures}
+ROWS: tuple[tuple[str, Row], ...] = (
+    ("1", echoes),
+    ("4", headers),
+    ("5", large),
+    ("6", pictures),
+)

@@ -178,4 +178,7 @@ def _shown(counts: Counter[str]) -> str:
     return ", ".join(f"{count} x {what}" for what, count in sorted(counts.items()))
 
 
-ROWS: dict[str, Row] = {"9": loop, "10": versions}
+ROWS: tuple[tuple[str, Row], ...] = (
+    ("9", loop),
+    ("10", versions),
+)

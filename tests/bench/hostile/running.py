@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from service import npy
 from tests.bench import wire
+from tests.bench.hostile.bystander import Waits
 from tests.bench.hostile.stage import MODEL, Finding, Row, Stage
-from tests.bench.wire import ask, request
+from tests.bench.started import Peak
+from tests.bench.wire import Answer, ask, request
 
 LANGEVIN = "/sample?model=ncp-mnist&method=langevin&steps=2000&every=1&n=4"
 VLAE = "vlae-mnist"
@@ -35,8 +37,8 @@ def chain(stage: Stage) -> Iterator[Finding]:
     with stage.service() as service:
         yield _chain_alone(service.port)
     with stage.scene() as scene:
-        data = request(LANGEVIN)
-        yield scene.attack(f"`{LANGEVIN}`, somebody beside it", lambda: [ask(scene.service.port, data, 60.0)])
+        sent = f"`{LANGEVIN}`, somebody beside it"
+        yield scene.attack(sent, lambda: [ask(scene.service.port, request(LANGEVIN), 60.0)], _made)
 
 
 def _chain_alone(port: int) -> Finding:
@@ -49,6 +51,10 @@ def _chain_alone(port: int) -> Finding:
     )
     holds = answer.outcome == "200" and not later
     return Finding(f"`{LANGEVIN}`, idle service", holds, said, outcomes=Counter([answer.outcome]))
+
+
+def _made(answers: Sequence[Answer], _waits: Waits, _peak: Peak) -> tuple[str, bool]:
+    return f"{answers[0].seconds:.1f} s", answers[0].outcome == "200"
 
 
 def _waiting_rows(port: int) -> float:
@@ -135,4 +141,7 @@ def _told(seconds: Sequence[float]) -> str:
     return f"{middle * 1000:.0f} ({low * 1000:.0f} to {high * 1000:.0f})"
 
 
-ROWS: dict[str, Row] = {"7": chain, "8": batches}
+ROWS: tuple[tuple[str, Row], ...] = (
+    ("7", chain),
+    ("8", batches),
+)

@@ -40,7 +40,8 @@ Judge = Callable[[Sequence[Answer], Waits, Peak], tuple[str, bool]]
 
 
 def _nothing_more(answers: Sequence[Answer], _waits: Waits, _peak: Peak) -> tuple[str, bool]:
-    return f"{max((answer.seconds for answer in answers), default=0):.2f} s", True
+    slowest = max((answer.seconds for answer in answers), default=0.0)
+    return f"{slowest:.2f} s" if slowest else "", True
 
 
 @dataclass(frozen=True)
