@@ -7,6 +7,7 @@ each of these, so nothing here raises for them.
 import select
 import socket
 import time
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 HOST = "127.0.0.1"
 # What became of a request that got no answer.
 CLOSED, SILENT, REFUSED = "hung up", "no answer", "not connected"
+REFUSAL = "503 with Retry-After"
 
 _HEAD_END = b"\r\n\r\n"
 
@@ -29,6 +31,11 @@ class Answer:
     seconds: float = 0.0
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
+
+    @property
+    def told(self) -> str:
+        """The outcome, where a 503 that says when to come again is a refusal, and no failure."""
+        return REFUSAL if self.outcome == "503" and "retry-after" in self.headers else self.outcome
 
     @property
     def size(self) -> int:
@@ -93,6 +100,11 @@ def _chunked(
             return Answer(status, headers=headers, body=b"".join(parts)), start
         parts.append(bytes(data[end + 2 : end + 2 + size]))
     return None
+
+
+def failures(outcomes: Counter[str]) -> int:
+    """How many outcomes, as ``Answer.told`` has them, are 5xx."""
+    return sum(count for what, count in outcomes.items() if what.startswith("5") and what != REFUSAL)
 
 
 def connected(port: int, patience: float = 10.0) -> socket.socket:

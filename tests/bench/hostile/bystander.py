@@ -46,9 +46,9 @@ class Waits:
     def told(self) -> str:
         """For a cell of a table."""
         others = ", ".join(f"{count} x {what}" for what, count in self.outcomes.items() if what != "200")
-        return f"{self.slowest * 1000:.0f} ms (p99 {self.usual * 1000:.0f})" + (
-            f", {others}" if others else ""
-        )
+        late = f", itself late by {self.hiccup * 1000:.0f}" if self.hiccup > NOTABLE else ""
+        told = f"{self.slowest * 1000:.0f} ms (p99 {self.usual * 1000:.0f}{late})"
+        return f"{told}, {others}" if others else told
 
 
 class Bystander:
@@ -142,7 +142,7 @@ class _Caller:
         answer = wire.exchange(connection, self._data, PATIENCE)
         self._since, window = None, self.window
         window.seconds.append(answer.seconds)
-        window.outcomes[answer.outcome] += 1
+        window.outcomes[answer.told] += 1
         return answer.outcome.isdecimal() and answer.headers.get("connection", "").lower() != "close"
 
     def _connected(self) -> socket.socket | None:

@@ -12,7 +12,7 @@ from contextlib import suppress
 
 from tests.bench.hostile.stage import MODEL, PICTURE, Finding, Row, Stage
 from tests.bench.started import Service
-from tests.bench.wire import HOST, REFUSED, SILENT, parsed, request
+from tests.bench.wire import HOST, REFUSED, SILENT, failures, parsed, request
 
 BEFORE, AFTER = 3, 3
 CALLERS = 8
@@ -44,8 +44,8 @@ def hanging(stage: Stage) -> Iterator[Finding]:
         replaced = f"replaced after {seconds:.1f} s" if seconds else f"not replaced within {GIVE_UP:g} s"
         said = f"new connections/s {before:,.0f}, {during:,.0f} meanwhile, {after:,.0f} after; {replaced}"
         holds = bool(seconds and seconds <= REPLACED_WITHIN) and during >= LEAST * before
-        failed = any(outcome.startswith("5") for outcome in callers.outcomes)
-        yield Finding("SIGSTOP to one of two workers", holds and not failed, said, outcomes=callers.outcomes)
+        holds = holds and not failures(callers.outcomes)
+        yield Finding("SIGSTOP to one of two workers", holds, said, outcomes=callers.outcomes)
 
 
 def _until_replaced(service: Service, victim: int, callers: "_Callers") -> tuple[float | None, float]:
@@ -107,7 +107,7 @@ class _Callers:
         try:
             writer.write(self._data)
             found = parsed(await reader.read(), closed=True)
-            return found[0].outcome if found else "hung up"
+            return found[0].told if found else "hung up"
         finally:
             # Not in order: or its port would be kept from others for a minute.
             writer.transport.abort()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.bench.hostile.bystander import Bystander, Waits, standing_by
 from tests.bench.started import Peak, Service, started
-from tests.bench.wire import SILENT, Answer
+from tests.bench.wire import SILENT, Answer, failures
 
 # What others may wait at most, in seconds.
 LIMIT = 0.1
@@ -32,7 +32,7 @@ class Finding:
     @property
     def failures(self) -> int:
         """Answers with 5xx."""
-        return sum(count for outcome, count in self.outcomes.items() if outcome.startswith("5"))
+        return failures(self.outcomes)
 
 
 # What a row asks for beyond that nobody waits and nothing is 5xx: what to tell, and whether it holds.
@@ -65,10 +65,10 @@ class Scene:
             answers = act()
             time.sleep(0.1)
             waits = self.bystander.waits()
-        outcomes = Counter(answer.outcome for answer in answers)
+        outcomes = Counter(answer.told for answer in answers)
         said, holds = judge(answers, waits, peak)
         in_time = waits.slowest - waits.hiccup <= LIMIT
-        fine = in_time and not any(name.startswith("5") for name in outcomes + waits.outcomes)
+        fine = in_time and not failures(outcomes + waits.outcomes)
         if answered:
             fine = fine and not outcomes[SILENT]
         return Finding(sent, holds and fine, said, waits.told(), outcomes, peak.growth)
