@@ -3,7 +3,7 @@
 import io
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from PIL import Image
@@ -15,23 +15,33 @@ TEXT = bytes(2**20 - 1)
 CHUNKS = 60
 
 
-def bombs() -> Iterator[tuple[str, str, bytes]]:
-    """Name, content type and bytes of each picture."""
-    packed = zlib.compress(TEXT, 9)
-    yield f"PNG, {CHUNKS} zTXt", "image/png", png((b"zTXt", b"a\0\0" + packed) for _ in range(CHUNKS))
-    yield f"PNG, {CHUNKS} iTXt", "image/png", png((b"iTXt", b"a\0\1\0\0\0" + packed) for _ in range(CHUNKS))
-    yield f"PNG, {CHUNKS} iCCP", "image/png", png((b"iCCP", b"a\0\0" + packed) for _ in range(CHUNKS))
-    yield "PNG, eXIf of 60,000 entries", "image/png", png([(b"eXIf", _exif(60_000))])
-    yield "PNG, 300,000 empty chunks", "image/png", png((b"prVt", b"") for _ in range(300_000))
-    yield "PNG, 300,000 empty IDAT", "image/png", png((b"IDAT", b"") for _ in range(300_000))
-    yield "JPEG, 500,000 APPn", "image/jpeg", jpeg(_segment(0xED, b"") * 500_000)
-    yield (
-        "JPEG, EXIF of 5,000 entries, 100 times",
-        "image/jpeg",
-        jpeg(_segment(0xE1, b"Exif\0\0" + _exif(5_000)) * 100),
+def _chunks(kind: bytes, content: bytes) -> Callable[[int], bytes]:
+    return lambda count: png((kind, content) for _ in range(count))
+
+
+def _exif(entries: int) -> bytes:
+    """EXIF with so many entries of one directory, of which each is a number."""
+    directory = b"".join(
+        struct.pack(">HHII", 0x8000 + number % 0x7000, 4, 1, number) for number in range(entries)
     )
-    yield "JPEG, 2048x2048 of 500 scans", "image/jpeg", many_scans(2048, 500)
-    yield "WebP, 100 frames", "image/webp", animation(100)
+    return b"MM\0*\0\0\0\x08" + struct.pack(">H", entries) + directory + bytes(4)
+
+
+_EXIF = b"Exif\0\0" + _exif(5_000)
+_PACKED = zlib.compress(TEXT, 9)
+# By content type: what there is so many of, how many at first, and the picture with any number of these.
+BOMBS: tuple[tuple[str, str, int, Callable[[int], bytes]], ...] = (
+    ("image/png", "zTXt of 1 MiB", CHUNKS, _chunks(b"zTXt", b"a\0\0" + _PACKED)),
+    ("image/png", "iTXt of 1 MiB", CHUNKS, _chunks(b"iTXt", b"a\0\1\0\0\0" + _PACKED)),
+    ("image/png", "iCCP of 1 MiB", CHUNKS, _chunks(b"iCCP", b"a\0\0" + _PACKED)),
+    ("image/png", "entries of eXIf", 60_000, lambda count: png([(b"eXIf", _exif(count))])),
+    ("image/png", "empty chunks", 300_000, _chunks(b"prVt", b"")),
+    ("image/png", "empty IDAT", 300_000, _chunks(b"IDAT", b"")),
+    ("image/jpeg", "APPn", 500_000, lambda count: jpeg(_segment(0xED, b"") * count)),
+    ("image/jpeg", "EXIFs of 5,000 entries", 100, lambda count: jpeg(_segment(0xE1, _EXIF) * count)),
+    ("image/jpeg", "scans of 2048x2048", 500, lambda count: many_scans(2048, count)),
+    ("image/webp", "frames", 100, lambda count: animation(count)),
+)
 
 
 def png(more: Iterable[tuple[bytes, bytes]], side: int = 28) -> bytes:
@@ -58,14 +68,6 @@ def animation(frames: int) -> bytes:
     """A WebP of many frames."""
     pictures = [Image.new("RGB", (64, 64), (number, 0, 0)) for number in range(frames)]
     return _saved(pictures[0], "WEBP", save_all=True, append_images=pictures[1:], duration=20)
-
-
-def _exif(entries: int) -> bytes:
-    """EXIF with so many entries of one directory, of which each is a number."""
-    directory = b"".join(
-        struct.pack(">HHII", 0x8000 + number % 0x7000, 4, 1, number) for number in range(entries)
-    )
-    return b"MM\0*\0\0\0\x08" + struct.pack(">H", entries) + directory + bytes(4)
 
 
 def _segment(marker: int, content: bytes) -> bytes:

@@ -1,22 +1,22 @@
 """Rows 1, 4, 5, 6: what takes long to read, is not what it says, or comes back with the refusal."""
 
 import base64
-import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from tests.bench.hostile.arrays import strange_npys
 from tests.bench.hostile.bystander import Waits
-from tests.bench.hostile.pictures import bombs, noisy_png
+from tests.bench.hostile.documents import JSON, LARGE
+from tests.bench.hostile.pictures import BOMBS
 from tests.bench.hostile.stage import MODEL, PICTURE, Finding, Row, Scene, Stage
 from tests.bench.started import Peak
 from tests.bench.wire import Answer, ask, request
 
 MIB = 2**20
-JSON = "application/json"
 NPY = "application/x-npy"
+TOO_MUCH = "413"
 # A refusal names what was given, cut off; no refusal has a reason to be longer.
 LONGEST_REFUSAL = 4096
 
@@ -58,42 +58,33 @@ def headers(stage: Stage) -> Iterator[Finding]:
 
 def large(stage: Stage) -> Iterator[Finding]:
     """Bodies within the limit, of which each value has to be looked at."""
-    numbers = b"[" + b"1," * (4 * MIB) + b"1]"
-    grids = json.dumps([[[1] * 7] * 7] * 80_000).encode()
-    tensor = b'{"inputs": [{"name": "images", "shape": [%d], "datatype": "UINT8", "data": %b}]}'
-    picture = base64.b64encode(noisy_png(2048))
-    nested = b"[" * 500 + b"1" + b"]" * 500
-    bodies = {
-        "8 MiB of numbers as codes": ("/decode", b'{"codes": %b}' % numbers),
-        "8 MiB of codes, 80,000 grids": ("/decode", b'{"codes": %b}' % grids),
-        "8 MiB of numbers to v2": (f"/v2/models/{MODEL}/infer", tensor % (4 * MIB + 1, numbers)),
-        "a PNG of 4 MB as base64": ("/encode", b'{"image": "%b"}' % picture),
-        "32 MiB that are no base64": ("/encode", b'{"image": "%b"}' % (b"a b\\n" * (8 * MIB))),
-        "500,000 empty `images`": ("/encode", b'{"images": [%b""]}' % (b'"",' * 500_000)),
-        "500,000 `images` that are no text": ("/encode", b'{"images": [%b1]}' % (b"1," * 500_000)),
-        "300,000 unknown keys": (
-            "/encode",
-            json.dumps({"image": "", **{f"k{number}": 1 for number in range(300_000)}}).encode(),
-        ),
-        "lists 4 million deep": ("/decode", b'{"codes": %b' % (b"[" * (4 * MIB))),
-        "8 MiB of lists 500 deep": ("/decode", b'{"codes": [%b]}' % b",".join([nested] * 8000)),
-    }
     with stage.scene() as scene:
-        for sent, (path, body) in bodies.items():
-            data = request(f"{path}?model={MODEL}" if path == "/encode" else path, body, Content_Type=JSON)
-            yield scene.attack(sent, partial(_one_by_one, scene, [data]))
-        data = _form(1000)
-        yield scene.attack("a form of 1,000 pictures", lambda: [ask(scene.service.port, data)])
+        for path, media, what, count, make in LARGE:
+            yield from _many(scene, path, media, what, count, make, times=1)
 
 
 def pictures(stage: Stage) -> Iterator[Finding]:
-    """Small pictures with much in them, two at a time."""
+    """Small pictures with much in them."""
     with stage.scene() as scene:
-        for name, media, file in bombs():
-            data = request("/encode", file, Content_Type=media)
-            yield scene.attack(
-                f"{name} ({len(file) / 1000:,.0f} kB)", partial(_at_once, scene, [data] * 4, 2)
-            )
+        for media, what, count, make in BOMBS:
+            yield from _many(scene, "/encode", media, what, count, make, times=4)
+
+
+def _many(
+    scene: Scene, path: str, media: str, what: str, count: int, make: Callable[[int], bytes], times: int
+) -> Iterator[Finding]:
+    """So many, two at a time; and if that is too many, the most that is not, which is as hard as it gets."""
+    data = request(path, make(count), Content_Type=media)
+    form = f"{media.partition(';')[0].rpartition('/')[2]}, {{:,}} {what} ({{:,.0f}} kB)"
+    finding = scene.attack(form.format(count, len(data) / 1000), partial(_at_once, scene, [data] * times, 2))
+    yield finding
+    if set(finding.outcomes) != {TOO_MUCH}:
+        return
+    while count > 1 and ask(scene.service.port, data).outcome == TOO_MUCH:
+        count = count * 3 // 4
+        data = request(path, make(count), Content_Type=media)
+    sent = form.format(count, len(data) / 1000) + ", not refused"
+    yield scene.attack(sent, partial(_at_once, scene, [data] * 4, 2))
 
 
 def _posted(scene: Scene, sent: str, path: str, document: object) -> Finding:
@@ -117,16 +108,6 @@ def _one_by_one(scene: Scene, data: Sequence[bytes]) -> list[Answer]:
 def _at_once(scene: Scene, data: Sequence[bytes], threads: int) -> list[Answer]:
     with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(lambda each: ask(scene.service.port, each), data))
-
-
-def _form(parts: int) -> bytes:
-    """A request with so many pictures as a multipart form."""
-    buffer = io.BytesIO()
-    for _ in range(parts):
-        buffer.write(b'--x\r\nContent-Disposition: form-data; name="image"; filename="7.png"\r\n\r\n')
-        buffer.write(PICTURE.read_bytes() + b"\r\n")
-    buffer.write(b"--x--\r\n")
-    return request("/encode", buffer.getvalue(), Content_Type="multipart/form-data; boundary=x")
 
 
 ROWS: tuple[tuple[str, Row], ...] = (
