@@ -11,7 +11,9 @@ need the peers, so the environment that `make bench` makes, build/bench, and
 need `wrk`, the first also build/peers. The others need neither:
 
     python -m tests.bench soak                all operations of all models at once; 10 minutes
-    python -m tests.bench fuzz                bodies of all kinds, mostly broken, against the service
+    python -m tests.bench fuzz                requests of all kinds, mostly broken; 10 minutes
+    python -m tests.bench hostile             all that may be done to a service, row by row; 6 minutes
+    python -m tests.bench decoding            pictures of all kinds, mostly broken, both ways; a minute
 
     python -m tests.bench encoding EXPORTED...        images/s of encode and decode
     python -m tests.bench classifier          train what judges samples; 10 minutes
@@ -36,7 +38,9 @@ MODULES = (
     "codebooks",
     "draws",
     "encoding",
-    "fuzz",
+    "decoding",
+    "fuzz.command",
+    "hostile.command",
     "lossy",
     "overload",
     "pixels",
