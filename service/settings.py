@@ -79,7 +79,7 @@ class Settings(BaseSettings):
 
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 for every IPv4 interface."""
-    port: int = Field(8000, ge=0, le=65535)
+    port: int = Field(default=8000, ge=0, le=65535)
     """Port to listen on; 0 picks a free one."""
     models: Path = Path("exported")
     """Folder of the exported models, one folder in it for each."""
@@ -91,7 +91,7 @@ class Settings(BaseSettings):
     """On a GPU, multiply with 10 bits of mantissa: faster, and it may move a code at a tie."""
     cuda_graphs: bool = True
     """On a GPU, record the runs of a graph for each batch size, and replay them."""
-    workers: int = Field(0, ge=0, le=256)
+    workers: int = Field(default=0, ge=0, le=256)
     """Processes that answer, each with the models in its memory; 0 for one on a GPU and, without one, for
     as many as CPUs may be used, up to 8."""
     threads: NonNegativeInt = 0
@@ -101,7 +101,7 @@ class Settings(BaseSettings):
     samplers: PositiveInt = 1
     """Batches of samplers that a worker runs beside them at the same time."""
     batch_size: NonNegativeInt = 0
-    """Rows of a batch, at most; 0 for 64 on the CPU and 512 on a GPU."""
+    """Rows of a batch, at most; 0 for 128 on the CPU and 512 on a GPU."""
     batch_pixels: NonNegativeInt = 0
     """Pixels that go through a graph at once; bounds its memory. One row always goes. 0 for 2^15 on the
     CPU and 2^20 on a GPU."""
@@ -113,9 +113,9 @@ class Settings(BaseSettings):
     max_json_values: PositiveInt = 2**20
     """Values in the JSON of a body, for the same reason: a number or a string is one, a list, an object
     or a name as much as eight."""
-    max_head_bytes: int = Field(2**16, ge=2**10)
+    max_head_bytes: int = Field(default=2**16, ge=2**10)
     """Largest head of a request (its line and headers), in bytes; then it is answered 400."""
-    max_inflight_bytes: int = Field(0, ge=0, validate_default=True)
+    max_inflight_bytes: int = Field(default=0, ge=0, validate_default=True)
     """Bytes of bodies that a worker holds at the same time, beyond the first 64 KiB of each; more are
     refused with 503. 0 for a quarter more than max_body_bytes."""
     max_pixels: PositiveInt = 2**24

@@ -93,6 +93,11 @@ def _jpeg(random: Random) -> tuple[str, bytes]:
 
 def _npy(random: Random) -> tuple[str, bytes]:
     """A header field by field, and as many bytes as it says, or others."""
+    if random.random() < 0.3:
+        shape, dtype, size = random.choice(_RIGHT)
+        return "application/x-npy", arrays.npy_of(
+            shape, dtype, data=random.choice((bytes(size), random.randbytes(size)))
+        )
     fields = [
         ("'descr'", random.choice((*arrays.DTYPES, *["'|u1'", "'<i4'", "'<f4'"] * 8))),
         ("'fortran_order'", random.choice((*arrays.ORDERS, *["False"] * 8))),
@@ -149,6 +154,16 @@ KINDS: dict[str, Callable[[Random], tuple[str, bytes]]] = {
     "noise": _noise,
 }
 _WEIGHTS = (6, 4, 2, 4, 5, 1, 1, 1)
+# Shape, dtype and bytes of arrays that some model takes, as images or as codes.
+_RIGHT = (
+    ("(1, 12, 12, 1)", "'|u1'", 144),
+    ("(2, 8, 8, 3)", "'|u1'", 384),
+    ("(2, 2, 1)", "'|u1'", 4),
+    ("(2, 3, 3)", "'<i4'", 72),
+    ("(0, 3, 3)", "'<i4'", 0),
+    ("(1, 3)", "'<f4'", 12),
+    ("(65, 3)", "'<f8'", 1560),
+)
 _MEDIA = (
     *(
         *wild.MIMES.values(),

@@ -89,6 +89,9 @@ def request(random: Random) -> tuple[str, str, bytes]:
     paths = _PATHS_FOR.get(kind, _PATHS) if plain else _PATHS
     path = random.choices(tuple(paths), tuple(paths.values()))[0]
     method = "POST" if plain or random.random() < 0.97 else random.choice(_METHODS)
+    if plain and kind == "v2 with bytes":
+        # The object is what comes before the bytes.
+        headers.append(("Inference-Header-Content-Length", str(data.index(b"}]}") + 3)))
     target = _target(random, path, plain=plain)
     return kind, method, _joined(random, method, target, [*said.items(), *headers], data)
 
