@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+from pydantic import Field
 
 from service import memory
 from service.admission import load_model
@@ -31,7 +33,8 @@ from service.runtime import Provider
 log = logging.getLogger(__name__)
 
 
-class Refusal(NamedTuple):
+@dataclass(frozen=True)
+class Refusal:
     """A folder that is not served, and why."""
 
     name: str
@@ -50,7 +53,7 @@ class Reload:
     kept: list[str] = field(default_factory=list)
     refused: list[Refusal] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
-    good: dict[str, str] = field(default_factory=dict)
+    good: Annotated[dict[str, str], Field(exclude=True)] = field(default_factory=dict)
 
 
 class _Prepared(NamedTuple):
@@ -110,7 +113,7 @@ class Registry:
 
     def why_not(self) -> str:
         """Why nothing is loaded: ``": NAME: REASON; ..."``."""
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in self.refused)
+        reasons = "; ".join(f"{each.name}: {each.reason}" for each in self.refused)
         return f": {reasons}" if reasons else ": the models folder has no model in it"
 
     def reload(self) -> Reload:

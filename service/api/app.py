@@ -150,7 +150,8 @@ def _fastapi(context: Context, traces: Traces | None) -> FastAPI:
 
 def _operation_id(route: APIRoute) -> str:
     """What a generated client calls a call: ``encode``, where FastAPI says ``encode_encode_post``."""
-    return f"v2_{route.name}" if route.path.startswith("/v2") else route.name
+    of_version = "_version" if "{version}" in route.path else ""
+    return f"v2_{route.name}{of_version}" if route.path.startswith("/v2") else route.name
 
 
 def _layers(context: Context) -> list[Callable[[ASGIApp], ASGIApp]]:

@@ -12,9 +12,17 @@ from service import codes, images
 from service.api import accept, answers, bodies
 from service.api.calls import Call, choose_model, make_call
 from service.api.context import Context, Shared
-from service.api.documents import ImagesAnswer, ImagesQuery, OperationQuery, ReconstructionAnswer
+from service.api.documents import ImagesQuery, OperationQuery
 from service.api.heads import header
-from service.api.openapi import OF_A_RUN, codes_answer, codes_body, images_answer, images_body, problems
+from service.api.openapi import (
+    CODES_ANSWER,
+    CODES_BODY,
+    IMAGES_ANSWER,
+    IMAGES_BODY,
+    OF_A_RUN,
+    RECONSTRUCTION_ANSWER,
+    problems,
+)
 from service.images import Pixels
 from service.manifest import Role
 
@@ -23,7 +31,7 @@ router = APIRouter(tags=["codes"], default_response_class=Response)
 _REFUSALS = problems(*OF_A_RUN)
 
 
-@router.post("/encode", responses=codes_answer() | _REFUSALS, openapi_extra=images_body())
+@router.post("/encode", responses=CODES_ANSWER | _REFUSALS, openapi_extra=IMAGES_BODY)
 async def encode(request: Request, context: Shared, query: Annotated[ImagesQuery, Query()]) -> Response:
     """Turn images into codes.
 
@@ -40,7 +48,7 @@ async def encode(request: Request, context: Shared, query: Annotated[ImagesQuery
     )
 
 
-@router.post("/decode", responses=images_answer(ImagesAnswer) | _REFUSALS, openapi_extra=codes_body())
+@router.post("/decode", responses=IMAGES_ANSWER | _REFUSALS, openapi_extra=CODES_BODY)
 async def decode(request: Request, context: Shared, query: Annotated[OperationQuery, Query()]) -> Response:
     """Turn codes into images.
 
@@ -72,9 +80,7 @@ async def decode(request: Request, context: Shared, query: Annotated[OperationQu
     return await context.convert(lambda: answers.of_images(model, made, form), made.size)
 
 
-@router.post(
-    "/reconstruct", responses=images_answer(ReconstructionAnswer) | _REFUSALS, openapi_extra=images_body()
-)
+@router.post("/reconstruct", responses=RECONSTRUCTION_ANSWER | _REFUSALS, openapi_extra=IMAGES_BODY)
 async def reconstruct(request: Request, context: Shared, query: Annotated[ImagesQuery, Query()]) -> Response:
     """Encode images and decode their codes: what the model keeps of them.
 

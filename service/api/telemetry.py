@@ -5,7 +5,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
 from service.api.context import Shared
-from service.api.openapi import problems, text_answer
+from service.api.openapi import Responses, problems
 from service.errors import Unwell
 from service.metrics import exposition
 
@@ -15,9 +15,15 @@ router = APIRouter(tags=["health"], default_response_class=Response)
 PATIENCE = 8.0
 
 
-@router.get(
-    "/metrics", responses=text_answer("Prometheus's text format.", CONTENT_TYPE_LATEST) | problems(503)
-)
+_TEXT: Responses = {
+    200: {
+        "description": "Prometheus's text format.",
+        "content": {CONTENT_TYPE_LATEST: {"schema": {"type": "string"}}},
+    }
+}
+
+
+@router.get("/metrics", responses=_TEXT | problems(503))
 async def metrics(context: Shared) -> Response:
     """Tell what was counted and timed: calls, rows, queues, batches, refusals, models, memory.
 

@@ -117,7 +117,7 @@ def test_one_bad_folder_stops_no_other(tmp_path: Path) -> None:
     registry = Registry(tmp_path, CPU)
     outcome = registry.reload()
     assert outcome.loaded == ["levels"]
-    assert [tuple(refusal) for refusal in outcome.refused] == [
+    assert [(refusal.name, refusal.reason) for refusal in outcome.refused] == [
         ("colours", "manifest.json has schema version 2, this service reads 1")
     ]
 
