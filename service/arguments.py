@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import BadValue, UnknownName, did_you_mean, quoted
+from service.errors import BadValue, UnknownName, quoted, unknown
 from service.manifest import Manifest, Parameter
 from service.operations import Number, Operations, number
 
@@ -27,10 +27,7 @@ def parameters(
     allowed = sorted(operations.parameters)
     for name in given:
         if name not in allowed:
-            known = [*others, *allowed]
-            raise UnknownName(
-                f"there is no parameter {quoted(name)}{did_you_mean(name, known)}", given=name, allowed=known
-            )
+            raise unknown("parameter ", name, [*others, *allowed])
     values = dict(operations.defaults)
     for name, parameter in operations.declared:
         if name in given:
@@ -77,9 +74,7 @@ def _label_index(label: Label, names: tuple[str, ...]) -> int:
         if label in _places(names):
             return _places(names)[label]
         if not (label.isascii() and label.isdigit()):
-            raise UnknownName(
-                f"there is no label {quoted(label)}{did_you_mean(label, names)}", given=label, allowed=names
-            )
+            raise unknown("label ", label, names)
         label = int(label[:19])
     if not 0 <= label < len(names):
         raise UnknownName(

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service import nested, npy
-from service.errors import BadCodes, TooLarge, quoted
+from service.errors import BadCodes, quoted, too_large
 from service.images import check_count, check_total
 from service.manifest import Manifest
 from service.settings import Settings
@@ -117,12 +117,8 @@ def _checked_shape(
     height, width = size
     check_count(rows, settings)
     if height * width > settings.max_pixels:
-        raise TooLarge(
-            f"a grid of {item[0]} x {item[1]} codes is an image of {height} x {width} pixels, and "
-            f"{settings.max_pixels} pixels are allowed by the setting max_pixels",
-            given=height * width,
-            allowed=settings.max_pixels,
-        )
+        told = f"a grid of {item[0]} x {item[1]} codes is an image of {height} x {width} pixels"
+        raise too_large(told, height * width, settings.max_pixels, "max_pixels")
     check_total(rows, height, width, settings)
     return (rows, *item)
 

@@ -282,3 +282,18 @@ class InflightBytesExceeded(
 
 class QueueTimeout(Problem, status=504, title="Waited for too long"):
     """A request waited for longer than is allowed before it was begun."""
+
+
+def too_large(what: str, given: int, allowed: int, setting: str, hint: str = "") -> TooLarge:
+    """The refusal of more than a setting allows; ``what`` tells how much of what was given."""
+    told = f"{what}, and {allowed} are allowed by the setting {setting}{hint and '; '}{hint}"
+    return TooLarge(told, given=given, allowed=allowed)
+
+
+def unknown(
+    what: str, given: str, allowed: Iterable[str], kind: type[Problem] = UnknownName, hint: str = ""
+) -> Problem:
+    """The refusal of a name that none of those ``allowed`` is, with the nearest of them."""
+    names = list(allowed)
+    told = f"there is no {what}{quoted(given)}{did_you_mean(given, names)}{hint and '; '}{hint}"
+    return kind(told, given=given, allowed=names)

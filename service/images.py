@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from service import metadata, npy, plain
-from service.errors import BadArray, BadImage, BadSize, BadValue, EmptyBody, TooLarge
+from service.errors import BadArray, BadImage, BadSize, BadValue, EmptyBody, TooLarge, too_large
 from service.manifest import ImageSpec
 from service.preparation import fit, pixels, prepare, upright_picture
 from service.settings import Settings
@@ -129,12 +129,7 @@ def open_picture(data: bytes, max_pixels: int, where: str = "the image") -> Imag
         raise BadImage(f"{where} is no PNG, JPEG or WebP that can be read", allowed=FORMATS) from error
     width, height = picture.size
     if width * height > max_pixels:
-        raise TooLarge(
-            f"{where} has {height} x {width} pixels, and {max_pixels} pixels are allowed by the setting "
-            f"max_pixels",
-            given=width * height,
-            allowed=max_pixels,
-        )
+        raise too_large(f"{where} has {height} x {width} pixels", width * height, max_pixels, "max_pixels")
     return picture
 
 
@@ -143,23 +138,15 @@ def check_count(count: int, settings: Settings) -> None:
     if count < 1:
         raise BadValue("there are no rows; send at least one", given=0, allowed=[1, settings.max_images])
     if count > settings.max_images:
-        raise TooLarge(
-            f"{count} rows in one request, and {settings.max_images} are allowed by the setting max_images",
-            given=count,
-            allowed=settings.max_images,
-        )
+        raise too_large(f"{count} rows in one request", count, settings.max_images, "max_images")
 
 
 def check_total(count: int, height: int, width: int, settings: Settings) -> None:
     """Raise TooLarge if ``count`` images of a size are more than ``settings.max_total_pixels``."""
     total = count * height * width
     if total > settings.max_total_pixels:
-        raise TooLarge(
-            f"{count} x {height} x {width} is {total} pixels in one request, and "
-            f"{settings.max_total_pixels} are allowed by the setting max_total_pixels",
-            given=total,
-            allowed=settings.max_total_pixels,
-        )
+        told = f"{count} x {height} x {width} is {total} pixels in one request"
+        raise too_large(told, total, settings.max_total_pixels, "max_total_pixels")
 
 
 def grid(images: Pixels, columns: int | None = None) -> Pixels:
@@ -224,12 +211,8 @@ def _check_area(array: Pixels, settings: Settings) -> None:
     count, height, width, _ = array.shape
     check_count(count, settings)
     if height * width > settings.max_pixels:
-        raise TooLarge(
-            f"the images are {height} x {width} pixels, and {settings.max_pixels} pixels are allowed "
-            f"by the setting max_pixels",
-            given=height * width,
-            allowed=settings.max_pixels,
-        )
+        told = f"the images are {height} x {width} pixels"
+        raise too_large(told, height * width, settings.max_pixels, "max_pixels")
 
 
 def _fitted(array: Pixels, spec: ImageSpec, height: int, width: int, settings: Settings) -> Pixels:

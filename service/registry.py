@@ -25,6 +25,7 @@ from service.errors import (
     UnknownModel,
     did_you_mean,
     quoted,
+    unknown,
 )
 from service.folder import read_fingerprint, read_folder, read_manifest
 from service.models import Batching, Model
@@ -104,11 +105,7 @@ class Registry:
         if wanted is None:
             raise ModelNotChosen(f"choose one with ?model=: {', '.join(models)}", allowed=list(models))
         if wanted not in models:
-            raise UnknownModel(
-                f"no model {quoted(wanted)} is served{did_you_mean(wanted, models)}",
-                given=wanted,
-                allowed=list(models),
-            )
+            raise unknown("model ", wanted, models, UnknownModel)
         return models[wanted]
 
     def why_not(self) -> str:

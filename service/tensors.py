@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service import nested
-from service.errors import BadTensor, did_you_mean, quoted
+from service.errors import BadTensor, quoted, unknown
 
 BYTES = "BYTES"
 DTYPES: Mapping[str, np.dtype[Any]] = MappingProxyType(
@@ -65,12 +65,8 @@ def check(name: str, datatype: str, shape: Sequence[int]) -> None:
     ``name`` is what messages call the tensor, here and below: ``"input 'images'"``.
     """
     if datatype not in DTYPES:
-        raise BadTensor(
-            f"{name} has the datatype {quoted(datatype)}{did_you_mean(datatype, DTYPES)}; "
-            f"there are {', '.join(DTYPES)}",
-            given=datatype,
-            allowed=list(DTYPES),
-        )
+        hint = f"{name} may have {', '.join(DTYPES)}"
+        raise unknown("datatype ", datatype, DTYPES, BadTensor, hint)
     if len(shape) > _MOST_AXES:
         raise BadTensor(f"{name} has {len(shape)} axes, and {_MOST_AXES} are allowed", given=len(shape))
     if any(size < 1 for size in shape):

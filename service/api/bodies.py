@@ -28,10 +28,10 @@ from service.errors import (
     BadImage,
     BadValue,
     EmptyBody,
-    TooLarge,
     UnsupportedMediaType,
     bounded,
     quoted,
+    too_large,
 )
 from service.settings import Settings
 
@@ -57,6 +57,7 @@ _WHITESPACE = b" \t\r\n\v\f"
 _FEW_FILES = 16
 
 _EITHER = "give either image or images, base64 of a PNG, JPEG or WebP"
+_LARGER = "files, npy and binary tensors may be larger"
 _UNSAID = ("", BYTES, "application/x-www-form-urlencoded")
 _ALIASES = {"image/jpg": "image/jpeg", "application/npy": NPY, "application/x-numpy": NPY}
 
@@ -170,22 +171,13 @@ async def convert_json(size: int, read: Callable[[], T], weight: float, context:
 def from_json(body: bytes, settings: Settings) -> Any:
     """What a JSON body says. Raises BadBody, or TooLarge for more bytes or values than the settings allow."""
     if len(body) > settings.max_json_bytes:
-        raise TooLarge(
-            f"the body has {len(body)} bytes of JSON, and {settings.max_json_bytes} are allowed by the "
-            f"setting max_json_bytes; files, npy and binary tensors may be larger",
-            given=len(body),
-            allowed=settings.max_json_bytes,
-        )
+        told = f"the body has {len(body)} bytes of JSON"
+        raise too_large(told, len(body), settings.max_json_bytes, "max_json_bytes", _LARGER)
     if _HEAVY * len(body) > settings.max_json_values:
         values = body.count(b",") + _HEAVY * sum(map(body.count, _HEAVY_MARKS))
         if values > settings.max_json_values:
-            raise TooLarge(
-                f"the JSON has {values} values (a list, an object or a name is as much as {_HEAVY}), and "
-                f"{settings.max_json_values} are allowed by the setting max_json_values; npy and binary "
-                f"tensors may be larger",
-                given=values,
-                allowed=settings.max_json_values,
-            )
+            told = f"the JSON has {values} values (a list, an object or a name is as much as {_HEAVY})"
+            raise too_large(told, values, settings.max_json_values, "max_json_values", _LARGER)
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:

@@ -8,7 +8,7 @@ from service import arguments, noise
 from service.api.context import Context
 from service.arguments import Label
 from service.contract.runner import Arrays, Results
-from service.errors import BadValue, TooLarge, VersionConflict, quoted
+from service.errors import BadValue, VersionConflict, quoted, too_large
 from service.manifest import Role
 from service.models import Model
 from service.operations import Number, Operations
@@ -55,11 +55,8 @@ class Call:
         """Of a sampler: its noise has an axis of as many steps."""
         for axis in self.operations.steps:
             if self.values[axis] > most:
-                raise TooLarge(
-                    f"{axis} is {self.values[axis]}, and {most} are allowed by the setting max_steps",
-                    given=self.values[axis],
-                    allowed=most,
-                )
+                steps = int(self.values[axis])
+                raise too_large(f"{axis} is {steps}", steps, most, "max_steps")
 
 
 class Named(Protocol):

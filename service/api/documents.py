@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from service.api.problems import invalid
-from service.errors import BadBody, UnknownName, did_you_mean, quoted
+from service.errors import BadBody, quoted, unknown
 from service.manifest import CodesSpec, ImageSpec, Measures, Operation, Parity
 from service.noise import LARGEST_SEED
 from service.registry import Refusal
@@ -70,10 +70,7 @@ class Closed(Document):
     def _no_unknown_names(cls, data: Any) -> Any:
         for name in data if isinstance(data, Mapping) else ():
             if name not in cls.model_fields:
-                allowed = list(cls.model_fields)
-                raise UnknownName(
-                    f"there is no {quoted(name)}{did_you_mean(name, allowed)}", given=name, allowed=allowed
-                )
+                raise unknown("", name, cls.model_fields)
         return data
 
     @classmethod

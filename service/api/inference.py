@@ -30,7 +30,7 @@ from service.api.inputs import Inputs
 from service.api.intake import HOLD
 from service.api.openapi import INDEX_BODY, OF_A_RUN, TENSORS_ANSWER, TENSORS_BODY, problems
 from service.contract.runner import Results
-from service.errors import BadValue, UnknownName, did_you_mean, quoted
+from service.errors import BadValue, quoted, unknown
 from service.manifest import Role
 from service.models import Model
 from service.noise import LARGEST_SEED
@@ -221,12 +221,7 @@ def _check_outputs(wanted: Mapping[str, bool], face: Signature) -> None:
     allowed = [slot.name for slot in face.outputs]
     for name in wanted:
         if name not in allowed:
-            raise UnknownName(
-                f"there is no output {quoted(name)}{did_you_mean(name, allowed)}; there are "
-                f"{', '.join(allowed)}",
-                given=name,
-                allowed=allowed,
-            )
+            raise unknown("output ", name, allowed, hint=f"there are {', '.join(allowed)}")
 
 
 def _whole(parameters: dict[str, Any], name: str, least: int, most: int) -> int | None:

@@ -30,7 +30,7 @@ def first_pixel(model: Model) -> int:
 def test_models_are_found_by_name(registry: Registry) -> None:
     assert list(registry.models) == ["colours", "levels"]
     assert registry.choose("levels").manifest.name == "levels"
-    with pytest.raises(UnknownModel, match="no model 'levles' is served; did you mean 'levels'") as caught:
+    with pytest.raises(UnknownModel, match="no model 'levles'; did you mean 'levels'") as caught:
         registry.choose("levles")
     assert caught.value.members["allowed"] == ["colours", "levels"]
 
