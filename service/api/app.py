@@ -162,13 +162,7 @@ def _layers(context: Context) -> list[Callable[[ASGIApp], ASGIApp]]:
     context.metrics.watch(lambda: [gauge(INFLIGHT_BYTES, [({}, budget.held)])])
     paths = [route.path for route in routes if isinstance(route, APIRoute) and not route.param_convertors]
     layers: list[Callable[[ASGIApp], ASGIApp]] = [
-        partial(
-            Intake,
-            max_bytes=settings.max_body_bytes,
-            seconds=settings.body_seconds,
-            idle_seconds=settings.body_idle_seconds,
-            budget=budget,
-        ),
+        partial(Intake, settings=settings, budget=budget),
         HeadRequests,
     ]
     if settings.api_keys or settings.reload_key:
