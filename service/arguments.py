@@ -1,6 +1,7 @@
-"""What a caller gives an operation besides arrays, held against the manifest: parameters and labels."""
+"""What a caller gives an operation besides arrays, held against the manifest: parameters, labels, seeds."""
 
 import math
+import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
@@ -12,6 +13,14 @@ from service.manifest import Manifest, Parameter
 from service.operations import Number, Operations, number
 
 Label = int | str
+
+LARGEST_SEED = 2**53 - 1
+"""The largest integer that every JSON reader keeps exactly."""
+
+
+def draw_seed() -> int:
+    """A fresh seed, for a caller who gave none."""
+    return secrets.randbits(32)
 
 
 def parameters(

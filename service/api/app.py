@@ -12,14 +12,13 @@ from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import __version__
-from service.api import codes, health, inference, models, problems, samples, scores, telemetry
+from service.api import codes, health, inference, models, problems, samples, scores
 from service.api.context import Context
 from service.api.direct import direct
 from service.api.head_requests import HeadRequests
 from service.api.inference_body import LENGTH
 from service.api.intake import Budget, Intake
-from service.api.keys import METRICS, Keys
-from service.api.metrics_port import MetricsPort
+from service.api.keys import METRICS, Keys, MetricsPort
 from service.api.observed import REQUEST_ID, Observed
 from service.api.openapi import describe
 from service.crew import Crew
@@ -37,7 +36,6 @@ ROUTERS = (
     models.router,
     inference.router,
     health.router,
-    telemetry.router,
 )
 
 # Headers of answers that the scripts of a web page may read, beside those that they always may.

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from service import arguments, noise
+from service import arguments
 from service.api.context import Context
 from service.arguments import Label
 from service.contract.runner import Arrays, Results
@@ -110,5 +110,5 @@ def make_call(
     operations = model.operations(chain)
     values = arguments.parameters(operations, parameters, others)
     if seed is None:
-        seed = noise.draw_seed() if operations.draws(still) else 0
+        seed = arguments.draw_seed() if operations.draws(still) else 0
     return Call(model, chain, values, seed, still, label)

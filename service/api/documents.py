@@ -19,9 +19,9 @@ from pydantic import (
 )
 
 from service.api.problems import invalid
+from service.arguments import LARGEST_SEED
 from service.errors import BadBody, quoted, unknown
 from service.manifest import CodesSpec, ImageSpec, Measures, Operation, Parity
-from service.noise import LARGEST_SEED
 from service.registry import Refusal
 
 # Characters of a name, and of a class's; labels, names of parameters and axes of one request.

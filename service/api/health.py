@@ -1,15 +1,27 @@
-"""``/livez`` and ``/readyz``: whether the service is well, and whether it can answer."""
+"""``/livez``, ``/readyz``, ``/metrics``: whether the service is well, can answer, and what it counted."""
 
 from dataclasses import asdict
 
 from fastapi import APIRouter
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.responses import Response
 
 from service.api.context import Shared
 from service.api.documents import LiveAnswer, NamedVersion, ReadyAnswer
-from service.api.openapi import problems
+from service.api.openapi import Responses, problems
 from service.errors import NotReady, ShuttingDown, Unwell
+from service.metrics import exposition
 
 router = APIRouter(tags=["health"])
+
+# Prometheus gives up after ten seconds by default.
+PATIENCE = 8.0
+_METRICS: Responses = {
+    200: {
+        "description": "Prometheus's text format.",
+        "content": {CONTENT_TYPE_LATEST: {"schema": {"type": "string"}}},
+    }
+}
 
 
 @router.get("/livez", responses=problems(503))
@@ -56,3 +68,18 @@ async def readyz(context: Shared) -> ReadyAnswer:
         refused=registry.refused,
         **provider,
     )
+
+
+@router.get("/metrics", responses=_METRICS | problems(503), response_class=Response)
+async def metrics(context: Shared) -> Response:
+    """Tell what was counted and timed: calls, rows, queues, batches, refusals, models, memory.
+
+    Each sample has the number of its worker as a label.
+    """
+    try:
+        told = await context.crew.ask("metrics", PATIENCE)
+    except TimeoutError as error:
+        raise Unwell(f"a worker did not answer within {PATIENCE:g} s") from error
+    families = dict(each for each in told if not isinstance(each, Exception))
+    text = await context.convert(lambda: exposition(families))
+    return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})

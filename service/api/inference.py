@@ -29,11 +29,11 @@ from service.api.inference_metadata import describe
 from service.api.inputs import Inputs
 from service.api.intake import HOLD
 from service.api.openapi import INDEX_BODY, OF_A_RUN, TENSORS_ANSWER, TENSORS_BODY, problems
+from service.arguments import LARGEST_SEED
 from service.contract.runner import Results
 from service.errors import BadValue, quoted, unknown
 from service.manifest import Role
 from service.models import Model
-from service.noise import LARGEST_SEED
 from service.settings import Settings
 from service.signature import ENCODE, RECONSTRUCT, Signature, find, names, signature
 
