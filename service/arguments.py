@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import BadValue, UnknownName, quoted, unknown
+from service.errors import BadValue, UnknownName, quoted, uneven, unknown
 from service.manifest import Manifest, Parameter
 from service.operations import Number, Operations, number
 
@@ -64,11 +64,7 @@ def labels(
         return np.full(rows, default, dtype=np.int64)
     several = [given] if isinstance(given, int | str) else given
     if len(several) not in (1, rows):
-        raise BadValue(
-            f"{len(several)} labels for {rows} rows; give one label, or one for each row",
-            given=len(several),
-            allowed=[1, rows],
-        )
+        raise uneven(len(several), "labels", rows, "rows")
     indices = [_label_index(label, names) for label in several]
     return np.array(indices * (rows // len(indices)), dtype=np.int64)
 

@@ -290,6 +290,12 @@ def too_large(what: str, given: int, allowed: int, setting: str, hint: str = "")
     return TooLarge(told, given=given, allowed=allowed)
 
 
+def uneven(count: int, what: str, rows: int, of: str) -> BadValue:
+    """The refusal of a number of things of which there is one for all rows, or one for each."""
+    told = f"{count} {what} for {rows} {of}; give one for all, or one for each"
+    return BadValue(told, given=count, allowed=[1, rows])
+
+
 def unknown(
     what: str, given: str, allowed: Iterable[str], kind: type[Problem] = UnknownName, hint: str = ""
 ) -> Problem:

@@ -57,7 +57,7 @@ def from_files(files: Sequence[bytes], spec: ImageSpec, settings: Settings, *, r
     check_count(len(files), settings)
     images: list[Pixels] = []
     for index, data in enumerate(files):
-        where = _place(index, files)
+        where = place(index, len(files))
         image = plain.decode(data, settings.max_pixels)
         if image is None or image.shape[2] != spec.channels:
             image = pixels(_upright(data, image, spec, settings, where))
@@ -78,7 +78,7 @@ def fit_files(files: Sequence[bytes], spec: ImageSpec, settings: Settings) -> Fi
             images.append(array)
             sizes.append((spec.width, spec.height))
             continue
-        picture = _upright(data, array, spec, settings, _place(index, files))
+        picture = _upright(data, array, spec, settings, place(index, len(files)))
         images.append(pixels(fit(picture, spec, (spec.width, spec.height))))
         sizes.append(picture.size)
     return Fitted(_stacked(images), sizes)
@@ -133,6 +133,11 @@ def open_picture(data: bytes, max_pixels: int, where: str = "the image") -> Imag
     return picture
 
 
+def place(index: int, count: int) -> str:
+    """What messages call one of some images."""
+    return f"image {index} of {count}" if count > 1 else "the image"
+
+
 def check_count(count: int, settings: Settings) -> None:
     """Raise BadValue for no rows at all, TooLarge for more than ``settings.max_images``."""
     if count < 1:
@@ -184,10 +189,6 @@ def to_base64(images: Pixels) -> list[str]:
 
 def _picture(image: Pixels) -> Image.Image:
     return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else np.ascontiguousarray(image))
-
-
-def _place(index: int, files: Sequence[bytes]) -> str:
-    return f"image {index} of {len(files)}" if len(files) > 1 else "the image"
 
 
 def _upright(
