@@ -43,10 +43,11 @@ class Batching:
     def on(cls, provider: Provider, rows: int = 0, pixels: int = 0) -> "Batching":
         """What suits a provider, where a number is 0.
 
-        On a CPU two images of 128x128 at once are as quick as one, and more take memory and are slower. On a
-        GPU 512 images of 28x28 at once are three times as quick as 64 and 64 again.
+        On a CPU two images of 128x128 at once are as quick as one, and more take memory and are slower; but
+        of images that are drawn pixel by pixel 128 take 0.83 of the time of 41 a row. On a GPU 512 images of
+        28x28 at once are three times as quick as 64 and 64 again.
         """
-        suits = (64, 2**15) if provider.name == "cpu" else (512, 2**20)
+        suits = (128, 2**15) if provider.name == "cpu" else (512, 2**20)
         return cls(rows or suits[0], pixels or suits[1])
 
 

@@ -58,10 +58,16 @@ def number(value: float, parameter: Parameter) -> Number:
 
 
 def _pixels(operation: Operation, area: int, values: Mapping[str, Number]) -> int:
-    """Of one operation; if it takes images and several draws for each, it makes an image of every draw."""
-    noises = [math.prod(noise_shape(item, values)) // NOISE_OF_A_PIXEL for item in operation.inputs]
+    """Of one operation; if it takes images and several draws for each, it makes an image of every draw.
+
+    One that draws every pixel of an image works on one pixel of all rows at a time.
+    """
+    noises = [math.prod(noise_shape(item, values)) for item in operation.inputs]
+    drawn = max(noises) // NOISE_OF_A_PIXEL
     draws = [
         math.prod(int(values[axis]) for axis in item.shape if isinstance(axis, str))
         for item in operation.inputs
     ]
-    return max(area * max(draws) if operation.takes(Role.images) else area, *noises)
+    if operation.takes(Role.images):
+        return max(area * max(draws), drawn)
+    return max(drawn, 1) if max(noises) >= area else max(area, drawn)

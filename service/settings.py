@@ -78,7 +78,7 @@ class Settings(BaseSettings):
         default=1, ge=1, description="Batches of samplers that a worker runs beside them at the same time."
     )
     batch_size: int = Field(
-        default=0, ge=0, description="Rows of a batch, at most; 0 for 64 on the CPU and 512 on a GPU."
+        default=0, ge=0, description="Rows of a batch, at most; 0 for 128 on the CPU and 512 on a GPU."
     )
     batch_pixels: int = Field(
         default=0,
