@@ -120,8 +120,8 @@ class Batcher(Generic[Key]):
                 parts = [each.part for each in batch.slices]
                 if on_loop:
                     self._finish(self._timed(batch, parts))
-                    # More may wait; first, what others want of the loop.
-                    self._wake(loop)
+                    if self.queues:
+                        self._wake(loop)  # after what others want of the loop
                     return
                 self._under_way[batch] = time.monotonic()
                 self._executor.submit(self._work, batch, parts, loop)
