@@ -9,6 +9,7 @@ Pillow, and so is what the codec has anything against: Pillow alone says what is
 import math
 import struct
 import zlib
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -82,6 +83,8 @@ def encode(image: Pixels) -> bytes | None:
     return Image.from_numpy(np.ascontiguousarray(image)).encode("png", compress_level=1)
 
 
+# It is asked for the weight of a picture, and then for its pixels.
+@lru_cache(1)
 def _read(data: bytes) -> _Plain | None:
     """What the chunks of a file say, if they are those of a plain picture that is small enough."""
     if len(data) < _HEADER.size:

@@ -4,13 +4,15 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from service.api.app import create_app
-from service.settings import Settings, markdown_table
+from service.errors import Problem
+from service.settings import Settings, flag, markdown_table
 from tests.e2e.processes import serving
 from trainer.config import DEFAULT_PRESETS
 
@@ -21,6 +23,19 @@ CONSOLE = re.compile(r"```console\n(.*?)```", re.DOTALL)
 
 def test_settings() -> None:
     assert markdown_table() in README
+
+
+def test_every_bound_is_in_the_table_of_limits() -> None:
+    table = README.split("### Limits")[1].split("\n\n")[2]
+    bounds = [
+        flag(name) for name in Settings.model_fields if re.search(r"^max_|^batch_|_seconds$|_timeout$", name)
+    ]
+    assert len(bounds) > 15
+    assert [each for each in bounds if f"`{each}`" not in table] == []
+    told = {f"{kind.status} `{kind.type().removeprefix('urn:tessera:')}`" for kind in _problems(Problem)}
+    named = re.findall(r"\d{3} `[a-z-]+`", table)
+    assert named
+    assert set(named) <= told
 
 
 def test_calls(tmp_path: Path) -> None:
@@ -71,6 +86,12 @@ def test_session(tmp_path: Path) -> None:
             else:
                 assert not printed
     assert (tmp_path / "decoded.png").read_bytes().startswith(b"\x89PNG")
+
+
+def _problems(kind: type[Problem]) -> Iterator[type[Problem]]:
+    for each in kind.__subclasses__():
+        yield each
+        yield from _problems(each)
 
 
 def _commands(blocks: list[str]) -> list[tuple[str, str]]:

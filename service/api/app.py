@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service import __version__
 from service.api import codes, health, inference, models, problems, samples, scores
 from service.api.context import Context
-from service.api.direct import direct
+from service.api.direct import Direct
 from service.api.head_requests import HeadRequests
 from service.api.inference_body import LENGTH
 from service.api.intake import Budget, Intake
@@ -130,10 +130,6 @@ def _fastapi(context: Context, traces: Traces | None) -> FastAPI:
     app.state.context = context
     app.openapi = partial(describe, app)  # type: ignore[method-assign]  # FastAPI's own way
     problems.install(app)
-    for route in (route for router in DIRECT for route in router.routes):
-        if isinstance(route, APIRoute):
-            # Before FastAPI's own, which are never reached then.
-            app.router.routes.append(direct(route, context))
     for router in ROUTERS:
         app.include_router(router)
 
@@ -159,7 +155,9 @@ def _layers(context: Context) -> list[Callable[[ASGIApp], ASGIApp]]:
     budget = Budget(settings.max_inflight_bytes)
     context.metrics.watch(lambda: [gauge(INFLIGHT_BYTES, [({}, budget.held)])])
     paths = [route.path for route in routes if isinstance(route, APIRoute) and not route.param_convertors]
+    direct = [route for router in DIRECT for route in router.routes]
     layers: list[Callable[[ASGIApp], ASGIApp]] = [
+        partial(Direct, routes=direct, context=context),
         partial(Intake, settings=settings, budget=budget),
         HeadRequests,
     ]

@@ -28,8 +28,8 @@ _METRICS: Responses = {
 async def livez(context: Shared) -> LiveAnswer:
     """Say that the service is well, or 503 if it should be started again, and why.
 
-    A graph is run as a probe, and no thread that runs models may have died. The answer is at most a second
-    old. It is that of one worker: with several, one that is not well or hangs is replaced.
+    No batcher may have failed and no batch run for too long, and a GPU has to run a small graph. The answer
+    is at most a second old. It is that of one worker: of several, one that is not well or hangs is replaced.
     """
     health = await context.checkup.health()
     if health.ailments:

@@ -10,7 +10,7 @@ hand a batch of half a millisecond to a thread and back costs as much again, and
 never waits for a slot that something slow holds (the table "on the event loop" in BENCHMARKS.md).
 
     what                                   who may touch it
-    queues, counts, entries, ``_quick``    the event loop alone, which needs no lock for them
+    queues, counts, entries, placement     the event loop alone, which needs no lock for them
     a batch under way                      the thread that runs it, until it hands the outcomes to the loop
 """
 
@@ -23,14 +23,15 @@ from contextlib import suppress
 from typing import Generic
 
 from service.batching.entries import Batch, BatchReport, Entry, Key, Limits, Outcome, Ran, joined
+from service.batching.placement import Placement
 from service.batching.queues import Queues
 from service.contract.runner import Part, Results
 from service.errors import BatcherFailed, Problem, QueueTimeout
 
 log = logging.getLogger(__name__)
 
-# Keys whose speed is known; when there are more, all are measured anew.
-_KEYS_KEPT = 256
+# Between two looks for entries that are late.
+_LEAST_SECONDS = 0.02
 
 
 class Batcher(Generic[Key]):
@@ -52,15 +53,15 @@ class Batcher(Generic[Key]):
         failed: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._run, self._executor, self._concurrency = run, executor, concurrency
-        self._limits, self._on_loop_seconds = limits, on_loop_seconds
+        self._limits, self._placement = limits, Placement(on_loop_seconds)
         self._observe, self._failed = observe, failed
         self.queues, self._open = Queues[Key](limits), set[Entry[Key]]()
-        # Batches in threads, and since when; and by the hash of a key, which would keep its model, the most
-        # of its rows that run on the event loop.
+        # Batches in threads, and since when.
         self._under_way: dict[Batch[Key], float] = {}
-        self._quick: dict[int, int] = {}
         self._last_wait = 0.0
+        # The event loop that is about to dispatch, and that which looks later for those who are late.
         self._called: asyncio.AbstractEventLoop | None = None
+        self._expiring: asyncio.AbstractEventLoop | None = None
         self._failure: str | None = None
 
     @property
@@ -86,21 +87,30 @@ class Batcher(Generic[Key]):
         loop = asyncio.get_running_loop()
         entry.future, entry.arrived = loop.create_future(), time.monotonic()
         self._open.add(entry)
-        timer = loop.call_later(self._limits.seconds, self._expire, entry)
         self._wake(loop)
         try:
             pieces = await entry.future
         finally:
-            timer.cancel()
             self._open.discard(entry)
             self.queues.close(entry)
         return pieces[0] if len(pieces) == 1 else await asyncio.to_thread(joined, pieces)
 
-    def _expire(self, entry: Entry[Key]) -> None:
-        if not entry.taken and not entry.future.done():
-            allowed = self._limits.seconds
+    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
+        """End the wait of entries that are late, and look again when the next may be."""
+        self._expiring, now, allowed = None, time.monotonic(), self._limits.seconds
+        waiting = [entry for entry in self._open if not entry.taken and not entry.future.done()]
+        late = [entry for entry in waiting if now - entry.arrived >= allowed]
+        for entry in late:
             told = f"the request waited for {allowed:g} s, and no longer is allowed (--max-queue-seconds)"
             entry.future.set_exception(QueueTimeout(told, allowed=allowed))
+        if len(late) < len(waiting):
+            earliest = min(entry.arrived for entry in waiting if not entry.future.done())
+            self._look_later(loop, earliest + allowed - now)
+
+    def _look_later(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
+        if self._expiring is not loop:
+            self._expiring = loop
+            loop.call_later(max(seconds, _LEAST_SECONDS), self._expire, loop)
 
     def _wake(self, loop: asyncio.AbstractEventLoop) -> None:
         """Look for batches after all that the loop has at hand: more entries may be about to come."""
@@ -112,7 +122,7 @@ class Batcher(Generic[Key]):
         self._called = None
         try:
             while batch := self.queues.next(has_slot=self._has_slot):
-                on_loop = batch.rows <= self._quick.get(hash(batch.key), 0)
+                on_loop = self._placement.on_loop(batch)
                 if not on_loop and not self._has_slot:
                     self.queues.block()
                     continue
@@ -120,13 +130,15 @@ class Batcher(Generic[Key]):
                 parts = [each.part for each in batch.slices]
                 if on_loop:
                     self._finish(self._timed(batch, parts))
-                    # More may wait; first, what others want of the loop.
-                    self._wake(loop)
-                    return
+                    if self.queues:
+                        self._wake(loop)  # after what others want of the loop
+                    break
                 self._under_way[batch] = time.monotonic()
                 self._executor.submit(self._work, batch, parts, loop)
         except Exception as error:  # a fault of the batcher itself
             self._fail(error)
+        if self.queues:
+            self._look_later(loop, self._limits.seconds)
 
     @property
     def _has_slot(self) -> bool:
@@ -167,7 +179,7 @@ class Batcher(Generic[Key]):
     def _finish(self, ran: Ran[Key]) -> None:
         """Hand out what came out of a batch."""
         batch, outcomes, begun, seconds = ran
-        self._learn(batch, seconds)
+        self._placement.learn(batch, seconds)
         waits = [begun - each.entry.arrived for each in batch.slices]
         self._last_wait = max(waits)
         for each, outcome in zip(batch.slices, outcomes, strict=True):
@@ -183,14 +195,6 @@ class Batcher(Generic[Key]):
             if entry.rows_made == entry.rows:
                 entry.future.set_result([entry.made[start] for start in sorted(entry.made)])
         self._observe(batch.key, BatchReport(batch.rows, waits, seconds))
-
-    def _learn(self, batch: Batch[Key], seconds: float) -> None:
-        """Remember up to how many rows a key is quick."""
-        if len(self._quick) >= _KEYS_KEPT:
-            self._quick.clear()
-        key, quick = hash(batch.key), seconds <= self._on_loop_seconds
-        most = self._quick.get(key, 0)
-        self._quick[key] = max(most, batch.rows) if quick else min(most, batch.rows - 1)
 
     def _fail(self, error: BaseException) -> None:
         log.critical("a batcher failed", exc_info=error)

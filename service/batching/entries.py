@@ -51,6 +51,7 @@ class Entry(Generic[Key]):
     seed: int = 0
     items: Sequence[int] | None = None
 
+    nbytes: int = field(init=False)
     # Rows that are in a batch, or were; whether it is answered, or nobody waits any more.
     taken: int = field(default=0, init=False)
     done: bool = field(default=False, init=False)
@@ -63,15 +64,13 @@ class Entry(Generic[Key]):
     begun: float = field(default=0.0, init=False)
     ended: float = field(default=0.0, init=False)
 
+    def __post_init__(self) -> None:
+        self.nbytes = sum([array.nbytes for array in self.given.values()])
+
     @property
     def weight(self) -> int:
         """The rows for which it counts: others wait for one batch of it, whatever its length."""
         return min(self.rows, self.at_once)
-
-    @property
-    def nbytes(self) -> int:
-        """The bytes of its arrays."""
-        return sum([array.nbytes for array in self.given.values()])
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,6 +24,9 @@ class Queues(Generic[Key]):
         """Rows that wait, by operation; of an entry no more than one batch counts."""
         return self._rows
 
+    def __bool__(self) -> bool:
+        return bool(self._entries)
+
     def add(self, entry: Entry[Key], retry_after: int) -> None:
         """Have an entry wait. Raises Overloaded, with the seconds after which to come again."""
         for waiting, more, limit, what, setting in (

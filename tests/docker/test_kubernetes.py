@@ -1,15 +1,18 @@
 """The manifests for Kubernetes."""
 
 import copy
-from typing import Any
+from typing import Any, Literal
 
 import kubernetes_validate
 import pytest
 import yaml
 
 from service import metrics
+from service.__main__ import MOST_WORKERS
 from service.api import checkup
 from service.api.app import create_app
+from service.models import Batching
+from service.runtime import Provider
 from service.server import LINGER
 from service.settings import Settings
 from service.supervisor import SLACK
@@ -38,8 +41,16 @@ def patched(manifest: Any, patch: str) -> Any:
     return done
 
 
+def gibibytes(quantity: str) -> int:
+    assert quantity.endswith("Gi")
+    return int(quantity.removesuffix("Gi")) * 2**30
+
+
 DEPLOYMENT = MANIFESTS["deployment.yaml"]
-WITHOUT_GPU = patched(DEPLOYMENT, OVERLAY["patches"][0]["patch"])
+AUTOSCALER = MANIFESTS["autoscaler.yaml"]
+PATCHES = {each["target"]["kind"]: each["patch"] for each in OVERLAY["patches"]}
+WITHOUT_GPU = patched(DEPLOYMENT, PATCHES["Deployment"])
+AUTOSCALER_WITHOUT_GPU = patched(AUTOSCALER, PATCHES["HorizontalPodAutoscaler"])
 
 
 def container(deployment: Any) -> dict[str, Any]:
@@ -50,7 +61,9 @@ def container(deployment: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("version", [OLDEST, LATEST])
 @pytest.mark.parametrize(
-    "manifest", [*MANIFESTS.values(), WITHOUT_GPU], ids=lambda manifest: manifest["kind"]
+    "manifest",
+    [*MANIFESTS.values(), WITHOUT_GPU, AUTOSCALER_WITHOUT_GPU],
+    ids=lambda manifest: manifest["kind"],
 )
 def test_they_are_what_kubernetes_takes(manifest: Any, version: str) -> None:
     kubernetes_validate.validate(manifest, version, strict=True)
@@ -138,11 +151,28 @@ def test_they_mean_the_same_pods() -> None:
     assert volume["persistentVolumeClaim"] == {"claimName": claim, "readOnly": True}
 
 
-def test_the_autoscaler_goes_by_the_rows_that_wait() -> None:
-    spec = MANIFESTS["autoscaler.yaml"]["spec"]
+@pytest.mark.parametrize(("autoscaler", "name"), [(AUTOSCALER, "cuda"), (AUTOSCALER_WITHOUT_GPU, "cpu")])
+def test_the_autoscaler_goes_by_the_rows_that_wait(autoscaler: Any, name: Literal["cpu", "cuda"]) -> None:
+    spec = autoscaler["spec"]
     assert spec["scaleTargetRef"]["name"] == DEPLOYMENT["metadata"]["name"]
     (metric,) = spec["metrics"]
     assert metric["pods"]["metric"]["name"] == metrics.WAITING_ROWS[0]
-    assert int(metric["pods"]["target"]["averageValue"]) == Settings.model_fields["batch_size"].default
+    # More than one request counts for, however large it is.
+    batch = Batching.on(Provider(name, "", 1)).rows
+    assert int(metric["pods"]["target"]["averageValue"]) == batch
     # It says how many there are, and would be contradicted by each update.
     assert "replicas" not in DEPLOYMENT["spec"]
+
+
+@pytest.mark.parametrize(
+    ("deployment", "workers"),
+    [(DEPLOYMENT, 1), (WITHOUT_GPU, int(container(WITHOUT_GPU)["resources"]["limits"]["cpu"]))],
+)
+def test_there_is_memory_for_all_that_may_be_in_flight_and_wait(deployment: Any, workers: int) -> None:
+    assert workers <= MOST_WORKERS
+    settings = Settings(provider="cpu")
+    # Samplers have a queue of their own.
+    filled = workers * (settings.max_inflight_bytes + 2 * settings.max_queued_bytes)
+    volumes = {each["name"]: each for each in deployment["spec"]["template"]["spec"]["volumes"]}
+    written = gibibytes(volumes["tmp"]["emptyDir"]["sizeLimit"])
+    assert filled + written < gibibytes(container(deployment)["resources"]["limits"]["memory"])

@@ -22,6 +22,7 @@ from tests.bench.serving.contenders import Contender, Start, contenders
 from tests.bench.serving.foot import foot
 from tests.bench.serving.processes import ROOT, ServerFailed, free_port, running
 from tests.bench.serving.table import Measured, table
+from tests.bench.serving.without import PARTS
 from tests.bench.serving.work import PATH, PNG, Told
 from tests.bench.serving.workloads import NAMES, Workload, workloads
 
@@ -127,6 +128,14 @@ def _numbers(_context: click.Context, _parameter: click.Parameter, value: str) -
 @click.option("--connections", default="1,16,64", show_default=True, callback=_numbers)
 @click.option("--tessera", multiple=True, metavar="FLAGS", default=("",), help="of our service; repeatable")
 @click.option(
+    "--without", type=click.Choice([*PARTS]), multiple=True, help="and without this part; repeatable"
+)
+@click.option(
+    "--before",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="and the service of this checkout",
+)
+@click.option(
     "--model",
     type=click.Path(path_type=Path, exists=True),
     default=ROOT / "exported" / "vqvae-mnist",
@@ -145,6 +154,8 @@ def command(
     rounds: int,
     connections: list[int],
     tessera: tuple[str, ...],
+    without: tuple[str, ...],
+    before: Path | None,
     model: Path,
     peers: Path,
 ) -> None:
@@ -152,7 +163,7 @@ def command(
     wrk.check()
     # Whoever ends the bench wants its servers ended too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    chosen = contenders(tessera)
+    chosen = contenders(tessera, without, before)
     _known(only, [RAW, *dict.fromkeys(contender.kind for contender in chosen)])
     _known(kinds, NAMES)
     if only:

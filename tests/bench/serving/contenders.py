@@ -6,11 +6,12 @@ The settings of the peers are the best of those that were tried on two cores.
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tests.bench.serving import without
 from tests.bench.serving.processes import free_port
 from tests.bench.serving.work import NPY, PNG
 
@@ -75,8 +76,13 @@ class Contender:
         return {**self.settings, **({"max_batch_size": at_once} if self.batches else {})}
 
 
-def contenders(flags: Sequence[str]) -> list[Contender]:
-    """All of them; ``flags`` are command lines of our own service, each a contender by itself."""
+def contenders(
+    flags: Sequence[str], parts: Sequence[str] = (), before: Path | None = None
+) -> list[Contender]:
+    """All of them; ``flags`` are command lines of our own service, each a contender by itself.
+
+    So is the service without each of ``parts`` (``without.PARTS``), and that of another checkout, ``before``.
+    """
     ours = [
         Contender(
             name=f"{OURS} {given}".rstrip(),
@@ -88,12 +94,26 @@ def contenders(flags: Sequence[str]) -> list[Contender]:
         )
         for given in flags
     ]
+    ours += [
+        replace(
+            ours[0],
+            name=f"{OURS} without {part}",
+            title=f"tessera without {part}",
+            command=partial(_ours, "", module="tests.bench.serving.without"),
+            variables={without.VARIABLE: part},
+        )
+        for part in parts
+    ]
+    if before is not None:
+        command = partial(_ours, "", folder=before.resolve())
+        ours.append(replace(ours[0], name=f"{OURS} before", title="tessera before", command=command))
     return [*ours, *_PEERS, *_BOUNDS]
 
 
-def _ours(flags: str, start: Start) -> list[str]:
-    command = [sys.executable, "-m", "service", "--models", str(start.models), "--port", str(start.port)]
-    return [*command, "--provider=cpu", *shlex.split(flags)]
+def _ours(flags: str, start: Start, module: str = "service", folder: Path | None = None) -> list[str]:
+    place = [] if folder is None else ["env", "-C", str(folder), f"PYTHONPATH={folder}"]
+    command = [sys.executable, "-m", module, "--models", str(start.models), "--port", str(start.port)]
+    return [*place, *command, "--provider=cpu", *shlex.split(flags)]
 
 
 def _module(name: str) -> Callable[[Start], list[str]]:
