@@ -2,10 +2,11 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from service import arguments
 from service.api.context import Context
+from service.api.documents import Named
 from service.arguments import Label
 from service.contract.runner import Arrays, Results
 from service.errors import BadValue, VersionConflict, quoted, too_large
@@ -57,16 +58,6 @@ class Call:
             if self.values[axis] > most:
                 steps = int(self.values[axis])
                 raise too_large(f"{axis} is {steps}", steps, most, "max_steps")
-
-
-class Named(Protocol):
-    """What may name a model and a version of it: a query, or a body."""
-
-    @property
-    def model(self) -> str | None: ...
-
-    @property
-    def version(self) -> str | None: ...
 
 
 def choose_model(context: Context, query: Named, sent: Named | None = None) -> Model:

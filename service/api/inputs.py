@@ -157,7 +157,7 @@ def _pixels(tensor: Tensor, model: Model, settings: Settings) -> Pixels:
         from_base64(file, index) if isinstance(file, str) else file
         for index, file in enumerate(tensor.array.tolist())
     ]
-    return images.from_files(files, spec, settings, resize=True)
+    return images.from_files(files, spec, settings).pixels
 
 
 def _labels(slot: Slot, tensor: Tensor) -> list[Label]:
