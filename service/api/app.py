@@ -29,14 +29,7 @@ from service.runtime import choose_provider
 from service.settings import Settings
 from service.traces import Traces, to_collector
 
-ROUTERS = (
-    codes.router,
-    samples.router,
-    scores.router,
-    models.router,
-    inference.router,
-    health.router,
-)
+ROUTERS = (codes.router, samples.router, scores.router, models.router, inference.router, health.router)
 
 # Headers of answers that the scripts of a web page may read, beside those that they always may.
 EXPOSED = (
