@@ -89,7 +89,6 @@ def create_app(settings: Settings, crew: Crew | None = None) -> App:
     traces = None if settings.traces is None else Traces(to_collector(settings.traces))
     context = Context(settings, registry, crew or Crew(), traces)
     fastapi = _fastapi(context, traces)
-    fastapi.openapi()  # made once, and not on the event loop by the first call that needs it
     layers = _layers(context)
     if traces is None:
         # What FastAPI does before it comes to its middleware costs a small call a fiftieth.
