@@ -82,11 +82,8 @@ def _label_index(label: Label, names: tuple[str, ...]) -> int:
             raise unknown("label ", label, names)
         label = int(label[:19])
     if not 0 <= label < len(names):
-        raise UnknownName(
-            f"there is no label {quoted(label)}; labels are 0 to {len(names) - 1}, or a name",
-            given=label,
-            allowed=names,
-        )
+        detail = f"there is no label {quoted(label)}; labels are 0 to {len(names) - 1}, or a name"
+        raise UnknownName(detail, given=label, allowed=names)
     return label
 
 

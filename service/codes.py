@@ -31,19 +31,13 @@ def from_json(document: Mapping[str, Any], manifest: Manifest, settings: Setting
     """
     dtype = manifest.codes.dtype
     if document.get("dtype") not in (None, dtype):
-        raise BadCodes(
-            f"dtype {quoted(document['dtype'])}; the codes of {manifest.name!r} are {dtype}",
-            given=document["dtype"],
-            allowed=dtype,
-        )
+        detail = f"dtype {quoted(document['dtype'])}; the codes of {manifest.name!r} are {dtype}"
+        raise BadCodes(detail, given=document["dtype"], allowed=dtype)
     flat, shape = nested.flatten(document["codes"], "codes", BadCodes)
     if (said := document.get("shape")) is not None and tuple(said) != shape:
         if len(shape) != 1 or math.prod(said) != len(flat):
-            raise BadCodes(
-                f"shape says {list(said)}, and codes has the shape {list(shape)}",
-                given=list(shape),
-                allowed=list(said),
-            )
+            detail = f"shape says {list(said)}, and codes has the shape {list(shape)}"
+            raise BadCodes(detail, given=list(shape), allowed=list(said))
         shape = tuple(said)
     _check_types(flat, shape, dtype)
     shape = _checked_shape(shape, manifest, settings)
@@ -58,11 +52,8 @@ def from_npy(data: bytes, manifest: Manifest, settings: Settings) -> NDArray[Any
     array = npy.load(data)
     allowed = "iu" if manifest.codes.dtype == "int32" else "f"
     if array.dtype.kind not in allowed:
-        raise BadCodes(
-            f"the npy holds {array.dtype}; the codes of {manifest.name!r} are {manifest.codes.dtype}",
-            given=str(array.dtype),
-            allowed=manifest.codes.dtype,
-        )
+        detail = f"the npy holds {array.dtype}; the codes of {manifest.name!r} are {manifest.codes.dtype}"
+        raise BadCodes(detail, given=str(array.dtype), allowed=manifest.codes.dtype)
     return from_array(array, manifest, settings)
 
 
@@ -102,11 +93,8 @@ def _checked_shape(
     rows, item = (1, shape) if len(shape) == rank else (next(iter(shape), 0), shape[1:])
     size = _image_size(item, manifest)
     if size is None:
-        raise BadCodes(
-            f"{name} of shape {list(shape)}; {manifest.name!r} takes {_allowed_shapes(manifest)}",
-            given=list(shape),
-            allowed=[None, *manifest.codes.shape],
-        )
+        detail = f"{name} of shape {list(shape)}; {manifest.name!r} takes {_allowed_shapes(manifest)}"
+        raise BadCodes(detail, given=list(shape), allowed=[None, *manifest.codes.shape])
     height, width = size
     check_count(rows, settings)
     if height * width > settings.max_pixels:

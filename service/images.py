@@ -193,12 +193,11 @@ def _check_own_size(image: Pixels, others: Sequence[Pixels], spec: ImageSpec, wh
     if not spec.allows(height, width):
         raise _bad_size(height, width, spec, where)
     if others and others[0].shape != image.shape:
-        raise BadSize(
+        detail = (
             f"{where} is {height} x {width} pixels and the first is {others[0].shape[0]} x "
-            f"{others[0].shape[1]}; with resize=false all images of a request must have one size",
-            given=[height, width],
-            allowed=list(others[0].shape[:2]),
+            f"{others[0].shape[1]}; with resize=false all images of a request must have one size"
         )
+        raise BadSize(detail, given=[height, width], allowed=list(others[0].shape[:2]))
 
 
 def _bad_size(height: int, width: int, spec: ImageSpec, where: str) -> BadSize:
@@ -215,19 +214,14 @@ def _bad_size(height: int, width: int, spec: ImageSpec, where: str) -> BadSize:
 
 def _four_axes(array: NDArray[Any]) -> Pixels:
     if array.dtype != np.uint8:
-        raise BadArray(
-            f"images are uint8 with values 0 to 255, and the npy holds {array.dtype}",
-            given=str(array.dtype),
-            allowed="uint8",
-        )
+        detail = f"images are uint8 with values 0 to 255, and the npy holds {array.dtype}"
+        raise BadArray(detail, given=str(array.dtype), allowed="uint8")
     shape = array.shape
     if len(shape) == 2:
         shape = (1, *shape, 1)
     elif len(shape) == 3:
         shape = (1, *shape) if shape[-1] in (1, 3, 4) else (*shape, 1)
     if len(shape) != 4 or shape[-1] not in (1, 3, 4) or 0 in shape[1:]:
-        raise BadArray(
-            f"the npy has the shape {list(array.shape)}; images are [N, H, W, C] with 1, 3 or 4 channels",
-            given=list(array.shape),
-        )
+        detail = f"the npy has the shape {list(array.shape)}; images are [N, H, W, C] with 1, 3 or 4 channels"
+        raise BadArray(detail, given=list(array.shape))
     return array.reshape(shape).astype(np.uint8, copy=False)

@@ -43,12 +43,11 @@ def from_json(given: list[Any], manifest: Manifest, rows: int) -> Mask:
     own = manifest.codes.shape
     if own not in (shape, shape[1:]):
         text = ", ".join(map(str, own))
-        raise BadValue(
+        detail = (
             f"mask of shape {list(shape)}; the codes of {manifest.name!r} have the shape [{text}], so a mask "
-            f"is [{text}] or [N, {text}]",
-            given=list(shape),
-            allowed=[None, *own],
+            f"is [{text}] or [N, {text}]"
         )
+        raise BadValue(detail, given=list(shape), allowed=[None, *own])
     masks = 1 if shape == own else shape[0]
     if masks not in (1, rows):
         raise uneven(masks, "masks", rows, "rows of codes")
@@ -79,10 +78,8 @@ def boxes_from_query(given: Sequence[str]) -> list[Box]:
     """The boxes in texts such as ``"0,14,28,28"``. Raises BadValue."""
     for text in given:
         if not _FOUR_NUMBERS.fullmatch(text):
-            raise BadValue(
-                f"box is left,top,right,bottom in whole pixels, such as 0,14,28,28, not {quoted(text)}",
-                given=text,
-            )
+            detail = f"box is left,top,right,bottom in whole pixels, such as 0,14,28,28, not {quoted(text)}"
+            raise BadValue(detail, given=text)
     return [Box(*map(int, text.split(","))) for text in given]
 
 
@@ -110,13 +107,12 @@ def _from_box(box: Box, size: Size, manifest: Manifest, where: str) -> Mask:
     width, height = size
     inside = Box(max(box.left, 0), max(box.top, 0), min(box.right, width), min(box.bottom, height))
     if inside.left >= inside.right or inside.top >= inside.bottom:
-        raise BadValue(
+        detail = (
             f"box {list(box)} has nothing of {where} in it, which is {width} pixels wide and {height} high; "
             f"a box is [left, top, right, bottom] with left < right and top < bottom, within "
-            f"[0, 0, {width}, {height}]",
-            given=list(box),
-            allowed=[0, 0, width, height],
+            f"[0, 0, {width}, {height}]"
         )
+        raise BadValue(detail, given=list(box), allowed=[0, 0, width, height])
     image, stride = manifest.image, manifest.codes.stride or 1
     down, right = manifest.codes.shape
     pixels = prepare_box(inside, size, image)

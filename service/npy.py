@@ -80,11 +80,8 @@ def _evaluated(data: bytes) -> _Header:
     except Exception as error:  # numpy evaluates the header as a literal; what a bad one raises is open
         raise BadArray("the npy has a header that cannot be read") from error
     if len(shape) > _MOST_AXES:
-        raise BadArray(
-            f"the npy says it has {len(shape)} axes, and {_MOST_AXES} are allowed",
-            given=len(shape),
-            allowed=_MOST_AXES,
-        )
+        detail = f"the npy says it has {len(shape)} axes, and {_MOST_AXES} are allowed"
+        raise BadArray(detail, given=len(shape), allowed=_MOST_AXES)
     # True is an int to Python.
     if any(type(size) is not int or size < 0 for size in shape):
         raise BadArray(

@@ -80,11 +80,8 @@ def find(registry: Registry, name: str, version: str | None = None) -> tuple[Mod
     model = registry.choose(own)
     served = model.manifest.version
     if version not in (None, served):
-        raise UnknownModel(
-            f"model {own!r} is served in version {served!r}, not {quoted(version)}",
-            given=version,
-            allowed=[served],
-        )
+        detail = f"model {own!r} is served in version {served!r}, not {quoted(version)}"
+        raise UnknownModel(detail, given=version, allowed=[served])
     verb = operation.replace(COLON, "/") if colon else ENCODE
     if not _runs(model, verb):
         raise unknown("", name, names(model), UnknownOperation)

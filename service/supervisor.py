@@ -292,8 +292,6 @@ def disagreement(said: dict[int, Any]) -> Problem | None:
     for index, each in others:
         if each.good != first[1].good:
             names = sorted(dict(set(each.good.items()) ^ set(first[1].good.items())))
-            return ReloadFailed(
-                f"workers {first[0]} and {index} do not agree on {', '.join(names)}; nothing was changed",
-                models=names,
-            )
+            detail = f"workers {first[0]} and {index} do not agree on {', '.join(names)}; nothing was changed"
+            return ReloadFailed(detail, models=names)
     return None

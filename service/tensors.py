@@ -81,11 +81,8 @@ def from_json(name: str, datatype: str, shape: Sequence[int], data: Any) -> Tens
     dtype = DTYPES[datatype]
     flat, axes, found = _flattened(name, data)
     if axes != tuple(shape) and (len(axes) > 1 or len(flat) != math.prod(shape)):
-        raise BadTensor(
-            f"{name} has the shape {list(shape)}, and its data has the shape {list(axes)}",
-            given=list(axes),
-            allowed=list(shape),
-        )
+        detail = f"{name} has the shape {list(shape)}, and its data has the shape {list(axes)}"
+        raise BadTensor(detail, given=list(axes), allowed=list(shape))
     types, wanted = _JSON_TYPES[dtype.kind]
     if not found <= types:
         odd = next(place for place, value in enumerate(flat) if type(value) not in types)
@@ -114,11 +111,8 @@ def from_bytes(name: str, datatype: str, shape: Sequence[int], data: memoryview)
     dtype = DTYPES[datatype]
     size = math.prod(shape) * dtype.itemsize
     if size != len(data):
-        raise BadTensor(
-            f"{name} is {datatype} {list(shape)}, which is {size} bytes, and {len(data)} came",
-            given=len(data),
-            allowed=size,
-        )
+        detail = f"{name} is {datatype} {list(shape)}, which is {size} bytes, and {len(data)} came"
+        raise BadTensor(detail, given=len(data), allowed=size)
     if dtype.kind == "b" and (largest := int(np.frombuffer(data, np.uint8).max())) > 1:
         raise BadTensor(
             f"{name} is BOOL, so each byte is 0 or 1, and one is {largest}", given=largest, allowed=[0, 1]

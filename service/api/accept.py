@@ -39,11 +39,8 @@ def _choose(header: str | None, offers: tuple[str, ...]) -> str:
         return offers[0]
     best = max(offers, key=lambda offer: _quality(offer, ranges))
     if _quality(best, ranges) <= 0:
-        raise NotAcceptable(
-            f"Accept is {quoted(header)}, and the answer comes as {', '.join(offers)}",
-            given=header,
-            allowed=list(offers),
-        )
+        detail = f"Accept is {quoted(header)}, and the answer comes as {', '.join(offers)}"
+        raise NotAcceptable(detail, given=header, allowed=list(offers))
     return best
 
 
@@ -54,12 +51,11 @@ def choose(header: str | None, offers: tuple[str, ...]) -> str:
     a header that is too long to be read.
     """
     if header is not None and len(header) > _LONGEST:
-        raise NotAcceptable(
+        detail = (
             f"Accept has {len(header)} characters, and {_LONGEST} are read; the answer comes as "
-            f"{', '.join(offers)}",
-            given=header,
-            allowed=list(offers),
+            f"{', '.join(offers)}"
         )
+        raise NotAcceptable(detail, given=header, allowed=list(offers))
     return _choose(header, offers)
 
 

@@ -70,12 +70,11 @@ def choose_model(context: Context, query: Named, sent: Named | None = None) -> M
     version = _agreed("version", query.version, None if sent is None else sent.version)
     model = context.registry.choose(name)
     if version is not None and version != model.manifest.version:
-        raise VersionConflict(
+        detail = (
             f"the request is for version {quoted(version)} of {model.manifest.name!r}, "
-            f"and version {model.manifest.version!r} is served",
-            given=version,
-            allowed=model.manifest.version,
+            f"and version {model.manifest.version!r} is served"
         )
+        raise VersionConflict(detail, given=version, allowed=model.manifest.version)
     return model
 
 

@@ -76,12 +76,11 @@ def read(sent: SentSample, model: Model, settings: Settings) -> dict[Role, NDArr
     grids = codes.from_json(dict(document), manifest, settings)
     if grids.shape[1:] != manifest.codes.shape:
         own = list(manifest.codes.shape)
-        raise BadCodes(
+        detail = (
             f"codes of shape {list(grids.shape)}; {manifest.name!r} samples only its own shape, "
-            f"[N, {', '.join(map(str, own))}]",
-            given=list(grids.shape),
-            allowed=[None, *own],
+            f"[N, {', '.join(map(str, own))}]"
         )
+        raise BadCodes(detail, given=list(grids.shape), allowed=[None, *own])
     return {Role.codes: grids, Role.mask: masks.from_json(document.mask or [], manifest, len(grids))}
 
 

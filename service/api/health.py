@@ -49,11 +49,8 @@ async def readyz(context: Shared) -> ReadyAnswer:
     if context.draining:
         raise ShuttingDown("the service is about to stop, and finishes what is under way", **provider)
     if not registry.models:
-        raise NotReady(
-            f"no model is loaded{registry.why_not()}",
-            refused=[asdict(each) for each in registry.refused],
-            **provider,
-        )
+        detail = f"no model is loaded{registry.why_not()}"
+        raise NotReady(detail, refused=[asdict(each) for each in registry.refused], **provider)
     ailments, answering = await context.checkup.health()
     if ailments:
         raise NotReady(f"this worker is not well: {'; '.join(ailments)}", ailments=ailments, **provider)

@@ -232,9 +232,6 @@ def _whole(parameters: dict[str, Any], name: str, least: int, most: int) -> int 
     """A whole number among the parameters, which is taken out. Raises BadValue."""
     value = parameters.pop(name, None)
     if value is not None and (type(value) is not int or not least <= value <= most):
-        raise BadValue(
-            f"{name} is a whole number in {least} to {most}, not {quoted(value)}",
-            given=value,
-            allowed=[least, most],
-        )
+        detail = f"{name} is a whole number in {least} to {most}, not {quoted(value)}"
+        raise BadValue(detail, given=value, allowed=[least, most])
     return value

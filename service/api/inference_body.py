@@ -140,11 +140,8 @@ def _split(body: memoryview, length: str | None) -> tuple[memoryview, memoryview
     if length is None:
         return body, body[len(body) :]
     if not _is_length(length) or int(length) > len(body):
-        raise BadBody(
-            f"{LENGTH} is {quoted(length)}; it is how many bytes of the body are JSON, 0 to {len(body)}",
-            given=length,
-            allowed=[0, len(body)],
-        )
+        detail = f"{LENGTH} is {quoted(length)}; it is how many bytes of the body are JSON, 0 to {len(body)}"
+        raise BadBody(detail, given=length, allowed=[0, len(body)])
     return body[: int(length)], body[int(length) :]
 
 
@@ -177,11 +174,8 @@ def _inputs(documents: Sequence[InputDocument], tail: memoryview, settings: Sett
             start += size
         inputs[document.name] = tensor
     if start != len(tail):
-        raise BadBody(
-            f"{len(tail)} bytes follow the JSON, and the inputs have {start} of them by their {SIZE}",
-            given=len(tail),
-            allowed=start,
-        )
+        detail = f"{len(tail)} bytes follow the JSON, and the inputs have {start} of them by their {SIZE}"
+        raise BadBody(detail, given=len(tail), allowed=start)
     return inputs
 
 
@@ -189,12 +183,11 @@ def _check_size(size: Any, left: int, where: str) -> None:
     if type(size) is not int or size < 0:
         raise BadTensor(f"{SIZE} of {where} is {quoted(size)}; it must be a number of bytes", given=size)
     if size > left:
-        raise BadTensor(
+        detail = (
             f"{SIZE} of {where} is {size}, and {left} bytes are left of what follows the JSON, whose length "
-            f"{LENGTH} says",
-            given=size,
-            allowed=left,
+            f"{LENGTH} says"
         )
+        raise BadTensor(detail, given=size, allowed=left)
 
 
 def _outputs(documents: Sequence[OutputDocument], binary: bool) -> dict[str, bool]:

@@ -117,21 +117,15 @@ def _check_names(tensors: Mapping[str, Tensor], signature: Signature, model: Mod
 def _check_type(slot: Slot, tensor: Tensor, model: Model) -> None:
     allowed, shape = datatypes(slot), list(tensor.array.shape)
     if tensor.datatype not in allowed:
-        raise BadTensor(
-            f"input {slot.name!r} has the datatype {tensor.datatype}; it must be {' or '.join(allowed)}",
-            given=tensor.datatype,
-            allowed=list(allowed),
-        )
+        detail = f"input {slot.name!r} has the datatype {tensor.datatype}; it must be {' or '.join(allowed)}"
+        raise BadTensor(detail, given=tensor.datatype, allowed=list(allowed))
     wanted = [FREE] if tensor.datatype == BYTES else list(slot.shape)
     is_right = fits(shape, wanted)
     spec = model.manifest.image
     if not is_right or (len(shape) == 4 and slot.role is Role.images and not spec.allows(*shape[1:3])):
         step = f" with sizes that {spec.multiple_of} divides" if is_right else ""
-        raise BadTensor(
-            f"input {slot.name!r} has the shape {shape}; it must be {wanted}{step} (-1 is any length)",
-            given=shape,
-            allowed=wanted,
-        )
+        detail = f"input {slot.name!r} has the shape {shape}; it must be {wanted}{step} (-1 is any length)"
+        raise BadTensor(detail, given=shape, allowed=wanted)
 
 
 def _array(slot: Slot, tensor: Tensor, model: Model, settings: Settings) -> Array:
@@ -169,9 +163,8 @@ def _labels(slot: Slot, tensor: Tensor) -> list[Label]:
 def _check_counts(counts: Mapping[str, int], rows: int, allowed: list[int]) -> None:
     for name, count in counts.items():
         if count not in allowed:
-            raise BadTensor(
+            detail = (
                 f"input {name!r} has {count} rows, where there are {rows}; give "
-                f"{' or '.join(map(str, allowed))}",
-                given=count,
-                allowed=allowed,
+                f"{' or '.join(map(str, allowed))}"
             )
+            raise BadTensor(detail, given=count, allowed=allowed)

@@ -43,12 +43,11 @@ class Budget:
     def check(self, more: int) -> None:
         """Raises InflightBytesExceeded if there is no room for so many bytes more."""
         if self.held + more > self.most:
-            raise InflightBytesExceeded(
+            detail = (
                 f"there is no room for {more} bytes beside the bodies of other requests, which hold "
-                f"{self.held} of {self.most} bytes (--max-inflight-bytes); try again in a second",
-                given=more,
-                allowed=self.most,
+                f"{self.held} of {self.most} bytes (--max-inflight-bytes); try again in a second"
             )
+            raise InflightBytesExceeded(detail, given=more, allowed=self.most)
 
 
 class Intake:

@@ -32,11 +32,8 @@ def check(sent: SentSample, method: str) -> None:
         if getattr(document, name) is not None:
             raise BadValue(f"a {name} was given, but method {method!r} completes nothing", given=name)
     if document.n is not None and document.n < _ENDS:
-        raise BadValue(
-            f"n is {document.n}; it counts both ends, so it must be {_ENDS} or more",
-            given=document.n,
-            allowed=[_ENDS, None],
-        )
+        detail = f"n is {document.n}; it counts both ends, so it must be {_ENDS} or more"
+        raise BadValue(detail, given=document.n, allowed=[_ENDS, None])
 
 
 def read(sent: SentSample, model: Model, settings: Settings) -> dict[Role, NDArray[Any]]:

@@ -144,10 +144,8 @@ def check_states(model: Model, states: NDArray[Any], settings: Settings) -> None
     try:
         check_total(chains * passed, image.height, image.width, settings)
     except TooLarge as error:
-        raise TooLarge(
-            f"{chains} chains with {passed} states each: {error}; ask for fewer samples or states",
-            **error.members,
-        ) from error
+        detail = f"{chains} chains with {passed} states each: {error}; ask for fewer samples or states"
+        raise TooLarge(detail, **error.members) from error
 
 
 async def _decoded(
@@ -190,10 +188,9 @@ def _rows(wanted: SampleDocument, given: int) -> int:
         labels = len(wanted.label) if isinstance(wanted.label, list) else 1
         return wanted.n if wanted.n is not None else labels
     if wanted.n not in (None, given):
-        raise BadValue(
+        detail = (
             f"n is {wanted.n}, and {given} rows were given to complete; leave n out, or give one row to "
-            f"complete n times",
-            given=wanted.n,
-            allowed=[given],
+            f"complete n times"
         )
+        raise BadValue(detail, given=wanted.n, allowed=[given])
     return given
