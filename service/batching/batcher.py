@@ -135,7 +135,7 @@ class Batcher(Generic[Key]):
                     break
                 self._under_way[batch] = time.monotonic()
                 self._executor.submit(self._work, batch, parts, loop)
-        except Exception as error:  # a fault of the batcher itself
+        except BaseException as error:  # a fault of the batcher itself, or what would end the process
             self._fail(error)
         if self.queues:
             self._look_later(loop, self._limits.seconds)
