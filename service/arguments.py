@@ -1,17 +1,26 @@
-"""What a caller gives an operation besides arrays, held against the manifest: parameters and labels."""
+"""What a caller gives an operation besides arrays, held against the manifest: parameters, labels, seeds."""
 
 import math
+import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import BadValue, UnknownName, did_you_mean, quoted
+from service.errors import BadValue, UnknownName, quoted, uneven, unknown
 from service.manifest import Manifest, Parameter
 from service.operations import Number, Operations, number
 
 Label = int | str
+
+LARGEST_SEED = 2**53 - 1
+"""The largest integer that every JSON reader keeps exactly."""
+
+
+def draw_seed() -> int:
+    """A fresh seed, for a caller who gave none."""
+    return secrets.randbits(32)
 
 
 def parameters(
@@ -27,10 +36,7 @@ def parameters(
     allowed = sorted(operations.parameters)
     for name in given:
         if name not in allowed:
-            known = [*others, *allowed]
-            raise UnknownName(
-                f"there is no parameter {quoted(name)}{did_you_mean(name, known)}", given=name, allowed=known
-            )
+            raise unknown("parameter ", name, [*others, *allowed])
     values = dict(operations.defaults)
     for name, parameter in operations.declared:
         if name in given:
@@ -58,11 +64,7 @@ def labels(
         return np.full(rows, default, dtype=np.int64)
     several = [given] if isinstance(given, int | str) else given
     if len(several) not in (1, rows):
-        raise BadValue(
-            f"{len(several)} labels for {rows} rows; give one label, or one for each row",
-            given=len(several),
-            allowed=[1, rows],
-        )
+        raise uneven(len(several), "labels", rows, "rows")
     indices = [_label_index(label, names) for label in several]
     return np.array(indices * (rows // len(indices)), dtype=np.int64)
 
@@ -77,9 +79,7 @@ def _label_index(label: Label, names: tuple[str, ...]) -> int:
         if label in _places(names):
             return _places(names)[label]
         if not (label.isascii() and label.isdigit()):
-            raise UnknownName(
-                f"there is no label {quoted(label)}{did_you_mean(label, names)}", given=label, allowed=names
-            )
+            raise unknown("label ", label, names)
         label = int(label[:19])
     if not 0 <= label < len(names):
         raise UnknownName(

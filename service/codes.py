@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service import nested, npy
-from service.errors import BadCodes, TooLarge, quoted
+from service.errors import BadCodes, quoted, too_large
 from service.images import check_count, check_total
 from service.manifest import Manifest
 from service.settings import Settings
@@ -78,17 +78,10 @@ def from_array(
 
 
 def _check_types(flat: list[Any], shape: tuple[int, ...], dtype: str) -> None:
-    allowed = {int} if dtype == "int32" else {int, float}
-    if set(map(type, flat)) <= allowed:
-        return
-    odd = next(index for index, value in enumerate(flat) if type(value) not in allowed)
-    wanted = "an integer" if dtype == "int32" else "a number"
-    raise BadCodes(
-        f"codes{nested.position(odd, shape)} is {quoted(flat[odd])}; it must be {wanted} ({dtype})",
-        index=nested.index(odd, shape),
-        given=flat[odd],
-        allowed=dtype,
-    )
+    allowed, wanted = ({int}, "an integer") if dtype == "int32" else ({int, float}, "a number")
+    if not set(map(type, flat)) <= allowed:
+        odd = next(index for index, value in enumerate(flat) if type(value) not in allowed)
+        raise nested.refusal(BadCodes, "codes", flat[odd], odd, shape, f"{wanted} ({dtype})", allowed=dtype)
 
 
 def _array(flat: list[Any], dtype: str) -> NDArray[Any]:
@@ -117,12 +110,8 @@ def _checked_shape(
     height, width = size
     check_count(rows, settings)
     if height * width > settings.max_pixels:
-        raise TooLarge(
-            f"a grid of {item[0]} x {item[1]} codes is an image of {height} x {width} pixels, and "
-            f"{settings.max_pixels} pixels are allowed by the setting max_pixels",
-            given=height * width,
-            allowed=settings.max_pixels,
-        )
+        told = f"a grid of {item[0]} x {item[1]} codes is an image of {height} x {width} pixels"
+        raise too_large(told, height * width, settings.max_pixels, "max_pixels")
     check_total(rows, height, width, settings)
     return (rows, *item)
 
@@ -159,11 +148,6 @@ def _checked_values(array: NDArray[Any], manifest: Manifest, name: str = "codes"
         rule = f"in 0 to {size - 1}"
     if bad.any():
         odd = int(np.argmax(bad))
-        given = array.reshape(-1)[odd]
-        raise BadCodes(
-            f"{name}{nested.position(odd, array.shape)} is {given}; it must be {rule}",
-            index=nested.index(odd, array.shape),
-            given=given if isinstance(given, int) else given.item(),
-            allowed=[0, size - 1] if size is not None else "finite",
-        )
+        allowed = [0, size - 1] if size is not None else "finite"
+        raise nested.refusal(BadCodes, name, array.item(odd), odd, array.shape, rule, allowed=allowed)
     return np.ascontiguousarray(array.astype(np.int32) if size is not None else values)

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from service.errors import did_you_mean, quoted
-from service.settings import PREFIX, SECRETS, Settings, flag, shown_default, variable
+from service.settings import PREFIX, SECRETS, Settings, flag, meaning, shown_default, variable
 from service.variables import unknown_variables
 
 # Of variables: Kubernetes sets seven for each Service.
@@ -61,7 +61,7 @@ def _parser() -> _Parser:
             shown,
             dest=name,
             metavar=_metavar(field),
-            help=f"{field.description}{f' (default: {default})' if default else ''}",
+            help=f"{meaning(field)}{f' (default: {default})' if default else ''}",
         )
     return parser
 
@@ -73,7 +73,7 @@ def _flags() -> dict[str, str]:
 
 def _secrets() -> str:
     fields = Settings.model_fields
-    return " ".join(f"{variable(name)}: {fields[name].description}" for name in sorted(SECRETS))
+    return " ".join(f"{variable(name)}: {meaning(fields[name])}" for name in sorted(SECRETS))
 
 
 def _metavar(field: FieldInfo) -> str:

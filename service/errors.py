@@ -1,50 +1,15 @@
 """Everything that can go wrong, and what is said about it.
 
-    TesseraError
-    ├── StartupError                   the service cannot start: one line on stderr, exit code 1
-    ├── ModelRefused                   an exported folder is not served, and why
-    └── Problem                        an answer of application/problem+json (RFC 9457)
-        ├── BadBody               400  not what its content type says
-        │   ├── EmptyBody
-        │   ├── BadImage               no picture, a truncated or a corrupt one
-        │   └── BadArray               no npy array, or one with pickled objects
-        ├── ModelNotChosen        400  several models are served and none was named
-        ├── NoKey                 401  the call needs a key
-        │   └── WrongKey               and has one that is not known
-        ├── InsufficientKey       403  the call has a key that is for other calls
-        ├── NotLocal              403  only clients on the same machine may
-        ├── UnknownModel          404
-        ├── UnknownOperation      404  the model has no such operation
-        ├── MissingFile           404  the model was exported without it
-        ├── WrongPort             404  the metrics have a port of their own
-        ├── NotAcceptable         406  the answer has no form that Accept allows
-        ├── TooSlow               408  the body did not come in time
-        ├── VersionConflict       409  codes of one version, a model of another
-        ├── TooLarge              413  bytes, pixels or rows
-        ├── UnsupportedMediaType  415
-        ├── BadValue              422  well-formed, and not allowed
-        │   ├── BadCodes
-        │   ├── BadTensor
-        │   ├── BadSize                the model does not take pictures of this size
-        │   └── UnknownName            a field, a query parameter, a label
-        ├── Overloaded            429  too much waits already
-        ├── GraphFailed           500  ONNX Runtime gave up on a request
-        ├── NotReady              503  no model is loaded
-        │   ├── ShuttingDown
-        │   └── BatcherFailed          what runs the models
-        ├── Unwell                503  the service should be started again
-        ├── ModelsUnreadable      503  the folder that holds the models cannot be listed
-        ├── ReloadFailed          503  not every worker could load the models: none has swapped
-        ├── InflightBytesExceeded 503  the bodies of other requests fill the memory set aside for them
-        └── QueueTimeout          504  it waited for too long
-
-Nothing here carries a traceback or a path of the server's.
+A ``Problem`` is answered as application/problem+json (RFC 9457): with the status and the title that stand
+behind its class below, or else those of the class that it is a case of. A ``StartupError`` is one line on
+stderr and exit code 1. Nothing here carries a traceback or a path of the server's.
 """
 
 import difflib
 import itertools
 import re
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 # Characters of a caller's value in an answer; no name of ours is longer.
@@ -142,281 +107,199 @@ class Problem(TesseraError):
 
     status: ClassVar[int] = 500
     title: ClassVar[str] = "Internal server error"
+    headers: Mapping[str, str] = MappingProxyType({})
+
+    def __init_subclass__(
+        cls, *, title: str, status: int | None = None, headers: Mapping[str, str] | None = None
+    ) -> None:
+        cls.title, cls.status, cls.headers = title, status or cls.status, headers or cls.headers
 
     def __init__(self, detail: str, **members: Any) -> None:
         super().__init__(detail)
-        self.detail = detail
-        self.members = members
-        self.headers: Mapping[str, str] = {}
+        self.detail, self.members = detail, members
 
     @classmethod
     def type(cls) -> str:
         """The problem's type, a URN: ``urn:tessera:bad-image``."""
         return "urn:tessera:" + re.sub(r"(?<!^)(?=[A-Z])", "-", cls.__name__).lower()
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Its constructors differ, and one worker tells another by a pipe.
-        return _rebuilt, (type(self), self.args, self.__dict__)
-
     def document(self, instance: str) -> dict[str, Any]:
         """The problem as RFC 9457 has it, a few KiB at most; ``instance`` is the path that was called."""
+        limits = {"given": LONGEST_ECHO}
+        members = {
+            name: bounded(value, limits.get(name, _LONGEST_MEMBER)) for name, value in self.members.items()
+        }
         return {
             "type": self.type(),
             "title": self.title,
             "status": self.status,
             "detail": bounded(self.detail, LONGEST_TEXT),
             "instance": bounded(instance),
-            **{name: bounded(value, _limit(name)) for name, value in self.members.items()},
+            **members,
         }
 
 
-def _limit(member: str) -> int:
-    return LONGEST_ECHO if member == "given" else _LONGEST_MEMBER
+def _challenge(error: str | None = None) -> Mapping[str, str]:
+    """What a call needs, as RFC 6750 has it."""
+    return {"WWW-Authenticate": 'Bearer realm="tessera"' + (f', error="{error}"' if error else "")}
 
 
-def _rebuilt(kind: type[Problem], arguments: tuple[Any, ...], state: Mapping[str, Any]) -> Problem:
-    problem = kind.__new__(kind, *arguments)
-    problem.__dict__.update(state)
-    return problem
-
-
-class BadBody(Problem):
+class BadBody(Problem, status=400, title="The body cannot be read"):
     """The body is not what its content type says."""
 
-    status = 400
-    title = "The body cannot be read"
 
-
-class EmptyBody(BadBody):
+class EmptyBody(BadBody, title="The body is empty"):
     """There is no body."""
 
-    title = "The body is empty"
 
-
-class BadImage(BadBody):
+class BadImage(BadBody, title="The image cannot be read"):
     """The body is no picture, or a truncated or corrupt one."""
 
-    title = "The image cannot be read"
 
-
-class BadArray(BadBody):
+class BadArray(BadBody, title="The array cannot be read"):
     """The body is no npy array, or one with pickled objects."""
 
-    title = "The array cannot be read"
 
-
-class ModelNotChosen(Problem):
+class ModelNotChosen(Problem, status=400, title="No model was chosen"):
     """Several models are served, none is the default, and the request names none."""
 
-    status = 400
-    title = "No model was chosen"
 
-
-# Challenges, as RFC 6750 has them.
-_BEARER = 'Bearer realm="tessera"'
-
-
-class NoKey(Problem):
+class NoKey(Problem, status=401, title="A key is needed", headers=_challenge()):
     """The call needs a key, and has none."""
 
-    status = 401
-    title = "A key is needed"
-    challenge: ClassVar[str] = _BEARER
 
-    def __init__(self, detail: str, **members: Any) -> None:
-        super().__init__(detail, **members)
-        self.headers = {"WWW-Authenticate": self.challenge}
-
-
-class WrongKey(NoKey):
+class WrongKey(NoKey, title="The key is not known", headers=_challenge("invalid_token")):
     """The call has a key that is not known."""
 
-    title = "The key is not known"
-    challenge = f'{_BEARER}, error="invalid_token"'
 
-
-class InsufficientKey(Problem):
+class InsufficientKey(
+    Problem, status=403, title="The key is not for this", headers=_challenge("insufficient_scope")
+):
     """The call has a key that is for other calls."""
 
-    status = 403
-    title = "The key is not for this"
 
-    def __init__(self, detail: str, **members: Any) -> None:
-        super().__init__(detail, **members)
-        self.headers = {"WWW-Authenticate": f'{_BEARER}, error="insufficient_scope"'}
-
-
-class NotLocal(Problem):
+class NotLocal(Problem, status=403, title="Only for clients on the same machine"):
     """Only clients on the same machine may do this."""
 
-    status = 403
-    title = "Only for clients on the same machine"
 
-
-class UnknownModel(Problem):
+class UnknownModel(Problem, status=404, title="Unknown model"):
     """No model of this name is served."""
 
-    status = 404
-    title = "Unknown model"
 
-
-class UnknownOperation(Problem):
+class UnknownOperation(Problem, status=404, title="The model has no such operation"):
     """The model has no such operation."""
 
-    status = 404
-    title = "The model has no such operation"
 
-
-class MissingFile(Problem):
+class MissingFile(Problem, status=404, title="The model has no such file"):
     """The model was exported without this file."""
 
-    status = 404
-    title = "The model has no such file"
 
-
-class WrongPort(Problem):
+class WrongPort(Problem, status=404, title="Not on this port"):
     """The service has two ports, and this is answered on the other."""
 
-    status = 404
-    title = "Not on this port"
 
-
-class NotAcceptable(Problem):
+class NotAcceptable(Problem, status=406, title="Not acceptable"):
     """The answer has no form that the Accept header allows."""
 
-    status = 406
-    title = "Not acceptable"
 
-
-class TooSlow(Problem):
+class TooSlow(Problem, status=408, title="The body took too long"):
     """The body did not come in time."""
 
-    status = 408
-    title = "The body took too long"
 
-
-class VersionConflict(Problem):
+class VersionConflict(Problem, status=409, title="The model has another version"):
     """The codes come from one version of the model, and another is served."""
 
-    status = 409
-    title = "The model has another version"
 
-
-class TooLarge(Problem):
+class TooLarge(Problem, status=413, title="Too large"):
     """More bytes, pixels or rows than the service takes."""
 
-    status = 413
-    title = "Too large"
 
-
-class UnsupportedMediaType(Problem):
+class UnsupportedMediaType(Problem, status=415, title="Unsupported content type"):
     """The body has a content type that is not taken."""
 
-    status = 415
-    title = "Unsupported content type"
 
-
-class BadValue(Problem):
+class BadValue(Problem, status=422, title="A value is not allowed"):
     """A value that is well-formed and not allowed."""
 
-    status = 422
-    title = "A value is not allowed"
 
-
-class BadCodes(BadValue):
+class BadCodes(BadValue, title="The codes are not allowed"):
     """Codes of the wrong shape, dtype or range."""
 
-    title = "The codes are not allowed"
 
-
-class BadTensor(BadValue):
+class BadTensor(BadValue, title="The tensor is not allowed"):
     """A tensor whose values do not fit its shape and datatype, or that the model does not take."""
 
-    title = "The tensor is not allowed"
 
-
-class BadSize(BadValue):
+class BadSize(BadValue, title="The size is not allowed"):
     """The model does not take pictures of this size."""
 
-    title = "The size is not allowed"
 
-
-class UnknownName(BadValue):
+class UnknownName(BadValue, title="Unknown name"):
     """A field, query parameter, parameter or label that does not exist."""
 
-    title = "Unknown name"
 
-
-class Overloaded(Problem):
+class Overloaded(Problem, status=429, title="Too many requests"):
     """Too much waits already. ``retry_after`` says when to come again, in seconds."""
 
-    status = 429
-    title = "Too many requests"
-
-    def __init__(self, detail: str, *, retry_after: int, **members: Any) -> None:
+    def __init__(self, detail: str, *, retry_after: int = 1, **members: Any) -> None:
         super().__init__(detail, retry_after=retry_after, **members)
         self.headers = {"Retry-After": str(retry_after)}
 
 
-class GraphFailed(Problem):
+class GraphFailed(Problem, title="The model failed"):
     """ONNX Runtime gave up on a request."""
 
-    title = "The model failed"
 
-
-class NotReady(Problem):
+class NotReady(Problem, status=503, title="Not ready"):
     """No model is loaded."""
 
-    status = 503
-    title = "Not ready"
 
-
-class ShuttingDown(NotReady):
+class ShuttingDown(NotReady, title="Shutting down"):
     """What would answer is being taken out of service."""
 
-    title = "Shutting down"
 
-
-class BatcherFailed(NotReady):
+class BatcherFailed(NotReady, title="What runs the models failed"):
     """What runs the models failed: the process is about to be replaced."""
 
-    title = "What runs the models failed"
 
-
-class Unwell(Problem):
+class Unwell(Problem, status=503, title="Not well"):
     """Something is wrong that only a new start mends."""
 
-    status = 503
-    title = "Not well"
 
-
-class ModelsUnreadable(Problem):
+class ModelsUnreadable(Problem, status=503, title="The models folder cannot be read"):
     """The folder that holds the models is not there or cannot be listed."""
 
-    status = 503
-    title = "The models folder cannot be read"
 
-
-class ReloadFailed(Problem):
+class ReloadFailed(Problem, status=503, title="The models were not loaded anew"):
     """Not every worker could load the models anew, or not the same ones; none of them has swapped."""
 
-    status = 503
-    title = "The models were not loaded anew"
 
-
-class InflightBytesExceeded(Problem):
+class InflightBytesExceeded(
+    Problem, status=503, title="Too many bytes in flight", headers={"Retry-After": "1"}
+):
     """The bodies of other requests fill the memory set aside for bodies. Another worker may have room."""
 
-    status = 503
-    title = "Too many bytes in flight"
 
-    def __init__(self, detail: str, **members: Any) -> None:
-        super().__init__(detail, **members)
-        self.headers = {"Retry-After": "1"}
-
-
-class QueueTimeout(Problem):
+class QueueTimeout(Problem, status=504, title="Waited for too long"):
     """A request waited for longer than is allowed before it was begun."""
 
-    status = 504
-    title = "Waited for too long"
+
+def too_large(what: str, given: int, allowed: int, setting: str, hint: str = "") -> TooLarge:
+    """The refusal of more than a setting allows; ``what`` tells how much of what was given."""
+    told = f"{what}, and {allowed} are allowed by the setting {setting}{hint and '; '}{hint}"
+    return TooLarge(told, given=given, allowed=allowed)
+
+
+def uneven(count: int, what: str, rows: int, of: str) -> BadValue:
+    """The refusal of a number of things of which there is one for all rows, or one for each."""
+    told = f"{count} {what} for {rows} {of}; give one for all, or one for each"
+    return BadValue(told, given=count, allowed=[1, rows])
+
+
+def unknown(
+    what: str, given: str, allowed: Iterable[str], kind: type[Problem] = UnknownName, hint: str = ""
+) -> Problem:
+    """The refusal of a name that none of those ``allowed`` is, with the nearest of them."""
+    names = list(allowed)
+    told = f"there is no {what}{quoted(given)}{did_you_mean(given, names)}{hint and '; '}{hint}"
+    return kind(told, given=given, allowed=names)

@@ -14,7 +14,7 @@ from typing import Any
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from service import arena
+from service import memory
 from service.device import Bindings, Held, Value
 from service.errors import GraphFailed, ModelRefused
 from service.runtime import Provider, one_line
@@ -41,7 +41,7 @@ class Graph:
         # steps and the decoder after them took 40 ms on 2 cores, 9 and 3 ms each by itself.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         if provider.device is None:
-            arena.share(options)
+            memory.share_arena(options)
         session, captures = _loaded(path, options, provider)
         if session.get_providers()[0] != provider.execution[0][0]:
             raise ModelRefused(f"graph {path.name!r} does not run on {provider.name}")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from service import metadata, npy, plain
-from service.errors import BadArray, BadImage, BadSize, BadValue, EmptyBody, TooLarge
+from service.errors import BadArray, BadImage, BadSize, BadValue, EmptyBody, TooLarge, too_large
 from service.manifest import ImageSpec
 from service.preparation import fit, pixels, prepare, upright_picture
 from service.settings import Settings
@@ -44,75 +44,59 @@ class Fitted(NamedTuple):
     sizes: list[Size]
 
 
-def from_files(files: Sequence[bytes], spec: ImageSpec, settings: Settings, *, resize: bool) -> Pixels:
-    """The pixels of PNG, JPEG or WebP files: uint8 ``(len(files), H, W, C)``.
+def from_files(files: Sequence[bytes], spec: ImageSpec, settings: Settings, *, resize: bool = True) -> Fitted:
+    """PNG, JPEG or WebP files, made to fit the model's own size.
 
-    With ``resize`` every picture is made to fit the model's own size; without it each keeps its size, which
-    must be one that the model takes and the same for all.
-
+    Without ``resize`` each keeps its size, which must be one that the model takes and the same for all.
     Raises EmptyBody, BadImage, BadSize or TooLarge; with several files, naming which.
     """
+    check_count(len(files), settings)
     if resize:
-        return fit_files(files, spec, settings).pixels
-    check_count(len(files), settings)
-    images: list[Pixels] = []
+        check_total(len(files), spec.height, spec.width, settings)
+    images, sizes = list[Pixels](), list[Size]()
     for index, data in enumerate(files):
-        where = _place(index, files)
+        where = place(index, len(files))
         image = plain.decode(data, settings.max_pixels)
-        if image is None or image.shape[2] != spec.channels:
-            image = pixels(_upright(data, image, spec, settings, where))
-        _check_own_size(image, images, spec, where)
-        check_total(len(files), image.shape[0], image.shape[1], settings)
+        fits = image is not None and image.shape[2] == spec.channels
+        if image is None or not fits or (resize and image.shape[:2] != (spec.height, spec.width)):
+            picture = _upright(data, image, spec, settings, where)
+            sizes.append(picture.size)
+            image = pixels(fit(picture, spec, (spec.width, spec.height)) if resize else picture)
+        else:
+            sizes.append((image.shape[1], image.shape[0]))
+        if not resize:
+            _check_own_size(image, images, spec, where)
+            check_total(len(files), image.shape[0], image.shape[1], settings)
         images.append(image)
-    return _stacked(images)
+    return Fitted(images[0][None] if len(images) == 1 else np.stack(images), sizes)
 
 
-def fit_files(files: Sequence[bytes], spec: ImageSpec, settings: Settings) -> Fitted:
-    """PNG, JPEG or WebP files, each made to fit the model's own size. Raises as ``from_files``."""
-    check_count(len(files), settings)
-    check_total(len(files), spec.height, spec.width, settings)
-    images, sizes = [], []
-    for index, data in enumerate(files):
-        array = plain.decode(data, settings.max_pixels)
-        if array is not None and array.shape == (spec.height, spec.width, spec.channels):
-            images.append(array)
-            sizes.append((spec.width, spec.height))
-            continue
-        picture = _upright(data, array, spec, settings, _place(index, files))
-        images.append(pixels(fit(picture, spec, (spec.width, spec.height))))
-        sizes.append(picture.size)
-    return Fitted(_stacked(images), sizes)
-
-
-def from_npy(data: bytes, spec: ImageSpec, settings: Settings, *, resize: bool) -> Pixels:
-    """The pixels of an npy file with uint8 of shape ``(N, H, W, C)``: uint8 ``(N, H', W', C')``.
+def from_npy(data: bytes, spec: ImageSpec, settings: Settings, *, resize: bool = True) -> Fitted:
+    """The images of an npy file with uint8 of shape ``(N, H, W, C)``, made to fit as files are.
 
     ``(H, W)`` is one greyscale image; three axes are one image ``(H, W, C)`` if the last is 1, 3 or 4 long,
-    else greyscale images ``(N, H, W)``. Like a file, an array of another size or number of channels is
-    made to fit; without ``resize`` the size must be one that the model takes.
-
-    Raises BadArray, BadValue, BadSize or TooLarge.
+    else greyscale images ``(N, H, W)``. Raises BadArray, BadValue, BadSize or TooLarge.
     """
-    return from_array(_four_axes(npy.load(data)), spec, settings, resize=resize)
+    array = _four_axes(npy.load(data))
+    count, height, width, _ = array.shape
+    return Fitted(from_array(array, spec, settings, resize=resize), [(width, height)] * count)
 
 
 def from_array(array: Pixels, spec: ImageSpec, settings: Settings, *, resize: bool) -> Pixels:
     """The same of an array that is uint8 ``(N, H, W, C)`` already. Raises BadValue, BadSize or TooLarge."""
-    _check_area(array, settings)
-    _, height, width, _ = array.shape
+    count, height, width, _ = array.shape
+    check_count(count, settings)
+    if height * width > settings.max_pixels:
+        told = f"the images are {height} x {width} pixels"
+        raise too_large(told, height * width, settings.max_pixels, "max_pixels")
     if resize:
         height, width = spec.height, spec.width
     elif not spec.allows(height, width):
         raise _bad_size(height, width, spec, "the image")
-    return _fitted(array, spec, height, width, settings)
-
-
-def fit_npy(data: bytes, spec: ImageSpec, settings: Settings) -> Fitted:
-    """The images of an npy file, made to fit the model's own size. Raises as ``from_npy``."""
-    array = _four_axes(npy.load(data))
-    _check_area(array, settings)
-    count, height, width, _ = array.shape
-    return Fitted(_fitted(array, spec, spec.height, spec.width, settings), [(width, height)] * count)
+    check_total(count, height, width, settings)
+    if array.shape[1:] == (height, width, spec.channels):
+        return np.ascontiguousarray(array)
+    return np.stack([prepare(_picture(image), spec, height, width) for image in array])
 
 
 def open_picture(data: bytes, max_pixels: int, where: str = "the image") -> Image.Image:
@@ -129,13 +113,13 @@ def open_picture(data: bytes, max_pixels: int, where: str = "the image") -> Imag
         raise BadImage(f"{where} is no PNG, JPEG or WebP that can be read", allowed=FORMATS) from error
     width, height = picture.size
     if width * height > max_pixels:
-        raise TooLarge(
-            f"{where} has {height} x {width} pixels, and {max_pixels} pixels are allowed by the setting "
-            f"max_pixels",
-            given=width * height,
-            allowed=max_pixels,
-        )
+        raise too_large(f"{where} has {height} x {width} pixels", width * height, max_pixels, "max_pixels")
     return picture
+
+
+def place(index: int, count: int) -> str:
+    """What messages call one of some images."""
+    return f"image {index} of {count}" if count > 1 else "the image"
 
 
 def check_count(count: int, settings: Settings) -> None:
@@ -143,23 +127,15 @@ def check_count(count: int, settings: Settings) -> None:
     if count < 1:
         raise BadValue("there are no rows; send at least one", given=0, allowed=[1, settings.max_images])
     if count > settings.max_images:
-        raise TooLarge(
-            f"{count} rows in one request, and {settings.max_images} are allowed by the setting max_images",
-            given=count,
-            allowed=settings.max_images,
-        )
+        raise too_large(f"{count} rows in one request", count, settings.max_images, "max_images")
 
 
 def check_total(count: int, height: int, width: int, settings: Settings) -> None:
     """Raise TooLarge if ``count`` images of a size are more than ``settings.max_total_pixels``."""
     total = count * height * width
     if total > settings.max_total_pixels:
-        raise TooLarge(
-            f"{count} x {height} x {width} is {total} pixels in one request, and "
-            f"{settings.max_total_pixels} are allowed by the setting max_total_pixels",
-            given=total,
-            allowed=settings.max_total_pixels,
-        )
+        told = f"{count} x {height} x {width} is {total} pixels in one request"
+        raise too_large(told, total, settings.max_total_pixels, "max_total_pixels")
 
 
 def grid(images: Pixels, columns: int | None = None) -> Pixels:
@@ -199,10 +175,6 @@ def _picture(image: Pixels) -> Image.Image:
     return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else np.ascontiguousarray(image))
 
 
-def _place(index: int, files: Sequence[bytes]) -> str:
-    return f"image {index} of {len(files)}" if len(files) > 1 else "the image"
-
-
 def _upright(
     data: bytes, array: Pixels | None, spec: ImageSpec, settings: Settings, where: str
 ) -> Image.Image:
@@ -214,29 +186,6 @@ def _upright(
         raise
     except Exception as error:  # Pillow's decoders raise whatever a corrupt file makes them run into
         raise BadImage(f"{where} is truncated or corrupt") from error
-
-
-def _stacked(images: Sequence[Pixels]) -> Pixels:
-    return images[0][None] if len(images) == 1 else np.stack(images)
-
-
-def _check_area(array: Pixels, settings: Settings) -> None:
-    count, height, width, _ = array.shape
-    check_count(count, settings)
-    if height * width > settings.max_pixels:
-        raise TooLarge(
-            f"the images are {height} x {width} pixels, and {settings.max_pixels} pixels are allowed "
-            f"by the setting max_pixels",
-            given=height * width,
-            allowed=settings.max_pixels,
-        )
-
-
-def _fitted(array: Pixels, spec: ImageSpec, height: int, width: int, settings: Settings) -> Pixels:
-    check_total(len(array), height, width, settings)
-    if array.shape[1:] == (height, width, spec.channels):
-        return np.ascontiguousarray(array)
-    return np.stack([prepare(_picture(image), spec, height, width) for image in array])
 
 
 def _check_own_size(image: Pixels, others: Sequence[Pixels], spec: ImageSpec, where: str) -> None:

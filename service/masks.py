@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service import nested
-from service.errors import BadValue, quoted
-from service.images import Size
+from service.errors import BadValue, quoted, uneven
+from service.images import Size, place
 from service.manifest import Manifest
 from service.preparation import prepare_box
 
@@ -51,20 +51,11 @@ def from_json(given: list[Any], manifest: Manifest, rows: int) -> Mask:
         )
     masks = 1 if shape == own else shape[0]
     if masks not in (1, rows):
-        raise BadValue(
-            f"{masks} masks for {rows} rows of codes; give one mask, or one for each row",
-            given=masks,
-            allowed=[1, rows],
-        )
+        raise uneven(masks, "masks", rows, "rows of codes")
     odd = next((place for place, value in enumerate(flat) if not _is_bit(value)), None)
     if odd is not None:
-        raise BadValue(
-            f"mask{nested.position(odd, shape)} is {quoted(flat[odd])}; it must be true or 1 where a code is "
-            f"to be sampled, and false or 0 where it is kept",
-            index=nested.index(odd, shape),
-            given=flat[odd],
-            allowed=[0, 1],
-        )
+        rule = "true or 1 where a code is to be sampled, and false or 0 where it is kept"
+        raise nested.refusal(BadValue, "mask", flat[odd], odd, shape, rule, allowed=[0, 1])
     mask = np.array(flat, dtype=np.bool_).reshape(masks, *own)
     if not mask.any():
         raise BadValue("the mask samples nothing: it is true or 1 nowhere")
@@ -106,16 +97,13 @@ def from_boxes(boxes: Sequence[Box], sizes: Sequence[Size], manifest: Manifest) 
             f"box cannot say which to sample; send codes and a mask"
         )
     if len(boxes) not in (1, len(sizes)):
-        raise BadValue(
-            f"{len(boxes)} boxes for {len(sizes)} images; give one box, or one for each image",
-            given=len(boxes),
-            allowed=[1, len(sizes)],
-        )
-    masks = []
-    for index, size in enumerate(sizes):
-        where = f"image {index} of {len(sizes)}" if len(sizes) > 1 else "the image"
-        masks.append(_from_box(boxes[index % len(boxes)], size, manifest, where))
-    return np.stack(masks)
+        raise uneven(len(boxes), "boxes", len(sizes), "images")
+    return np.stack(
+        [
+            _from_box(boxes[index % len(boxes)], size, manifest, place(index, len(sizes)))
+            for index, size in enumerate(sizes)
+        ]
+    )
 
 
 def _from_box(box: Box, size: Size, manifest: Manifest, where: str) -> Mask:

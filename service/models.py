@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 
 from service.batching.entries import joined
 from service.contract.runner import Arrays, Part, Results, Runner, WrongOutput
-from service.errors import GraphFailed, UnknownOperation, did_you_mean, quoted
+from service.errors import GraphFailed, UnknownOperation, did_you_mean, quoted, unknown
 from service.folder import Folder
 from service.graphs import Graph
 from service.manifest import Manifest, Role
@@ -99,12 +99,9 @@ class Model:
             names = (verb, "decode")
         for name in names:
             if name not in operations:
-                raise UnknownOperation(
-                    f"model {self.manifest.name!r} has no operation {quoted(name)}"
-                    f"{did_you_mean(name, operations)}",
-                    given=name,
-                    allowed=sorted(operations),
-                )
+                known = sorted(operations)
+                hint = f"model {self.manifest.name!r} has {', '.join(known)}"
+                raise unknown("operation ", name, known, UnknownOperation, hint)
         return names
 
     def sampler(self, method: str | None) -> str:

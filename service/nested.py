@@ -43,5 +43,13 @@ def position(flat: int, shape: tuple[int, ...]) -> str:
     return "".join(f"[{axis}]" for axis in index(flat, shape))
 
 
+def refusal(
+    kind: type[BadValue], name: str, given: Any, flat: int, shape: tuple[int, ...], rule: str, **members: Any
+) -> BadValue:
+    """Of a value that breaks a rule: its message says where in ``name`` it is, by its flat index."""
+    told = f"{name}{position(flat, shape)} is {quoted(given)}; it must be {rule}"
+    return kind(told, index=index(flat, shape), given=given, **members)
+
+
 def _length(length: int | None) -> str:
     return "is no list" if length is None else f"has length {length}"

@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+from pydantic import Field
 
 from service import memory
 from service.admission import load_model
@@ -23,6 +25,7 @@ from service.errors import (
     UnknownModel,
     did_you_mean,
     quoted,
+    unknown,
 )
 from service.folder import read_fingerprint, read_folder, read_manifest
 from service.models import Batching, Model
@@ -31,7 +34,8 @@ from service.runtime import Provider
 log = logging.getLogger(__name__)
 
 
-class Refusal(NamedTuple):
+@dataclass(frozen=True)
+class Refusal:
     """A folder that is not served, and why."""
 
     name: str
@@ -50,7 +54,7 @@ class Reload:
     kept: list[str] = field(default_factory=list)
     refused: list[Refusal] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
-    good: dict[str, str] = field(default_factory=dict)
+    good: Annotated[dict[str, str], Field(exclude=True)] = field(default_factory=dict)
 
 
 class _Prepared(NamedTuple):
@@ -101,16 +105,12 @@ class Registry:
         if wanted is None:
             raise ModelNotChosen(f"choose one with ?model=: {', '.join(models)}", allowed=list(models))
         if wanted not in models:
-            raise UnknownModel(
-                f"no model {quoted(wanted)} is served{did_you_mean(wanted, models)}",
-                given=wanted,
-                allowed=list(models),
-            )
+            raise unknown("model ", wanted, models, UnknownModel)
         return models[wanted]
 
     def why_not(self) -> str:
         """Why nothing is loaded: ``": NAME: REASON; ..."``."""
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in self.refused)
+        reasons = "; ".join(f"{each.name}: {each.reason}" for each in self.refused)
         return f": {reasons}" if reasons else ": the models folder has no model in it"
 
     def reload(self) -> Reload:

@@ -32,25 +32,15 @@ CUDA = "CUDAExecutionProvider"
 # Fast to start, and memory grows by what is asked for.
 _CUDA_OPTIONS = {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
 
-# y = Identity(x), float32 scalars, as `onnx.helper` writes it: the smallest graph that there is.
-PROBE = bytes.fromhex(
-    "080812003a2f0a100a01781201792208"
-    "4964656e746974791201675a0b0a0178"
-    "12060a0408011200620b0a0179120"
-    "60a040801120042040a001011"
-)
-# An array: numpy's own scalars are no tensors to ONNX Runtime.
-PROBE_FEEDS = {"x": np.zeros((), np.float32)}
-
 # z = MatMul(y, y) of y = Conv(x, w), float32, 4x4 by 3x3: it fails without cuDNN or cuBLAS, and on a card for
 # which there is no code, where an Identity works.
-CUDA_PROBE = bytes.fromhex(
+PROBE = bytes.fromhex(
     "08083a82010a0f0a01780a01771201792204436f6e760a110a01790a017912017a22064d61744d756c120570726f6265"
     "5a1b0a017812160a14080112100a0208010a0208010a0208040a0208045a1b0a017712160a14080112100a0208010a02"
     "08010a0208030a020803621b0a017a12160a14080112100a0208010a0208010a0208020a02080242040a001011"
 )
-CUDA_PROBE_FEEDS = {"x": np.ones((1, 1, 4, 4), np.float32), "w": np.ones((1, 1, 3, 3), np.float32)}
-CUDA_PROBE_RESULT = 162.0
+PROBE_FEEDS = {"x": np.ones((1, 1, 4, 4), np.float32), "w": np.ones((1, 1, 3, 3), np.float32)}
+PROBE_RESULT = 162.0
 
 _LOG_FATAL, _LOG_WARNING = 4, 2
 
@@ -151,13 +141,13 @@ def _cuda_failure() -> str | None:
     """Run the probe: what went wrong, in one line."""
     try:
         session = _cuda_session()
-        (result,) = session.run(None, CUDA_PROBE_FEEDS)
+        (result,) = session.run(None, PROBE_FEEDS)
     except Exception as error:  # ONNX Runtime's exceptions have no common base
         return one_line(error)
     if session.get_providers()[0] != CUDA:
         return "ONNX Runtime did not take it"
-    if not np.allclose(result, CUDA_PROBE_RESULT):
-        return f"it computes {float(result.flat[0])} where {CUDA_PROBE_RESULT} is right"
+    if not np.allclose(result, PROBE_RESULT):
+        return f"it computes {float(result.flat[0])} where {PROBE_RESULT} is right"
     return None
 
 
@@ -165,7 +155,7 @@ def _cuda_failure() -> str | None:
 def _cuda_session() -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
-    return ort.InferenceSession(CUDA_PROBE, options, providers=_execution("cuda", {}), enable_fallback=0)
+    return ort.InferenceSession(PROBE, options, providers=_execution("cuda", {}), enable_fallback=0)
 
 
 def _execution(name: Name, options: Mapping[str, str]) -> Execution:

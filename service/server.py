@@ -15,7 +15,6 @@ import signal
 import socket
 from asyncio import TimerHandle
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
@@ -25,6 +24,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from service.cork import corked
+from service.settings import Settings
 
 # A proxy keeps its connections for a minute; the server must not be the first to close one.
 KEEP_ALIVE = 75
@@ -33,22 +33,12 @@ LINGER = 1.0
 _TICK = 0.02
 
 
-@dataclass(frozen=True)
-class Bounds:
-    """Seconds for a head, to read a response, and to finish requests at shutdown; bytes of a head."""
-
-    header_seconds: float
-    write_seconds: float
-    drain_seconds: float
-    head_bytes: int = 2**16
-
-
 class State(ServerState):
     """What the connections of a server know of it."""
 
-    def __init__(self, bounds: Bounds) -> None:
+    def __init__(self, settings: Settings) -> None:
         super().__init__()
-        self.bounds = bounds
+        self.settings = settings
         self.draining = False
 
 
@@ -81,7 +71,7 @@ class Protocol(HttpToolsProtocol):
         if self._head is None:
             self._expect_head()
         self._head_bytes = self._head_bytes + len(data) if was_in_head else 0
-        most = self._state.bounds.head_bytes
+        most = self._state.settings.max_head_bytes
         if self._head_bytes > most and not self.transport.is_closing():
             self.send_400_response(f"The head of the request has over {most} bytes (--max-head-bytes).")
 
@@ -108,7 +98,7 @@ class Protocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         super().pause_writing()
         if self._write is None:
-            self._write = self.loop.call_later(self._state.bounds.write_seconds, self.transport.abort)
+            self._write = self.loop.call_later(self._state.settings.write_seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -122,7 +112,9 @@ class Protocol(HttpToolsProtocol):
 
     def _expect_head(self) -> None:
         self._head_came()
-        self._head = self.loop.call_later(self._state.bounds.header_seconds, self.timeout_keep_alive_handler)
+        self._head = self.loop.call_later(
+            self._state.settings.header_seconds, self.timeout_keep_alive_handler
+        )
 
     def _head_came(self) -> None:
         if self._head is not None:
@@ -146,9 +138,8 @@ class Server(uvicorn.Server):
     def __init__(
         self,
         app: ASGIApp,
-        bounds: Bounds,
+        settings: Settings,
         *,
-        log_level: str,
         started: Callable[[], Awaitable[None]],
         draining: Callable[[], None],
         heeds_interrupts: bool = True,
@@ -160,14 +151,14 @@ class Server(uvicorn.Server):
                 http=Protocol,
                 ws="none",
                 log_config=None,
-                log_level=log_level,
+                log_level=settings.log_level,
                 access_log=False,
                 server_header=False,
                 timeout_keep_alive=KEEP_ALIVE,
-                timeout_graceful_shutdown=max(1, round(bounds.drain_seconds)),
+                timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
             )
         )
-        self._state = State(bounds)
+        self._state = State(settings)
         self.server_state = self._state
         self._on_started, self._on_draining = started, draining
         self._heeds_interrupts, self._hurried = heeds_interrupts, False

@@ -9,11 +9,19 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-
-from service.errors import quoted
 
 PREFIX = "TESSERA_"
 
@@ -31,177 +39,137 @@ def _metrics(given: object) -> object:
     return int(text)
 
 
+def _listed(given: object) -> object:
+    return given.split(",") if isinstance(given, str) else given
+
+
+def _stripped(given: object) -> object:
+    # One from a file ends with a line break.
+    return given.strip() if isinstance(given, str) else given
+
+
+def _key(key: SecretStr) -> SecretStr:
+    if not _KEY.fullmatch(key.get_secret_value()):
+        # Never the key itself: what is said here ends up in logs.
+        raise ValueError(
+            "a key is empty, has over 512 characters or one that a header cannot carry; allowed are visible "
+            "characters of ASCII without spaces"
+        )
+    return key
+
+
+def _origin(origin: str) -> str:
+    if not _ORIGIN.fullmatch(origin):
+        raise ValueError(
+            "an origin is a scheme, a host and perhaps a port, such as https://app.example, or * for all"
+        )
+    return origin
+
+
+Key = Annotated[SecretStr, BeforeValidator(_stripped), AfterValidator(_key)]
+Origin = Annotated[str, BeforeValidator(_stripped), AfterValidator(_origin)]
+
+
 class Settings(BaseSettings):
     """What an operator may set. Raises ``pydantic.ValidationError`` for a value that is not allowed."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, frozen=True, use_attribute_docstrings=True
+    )
 
-    host: str = Field(
-        default="127.0.0.1", description="Address to listen on; 0.0.0.0 for every IPv4 interface."
-    )
-    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
-    models: Path = Field(
-        default=Path("exported"), description="Folder of the exported models, one folder in it for each."
-    )
-    default_model: str | None = Field(
-        default=None,
-        description="Model that answers when a request names none. Unset: the only one that is loaded.",
-    )
-    provider: Literal["auto", "cpu", "cuda"] = Field(
-        default="auto",
-        description="Where the graphs run. auto: CUDA if it works, else the CPU; cuda: CUDA or no start.",
-    )
-    tf32: bool = Field(
-        default=False,
-        description="On a GPU, multiply with 10 bits of mantissa: faster, and it may move a code at a tie.",
-    )
-    cuda_graphs: bool = Field(
-        default=True,
-        description="On a GPU, record the runs of a graph for each batch size, and replay them.",
-    )
-    workers: int = Field(
-        default=0,
-        ge=0,
-        le=256,
-        description="Processes that answer, each with the models in its memory; 0 for one on a GPU and, "
-        "without one, for as many as CPUs may be used, up to 8.",
-    )
-    threads: int = Field(
-        default=0,
-        ge=0,
-        description="CPU threads for one operation; 0 for the CPUs that may be used, divided by the workers.",
-    )
-    concurrency: int = Field(
-        default=1, ge=1, description="Batches that a worker runs at the same time; the others wait."
-    )
-    samplers: int = Field(
-        default=1, ge=1, description="Batches of samplers that a worker runs beside them at the same time."
-    )
-    batch_size: int = Field(
-        default=0, ge=0, description="Rows of a batch, at most; 0 for 128 on the CPU and 512 on a GPU."
-    )
-    batch_pixels: int = Field(
-        default=0,
-        ge=0,
-        description="Pixels that go through a graph at once; bounds its memory. One row always goes. 0 for "
-        "2^15 on the CPU and 2^20 on a GPU.",
-    )
-    max_body_bytes: int = Field(default=2**26, ge=1, description="Largest body of a request, in bytes.")
-    max_json_bytes: int = Field(
-        default=2**24,
-        ge=1,
-        description="Largest JSON in a body, in bytes: while it is read, a worker does nothing else. Files, "
-        "npy and binary tensors are not counted.",
-    )
-    max_json_values: int = Field(
-        default=2**20,
-        ge=1,
-        description="Values in the JSON of a body, for the same reason: a number or a string is one, a list, "
-        "an object or a name as much as eight.",
-    )
-    max_head_bytes: int = Field(
-        default=2**16,
-        ge=2**10,
-        description="Largest head of a request (its line and headers), in bytes; then it is answered 400.",
-    )
-    max_inflight_bytes: int = Field(
-        default=0,
-        ge=0,
-        validate_default=True,
-        description="Bytes of bodies that a worker holds at the same time, beyond the first 64 KiB of each; "
-        "more are refused with 503. 0 for a quarter more than max_body_bytes.",
-    )
-    max_pixels: int = Field(
-        default=2**24, ge=1, description="Largest picture, in pixels; checked before any pixel is decoded."
-    )
-    max_images: int = Field(
-        default=1024, ge=1, description="Images, rows of codes or samples in one request."
-    )
-    max_total_pixels: int = Field(
-        default=2**26, ge=1, description="Pixels of all images of a request, or of its answer, together."
-    )
-    max_queued_rows: int = Field(
-        default=4096,
-        ge=1,
-        description="Rows that wait for one operation of a model, in each worker; more are refused with 429. "
-        "Of a request no more than one batch counts.",
-    )
-    max_queued_bytes: int = Field(
-        default=2**29,
-        ge=1,
-        description="Bytes of the images and codes of all requests that are not answered, in each worker; "
-        "more are refused with 429.",
-    )
-    max_queue_seconds: float = Field(
-        default=30, gt=0, description="Longest wait of a request before it is begun; then it is answered 504."
-    )
-    max_run_seconds: float = Field(
-        default=120, gt=0, description="Longest run of one batch; a worker in which one takes longer is hung."
-    )
-    max_steps: int = Field(
-        default=10_000, ge=1, description="Steps of a sampler in one request, if its model allows as many."
-    )
-    header_seconds: float = Field(
-        default=10, gt=0, description="Longest time for the head of a request to come; then it is hung up on."
-    )
-    body_seconds: float = Field(
-        default=60,
-        gt=0,
-        description="Longest time for the body of a request to come; then it is answered 408.",
-    )
-    body_idle_seconds: float = Field(
-        default=15,
-        gt=0,
-        description="Longest time in which nothing of a body comes; then the request is answered 408.",
-    )
-    write_seconds: float = Field(
-        default=60,
-        gt=0,
-        description="Longest time for a client to read a response; then the connection is reset.",
-    )
-    worker_timeout: float = Field(
-        default=8,
-        gt=0,
-        description="Longest time in seconds for the event loop of one of several workers to answer its "
-        "supervisor; then the worker is killed and replaced.",
-    )
-    drain_seconds: float = Field(
-        default=30, gt=0, description="Longest time to finish what is under way when told to stop."
-    )
-    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
-        default=(),
-        description="Keys, with commas between them: every call then needs one, as "
-        "`Authorization: Bearer KEY`; only `/livez`, `/readyz` and the pages do not.",
-    )
-    reload_key: SecretStr | None = Field(
-        default=None,
-        description="Key that `/models/reload` needs, then from any machine. Unset: only clients on the same "
-        "machine may, with one of the other keys if there are any, and none through a proxy.",
-    )
-    metrics: Annotated[Literal["key", "open"] | int, BeforeValidator(_metrics)] = Field(
-        default="key",
-        description="Who may read `/metrics`. key: who may call; open: everyone; a port: everyone who "
-        "reaches that port, where nothing else is answered, and nobody on `--port`; 0 picks a free one.",
-    )
-    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
-        default=(),
-        description="Origins of web pages whose scripts may call (CORS), such as `https://app.example`, with "
-        "commas between them, or `*` for all. Unset: none.",
-    )
-    traces: str | None = Field(
-        default=None,
-        description="OTLP/HTTP collector of OpenTelemetry traces, such as `http://localhost:4318`; needs the "
-        "extra `traces`. Unset: none.",
-    )
-    log_calls: Literal["none", "all"] = Field(
-        default="none", description="Calls that are logged, beside what fails inside the service."
-    )
-    log_level: Literal["critical", "error", "warning", "info", "debug"] = Field(
-        default="info", description="Least severe messages that are logged."
-    )
-    log_format: Literal["text", "json"] = Field(
-        default="text", description="Lines for people, or one JSON object a line."
-    )
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 for every IPv4 interface."""
+    port: int = Field(default=8000, ge=0, le=65535)
+    """Port to listen on; 0 picks a free one."""
+    models: Path = Path("exported")
+    """Folder of the exported models, one folder in it for each."""
+    default_model: str | None = None
+    """Model that answers when a request names none. Unset: the only one that is loaded."""
+    provider: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the graphs run. auto: CUDA if it works, else the CPU; cuda: CUDA or no start."""
+    tf32: bool = False
+    """On a GPU, multiply with 10 bits of mantissa: faster, and it may move a code at a tie."""
+    cuda_graphs: bool = True
+    """On a GPU, record the runs of a graph for each batch size, and replay them."""
+    workers: int = Field(default=0, ge=0, le=256)
+    """Processes that answer, each with the models in its memory; 0 for one on a GPU and, without one, for
+    as many as CPUs may be used, up to 8."""
+    threads: NonNegativeInt = 0
+    """CPU threads for one operation; 0 for the CPUs that may be used, divided by the workers."""
+    concurrency: PositiveInt = 1
+    """Batches that a worker runs at the same time; the others wait."""
+    samplers: PositiveInt = 1
+    """Batches of samplers that a worker runs beside them at the same time."""
+    batch_size: NonNegativeInt = 0
+    """Rows of a batch, at most; 0 for 128 on the CPU and 512 on a GPU."""
+    batch_pixels: NonNegativeInt = 0
+    """Pixels that go through a graph at once; bounds its memory. One row always goes. 0 for 2^15 on the
+    CPU and 2^20 on a GPU."""
+    max_body_bytes: PositiveInt = 2**26
+    """Largest body of a request, in bytes."""
+    max_json_bytes: PositiveInt = 2**24
+    """Largest JSON in a body, in bytes: while it is read, a worker does nothing else. Files, npy and
+    binary tensors are not counted."""
+    max_json_values: PositiveInt = 2**20
+    """Values in the JSON of a body, for the same reason: a number or a string is one, a list, an object
+    or a name as much as eight."""
+    max_head_bytes: int = Field(default=2**16, ge=2**10)
+    """Largest head of a request (its line and headers), in bytes; then it is answered 400."""
+    max_inflight_bytes: int = Field(default=0, ge=0, validate_default=True)
+    """Bytes of bodies that a worker holds at the same time, beyond the first 64 KiB of each; more are
+    refused with 503. 0 for a quarter more than max_body_bytes."""
+    max_pixels: PositiveInt = 2**24
+    """Largest picture, in pixels; checked before any pixel is decoded."""
+    max_images: PositiveInt = 1024
+    """Images, rows of codes or samples in one request."""
+    max_total_pixels: PositiveInt = 2**26
+    """Pixels of all images of a request, or of its answer, together."""
+    max_queued_rows: PositiveInt = 4096
+    """Rows that wait for one operation of a model, in each worker; more are refused with 429. Of a
+    request no more than one batch counts."""
+    max_queued_bytes: PositiveInt = 2**29
+    """Bytes of the images and codes of all requests that are not answered, in each worker; more are
+    refused with 429."""
+    max_queue_seconds: PositiveFloat = 30
+    """Longest wait of a request before it is begun; then it is answered 504."""
+    max_run_seconds: PositiveFloat = 120
+    """Longest run of one batch; a worker in which one takes longer is hung."""
+    max_steps: PositiveInt = 10_000
+    """Steps of a sampler in one request, if its model allows as many."""
+    header_seconds: PositiveFloat = 10
+    """Longest time for the head of a request to come; then it is hung up on."""
+    body_seconds: PositiveFloat = 60
+    """Longest time for the body of a request to come; then it is answered 408."""
+    body_idle_seconds: PositiveFloat = 15
+    """Longest time in which nothing of a body comes; then the request is answered 408."""
+    write_seconds: PositiveFloat = 60
+    """Longest time for a client to read a response; then the connection is reset."""
+    worker_timeout: PositiveFloat = 8
+    """Longest time in seconds for the event loop of one of several workers to answer its supervisor; then
+    the worker is killed and replaced."""
+    drain_seconds: PositiveFloat = 30
+    """Longest time to finish what is under way when told to stop."""
+    api_keys: Annotated[tuple[Key, ...], NoDecode, BeforeValidator(_listed)] = ()
+    """Keys, with commas between them: every call then needs one, as `Authorization: Bearer KEY`; only
+    `/livez`, `/readyz` and the pages do not."""
+    reload_key: Key | None = None
+    """Key that `/models/reload` needs, then from any machine. Unset: only clients on the same machine
+    may, with one of the other keys if there are any, and none through a proxy."""
+    metrics: Annotated[Literal["key", "open"] | int, BeforeValidator(_metrics)] = "key"
+    """Who may read `/metrics`. key: who may call; open: everyone; a port: everyone who reaches that port,
+    where nothing else is answered, and nobody on `--port`; 0 picks a free one."""
+    cors_origins: Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(_listed)] = ()
+    """Origins of web pages whose scripts may call (CORS), such as `https://app.example`, with commas
+    between them, or `*` for all. Unset: none."""
+    traces: str | None = None
+    """OTLP/HTTP collector of OpenTelemetry traces, such as `http://localhost:4318`; needs the extra
+    `traces`. Unset: none."""
+    log_calls: Literal["none", "all"] = "none"
+    """Calls that are logged, beside what fails inside the service."""
+    log_level: Literal["critical", "error", "warning", "info", "debug"] = "info"
+    """Least severe messages that are logged."""
+    log_format: Literal["text", "json"] = "text"
+    """Lines for people, or one JSON object a line."""
 
     @field_validator("max_inflight_bytes")
     @classmethod
@@ -212,51 +180,6 @@ class Settings(BaseSettings):
         if given < largest:
             raise ValueError(f"must be at least --max-body-bytes ({largest})")
         return given
-
-    @field_validator("api_keys", "cors_origins", mode="before")
-    @classmethod
-    def _listed(cls, given: object) -> object:
-        # One from a file ends with a line break.
-        return [each.strip() for each in given.split(",")] if isinstance(given, str) else given
-
-    @field_validator("reload_key", mode="before")
-    @classmethod
-    def _stripped(cls, given: object) -> object:
-        return given.strip() if isinstance(given, str) else given
-
-    @field_validator("api_keys")
-    @classmethod
-    def _are_keys(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
-        for number, key in enumerate(keys, 1):
-            _check_key(key, f"key {number} of {len(keys)}")
-        return keys
-
-    @field_validator("reload_key")
-    @classmethod
-    def _is_key(cls, key: SecretStr | None) -> SecretStr | None:
-        if key is not None:
-            _check_key(key, "the key")
-        return key
-
-    @field_validator("cors_origins")
-    @classmethod
-    def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
-        for origin in origins:
-            if not _ORIGIN.fullmatch(origin):
-                raise ValueError(
-                    f"an origin is a scheme, a host and perhaps a port, such as https://app.example, or *; "
-                    f"{quoted(origin)} is none"
-                )
-        return origins
-
-
-def _check_key(key: SecretStr, name: str) -> None:
-    if not _KEY.fullmatch(key.get_secret_value()):
-        # Never the key itself: what is said here ends up in logs.
-        raise ValueError(
-            f"{name} is empty, has over 512 characters or one that a header cannot carry; allowed are "
-            "visible characters of ASCII without spaces"
-        )
 
 
 # A flag can be read by everyone on the machine.
@@ -273,6 +196,11 @@ def variable(name: str) -> str:
     return PREFIX + name.upper()
 
 
+def meaning(field: FieldInfo) -> str:
+    """What a setting is, on one line."""
+    return " ".join((field.description or "").split())
+
+
 def shown_default(field: FieldInfo) -> str:
     """A default as help and README show it; empty if the setting is unset."""
     if isinstance(field.default, bool):
@@ -283,7 +211,7 @@ def shown_default(field: FieldInfo) -> str:
 def markdown_table() -> str:
     """The table of settings in the README."""
     rows = [
-        f"| {_code(flag(name))} | `{variable(name)}` | {_code(shown_default(field))} | {field.description} |"
+        f"| {_code(flag(name))} | `{variable(name)}` | {_code(shown_default(field))} | {meaning(field)} |"
         for name, field in Settings.model_fields.items()
     ]
     return "\n".join(["| flag | variable | default | meaning |", "| --- | --- | --- | --- |", *rows])

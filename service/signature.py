@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
-from service.errors import UnknownModel, UnknownOperation, did_you_mean, quoted
+from service.errors import UnknownModel, UnknownOperation, quoted, unknown
 from service.manifest import Input, Manifest, Role
 from service.models import Model
 from service.operations import Operations
@@ -87,10 +87,7 @@ def find(registry: Registry, name: str, version: str | None = None) -> tuple[Mod
         )
     verb = operation.replace(COLON, "/") if colon else ENCODE
     if not _runs(model, verb):
-        known = names(model)
-        raise UnknownOperation(
-            f"there is no {quoted(name)}{did_you_mean(name, known)}", given=name, allowed=list(known)
-        )
+        raise unknown("", name, names(model), UnknownOperation)
     return model, verb
 
 

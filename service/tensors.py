@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service import nested
-from service.errors import BadTensor, did_you_mean, quoted
+from service.errors import BadTensor, unknown
 
 BYTES = "BYTES"
 DTYPES: Mapping[str, np.dtype[Any]] = MappingProxyType(
@@ -65,12 +65,8 @@ def check(name: str, datatype: str, shape: Sequence[int]) -> None:
     ``name`` is what messages call the tensor, here and below: ``"input 'images'"``.
     """
     if datatype not in DTYPES:
-        raise BadTensor(
-            f"{name} has the datatype {quoted(datatype)}{did_you_mean(datatype, DTYPES)}; "
-            f"there are {', '.join(DTYPES)}",
-            given=datatype,
-            allowed=list(DTYPES),
-        )
+        hint = f"{name} may have {', '.join(DTYPES)}"
+        raise unknown("datatype ", datatype, DTYPES, BadTensor, hint)
     if len(shape) > _MOST_AXES:
         raise BadTensor(f"{name} has {len(shape)} axes, and {_MOST_AXES} are allowed", given=len(shape))
     if any(size < 1 for size in shape):
@@ -93,14 +89,16 @@ def from_json(name: str, datatype: str, shape: Sequence[int], data: Any) -> Tens
     types, wanted = _JSON_TYPES[dtype.kind]
     if not found <= types:
         odd = next(place for place, value in enumerate(flat) if type(value) not in types)
-        raise _odd(name, flat, axes, odd, f"{wanted} ({datatype})")
+        rule = f"{wanted} ({datatype})"
+        raise nested.refusal(BadTensor, f"the data of {name}", flat[odd], odd, axes, rule)
     try:
         with np.errstate(over="ignore"):
             return Tensor(datatype, np.array(flat, dtype).reshape(shape))
     except OverflowError as error:
         least, most = int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
         odd = next(place for place, value in enumerate(flat) if not least <= value <= most)
-        raise _odd(name, flat, axes, odd, f"in {least} to {most} ({datatype})") from error
+        rule = f"in {least} to {most} ({datatype})"
+        raise nested.refusal(BadTensor, f"the data of {name}", flat[odd], odd, axes, rule) from error
 
 
 def from_bytes(name: str, datatype: str, shape: Sequence[int], data: memoryview) -> Tensor:
@@ -145,14 +143,6 @@ def _flattened(name: str, data: Any) -> tuple[list[Any], tuple[int, ...], set[ty
         return data, (len(data),), types
     flat, axes = nested.flatten(data, f"the data of {name}", BadTensor)
     return flat, axes, set(map(type, flat))
-
-
-def _odd(name: str, flat: list[Any], axes: tuple[int, ...], odd: int, wanted: str) -> BadTensor:
-    return BadTensor(
-        f"the data of {name}{nested.position(odd, axes)} is {quoted(flat[odd])}; it must be {wanted}",
-        index=nested.index(odd, axes),
-        given=flat[odd],
-    )
 
 
 def _elements(name: str, count: int, data: memoryview) -> list[bytes]:

@@ -12,7 +12,7 @@ from service import logs
 from service.api.app import create_app
 from service.crew import Crew, Failed, Started
 from service.errors import ModelsUnreadable, TesseraError
-from service.server import Bounds, Server
+from service.server import Server
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -37,10 +37,7 @@ def serve(
 
     server = Server(
         app,
-        Bounds(
-            settings.header_seconds, settings.write_seconds, settings.drain_seconds, settings.max_head_bytes
-        ),
-        log_level=settings.log_level,
+        settings,
         started=connected,
         draining=context.drain,
         heeds_interrupts=crew.is_alone,

@@ -12,14 +12,13 @@ from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import __version__
-from service.api import codes, health, inference, models, problems, samples, scores, telemetry
+from service.api import codes, health, inference, models, problems, samples, scores
 from service.api.context import Context
 from service.api.direct import Direct
 from service.api.head_requests import HeadRequests
 from service.api.inference_body import LENGTH
 from service.api.intake import Budget, Intake
-from service.api.keys import METRICS, Keys
-from service.api.metrics_port import MetricsPort
+from service.api.keys import METRICS, Keys, MetricsPort
 from service.api.observed import REQUEST_ID, Observed
 from service.api.openapi import describe
 from service.crew import Crew
@@ -37,7 +36,6 @@ ROUTERS = (
     models.router,
     inference.router,
     health.router,
-    telemetry.router,
 )
 
 # Headers of answers that the scripts of a web page may read, beside those that they always may.
@@ -146,7 +144,8 @@ def _fastapi(context: Context, traces: Traces | None) -> FastAPI:
 
 def _operation_id(route: APIRoute) -> str:
     """What a generated client calls a call: ``encode``, where FastAPI says ``encode_encode_post``."""
-    return f"v2_{route.name}" if route.path.startswith("/v2") else route.name
+    of_version = "_version" if "{version}" in route.path else ""
+    return f"v2_{route.name}{of_version}" if route.path.startswith("/v2") else route.name
 
 
 def _layers(context: Context) -> list[Callable[[ASGIApp], ASGIApp]]:
@@ -159,13 +158,7 @@ def _layers(context: Context) -> list[Callable[[ASGIApp], ASGIApp]]:
     direct = [route for router in DIRECT for route in router.routes]
     layers: list[Callable[[ASGIApp], ASGIApp]] = [
         partial(Direct, routes=direct, context=context),
-        partial(
-            Intake,
-            max_bytes=settings.max_body_bytes,
-            seconds=settings.body_seconds,
-            idle_seconds=settings.body_idle_seconds,
-            budget=budget,
-        ),
+        partial(Intake, settings=settings, budget=budget),
         HeadRequests,
     ]
     if settings.api_keys or settings.reload_key:

@@ -15,24 +15,26 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import orjson
+from numpy.typing import NDArray
 from starlette.requests import ClientDisconnect, Request
 
-from service import npy, plain
+from service import codes, images, npy, plain
 from service.api import forms
 from service.api.accept import BYTES, JSON, NPY
 from service.api.context import Context
-from service.api.documents import CodesDocument, ImagesDocument, SampleDocument
+from service.api.documents import CodesDocument, ImagesDocument, Named, SampleDocument
 from service.api.heads import header
 from service.errors import (
     BadBody,
     BadImage,
     BadValue,
     EmptyBody,
-    TooLarge,
     UnsupportedMediaType,
     bounded,
     quoted,
+    too_large,
 )
+from service.models import Model
 from service.settings import Settings
 
 FORM = "multipart/form-data"
@@ -57,18 +59,18 @@ _WHITESPACE = b" \t\r\n\v\f"
 _FEW_FILES = 16
 
 _EITHER = "give either image or images, base64 of a PNG, JPEG or WebP"
+_LARGER = "files, npy and binary tensors may be larger"
 _UNSAID = ("", BYTES, "application/x-www-form-urlencoded")
 _ALIASES = {"image/jpg": "image/jpeg", "application/npy": NPY, "application/x-numpy": NPY}
 
 
 @dataclass(frozen=True)
 class SentImages:
-    """Images as they came: files, or one npy."""
+    """Images as they came: files, or one npy; and the model that they name."""
 
     files: Sequence[bytes] = ()
     npy: bytes | None = None
-    model: str | None = None
-    version: str | None = None
+    named: Named | None = None
 
     @property
     def weight(self) -> float:
@@ -77,17 +79,31 @@ class SentImages:
             return len(self.npy)
         return sum(map(plain.weight, self.files)) if len(self.files) <= _FEW_FILES else math.inf
 
+    def fitted(self, model: Model, settings: Settings, *, resize: bool = True) -> images.Fitted:
+        """Made to fit a model. Raises as ``images.from_files`` and ``images.from_npy``."""
+        if self.npy is not None:
+            return images.from_npy(self.npy, model.manifest.image, settings, resize=resize)
+        return images.from_files(self.files, model.manifest.image, settings, resize=resize)
+
 
 @dataclass(frozen=True)
 class SentCodes:
-    """Codes as they came, and what it weighs to read them: a JSON object of a ``size``, or one npy."""
+    """Codes as they came: an npy, or a JSON object of a ``size``."""
 
-    weight: float
+    named: Named | None = None
+    npy: bytes = b""
     size: int = 0
-    document: CodesDocument | None = None
-    npy: bytes | None = None
-    model: str | None = None
-    version: str | None = None
+
+    @property
+    def weight(self) -> float:
+        """Of reading them, in numbers."""
+        return JSON_WEIGHT * self.size + len(self.npy)
+
+    def read(self, model: Model, settings: Settings) -> NDArray[Any]:
+        """Held against a model. Raises as ``codes.from_npy`` and ``codes.from_json``."""
+        if self.npy:
+            return codes.from_npy(self.npy, model.manifest, settings)
+        return codes.from_json(dict(self.named or ()), model.manifest, settings)
 
 
 @dataclass(frozen=True)
@@ -123,12 +139,11 @@ async def read_codes(request: Request, context: Context) -> SentCodes:
     media = _said(request)
     body = await _body(request)
     if _checked_type(media, body, CODES_TYPES) == NPY:
-        return SentCodes(len(body), npy=body)
+        return SentCodes(npy=body)
     document = await read_off_loop(
         body, lambda: CodesDocument.read(from_json(body, context.settings)), context
     )
-    weight = JSON_WEIGHT * len(body)
-    return SentCodes(weight, len(body), document, model=document.model, version=document.version)
+    return SentCodes(document, size=len(body))
 
 
 async def read_sample(request: Request, context: Context) -> SentSample:
@@ -170,22 +185,13 @@ async def convert_json(size: int, read: Callable[[], T], weight: float, context:
 def from_json(body: bytes, settings: Settings) -> Any:
     """What a JSON body says. Raises BadBody, or TooLarge for more bytes or values than the settings allow."""
     if len(body) > settings.max_json_bytes:
-        raise TooLarge(
-            f"the body has {len(body)} bytes of JSON, and {settings.max_json_bytes} are allowed by the "
-            f"setting max_json_bytes; files, npy and binary tensors may be larger",
-            given=len(body),
-            allowed=settings.max_json_bytes,
-        )
+        told = f"the body has {len(body)} bytes of JSON"
+        raise too_large(told, len(body), settings.max_json_bytes, "max_json_bytes", _LARGER)
     if _HEAVY * len(body) > settings.max_json_values:
         values = body.count(b",") + _HEAVY * sum(map(body.count, _HEAVY_MARKS))
         if values > settings.max_json_values:
-            raise TooLarge(
-                f"the JSON has {values} values (a list, an object or a name is as much as {_HEAVY}), and "
-                f"{settings.max_json_values} are allowed by the setting max_json_values; npy and binary "
-                f"tensors may be larger",
-                given=values,
-                allowed=settings.max_json_values,
-            )
+            told = f"the JSON has {values} values (a list, an object or a name is as much as {_HEAVY})"
+            raise too_large(told, values, settings.max_json_values, "max_json_values", _LARGER)
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -266,7 +272,7 @@ def _json_images(document: ImagesDocument | SampleDocument) -> SentImages | None
     if texts is None:
         return None
     files = [from_base64(text, index) for index, text in enumerate(texts)]
-    return SentImages(files=files, model=document.model, version=document.version)
+    return SentImages(files=files, named=document)
 
 
 async def _form_files(body: bytes, request: Request, context: Context) -> list[bytes]:

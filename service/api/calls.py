@@ -2,13 +2,14 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-from service import arguments, noise
+from service import arguments
 from service.api.context import Context
+from service.api.documents import Named
 from service.arguments import Label
 from service.contract.runner import Arrays, Results
-from service.errors import BadValue, TooLarge, VersionConflict, quoted
+from service.errors import BadValue, VersionConflict, quoted, too_large
 from service.manifest import Role
 from service.models import Model
 from service.operations import Number, Operations
@@ -55,21 +56,8 @@ class Call:
         """Of a sampler: its noise has an axis of as many steps."""
         for axis in self.operations.steps:
             if self.values[axis] > most:
-                raise TooLarge(
-                    f"{axis} is {self.values[axis]}, and {most} are allowed by the setting max_steps",
-                    given=self.values[axis],
-                    allowed=most,
-                )
-
-
-class Named(Protocol):
-    """What may name a model and a version of it: a query, or a body."""
-
-    @property
-    def model(self) -> str | None: ...
-
-    @property
-    def version(self) -> str | None: ...
+                steps = int(self.values[axis])
+                raise too_large(f"{axis} is {steps}", steps, most, "max_steps")
 
 
 def choose_model(context: Context, query: Named, sent: Named | None = None) -> Model:
@@ -113,5 +101,5 @@ def make_call(
     operations = model.operations(chain)
     values = arguments.parameters(operations, parameters, others)
     if seed is None:
-        seed = noise.draw_seed() if operations.draws(still) else 0
+        seed = arguments.draw_seed() if operations.draws(still) else 0
     return Call(model, chain, values, seed, still, label)

@@ -1,20 +1,26 @@
 """``/encode``, ``/decode`` and ``/reconstruct``: images to codes, codes to images, and both."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from fastapi import APIRouter, Query
-from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service import codes, images
 from service.api import accept, answers, bodies
 from service.api.calls import Call, choose_model, make_call
 from service.api.context import Context, Shared
-from service.api.documents import ImagesAnswer, ImagesQuery, OperationQuery, ReconstructionAnswer
+from service.api.documents import ImagesQuery, OperationQuery
 from service.api.heads import header
-from service.api.openapi import OF_A_RUN, codes_answer, codes_body, images_answer, images_body, problems
+from service.api.openapi import (
+    CODES_ANSWER,
+    CODES_BODY,
+    IMAGES_ANSWER,
+    IMAGES_BODY,
+    OF_A_RUN,
+    RECONSTRUCTION_ANSWER,
+    problems,
+)
 from service.images import Pixels
 from service.manifest import Role
 
@@ -23,7 +29,7 @@ router = APIRouter(tags=["codes"], default_response_class=Response)
 _REFUSALS = problems(*OF_A_RUN)
 
 
-@router.post("/encode", responses=codes_answer() | _REFUSALS, openapi_extra=images_body())
+@router.post("/encode", responses=CODES_ANSWER | _REFUSALS, openapi_extra=IMAGES_BODY)
 async def encode(request: Request, context: Shared, query: Annotated[ImagesQuery, Query()]) -> Response:
     """Turn images into codes.
 
@@ -40,7 +46,7 @@ async def encode(request: Request, context: Shared, query: Annotated[ImagesQuery
     )
 
 
-@router.post("/decode", responses=images_answer(ImagesAnswer) | _REFUSALS, openapi_extra=codes_body())
+@router.post("/decode", responses=IMAGES_ANSWER | _REFUSALS, openapi_extra=CODES_BODY)
 async def decode(request: Request, context: Shared, query: Annotated[OperationQuery, Query()]) -> Response:
     """Turn codes into images.
 
@@ -49,7 +55,7 @@ async def decode(request: Request, context: Shared, query: Annotated[OperationQu
     """
     form = accept.choose(header(request.scope, b"accept"), answers.IMAGES_FORMS)
     sent = await bodies.read_codes(request, context)
-    model = choose_model(context, query, sent)
+    model = choose_model(context, query, sent.named)
     chain = model.chain("decode")
     call = make_call(
         model,
@@ -60,21 +66,15 @@ async def decode(request: Request, context: Shared, query: Annotated[OperationQu
         label=query.label,
         others=OperationQuery.model_fields,
     )
-
-    def read() -> NDArray[Any]:
-        if sent.npy is not None:
-            return codes.from_npy(sent.npy, model.manifest, context.settings)
-        return codes.from_json(dict(sent.document or ()), model.manifest, context.settings)
-
-    grids = await bodies.convert_json(sent.size, read, sent.weight, context)
+    grids = await bodies.convert_json(
+        sent.size, lambda: sent.read(model, context.settings), sent.weight, context
+    )
     results = await call.run(context, len(grids), {Role.codes: grids})
     made = results.arrays[Role.images]
     return await context.convert(lambda: answers.of_images(model, made, form), made.size)
 
 
-@router.post(
-    "/reconstruct", responses=images_answer(ReconstructionAnswer) | _REFUSALS, openapi_extra=images_body()
-)
+@router.post("/reconstruct", responses=RECONSTRUCTION_ANSWER | _REFUSALS, openapi_extra=IMAGES_BODY)
 async def reconstruct(request: Request, context: Shared, query: Annotated[ImagesQuery, Query()]) -> Response:
     """Encode images and decode their codes: what the model keeps of them.
 
@@ -94,7 +94,7 @@ async def images_call(
 ) -> tuple[Call, Pixels]:
     """The images of a request, and the call that runs a chain of operations on them."""
     sent = await bodies.read_images(request, context)
-    model = choose_model(context, query, sent)
+    model = choose_model(context, query, sent.named)
     chain = model.chain(verb)
     call = make_call(
         model,
@@ -105,14 +105,10 @@ async def images_call(
         label=query.label,
         others=ImagesQuery.model_fields,
     )
-
-    def read() -> Pixels:
-        spec, settings = model.manifest.image, context.settings
-        if sent.npy is not None:
-            return images.from_npy(sent.npy, spec, settings, resize=query.resize)
-        return images.from_files(sent.files, spec, settings, resize=query.resize)
-
-    return call, await context.convert(read, sent.weight)
+    fitted = await context.convert(
+        lambda: sent.fitted(model, context.settings, resize=query.resize), sent.weight
+    )
+    return call, fitted.pixels
 
 
 def _distances(originals: Pixels, reconstructions: Pixels) -> dict[str, list[float] | list[float | None]]:

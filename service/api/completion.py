@@ -9,9 +9,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from service import codes, images, masks
-from service.api.bodies import SentImages, SentSample
-from service.api.documents import SampleDocument
+from service import codes, masks
+from service.api.bodies import SentSample
 from service.errors import BadCodes, BadValue
 from service.manifest import Role
 from service.models import SAMPLE, Model
@@ -30,7 +29,11 @@ _PARTNERS = {
 
 def is_asked(sent: SentSample, model: Model) -> bool:
     """Whether there is something to complete. Raises BadValue if a part of it is missing."""
-    given = {name for name in ("codes", "mask", "box", "shape", "dtype") if _has(sent.document, name)}
+    given = {
+        name
+        for name in ("codes", "mask", "box", "shape", "dtype")
+        if getattr(sent.document, name) is not None
+    }
     if sent.images is not None:
         given.add("image")
     if {"codes", "image"} <= given:
@@ -68,11 +71,8 @@ def read(sent: SentSample, model: Model, settings: Settings) -> dict[Role, NDArr
     document, manifest = sent.document, model.manifest
     if sent.images is not None:
         boxes = masks.boxes_from_json(document.box or [])
-        fitted = _fitted(sent.images, model, settings)
-        return {
-            Role.images: fitted.pixels,
-            Role.mask: masks.from_boxes(boxes, fitted.sizes, manifest),
-        }
+        pixels, sizes = sent.images.fitted(model, settings)
+        return {Role.images: pixels, Role.mask: masks.from_boxes(boxes, sizes, manifest)}
     grids = codes.from_json(dict(document), manifest, settings)
     if grids.shape[1:] != manifest.codes.shape:
         own = list(manifest.codes.shape)
@@ -88,14 +88,3 @@ def read(sent: SentSample, model: Model, settings: Settings) -> dict[Role, NDArr
 def repeated(given: dict[Role, NDArray[Any]], rows: int) -> dict[Role, NDArray[Any]]:
     """What was given, ``rows`` times if it is a single row."""
     return {role: array.repeat(rows // len(array), axis=0) for role, array in given.items()}
-
-
-def _has(document: SampleDocument, name: str) -> bool:
-    return getattr(document, name) is not None
-
-
-def _fitted(sent: SentImages, model: Model, settings: Settings) -> images.Fitted:
-    spec = model.manifest.image
-    if sent.npy is not None:
-        return images.fit_npy(sent.npy, spec, settings)
-    return images.fit_files(sent.files, spec, settings)

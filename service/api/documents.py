@@ -19,9 +19,10 @@ from pydantic import (
 )
 
 from service.api.problems import invalid
-from service.errors import BadBody, UnknownName, did_you_mean, quoted
+from service.arguments import LARGEST_SEED
+from service.errors import BadBody, quoted, unknown
 from service.manifest import CodesSpec, ImageSpec, Measures, Operation, Parity
-from service.noise import LARGEST_SEED
+from service.registry import Refusal
 
 # Characters of a name, and of a class's; labels, names of parameters and axes of one request.
 _LONGEST_NAME, _LONGEST_LABEL = 64, 256
@@ -41,51 +42,10 @@ FEW = BeforeValidator(_few)
 Texts = Annotated[list[str], Field(fail_fast=True)]
 """Strings, of which the first that is none is told."""
 
+Name = Annotated[str, Field(max_length=_LONGEST_NAME)]
 _Label = int | Annotated[str, Field(max_length=_LONGEST_LABEL)]
 Labels = Annotated[list[_Label], Field(max_length=_MOST_LABELS, fail_fast=True)]
 Shape = Annotated[list[NonNegativeInt], Field(max_length=_MOST_AXES)]
-
-MODEL = Field(
-    default=None,
-    max_length=_LONGEST_NAME,
-    description="Name of the model; may be left out if there is a default.",
-    examples=["vqvae-mnist"],
-)
-VERSION = Field(
-    default=None,
-    max_length=_LONGEST_NAME,
-    description="Version of the model that made this; another one is a conflict (409).",
-)
-SEED = Field(
-    default=None, ge=0, le=LARGEST_SEED, description="Seed of the noise: the same seed gives the same answer."
-)
-METHOD = Field(
-    default=None,
-    max_length=_LONGEST_NAME,
-    description="How to sample; without it `prior`, or the model's only method.",
-)
-COUNT = Field(
-    default=None,
-    ge=1,
-    description="How many samples; without it one, or one for each label, row of codes or image given. Of an "
-    "interpolation how many points, both ends among them; without it nine.",
-)
-LABEL = "A class by index or name, for all rows or one for each row."
-SHAPE = Field(
-    default=None,
-    description="Shape of the codes; needed only if `codes` is one flat list.",
-    examples=[[1, 7, 7]],
-)
-DTYPE = Field(
-    default=None,
-    max_length=_LONGEST_NAME,
-    description="`int32` for discrete codes, `float32` for others.",
-)
-NESTED_CODES = "Nested lists, `[n, h, w]` or `[n, d]`, or a flat one and `shape`."
-BOX = (
-    "What to sample anew of an image: left, top, right and bottom in pixels of the image as it is seen, "
-    "half-open; one box for all images or one for each."
-)
 
 _ONE_BOX = {"type": "array", "items": {"type": "integer"}, "minItems": 4, "maxItems": 4}
 Boxes = Annotated[
@@ -94,7 +54,13 @@ Boxes = Annotated[
 """One box or a list of them; ``service.masks`` says what is wrong with another list."""
 
 
-class Closed(BaseModel):
+class Document(BaseModel):
+    """An object whose members say below themselves what they are."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+class Closed(Document):
     """An object with no other names than these; an unknown one is told with the nearest."""
 
     model_config = ConfigDict(extra="forbid")
@@ -104,10 +70,7 @@ class Closed(BaseModel):
     def _no_unknown_names(cls, data: Any) -> Any:
         for name in data if isinstance(data, Mapping) else ():
             if name not in cls.model_fields:
-                allowed = list(cls.model_fields)
-                raise UnknownName(
-                    f"there is no {quoted(name)}{did_you_mean(name, allowed)}", given=name, allowed=allowed
-                )
+                raise unknown("", name, cls.model_fields)
         return data
 
     @classmethod
@@ -123,23 +86,37 @@ class Closed(BaseModel):
             raise invalid(error) from error
 
 
-class ModelQuery(Closed):
-    """Which model."""
+class Named(Document):
+    """What may say which model it is for, and which version of it."""
 
-    model: str | None = MODEL
+    model: Name | None = Field(default=None, examples=["vqvae-mnist"])
+    """Name of the model; may be left out if there is a default."""
+    version: Name | None = None
+    """Version of the model that made this; another one is a conflict (409)."""
 
 
-class OperationQuery(BaseModel):
+class _Seeded(Named):
+    seed: int | None = Field(default=None, ge=0, le=LARGEST_SEED)
+    """Seed of the noise: the same seed gives the same answer."""
+
+
+class _Sample(Named):
+    method: Name | None = None
+    """How to sample; without it `prior`, or the model's only method."""
+    n: int | None = Field(default=None, ge=1)
+    """How many samples; without it one, or one for each label, row of codes or image given. Of an
+    interpolation how many points, both ends among them; without it nine."""
+
+
+class OperationQuery(_Seeded):
     """What any operation may be given in the query; names beyond these are its parameters."""
 
     model_config = ConfigDict(extra="allow")
 
-    model: str | None = MODEL
-    version: str | None = VERSION
-    seed: int | None = SEED
     label: list[Annotated[str, Field(max_length=_LONGEST_LABEL)]] | None = Field(
-        default=None, max_length=_MOST_LABELS, description=f"{LABEL} Repeat it for several rows."
+        default=None, max_length=_MOST_LABELS
     )
+    """A class by index or name, for all rows or one for each row. Repeat it for several rows."""
 
     def parameters(self) -> dict[str, Any]:
         """The parameters of the operation, as strings."""
@@ -149,98 +126,96 @@ class OperationQuery(BaseModel):
 class ImagesQuery(OperationQuery):
     """How images are taken."""
 
-    resize: bool = Field(
-        default=True,
-        description="Make images fit the model's own size; `false` keeps theirs, where the model can.",
-    )
+    resize: bool = True
+    """Make images fit the model's own size; `false` keeps theirs, where the model can."""
 
 
-class SampleQuery(OperationQuery):
+class SampleQuery(_Sample, OperationQuery):
     """A sample request as a query."""
 
-    method: str | None = METHOD
-    n: int | None = COUNT
-    box: list[str] | None = Field(
-        default=None, description=f"{BOX} Repeat it for several images.", examples=[["0,14,28,28"]]
-    )
+    box: list[str] | None = Field(default=None, examples=[["0,14,28,28"]])
+    """What to sample anew of an image: left, top, right and bottom in pixels of the image as it is seen,
+    half-open; one box for all images or one for each. Repeat it for several images."""
 
 
-class ImagesDocument(Closed):
+class ImagesDocument(Named, Closed):
     """Images as JSON: one `image` or several `images`, PNG, JPEG or WebP, as base64 or data: URLs."""
 
-    model: str | None = MODEL
-    version: str | None = VERSION
-    shape: Shape | None = Field(default=None, description="As answers have it; not looked at.")
+    shape: Shape | None = None
+    """As answers have it; not looked at."""
     image: str | None = None
     images: Texts | None = None
 
 
-class CodesDocument(Closed):
+class _ShapedCodes(Document):
+    shape: Shape | None = Field(default=None, examples=[[1, 7, 7]])
+    """Shape of the codes; needed only if `codes` is one flat list."""
+    dtype: Name | None = None
+    """`int32` for discrete codes, `float32` for others."""
+
+
+class CodesDocument(_ShapedCodes, Named, Closed):
     """Codes as JSON: what `/encode` answers."""
 
-    model: str | None = MODEL
-    version: str | None = VERSION
-    shape: Shape | None = SHAPE
-    dtype: str | None = DTYPE
-    codes: list[Any] = Field(description=NESTED_CODES)
+    codes: list[Any]
+    """Nested lists, `[n, h, w]` or `[n, d]`, or a flat one and `shape`."""
 
 
-class SampleDocument(Closed):
+class SampleDocument(_ShapedCodes, _Sample, _Seeded, Closed):
     """A sample request as JSON, perhaps with something to complete (codes and mask, or image(s) and box).
 
     Or with the two ends of an interpolation: two rows of codes, or two images.
     """
 
-    model: str | None = MODEL
-    version: str | None = VERSION
-    method: str | None = METHOD
-    n: int | None = COUNT
-    label: _Label | Labels | None = Field(default=None, description=LABEL)
-    seed: int | None = SEED
-    parameters: Annotated[dict[str, float], FEW] = Field(
-        default={}, description="As the model's operations declare them."
-    )
-    shape: Shape | None = SHAPE
-    dtype: str | None = DTYPE
-    codes: list[Any] | None = Field(
-        default=None,
-        description="Codes of which to keep some, of the model's own grid; or the two codes to go between. "
-        f"{NESTED_CODES}",
-    )
-    mask: list[Any] | None = Field(
-        default=None,
-        description="Which codes to sample anew: nested lists of true or 1 (sample) and false or 0 (keep), "
-        "of the shape of the codes; one row stands for all.",
-    )
-    image: str | None = Field(default=None, description="PNG, JPEG or WebP as base64 or a data: URL.")
-    images: Texts | None = Field(default=None, description="Several such images.")
-    box: Boxes | None = Field(default=None, description=BOX, examples=[[0, 14, 28, 28]])
+    label: _Label | Labels | None = None
+    """A class by index or name, for all rows or one for each row."""
+    parameters: Annotated[dict[str, float], FEW] = {}
+    """As the model's operations declare them."""
+    codes: list[Any] | None = None
+    """Codes of which to keep some, of the model's own grid; or the two codes to go between. Nested lists,
+    `[n, h, w]` or `[n, d]`, or a flat one and `shape`."""
+    mask: list[Any] | None = None
+    """Which codes to sample anew: nested lists of true or 1 (sample) and false or 0 (keep), of the shape of
+    the codes; one row stands for all."""
+    image: str | None = None
+    """PNG, JPEG or WebP as base64 or a data: URL."""
+    images: Texts | None = None
+    """Several such images."""
+    box: Boxes | None = Field(default=None, examples=[[0, 14, 28, 28]])
+    """What to sample anew of an image: left, top, right and bottom in pixels of the image as it is seen,
+    half-open; one box for all images or one for each."""
 
 
-class CodesAnswer(BaseModel):
+class _Answer(Document):
+    model: str
+    version: str
+
+
+class CodesAnswer(_Answer):
     """The codes of some images."""
 
-    model: str
-    version: str
-    shape: list[int] = Field(description="`[n, h, w]` for grids, `[n, d]` for vectors.")
+    shape: list[int]
+    """`[n, h, w]` for grids, `[n, d]` for vectors."""
     dtype: str
-    codes: list[Any] = Field(description="Nested lists of this shape.")
+    codes: list[Any]
+    """Nested lists of this shape."""
 
 
-class ImagesAnswer(BaseModel):
+class ImagesAnswer(_Answer):
     """Images, each as a base64 PNG."""
 
-    model: str
-    version: str
-    shape: list[int] = Field(description="`[n, h, w, c]`, of the pixels.")
+    shape: list[int]
+    """`[n, h, w, c]`, of the pixels."""
     images: list[str]
 
 
 class ReconstructionAnswer(ImagesAnswer):
     """Reconstructions, with their distance from what was encoded (the resized image, if it was resized)."""
 
-    mse: list[float] = Field(description="Of pixels in [0, 1], for each image.")
-    psnr: list[float | None] = Field(description="In dB, for each image; null if there is no difference.")
+    mse: list[float]
+    """Of pixels in [0, 1], for each image."""
+    psnr: list[float | None]
+    """In dB, for each image; null if there is no difference."""
 
 
 class SampleAnswer(ImagesAnswer):
@@ -249,96 +224,78 @@ class SampleAnswer(ImagesAnswer):
     method: str
     seed: int
     parameters: dict[str, float]
-    labels: list[int] | None = Field(description="Index of the class of each; null for no classes.")
-    codes: list[Any] | None = Field(description="Nested lists; null if the method gives images alone.")
-    mask: list[Any] | None = Field(
-        description="Nested lists of the shape of `codes`: 1 where one was sampled, 0 where it was kept; "
-        "null if nothing was given to complete."
-    )
-    states: list[Any] | None = Field(
-        description="Codes on the way of each chain, `[n, states, ...]`; null if none were asked for."
-    )
-    state_images: list[list[str]] | None = Field(description="Their images, as base64 PNG.")
-    figures: dict[str, list[float | None]] | None = Field(
-        description="What the method tells of each sample, such as `acceptance_rate`; null if nothing."
-    )
+    labels: list[int] | None
+    """Index of the class of each; null for no classes."""
+    codes: list[Any] | None
+    """Nested lists; null if the method gives images alone."""
+    mask: list[Any] | None
+    """Nested lists of the shape of `codes`: 1 where one was sampled, 0 where it was kept; null if nothing
+    was given to complete."""
+    states: list[Any] | None
+    """Codes on the way of each chain, `[n, states, ...]`; null if none were asked for."""
+    state_images: list[list[str]] | None
+    """Their images, as base64 PNG."""
+    figures: dict[str, list[float | None]] | None
+    """What the method tells of each sample, such as `acceptance_rate`; null if nothing."""
 
 
-class ScoreAnswer(BaseModel):
+class ScoreAnswer(_Answer):
     """How likely the model finds images, and all that is needed to get the same again."""
 
-    model: str
-    version: str
-    shape: list[int] = Field(description="`[n]`.")
+    shape: list[int]
+    """`[n]`."""
     seed: int
     parameters: dict[str, float]
-    figures: dict[str, list[float | None]] = Field(
-        description="By name, one for each image: in nats, and null if it is no finite number."
-    )
+    figures: dict[str, list[float | None]]
+    """By name, one for each image: in nats, and null if it is no finite number."""
 
 
-class ModelSummary(BaseModel):
-    """A model in the list of models."""
-
-    name: str
-    kind: str
-    version: str
-    default: bool = Field(description="Whether it answers when a request names no model.")
-    image: ImageSpec
-    codes: CodesSpec
-    operations: list[str]
-
-
-class ModelList(BaseModel):
-    """The models that are served."""
-
-    models: list[ModelSummary]
-
-
-class ModelDetail(BaseModel):
-    """All that a caller may know of a model."""
-
-    name: str
-    kind: str
-    version: str
-    created: str
-    git_revision: str | None
-    seed: int
-    provider: str = Field(description="Where it runs: `cpu` or `cuda`.")
-    reason: str = Field(description="Why it runs there.")
-    image: ImageSpec
-    codes: CodesSpec
-    labels: tuple[str, ...] | None
-    operations: dict[str, Operation]
-    codebook: list[int] | None = Field(description="Shape of the codebook.")
-    measures: tuple[Measures, ...]
-    parity: Parity | None
-
-
-class RefusedFolder(BaseModel):
-    """A folder that is not served."""
-
-    name: str
-    reason: str
-
-
-class ReloadAnswer(BaseModel):
-    """What a reload did. A folder that is refused and kept is served as it was before."""
-
-    loaded: list[str]
-    kept: list[str]
-    refused: list[RefusedFolder]
-    removed: list[str]
-
-
-class NamedVersion(BaseModel):
+class NamedVersion(Document):
     """A model that is loaded."""
 
     name: str
     version: str
 
 
-class ReadyAnswer(BaseModel):
+class ModelSummary(NamedVersion):
+    """A model in the list of models."""
+
+    kind: str
+    default: bool
+    """Whether it answers when a request names no model."""
+    image: ImageSpec
+    codes: CodesSpec
+    operations: list[str]
+
+
+class ModelList(Document):
+    """The models that are served."""
+
+    models: list[ModelSummary]
+
+
+class ModelDetail(NamedVersion):
+    """All that a caller may know of a model."""
+
+    kind: str
+    created: str
+    git_revision: str | None
+    seed: int
+    provider: str
+    """Where it runs: `cpu` or `cuda`."""
+    reason: str
+    """Why it runs there."""
+    image: ImageSpec
+    codes: CodesSpec
+    labels: tuple[str, ...] | None
+    operations: dict[str, Operation]
+    codebook: list[int] | None
+    """Shape of the codebook."""
+    measures: tuple[Measures, ...]
+    parity: Parity | None
+
+
+class ReadyAnswer(Document):
     """The service answers."""
 
     status: str
@@ -348,10 +305,10 @@ class ReadyAnswer(BaseModel):
     reason: str
     threads: int
     models: list[NamedVersion]
-    refused: list[RefusedFolder]
+    refused: tuple[Refusal, ...]
 
 
-class LiveAnswer(BaseModel):
+class LiveAnswer(Document):
     """The process runs."""
 
     status: str

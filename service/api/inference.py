@@ -7,15 +7,14 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Depends, Path
 from starlette.requests import Request
 from starlette.responses import Response
 
 from service import __version__
 from service.api import bodies, health, inference_body, inputs, samples
-from service.api.answers import as_json
 from service.api.calls import Call, make_call
-from service.api.context import Context, Shared
+from service.api.context import Shared
 from service.api.inference_body import ALL_BINARY, Answered, SentInference
 from service.api.inference_documents import (
     IndexDocument,
@@ -29,16 +28,16 @@ from service.api.inference_documents import (
 from service.api.inference_metadata import describe
 from service.api.inputs import Inputs
 from service.api.intake import HOLD
-from service.api.openapi import OF_A_RUN, index_body, json_answer, problems, tensors_answer, tensors_body
+from service.api.openapi import INDEX_BODY, OF_A_RUN, TENSORS_ANSWER, TENSORS_BODY, problems
+from service.arguments import LARGEST_SEED
 from service.contract.runner import Results
-from service.errors import BadValue, UnknownName, did_you_mean, quoted
+from service.errors import BadValue, quoted, unknown
 from service.manifest import Role
 from service.models import Model
-from service.noise import LARGEST_SEED
 from service.settings import Settings
 from service.signature import ENCODE, RECONSTRUCT, Signature, find, names, signature
 
-router = APIRouter(prefix="/v2", tags=["inference"], default_response_class=Response)
+router = APIRouter(prefix="/v2", tags=["inference"])
 
 # Names of a model, of an operation and of a method, with two colons.
 _LONGEST = 3 * 64 + 2
@@ -56,90 +55,86 @@ _EXTENSIONS = ["binary_tensor_data", "parameters"]
 _SEED, _COUNT = "seed", "n"
 # Where nobody asked for a draw, noise that may stand still does.
 _STILL = (ENCODE, "decode", RECONSTRUCT)
-_MODEL_REFUSALS = problems(404, 422, 503)
-# There is one form of answer, and the version is a part of the path.
-_REFUSALS = problems(*(status for status in OF_A_RUN if status not in (406, 409)))
 
 
-@router.get("", responses=json_answer(ServerAnswer))
-async def show_server() -> Response:
+async def _found(name: ModelName, request: Request, context: Shared) -> tuple[Model, str]:
+    return find(context.registry, name, request.path_params.get("version"))
+
+
+async def _of_version(version: Version) -> None:
+    """Only to be described: a model is looked up once, with its version."""
+
+
+Found = Annotated[tuple[Model, str], Depends(_found)]
+of_model = APIRouter(responses=problems(404, 422, 503))
+
+
+@router.get("")
+async def show_server() -> ServerAnswer:
     """Name the server, and the extensions of the protocol that it has."""
-    return as_json({"name": "tessera", "version": __version__, "extensions": _EXTENSIONS})
+    return ServerAnswer(name="tessera", version=__version__, extensions=_EXTENSIONS)
 
 
-@router.get("/health/live", responses=json_answer(ServerLiveAnswer) | problems(503))
-async def live(context: Shared) -> Response:
+@router.get("/health/live", responses=problems(503))
+async def live(context: Shared) -> ServerLiveAnswer:
     """Say that the service is well, as `/livez` does."""
     await health.livez(context)
-    return as_json({"live": True})
+    return ServerLiveAnswer(live=True)
 
 
-@router.get("/health/ready", responses=json_answer(ServerReadyAnswer) | problems(503))
-async def ready(context: Shared) -> Response:
+@router.get("/health/ready", responses=problems(503))
+async def ready(context: Shared) -> ServerReadyAnswer:
     """Say that a model is loaded, as `/readyz` does."""
     await health.readyz(context)
-    return as_json({"ready": True})
+    return ServerReadyAnswer(ready=True)
 
 
-@router.post(
-    "/repository/index",
-    responses=json_answer(IndexEntry, several=True) | problems(400, 408, 413, 422),
-    openapi_extra=index_body(),
-)
-async def index(request: Request, context: Shared) -> Response:
+@router.post("/repository/index", responses=problems(400, 408, 413, 422), openapi_extra=INDEX_BODY)
+async def index(request: Request, context: Shared) -> list[IndexEntry]:
     """List every name that a model has here, and the folders that are refused."""
     body = await bodies.whole(request)
-    only_ready: bool | None = False
+    asked = IndexDocument()
     if body:
-        document = await bodies.read_off_loop(
+        asked = await bodies.read_off_loop(
             body, lambda: IndexDocument.read(bodies.from_json(body, context.settings)), context
         )
-        only_ready = document.ready
-    entries = [
-        {"name": name, "version": model.manifest.version, "state": "READY", "reason": ""}
+    served = [
+        IndexEntry(name=name, version=model.manifest.version, state="READY", reason="")
         for model in context.registry.models.values()
         for name in names(model)
     ]
-    refused = [] if only_ready else context.registry.refused
-    entries += [
-        {"name": item.name, "version": "", "state": "UNAVAILABLE", "reason": item.reason} for item in refused
+    refused = [
+        IndexEntry(name=item.name, version="", state="UNAVAILABLE", reason=item.reason)
+        for item in context.registry.refused
     ]
-    return as_json(entries)
+    return served if asked.ready else served + refused
 
 
-@router.get("/models/{name}", responses=json_answer(ModelAnswer) | _MODEL_REFUSALS)
-async def show_model(name: ModelName, context: Shared) -> Response:
+@of_model.get("", response_model_exclude_none=True)
+async def show_model(name: ModelName, found: Found) -> ModelAnswer:
     """Show what a model takes and gives.
 
     An axis of -1 has any length, and the first are the rows. Images may also come as `BYTES` of shape `[n]`,
     a PNG, JPEG or WebP file each, and labels by their names. Noise is no input: the parameter `seed` makes
     it.
     """
-    return _metadata(context, name, None)
+    return describe(*found, name)
 
 
-@router.get("/models/{name}/versions/{version}", responses=json_answer(ModelAnswer) | _MODEL_REFUSALS)
-async def show_version(name: ModelName, version: Version, context: Shared) -> Response:
-    """Show what a model takes and gives, if it is served in this version."""
-    return _metadata(context, name, version)
-
-
-@router.get("/models/{name}/ready", responses=json_answer(ModelReadyAnswer) | _MODEL_REFUSALS)
-async def model_ready(name: ModelName, context: Shared) -> Response:
+@of_model.get("/ready")
+async def model_ready(name: ModelName, found: Found) -> ModelReadyAnswer:  # noqa: ARG001 - or it is 404
     """Say that a model is served, or 404."""
-    return _readiness(context, name, None)
+    return ModelReadyAnswer(name=name, ready=True)
 
 
-@router.get(
-    "/models/{name}/versions/{version}/ready", responses=json_answer(ModelReadyAnswer) | _MODEL_REFUSALS
+# There is one form of answer, and the version is a part of the path.
+@of_model.post(
+    "/infer",
+    responses=TENSORS_ANSWER | problems(*(status for status in OF_A_RUN if status not in (406, 409))),
+    response_class=Response,
+    openapi_extra=TENSORS_BODY,
 )
-async def version_ready(name: ModelName, version: Version, context: Shared) -> Response:
-    """Say that a model is served in this version, or 404."""
-    return _readiness(context, name, version)
-
-
-@router.post("/models/{name}/infer", responses=tensors_answer() | _REFUSALS, openapi_extra=tensors_body())
-async def infer(name: ModelName, request: Request, context: Shared) -> Response:
+async def infer(name: ModelName, found: Found, request: Request, context: Shared) -> Response:
     """Run a model on tensors.
 
     These come as JSON, or as bytes behind the JSON object (Triton's binary tensor data extension); so do the
@@ -149,40 +144,7 @@ async def infer(name: ModelName, request: Request, context: Shared) -> Response:
     all. What goes from `codes` to a `target` takes the `fraction` of each row, or `n`. The body may be
     compressed with gzip or deflate.
     """
-    return await _infer(request, context, name, None)
-
-
-@router.post(
-    "/models/{name}/versions/{version}/infer",
-    responses=tensors_answer() | _REFUSALS,
-    openapi_extra=tensors_body(),
-)
-async def infer_version(name: ModelName, version: Version, request: Request, context: Shared) -> Response:
-    """Run a model on tensors, if it is served in this version."""
-    return await _infer(request, context, name, version)
-
-
-class _Inference(NamedTuple):
-    """An inference that is ready to be run, and what of it is wanted, as bytes or not."""
-
-    call: Call
-    inputs: Inputs
-    wanted: Mapping[str, bool]
-    id: str | None
-
-
-def _metadata(context: Context, name: str, version: str | None) -> Response:
-    model, verb = find(context.registry, name, version)
-    return as_json(describe(model, verb, name).model_dump(mode="json", exclude_none=True))
-
-
-def _readiness(context: Context, name: str, version: str | None) -> Response:
-    find(context.registry, name, version)
-    return as_json({"name": name, "ready": True})
-
-
-async def _infer(request: Request, context: Context, name: str, version: str | None) -> Response:
-    model, verb = find(context.registry, name, version)
+    model, verb = found
     face = signature(model, verb)
     settings, headers, body = context.settings, request.headers, await bodies.whole(request)
     sent = await bodies.convert_json(
@@ -196,6 +158,21 @@ async def _infer(request: Request, context: Context, name: str, version: str | N
     results = await asked.call.run(context, asked.inputs.rows, asked.inputs.arrays)
     made = sum(array.size for array in results.arrays.values())
     return await context.convert(lambda: _answer(asked, results, name, face, settings), made)
+
+
+router.include_router(of_model, prefix="/models/{name}")
+router.include_router(
+    of_model, prefix="/models/{name}/versions/{version}", dependencies=[Depends(_of_version)]
+)
+
+
+class _Inference(NamedTuple):
+    """An inference that is ready to be run, and what of it is wanted, as bytes or not."""
+
+    call: Call
+    inputs: Inputs
+    wanted: Mapping[str, bool]
+    id: str | None
 
 
 def _prepared(
@@ -244,12 +221,7 @@ def _check_outputs(wanted: Mapping[str, bool], face: Signature) -> None:
     allowed = [slot.name for slot in face.outputs]
     for name in wanted:
         if name not in allowed:
-            raise UnknownName(
-                f"there is no output {quoted(name)}{did_you_mean(name, allowed)}; there are "
-                f"{', '.join(allowed)}",
-                given=name,
-                allowed=allowed,
-            )
+            raise unknown("output ", name, allowed, hint=f"there are {', '.join(allowed)}")
 
 
 def _whole(parameters: dict[str, Any], name: str, least: int, most: int) -> int | None:

@@ -23,10 +23,9 @@ from service.errors import (
     BadTensor,
     BadValue,
     EmptyBody,
-    TooLarge,
-    UnknownName,
-    did_you_mean,
     quoted,
+    too_large,
+    unknown,
 )
 from service.images import check_count
 from service.settings import Settings
@@ -112,12 +111,9 @@ def answer(head: Mapping[str, Any], outputs: Sequence[Answered], settings: Setti
     """
     values = sum(output.array.size for output in outputs if not output.binary)
     if values > settings.max_json_values:
-        raise TooLarge(
-            f"the outputs have {values} values as JSON, and {settings.max_json_values} are allowed by the "
-            f"setting max_json_values; ask for them as bytes with {BINARY} or {ALL_BINARY}",
-            given=values,
-            allowed=settings.max_json_values,
-        )
+        what = f"the outputs have {values} values as JSON"
+        hint = f"ask for bytes with {BINARY} or {ALL_BINARY}"
+        raise too_large(what, values, settings.max_json_values, "max_json_values", hint)
     told, blobs = [], []
     for name, array, binary in outputs:
         output: dict[str, Any] = {
@@ -228,11 +224,7 @@ def _check_names(parameters: Mapping[str, Any], allowed: Collection[str], where:
         for refused, advice in _REFUSED.items():
             if name.startswith(refused):
                 raise BadValue(f"{where} has the parameter {quoted(name)}: {advice}", given=name)
-        raise UnknownName(
-            f"{where} has no parameter {quoted(name)}{did_you_mean(name, allowed)}",
-            given=name,
-            allowed=list(allowed),
-        )
+        raise unknown(f"parameter of {where} called ", name, allowed)
 
 
 def _flag(parameters: Mapping[str, Any], name: str, where: str, *, default: bool) -> bool:

@@ -16,7 +16,7 @@ from service.api.bodies import from_base64
 from service.api.interpolation import POINTS, image_size
 from service.arguments import Label
 from service.contract.runner import Array
-from service.errors import BadTensor, BadValue, UnknownName, did_you_mean, quoted
+from service.errors import BadTensor, BadValue, unknown
 from service.images import Pixels, check_count, check_total
 from service.manifest import Role
 from service.models import Model
@@ -93,12 +93,8 @@ def _check_names(tensors: Mapping[str, Tensor], signature: Signature, model: Mod
     for name in tensors:
         if name not in allowed:
             takes = f"there are {', '.join(allowed)}" if allowed else "there are none"
-            raise UnknownName(
-                f"there is no input {quoted(name)}{did_you_mean(name, allowed)}; {takes} (noise is made by "
-                f"the seed, and numbers go into the parameters)",
-                given=name,
-                allowed=allowed,
-            )
+            hint = f"{takes} (noise is made by the seed, and numbers go into the parameters)"
+            raise unknown("input ", name, allowed, hint=hint)
     missing = [slot.name for slot in signature.inputs if slot.required and slot.name not in tensors]
     if missing:
         raise BadValue(
@@ -161,7 +157,7 @@ def _pixels(tensor: Tensor, model: Model, settings: Settings) -> Pixels:
         from_base64(file, index) if isinstance(file, str) else file
         for index, file in enumerate(tensor.array.tolist())
     ]
-    return images.from_files(files, spec, settings, resize=True)
+    return images.from_files(files, spec, settings).pixels
 
 
 def _labels(slot: Slot, tensor: Tensor) -> list[Label]:

@@ -23,7 +23,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.heads import header
 from service.api.problems import answer
-from service.errors import InflightBytesExceeded, Problem, TooLarge, TooSlow
+from service.errors import InflightBytesExceeded, Problem, TooLarge, TooSlow, too_large
+from service.settings import Settings
 
 # Nearly all calls are over before anyone looks whether the caller is still there.
 LOOK_AFTER = 0.1
@@ -53,16 +54,8 @@ class Budget:
 class Intake:
     """Keeps the bounds above, of which ``budget`` is the one for all bodies."""
 
-    def __init__(
-        self, app: ASGIApp, max_bytes: int, seconds: float, idle_seconds: float, budget: Budget
-    ) -> None:
-        self.app = app
-        self.max_bytes, self.seconds, self.idle_seconds, self.budget = (
-            max_bytes,
-            seconds,
-            idle_seconds,
-            budget,
-        )
+    def __init__(self, app: ASGIApp, settings: Settings, budget: Budget) -> None:
+        self.app, self.settings, self.budget = app, settings, budget
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -81,8 +74,8 @@ class Intake:
         if not length.isdecimal():
             return None
         size = int(length[:20])
-        if size > self.max_bytes:
-            return _too_large(size, self.max_bytes)
+        if size > self.settings.max_body_bytes:
+            return _too_large(size, self.settings)
         try:
             if size > FREE:
                 self.budget.check(size - FREE)
@@ -95,7 +88,7 @@ class _Body:
     """The body of one call, and an eye on its caller."""
 
     def __init__(self, bounds: Intake, receive: Receive) -> None:
-        self._bounds, self._receive = bounds, receive
+        self._settings, self._budget, self._receive = bounds.settings, bounds.budget, receive
         self._loop = asyncio.get_running_loop()
         self._begun = self._came = self._loop.time()
         self._received = self._held = 0
@@ -112,8 +105,8 @@ class _Body:
         message = await self._receive()
         self._reading = False
         self._received += len(message.get("body", b""))
-        if self._received > self._bounds.max_bytes:
-            raise _too_large(self._received, self._bounds.max_bytes)
+        if self._received > self._settings.max_body_bytes:
+            raise _too_large(self._received, self._settings)
         self.hold(self._received)
         self._complete = not message.get("more_body", False)
         return message
@@ -122,8 +115,8 @@ class _Body:
         """Count so many bytes of a body, whether they came or were unpacked. Raises InflightBytesExceeded."""
         more = size - FREE - self._held
         if more > 0:
-            self._bounds.budget.check(more)
-            self._bounds.budget.held += more
+            self._budget.check(more)
+            self._budget.held += more
             self._held += more
 
     async def attended(self, call: Awaitable[None]) -> Problem | None:
@@ -140,7 +133,7 @@ class _Body:
             self._timer.cancel()
             if self._watch is not None:
                 self._watch.cancel()
-            self._bounds.budget.held -= self._held
+            self._budget.held -= self._held
         return self._problem
 
     def _look(self) -> None:
@@ -149,7 +142,7 @@ class _Body:
             return
         now, again = self._loop.time(), LOOK_AFTER
         if self._reading:
-            seconds, idle = self._bounds.seconds, self._bounds.idle_seconds
+            seconds, idle = self._settings.body_seconds, self._settings.body_idle_seconds
             again = min(seconds - (now - self._begun), idle - (now - self._came))
             if again <= 0:
                 whole = now - self._begun >= seconds
@@ -175,9 +168,6 @@ class _Body:
             self._task.cancel()
 
 
-def _too_large(given: int, allowed: int) -> TooLarge:
-    return TooLarge(
-        f"the body has {given} bytes or more, and {allowed} bytes are allowed (--max-body-bytes)",
-        given=given,
-        allowed=allowed,
-    )
+def _too_large(given: int, settings: Settings) -> TooLarge:
+    what = f"the body has {given} bytes or more"
+    return too_large(what, given, settings.max_body_bytes, "max_body_bytes")

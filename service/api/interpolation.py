@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service import codes, images
+from service import codes
 from service.api.bodies import SentSample
 from service.errors import BadValue
 from service.manifest import Role
@@ -45,12 +45,7 @@ def read(sent: SentSample, model: Model, settings: Settings) -> dict[Role, NDArr
     Raises BadValue for another number of them, and what ``service.codes`` and ``service.images`` raise.
     """
     if sent.images is not None:
-        spec = model.manifest.image
-        if sent.images.npy is not None:
-            pixels = images.from_npy(sent.images.npy, spec, settings, resize=True)
-        else:
-            pixels = images.from_files(sent.images.files, spec, settings, resize=True)
-        return {Role.images: _two(pixels, "images")}
+        return {Role.images: _two(sent.images.fitted(model, settings).pixels, "images")}
     document = dict(sent.document)
     return {Role.codes: _two(codes.from_json(document, model.manifest, settings), "rows of codes")}
 

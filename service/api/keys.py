@@ -1,4 +1,4 @@
-"""Who may call: anyone, or only who has a key (RFC 6750)."""
+"""Who may call: anyone, or only who has a key (RFC 6750); and the port that the metrics may have."""
 
 import hmac
 from collections.abc import Iterable, Sequence
@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api.heads import header
 from service.api.problems import answer
-from service.errors import InsufficientKey, NoKey, Problem, WrongKey
+from service.errors import InsufficientKey, NoKey, Problem, WrongKey, WrongPort
 
 RELOAD = "/models/reload"
 METRICS = "/metrics"
@@ -91,3 +91,19 @@ _FOR: dict[Right | None, str] = {"reload": "a reload of the models", "call": "an
 def _digest(key: SecretStr) -> bytes:
     # Of one length, which says nothing of the key's.
     return sha256(key.get_secret_value().encode()).digest()
+
+
+class MetricsPort:
+    """Without keys: 404 to all but ``/metrics`` on ``port``, and to ``/metrics`` on any other."""
+
+    def __init__(self, app: ASGIApp, port: int) -> None:
+        self.app, self._port = app, port
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            is_here = (scope.get("server") or ("", None))[1] == self._port
+            if is_here != (scope["path"] == METRICS):
+                what = f"{METRICS} and nothing else" if is_here else f"anything but {METRICS}"
+                await answer(WrongPort(f"this port answers {what}"), scope)(scope, receive, send)
+                return
+        await self.app(scope, receive, send)

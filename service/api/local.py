@@ -14,32 +14,9 @@ from starlette.types import Scope
 from service.errors import quoted
 
 # Begins of the names of headers with which proxies, balancers and content networks say for whom they call.
-FORWARDING = (
-    "forwarded",
-    "via",
-    "x-forwarded",
-    "x-original",
-    "x-originating",
-    "x-real-",
-    "x-client",
-    "x-cluster-client",
-    "x-remote",
-    "x-envoy",
-    "x-azure",
-    "x-amz",
-    "x-arr-",
-    "x-appengine",
-    "x-akamai",
-    "x-varnish",
-    "x-host",
-    "x-proxy",
-    "client-ip",
-    "true-client",
-    "cdn-",
-    "cf-",
-    "fastly-",
-    "fly-",
-    "proxy-",
+_FORWARDING = re.compile(
+    r"forwarded|via|client-ip|true-client|(cdn|cf|fastly|fly|proxy)-|x-(real|arr)-|x-(forwarded|original"
+    r"|originating|client|cluster-client|remote|envoy|azure|amz|appengine|akamai|varnish|host|proxy)"
 )
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^\[\]:/@\s]+)(:\d{1,5})?", re.IGNORECASE)
 
@@ -51,7 +28,7 @@ def why_not_local(scope: Scope) -> str | None:
         return "it comes from another machine"
     headers = [(str(name, "latin-1"), str(value, "latin-1")) for name, value in scope["headers"]]
     for name, value in headers:
-        if name.startswith(FORWARDING):
+        if _FORWARDING.match(name):
             return f"it came through a proxy: it has the header {quoted(name)}"
         # A browser says of a script's request from which page it is; "null" is said of those of no page.
         if name == "origin" and not _is_local_host(_host_of(value)):

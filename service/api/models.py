@@ -11,23 +11,23 @@ from service.api import accept
 from service.api.accept import BYTES, JSON, NPY, PNG, SAFETENSORS
 from service.api.answers import as_json
 from service.api.context import Shared
-from service.api.documents import ModelDetail, ModelList, ModelSummary, ReloadAnswer
+from service.api.documents import ModelDetail, ModelList, ModelSummary
 from service.api.heads import header
 from service.api.local import why_not_local
-from service.api.openapi import file_answer, json_answer, problems
+from service.api.openapi import file_answer, problems
 from service.errors import MissingFile, NotLocal
 from service.registry import Reload
 from service.settings import variable
 
-router = APIRouter(prefix="/models", tags=["models"], default_response_class=Response)
+router = APIRouter(prefix="/models", tags=["models"])
 
 ModelName = Annotated[str, Path(description="Name of a model.", max_length=64)]
 
 CODEBOOK_FORMS = (SAFETENSORS, JSON, NPY, BYTES)
 
 
-@router.get("", responses=json_answer(ModelList))
-async def list_models(context: Shared) -> Response:
+@router.get("")
+async def list_models(context: Shared) -> ModelList:
     """List the models that are served."""
     registry = context.registry
     summaries = [
@@ -42,11 +42,11 @@ async def list_models(context: Shared) -> Response:
         )
         for name, model in registry.models.items()
     ]
-    return as_json(ModelList(models=summaries).model_dump(mode="json"))
+    return ModelList(models=summaries)
 
 
-@router.post("/reload", responses=json_answer(ReloadAnswer) | problems(403, 503))
-async def reload(request: Request, context: Shared) -> Response:
+@router.post("/reload", responses=problems(403, 503))
+async def reload(request: Request, context: Shared) -> Reload:
     """Load new and changed folders, drop removed ones, in every worker; what runs goes on.
 
     All workers load first and then all swap: if one cannot, or they do not agree, none does, and the answer
@@ -62,33 +62,25 @@ async def reload(request: Request, context: Shared) -> Response:
     (outcome,) = await context.crew.ask("reload")
     if not isinstance(outcome, Reload):
         raise outcome
-    return as_json(
-        {
-            "loaded": outcome.loaded,
-            "kept": outcome.kept,
-            "refused": [refusal._asdict() for refusal in outcome.refused],
-            "removed": outcome.removed,
-        }
-    )
+    return outcome
 
 
-@router.get("/{name}", responses=json_answer(ModelDetail) | problems(404, 422, 503))
-async def show_model(name: ModelName, context: Shared) -> Response:
+@router.get("/{name}", responses=problems(404, 422, 503))
+async def show_model(name: ModelName, context: Shared) -> ModelDetail:
     """Show what a model takes and gives, its operations with their parameters, and how good it is."""
     model = context.registry.choose(name)
     manifest = model.manifest
-    shown = manifest.model_dump(include=set(ModelDetail.model_fields) - {"codebook"})
-    detail = ModelDetail(
-        **shown,
+    return ModelDetail(
+        **manifest.model_dump(include=set(ModelDetail.model_fields) - {"codebook"}),
         provider=model.provider.name,
         reason=model.provider.reason,
         codebook=list(manifest.codebook.shape) if manifest.codebook else None,
     )
-    return as_json(detail.model_dump(mode="json"))
 
 
 @router.get(
     "/{name}/codebook",
+    response_class=Response,
     responses=file_answer("The code vectors, float32 `[size, dimension]`.", SAFETENSORS, NPY, BYTES, JSON)
     | problems(404, 406, 422, 503),
 )
@@ -111,6 +103,7 @@ async def show_codebook(name: ModelName, request: Request, context: Shared) -> R
 
 @router.get(
     "/{name}/preview.png",
+    response_class=Response,
     responses=file_answer("Originals, reconstructions and samples.", PNG) | problems(404, 422, 503),
 )
 async def show_preview(name: ModelName, context: Shared) -> Response:

@@ -19,6 +19,8 @@ from service.api.inference_body import LENGTH
 from service.api.keys import OPEN
 from service.api.problems import MEDIA_TYPE, ProblemDocument
 
+Responses = dict[int | str, dict[str, Any]]
+
 BINARY = {"schema": {"type": "string", "format": "binary"}}
 
 _REFUSALS = {
@@ -58,7 +60,7 @@ _IMAGES_CONTENT: dict[str, Any] = {
     NPY: BINARY,
 }
 
-PARAMETERS: dict[str, Any] = {
+PARAMETERS: Mapping[str, Any] = {
     "name": "parameters",
     "in": "query",
     "description": "Any parameter of the operation, by its own name: `steps=200`. See `/models/{name}`.",
@@ -68,122 +70,92 @@ PARAMETERS: dict[str, Any] = {
 }
 
 
+# Every document that something below refers to, by its name.
+_REFERRED: dict[str, type[BaseModel]] = {}
+
+
 def ref(document: type[BaseModel]) -> dict[str, str]:
     """A reference to a document among the components."""
+    _REFERRED[document.__name__] = document
     return {"$ref": f"#/components/schemas/{document.__name__}"}
 
 
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def problems(*statuses: int) -> Responses:
     """The errors a route may answer."""
     content = {MEDIA_TYPE: {"schema": ref(ProblemDocument)}}
-    told: dict[int | str, dict[str, Any]] = {
-        status: {"description": _REFUSALS[status], "content": content} for status in statuses
-    }
+    told: Responses = {status: {"description": _REFUSALS[status], "content": content} for status in statuses}
     if 429 in told:
         told[429]["headers"] = {"Retry-After": {"description": "In seconds.", "schema": {"type": "integer"}}}
     return told
 
 
-def json_answer(document: type[BaseModel], *, several: bool = False) -> dict[int | str, dict[str, Any]]:
-    """An answer that is always JSON: a document, or an array of ``several``."""
-    schema = {"type": "array", "items": ref(document)} if several else ref(document)
-    return {200: {"description": _summary(document), "content": {JSON: {"schema": schema}}}}
-
-
-def file_answer(description: str, *media_types: str) -> dict[int | str, dict[str, Any]]:
+def file_answer(description: str, *media_types: str) -> Responses:
     """An answer that is a file."""
     return {200: {"description": description, "content": dict.fromkeys(media_types, BINARY)}}
 
 
-def text_answer(description: str, media_type: str) -> dict[int | str, dict[str, Any]]:
-    """An answer that is text."""
-    return {200: {"description": description, "content": {media_type: {"schema": {"type": "string"}}}}}
+def _answer(document: type[BaseModel], *media_types: str, headers: Mapping[str, Any]) -> Responses:
+    content = {JSON: {"schema": ref(document)}, **dict.fromkeys(media_types, BINARY)}
+    return {200: {"description": document.__doc__, "content": content, "headers": headers}}
 
 
-def codes_answer() -> dict[int | str, dict[str, Any]]:
-    """Codes, in the forms of ``answers.CODES_FORMS``."""
-    return _negotiated(documents.CodesAnswer, NPY, BYTES, headers=_SEED_HEADER)
+def _json(document: type[BaseModel], **examples: Any) -> dict[str, Any]:
+    told = {name.replace("_", " "): {"value": value} for name, value in examples.items()}
+    return {JSON: {"schema": ref(document), "examples": told}}
 
 
-def scores_answer() -> dict[int | str, dict[str, Any]]:
-    """Figures of images, as JSON."""
-    return _negotiated(documents.ScoreAnswer, headers=_SEED_HEADER)
+def _body(
+    content: Mapping[str, Any], parameter: Mapping[str, Any] = PARAMETERS, *, required: bool = True
+) -> dict[str, Any]:
+    return {"requestBody": {"required": required, "content": content}, "parameters": [parameter]}
 
 
-def images_answer(document: type[BaseModel], *, seed: bool = False) -> dict[int | str, dict[str, Any]]:
-    """Images, in the forms of ``answers.IMAGES_FORMS``."""
-    return _negotiated(document, PNG, NPY, BYTES, headers=_SEED_HEADER if seed else {})
+CODES_ANSWER = _answer(documents.CodesAnswer, NPY, BYTES, headers=_MODEL_HEADERS | _SEED_HEADER)
+SCORES_ANSWER = _answer(documents.ScoreAnswer, headers=_MODEL_HEADERS | _SEED_HEADER)
+IMAGES_ANSWER = _answer(documents.ImagesAnswer, PNG, NPY, BYTES, headers=_MODEL_HEADERS)
+RECONSTRUCTION_ANSWER = _answer(documents.ReconstructionAnswer, PNG, NPY, BYTES, headers=_MODEL_HEADERS)
+SAMPLE_ANSWER = _answer(documents.SampleAnswer, PNG, NPY, BYTES, headers=_MODEL_HEADERS | _SEED_HEADER)
 
+IMAGES_BODY = _body(_IMAGES_CONTENT | _json(documents.ImagesDocument, one={"image": "iVBORw0KGgo..."}))
+CODES_BODY = _body(
+    _json(
+        documents.CodesDocument,
+        grid={"model": "vqvae-mnist", "codes": [[[17, 301, 4], [88, 12, 12], [0, 511, 63]]]},
+    )
+    | {NPY: BINARY}
+)
+SAMPLE_BODY = _body(
+    _json(
+        documents.SampleDocument,
+        langevin={"method": "langevin", "n": 16, "seed": 1, "parameters": {"steps": 200}},
+        codes_and_mask={"codes": [[17, 301], [88, 12]], "mask": [[0, 0], [1, 1]], "n": 8},
+        image_and_box={"image": "iVBORw0KGgo...", "box": [0, 14, 28, 28], "n": 8},
+        two_images={"method": "interpolate", "images": ["iVBORw0KGgo...", "iVBORw0KGgo..."], "n": 9},
+    )
+    | _IMAGES_CONTENT,
+    required=False,
+)
 
-def images_body() -> dict[str, Any]:
-    """The body of ``/encode`` and ``/reconstruct``, and the parameters of their operations."""
-    content = _IMAGES_CONTENT | {
-        JSON: {
-            "schema": ref(documents.ImagesDocument),
-            "examples": {"one": {"value": {"image": "iVBORw0KGgo..."}}},
-        },
+# JSON, or JSON and the bytes of tensors behind it.
+_LENGTH = {
+    "description": "How many bytes are JSON, if tensors follow.",
+    "schema": {"type": "integer", "minimum": 0},
+}
+TENSORS_ANSWER = _answer(inference_documents.InferenceAnswer, BYTES, headers={LENGTH: _LENGTH})
+TENSORS_BODY = _body(
+    _json(
+        inference_documents.InferenceDocument,
+        one={"inputs": [{"name": "images", "shape": [1], "datatype": "BYTES", "data": ["iVBORw0KGgo..."]}]},
+    )
+    | {BYTES: BINARY},
+    {"name": LENGTH, "in": "header", **_LENGTH},
+)
+INDEX_BODY = {
+    "requestBody": {
+        "required": False,
+        "content": _json(inference_documents.IndexDocument, ready={"ready": True}),
     }
-    return {"requestBody": {"required": True, "content": content}, "parameters": [PARAMETERS]}
-
-
-def codes_body() -> dict[str, Any]:
-    """The body of ``/decode``, and the parameters of its operation."""
-    example = {"model": "vqvae-mnist", "codes": [[[17, 301, 4], [88, 12, 12], [0, 511, 63]]]}
-    content = {
-        JSON: {"schema": ref(documents.CodesDocument), "examples": {"grid": {"value": example}}},
-        NPY: BINARY,
-    }
-    return {"requestBody": {"required": True, "content": content}, "parameters": [PARAMETERS]}
-
-
-def sample_body() -> dict[str, Any]:
-    """The body of ``/sample``, and the parameters of its operations."""
-    examples = {
-        "langevin": {"method": "langevin", "n": 16, "seed": 1, "parameters": {"steps": 200}},
-        "codes and mask": {"codes": [[17, 301], [88, 12]], "mask": [[0, 0], [1, 1]], "n": 8},
-        "image and box": {"image": "iVBORw0KGgo...", "box": [0, 14, 28, 28], "n": 8},
-        "two images": {"method": "interpolate", "images": ["iVBORw0KGgo...", "iVBORw0KGgo..."], "n": 9},
-    }
-    content = {
-        JSON: {
-            "schema": ref(documents.SampleDocument),
-            "examples": {name: {"value": value} for name, value in examples.items()},
-        },
-        **_IMAGES_CONTENT,
-    }
-    return {"requestBody": {"required": False, "content": content}, "parameters": [PARAMETERS]}
-
-
-def tensors_body() -> dict[str, Any]:
-    """The body of an inference: JSON, or JSON and the bytes of tensors behind it."""
-    one = {"inputs": [{"name": "images", "shape": [1], "datatype": "BYTES", "data": ["iVBORw0KGgo..."]}]}
-    content = {
-        JSON: {"schema": ref(inference_documents.InferenceDocument), "examples": {"one": {"value": one}}},
-        BYTES: BINARY,
-    }
-    length = {
-        "name": LENGTH,
-        "in": "header",
-        "description": "How many bytes of the body are JSON, if tensors follow it.",
-        "schema": {"type": "integer", "minimum": 0},
-    }
-    return {"requestBody": {"required": True, "content": content}, "parameters": [length]}
-
-
-def tensors_answer() -> dict[int | str, dict[str, Any]]:
-    """What came out: JSON, or JSON and the bytes of tensors behind it."""
-    told = json_answer(inference_documents.InferenceAnswer)
-    told[200]["content"][BYTES] = BINARY
-    told[200]["headers"] = {
-        LENGTH: {"description": "How many bytes are JSON, if tensors follow.", "schema": {"type": "integer"}}
-    }
-    return told
-
-
-def index_body() -> dict[str, Any]:
-    """The body of the repository's index, which may be left out."""
-    content = {JSON: {"schema": ref(inference_documents.IndexDocument)}}
-    return {"requestBody": {"required": False, "content": content}}
+}
 
 
 def describe(app: FastAPI) -> dict[str, Any]:
@@ -198,7 +170,11 @@ def describe(app: FastAPI) -> dict[str, Any]:
             tags=app.openapi_tags,
         )
         components = schema.setdefault("components", {})
-        components.setdefault("schemas", {}).update(_components())
+        _, referred = models_json_schema(
+            [(document, "validation") for document in _REFERRED.values()],
+            ref_template="#/components/schemas/{model}",
+        )
+        components.setdefault("schemas", {}).update(referred["$defs"])
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         for path, item in schema["paths"].items():
             if path not in OPEN:
@@ -207,44 +183,3 @@ def describe(app: FastAPI) -> dict[str, Any]:
                     call["security"] = [{}, {"key": []}]
         app.openapi_schema = schema
     return app.openapi_schema
-
-
-def _components() -> dict[str, Any]:
-    sent: list[type[BaseModel]] = [
-        documents.ImagesDocument,
-        documents.CodesDocument,
-        documents.SampleDocument,
-        *inference_documents.SENT,
-    ]
-    told: list[type[BaseModel]] = [
-        ProblemDocument,
-        documents.CodesAnswer,
-        documents.ImagesAnswer,
-        documents.ReconstructionAnswer,
-        documents.SampleAnswer,
-        documents.ScoreAnswer,
-        documents.ModelList,
-        documents.ModelDetail,
-        documents.ReloadAnswer,
-        documents.ReadyAnswer,
-        documents.LiveAnswer,
-        *inference_documents.TOLD,
-    ]
-    _, schema = models_json_schema(
-        [*((model, "validation") for model in sent), *((model, "serialization") for model in told)],
-        ref_template="#/components/schemas/{model}",
-    )
-    definitions: dict[str, Any] = schema["$defs"]
-    return definitions
-
-
-def _negotiated(
-    document: type[BaseModel], *media_types: str, headers: Mapping[str, Any] | None = None
-) -> dict[int | str, dict[str, Any]]:
-    content = {JSON: {"schema": ref(document)}, **dict.fromkeys(media_types, BINARY)}
-    answer = {"description": _summary(document), "content": content}
-    return {200: answer | {"headers": {**_MODEL_HEADERS, **(headers or {})}}}
-
-
-def _summary(document: type[BaseModel]) -> str:
-    return (document.__doc__ or "").strip()

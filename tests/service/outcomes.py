@@ -13,9 +13,9 @@ def outcome(data: bytes, spec: ImageSpec, settings: Settings, *, resize: bool) -
     """The bytes, shape and sizes of the pixels of a file, or the type, text and members of its problem."""
     try:
         if resize:
-            fitted = images.fit_files([data], spec, settings)
+            fitted = images.from_files([data], spec, settings)
             return fitted.pixels.tobytes(), fitted.pixels.shape, fitted.sizes
-        array = images.from_files([data], spec, settings, resize=False)
+        array = images.from_files([data], spec, settings, resize=False).pixels
     except Problem as problem:
         return type(problem), str(problem), problem.members
     return array.tobytes(), array.shape

@@ -83,3 +83,9 @@ def test_the_manifest_may_have_a_label_for_those_who_give_none(oddity: Model) ->
     got = arguments.labels(oddity.manifest, oddity.operations(("mix",)), None, 3)
     assert got is not None
     assert got.tolist() == [1, 1, 1]
+
+
+def test_drawn_seeds_are_ones_a_caller_may_give() -> None:
+    seeds = [arguments.draw_seed() for _ in range(100)]
+    assert len(set(seeds)) > 90
+    assert all(0 <= seed <= arguments.LARGEST_SEED for seed in seeds)

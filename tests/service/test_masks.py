@@ -69,7 +69,7 @@ def changed(row: int, column: int, value: Any) -> list[list[Any]]:
         (changed(0, 1, 1.0), r"mask\[0\]\[1\] is 1\.0"),
         (changed(0, 1, "1"), r"mask\[0\]\[1\] is '1'"),
         (changed(0, 1, None), r"mask\[0\]\[1\] is None"),
-        ([EYE.tolist()] * 2, r"2 masks for 3 rows of codes; give one mask, or one for each row"),
+        ([EYE.tolist()] * 2, r"2 masks for 3 rows of codes; give one for all, or one for each"),
         (cells(0, 0, 0, 0).tolist(), "the mask samples nothing"),
     ],
 )
@@ -167,7 +167,7 @@ def test_each_picture_has_its_own_size_and_may_have_its_own_box(manifest: Manife
     np.testing.assert_array_equal(shared, [cells(0, 0, 4, 1), cells(0, 0, 7, 2)])
     own = masks.from_boxes([Box(0, 0, 4, 4), Box(12, 12, 14, 14)], sizes, spec)
     np.testing.assert_array_equal(own, [cells(0, 0, 1, 1), cells(6, 6, 7, 7)])
-    with pytest.raises(BadValue, match="2 boxes for 3 images; give one box, or one for each image"):
+    with pytest.raises(BadValue, match="2 boxes for 3 images; give one for all, or one for each"):
         masks.from_boxes([Box(0, 0, 4, 4)] * 2, [(28, 28)] * 3, manifest)
     with pytest.raises(
         BadValue, match=r"\[20, 0, 28, 4\] has nothing of image 1 of 2 in it, which is 14 pixels"

@@ -152,7 +152,11 @@ def test_pillow_opens_no_plain_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("Pillow was asked"))
     for data in PLAIN.values():
         for spec in (GREY_STRETCHED, COLOUR_PADDED):
-            assert images.from_files([data, data], spec, SETTINGS, resize=True).shape[:3] == (2, 12, 12)
+            assert images.from_files([data, data], spec, SETTINGS, resize=True).pixels.shape[:3] == (
+                2,
+                12,
+                12,
+            )
 
 
 @hypothesis_settings(max_examples=500, deadline=None)

@@ -30,7 +30,7 @@ def first_pixel(model: Model) -> int:
 def test_models_are_found_by_name(registry: Registry) -> None:
     assert list(registry.models) == ["colours", "levels"]
     assert registry.choose("levels").manifest.name == "levels"
-    with pytest.raises(UnknownModel, match="no model 'levles' is served; did you mean 'levels'") as caught:
+    with pytest.raises(UnknownModel, match="no model 'levles'; did you mean 'levels'") as caught:
         registry.choose("levles")
     assert caught.value.members["allowed"] == ["colours", "levels"]
 
@@ -117,7 +117,7 @@ def test_one_bad_folder_stops_no_other(tmp_path: Path) -> None:
     registry = Registry(tmp_path, CPU)
     outcome = registry.reload()
     assert outcome.loaded == ["levels"]
-    assert [tuple(refusal) for refusal in outcome.refused] == [
+    assert [(refusal.name, refusal.reason) for refusal in outcome.refused] == [
         ("colours", "manifest.json has schema version 2, this service reads 1")
     ]
 

@@ -70,21 +70,16 @@ def test_a_silent_fallback_is_noticed(
     assert capfd.readouterr().out == ""
 
 
-@pytest.mark.parametrize(
-    ("graph", "nodes"), [(runtime.PROBE, ["Identity"]), (runtime.CUDA_PROBE, ["Conv", "MatMul"])]
-)
-def test_probes_are_valid_graphs(graph: bytes, nodes: list[str]) -> None:
-    model = onnx.load_from_string(graph)
+def test_the_probe_is_a_valid_graph() -> None:
+    model = onnx.load_from_string(runtime.PROBE)
     onnx.checker.check_model(model)
-    assert [node.op_type for node in model.graph.node] == nodes
+    assert [node.op_type for node in model.graph.node] == ["Conv", "MatMul"]
 
 
-def test_probes_compute_what_they_should() -> None:
+def test_the_probe_computes_what_it_should() -> None:
     probe = ort.InferenceSession(runtime.PROBE, providers=[runtime.CPU])
-    assert probe.run(None, runtime.PROBE_FEEDS) == [0.0]
-    probe = ort.InferenceSession(runtime.CUDA_PROBE, providers=[runtime.CPU])
-    (result,) = probe.run(None, runtime.CUDA_PROBE_FEEDS)
-    assert (result == runtime.CUDA_PROBE_RESULT).all()
+    (result,) = probe.run(None, runtime.PROBE_FEEDS)
+    assert (result == runtime.PROBE_RESULT).all()
 
 
 def test_a_look_at_cuda_does_not_wait_and_tells_of_the_last_run(monkeypatch: pytest.MonkeyPatch) -> None:

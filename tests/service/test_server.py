@@ -13,7 +13,8 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from service.listening import listen
-from service.server import LINGER, Bounds, Server
+from service.server import LINGER, Server
+from service.settings import Settings
 
 PATIENCE = 10.0
 REQUEST = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"
@@ -22,7 +23,7 @@ REQUEST = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"
 class Serving:
     """A server whose app answers when its gate is open."""
 
-    def __init__(self, bounds: Bounds, *, heeds_interrupts: bool) -> None:
+    def __init__(self, settings: Settings, *, heeds_interrupts: bool) -> None:
         self.body = b"ok"
         self.gate, self.begun = threading.Event(), threading.Event()
         self.gate.set()
@@ -35,8 +36,7 @@ class Serving:
 
         self.server = Server(
             self.app,
-            bounds,
-            log_level="error",
+            settings,
             started=begin,
             draining=self.draining.set,
             heeds_interrupts=heeds_interrupts,
@@ -65,11 +65,15 @@ class Serving:
 
 @contextmanager
 def serving(
-    bounds: Bounds = Bounds(PATIENCE, PATIENCE, PATIENCE),  # noqa: B008 - frozen
-    *,
-    heeds_interrupts: bool = True,
+    *, header_seconds: float = PATIENCE, write_seconds: float = PATIENCE, heeds_interrupts: bool = True
 ) -> Iterator[Serving]:
-    service = Serving(bounds, heeds_interrupts=heeds_interrupts)
+    settings = Settings(
+        header_seconds=header_seconds,
+        write_seconds=write_seconds,
+        drain_seconds=PATIENCE,
+        log_level="error",
+    )
+    service = Serving(settings, heeds_interrupts=heeds_interrupts)
     try:
         yield service
     finally:
@@ -98,7 +102,7 @@ def answer(connection: socket.socket) -> bytes:
 @pytest.mark.parametrize("said", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: he"])
 def test_a_head_that_does_not_come_is_hung_up_on(said: bytes) -> None:
     with (
-        serving(Bounds(0.2, PATIENCE, PATIENCE)) as service,
+        serving(header_seconds=0.2) as service,
         service.connect() as slow,
         service.connect() as other,
     ):
@@ -108,7 +112,7 @@ def test_a_head_that_does_not_come_is_hung_up_on(said: bytes) -> None:
 
 
 def test_a_head_that_trickles_is_hung_up_on_too() -> None:
-    with serving(Bounds(0.3, PATIENCE, PATIENCE)) as service, service.connect() as slow:
+    with serving(header_seconds=0.3) as service, service.connect() as slow:
         slow.sendall(REQUEST[:-2] + b"X-Slow: ")
         deadline = time.monotonic() + PATIENCE
         while not select.select([slow], [], [], 0.05)[0]:
@@ -118,7 +122,7 @@ def test_a_head_that_trickles_is_hung_up_on_too() -> None:
 
 
 def test_later_heads_of_a_connection_are_timed_too() -> None:
-    with serving(Bounds(0.2, PATIENCE, PATIENCE)) as service, service.connect() as connection:
+    with serving(header_seconds=0.2) as service, service.connect() as connection:
         assert asked(connection).startswith(b"HTTP/1.1 200")
         time.sleep(0.4)
         assert asked(connection).startswith(b"HTTP/1.1 200")
@@ -127,7 +131,7 @@ def test_later_heads_of_a_connection_are_timed_too() -> None:
 
 
 def test_an_answer_may_take_longer_than_a_head() -> None:
-    with serving(Bounds(0.1, PATIENCE, PATIENCE)) as service, service.connect() as connection:
+    with serving(header_seconds=0.1) as service, service.connect() as connection:
         service.gate.clear()
         connection.sendall(REQUEST)
         assert service.begun.wait(PATIENCE)
@@ -220,7 +224,7 @@ LARGE = b"x" * 2**26
 
 @pytest.mark.parametrize("extra", [b"", b"Connection: close\r\n"])
 def test_a_client_that_does_not_read_its_response_is_cut_off(extra: bytes) -> None:
-    with serving(Bounds(PATIENCE, 0.3, PATIENCE)) as service, service.connect() as slow:
+    with serving(write_seconds=0.3) as service, service.connect() as slow:
         service.body = LARGE
         slow.sendall(REQUEST[:-2] + extra + b"\r\n")
         # All of the response is held for it, and then nothing is.
@@ -232,7 +236,7 @@ def test_a_client_that_does_not_read_its_response_is_cut_off(extra: bytes) -> No
 
 
 def test_a_client_that_reads_a_large_response_in_time_gets_all_of_it() -> None:
-    with serving(Bounds(PATIENCE, 5, PATIENCE)) as service, service.connect() as slow:
+    with serving(write_seconds=5) as service, service.connect() as slow:
         service.body = LARGE
         slow.sendall(REQUEST)
         time.sleep(0.3)
@@ -243,7 +247,7 @@ def test_a_client_that_reads_a_large_response_in_time_gets_all_of_it() -> None:
 
 
 def test_the_rest_of_a_refused_body_is_not_waited_for_for_ever() -> None:
-    with serving(Bounds(0.3, PATIENCE, PATIENCE)) as service, service.connect() as stalled:
+    with serving(header_seconds=0.3) as service, service.connect() as stalled:
         stalled.sendall(REQUEST[:-2] + b"Content-Length: 1000\r\n\r\n123")
         # The app here answers without reading.
         assert answer(stalled).startswith(b"HTTP/1.1 200")

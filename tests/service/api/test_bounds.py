@@ -182,13 +182,13 @@ def test_pictures_are_read_off_the_event_loop_unless_they_are_small_and_plain(
     assert client.portal is not None
     loop = client.portal.call(threading.get_ident)
     seen = []
-    read = images.fit_files
+    read = images.from_files
 
-    def fit_files(*arguments: Any) -> Any:
+    def from_files(*arguments: Any, **further: Any) -> Any:
         seen.append(threading.get_ident() == loop)
-        return read(*arguments)
+        return read(*arguments, **further)
 
-    monkeypatch.setattr(images, "fit_files", fit_files)
+    monkeypatch.setattr(images, "from_files", from_files)
     jpeg = io.BytesIO()
     Image.open(io.BytesIO(seven)).save(jpeg, "JPEG")
     for content in (seven, seven + b"more behind the end", jpeg.getvalue()):

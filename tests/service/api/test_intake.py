@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service import npy
 from service.api.intake import FREE, Budget, Intake
 from service.errors import InflightBytesExceeded
+from service.settings import Settings
 from tests.service.conftest import make_client, problem
 
 
@@ -119,7 +120,8 @@ def bounded(
     idle_seconds: float = 60,
     budget: Budget = Budget(100),  # noqa: B008 - each call gives back what it held
 ) -> Intake:
-    return Intake(app, LARGE, seconds, idle_seconds, budget)
+    settings = Settings(max_body_bytes=LARGE, body_seconds=seconds, body_idle_seconds=idle_seconds)
+    return Intake(app, settings, budget)
 
 
 async def reads_all(scope: Scope, receive: Receive, send: Send) -> None:

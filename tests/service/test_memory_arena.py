@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service import arena
+from service import memory
 from service.graphs import Graph
 from tests.e2e.processes import resident
 from tests.service import toy
@@ -24,8 +24,8 @@ NEEDED = IMAGES.size * 4
 @pytest.fixture(autouse=True)
 def give_back(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """What gives back, when it is asked here; a model of an earlier test that is gone would at any time."""
-    own = arena.give_back
-    monkeypatch.setattr(arena, "give_back", lambda: None)
+    own = memory.shrink_arena
+    monkeypatch.setattr(memory, "shrink_arena", lambda: None)
     return own
 
 
