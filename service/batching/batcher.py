@@ -30,8 +30,8 @@ from service.errors import BatcherFailed, Problem, QueueTimeout
 
 log = logging.getLogger(__name__)
 
-# Between two looks for entries that are late.
-_LEAST_SECONDS = 0.02
+# Looks for late entries within the longest wait, and the least time between two.
+_LOOKS, _LEAST_SECONDS = 20, 0.02
 
 
 class Batcher(Generic[Key]):
@@ -57,8 +57,7 @@ class Batcher(Generic[Key]):
         self._observe, self._failed = observe, failed
         self.queues, self._open = Queues[Key](limits), set[Entry[Key]]()
         # Batches in threads, and since when.
-        self._under_way: dict[Batch[Key], float] = {}
-        self._last_wait = 0.0
+        self._under_way, self._last_wait = dict[Batch[Key], float](), 0.0
         # The event loop that is about to dispatch, and that which looks later for those who are late.
         self._called: asyncio.AbstractEventLoop | None = None
         self._expiring: asyncio.AbstractEventLoop | None = None
@@ -96,21 +95,18 @@ class Batcher(Generic[Key]):
         return pieces[0] if len(pieces) == 1 else await asyncio.to_thread(joined, pieces)
 
     def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
-        """End the wait of entries that are late, and look again when the next may be."""
+        """End the wait of entries that are late, and look again while others wait."""
         self._expiring, now, allowed = None, time.monotonic(), self._limits.seconds
-        waiting = [entry for entry in self._open if not entry.taken and not entry.future.done()]
-        late = [entry for entry in waiting if now - entry.arrived >= allowed]
-        for entry in late:
-            told = f"the request waited for {allowed:g} s, and no longer is allowed (--max-queue-seconds)"
-            entry.future.set_exception(QueueTimeout(told, allowed=allowed))
-        if len(late) < len(waiting):
-            earliest = min(entry.arrived for entry in waiting if not entry.future.done())
-            self._look_later(loop, earliest + allowed - now)
+        for entry in self._open:
+            if not entry.taken and now - entry.arrived >= allowed and not entry.future.done():
+                told = f"the request waited for {allowed:g} s, and no longer is allowed (--max-queue-seconds)"
+                entry.future.set_exception(QueueTimeout(told, allowed=allowed))
+        self._expire_later(loop)
 
-    def _look_later(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
-        if self._expiring is not loop:
+    def _expire_later(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self.queues and self._expiring is not loop:
             self._expiring = loop
-            loop.call_later(max(seconds, _LEAST_SECONDS), self._expire, loop)
+            loop.call_later(max(self._limits.seconds / _LOOKS, _LEAST_SECONDS), self._expire, loop)
 
     def _wake(self, loop: asyncio.AbstractEventLoop) -> None:
         """Look for batches after all that the loop has at hand: more entries may be about to come."""
@@ -137,8 +133,7 @@ class Batcher(Generic[Key]):
                 self._executor.submit(self._work, batch, parts, loop)
         except BaseException as error:  # a fault of the batcher itself, or what would end the process
             self._fail(error)
-        if self.queues:
-            self._look_later(loop, self._limits.seconds)
+        self._expire_later(loop)
 
     @property
     def _has_slot(self) -> bool:
