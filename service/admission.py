@@ -5,11 +5,11 @@ from functools import partial
 
 import numpy as np
 
-from service.contract.runner import Arrays, Results
+from service.contract.runner import Arrays
 from service.errors import GraphFailed, ModelRefused
 from service.folder import Folder, read_fingerprint, read_manifest
 from service.graphs import Graph, Tensor
-from service.manifest import Input, Manifest, Operation, Role
+from service.manifest import Input, Manifest, Operation, Role, fits
 from service.models import SAMPLE, Batching, Model
 from service.runtime import Provider
 
@@ -98,52 +98,25 @@ def _check_graph(name: str, operation: Operation, graph: Graph, manifest: Manife
 
 def _tensor(role: Role, manifest: Manifest, operation: Operation, item: Input | None = None) -> Tensor:
     """What an input or output of a role must be."""
-    match role:
-        case Role.images:
-            return Tensor("uint8", 4)
-        case Role.codes | Role.target:
-            return Tensor(manifest.codes.dtype, 1 + len(manifest.codes.shape))
-        case Role.states:
-            return Tensor(manifest.codes.dtype, 2 + len(manifest.codes.shape))
-        case Role.fraction | Role.figure:
-            return Tensor("float32", 1)
-        case Role.mask:
-            return Tensor("bool", 1 + len(manifest.codes.shape))
-        case Role.label:
-            return Tensor("int64", 1)
-        case Role.parameter:
-            return Tensor(operation.parameters[item.name].dtype if item else "", 0)
-        case Role.normal | Role.uniform:
-            return Tensor("float32", 1 + len(item.shape if item else ()))
+    if item is not None and role is Role.parameter:
+        return Tensor(operation.parameters[item.name].dtype, 0)
+    dtype, row = manifest.row(role)
+    return Tensor(dtype, 1 + len(item.shape if item is not None and item.is_noise else row))
 
 
 def _warm_up(model: Model, name: str) -> None:
     """Run an operation on one row of the native size; what comes out must be what the manifest says."""
-    manifest = model.manifest
-    image = (1, manifest.image.height, manifest.image.width, manifest.image.channels)
-    codes = (1, *manifest.codes.shape)
     given: Arrays = {
-        Role.images: np.zeros(image, dtype=np.uint8),
-        Role.codes: np.zeros(codes, dtype=manifest.codes.dtype),
-        Role.target: np.zeros(codes, dtype=manifest.codes.dtype),
-        Role.fraction: np.zeros(1, dtype=np.float32),
-        Role.label: np.zeros(1, dtype=np.int64),
+        role: np.zeros((1, *row), dtype)
+        for role in (Role.images, Role.codes, Role.target, Role.fraction, Role.label)
+        for dtype, row in [model.manifest.row(role)]
     }
     try:
         results = model.run((name,), given, 1, model.operations((name,)).defaults)
     except GraphFailed as error:
         raise ModelRefused(f"operation {name!r} fails on an image of the model's own size") from error
-    _check_shapes(name, results, {Role.images: image, Role.codes: codes})
-
-
-def _check_shapes(name: str, results: Results, wanted: dict[Role, tuple[int, ...]]) -> None:
-    for role, shape in wanted.items():
-        given = results.arrays[role].shape
-        if given != shape:
-            raise ModelRefused(f"operation {name!r} gives {role} of shape {list(given)}, not {list(shape)}")
-    states = results.arrays.get(Role.states)
-    if states is not None and states.shape[2:] != wanted[Role.codes][1:]:
-        raise ModelRefused(
-            f"operation {name!r} gives states of shape {list(states.shape)}, which are no codes of shape "
-            f"{list(wanted[Role.codes][1:])}"
-        )
+    for role in (Role.images, Role.codes, Role.states):
+        row = model.manifest.row(role)[1]
+        made = results.arrays[role].shape if role in results.arrays else (1, *row)
+        if not fits(made[1:], row):
+            raise ModelRefused(f"operation {name!r} gives {role} of shape {list(made)}, not {[1, *row]}")

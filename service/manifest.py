@@ -17,6 +17,7 @@ fills inputs by role and returns outputs by role, so a new kind of model is a ch
 
 import hashlib
 import re
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
@@ -171,10 +172,6 @@ class Input(_Part):
     def _the_role_is_for_an_input(self) -> Self:
         if self.role in (Role.states, Role.figure):
             raise ValueError(f"{self.name!r} is an input, and {self.role} is what an operation gives")
-        return self
-
-    @model_validator(mode="after")
-    def _only_noise_has_a_seed(self) -> Self:
         if self.default_seed is not None and (not self.is_noise or self.default is not None):
             raise ValueError(f"{self.name!r} has a default_seed, which is for noise without a default")
         return self
@@ -216,16 +213,13 @@ class Operation(_Part):
                 raise ValueError(
                     f"input {item.name!r} has axes that are no int64 parameters: {sorted(missing)}"
                 )
-        return self
-
-    @model_validator(mode="after")
-    def _roles_have_their_partners(self) -> Self:
-        if self.takes(Role.mask) and not self.takes(Role.codes):
-            raise ValueError("it takes a mask, but no codes for the mask to keep")
-        if self.takes(Role.target) and not self.takes(Role.codes):
-            raise ValueError("it takes a target, but no codes to start from")
-        if self.takes(Role.fraction) and not self.takes(Role.target):
-            raise ValueError("it takes a fraction of the way to a target, but no target")
+        for role, partner, complaint in (
+            (Role.mask, Role.codes, "a mask, but no codes for the mask to keep"),
+            (Role.target, Role.codes, "a target, but no codes to start from"),
+            (Role.fraction, Role.target, "a fraction of the way to a target, but no target"),
+        ):
+            if self.takes(role) and not self.takes(partner):
+                raise ValueError(f"it takes {complaint}")
         if self.gives(Role.states) and not self.gives(Role.codes):
             raise ValueError("it gives the states of a chain, but no codes at its end")
         return self
@@ -328,6 +322,33 @@ class Manifest(_Part):
                 f"{size[0]}x{size[1]}"
             )
         return self
+
+    def row(self, role: Role, *, any_size: bool = False) -> tuple[str, tuple[int, ...]]:
+        """Dtype and shape of what has this role, without the axis of the batch; -1 is an axis of any length.
+
+        With ``any_size`` images and codes are of any size, if the model takes others than its own. Parameters
+        and noise are not told by their role alone.
+        """
+        image, codes = self.image, self.codes
+        any_size = any_size and image.multiple_of is not None
+        size = (-1, -1) if any_size else (image.height, image.width)
+        grid = (-1,) * len(codes.shape) if any_size and codes.stride is not None else codes.shape
+        rows: dict[Role, tuple[str, tuple[int, ...]]] = {
+            Role.images: ("uint8", (*size, image.channels)),
+            Role.codes: (codes.dtype, grid),
+            Role.target: (codes.dtype, grid),
+            Role.states: (codes.dtype, (-1, *grid)),
+            Role.mask: ("bool", grid),
+            Role.label: ("int64", ()),
+        }
+        return rows.get(role, ("float32", ()))
+
+
+def fits(shape: Sequence[int], wanted: Sequence[int]) -> bool:
+    """Whether a shape is the wanted one, of which -1 is an axis of any length."""
+    return len(shape) == len(wanted) and all(
+        axis in (-1, size) for axis, size in zip(wanted, shape, strict=True)
+    )
 
 
 def content_version(files: dict[str, File]) -> str:

@@ -23,10 +23,7 @@ _LARGEST_HEADER = 4096
 _MOST_AXES = 8
 # Headers that are remembered: so many, and none that is longer.
 _KEPT, _LONGEST = 256, 256
-_HEADER_READERS = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
+_HEADER_READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 def load(data: bytes) -> NDArray[Any]:

@@ -154,17 +154,5 @@ def _needed(item: Input, roles: set[Role]) -> bool:
 
 
 def _slot(name: str, role: Role, manifest: Manifest, any_size: bool, required: bool = True) -> Slot:
-    codes, image = manifest.codes, manifest.image
-    any_size = any_size and image.multiple_of is not None
-    grid = (FREE,) * len(codes.shape) if any_size and codes.stride is not None else codes.shape
-    size = (FREE, FREE) if any_size else (image.height, image.width)
-    rows: dict[Role, tuple[str, tuple[int, ...]]] = {
-        Role.images: ("uint8", (*size, image.channels)),
-        Role.codes: (codes.dtype, grid),
-        Role.target: (codes.dtype, grid),
-        Role.states: (codes.dtype, (FREE, *grid)),
-        Role.mask: ("bool", grid),
-        Role.label: ("int64", ()),
-    }
-    dtype, row = rows.get(role, ("float32", ()))
+    dtype, row = manifest.row(role, any_size=any_size)
     return Slot(name, role, dtype, (FREE, *row), required)

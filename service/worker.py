@@ -35,13 +35,7 @@ def serve(
         await crew.connect()
         started()
 
-    server = Server(
-        app,
-        settings,
-        started=connected,
-        draining=context.drain,
-        heeds_interrupts=crew.is_alone,
-    )
+    server = Server(app, settings, started=connected, draining=context.drain, heeds_interrupts=crew.is_alone)
 
     def end() -> None:
         server.should_exit = True

@@ -29,14 +29,7 @@ from service.runtime import choose_provider
 from service.settings import Settings
 from service.traces import Traces, to_collector
 
-ROUTERS = (
-    codes.router,
-    samples.router,
-    scores.router,
-    models.router,
-    inference.router,
-    health.router,
-)
+ROUTERS = (codes.router, samples.router, scores.router, models.router, inference.router, health.router)
 
 # Headers of answers that the scripts of a web page may read, beside those that they always may.
 EXPOSED = (
@@ -96,7 +89,6 @@ def create_app(settings: Settings, crew: Crew | None = None) -> App:
     traces = None if settings.traces is None else Traces(to_collector(settings.traces))
     context = Context(settings, registry, crew or Crew(), traces)
     fastapi = _fastapi(context, traces)
-    fastapi.openapi()  # made once, and not on the event loop by the first call that needs it
     layers = _layers(context)
     if traces is None:
         # What FastAPI does before it comes to its middleware costs a small call a fiftieth.

@@ -4,8 +4,8 @@
 ``/sample``: the same chains, limits and errors, and the same batches as theirs.
 """
 
-from collections.abc import Mapping
-from typing import Annotated, Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 from fastapi import APIRouter, Depends, Path
 from starlette.requests import Request
@@ -51,6 +51,9 @@ ModelName = Annotated[
 ]
 Version = Annotated[str, Path(description="The version that is served; there is one.", max_length=64)]
 
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
+
+_REFUSALS = problems(404, 422, 503)
 _EXTENSIONS = ["binary_tensor_data", "parameters"]
 _SEED, _COUNT = "seed", "n"
 # Where nobody asked for a draw, noise that may stand still does.
@@ -66,7 +69,18 @@ async def _of_version(version: Version) -> None:
 
 
 Found = Annotated[tuple[Model, str], Depends(_found)]
-of_model = APIRouter(responses=problems(404, 422, 503))
+
+
+def _of_model(method: str, path: str, **told: Any) -> Callable[[Endpoint], Endpoint]:
+    """Two routes to an endpoint: to a model, and to a version of it."""
+
+    def add(endpoint: Endpoint) -> Endpoint:
+        for prefix, dependencies in (("", []), ("/versions/{version}", [Depends(_of_version)])):
+            whole = f"/models/{{name}}{prefix}{path}"
+            router.add_api_route(whole, endpoint, methods=[method], dependencies=dependencies, **told)
+        return endpoint
+
+    return add
 
 
 @router.get("")
@@ -110,7 +124,7 @@ async def index(request: Request, context: Shared) -> list[IndexEntry]:
     return served if asked.ready else served + refused
 
 
-@of_model.get("", response_model_exclude_none=True)
+@_of_model("GET", "", responses=_REFUSALS, response_model_exclude_none=True)
 async def show_model(name: ModelName, found: Found) -> ModelAnswer:
     """Show what a model takes and gives.
 
@@ -121,14 +135,15 @@ async def show_model(name: ModelName, found: Found) -> ModelAnswer:
     return describe(*found, name)
 
 
-@of_model.get("/ready")
+@_of_model("GET", "/ready", responses=_REFUSALS)
 async def model_ready(name: ModelName, found: Found) -> ModelReadyAnswer:  # noqa: ARG001 - or it is 404
     """Say that a model is served, or 404."""
     return ModelReadyAnswer(name=name, ready=True)
 
 
 # There is one form of answer, and the version is a part of the path.
-@of_model.post(
+@_of_model(
+    "POST",
     "/infer",
     responses=TENSORS_ANSWER | problems(*(status for status in OF_A_RUN if status not in (406, 409))),
     response_class=Response,
@@ -158,12 +173,6 @@ async def infer(name: ModelName, found: Found, request: Request, context: Shared
     results = await asked.call.run(context, asked.inputs.rows, asked.inputs.arrays)
     made = sum(array.size for array in results.arrays.values())
     return await context.convert(lambda: _answer(asked, results, name, face, settings), made)
-
-
-router.include_router(of_model, prefix="/models/{name}")
-router.include_router(
-    of_model, prefix="/models/{name}/versions/{version}", dependencies=[Depends(_of_version)]
-)
 
 
 class _Inference(NamedTuple):

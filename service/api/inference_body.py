@@ -18,15 +18,7 @@ from service import compression, tensors
 from service.api.accept import BYTES, JSON
 from service.api.bodies import JSON_WEIGHT, SentImages, from_json
 from service.api.inference_documents import InferenceDocument, InputDocument, OutputDocument
-from service.errors import (
-    BadBody,
-    BadTensor,
-    BadValue,
-    EmptyBody,
-    quoted,
-    too_large,
-    unknown,
-)
+from service.errors import BadBody, BadTensor, BadValue, EmptyBody, quoted, too_large, unknown
 from service.images import check_count
 from service.settings import Settings
 from service.tensors import Tensor

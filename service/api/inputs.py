@@ -18,7 +18,7 @@ from service.arguments import Label
 from service.contract.runner import Array
 from service.errors import BadTensor, BadValue, unknown
 from service.images import Pixels, check_count, check_total
-from service.manifest import Role
+from service.manifest import Role, fits
 from service.models import Model
 from service.settings import Settings
 from service.signature import FREE, Signature, Slot
@@ -119,12 +119,10 @@ def _check_type(slot: Slot, tensor: Tensor, model: Model) -> None:
             allowed=list(allowed),
         )
     wanted = [FREE] if tensor.datatype == BYTES else list(slot.shape)
-    fits = len(shape) == len(wanted) and all(
-        axis in (FREE, size) for axis, size in zip(wanted, shape, strict=True)
-    )
+    is_right = fits(shape, wanted)
     spec = model.manifest.image
-    if not fits or (len(shape) == 4 and slot.role is Role.images and not spec.allows(*shape[1:3])):
-        step = f" with sizes that {spec.multiple_of} divides" if fits else ""
+    if not is_right or (len(shape) == 4 and slot.role is Role.images and not spec.allows(*shape[1:3])):
+        step = f" with sizes that {spec.multiple_of} divides" if is_right else ""
         raise BadTensor(
             f"input {slot.name!r} has the shape {shape}; it must be {wanted}{step} (-1 is any length)",
             given=shape,

@@ -279,3 +279,10 @@ def test_both_kinds_of_requests_go_in_the_same_batches(
         rest(client, "/encode", content=png(IMAGES[0]))
     assert len(submitted) == 3
     assert len(set(submitted)) == 1
+
+
+@pytest.mark.parametrize("path", ["/v2/models/{name}/ready", "/v2/models/{name}/versions/{version}/ready"])
+def test_calls_are_counted_by_the_whole_path_of_their_route(exported: Path, path: str) -> None:
+    with make_client(exported) as client:
+        client.get(path.format(name="levels", version="1"))
+        assert f'method="GET",path="{path}"' in client.get("/metrics").text
