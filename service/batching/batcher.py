@@ -30,6 +30,8 @@ from service.errors import BatcherFailed, Problem, QueueTimeout
 
 log = logging.getLogger(__name__)
 
+# Bytes of an entry whose results are put together in no time.
+_QUICKLY_JOINED = 2**16
 # Looks for late entries within the longest wait, and the least time between two.
 _LOOKS, _LEAST_SECONDS = 20, 0.02
 
@@ -92,7 +94,7 @@ class Batcher(Generic[Key]):
         finally:
             self._open.discard(entry)
             self.queues.close(entry)
-        return pieces[0] if len(pieces) == 1 else await asyncio.to_thread(joined, pieces)
+        return joined(pieces) if entry.nbytes <= _QUICKLY_JOINED else await asyncio.to_thread(joined, pieces)
 
     def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
         """End the wait of entries that are late, and look again while others wait."""
@@ -117,9 +119,9 @@ class Batcher(Generic[Key]):
     def _dispatch(self, loop: asyncio.AbstractEventLoop) -> None:
         self._called = None
         try:
-            while batch := self.queues.next(has_slot=self._has_slot):
+            while batch := self.queues.next(has_slot=(has_slot := len(self._under_way) < self._concurrency)):
                 on_loop = self._placement.on_loop(batch)
-                if not on_loop and not self._has_slot:
+                if not on_loop and not has_slot:
                     self.queues.block()
                     continue
                 self.queues.take(batch)
@@ -134,10 +136,6 @@ class Batcher(Generic[Key]):
         except BaseException as error:  # a fault of the batcher itself, or what would end the process
             self._fail(error)
         self._expire_later(loop)
-
-    @property
-    def _has_slot(self) -> bool:
-        return len(self._under_way) < self._concurrency
 
     def _work(self, batch: Batch[Key], parts: Sequence[Part], loop: asyncio.AbstractEventLoop) -> None:
         """Run a batch in a thread, and hand what came out to the event loop."""
