@@ -59,31 +59,20 @@ def _bounded(value: object, left: int) -> tuple[Any, int]:
     if isinstance(value, int):
         small = value.bit_length() <= 64
         return (value, left - 6) if small else _bounded(f"a number of {value.bit_length()} bits", left)
-    if isinstance(value, Mapping):
-        return _bounded_object(value, left)
-    if isinstance(value, list | tuple | set | frozenset):
-        return _bounded_list(value, left)
-    return _bounded(repr(value[:left]) if isinstance(value, bytes) else str(value), left)
-
-
-def _bounded_object(value: Mapping[Any, Any], left: int) -> tuple[dict[str, Any], int]:
-    pairs: dict[str, Any] = {}
-    for key, item in value.items():
+    if not isinstance(value, Mapping | list | tuple | set | frozenset):
+        return _bounded(repr(value[:left]) if isinstance(value, bytes) else str(value), left)
+    names, items = list[str](), list[Any]()
+    for each in value:
         if left <= 0:
-            return {**pairs, _CUT: _CUT}, left
-        name, left = _bounded(str(key), left)
-        pairs[name], left = _bounded(item, left)
-    return pairs, left - 2
-
-
-def _bounded_list(value: Iterable[Any], left: int) -> tuple[list[Any], int]:
-    items: list[Any] = []
-    for item in value:
-        if left <= 0:
-            return [*items, _CUT], left
-        kept, left = _bounded(item, left)
-        items.append(kept)
-    return items, left - 2
+            names.append(_CUT)
+            items.append(_CUT)
+            break
+        if isinstance(value, Mapping):
+            name, left = _bounded(str(each), left)
+            names.append(name)
+        item, left = _bounded(value[each] if isinstance(value, Mapping) else each, left)
+        items.append(item)
+    return dict(zip(names, items, strict=True)) if isinstance(value, Mapping) else items, left - 2
 
 
 class TesseraError(Exception):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from service import logs
 from service.api.app import create_app
 from service.crew import Crew, Failed, Started
-from service.errors import ModelsUnreadable, TesseraError
+from service.errors import ModelsUnreadable, Problem, TesseraError
 from service.server import Server
 from service.settings import Settings
 
@@ -44,9 +44,19 @@ def serve(
         log.error("worker %d finishes what it can and ends: %s", crew.index, reason)
         server.fail()
 
+    def reload() -> None:
+        try:
+            context.registry.reload()
+        except Problem as error:
+            log.error("the models are not loaded anew: %s", error)
+
+    def on_hangup(*_: object) -> None:
+        if crew.is_alone:
+            threading.Thread(target=reload, name="reload", daemon=True).start()
+
     crew.gone, context.failed = end, fail
     if hasattr(signal, "SIGHUP"):
-        signal.signal(signal.SIGHUP, lambda *_: _reload(context.reload_quietly) if crew.is_alone else None)
+        signal.signal(signal.SIGHUP, on_hangup)
     try:
         server.run(sockets=list(listeners))
     finally:
@@ -74,7 +84,3 @@ def complaint(error: TesseraError, settings: Settings) -> str:
         # An answer to a caller must not name the folder; who starts the service needs it.
         return f"{error} ({settings.models}); change it with --models"
     return str(error)
-
-
-def _reload(work: Callable[[], None]) -> None:
-    threading.Thread(target=work, name="reload", daemon=True).start()

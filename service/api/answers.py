@@ -17,12 +17,8 @@ CODES_FORMS = (JSON, NPY, BYTES)
 IMAGES_FORMS = (PNG, JSON, NPY, BYTES)
 
 
-def as_json(content: Any, headers: Mapping[str, str] | None = None) -> Response:
+def json_bytes(content: Any) -> bytes:
     """Any object, with numpy arrays in it, as JSON."""
-    return Response(_json(content), 200, headers, JSON)
-
-
-def _json(content: Any) -> bytes:
     return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
@@ -32,8 +28,8 @@ def of_codes(
     """Codes ``(N, *shape)`` in one of CODES_FORMS."""
     if form != JSON:
         return _answer(npy.dump(codes), model, form, headers)
-    content = {**_told(model, codes), "dtype": model.manifest.codes.dtype, "codes": codes}
-    return _answer(_json(content), model, form, headers)
+    content = {**_told(model, codes.shape), "dtype": model.manifest.codes.dtype, "codes": codes}
+    return _answer(json_bytes(content), model, form, headers)
 
 
 def of_images(
@@ -52,8 +48,8 @@ def of_images(
         return _answer(images.to_png(images.grid(pixels, columns)), model, form, headers)
     if form != JSON:
         return _answer(npy.dump(pixels), model, form, headers)
-    content = {**_told(model, pixels), "images": images.to_base64(pixels), **(more or {})}
-    return _answer(_json(content), model, form, headers)
+    content = {**_told(model, pixels.shape), "images": images.to_base64(pixels), **(more or {})}
+    return _answer(json_bytes(content), model, form, headers)
 
 
 def of_chains(
@@ -82,12 +78,11 @@ def of_figures(
 ) -> Response:
     """Figures of some rows, float32 ``(N,)`` by name, as JSON; ``more`` are further members."""
     rows = len(next(iter(figures.values())))
-    told = {"model": model.manifest.name, "version": model.manifest.version, "shape": [rows]}
-    return _answer(_json({**told, **more, "figures": figures}), model, JSON, headers)
+    return _answer(json_bytes({**_told(model, (rows,)), **more, "figures": figures}), model, JSON, headers)
 
 
-def _told(model: Model, array: NDArray[Any]) -> dict[str, Any]:
-    return {"model": model.manifest.name, "version": model.manifest.version, "shape": list(array.shape)}
+def _told(model: Model, shape: tuple[int, ...]) -> dict[str, Any]:
+    return {"model": model.manifest.name, "version": model.manifest.version, "shape": shape}
 
 
 class _Answer(Response):

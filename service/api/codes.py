@@ -23,6 +23,7 @@ from service.api.openapi import (
 )
 from service.images import Pixels
 from service.manifest import Role
+from service.models import Model
 
 router = APIRouter(tags=["codes"], default_response_class=Response)
 
@@ -41,9 +42,8 @@ async def encode(request: Request, context: Shared, query: Annotated[ImagesQuery
     call, pixels = await images_call(request, context, query, "encode")
     results = await call.run(context, len(pixels), {Role.images: pixels})
     found = results.arrays[Role.codes]
-    return await context.convert(
-        lambda: answers.of_codes(call.model, found, form, _seed_header(call)), found.size
-    )
+    headers = {"X-Tessera-Seed": str(call.seed)} if call.draws else {}
+    return await context.convert(lambda: answers.of_codes(call.model, found, form, headers), found.size)
 
 
 @router.post("/decode", responses=IMAGES_ANSWER | _REFUSALS, openapi_extra=CODES_BODY)
@@ -56,16 +56,7 @@ async def decode(request: Request, context: Shared, query: Annotated[OperationQu
     form = accept.choose(header(request.scope, b"accept"), answers.IMAGES_FORMS)
     sent = await bodies.read_codes(request, context)
     model = choose_model(context, query, sent.named)
-    chain = model.chain("decode")
-    call = make_call(
-        model,
-        chain,
-        query.parameters(),
-        seed=query.seed,
-        still=chain if query.seed is None else (),
-        label=query.label,
-        others=OperationQuery.model_fields,
-    )
+    call = _call(model, "decode", query, draws=query.seed is not None)
     grids = await bodies.convert_json(
         sent.size, lambda: sent.read(model, context.settings), sent.weight, context
     )
@@ -95,20 +86,19 @@ async def images_call(
     """The images of a request, and the call that runs a chain of operations on them."""
     sent = await bodies.read_images(request, context)
     model = choose_model(context, query, sent.named)
-    chain = model.chain(verb)
-    call = make_call(
-        model,
-        chain,
-        query.parameters(),
-        seed=query.seed,
-        still=chain if query.seed is None and verb != "score" else (),
-        label=query.label,
-        others=ImagesQuery.model_fields,
-    )
+    call = _call(model, verb, query, draws=query.seed is not None or verb == "score")
     fitted = await context.convert(
         lambda: sent.fitted(model, context.settings, resize=query.resize), sent.weight
     )
     return call, fitted.pixels
+
+
+def _call(model: Model, verb: str, query: OperationQuery, *, draws: bool) -> Call:
+    """What a query asks for; unless it ``draws``, noise that has a default is that."""
+    chain, others = model.chain(verb), type(query).model_fields
+    still = () if draws else chain
+    given = query.parameters()
+    return make_call(model, chain, given, seed=query.seed, still=still, label=query.label, others=others)
 
 
 def _distances(originals: Pixels, reconstructions: Pixels) -> dict[str, list[float] | list[float | None]]:
@@ -119,8 +109,3 @@ def _distances(originals: Pixels, reconstructions: Pixels) -> dict[str, list[flo
         "mse": mse.tolist(),
         "psnr": [float(-10 * np.log10(value)) if value > 0 else None for value in mse],
     }
-
-
-def _seed_header(call: Call) -> dict[str, str]:
-    """The seed, if anything was drawn."""
-    return {"X-Tessera-Seed": str(call.seed)} if call.draws else {}

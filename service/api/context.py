@@ -3,7 +3,6 @@
 import logging
 import math
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Annotated, TypeVar
 
 import anyio.to_thread
@@ -17,9 +16,8 @@ from service.api.checkup import Checkup
 from service.batching.entries import Limits
 from service.cpus import available_cpus
 from service.crew import Crew
-from service.errors import Problem
 from service.metrics import Metrics
-from service.registry import Registry, Reload
+from service.registry import Registry
 from service.runtime import CudaProbe
 from service.scheduler import Scheduler
 from service.settings import Settings
@@ -65,7 +63,7 @@ class Context:
         self.large_json = Lock()
         # Called from any thread when something broke that only a new process mends, with the reason.
         self.failed: Callable[[str], None] = log.error
-        crew.on("reload", self.reload)
+        crew.on("reload", registry.reload)
         crew.on("prepare", registry.prepare)
         crew.on("commit", registry.commit, at_once=True)
         crew.on("abandon", registry.abandon)
@@ -82,15 +80,6 @@ class Context:
             return work()
         return await anyio.to_thread.run_sync(work, limiter=self._codecs)
 
-    def reload(self) -> Reload:
-        """Load new and changed models here. Raises ModelsUnreadable."""
-        return self.registry.reload()
-
-    def reload_quietly(self) -> None:
-        """The same for whom nobody waits: what goes wrong is in the log."""
-        with suppress(Problem):
-            self.reload()
-
     def ailments(self) -> list[str]:
         """What is wrong with this process beyond repair."""
         found, failure = self.scheduler.ailments, self._cuda.failure()
@@ -103,14 +92,12 @@ class Context:
             {"model": model.manifest.name, "version": model.manifest.version, "kind": model.manifest.kind}
             for model in models
         ]
+        waiting = [
+            ({"model": name, "operation": chain}, rows)
+            for (name, chain), rows in self.scheduler.waiting.items()
+        ]
         return [
-            metrics.gauge(
-                metrics.WAITING_ROWS,
-                [
-                    ({"model": name, "operation": chain}, rows)
-                    for (name, chain), rows in self.scheduler.waiting.items()
-                ],
-            ),
+            metrics.gauge(metrics.WAITING_ROWS, waiting),
             metrics.gauge(metrics.READY, [({}, float(bool(models) and not self.draining))]),
             metrics.info(metrics.PROVIDER, [{"provider": provider.name, "reason": provider.reason}]),
             metrics.info(metrics.MODEL, told),

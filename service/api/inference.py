@@ -203,7 +203,9 @@ def _prepared(
     wanted = sent.outputs
     if wanted is None:
         wanted = {slot.name: sent.binary for slot in face.outputs}
-    _check_outputs(wanted, face)
+    allowed = [slot.name for slot in face.outputs]
+    if strange := next((name for name in wanted if name not in allowed), None):
+        raise unknown("output ", strange, allowed, hint=f"there are {', '.join(allowed)}")
     return _Inference(call, given, wanted, sent.id)
 
 
@@ -224,13 +226,6 @@ def _answer(asked: _Inference, results: Results, name: str, face: Signature, set
             samples.check_states(call.model, array, settings)
         outputs.append(Answered(output, array, binary))
     return inference_body.answer(head, outputs, settings)
-
-
-def _check_outputs(wanted: Mapping[str, bool], face: Signature) -> None:
-    allowed = [slot.name for slot in face.outputs]
-    for name in wanted:
-        if name not in allowed:
-            raise unknown("output ", name, allowed, hint=f"there are {', '.join(allowed)}")
 
 
 def _whole(parameters: dict[str, Any], name: str, least: int, most: int) -> int | None:

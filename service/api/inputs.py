@@ -17,7 +17,7 @@ from service.api.interpolation import POINTS, image_size
 from service.arguments import Label
 from service.contract.runner import Array
 from service.errors import BadTensor, BadValue, unknown
-from service.images import Pixels, check_count, check_total
+from service.images import check_count, check_total
 from service.manifest import Role, fits
 from service.models import Model
 from service.settings import Settings
@@ -64,12 +64,20 @@ def read(
     taker = signature.input(Role.label)
     if taker and label is not None:
         counts[taker.name] = len(label)
-    rows = _rows(max(counts.values(), default=1), n, way=_is_open(signature, arrays))
+    most = max(counts.values(), default=1)
+    # They go from one code to another, and nobody said how far each is on its way.
+    is_open = signature.input(Role.fraction) is not None and Role.fraction not in arrays
+    if is_open and most > 1:
+        raise BadValue(
+            f"there are {most} rows to go between, and no fraction that says how far each is on its way; "
+            f"give one for each, or one row to go from and one to go to"
+        )
+    rows = n or (POINTS if is_open else most)
     _check_counts(counts, rows, [1, rows])
     check_count(rows, settings)
     check_total(rows, *image_size(arrays, model), settings)
     arrays = {role: array.repeat(rows // len(array), axis=0) for role, array in arrays.items()}
-    if _is_open(signature, arrays):
+    if is_open:
         arrays[Role.fraction] = np.linspace(0, 1, rows, dtype=np.float32)
     return Inputs(arrays, rows, label)
 
@@ -77,15 +85,11 @@ def read(
 def datatypes(slot: Slot) -> tuple[str, ...]:
     """The datatypes that an input may have; the first is its own."""
     own = datatype(np.dtype(slot.dtype))
-    match slot.role:
-        case Role.images:
-            return (own, BYTES)
-        case Role.label:
-            return (own, *(name for name in _INTEGERS if name != own), BYTES)
-        case Role.mask:
-            return (own,)
+    if slot.role in (Role.images, Role.mask):
+        return (own, BYTES) if slot.role is Role.images else (own,)
     family = _INTEGERS if own in _INTEGERS else _FLOATS
-    return (own, *(name for name in family if name != own))
+    others = [name for name in family if name != own]
+    return (own, *others, BYTES) if slot.role is Role.label else (own, *others)
 
 
 def _check_names(tensors: Mapping[str, Tensor], signature: Signature, model: Model) -> None:
@@ -134,7 +138,14 @@ def _array(slot: Slot, tensor: Tensor, model: Model, settings: Settings) -> Arra
     manifest, array = model.manifest, tensor.array
     match slot.role:
         case Role.images:
-            return _pixels(tensor, model, settings)
+            spec = manifest.image
+            if tensor.datatype != BYTES:
+                return images.from_array(array, spec, settings, resize=False)
+            files = [
+                from_base64(file, index) if isinstance(file, str) else file
+                for index, file in enumerate(array.tolist())
+            ]
+            return images.from_files(files, spec, settings).pixels
         case Role.codes | Role.target:
             return codes.from_array(array, manifest, settings, slot.name)
         case Role.mask:
@@ -147,40 +158,12 @@ def _array(slot: Slot, tensor: Tensor, model: Model, settings: Settings) -> Arra
     return share
 
 
-def _pixels(tensor: Tensor, model: Model, settings: Settings) -> Pixels:
-    spec = model.manifest.image
-    if tensor.datatype != BYTES:
-        return images.from_array(tensor.array, spec, settings, resize=False)
-    files = [
-        from_base64(file, index) if isinstance(file, str) else file
-        for index, file in enumerate(tensor.array.tolist())
-    ]
-    return images.from_files(files, spec, settings).pixels
-
-
 def _labels(slot: Slot, tensor: Tensor) -> list[Label]:
     given: list[Any] = tensor.array.tolist()
     try:
         return [label.decode() if isinstance(label, bytes) else label for label in given]
     except UnicodeDecodeError as error:
         raise BadTensor(f"input {slot.name!r} has an element that is no UTF-8: {error}") from error
-
-
-def _is_open(signature: Signature, arrays: Mapping[Role, Array]) -> bool:
-    """Whether the rows go from one code to another, and nobody said how far each is on its way."""
-    return signature.input(Role.fraction) is not None and Role.fraction not in arrays
-
-
-def _rows(most: int, n: int | None, *, way: bool) -> int:
-    """How many rows there are, of which the inputs have at ``most`` so many; a ``way`` has two ends."""
-    if way and most > 1:
-        raise BadValue(
-            f"there are {most} rows to go between, and no fraction that says how far each is on its way; "
-            f"give one for each, or one row to go from and one to go to"
-        )
-    if n is not None:
-        return n
-    return POINTS if way else most
 
 
 def _check_counts(counts: Mapping[str, int], rows: int, allowed: list[int]) -> None:

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from service import npy
 from service.api import accept
 from service.api.accept import BYTES, JSON, NPY, PNG, SAFETENSORS
-from service.api.answers import as_json
+from service.api.answers import json_bytes
 from service.api.context import Shared
 from service.api.documents import ModelDetail, ModelList, ModelSummary
 from service.api.heads import header
@@ -94,7 +94,8 @@ async def show_codebook(name: ModelName, request: Request, context: Shared) -> R
     headers = {"Vary": "Accept"}
     if form == JSON:
         content = {"model": name, "version": folder.manifest.version, "shape": list(vectors.shape)}
-        return await context.convert(lambda: as_json(content | {"codebook": vectors}, headers))
+        text = await context.convert(lambda: json_bytes(content | {"codebook": vectors}))
+        return Response(text, 200, headers, JSON)
     if form == NPY:
         return Response(await context.convert(lambda: npy.dump(vectors)), 200, headers, NPY)
     headers["Content-Disposition"] = f'attachment; filename="{name}.safetensors"'

@@ -61,25 +61,25 @@ def invalid(error: ValidationError) -> BadValue:
 
 def install(app: FastAPI) -> None:
     """Answer every error of an app in this way."""
-    app.add_exception_handler(Problem, _on_problem)
-    app.add_exception_handler(RequestValidationError, _on_invalid_request)
-    app.add_exception_handler(HTTPException, _on_http_exception)
-    app.add_exception_handler(ClientDisconnect, _on_disconnect)
-    app.add_exception_handler(Exception, _on_failure)
+    for kind in (Problem, RequestValidationError, HTTPException, ClientDisconnect, Exception):
+        app.add_exception_handler(kind, _answered)
 
 
-async def _on_problem(request: Request, error: Exception) -> Response:
-    assert isinstance(error, Problem)  # noqa: S101 - handlers are registered by type
-    return answer(error, request.scope)
+async def _answered(request: Request, error: Exception) -> Response:
+    match error:
+        case Problem():
+            return answer(error, request.scope)
+        case RequestValidationError():
+            return answer(_invalid(error.errors()), request.scope)
+        case HTTPException():
+            return _of_starlette(request, error)
+        case ClientDisconnect():
+            # Nobody is left to read it; without this the log would show a failure of ours.
+            return Response(status_code=400)
+    return failed(request.scope)
 
 
-async def _on_invalid_request(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)  # noqa: S101 - as above
-    return answer(_invalid(error.errors()), request.scope)
-
-
-async def _on_http_exception(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)  # noqa: S101 - as above
+def _of_starlette(request: Request, error: HTTPException) -> Response:
     path = request.scope["path"]
     detail = bounded(str(error.detail), LONGEST_TEXT)
     members: dict[str, Any] = {}
@@ -103,15 +103,6 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
         error.status_code,
         error.headers,
     )
-
-
-async def _on_disconnect(_request: Request, _error: Exception) -> Response:
-    # Nobody is left to read it; without this the log would show a failure of ours.
-    return Response(status_code=400)
-
-
-async def _on_failure(request: Request, _error: Exception) -> Response:
-    return failed(request.scope)
 
 
 def _invalid(errors: Sequence[Any]) -> BadValue:

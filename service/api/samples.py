@@ -98,7 +98,8 @@ async def _drawn(
             sent.size, lambda: completion.read(sent, model, context.settings), math.inf, context
         )
     rows = _rows(sent.document, len(given[Role.mask]) if completes else 1)
-    _check_size(model, rows, context)
+    check_count(rows, context.settings)
+    check_total(rows, model.manifest.image.height, model.manifest.image.width, context.settings)
     return call, await call.run(context, rows, completion.repeated(given, rows))
 
 
@@ -167,11 +168,6 @@ async def _decoded(
     results = await context.scheduler.run(model, chain, given, len(items), values, call.seed, items=items)
     images = results.arrays[Role.images]
     return images.reshape(chains, passed, *images.shape[1:])
-
-
-def _check_size(model: Model, rows: int, context: Context) -> None:
-    check_count(rows, context.settings)
-    check_total(rows, model.manifest.image.height, model.manifest.image.width, context.settings)
 
 
 def _merged(sent: SentSample, query: SampleQuery) -> SentSample:
