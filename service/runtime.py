@@ -40,7 +40,6 @@ PROBE = bytes.fromhex(
     "08010a0208030a020803621b0a017a12160a14080112100a0208010a0208010a0208020a02080242040a001011"
 )
 PROBE_FEEDS = {"x": np.ones((1, 1, 4, 4), np.float32), "w": np.ones((1, 1, 3, 3), np.float32)}
-PROBE_RESULT = 162.0
 
 _LOG_FATAL, _LOG_WARNING = 4, 2
 
@@ -141,13 +140,11 @@ def _cuda_failure() -> str | None:
     """Run the probe: what went wrong, in one line."""
     try:
         session = _cuda_session()
-        (result,) = session.run(None, PROBE_FEEDS)
+        session.run(None, PROBE_FEEDS)
     except Exception as error:  # ONNX Runtime's exceptions have no common base
         return one_line(error)
     if session.get_providers()[0] != CUDA:
         return "ONNX Runtime did not take it"
-    if not np.allclose(result, PROBE_RESULT):
-        return f"it computes {float(result.flat[0])} where {PROBE_RESULT} is right"
     return None
 
 

@@ -30,8 +30,10 @@ from service.errors import BatcherFailed, Problem, QueueTimeout
 
 log = logging.getLogger(__name__)
 
-# Between two looks for entries that are late.
-_LEAST_SECONDS = 0.02
+# Bytes of an entry whose results are put together in no time.
+_QUICKLY_JOINED = 2**16
+# Looks for late entries within the longest wait, and the least time between two.
+_LOOKS, _LEAST_SECONDS = 20, 0.02
 
 
 class Batcher(Generic[Key]):
@@ -57,8 +59,7 @@ class Batcher(Generic[Key]):
         self._observe, self._failed = observe, failed
         self.queues, self._open = Queues[Key](limits), set[Entry[Key]]()
         # Batches in threads, and since when.
-        self._under_way: dict[Batch[Key], float] = {}
-        self._last_wait = 0.0
+        self._under_way, self._last_wait = dict[Batch[Key], float](), 0.0
         # The event loop that is about to dispatch, and that which looks later for those who are late.
         self._called: asyncio.AbstractEventLoop | None = None
         self._expiring: asyncio.AbstractEventLoop | None = None
@@ -93,24 +94,21 @@ class Batcher(Generic[Key]):
         finally:
             self._open.discard(entry)
             self.queues.close(entry)
-        return pieces[0] if len(pieces) == 1 else await asyncio.to_thread(joined, pieces)
+        return joined(pieces) if entry.nbytes <= _QUICKLY_JOINED else await asyncio.to_thread(joined, pieces)
 
     def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
-        """End the wait of entries that are late, and look again when the next may be."""
+        """End the wait of entries that are late, and look again while others wait."""
         self._expiring, now, allowed = None, time.monotonic(), self._limits.seconds
-        waiting = [entry for entry in self._open if not entry.taken and not entry.future.done()]
-        late = [entry for entry in waiting if now - entry.arrived >= allowed]
-        for entry in late:
-            told = f"the request waited for {allowed:g} s, and no longer is allowed (--max-queue-seconds)"
-            entry.future.set_exception(QueueTimeout(told, allowed=allowed))
-        if len(late) < len(waiting):
-            earliest = min(entry.arrived for entry in waiting if not entry.future.done())
-            self._look_later(loop, earliest + allowed - now)
+        for entry in self._open:
+            if not entry.taken and now - entry.arrived >= allowed and not entry.future.done():
+                told = f"the request waited for {allowed:g} s, and no longer is allowed (--max-queue-seconds)"
+                entry.future.set_exception(QueueTimeout(told, allowed=allowed))
+        self._expire_later(loop)
 
-    def _look_later(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
-        if self._expiring is not loop:
+    def _expire_later(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self.queues and self._expiring is not loop:
             self._expiring = loop
-            loop.call_later(max(seconds, _LEAST_SECONDS), self._expire, loop)
+            loop.call_later(max(self._limits.seconds / _LOOKS, _LEAST_SECONDS), self._expire, loop)
 
     def _wake(self, loop: asyncio.AbstractEventLoop) -> None:
         """Look for batches after all that the loop has at hand: more entries may be about to come."""
@@ -121,9 +119,9 @@ class Batcher(Generic[Key]):
     def _dispatch(self, loop: asyncio.AbstractEventLoop) -> None:
         self._called = None
         try:
-            while batch := self.queues.next(has_slot=self._has_slot):
+            while batch := self.queues.next(has_slot=(has_slot := len(self._under_way) < self._concurrency)):
                 on_loop = self._placement.on_loop(batch)
-                if not on_loop and not self._has_slot:
+                if not on_loop and not has_slot:
                     self.queues.block()
                     continue
                 self.queues.take(batch)
@@ -135,14 +133,9 @@ class Batcher(Generic[Key]):
                     break
                 self._under_way[batch] = time.monotonic()
                 self._executor.submit(self._work, batch, parts, loop)
-        except Exception as error:  # a fault of the batcher itself
+        except BaseException as error:  # a fault of the batcher itself, or what would end the process
             self._fail(error)
-        if self.queues:
-            self._look_later(loop, self._limits.seconds)
-
-    @property
-    def _has_slot(self) -> bool:
-        return len(self._under_way) < self._concurrency
+        self._expire_later(loop)
 
     def _work(self, batch: Batch[Key], parts: Sequence[Part], loop: asyncio.AbstractEventLoop) -> None:
         """Run a batch in a thread, and hand what came out to the event loop."""

@@ -1,4 +1,4 @@
-"""The service, whose batches end their threads after SIGUSR1: ``python -m tests.e2e.mortal`` , its flags."""
+"""The service, whose batches end their threads after SIGUSR1: ``python -m tests.e2e.mortal`` and flags."""
 
 import signal
 import sys

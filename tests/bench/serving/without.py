@@ -7,7 +7,7 @@ Workers import this module too, so the part is gone from them as well.
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 from unittest.mock import patch
@@ -19,8 +19,9 @@ from service.scheduler import Scheduler
 VARIABLE = "WITHOUT"
 
 
-def _scheduler(*given: Any, **named: Any) -> Scheduler:
-    return Scheduler(*given, **{**named, "on_loop_seconds": 0})
+def _scheduler(seconds: float) -> Callable[..., Scheduler]:
+    """One whose batches run on the event loop up to so many seconds."""
+    return lambda *given, **named: Scheduler(*given, **{**named, "on_loop_seconds": seconds})
 
 
 # What stands in for what: FastAPI's own routes answer, Pillow reads and writes all pictures, all batches run
@@ -29,7 +30,9 @@ PARTS: Mapping[str, Mapping[tuple[Any, str], Any]] = MappingProxyType(
     {
         "routes": {(app, "DIRECT"): ()},
         "png": {(plain, "decode"): lambda *_: None, (plain, "encode"): lambda *_: None},
-        "loop": {(context, "Scheduler"): _scheduler},
+        "loop": {(context, "Scheduler"): _scheduler(0)},
+        "loop-over-1ms": {(context, "Scheduler"): _scheduler(0.001)},
+        "loop-over-5ms": {(context, "Scheduler"): _scheduler(0.005)},
         "cork": {(server, "corked"): lambda transport, _: transport},
     }
 )
