@@ -72,17 +72,8 @@ class Model:
         names = self.manifest.operations
         return sorted(name.removeprefix(SAMPLE) for name in names if name.startswith(SAMPLE))
 
-    @property
-    def completing_methods(self) -> list[str]:
-        """The ways to sample that can keep some of the codes they are given."""
-        return self._methods_that_take(Role.mask)
-
-    @property
-    def interpolating_methods(self) -> list[str]:
-        """The ways to go from some codes to others."""
-        return self._methods_that_take(Role.target)
-
-    def _methods_that_take(self, role: Role) -> list[str]:
+    def methods_that_take(self, role: Role) -> list[str]:
+        """The ways to sample that keep some codes (by a ``mask``), or go towards others (a ``target``)."""
         operations = self.manifest.operations
         return [method for method in self.methods if operations[SAMPLE + method].takes(role)]
 

@@ -184,14 +184,8 @@ class Registry:
     def _report(self, outcome: Reload) -> None:
         for name in outcome.loaded:
             manifest = self._models[name].manifest
-            log.info(
-                "model %s (%s) version %s runs on %s: %s",
-                name,
-                manifest.kind,
-                manifest.version,
-                self.provider.name,
-                self.provider.reason,
-            )
+            where = f"{self.provider.name}: {self.provider.reason}"
+            log.info("model %s (%s) version %s runs on %s", name, manifest.kind, manifest.version, where)
         for name in outcome.removed:
             log.info("model %s is gone", name)
         if self._default is not None and self._default not in self._models:

@@ -32,31 +32,28 @@ class _Range(NamedTuple):
 _LONGEST = 1000
 
 
-@lru_cache(256)
-def _choose(header: str | None, offers: tuple[str, ...]) -> str:
-    ranges = _ranges(header or "")
-    if not ranges:
-        return offers[0]
-    best = max(offers, key=lambda offer: _quality(offer, ranges))
-    if _quality(best, ranges) <= 0:
-        detail = f"Accept is {quoted(header)}, and the answer comes as {', '.join(offers)}"
-        raise NotAcceptable(detail, given=header, allowed=list(offers))
-    return best
-
-
 def choose(header: str | None, offers: tuple[str, ...]) -> str:
     """The offer that the header likes best; among equals the first, which is the default.
 
     No header, an empty one and ``*/*`` give the default. Raises NotAcceptable if no offer is allowed, and for
     a header that is too long to be read.
     """
-    if header is not None and len(header) > _LONGEST:
-        detail = (
-            f"Accept has {len(header)} characters, and {_LONGEST} are read; the answer comes as "
-            f"{', '.join(offers)}"
-        )
-        raise NotAcceptable(detail, given=header, allowed=list(offers))
-    return _choose(header, offers)
+    header = header or ""
+    best = _best(header, offers) if len(header) <= _LONGEST else None
+    if best is None:
+        detail = f"Accept is {quoted(header)} ({len(header)} of at most {_LONGEST} characters)"
+        told = f"{detail}, and the answer comes as {', '.join(offers)}"
+        raise NotAcceptable(told, given=header, allowed=list(offers))
+    return best
+
+
+@lru_cache(256)
+def _best(header: str, offers: tuple[str, ...]) -> str | None:
+    ranges = _ranges(header)
+    if not ranges:
+        return offers[0]
+    best = max(offers, key=lambda offer: _quality(offer, ranges))
+    return best if _quality(best, ranges) > 0 else None
 
 
 def _quality(offer: str, ranges: Sequence[_Range]) -> float:

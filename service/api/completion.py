@@ -40,7 +40,7 @@ def is_asked(sent: SentSample, model: Model) -> bool:
         raise BadValue("both codes and an image were given; give codes and a mask, or an image and a box")
     for name, (partner, complaint) in _PARTNERS.items():
         if name in given and partner not in given:
-            between = ", ".join(model.interpolating_methods)
+            between = ", ".join(model.methods_that_take(Role.target))
             hint = f"; to go between two, choose a method that does: {between}" if between else ""
             raise BadValue(complaint + hint, missing=partner)
     return bool(given)
@@ -51,7 +51,7 @@ def chain(model: Model, operation: str, sent: SentSample) -> tuple[str, ...]:
 
     Raises BadValue if it samples only everything anew, UnknownOperation if the model cannot encode images.
     """
-    method, methods = operation.removeprefix(SAMPLE), model.completing_methods
+    method, methods = operation.removeprefix(SAMPLE), model.methods_that_take(Role.mask)
     if method not in methods:
         able = f"these can: {', '.join(methods)}" if methods else "no method of this model can"
         raise BadValue(

@@ -73,22 +73,13 @@ class Observed:
         self._metrics.answered(method, self._path(scope), status, seconds, scope.get("problem"))
         if self._every:
             client, path = scope.get("client"), _shown(scope["path"])
-            log.info(
-                "%s %s %d %.1f ms",
-                method,
-                path,
-                status,
-                1000 * seconds,
-                extra={
-                    "request_id": name,
-                    "method": method,
-                    "path": path,
-                    "status": status,
-                    "seconds": round(seconds, 6),
-                    "client": client[0] if client else None,
-                    "problem": scope.get("problem"),
-                },
-            )
+            told = {"request_id": name, "method": method, "path": path, "status": status}
+            told |= {
+                "seconds": round(seconds, 6),
+                "client": client and client[0],
+                "problem": scope.get("problem"),
+            }
+            log.info("%s %s %d %.1f ms", method, path, status, 1000 * seconds, extra=told)
 
     def _path(self, scope: Scope) -> str:
         if scope["path"] in self._paths:

@@ -56,7 +56,7 @@ async def sample(request: Request, context: Shared, query: Annotated[SampleQuery
     model = choose_model(context, sent.document)
     operation = model.sampler(sent.document.method)
     method = operation.removeprefix(SAMPLE)
-    goes_between = method in model.interpolating_methods
+    goes_between = method in model.methods_that_take(Role.target)
     run = _gone_between if goes_between else _drawn
     call, results = await run(context, model, operation, sent, query)
     arrays = results.arrays

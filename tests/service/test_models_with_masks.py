@@ -69,8 +69,8 @@ def test_a_sampler_with_a_mask_is_tried_with_all_of_it_true(
 
 def test_which_methods_complete(quilt: Model, colours: Model) -> None:
     assert quilt.methods == ["plain", "prior"]
-    assert quilt.completing_methods == ["prior"]
-    assert colours.completing_methods == []
+    assert quilt.methods_that_take(Role.mask) == ["prior"]
+    assert colours.methods_that_take(Role.mask) == []
 
 
 def test_a_mask_is_boolean(tmp_path: Path) -> None:
