@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
 
 from service.errors import NotAcceptable, quoted
 
@@ -11,21 +10,6 @@ NPY = "application/x-npy"
 PNG = "image/png"
 SAFETENSORS = "application/x-safetensors"
 BYTES = "application/octet-stream"
-
-
-class _Range(NamedTuple):
-    kind: str
-    subtype: str
-    quality: float
-
-    def specificity(self, offer: str) -> int:
-        """How closely the range describes an offer: 2 exactly, 1 ``image/*``, 0 ``*/*``, -1 not at all."""
-        kind, _, subtype = offer.partition("/")
-        if (self.kind, self.subtype) == (kind, subtype):
-            return 2
-        if (self.kind, self.subtype) == (kind, "*"):
-            return 1
-        return 0 if (self.kind, self.subtype) == ("*", "*") else -1
 
 
 # Browsers send some 150 characters.
@@ -49,26 +33,21 @@ def choose(header: str | None, offers: tuple[str, ...]) -> str:
 
 @lru_cache(256)
 def _best(header: str, offers: tuple[str, ...]) -> str | None:
-    ranges = _ranges(header)
-    if not ranges:
-        return offers[0]
-    best = max(offers, key=lambda offer: _quality(offer, ranges))
-    return best if _quality(best, ranges) > 0 else None
-
-
-def _quality(offer: str, ranges: Sequence[_Range]) -> float:
-    closest = max(ranges, key=lambda item: item.specificity(offer))
-    return closest.quality if closest.specificity(offer) >= 0 else 0.0
-
-
-def _ranges(header: str) -> list[_Range]:
-    ranges = []
+    ranges = dict[str, float]()
     for item in header.split(","):
         media, *options = (part.strip().lower() for part in item.split(";"))
-        kind, slash, subtype = media.partition("/")
-        if slash and kind and subtype:
-            ranges.append(_Range(kind, subtype, _weight(options)))
-    return ranges
+        kind, _, subtype = media.partition("/")
+        if kind and subtype:
+            ranges.setdefault(media, _weight(options))
+    if not ranges:
+        return offers[0]
+
+    def quality(offer: str) -> float:
+        closest = (offer, f"{offer.partition('/')[0]}/*", "*/*")
+        return next((ranges[media] for media in closest if media in ranges), 0.0)
+
+    best = max(offers, key=quality)
+    return best if quality(best) > 0 else None
 
 
 def _weight(options: Sequence[str]) -> float:

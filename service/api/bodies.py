@@ -43,6 +43,7 @@ IMAGE_TYPES = (*PICTURES, FORM, NPY, JSON)
 CODES_TYPES = (JSON, NPY)
 
 T = TypeVar("T")
+D = TypeVar("D", ImagesDocument, SampleDocument)
 
 # What a byte of JSON or of a form weighs, in pixels: 8 and 2 KiB are read at once. Measured, with what comes
 # after the parser: 8 KiB of codes, nested or flat, or of empty lists 0.29 ms; 2 KiB of parts without content
@@ -117,21 +118,10 @@ class SentSample:
 
 async def read_images(request: Request, context: Context) -> SentImages:
     """The images of a request. Raises EmptyBody, BadBody, BadValue, TooLarge or UnsupportedMediaType."""
-    media = _said(request)
-    if media == FORM:
-        return SentImages(files=await _form_files(await _body(request), request, context))
-    body = await _body(request)
-    media = _checked_type(media, body, IMAGE_TYPES)
-    if media != JSON:
-        return _raw_images(media, body)
-
-    def read() -> SentImages:
-        sent = _json_images(ImagesDocument.read(from_json(body, context.settings)))
-        if sent is None:
-            raise BadValue(_EITHER)
-        return sent
-
-    return await read_off_loop(body, read, context)
+    _, images = await _read(await _body(request), request, context, ImagesDocument)
+    if images is None:
+        raise BadValue(_EITHER)
+    return images
 
 
 async def read_codes(request: Request, context: Context) -> SentCodes:
@@ -151,20 +141,29 @@ async def read_sample(request: Request, context: Context) -> SentSample:
 
     Raises EmptyBody, BadBody, BadValue, TooLarge or UnsupportedMediaType.
     """
-    media = _said(request)
-    if media == FORM:
-        files = await _form_files(await _body(request), request, context)
-        return SentSample(images=SentImages(files=files))
-    body = await whole(request)
+    body = await (_body if _said(request) == FORM else whole)(request)
     if not body:
         return SentSample()
+    document, images = await _read(body, request, context, SampleDocument)
+    return SentSample(images=images) if document is None else SentSample(document, images, len(body))
+
+
+async def _read(
+    body: bytes, request: Request, context: Context, kind: type[D]
+) -> tuple[D | None, SentImages | None]:
+    """The JSON object of a ``kind`` in a body, if it is JSON, and the images in it, if it has any."""
+    media = _said(request)
+    if media == FORM:
+        said, settings = header(request.scope, b"content-type") or "", context.settings
+        weight = FORM_WEIGHT * len(body)
+        return None, SentImages(await context.convert(lambda: forms.files(body, said, settings), weight))
     media = _checked_type(media, body, IMAGE_TYPES)
     if media != JSON:
-        return SentSample(images=_raw_images(media, body))
+        return None, SentImages(npy=body) if media == NPY else SentImages([body])
 
-    def read() -> SentSample:
-        document = SampleDocument.read(from_json(body, context.settings))
-        return SentSample(document, _json_images(document), len(body))
+    def read() -> tuple[D, SentImages | None]:
+        document = kind.read(from_json(body, context.settings))
+        return document, _json_images(document)
 
     return await read_off_loop(body, read, context)
 
@@ -260,10 +259,6 @@ def _sniffed(body: bytes) -> str | None:
     return JSON if body[:_BLANKS].lstrip()[:1] == b"{" else None
 
 
-def _raw_images(media: str, body: bytes) -> SentImages:
-    return SentImages(npy=body) if media == NPY else SentImages(files=[body])
-
-
 def _json_images(document: ImagesDocument | SampleDocument) -> SentImages | None:
     """The images in a JSON object, if it has any. Raises BadValue or BadImage."""
     if document.image is not None and document.images is not None:
@@ -273,9 +268,3 @@ def _json_images(document: ImagesDocument | SampleDocument) -> SentImages | None
         return None
     files = [from_base64(text, index) for index, text in enumerate(texts)]
     return SentImages(files=files, named=document)
-
-
-async def _form_files(body: bytes, request: Request, context: Context) -> list[bytes]:
-    """The files of a multipart form, whatever their fields are called, in their order."""
-    said = header(request.scope, b"content-type") or ""
-    return await context.convert(lambda: forms.files(body, said, context.settings), FORM_WEIGHT * len(body))
