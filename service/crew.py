@@ -107,7 +107,7 @@ class Crew:
         the supervisor itself does not answer.
         """
         if self.is_alone:
-            return [await self._run(topic, _as_it_is, seconds)]
+            return [await self._run(topic, lambda said: said, seconds)]
         question = Question(next(self._numbers), topic, seconds)
         answers = self._asked[question.number] = asyncio.get_running_loop().create_future()
         self.tell(question)
@@ -167,7 +167,3 @@ class Crew:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _as_it_is(said: Any) -> Any:
-    return said

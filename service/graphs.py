@@ -43,7 +43,7 @@ class Graph:
         if provider.device is None:
             memory.share_arena(options)
         session, captures = _loaded(path, options, provider)
-        if session.get_providers()[0] != provider.execution[0][0]:
+        if session.get_providers()[0] != provider.execution()[0][0]:
             raise ModelRefused(f"graph {path.name!r} does not run on {provider.name}")
         self.name = path.name
         self.inputs: Mapping[str, Tensor] = {item.name: _tensor(item) for item in session.get_inputs()}
@@ -71,21 +71,14 @@ def fetched(value: Value) -> NDArray[Any]:
 
 def _loaded(path: Path, options: ort.SessionOptions, provider: Provider) -> tuple[ort.InferenceSession, bool]:
     """A session, and whether it captures its runs; a graph that cannot be captured runs without."""
-    try:
-        if provider.captures:
-            try:
-                return _session(path, options, provider.capturing), True
-            except Exception as error:  # as below
-                log.debug("graph %s is not captured: %s", path.name, one_line(error))
-        return _session(path, options, provider.execution), False
-    except Exception as error:  # its exceptions have no common base
-        raise ModelRefused(f"graph {path.name!r} cannot be loaded: {_relative(error, path)}") from error
-
-
-def _session(
-    path: Path, options: ort.SessionOptions, providers: Sequence[tuple[str, Mapping[str, str]]]
-) -> ort.InferenceSession:
-    return ort.InferenceSession(path, options, providers=list(providers), enable_fallback=0)
+    for captures in [True, False] if provider.captures else [False]:
+        execution = provider.execution(capturing=captures)
+        try:
+            return ort.InferenceSession(path, options, providers=execution, enable_fallback=0), captures
+        except Exception as error:  # its exceptions have no common base
+            failure = error
+            log.debug("graph %s is not loaded, capturing %s: %s", path.name, captures, one_line(error))
+    raise ModelRefused(f"graph {path.name!r} cannot be loaded: {_relative(failure, path)}") from failure
 
 
 def _tensor(item: Any) -> Tensor:

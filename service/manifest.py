@@ -3,16 +3,6 @@
 The trainer's exporter writes ``manifest.json``, the service reads it, and nothing else passes between them.
 The manifest lists *operations*; each names a graph and gives every input and output a *role*. The service
 fills inputs by role and returns outputs by role, so a new kind of model is a change to the trainer alone.
-
-    Manifest
-      image        what the model takes and gives: size, channels, and how other pictures are made to fit
-      codes        what an image becomes: dtype, shape, size of the codebook
-      labels       class names, for a conditional model
-      operations   encode, decode, sample/<method>, ...: a graph, and its inputs and outputs by role
-      codebook     the file and tensor that hold the code vectors
-      measures     evaluation figures, with dataset and split
-      parity       how closely ONNX Runtime agreed with torch when the model was exported
-      files        sha256 and size of everything else in the folder
 """
 
 import hashlib

@@ -68,15 +68,10 @@ class Provider:
         """The device with memory of its own, as ONNX Runtime calls it, if there is one."""
         return None if self.name == "cpu" else self.name
 
-    @property
-    def execution(self) -> Execution:
+    def execution(self, *, capturing: bool = False) -> Execution:
         """What ONNX Runtime is asked for: its providers, the first being the one that is wanted."""
-        return _execution(self.name, {"use_tf32": str(int(self.tf32))})
-
-    @property
-    def capturing(self) -> Execution:
-        """The same, with runs captured."""
-        return _execution(self.name, {"use_tf32": str(int(self.tf32)), "enable_cuda_graph": "1"})
+        options = {"use_tf32": str(int(self.tf32)), "enable_cuda_graph": str(int(capturing))}
+        return _execution(self.name, options)
 
     def call(self, work: Callable[[], T]) -> T:
         """Do what runs graphs where they are run: here, or in the one thread for it. Not for that thread."""

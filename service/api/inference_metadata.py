@@ -26,21 +26,18 @@ _FILES = "Or BYTES of shape [-1]: a PNG, JPEG or WebP file each (in JSON as base
 def describe(model: Model, verb: str, name: str) -> ModelAnswer:
     """The metadata of the chain behind a verb, under the name by which it was asked for."""
     manifest, face = model.manifest, signature(model, verb)
-    declared = model.operations(face.chain).declared
     return ModelAnswer(
         name=name,
         versions=[manifest.version],
         platform=PLATFORM,
-        inputs=[
-            _tensor(slot, TensorNotes(description=_input_note(slot, manifest), optional=not slot.required))
-            for slot in face.inputs
-        ],
-        outputs=[_tensor(slot, TensorNotes(description=_note(slot, manifest))) for slot in face.outputs],
-        parameters=dict(reversed(declared)),
+        inputs=[_tensor(slot, _input_note(slot, manifest), not slot.required) for slot in face.inputs],
+        outputs=[_tensor(slot, _note(slot, manifest)) for slot in face.outputs],
+        parameters=dict(reversed(model.operations(face.chain).declared)),
     )
 
 
-def _tensor(slot: Slot, notes: TensorNotes) -> TensorAnswer:
+def _tensor(slot: Slot, note: str, optional: bool | None = None) -> TensorAnswer:
+    notes = TensorNotes(description=note, optional=optional)
     own = datatype(np.dtype(slot.dtype))
     return TensorAnswer(name=slot.name, datatype=own, shape=list(slot.shape), parameters=notes)
 

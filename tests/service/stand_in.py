@@ -19,7 +19,6 @@ class StandIn(Provider):
         """The CPU, as if it had a memory of its own."""
         return "cpu"
 
-    @property
-    def execution(self) -> Execution:
-        """The CPU's provider."""
-        return [(CPU, {})]
+    def execution(self, *, capturing: bool = False) -> Execution:
+        """The CPU's provider; to capture runs, what CUDA is asked for."""
+        return super().execution(capturing=True) if capturing else [(CPU, {})]
