@@ -132,15 +132,10 @@ class Model:
         seed: int = 0,
         still: Collection[str] = (),
     ) -> Results:
-        """Run a chain of operations for one caller, whatever the number of rows.
+        """Run a chain for one caller, in as many pieces as it takes, on which what comes out does not depend.
 
-        ``given`` holds arrays by role, as far as the chain takes them, with ``rows`` rows each; without a
-        mask, every code is sampled. ``values`` holds the parameters, as ``arguments.parameters`` returns
-        them. ``seed`` makes the noise; in the operations ``still``, noise that has a default is that.
-
-        Large requests go in pieces; what comes out does not depend on how they were cut.
-
-        Raises GraphFailed if ONNX Runtime does.
+        ``given`` holds arrays by role with ``rows`` rows each, ``values`` the parameters. ``seed`` makes the
+        noise; in the operations ``still``, noise that has a default is that. Raises GraphFailed.
         """
         step = self.rows_at_once(chain, given, values)
         pieces = (range(start, min(start + step, rows)) for start in range(0, rows, step))

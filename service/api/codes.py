@@ -12,25 +12,15 @@ from service.api.calls import Call, choose_model, make_call
 from service.api.context import Context, Shared
 from service.api.documents import ImagesQuery, OperationQuery
 from service.api.heads import header
-from service.api.openapi import (
-    CODES_ANSWER,
-    CODES_BODY,
-    IMAGES_ANSWER,
-    IMAGES_BODY,
-    OF_A_RUN,
-    RECONSTRUCTION_ANSWER,
-    problems,
-)
+from service.api.openapi import DECODE, ENCODE, RECONSTRUCT
 from service.images import Pixels
 from service.manifest import Role
 from service.models import Model
 
 router = APIRouter(tags=["codes"], default_response_class=Response)
 
-_REFUSALS = problems(*OF_A_RUN)
 
-
-@router.post("/encode", responses=CODES_ANSWER | _REFUSALS, openapi_extra=IMAGES_BODY)
+@router.post("/encode", **ENCODE)
 async def encode(request: Request, context: Shared, query: Annotated[ImagesQuery, Query()]) -> Response:
     """Turn images into codes.
 
@@ -46,7 +36,7 @@ async def encode(request: Request, context: Shared, query: Annotated[ImagesQuery
     return await context.convert(lambda: answers.of_codes(call.model, found, form, headers), found.size)
 
 
-@router.post("/decode", responses=IMAGES_ANSWER | _REFUSALS, openapi_extra=CODES_BODY)
+@router.post("/decode", **DECODE)
 async def decode(request: Request, context: Shared, query: Annotated[OperationQuery, Query()]) -> Response:
     """Turn codes into images.
 
@@ -65,7 +55,7 @@ async def decode(request: Request, context: Shared, query: Annotated[OperationQu
     return await context.convert(lambda: answers.of_images(model, made, form), made.size)
 
 
-@router.post("/reconstruct", responses=RECONSTRUCTION_ANSWER | _REFUSALS, openapi_extra=IMAGES_BODY)
+@router.post("/reconstruct", **RECONSTRUCT)
 async def reconstruct(request: Request, context: Shared, query: Annotated[ImagesQuery, Query()]) -> Response:
     """Encode images and decode their codes: what the model keeps of them.
 

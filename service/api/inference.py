@@ -28,7 +28,7 @@ from service.api.inference_documents import (
 from service.api.inference_metadata import describe
 from service.api.inputs import Inputs
 from service.api.intake import HOLD
-from service.api.openapi import INDEX_BODY, OF_A_RUN, TENSORS_ANSWER, TENSORS_BODY, problems
+from service.api.openapi import INDEX_BODY, INFER, problems
 from service.arguments import LARGEST_SEED
 from service.contract.runner import Results
 from service.errors import BadValue, quoted, unknown
@@ -141,14 +141,7 @@ async def model_ready(name: ModelName, found: Found) -> ModelReadyAnswer:  # noq
     return ModelReadyAnswer(name=name, ready=True)
 
 
-# There is one form of answer, and the version is a part of the path.
-@_of_model(
-    "POST",
-    "/infer",
-    responses=TENSORS_ANSWER | problems(*(status for status in OF_A_RUN if status not in (406, 409))),
-    response_class=Response,
-    openapi_extra=TENSORS_BODY,
-)
+@_of_model("POST", "/infer", response_class=Response, **INFER)
 async def infer(name: ModelName, found: Found, request: Request, context: Shared) -> Response:
     """Run a model on tensors.
 

@@ -40,9 +40,9 @@ _REFUSALS = {
 }
 
 # What every call that runs a model may be refused with.
-OF_A_RUN = (400, 404, 406, 408, 409, 413, 415, 422, 429, 503, 504)
+_OF_A_RUN = (400, 404, 406, 408, 409, 413, 415, 422, 429, 503, 504)
 
-_MODEL_HEADERS = {
+_MODEL_HEADERS: dict[str, Any] = {
     "X-Tessera-Model": {"description": "Name of the model.", "schema": {"type": "string"}},
     "X-Tessera-Version": {"description": "Its version.", "schema": {"type": "string"}},
 }
@@ -110,52 +110,50 @@ def _body(
     return {"requestBody": {"required": required, "content": content}, "parameters": [parameter]}
 
 
-CODES_ANSWER = _answer(documents.CodesAnswer, NPY, BYTES, headers=_MODEL_HEADERS | _SEED_HEADER)
-SCORES_ANSWER = _answer(documents.ScoreAnswer, headers=_MODEL_HEADERS | _SEED_HEADER)
-IMAGES_ANSWER = _answer(documents.ImagesAnswer, PNG, NPY, BYTES, headers=_MODEL_HEADERS)
-RECONSTRUCTION_ANSWER = _answer(documents.ReconstructionAnswer, PNG, NPY, BYTES, headers=_MODEL_HEADERS)
-SAMPLE_ANSWER = _answer(documents.SampleAnswer, PNG, NPY, BYTES, headers=_MODEL_HEADERS | _SEED_HEADER)
+def _run(
+    document: type[BaseModel], *forms: str, body: Mapping[str, Any], headers: dict[str, Any]
+) -> dict[str, Any]:
+    """All of a call that runs a model: its answer, in JSON and further forms, its body, its refusals."""
+    answer = _answer(document, *forms, headers=_MODEL_HEADERS | headers)
+    return {"responses": answer | problems(*_OF_A_RUN), "openapi_extra": body}
 
-IMAGES_BODY = _body(_IMAGES_CONTENT | _json(documents.ImagesDocument, one={"image": "iVBORw0KGgo..."}))
-CODES_BODY = _body(
-    _json(
-        documents.CodesDocument,
-        grid={"model": "vqvae-mnist", "codes": [[[17, 301, 4], [88, 12, 12], [0, 511, 63]]]},
-    )
-    | {NPY: BINARY}
-)
-SAMPLE_BODY = _body(
-    _json(
-        documents.SampleDocument,
-        langevin={"method": "langevin", "n": 16, "seed": 1, "parameters": {"steps": 200}},
-        codes_and_mask={"codes": [[17, 301], [88, 12]], "mask": [[0, 0], [1, 1]], "n": 8},
-        image_and_box={"image": "iVBORw0KGgo...", "box": [0, 14, 28, 28], "n": 8},
-        two_images={"method": "interpolate", "images": ["iVBORw0KGgo...", "iVBORw0KGgo..."], "n": 9},
-    )
-    | _IMAGES_CONTENT,
-    required=False,
-)
 
-# JSON, or JSON and the bytes of tensors behind it.
+_IMAGES_BODY = _body(_IMAGES_CONTENT | _json(documents.ImagesDocument, one={"image": "iVBORw0KGgo..."}))
+ENCODE = _run(documents.CodesAnswer, NPY, BYTES, body=_IMAGES_BODY, headers=_SEED_HEADER)
+RECONSTRUCT = _run(documents.ReconstructionAnswer, PNG, NPY, BYTES, body=_IMAGES_BODY, headers={})
+SCORE = _run(documents.ScoreAnswer, body=_IMAGES_BODY, headers=_SEED_HEADER)
+
+_CODES = {"model": "vqvae-mnist", "codes": [[[17, 301, 4], [88, 12, 12], [0, 511, 63]]]}
+_CODES_BODY = _body(_json(documents.CodesDocument, grid=_CODES) | {NPY: BINARY})
+DECODE = _run(documents.ImagesAnswer, PNG, NPY, BYTES, body=_CODES_BODY, headers={})
+
+_SAMPLE_JSON = _json(
+    documents.SampleDocument,
+    langevin={"method": "langevin", "n": 16, "seed": 1, "parameters": {"steps": 200}},
+    codes_and_mask={"codes": [[17, 301], [88, 12]], "mask": [[0, 0], [1, 1]], "n": 8},
+    image_and_box={"image": "iVBORw0KGgo...", "box": [0, 14, 28, 28], "n": 8},
+    two_images={"method": "interpolate", "images": ["iVBORw0KGgo...", "iVBORw0KGgo..."], "n": 9},
+)
+_SAMPLE_BODY = _body(_SAMPLE_JSON | _IMAGES_CONTENT, required=False)
+SAMPLE = _run(documents.SampleAnswer, PNG, NPY, BYTES, body=_SAMPLE_BODY, headers=_SEED_HEADER)
+
+# JSON, or JSON and the bytes of tensors behind it. There is one form of answer, and the version is a part of
+# the path.
 _LENGTH = {
     "description": "How many bytes are JSON, if tensors follow.",
     "schema": {"type": "integer", "minimum": 0},
 }
-TENSORS_ANSWER = _answer(inference_documents.InferenceAnswer, BYTES, headers={LENGTH: _LENGTH})
-TENSORS_BODY = _body(
-    _json(
-        inference_documents.InferenceDocument,
-        one={"inputs": [{"name": "images", "shape": [1], "datatype": "BYTES", "data": ["iVBORw0KGgo..."]}]},
-    )
-    | {BYTES: BINARY},
-    {"name": LENGTH, "in": "header", **_LENGTH},
-)
-INDEX_BODY = {
-    "requestBody": {
-        "required": False,
-        "content": _json(inference_documents.IndexDocument, ready={"ready": True}),
-    }
+_TENSORS = {"inputs": [{"name": "images", "shape": [1], "datatype": "BYTES", "data": ["iVBORw0KGgo..."]}]}
+INFER = {
+    "responses": _answer(inference_documents.InferenceAnswer, BYTES, headers={LENGTH: _LENGTH})
+    | problems(*(status for status in _OF_A_RUN if status not in (406, 409))),
+    "openapi_extra": _body(
+        _json(inference_documents.InferenceDocument, one=_TENSORS) | {BYTES: BINARY},
+        {"name": LENGTH, "in": "header", **_LENGTH},
+    ),
 }
+_INDEX = _json(inference_documents.IndexDocument, ready={"ready": True})
+INDEX_BODY = {"requestBody": {"required": False, "content": _INDEX}}
 
 
 def describe(app: FastAPI) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from service.api.calls import Call, choose_model, make_call
 from service.api.context import Context, Shared
 from service.api.documents import SampleDocument, SampleQuery
 from service.api.heads import header
-from service.api.openapi import OF_A_RUN, SAMPLE_ANSWER, SAMPLE_BODY, problems
+from service.api.openapi import SAMPLE as SAMPLE_CALL
 from service.contract.runner import Results
 from service.errors import BadValue, TooLarge
 from service.images import check_count, check_total
@@ -32,7 +32,7 @@ from service.settings import Settings
 router = APIRouter(tags=["samples"], default_response_class=Response)
 
 
-@router.post("/sample", responses=SAMPLE_ANSWER | problems(*OF_A_RUN), openapi_extra=SAMPLE_BODY)
+@router.post("/sample", **SAMPLE_CALL)
 async def sample(request: Request, context: Shared, query: Annotated[SampleQuery, Query()]) -> Response:
     """Draw new images, complete some, or go from one to another.
 

@@ -12,13 +12,13 @@ from service.api.codes import images_call
 from service.api.context import Shared
 from service.api.documents import ImagesQuery
 from service.api.heads import header
-from service.api.openapi import IMAGES_BODY, OF_A_RUN, SCORES_ANSWER, problems
+from service.api.openapi import SCORE
 from service.manifest import Role
 
 router = APIRouter(tags=["scores"], default_response_class=Response)
 
 
-@router.post("/score", responses=SCORES_ANSWER | problems(*OF_A_RUN), openapi_extra=IMAGES_BODY)
+@router.post("/score", **SCORE)
 async def score(request: Request, context: Shared, query: Annotated[ImagesQuery, Query()]) -> Response:
     """Tell how likely the model finds images: to find the odd one among many, say.
 
