@@ -16,6 +16,7 @@ import pickle
 import socket
 from asyncio import StreamReader, StreamWriter
 from collections.abc import Callable, Coroutine
+from contextlib import closing, suppress
 from typing import Any, NamedTuple
 
 log = logging.getLogger(__name__)
@@ -46,17 +47,10 @@ class Question(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """A worker to the supervisor: the pickled answer, or the exception that was raised."""
+    """To who asked: a worker's answer, pickled; of the supervisor those of all, the asker's first."""
 
     number: int
-    said: bytes
-
-
-class Answers(NamedTuple):
-    """The supervisor to the worker that asked: the pickled answers of all, the asker's first."""
-
-    number: int
-    said: list[bytes]
+    said: Any
 
 
 def encoded(message: Any) -> bytes:
@@ -71,6 +65,51 @@ async def received(reader: StreamReader) -> Any:
     return pickle.loads(await reader.readexactly(length))  # noqa: S301 - from a process of the service
 
 
+class Channel:
+    """One end of a control channel, for one event loop: messages, and questions with their answers."""
+
+    def __init__(self) -> None:
+        self.writer: StreamWriter | None = None
+        self._asked: dict[int, asyncio.Future[Any]] = {}
+        self._numbers = itertools.count()
+
+    async def open(self, end: socket.socket) -> None:
+        """Take one end of a pair of sockets."""
+        self._reader, self.writer = await asyncio.open_unix_connection(sock=end)
+
+    async def listen(self, heard: Callable[[Any], None]) -> None:
+        """Hear what comes until the other end is closed; an answer goes to who asked."""
+        assert self.writer is not None  # noqa: S101 - it is open
+        with closing(self.writer), suppress(EOFError, OSError):
+            while True:
+                message = await received(self._reader)
+                if not isinstance(message, Answer):
+                    heard(message)
+                elif (asked := self._asked.get(message.number)) and not asked.done():
+                    asked.set_result(message.said)
+
+    def ask(self, topic: str, seconds: float | None = None) -> asyncio.Future[Any]:
+        """What is answered, some time."""
+        question = Question(next(self._numbers), topic, seconds)
+        asked = self._asked[question.number] = asyncio.get_running_loop().create_future()
+        asked.add_done_callback(lambda _: self._asked.pop(question.number))
+        self.tell(question)
+        return asked
+
+    def tell(self, message: Any) -> None:
+        """Send a message, without waiting until it is read."""
+        if self.writer is not None and not self.writer.is_closing():
+            self.writer.write(encoded(message))
+
+    def close(self, error: Exception) -> None:
+        """Nothing comes any more: who waits for an answer gets the error."""
+        for asked in list(self._asked.values()):
+            if not asked.done():
+                asked.set_exception(error)
+        if self.writer is not None:
+            self.writer.close()
+
+
 class Crew:
     """All workers, as one of them sees them; without a ``channel`` it is alone.
 
@@ -83,11 +122,8 @@ class Crew:
     def __init__(self, channel: socket.socket | None = None, index: int = 0) -> None:
         self.index, self.is_alone = index, channel is None
         self.gone = lambda: None
-        self._channel = channel
-        self._writer: StreamWriter | None = None
+        self._end, self._channel = channel, Channel()
         self._handlers: dict[str, tuple[Handler, bool]] = {}
-        self._numbers = itertools.count()
-        self._asked: dict[int, asyncio.Future[list[bytes]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def on(self, topic: str, handler: Handler, *, at_once: bool = False) -> None:
@@ -96,9 +132,9 @@ class Crew:
 
     async def connect(self) -> None:
         """Answer questions from now on, in the running event loop."""
-        if self._channel is not None:
-            reader, self._writer = await asyncio.open_unix_connection(sock=self._channel)
-            self._begin(self._listen(reader, self._writer))
+        if self._end is not None:
+            await self._channel.open(self._end)
+            self._begin(self._listen())
 
     async def ask(self, topic: str, seconds: float | None = None) -> list[Any]:
         """The answer of every worker, this one first; an exception in place of an answer that failed.
@@ -108,13 +144,8 @@ class Crew:
         """
         if self.is_alone:
             return [await self._run(topic, lambda said: said, seconds)]
-        question = Question(next(self._numbers), topic, seconds)
-        answers = self._asked[question.number] = asyncio.get_running_loop().create_future()
-        self.tell(question)
-        try:
-            said = await asyncio.wait_for(answers, seconds and seconds + _SLACK)
-        finally:
-            del self._asked[question.number]
+        answers = self._channel.ask(topic, seconds)
+        said = await asyncio.wait_for(answers, seconds and seconds + _SLACK)
         return await asyncio.to_thread(lambda: [pickle.loads(each) for each in said])  # noqa: S301 - as above
 
     async def answering(self, seconds: float) -> int:
@@ -124,31 +155,22 @@ class Crew:
         (number,) = await self.ask("workers", seconds)
         return int(number)
 
-    def tell(self, message: Started | Failed | Question | Answer) -> None:
+    def tell(self, message: Started | Failed) -> None:
         """Tell the supervisor, if there is one."""
-        if self._writer is not None:
-            self._writer.write(encoded(message))
-        elif self._channel is not None:
-            self._channel.sendall(encoded(message))
+        if self._channel.writer is None and self._end is not None:
+            self._end.sendall(encoded(message))
+        else:
+            self._channel.tell(message)
 
-    async def _listen(self, reader: StreamReader, writer: StreamWriter) -> None:
-        try:
-            while True:
-                message = await received(reader)
-                if isinstance(message, Question):
-                    self._begin(self._reply(message))
-                elif (asked := self._asked.get(message.number)) is not None and not asked.done():
-                    asked.set_result(message.said)
-        except (EOFError, OSError):
-            self.gone()
-        finally:
-            writer.close()
+    async def _listen(self) -> None:
+        await self._channel.listen(lambda question: self._begin(self._reply(question)))
+        self.gone()
 
     async def _reply(self, question: Question) -> None:
         said = await self._run(question.topic, pickle.dumps, question.seconds)
         if isinstance(said, Exception):
             said = pickle.dumps(said)
-        self.tell(Answer(question.number, said))
+        self._channel.tell(Answer(question.number, said))
 
     async def _run(self, topic: str, form: Callable[[Any], Any], seconds: float | None) -> Any:
         """What the handler of a topic returns, in a ``form``, or the exception that it raised."""

@@ -21,9 +21,10 @@ import signal
 import socket
 from asyncio import Future, Task
 from collections.abc import Callable, Collection, Coroutine, Sequence
+from functools import partial
 from typing import Any
 
-from service.crew import Answers, Failed, Question, Started
+from service.crew import Answer, Failed, Question, Started
 from service.errors import Problem, ReloadFailed, StartupError
 from service.registry import Reload
 from service.settings import Settings
@@ -107,7 +108,8 @@ class Supervisor:
             ended.set_result(None)
 
         self._loop.add_reader(worker.process.sentinel, end)
-        listening = self._loop.create_task(worker.listen(channel, self._heard))
+        await worker.open(channel)
+        listening = self._loop.create_task(worker.listen(partial(self._heard, worker)))
         await asyncio.wait([listening, ended], return_when=asyncio.FIRST_COMPLETED)
         # What it said last may come just after its end, such as why it cannot start.
         await asyncio.wait([listening, ended], timeout=SLACK)
@@ -142,7 +144,7 @@ class Supervisor:
         else:
             others = [each for each in self._workers.values() if each is not asker and each.answers]
             said = await self._ask([asker, *others], topic, seconds)
-        asker.tell(Answers(number, said))
+        asker.tell(Answer(number, said))
 
     async def _ask(
         self, workers: Collection[Worker], topic: str, seconds: float | None = None
@@ -240,7 +242,7 @@ class Supervisor:
 
     def _ended(self, worker: Worker) -> None:
         worker.process.join()
-        worker.close()
+        worker.close(WorkerGone(f"worker {worker.index} ended"))
         del self._workers[worker.index]
         code = worker.process.exitcode
         if self._stopping:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from service.crew import Answer, Answers, Crew, Question, Started, encoded, received
+from service.crew import Answer, Crew, Question, Started, encoded, received
 from service.errors import NotReady, Overloaded, Problem
 
 PATIENCE = 10.0
@@ -64,7 +64,7 @@ def test_every_worker_is_asked() -> None:
         asked = asyncio.create_task(crew.ask("name", PATIENCE))
         question = await supervisor.hear()
         assert question[1:] == ("name", PATIENCE)
-        supervisor.say(Answers(question.number, [pickle.dumps(each) for each in ("own", "another")]))
+        supervisor.say(Answer(question.number, [pickle.dumps(each) for each in ("own", "another")]))
         assert await asked == ["own", "another"]
         assert not crew.is_alone
 
@@ -111,7 +111,7 @@ def test_a_timeout_or_a_client_that_leaves_deafens_nobody() -> None:
         question = await supervisor.hear()
         left.cancel()
         for _ in range(2):
-            supervisor.say(Answers(question.number, []))
+            supervisor.say(Answer(question.number, []))
         supervisor.say(Question(8, "slow", 0.05))
         answer = await supervisor.hear()
         assert isinstance(pickle.loads(answer.said), TimeoutError)  # noqa: S301 - just written

@@ -17,7 +17,7 @@ from typing import cast
 import httpx2 as httpx
 import pytest
 
-from service.crew import Answers
+from service.crew import Answer
 from service.errors import ModelsUnreadable, ReloadFailed
 from service.registry import Refusal, Reload
 from service.supervisor import disagreement
@@ -177,18 +177,16 @@ def test_a_worker_that_does_not_read_holds_nobody_up() -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             worker = Worker(0, cast("BaseProcess", Process()), 0)
-            listening = asyncio.create_task(worker.listen(ours, lambda *_: None))
-            await asyncio.sleep(0)
-            while not worker.is_connected:
-                await asyncio.sleep(0.01)
-            message = Answers(0, [bytes(MOST_BUFFERED // 4)])
+            await worker.open(ours)
+            listening = asyncio.create_task(worker.listen(lambda _: None))
+            message = Answer(0, [bytes(MOST_BUFFERED // 4)])
             worker.tell(message)
             assert not killed
             for _ in range(5):
                 worker.tell(message)
             assert killed
             listening.cancel()
-            worker.close()
+            worker.close(EOFError())
 
     asyncio.run(asyncio.wait_for(main(), PATIENCE))
 
