@@ -1,7 +1,14 @@
-"""The settings from the flags of ``python -m service``; what is wrong with one is a line on stderr."""
+"""The settings from flags and variables; what is wrong with one is a line on stderr.
+
+A service whose ``TESSERA_API_KEYS`` was mistyped would be open to all, so a variable that looks like a
+setting and is none ends the start. What Kubernetes sets by itself for a Service called ``tessera`` is told
+from a mistake.
+"""
 
 import argparse
+import difflib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
@@ -11,10 +18,19 @@ from pydantic.fields import FieldInfo
 
 from service.errors import did_you_mean, quoted
 from service.settings import PREFIX, SECRETS, Settings, flag, meaning, shown_default, variable
-from service.variables import unknown_variables
 
 # Of variables: Kubernetes sets seven for each Service.
 MOST_COMPLAINTS = 3
+# What the trainer reads: one file of variables may be for both.
+OF_THE_TRAINER = frozenset({"TESSERA_DATA", "TESSERA_RELOAD_URL"})
+# What Kubernetes sets for each Service of a namespace, unless a pod has enableServiceLinks: false.
+_SERVICE_LINK = re.compile(
+    r"TESSERA_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)"
+)
+_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
+# How alike a name and a setting's are if one is the other, mistyped before the underscore.
+_ALIKE = 0.93
+_LONGEST = 64
 
 
 def from_command_line(arguments: Sequence[str]) -> Settings:
@@ -34,6 +50,33 @@ def from_command_line(arguments: Sequence[str]) -> Settings:
         return Settings(**given)
     except ValidationError as error:
         parser.error("; ".join(_complaint(item, given) for item in error.errors()))
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """A complaint for each variable that looks like a setting's and is none."""
+    names = {variable(name) for name in Settings.model_fields}
+    return [
+        complaint
+        for name, value in sorted(environment.items())
+        if (complaint := _mistake(name, value, names)) is not None
+    ]
+
+
+def _mistake(name: str, value: str, names: set[str]) -> str | None:
+    # Case does not matter to pydantic-settings either.
+    upper = name.upper()
+    linked = upper.endswith("_PORT") and _ADDRESS.match(value)
+    if upper.startswith(PREFIX) and (_SERVICE_LINK.fullmatch(upper) or linked):
+        return (
+            f"{quoted(name)} is set by Kubernetes for a Service of that name; keep it out with "
+            "enableServiceLinks: false in the pod's spec, or name the Service otherwise"
+        )
+    if upper in names or upper in OF_THE_TRAINER:
+        return None
+    if upper.startswith(PREFIX):
+        return f"the variable {quoted(name)} is no setting{did_you_mean(upper[:_LONGEST], names)}"
+    near = difflib.get_close_matches(upper, names, n=1, cutoff=_ALIKE) if len(upper) < _LONGEST else []
+    return f"the variable {quoted(name)} is no setting; did you mean {near[0]!r}?" if near else None
 
 
 class _Parser(argparse.ArgumentParser):

@@ -1,7 +1,9 @@
-"""Which form an answer takes: the Accept header against the forms on offer (RFC 9110, section 12.5.1)."""
+"""Headers of a call, and which form of answer Accept asks for (RFC 9110, section 12.5.1)."""
 
 from collections.abc import Sequence
 from functools import lru_cache
+
+from starlette.types import Scope
 
 from service.errors import NotAcceptable, quoted
 
@@ -14,6 +16,14 @@ BYTES = "application/octet-stream"
 
 # Browsers send some 150 characters.
 _LONGEST = 1000
+
+
+def header(scope: Scope, name: bytes) -> str | None:
+    """The first header of a name, which is in lower case, as ASGI has them."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return str(value, "latin-1")
+    return None
 
 
 def choose(header: str | None, offers: tuple[str, ...]) -> str:

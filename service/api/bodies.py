@@ -20,10 +20,9 @@ from starlette.requests import ClientDisconnect, Request
 
 from service import codes, images, npy, plain
 from service.api import forms
-from service.api.accept import BYTES, JSON, NPY
+from service.api.accept import BYTES, JSON, NPY, header
 from service.api.context import Context
 from service.api.documents import CodesDocument, ImagesDocument, Named, SampleDocument
-from service.api.heads import header
 from service.errors import (
     BadBody,
     BadImage,

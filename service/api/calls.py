@@ -39,25 +39,18 @@ class Call:
         """Whether its noise is drawn, so that the seed means something."""
         return self.operations.draws(self.still)
 
-    def inputs(self, rows: int, given: Arrays) -> dict[Role, Any]:
-        """What was given, with the label of each row if the operations take one."""
-        labels = arguments.labels(self.model.manifest, self.operations, self.label, rows)
-        return {**given} if labels is None else {**given, Role.label: labels}
-
     async def run(self, context: Context, rows: int, given: Arrays) -> Results:
         """Run the operations on ``rows`` rows; what was given and what came out. Raises TooLarge."""
-        self._check_steps(context.settings.max_steps)
-        inputs = self.inputs(rows, given)
+        most = context.settings.max_steps
+        for axis in self.operations.steps:
+            # The noise of a sampler has an axis of as many steps.
+            if (steps := int(self.values[axis])) > most:
+                raise too_large(f"{axis} is {steps}", steps, most, "max_steps")
+        labels = arguments.labels(self.model.manifest, self.operations, self.label, rows)
+        inputs = given if labels is None else {**given, Role.label: labels}
         return await context.scheduler.run(
             self.model, self.chain, inputs, rows, self.values, self.seed, self.still
         )
-
-    def _check_steps(self, most: int) -> None:
-        """Of a sampler: its noise has an axis of as many steps."""
-        for axis in self.operations.steps:
-            if self.values[axis] > most:
-                steps = int(self.values[axis])
-                raise too_large(f"{axis} is {steps}", steps, most, "max_steps")
 
 
 def choose_model(context: Context, query: Named, sent: Named | None = None) -> Model:

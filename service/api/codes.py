@@ -11,7 +11,6 @@ from service.api import accept, answers, bodies
 from service.api.calls import Call, choose_model, make_call
 from service.api.context import Context, Shared
 from service.api.documents import ImagesQuery, OperationQuery
-from service.api.heads import header
 from service.api.openapi import DECODE, ENCODE, RECONSTRUCT
 from service.images import Pixels
 from service.manifest import Role
@@ -28,7 +27,7 @@ async def encode(request: Request, context: Shared, query: Annotated[ImagesQuery
     or JSON with base64. Images of another size are made to fit by the model's rule; with `resize=false` they
     keep their size, where the model can.
     """
-    form = accept.choose(header(request.scope, b"accept"), answers.CODES_FORMS)
+    form = accept.choose(accept.header(request.scope, b"accept"), answers.CODES_FORMS)
     call, pixels = await images_call(request, context, query, "encode")
     results = await call.run(context, len(pixels), {Role.images: pixels})
     found = results.arrays[Role.codes]
@@ -43,7 +42,7 @@ async def decode(request: Request, context: Shared, query: Annotated[OperationQu
     The body is what `/encode` answers, JSON or npy. Grids of another size than the model's own are images of
     another size, where the model can. As PNG, several images come as a grid.
     """
-    form = accept.choose(header(request.scope, b"accept"), answers.IMAGES_FORMS)
+    form = accept.choose(accept.header(request.scope, b"accept"), answers.IMAGES_FORMS)
     sent = await bodies.read_codes(request, context)
     model = choose_model(context, query, sent.named)
     call = _call(model, "decode", query, draws=query.seed is not None)
@@ -61,7 +60,7 @@ async def reconstruct(request: Request, context: Shared, query: Annotated[Images
 
     The body is as for `/encode`. The JSON has the mean squared error and the PSNR of each image.
     """
-    form = accept.choose(header(request.scope, b"accept"), answers.IMAGES_FORMS)
+    form = accept.choose(accept.header(request.scope, b"accept"), answers.IMAGES_FORMS)
     call, pixels = await images_call(request, context, query, "reconstruct")
     results = await call.run(context, len(pixels), {Role.images: pixels})
     made = results.arrays[Role.images]

@@ -21,7 +21,7 @@ from collections.abc import Awaitable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.heads import header
+from service.api.accept import header
 from service.api.problems import answer
 from service.errors import InflightBytesExceeded, Problem, TooLarge, TooSlow, too_large
 from service.settings import Settings

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import SecretStr
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api.heads import header
+from service.api.accept import header
 from service.api.problems import answer
 from service.errors import InsufficientKey, NoKey, Problem, WrongKey, WrongPort
 

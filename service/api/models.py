@@ -12,7 +12,6 @@ from service.api.accept import BYTES, JSON, NPY, PNG, SAFETENSORS
 from service.api.answers import json_bytes
 from service.api.context import Shared
 from service.api.documents import ModelDetail, ModelList, ModelSummary
-from service.api.heads import header
 from service.api.local import why_not_local
 from service.api.openapi import file_answer, problems
 from service.errors import MissingFile, NotLocal
@@ -86,7 +85,7 @@ async def show_model(name: ModelName, context: Shared) -> ModelDetail:
 )
 async def show_codebook(name: ModelName, request: Request, context: Shared) -> Response:
     """Give the code vectors, as the safetensors file, npy or JSON."""
-    form = accept.choose(header(request.scope, b"accept"), CODEBOOK_FORMS)
+    form = accept.choose(accept.header(request.scope, b"accept"), CODEBOOK_FORMS)
     folder = context.registry.choose(name).folder
     vectors = folder.vectors
     if folder.codebook is None or vectors is None:

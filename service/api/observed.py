@@ -9,7 +9,7 @@ from collections.abc import Collection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api import problems
-from service.api.heads import header
+from service.api.accept import header
 from service.metrics import Metrics
 
 log = logging.getLogger("service.calls")

@@ -20,7 +20,6 @@ from service.api.bodies import SentSample
 from service.api.calls import Call, choose_model, make_call
 from service.api.context import Context, Shared
 from service.api.documents import SampleDocument, SampleQuery
-from service.api.heads import header
 from service.api.openapi import SAMPLE as SAMPLE_CALL
 from service.contract.runner import Results
 from service.errors import BadValue, TooLarge
@@ -51,7 +50,7 @@ async def sample(request: Request, context: Shared, query: Annotated[SampleQuery
     A chain that is asked for its states (`every=20`) answers these instead of its last alone: as PNG a row of
     images for each sample, as npy `[n, states, h, w, c]`, in JSON beside it.
     """
-    form = accept.choose(header(request.scope, b"accept"), answers.IMAGES_FORMS)
+    form = accept.choose(accept.header(request.scope, b"accept"), answers.IMAGES_FORMS)
     sent = _merged(await bodies.read_sample(request, context), query)
     model = choose_model(context, sent.document)
     operation = model.sampler(sent.document.method)

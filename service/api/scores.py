@@ -11,7 +11,6 @@ from service.api.accept import JSON
 from service.api.codes import images_call
 from service.api.context import Shared
 from service.api.documents import ImagesQuery
-from service.api.heads import header
 from service.api.openapi import SCORE
 from service.manifest import Role
 
@@ -26,7 +25,7 @@ async def score(request: Request, context: Shared, query: Annotated[ImagesQuery,
     negative log-likelihood by importance sampling, closer with more `samples`. The noise of the draws is that
     of `seed`; without one a seed is drawn and told.
     """
-    accept.choose(header(request.scope, b"accept"), (JSON,))
+    accept.choose(accept.header(request.scope, b"accept"), (JSON,))
     call, pixels = await images_call(request, context, query, "score")
     results = await call.run(context, len(pixels), {Role.images: pixels})
     more = {"seed": call.seed, "parameters": dict(call.values)}

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from service.command_line import unknown_variables
 from service.server import LINGER
 from service.settings import SECRETS, Settings, variable
 from service.supervisor import SLACK
-from service.variables import unknown_variables
 from tests.docker.reading import COMPOSE, ROOT, services
 from trainer.data.vision import CACHE_VARIABLE
 from trainer.reload import KEY_VARIABLE, URL_VARIABLE

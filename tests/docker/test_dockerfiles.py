@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from docker.utils import exclude_paths
 
+from service.command_line import unknown_variables
 from service.settings import Settings
-from service.variables import unknown_variables
 from tests.docker.reading import DOCKERFILES, ROOT, instructions
 
 SERVICE, TRAINER = (next(path for path in DOCKERFILES if path.name.startswith(name)) for name in ("s", "t"))

@@ -11,12 +11,12 @@ from service import metrics
 from service.__main__ import MOST_WORKERS
 from service.api import checkup
 from service.api.app import create_app
+from service.command_line import unknown_variables
 from service.models import Batching
 from service.runtime import Provider
 from service.server import LINGER
 from service.settings import Settings
 from service.supervisor import SLACK
-from service.variables import unknown_variables
 from tests.docker.reading import DOCKER, read_yaml, services
 
 FOLDER = DOCKER / "kubernetes"

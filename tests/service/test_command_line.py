@@ -1,7 +1,6 @@
 import pytest
 
-from service.command_line import from_command_line
-from service.variables import OF_THE_TRAINER, unknown_variables
+from service.command_line import OF_THE_TRAINER, from_command_line, unknown_variables
 from trainer.data.vision import CACHE_VARIABLE
 from trainer.reload import URL_VARIABLE
 
