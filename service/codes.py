@@ -39,7 +39,10 @@ def from_json(document: Mapping[str, Any], manifest: Manifest, settings: Setting
             detail = f"shape says {list(said)}, and codes has the shape {list(shape)}"
             raise BadCodes(detail, given=list(shape), allowed=list(said))
         shape = tuple(said)
-    _check_types(flat, shape, dtype)
+    types, wanted = ({int}, "an integer") if dtype == "int32" else ({int, float}, "a number")
+    if not set(map(type, flat)) <= types:
+        odd = next(index for index, value in enumerate(flat) if type(value) not in types)
+        raise nested.refusal(BadCodes, "codes", flat[odd], odd, shape, f"{wanted} ({dtype})", allowed=dtype)
     shape = _checked_shape(shape, manifest, settings)
     return _checked_values(_array(flat, dtype).reshape(shape), manifest)
 
@@ -66,13 +69,6 @@ def from_array(
     """
     shape = _checked_shape(array.shape, manifest, settings, name)
     return _checked_values(array.reshape(shape), manifest, name)
-
-
-def _check_types(flat: list[Any], shape: tuple[int, ...], dtype: str) -> None:
-    allowed, wanted = ({int}, "an integer") if dtype == "int32" else ({int, float}, "a number")
-    if not set(map(type, flat)) <= allowed:
-        odd = next(index for index, value in enumerate(flat) if type(value) not in allowed)
-        raise nested.refusal(BadCodes, "codes", flat[odd], odd, shape, f"{wanted} ({dtype})", allowed=dtype)
 
 
 def _array(flat: list[Any], dtype: str) -> NDArray[Any]:

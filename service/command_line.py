@@ -89,17 +89,18 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> _Parser:
+    fields = Settings.model_fields
+    secrets = " ".join(f"{variable(name)}: {meaning(fields[name])}" for name in sorted(SECRETS))
     parser = _Parser(
         prog="python -m service",
         description="Serve exported models over REST: images to codes, codes to images, reconstruct, sample.",
         epilog=f"Each flag is also an environment variable: --max-pixels is {PREFIX}MAX_PIXELS. Flags win. "
-        f"Variables alone are {_secrets()}",
+        f"Variables alone are {secrets}",
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
     for shown, name in _flags().items():
-        field = Settings.model_fields[name]
-        default = shown_default(field)
+        default = shown_default(field := fields[name])
         parser.add_argument(
             shown,
             dest=name,
@@ -112,11 +113,6 @@ def _parser() -> _Parser:
 def _flags() -> dict[str, str]:
     """The settings' names by their flags."""
     return {shown: name for name in Settings.model_fields if (shown := flag(name)) is not None}
-
-
-def _secrets() -> str:
-    fields = Settings.model_fields
-    return " ".join(f"{variable(name)}: {meaning(fields[name])}" for name in sorted(SECRETS))
 
 
 def _metavar(field: FieldInfo) -> str:

@@ -51,7 +51,10 @@ def from_json(given: list[Any], manifest: Manifest, rows: int) -> Mask:
     masks = 1 if shape == own else shape[0]
     if masks not in (1, rows):
         raise uneven(masks, "masks", rows, "rows of codes")
-    odd = next((place for place, value in enumerate(flat) if not _is_bit(value)), None)
+    odd = next(
+        (place for place, value in enumerate(flat) if type(value) not in (bool, int) or value not in (0, 1)),
+        None,
+    )
     if odd is not None:
         rule = "true or 1 where a code is to be sampled, and false or 0 where it is kept"
         raise nested.refusal(BadValue, "mask", flat[odd], odd, shape, rule, allowed=[0, 1])
@@ -124,7 +127,3 @@ def _from_box(box: Box, size: Size, manifest: Manifest, where: str) -> Mask:
             given=list(box),
         )
     return mask
-
-
-def _is_bit(value: object) -> bool:
-    return isinstance(value, bool | int) and value in (0, 1)

@@ -44,7 +44,8 @@ def upright_picture(picture: Image.Image, channels: Literal[1, 3], background: i
     """The picture as it is meant to be seen, in mode L or RGB, at its own size."""
     picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I"):
-        picture = _from_16_bits(picture)
+        # Pillow's own conversion of 16 bits to 8 would clip them to white.
+        picture = Image.fromarray(_LEVELS[np.asarray(picture).clip(0, 65535)])
     mode: Literal["L", "RGB"] = "L" if channels == 1 else "RGB"
     if picture.has_transparency_data:
         return _on_paper(picture, mode, background)
@@ -95,8 +96,3 @@ def _on_paper(picture: Image.Image, mode: Literal["L", "RGB"], background: int) 
             paper = Image.new("RGBA", layer.size, (background, background, background, 255))
             sheet.paste(Image.alpha_composite(paper, layer).convert(mode), box)
     return sheet
-
-
-def _from_16_bits(picture: Image.Image) -> Image.Image:
-    """A 16-bit greyscale picture in 8 bits; Pillow's own conversion would clip it to white."""
-    return Image.fromarray(_LEVELS[np.asarray(picture).clip(0, 65535)])

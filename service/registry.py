@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 from pydantic import Field
 
@@ -57,13 +57,6 @@ class Reload:
     good: Annotated[dict[str, str], Field(exclude=True)] = field(default_factory=dict)
 
 
-class _Prepared(NamedTuple):
-    """What a reload has loaded and not yet swapped in."""
-
-    models: Mapping[str, Model]
-    outcome: Reload
-
-
 class Registry:
     """The served models of a folder. Safe to use from several threads."""
 
@@ -80,7 +73,8 @@ class Registry:
         self._batching = batching
         self._default = default
         self._models: Mapping[str, Model] = MappingProxyType({})
-        self._prepared: _Prepared | None = None
+        # What a reload has loaded and not yet swapped in.
+        self._prepared: tuple[Mapping[str, Model], Reload] | None = None
         self._reloading = threading.Lock()
 
     @property
@@ -143,7 +137,7 @@ class Registry:
                 (outcome.kept if model is old else outcome.loaded).append(path.name)
         outcome.removed = [name for name in before if name not in after]
         self.abandon()
-        self._prepared = _Prepared(MappingProxyType(after), outcome)
+        self._prepared = MappingProxyType(after), outcome
         return outcome
 
     def commit(self) -> None:

@@ -36,13 +36,10 @@ class Checkup:
         """The health of the last second."""
         async with self._looking:
             if time.monotonic() >= self._until:
-                self._health = await self._look()
-                self._until = time.monotonic() + FRESH
+                ailments, answering = self._ailments(), 0
+                try:
+                    answering = await self._crew.answering(PATIENCE)
+                except TimeoutError:
+                    ailments = [*ailments, f"the supervisor did not answer within {PATIENCE:g} s"]
+                self._health, self._until = Health(ailments, answering), time.monotonic() + FRESH
             return self._health
-
-    async def _look(self) -> Health:
-        ailments = self._ailments()
-        try:
-            return Health(ailments, await self._crew.answering(PATIENCE))
-        except TimeoutError:
-            return Health([*ailments, f"the supervisor did not answer within {PATIENCE:g} s"], 0)

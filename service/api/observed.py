@@ -70,7 +70,9 @@ class Observed:
         # A caller that left has no answer; nginx calls that 499.
         status = status or 499
         method = scope["method"] if scope["method"] in METHODS else "other"
-        self._metrics.answered(method, self._path(scope), status, seconds, scope.get("problem"))
+        is_plain = scope["path"] in self._paths
+        route = scope["path"] if is_plain else getattr(scope.get("route"), "path", "elsewhere")
+        self._metrics.answered(method, route, status, seconds, scope.get("problem"))
         if self._every:
             client, path = scope.get("client"), _shown(scope["path"])
             told = {"request_id": name, "method": method, "path": path, "status": status}
@@ -80,12 +82,6 @@ class Observed:
                 "problem": scope.get("problem"),
             }
             log.info("%s %s %d %.1f ms", method, path, status, 1000 * seconds, extra=told)
-
-    def _path(self, scope: Scope) -> str:
-        if scope["path"] in self._paths:
-            return str(scope["path"])
-        route = scope.get("route")
-        return getattr(route, "path", "elsewhere")
 
 
 def _shown(path: str) -> str:
