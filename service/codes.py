@@ -33,14 +33,14 @@ def from_json(document: Mapping[str, Any], manifest: Manifest, settings: Setting
     if document.get("dtype") not in (None, dtype):
         detail = f"dtype {quoted(document['dtype'])}; the codes of {manifest.name!r} are {dtype}"
         raise BadCodes(detail, given=document["dtype"], allowed=dtype)
-    flat, shape = nested.flatten(document["codes"], "codes", BadCodes)
+    flat, shape, found = nested.flatten(document["codes"], "codes", BadCodes)
     if (said := document.get("shape")) is not None and tuple(said) != shape:
         if len(shape) != 1 or math.prod(said) != len(flat):
             detail = f"shape says {list(said)}, and codes has the shape {list(shape)}"
             raise BadCodes(detail, given=list(shape), allowed=list(said))
         shape = tuple(said)
     types, wanted = ({int}, "an integer") if dtype == "int32" else ({int, float}, "a number")
-    if not set(map(type, flat)) <= types:
+    if not found <= types:
         odd = next(index for index, value in enumerate(flat) if type(value) not in types)
         raise nested.refusal(BadCodes, "codes", flat[odd], odd, shape, f"{wanted} ({dtype})", allowed=dtype)
     shape = _checked_shape(shape, manifest, settings)

@@ -62,11 +62,6 @@ class Bindings:
         size = 1 << (rows - 1).bit_length()
         # A parameter may decide the shape of an output.
         key = (size, tuple(outputs), *(_trait(name, value) for name, value in feeds.items()))
-        return self._bound(key, size, feeds, outputs).run(feeds, rows)
-
-    def _bound(
-        self, key: Hashable, size: int, feeds: Mapping[str, Value], outputs: Sequence[str]
-    ) -> "_Bound":
         known = self._known
         if key not in known:
             captured = self._captures and self._captured < CAPTURED
@@ -76,7 +71,7 @@ class Bindings:
             if len(known) > KEPT:
                 known.popitem(last=False)
         known.move_to_end(key)
-        return known[key]
+        return known[key].run(feeds, rows)
 
 
 class _Bound:

@@ -79,7 +79,11 @@ def read_manifest(path: Path) -> Manifest:
     try:
         manifest = Manifest.model_validate(document)
     except ValidationError as error:
-        raise ModelRefused(f"{FILE_NAME}: {_complaints(error)}") from error
+        complaints = [
+            f"{'.'.join(map(str, item['loc']))}: {item['msg']}".removeprefix(": ")
+            for item in error.errors(include_url=False)
+        ]
+        raise ModelRefused(f"{FILE_NAME}: {'; '.join(complaints)}") from error
     if manifest.name != path.name:
         raise ModelRefused(
             f"the folder is called {path.name!r} and its model {manifest.name!r}; they must agree"
@@ -147,10 +151,3 @@ def _vectors(data: bytes, manifest: Manifest) -> NDArray[np.float32]:
             f"the manifest says float32 {list(spec.shape)}"
         )
     return vectors
-
-
-def _complaints(error: ValidationError) -> str:
-    return "; ".join(
-        f"{'.'.join(map(str, item['loc']))}: {item['msg']}".removeprefix(": ")
-        for item in error.errors(include_url=False)
-    )

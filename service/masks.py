@@ -39,7 +39,7 @@ def from_json(given: list[Any], manifest: Manifest, rows: int) -> Mask:
 
     It may come without its batch axis, or with one row, which then stands for all. Raises BadValue.
     """
-    flat, shape = nested.flatten(given, "mask", BadValue)
+    flat, shape, _ = nested.flatten(given, "mask", BadValue)
     own = manifest.codes.shape
     if own not in (shape, shape[1:]):
         text = ", ".join(map(str, own))

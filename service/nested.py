@@ -9,17 +9,19 @@ from service.errors import BadValue, quoted
 
 _MOST_AXES = 8
 
+Flat = tuple[list[Any], tuple[int, ...], set[type]]
 
-def flatten(nested: Any, name: str, error: type[BadValue]) -> tuple[list[Any], tuple[int, ...]]:
-    """Nested lists as one flat list and its shape.
+
+def flatten(nested: Any, name: str, error: type[BadValue]) -> Flat:
+    """Nested lists as one flat list, its shape, and the types of its values.
 
     Raises ``error`` for no list and for ragged ones; its message calls the lists by their ``name``.
     """
     if not isinstance(nested, list):
         raise error(f"{name} is {quoted(nested)}; it must be a list of numbers, or lists of them")
-    flat = nested
+    flat: list[Any] = nested
     shape: tuple[int, ...] = (len(nested),)
-    while flat and any(isinstance(item, list) for item in flat):
+    while list in (types := set(map(type, flat))):
         lengths = [len(item) if isinstance(item, list) else None for item in flat]
         if odd := next((place for place, length in enumerate(lengths) if length != lengths[0]), None):
             raise error(
@@ -30,7 +32,7 @@ def flatten(nested: Any, name: str, error: type[BadValue]) -> tuple[list[Any], t
             raise error(f"{name} has more than {_MOST_AXES} axes")
         flat = list(itertools.chain.from_iterable(flat))
         shape = (*shape, lengths[0] or 0)
-    return flat, shape
+    return flat, shape, types
 
 
 def index(flat: int, shape: tuple[int, ...]) -> list[int]:

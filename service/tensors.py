@@ -79,7 +79,7 @@ def from_json(name: str, datatype: str, shape: Sequence[int], data: Any) -> Tens
     Raises BadTensor for ragged lists, another number of values, and a value that the datatype has not.
     """
     dtype = DTYPES[datatype]
-    flat, axes, found = _flattened(name, data)
+    flat, axes, found = nested.flatten(data, f"the data of {name}", BadTensor)
     if axes != tuple(shape) and (len(axes) > 1 or len(flat) != math.prod(shape)):
         detail = f"{name} has the shape {list(shape)}, and its data has the shape {list(axes)}"
         raise BadTensor(detail, given=list(axes), allowed=list(shape))
@@ -129,14 +129,6 @@ def to_bytes(array: NDArray[Any]) -> memoryview:
     """The bytes of an array of numbers or truth values: its own memory, if that is in the right order."""
     ordered = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
     return ordered.reshape(-1).view(np.uint8).data
-
-
-def _flattened(name: str, data: Any) -> tuple[list[Any], tuple[int, ...], set[type]]:
-    """Values as one flat list, the shape that they had, and their types."""
-    if isinstance(data, list) and list not in (types := set(map(type, data))):
-        return data, (len(data),), types
-    flat, axes = nested.flatten(data, f"the data of {name}", BadTensor)
-    return flat, axes, set(map(type, flat))
 
 
 def _elements(name: str, count: int, data: memoryview) -> list[bytes]:

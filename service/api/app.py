@@ -32,16 +32,8 @@ from service.traces import Traces, to_collector
 ROUTERS = (codes.router, samples.router, scores.router, models.router, inference.router, health.router)
 
 # Headers of answers that the scripts of a web page may read, beside those that they always may.
-EXPOSED = (
-    "X-Tessera-Model",
-    "X-Tessera-Version",
-    "X-Tessera-Seed",
-    REQUEST_ID,
-    LENGTH,
-    "Retry-After",
-    "WWW-Authenticate",
-    "Content-Disposition",
-)
+_OF_A_MODEL = ("X-Tessera-Model", "X-Tessera-Version", "X-Tessera-Seed")
+EXPOSED = (*_OF_A_MODEL, REQUEST_ID, LENGTH, "Retry-After", "WWW-Authenticate", "Content-Disposition")
 
 # The routers of what runs a model.
 DIRECT = (codes.router, samples.router, scores.router)

@@ -82,8 +82,3 @@ def read(sent: SentSample, model: Model, settings: Settings) -> dict[Role, NDArr
         )
         raise BadCodes(detail, given=list(grids.shape), allowed=[None, *own])
     return {Role.codes: grids, Role.mask: masks.from_json(document.mask or [], manifest, len(grids))}
-
-
-def repeated(given: dict[Role, NDArray[Any]], rows: int) -> dict[Role, NDArray[Any]]:
-    """What was given, ``rows`` times if it is a single row."""
-    return {role: array.repeat(rows // len(array), axis=0) for role, array in given.items()}

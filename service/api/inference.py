@@ -4,8 +4,8 @@
 ``/sample``: the same chains, limits and errors, and the same batches as theirs.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any, NamedTuple, TypeVar
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Path
 from starlette.requests import Request
@@ -15,7 +15,7 @@ from service import __version__
 from service.api import bodies, health, inference_body, inputs, samples
 from service.api.calls import Call, make_call
 from service.api.context import Shared
-from service.api.inference_body import ALL_BINARY, Answered, SentInference
+from service.api.inference_body import ALL_BINARY, SentInference
 from service.api.inference_documents import (
     IndexDocument,
     IndexEntry,
@@ -162,62 +162,50 @@ async def infer(name: ModelName, found: Found, request: Request, context: Shared
         context,
     )
     request.scope[HOLD](sent.size)
-    asked = await context.convert(lambda: _prepared(sent, model, verb, face, settings), sent.weight)
-    results = await asked.call.run(context, asked.inputs.rows, asked.inputs.arrays)
+    call, given = await context.convert(lambda: _prepared(sent, model, verb, face, settings), sent.weight)
+    results = await call.run(context, given.rows, given.arrays)
     made = sum(array.size for array in results.arrays.values())
-    return await context.convert(lambda: _answer(asked, results, name, face, settings), made)
-
-
-class _Inference(NamedTuple):
-    """An inference that is ready to be run, and what of it is wanted, as bytes or not."""
-
-    call: Call
-    inputs: Inputs
-    wanted: Mapping[str, bool]
-    id: str | None
+    head = {"model_name": name, "model_version": model.manifest.version}
+    return await context.convert(lambda: _answer(head, sent, call, results, face, settings), made)
 
 
 def _prepared(
     sent: SentInference, model: Model, verb: str, face: Signature, settings: Settings
-) -> _Inference:
+) -> tuple[Call, Inputs]:
+    allowed = [slot.name for slot in face.outputs]
+    for name in sent.outputs or ():
+        if name not in allowed:
+            raise unknown("output ", name, allowed, hint=f"there are {', '.join(allowed)}")
     parameters = dict(sent.parameters)
     seed = _whole(parameters, _SEED, 0, LARGEST_SEED)
     n = _whole(parameters, _COUNT, 1, LARGEST_SEED) if face.repeats else None
     given = inputs.read(sent.inputs, face, model, n, settings)
-    call = make_call(
-        model,
-        face.chain,
-        parameters,
-        seed=seed,
-        still=face.chain if seed is None and verb in _STILL else (),
-        label=given.label,
-        others=[_SEED, *([_COUNT] if face.repeats else []), ALL_BINARY],
-    )
-    wanted = sent.outputs
-    if wanted is None:
-        wanted = {slot.name: sent.binary for slot in face.outputs}
-    allowed = [slot.name for slot in face.outputs]
-    if strange := next((name for name in wanted if name not in allowed), None):
-        raise unknown("output ", strange, allowed, hint=f"there are {', '.join(allowed)}")
-    return _Inference(call, given, wanted, sent.id)
+    still = face.chain if seed is None and verb in _STILL else ()
+    others = [_SEED, *([_COUNT] if face.repeats else []), ALL_BINARY]
+    call = make_call(model, face.chain, parameters, seed=seed, still=still, label=given.label, others=others)
+    return call, given
 
 
-def _answer(asked: _Inference, results: Results, name: str, face: Signature, settings: Settings) -> Response:
-    call = asked.call
-    told = {_SEED: call.seed, **call.values} if call.draws else dict(call.values)
-    head: dict[str, Any] = {"model_name": name, "model_version": call.model.manifest.version}
-    if asked.id is not None:
-        head["id"] = asked.id
-    if told:
+def _answer(
+    head: dict[str, Any],
+    sent: SentInference,
+    call: Call,
+    results: Results,
+    face: Signature,
+    settings: Settings,
+) -> Response:
+    if sent.id is not None:
+        head["id"] = sent.id
+    if told := {_SEED: call.seed, **call.values} if call.draws else dict(call.values):
         head["parameters"] = told
     roles = {slot.name: slot.role for slot in face.outputs}
     outputs = []
-    for output, binary in asked.wanted.items():
-        role = roles[output]
-        array = results.figures[output] if role is Role.figure else results.arrays[role]
+    for name, binary in (sent.outputs or dict.fromkeys(roles, sent.binary)).items():
+        role = roles[name]
+        array = results.figures[name] if role is Role.figure else results.arrays[role]
         if role is Role.states:
             samples.check_states(call.model, array, settings)
-        outputs.append(Answered(output, array, binary))
+        outputs.append((name, array, binary))
     return inference_body.answer(head, outputs, settings)
 
 

@@ -7,7 +7,7 @@ length the header ``Inference-Header-Content-Length`` then says. The bytes have 
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 from numpy.typing import NDArray
@@ -55,14 +55,6 @@ class SentInference:
         return sum(map(_weight, self.inputs.values()))
 
 
-class Answered(NamedTuple):
-    """An output to be answered, as bytes or as JSON."""
-
-    name: str
-    array: NDArray[Any]
-    binary: bool
-
-
 def weight(body: bytes, headers: Headers) -> float:
     """Of reading a body, in numbers; of one that is packed it is not known."""
     if headers.get("content-encoding") is not None:
@@ -96,12 +88,14 @@ def read(body: bytes, headers: Headers, settings: Settings) -> SentInference:
     )
 
 
-def answer(head: Mapping[str, Any], outputs: Sequence[Answered], settings: Settings) -> Response:
-    """The response with some outputs; ``head`` are the further members of its JSON object.
+def answer(
+    head: Mapping[str, Any], outputs: Sequence[tuple[str, NDArray[Any], bool]], settings: Settings
+) -> Response:
+    """The response with some outputs by name, as bytes or not; ``head`` is the rest of its JSON object.
 
     Raises TooLarge for more values as JSON than a body may have.
     """
-    values = sum(output.array.size for output in outputs if not output.binary)
+    values = sum(array.size for _, array, binary in outputs if not binary)
     if values > settings.max_json_values:
         what = f"the outputs have {values} values as JSON"
         hint = f"ask for bytes with {BINARY} or {ALL_BINARY}"

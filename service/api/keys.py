@@ -15,18 +15,8 @@ from service.errors import InsufficientKey, NoKey, Problem, WrongKey, WrongPort
 RELOAD = "/models/reload"
 METRICS = "/metrics"
 # What must answer before anyone has a key, and the pages, which hold nothing of anyone's.
-OPEN = frozenset(
-    {
-        "/livez",
-        "/readyz",
-        "/v2/health/live",
-        "/v2/health/ready",
-        "/",
-        "/docs",
-        "/openapi.json",
-        "/docs/oauth2-redirect",
-    }
-)
+HEALTH = frozenset({"/livez", "/readyz", "/v2/health/live", "/v2/health/ready"})
+OPEN = HEALTH | {"/", "/docs", "/openapi.json", "/docs/oauth2-redirect"}
 OPEN_FOLDERS = ("/static-offline-docs/",)
 
 Right = Literal["call", "reload"]

@@ -31,12 +31,8 @@ async def list_models(context: Shared) -> ModelList:
     registry = context.registry
     summaries = [
         ModelSummary(
-            name=name,
-            kind=model.manifest.kind,
-            version=model.manifest.version,
+            **model.manifest.model_dump(include={"name", "kind", "version", "image", "codes"}),
             default=name == registry.default,
-            image=model.manifest.image,
-            codes=model.manifest.codes,
             operations=sorted(model.manifest.operations),
         )
         for name, model in registry.models.items()

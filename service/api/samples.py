@@ -99,7 +99,8 @@ async def _drawn(
     rows = _rows(sent.document, len(given[Role.mask]) if completes else 1)
     check_count(rows, context.settings)
     check_total(rows, model.manifest.image.height, model.manifest.image.width, context.settings)
-    return call, await call.run(context, rows, completion.repeated(given, rows))
+    given = {role: array.repeat(rows // len(array), axis=0) for role, array in given.items()}
+    return call, await call.run(context, rows, given)
 
 
 async def _gone_between(

@@ -13,9 +13,10 @@ from service.errors import BadCodes, BadValue
 
 @given(hnp.arrays(np.int64, hnp.array_shapes(max_dims=4, max_side=4)), st.data())
 def test_lists_are_flat_in_the_order_of_their_array(array: NDArray[np.int64], data: st.DataObject) -> None:
-    flat, shape = nested.flatten(array.tolist(), "x", BadValue)
+    flat, shape, types = nested.flatten(array.tolist(), "x", BadValue)
     assert shape == array.shape
     assert flat == array.ravel().tolist()
+    assert types == {int}
     place = data.draw(st.integers(0, array.size - 1))
     index = nested.index(place, shape)
     assert array[tuple(index)] == flat[place]

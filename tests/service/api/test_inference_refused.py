@@ -152,6 +152,7 @@ def test_bytes_behind_the_json_need_the_header(client: TestClient) -> None:
         ({"inputs": [tensor()], "output": []}, "unknown-name", "did you mean 'outputs'"),
         ({"inputs": [tensor()], "id": 7}, "bad-value", "id: Input should be a valid string"),
         ({"inputs": [tensor()], "outputs": [{"name": "code"}]}, "unknown-name", "did you mean 'codes'"),
+        ({"inputs": [tensor()], "outputs": [{"name": ""}]}, "unknown-name", "there is no output ''"),
         ({"inputs": [tensor()], "outputs": [{"name": "codes"}] * 2}, "bad-value", "was asked for twice"),
         (
             {"inputs": [tensor()], "outputs": [{"name": "codes", "parameters": {"classification": 3}}]},
