@@ -73,9 +73,8 @@ def read_manifest(path: Path) -> Manifest:
         raise ModelRefused(f"{FILE_NAME} holds no object")
     # Before anything else: another schema may differ in all the rest.
     if (schema := document.get("schema_version")) != SCHEMA_VERSION:
-        raise ModelRefused(
-            f"{FILE_NAME} has schema version {quoted(schema)}, this service reads {SCHEMA_VERSION}"
-        )
+        detail = f"{FILE_NAME} has schema version {quoted(schema)}, this service reads {SCHEMA_VERSION}"
+        raise ModelRefused(detail)
     try:
         manifest = Manifest.model_validate(document)
     except ValidationError as error:
@@ -85,9 +84,8 @@ def read_manifest(path: Path) -> Manifest:
         ]
         raise ModelRefused(f"{FILE_NAME}: {'; '.join(complaints)}") from error
     if manifest.name != path.name:
-        raise ModelRefused(
-            f"the folder is called {path.name!r} and its model {manifest.name!r}; they must agree"
-        )
+        detail = f"the folder is called {path.name!r} and its model {manifest.name!r}; they must agree"
+        raise ModelRefused(detail)
     return manifest
 
 

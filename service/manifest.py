@@ -200,9 +200,8 @@ class Operation(_Part):
             if item.role is Role.parameter and item.name not in self.parameters:
                 raise ValueError(f"input {item.name!r} is a parameter that is not declared")
             if missing := {axis for axis in item.shape if isinstance(axis, str)} - integers:
-                raise ValueError(
-                    f"input {item.name!r} has axes that are no int64 parameters: {sorted(missing)}"
-                )
+                detail = f"input {item.name!r} has axes that are no int64 parameters: {sorted(missing)}"
+                raise ValueError(detail)
         for role, partner, complaint in (
             (Role.mask, Role.codes, "a mask, but no codes for the mask to keep"),
             (Role.target, Role.codes, "a target, but no codes to start from"),

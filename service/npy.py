@@ -89,9 +89,8 @@ def _evaluated(data: bytes) -> _Header:
         )
     # Where one size is 0 there are no bytes to compare with, and numpy minds the others all the same.
     if math.prod(max(size, 1) for size in shape) * dtype.itemsize > sys.maxsize:
-        raise BadArray(
-            f"the npy says it has the shape {quoted(shape)}, which no memory could hold", given=shape
-        )
+        told = f"the npy says it has the shape {quoted(shape)}, which no memory could hold"
+        raise BadArray(told, given=shape)
     return _Header(shape, fortran, dtype, stream.tell())
 
 

@@ -60,9 +60,8 @@ def _key(key: SecretStr) -> SecretStr:
 
 def _origin(origin: str) -> str:
     if not _ORIGIN.fullmatch(origin):
-        raise ValueError(
-            "an origin is a scheme, a host and perhaps a port, such as https://app.example, or * for all"
-        )
+        detail = "an origin is a scheme, a host and perhaps a port, such as https://app.example, or * for all"
+        raise ValueError(detail)
     return origin
 
 

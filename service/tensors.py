@@ -114,9 +114,8 @@ def from_bytes(name: str, datatype: str, shape: Sequence[int], data: memoryview)
         detail = f"{name} is {datatype} {list(shape)}, which is {size} bytes, and {len(data)} came"
         raise BadTensor(detail, given=len(data), allowed=size)
     if dtype.kind == "b" and (largest := int(np.frombuffer(data, np.uint8).max())) > 1:
-        raise BadTensor(
-            f"{name} is BOOL, so each byte is 0 or 1, and one is {largest}", given=largest, allowed=[0, 1]
-        )
+        told = f"{name} is BOOL, so each byte is 0 or 1, and one is {largest}"
+        raise BadTensor(told, given=largest, allowed=[0, 1])
     return Tensor(datatype, np.frombuffer(data, dtype).reshape(shape))
 
 
@@ -136,9 +135,8 @@ def _elements(name: str, count: int, data: memoryview) -> list[bytes]:
     elements, start = [], 0
     for number in range(count):
         if start + _LENGTH.size > len(data):
-            raise BadTensor(
-                f"{name} is BYTES with {count} elements, and its bytes end after {number}", allowed=count
-            )
+            detail = f"{name} is BYTES with {count} elements, and its bytes end after {number}"
+            raise BadTensor(detail, allowed=count)
         (length,) = _LENGTH.unpack_from(data, start)
         start += _LENGTH.size
         if start + length > len(data):

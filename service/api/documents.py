@@ -77,9 +77,8 @@ class Closed(Document):
     def read(cls, data: Any) -> Self:
         """What a JSON body holds. Raises BadBody, BadValue or UnknownName."""
         if not isinstance(data, dict):
-            raise BadBody(
-                f"the JSON is {quoted(data)}; it must be an object with {', '.join(cls.model_fields)}"
-            )
+            detail = f"the JSON is {quoted(data)}; it must be an object with {', '.join(cls.model_fields)}"
+            raise BadBody(detail)
         try:
             return cls.model_validate(data, strict=True)
         except ValidationError as error:

@@ -119,9 +119,8 @@ class Runner:
         made = self._graphs[operation.graph].run(feeds, [output.name for output in operation.outputs])
         for output, tensor in zip(operation.outputs, made, strict=True):
             if len(tensor) != batch.rows:
-                raise WrongOutput(
-                    f"operation {name!r} gave {len(tensor)} rows of {output.role} for {batch.rows}"
-                )
+                detail = f"operation {name!r} gave {len(tensor)} rows of {output.role} for {batch.rows}"
+                raise WrongOutput(detail)
             if output.role is Role.figure:
                 batch.figures[output.name] = tensor
             else:
