@@ -31,7 +31,7 @@ class Limits:
     run_seconds: float = 120.0
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Entry(Generic[Key]):
     """What one request wants to be run.
 
@@ -51,6 +51,8 @@ class Entry(Generic[Key]):
     seed: int = 0
     items: Sequence[int] | None = None
 
+    # The rows for which it counts: others wait for one batch of it, whatever its length.
+    weight: int = field(init=False)
     nbytes: int = field(init=False)
     # Rows that are in a batch, or were; whether it is answered, or nobody waits any more.
     taken: int = field(default=0, init=False)
@@ -65,15 +67,11 @@ class Entry(Generic[Key]):
     ended: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
+        self.weight = min(self.rows, self.at_once)
         self.nbytes = sum([array.nbytes for array in self.given.values()])
 
-    @property
-    def weight(self) -> int:
-        """The rows for which it counts: others wait for one batch of it, whatever its length."""
-        return min(self.rows, self.at_once)
 
-
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class Slice(Generic[Key]):
     """Rows of an entry that are in one batch."""
 
@@ -89,7 +87,7 @@ class Slice(Generic[Key]):
         return Part({role: array[rows] for role, array in entry.given.items()}, items, entry.seed)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class Batch(Generic[Key]):
     """Slices of equal keys that run together."""
 
@@ -107,8 +105,7 @@ class Ran(NamedTuple, Generic[Key]):
     seconds: float
 
 
-@dataclass(frozen=True)
-class BatchReport:
+class BatchReport(NamedTuple):
     """What is told of a batch: its rows, how long each of its entries waited, and how long it ran."""
 
     rows: int

@@ -8,14 +8,22 @@ from service.batching.entries import Batch, Entry, Key, Limits, Slice
 from service.errors import Overloaded
 
 
+class _Queue(deque[Entry[Key]]):
+    """The entries of one key."""
+
+    def __init__(self, key: Key) -> None:
+        super().__init__()
+        self.key = key
+
+
 class Queues(Generic[Key]):
     """The entries that are not answered. For the event loop alone."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        # The keys whose turn may come, those that wait for a slot, and the entries of both.
-        self._ready, self._blocked = deque[Key](), deque[Key]()
-        self._entries: dict[Key, deque[Entry[Key]]] = {}
+        self._queues: dict[Key, _Queue[Key]] = {}
+        # Those whose turn may come, and those that wait for a slot.
+        self._ready, self._blocked = deque[_Queue[Key]](), deque[_Queue[Key]]()
         self._rows: Counter[tuple[str, str]] = Counter()
         self._nbytes = 0
 
@@ -25,27 +33,22 @@ class Queues(Generic[Key]):
         return self._rows
 
     def __bool__(self) -> bool:
-        return bool(self._entries)
+        return bool(self._queues)
 
     def add(self, entry: Entry[Key], retry_after: int) -> None:
         """Have an entry wait. Raises Overloaded, with the seconds after which to come again."""
-        for waiting, more, limit, what, setting in (
-            (self._rows[entry.operation], entry.weight, self._limits.rows, "rows", "--max-queued-rows"),
-            (self._nbytes, entry.nbytes, self._limits.nbytes, "bytes", "--max-queued-bytes"),
-        ):
-            if waiting and waiting + more > limit:
-                raise Overloaded(
-                    f"{waiting} {what} wait, and {more} more are over the limit of {limit} ({setting})",
-                    retry_after=retry_after,
-                    given=more,
-                    allowed=max(0, limit - waiting),
-                )
-        self._rows[entry.operation] += entry.weight
-        self._nbytes += entry.nbytes
-        if entry.key not in self._entries:
-            self._entries[entry.key] = deque()
-            self._ready.append(entry.key)
-        self._entries[entry.key].append(entry)
+        rows, nbytes, limits = self._rows[entry.operation], self._nbytes, self._limits
+        if rows and rows + entry.weight > limits.rows:
+            raise _overloaded("rows", rows, entry.weight, limits.rows, "--max-queued-rows", retry_after)
+        if nbytes and nbytes + entry.nbytes > limits.nbytes:
+            raise _overloaded("bytes", nbytes, entry.nbytes, limits.nbytes, "--max-queued-bytes", retry_after)
+        self._rows[entry.operation] = rows + entry.weight
+        self._nbytes = nbytes + entry.nbytes
+        queue = self._queues.get(entry.key)
+        if queue is None:
+            queue = self._queues[entry.key] = _Queue(entry.key)
+            self._ready.append(queue)
+        queue.append(entry)
 
     def close(self, entry: Entry[Key]) -> None:
         """Nobody waits for an entry any more: it is answered, late, or was left."""
@@ -61,9 +64,9 @@ class Queues(Generic[Key]):
         while self._ready or (has_slot and self._blocked):
             if not self._ready:
                 self._ready.append(self._blocked.popleft())
-            key = self._ready[0]
+            queue = self._ready[0]
             slices, room = list[Slice[Key]](), -1
-            for entry in self._entries[key]:
+            for entry in queue:
                 if not room:
                     break
                 if not entry.done:
@@ -72,8 +75,8 @@ class Queues(Generic[Key]):
                     room -= stop - entry.taken
                     slices.append(Slice(entry, entry.taken, stop))
             if slices:
-                return Batch(key, slices, sum([each.stop - each.start for each in slices]))
-            del self._entries[self._ready.popleft()]
+                return Batch(queue.key, slices, sum([each.stop - each.start for each in slices]))
+            del self._queues[self._ready.popleft().key]
         return None
 
     def block(self) -> None:
@@ -82,8 +85,7 @@ class Queues(Generic[Key]):
 
     def take(self, batch: Batch[Key]) -> None:
         """The next batch runs now. Other keys come next, and what is left of an entry after all others."""
-        key, last = self._ready.popleft(), batch.slices[-1].entry
-        queue = self._entries[key]
+        queue, last = self._ready.popleft(), batch.slices[-1].entry
         while queue.popleft() is not last:
             pass
         for each in batch.slices:
@@ -93,6 +95,15 @@ class Queues(Generic[Key]):
         if last.taken < last.rows:
             queue.append(last)
         if queue:
-            self._ready.append(key)
+            self._ready.append(queue)
         else:
-            del self._entries[key]
+            del self._queues[queue.key]
+
+
+def _overloaded(what: str, waiting: int, more: int, limit: int, setting: str, retry_after: int) -> Overloaded:
+    return Overloaded(
+        f"{waiting} {what} wait, and {more} more are over the limit of {limit} ({setting})",
+        retry_after=retry_after,
+        given=more,
+        allowed=max(0, limit - waiting),
+    )
