@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
@@ -158,26 +157,19 @@ INDEX_BODY = {"requestBody": {"required": False, "content": _INDEX}}
 
 def describe(app: FastAPI) -> dict[str, Any]:
     """The OpenAPI document of the app, with every document that the routes refer to."""
-    if app.openapi_schema is None:
-        schema = get_openapi(
-            title=app.title,
-            version=app.version,
-            summary=app.summary,
-            description=app.description,
-            routes=app.routes,
-            tags=app.openapi_tags,
-        )
-        components = schema.setdefault("components", {})
-        _, referred = models_json_schema(
-            [(document, "validation") for document in _REFERRED.values()],
-            ref_template="#/components/schemas/{model}",
-        )
-        components.setdefault("schemas", {}).update(referred["$defs"])
-        components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        for path, item in schema["paths"].items():
-            if path not in OPEN:
-                for call in item.values():
-                    call["responses"] |= {str(status): told for status, told in problems(401, 403).items()}
-                    call["security"] = [{}, {"key": []}]
-        app.openapi_schema = schema
-    return app.openapi_schema
+    if app.openapi_schema is not None:
+        return app.openapi_schema
+    schema = FastAPI.openapi(app)
+    components = schema.setdefault("components", {})
+    _, referred = models_json_schema(
+        [(document, "validation") for document in _REFERRED.values()],
+        ref_template="#/components/schemas/{model}",
+    )
+    components.setdefault("schemas", {}).update(referred["$defs"])
+    components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    for path, item in schema["paths"].items():
+        if path not in OPEN:
+            for call in item.values():
+                call["responses"] |= {str(status): told for status, told in problems(401, 403).items()}
+                call["security"] = [{}, {"key": []}]
+    return schema

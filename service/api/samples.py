@@ -126,16 +126,9 @@ async def _gone_between(
 
 def _call(model: Model, chain: tuple[str, ...], operation: str, sent: SentSample, query: SampleQuery) -> Call:
     """A call of a sampler. What comes before it is no sample: noise that has a default stands still there."""
-    wanted = sent.document
-    return make_call(
-        model,
-        chain,
-        wanted.parameters | query.parameters(),
-        seed=wanted.seed,
-        still=chain[: chain.index(operation)],
-        label=wanted.label,
-        others=SampleQuery.model_fields,
-    )
+    wanted, still, others = sent.document, chain[: chain.index(operation)], SampleQuery.model_fields
+    given = wanted.parameters | query.parameters()
+    return make_call(model, chain, given, seed=wanted.seed, still=still, label=wanted.label, others=others)
 
 
 def check_states(model: Model, states: NDArray[Any], settings: Settings) -> None:
