@@ -18,6 +18,7 @@ from service.api.inference_body import LENGTH
 from service.api.keys import OPEN
 from service.api.problems import MEDIA_TYPE, ProblemDocument
 
+TEXT = {"schema": {"type": "string"}}
 Responses = dict[int | str, dict[str, Any]]
 
 BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -88,9 +89,9 @@ def problems(*statuses: int) -> Responses:
     return told
 
 
-def file_answer(description: str, *media_types: str) -> Responses:
-    """An answer that is a file."""
-    return {200: {"description": description, "content": dict.fromkeys(media_types, BINARY)}}
+def file_answer(description: str, *media_types: str, form: Mapping[str, Any] = BINARY) -> Responses:
+    """An answer that is a file, or a text."""
+    return {200: {"description": description, "content": dict.fromkeys(media_types, form)}}
 
 
 def _answer(document: type[BaseModel], *media_types: str, headers: Mapping[str, Any]) -> Responses:
