@@ -13,7 +13,7 @@ import numpy as np
 
 from service import codes, images
 from service.api.bodies import from_base64
-from service.api.interpolation import POINTS, image_size
+from service.api.given import POINTS, image_size
 from service.arguments import Label
 from service.contract.runner import Array
 from service.errors import BadTensor, BadValue, unknown
