@@ -114,9 +114,9 @@ class Problem(TesseraError):
 
     def document(self, instance: str) -> dict[str, Any]:
         """The problem as RFC 9457 has it, a few KiB at most; ``instance`` is the path that was called."""
-        limits = {"given": LONGEST_ECHO}
         members = {
-            name: bounded(value, limits.get(name, _LONGEST_MEMBER)) for name, value in self.members.items()
+            name: bounded(value, LONGEST_ECHO if name == "given" else _LONGEST_MEMBER)
+            for name, value in self.members.items()
         }
         return {
             "type": self.type(),

@@ -12,14 +12,6 @@ from PIL import Image, ImageOps
 
 from service.manifest import ImageSpec
 
-FILTERS = {
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-    "box": Image.Resampling.BOX,
-}
-
-
 # Pixels along a side; a tile takes about 2 ms.
 _TILE = 256
 # Of 16 bits in 8.
@@ -56,7 +48,7 @@ def fit(picture: Image.Image, spec: ImageSpec, size: tuple[int, int]) -> Image.I
     """Resize a picture to ``size`` (width, height) by the rule of ``spec``; untouched if it has that size."""
     if picture.size == size:
         return picture
-    method = FILTERS[spec.filter]
+    method = Image.Resampling[spec.filter.upper()]
     if spec.fit == "crop":
         return ImageOps.fit(picture, size, method)
     if spec.fit == "pad":

@@ -8,7 +8,6 @@ import math
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,15 +17,13 @@ from service import nested
 from service.errors import BadTensor, unknown
 
 BYTES = "BYTES"
-DTYPES: Mapping[str, np.dtype[Any]] = MappingProxyType(
-    {
-        "BOOL": np.dtype("?"),
-        **{f"UINT{8 * size}": np.dtype(f"<u{size}") for size in (1, 2, 4, 8)},
-        **{f"INT{8 * size}": np.dtype(f"<i{size}") for size in (1, 2, 4, 8)},
-        **{f"FP{8 * size}": np.dtype(f"<f{size}") for size in (2, 4, 8)},
-        BYTES: np.dtype(object),
-    }
-)
+DTYPES: Mapping[str, np.dtype[Any]] = {
+    "BOOL": np.dtype("?"),
+    **{f"UINT{8 * size}": np.dtype(f"<u{size}") for size in (1, 2, 4, 8)},
+    **{f"INT{8 * size}": np.dtype(f"<i{size}") for size in (1, 2, 4, 8)},
+    **{f"FP{8 * size}": np.dtype(f"<f{size}") for size in (2, 4, 8)},
+    BYTES: np.dtype(object),
+}
 """Every datatype that can be read. BF16 is not among them: numpy has none."""
 
 _DATATYPES = {dtype: name for name, dtype in DTYPES.items()}

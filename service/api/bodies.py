@@ -236,13 +236,10 @@ async def whole(request: Request) -> bytes:
 def _checked_type(said: str, body: bytes, allowed: Sequence[str]) -> str:
     media = _sniffed(body) if said in _UNSAID else said
     if media is None or media not in allowed:
-        raise UnsupportedMediaType(
-            f"Content-Type is {quoted(said)}, which is not taken here; send {', '.join(allowed)}"
-            if said not in _UNSAID
-            else f"the body is none of {', '.join(allowed)}; say which with Content-Type",
-            given=said,
-            allowed=list(allowed),
-        )
+        detail = f"Content-Type is {quoted(said)}, which is not taken here; send {', '.join(allowed)}"
+        if said in _UNSAID:
+            detail = f"the body is none of {', '.join(allowed)}; say which with Content-Type"
+        raise UnsupportedMediaType(detail, given=said, allowed=list(allowed))
     return media
 
 

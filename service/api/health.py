@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from service.api.context import Shared
 from service.api.documents import LiveAnswer, NamedVersion, ReadyAnswer
-from service.api.openapi import Responses, problems
+from service.api.openapi import TEXT, file_answer, problems
 from service.errors import NotReady, ShuttingDown, Unwell
 from service.metrics import exposition
 
@@ -16,12 +16,7 @@ router = APIRouter(tags=["health"])
 
 # Prometheus gives up after ten seconds by default.
 PATIENCE = 8.0
-_METRICS: Responses = {
-    200: {
-        "description": "Prometheus's text format.",
-        "content": {CONTENT_TYPE_LATEST: {"schema": {"type": "string"}}},
-    }
-}
+_METRICS = file_answer("Prometheus's text format.", CONTENT_TYPE_LATEST, form=TEXT)
 
 
 @router.get("/livez", responses=problems(503))

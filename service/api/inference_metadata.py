@@ -9,9 +9,6 @@ from service.models import Model
 from service.signature import Slot, signature
 from service.tensors import datatype
 
-PLATFORM = "onnxruntime_onnx"
-"""What Triton calls it."""
-
 _NOTES = {
     Role.images: "Pixel values.",
     Role.mask: "True where a code is sampled anew, false where the given one is kept.",
@@ -29,7 +26,7 @@ def describe(model: Model, verb: str, name: str) -> ModelAnswer:
     return ModelAnswer(
         name=name,
         versions=[manifest.version],
-        platform=PLATFORM,
+        platform="onnxruntime_onnx",  # as Triton calls it
         inputs=[_tensor(slot, _input_note(slot, manifest), not slot.required) for slot in face.inputs],
         outputs=[_tensor(slot, _note(slot, manifest)) for slot in face.outputs],
         parameters=dict(reversed(model.operations(face.chain).declared)),

@@ -13,7 +13,7 @@ import numpy as np
 
 from service import codes, images
 from service.api.bodies import from_base64
-from service.api.interpolation import POINTS, image_size
+from service.api.given import POINTS, image_size
 from service.arguments import Label
 from service.contract.runner import Array
 from service.errors import BadTensor, BadValue, unknown
@@ -57,12 +57,8 @@ def read(
         else:
             arrays[slot.role] = _array(slot, tensor, model, settings)
     counts = {slot.name: len(arrays[slot.role]) for slot in signature.inputs if slot.role in arrays}
-    if not signature.repeats:
-        rows = max(counts.values())
-        _check_counts(counts, rows, [rows])
-        return Inputs(arrays, rows, label)
     taker = signature.input(Role.label)
-    if taker and label is not None:
+    if taker and label is not None and signature.repeats:
         counts[taker.name] = len(label)
     most = max(counts.values(), default=1)
     # They go from one code to another, and nobody said how far each is on its way.
@@ -73,7 +69,13 @@ def read(
             f"give one for each, or one row to go from and one to go to"
         )
     rows = n or (POINTS if is_open else most)
-    _check_counts(counts, rows, [1, rows])
+    allowed = [1, rows] if signature.repeats else [rows]
+    for name, count in counts.items():
+        if count not in allowed:
+            told = f"input {name!r} has {count} rows, where there are {rows}; give"
+            raise BadTensor(f"{told} {' or '.join(map(str, allowed))}", given=count, allowed=allowed)
+    if not signature.repeats:
+        return Inputs(arrays, rows, label)
     check_count(rows, settings)
     check_total(rows, *image_size(arrays, model), settings)
     arrays = {role: array.repeat(rows // len(array), axis=0) for role, array in arrays.items()}
@@ -158,13 +160,3 @@ def _labels(slot: Slot, tensor: Tensor) -> list[Label]:
         return [label.decode() if isinstance(label, bytes) else label for label in given]
     except UnicodeDecodeError as error:
         raise BadTensor(f"input {slot.name!r} has an element that is no UTF-8: {error}") from error
-
-
-def _check_counts(counts: Mapping[str, int], rows: int, allowed: list[int]) -> None:
-    for name, count in counts.items():
-        if count not in allowed:
-            detail = (
-                f"input {name!r} has {count} rows, where there are {rows}; give "
-                f"{' or '.join(map(str, allowed))}"
-            )
-            raise BadTensor(detail, given=count, allowed=allowed)

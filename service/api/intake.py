@@ -144,14 +144,10 @@ class _Body:
             seconds, idle = self._settings.body_seconds, self._settings.body_idle_seconds
             again = min(seconds - (now - self._begun), idle - (now - self._came))
             if again <= 0:
-                whole = now - self._begun >= seconds
-                self._problem = TooSlow(
-                    f"the body did not come within {seconds:g} s (--body-seconds)"
-                    if whole
-                    else f"nothing of the body came for {idle:g} s (--body-idle-seconds)",
-                    given=self._received,
-                    allowed=seconds if whole else idle,
-                )
+                detail, most = f"nothing of the body came for {idle:g} s (--body-idle-seconds)", idle
+                if now - self._begun >= seconds:
+                    detail, most = f"the body did not come within {seconds:g} s (--body-seconds)", seconds
+                self._problem = TooSlow(detail, given=self._received, allowed=most)
                 self._stop()
                 return
         self._timer = self._loop.call_later(max(LOOK_AFTER, again), self._look)

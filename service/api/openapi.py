@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
@@ -19,6 +18,7 @@ from service.api.inference_body import LENGTH
 from service.api.keys import OPEN
 from service.api.problems import MEDIA_TYPE, ProblemDocument
 
+TEXT = {"schema": {"type": "string"}}
 Responses = dict[int | str, dict[str, Any]]
 
 BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -89,9 +89,9 @@ def problems(*statuses: int) -> Responses:
     return told
 
 
-def file_answer(description: str, *media_types: str) -> Responses:
-    """An answer that is a file."""
-    return {200: {"description": description, "content": dict.fromkeys(media_types, BINARY)}}
+def file_answer(description: str, *media_types: str, form: Mapping[str, Any] = BINARY) -> Responses:
+    """An answer that is a file, or a text."""
+    return {200: {"description": description, "content": dict.fromkeys(media_types, form)}}
 
 
 def _answer(document: type[BaseModel], *media_types: str, headers: Mapping[str, Any]) -> Responses:
@@ -158,26 +158,19 @@ INDEX_BODY = {"requestBody": {"required": False, "content": _INDEX}}
 
 def describe(app: FastAPI) -> dict[str, Any]:
     """The OpenAPI document of the app, with every document that the routes refer to."""
-    if app.openapi_schema is None:
-        schema = get_openapi(
-            title=app.title,
-            version=app.version,
-            summary=app.summary,
-            description=app.description,
-            routes=app.routes,
-            tags=app.openapi_tags,
-        )
-        components = schema.setdefault("components", {})
-        _, referred = models_json_schema(
-            [(document, "validation") for document in _REFERRED.values()],
-            ref_template="#/components/schemas/{model}",
-        )
-        components.setdefault("schemas", {}).update(referred["$defs"])
-        components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        for path, item in schema["paths"].items():
-            if path not in OPEN:
-                for call in item.values():
-                    call["responses"] |= {str(status): told for status, told in problems(401, 403).items()}
-                    call["security"] = [{}, {"key": []}]
-        app.openapi_schema = schema
-    return app.openapi_schema
+    if app.openapi_schema is not None:
+        return app.openapi_schema
+    schema = FastAPI.openapi(app)
+    components = schema.setdefault("components", {})
+    _, referred = models_json_schema(
+        [(document, "validation") for document in _REFERRED.values()],
+        ref_template="#/components/schemas/{model}",
+    )
+    components.setdefault("schemas", {}).update(referred["$defs"])
+    components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    for path, item in schema["paths"].items():
+        if path not in OPEN:
+            for call in item.values():
+                call["responses"] |= {str(status): told for status, told in problems(401, 403).items()}
+                call["security"] = [{}, {"key": []}]
+    return schema

@@ -1,7 +1,7 @@
 """``/sample``: new images, from noise, by any method that the model was exported with.
 
-Methods that can keep codes also complete what they are given (``service.api.completion``), and others go from
-one code to another (``service.api.interpolation``). What a chain passed on its way is answered too.
+Methods that can keep codes also complete what they are given (``service.api.given``), and others go from
+one code to another. What a chain passed on its way is answered too.
 """
 
 import math
@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service import masks
-from service.api import accept, answers, bodies, completion, interpolation
+from service.api import accept, answers, bodies, given
 from service.api.bodies import SentSample
 from service.api.calls import Call, choose_model, make_call
 from service.api.context import Context, Shared
@@ -88,54 +88,47 @@ async def _drawn(
     context: Context, model: Model, operation: str, sent: SentSample, query: SampleQuery
 ) -> tuple[Call, Results]:
     """Samples from noise, or of what was given to be completed."""
-    completes = completion.is_asked(sent, model)
-    chain = completion.chain(model, operation, sent) if completes else model.chain(operation)
+    completes = given.is_completion(sent, model)
+    chain = given.completion_chain(model, operation, sent) if completes else model.chain(operation)
     call = _call(model, chain, operation, sent, query)
-    given: dict[Role, NDArray[Any]] = {}
+    kept: dict[Role, NDArray[Any]] = {}
     if completes:
-        given = await bodies.convert_json(
-            sent.size, lambda: completion.read(sent, model, context.settings), math.inf, context
+        kept = await bodies.convert_json(
+            sent.size, lambda: given.read_completion(sent, model, context.settings), math.inf, context
         )
-    rows = _rows(sent.document, len(given[Role.mask]) if completes else 1)
+    rows = _rows(sent.document, len(kept[Role.mask]) if completes else 1)
     check_count(rows, context.settings)
     check_total(rows, model.manifest.image.height, model.manifest.image.width, context.settings)
-    given = {role: array.repeat(rows // len(array), axis=0) for role, array in given.items()}
-    return call, await call.run(context, rows, given)
+    kept = {role: array.repeat(rows // len(array), axis=0) for role, array in kept.items()}
+    return call, await call.run(context, rows, kept)
 
 
 async def _gone_between(
     context: Context, model: Model, operation: str, sent: SentSample, query: SampleQuery
 ) -> tuple[Call, Results]:
     """Points from one of two codes or images to the other."""
-    interpolation.check(sent, operation.removeprefix(SAMPLE))
+    given.check_ends(sent, operation.removeprefix(SAMPLE))
     before = () if sent.images is None else model.chain("encode")
     after = model.chain(operation)
     call = _call(model, (*before, *after), operation, sent, query)
-    rows = sent.document.n or interpolation.POINTS
+    rows = sent.document.n or given.POINTS
     check_count(rows, context.settings)
     ends = await bodies.convert_json(
-        sent.size, lambda: interpolation.read(sent, model, context.settings), math.inf, context
+        sent.size, lambda: given.read_ends(sent, model, context.settings), math.inf, context
     )
     # Before anything runs: n points of these ends may be more than two of them.
-    check_total(rows, *interpolation.image_size(ends, model), context.settings)
+    check_total(rows, *given.image_size(ends, model), context.settings)
     if before:
         ends = (await replace(call, chain=before).run(context, len(ends[Role.images]), ends)).arrays
-    between = interpolation.between(ends[Role.codes], rows)
+    between = given.between(ends[Role.codes], rows)
     return call, await replace(call, chain=after).run(context, rows, between)
 
 
 def _call(model: Model, chain: tuple[str, ...], operation: str, sent: SentSample, query: SampleQuery) -> Call:
     """A call of a sampler. What comes before it is no sample: noise that has a default stands still there."""
-    wanted = sent.document
-    return make_call(
-        model,
-        chain,
-        wanted.parameters | query.parameters(),
-        seed=wanted.seed,
-        still=chain[: chain.index(operation)],
-        label=wanted.label,
-        others=SampleQuery.model_fields,
-    )
+    wanted, still, others = sent.document, chain[: chain.index(operation)], SampleQuery.model_fields
+    given = wanted.parameters | query.parameters()
+    return make_call(model, chain, given, seed=wanted.seed, still=still, label=wanted.label, others=others)
 
 
 def check_states(model: Model, states: NDArray[Any], settings: Settings) -> None:

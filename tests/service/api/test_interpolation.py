@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from service import npy
-from service.api import interpolation
+from service.api import given
 from service.images import to_png
 from service.manifest import Role
 from service.models import Model
@@ -130,5 +130,5 @@ def test_a_shape_goes_with_codes(client: TestClient) -> None:
 
 def test_the_pixels_of_all_points_count(levels: Model) -> None:
     ends = {Role.codes: np.zeros((2, 50, 60), np.int32)}
-    assert interpolation.image_size(ends, levels) == (200, 240)
-    assert interpolation.image_size({Role.images: np.zeros((2, 28, 28, 1), np.uint8)}, levels) == (28, 28)
+    assert given.image_size(ends, levels) == (200, 240)
+    assert given.image_size({Role.images: np.zeros((2, 28, 28, 1), np.uint8)}, levels) == (28, 28)
