@@ -117,7 +117,7 @@ class Batcher(Generic[Key]):
             loop.call_soon(self._dispatch, loop)
 
     def _dispatch(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._called = None
+        self._called, until = None, time.monotonic() + self._placement.seconds
         try:
             while batch := self.queues.next(has_slot=(has_slot := len(self._under_way) < self._concurrency)):
                 on_loop = self._placement.on_loop(batch)
@@ -128,8 +128,9 @@ class Batcher(Generic[Key]):
                 parts = [each.part for each in batch.slices]
                 if on_loop:
                     self._finish(self._timed(batch, parts))
-                    if self.queues:
-                        self._wake(loop)  # after what others want of the loop
+                    if time.monotonic() < until:
+                        continue
+                    self._wake(loop)  # after what others want of the loop
                     break
                 self._under_way[batch] = time.monotonic()
                 self._executor.submit(self._work, batch, parts, loop)

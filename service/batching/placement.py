@@ -10,7 +10,7 @@ class Placement:
     """Remembers up to how many rows the batches of each key took no longer than ``on_loop_seconds``."""
 
     def __init__(self, on_loop_seconds: float) -> None:
-        self._on_loop_seconds = on_loop_seconds
+        self.seconds = on_loop_seconds
         # By the hash of a key: a key would keep its model.
         self._rows: dict[int, int] = {}
 
@@ -23,5 +23,5 @@ class Placement:
         if len(self._rows) >= _KEYS_KEPT:
             self._rows.clear()
         key, most = hash(batch.key), self._rows.get(hash(batch.key), 0)
-        quick = seconds <= self._on_loop_seconds
+        quick = seconds <= self.seconds
         self._rows[key] = max(most, batch.rows) if quick else min(most, batch.rows - 1)
