@@ -84,12 +84,17 @@ class Scheduler:
         arrays = tuple([(role, array.dtype, array.shape[1:]) for role, array in given.items()])
         key = _Key(model, chain, tuple(values.items()), tuple(still), arrays)
         at_once = model.rows_at_once(chain, given, values)
-        operation = (model.manifest.name, "+".join(chain))
-        entry = Entry(key, operation, given, rows, at_once, seed, items)
-        samples = any(name.startswith(SAMPLE) for name in chain)
-        results = await (self._samplers if samples else self._operations).submit(entry)
+        entry = Entry(key, _names(model, chain), given, rows, at_once, seed, items)
+        results = await self._batcher(chain).submit(entry)
         self._ran(entry)
         return results
+
+    def check(self, model: Model, chain: tuple[str, ...]) -> None:
+        """Raises Overloaded if so much waits for a chain of operations that no more is taken."""
+        self._batcher(chain).queues.check(_names(model, chain))
+
+    def _batcher(self, chain: tuple[str, ...]) -> Batcher[_Key]:
+        return self._samplers if any(name.startswith(SAMPLE) for name in chain) else self._operations
 
     @property
     def ailments(self) -> list[str]:
@@ -105,6 +110,10 @@ class Scheduler:
     def close(self) -> None:
         """Run nothing more; what is under way ends by itself."""
         self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _names(model: Model, chain: tuple[str, ...]) -> tuple[str, str]:
+    return model.manifest.name, "+".join(chain)
 
 
 def _run(key: _Key, parts: Sequence[Part]) -> list[Results]:

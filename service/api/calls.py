@@ -71,6 +71,16 @@ def choose_model(context: Context, query: Named, sent: Named | None = None) -> M
     return model
 
 
+def check_room(context: Context, query: Named, verb: str, media: str) -> None:
+    """Refuse a call for which there is no room before its body is read, which may name a model if it is JSON.
+
+    Raises Overloaded, and as ``choose_model``.
+    """
+    if query.model is not None or media.startswith(("image/", "application/x-npy")):
+        model = choose_model(context, query)
+        context.scheduler.check(model, model.chain(verb))
+
+
 def _agreed(what: str, queried: str | None, sent: str | None) -> str | None:
     if queried is not None and sent is not None and queried != sent:
         raise BadValue(

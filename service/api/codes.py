@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api import accept, answers, bodies
-from service.api.calls import Call, choose_model, make_call
+from service.api.calls import Call, check_room, choose_model, make_call
 from service.api.context import Context, Shared
 from service.api.documents import ImagesQuery, OperationQuery
 from service.api.openapi import DECODE, ENCODE, RECONSTRUCT
@@ -43,6 +43,7 @@ async def decode(request: Request, context: Shared, query: Annotated[OperationQu
     another size, where the model can. As PNG, several images come as a grid.
     """
     form = accept.choose(accept.header(request.scope, b"accept"), answers.IMAGES_FORMS)
+    check_room(context, query, "decode", accept.header(request.scope, b"content-type") or "")
     sent = await bodies.read_codes(request, context)
     model = choose_model(context, query, sent.named)
     call = _call(model, "decode", query, draws=query.seed is not None)
@@ -73,6 +74,7 @@ async def images_call(
     request: Request, context: Context, query: ImagesQuery, verb: str
 ) -> tuple[Call, Pixels]:
     """The images of a request, and the call that runs a chain of operations on them."""
+    check_room(context, query, verb, accept.header(request.scope, b"content-type") or "")
     sent = await bodies.read_images(request, context)
     model = choose_model(context, query, sent.named)
     call = _call(model, verb, query, draws=query.seed is not None or verb == "score")

@@ -59,7 +59,7 @@ class Batcher(Generic[Key]):
         self._observe, self._failed = observe, failed
         self.queues, self._open = Queues[Key](limits), set[Entry[Key]]()
         # Batches in threads, and since when.
-        self._under_way, self._last_wait = dict[Batch[Key], float](), 0.0
+        self._under_way: dict[Batch[Key], float] = {}
         # The event loop that is about to dispatch, and that which looks later for those who are late.
         self._called: asyncio.AbstractEventLoop | None = None
         self._expiring: asyncio.AbstractEventLoop | None = None
@@ -84,7 +84,7 @@ class Batcher(Generic[Key]):
         """
         if self._failure is not None:
             raise BatcherFailed(self._failure)
-        self.queues.add(entry, max(1, round(self._last_wait)))
+        self.queues.add(entry)
         loop = asyncio.get_running_loop()
         entry.future, entry.arrived = loop.create_future(), time.monotonic()
         self._open.add(entry)
@@ -175,7 +175,7 @@ class Batcher(Generic[Key]):
         batch, outcomes, begun, seconds = ran
         self._placement.learn(batch, seconds)
         waits = [begun - each.entry.arrived for each in batch.slices]
-        self._last_wait = max(waits)
+        self.queues.last_wait = max(waits)
         for each, outcome in zip(batch.slices, outcomes, strict=True):
             entry = each.entry
             entry.begun, entry.ended = entry.begun or begun, begun + seconds

@@ -26,6 +26,8 @@ class Queues(Generic[Key]):
         self._ready, self._blocked = deque[_Queue[Key]](), deque[_Queue[Key]]()
         self._rows: Counter[tuple[str, str]] = Counter()
         self._nbytes = 0
+        # Seconds, of the batch that ran last.
+        self.last_wait = 0.0
 
     @property
     def rows(self) -> Mapping[tuple[str, str], int]:
@@ -35,15 +37,22 @@ class Queues(Generic[Key]):
     def __bool__(self) -> bool:
         return bool(self._queues)
 
-    def add(self, entry: Entry[Key], retry_after: int) -> None:
-        """Have an entry wait. Raises Overloaded, with the seconds after which to come again."""
-        rows, nbytes, limits = self._rows[entry.operation], self._nbytes, self._limits
-        if rows and rows + entry.weight > limits.rows:
-            raise _overloaded("rows", rows, entry.weight, limits.rows, "--max-queued-rows", retry_after)
-        if nbytes and nbytes + entry.nbytes > limits.nbytes:
-            raise _overloaded("bytes", nbytes, entry.nbytes, limits.nbytes, "--max-queued-bytes", retry_after)
-        self._rows[entry.operation] = rows + entry.weight
-        self._nbytes = nbytes + entry.nbytes
+    def check(self, operation: tuple[str, str]) -> None:
+        """Raises Overloaded if as much waits as may."""
+        for waiting, limit, what, setting in (
+            (self._rows[operation], self._limits.rows, "rows", "--max-queued-rows"),
+            (self._nbytes, self._limits.nbytes, "bytes", "--max-queued-bytes"),
+        ):
+            if waiting >= limit:
+                detail = f"{waiting} {what} wait, and no more are taken from {limit} on ({setting})"
+                after = max(1, round(self.last_wait))
+                raise Overloaded(detail, retry_after=after, given=waiting, allowed=limit)
+
+    def add(self, entry: Entry[Key]) -> None:
+        """Have an entry wait. Raises Overloaded."""
+        self.check(entry.operation)
+        self._rows[entry.operation] += entry.weight
+        self._nbytes += entry.nbytes
         queue = self._queues.get(entry.key)
         if queue is None:
             queue = self._queues[entry.key] = _Queue(entry.key)
@@ -98,12 +107,3 @@ class Queues(Generic[Key]):
             self._ready.append(queue)
         else:
             del self._queues[queue.key]
-
-
-def _overloaded(what: str, waiting: int, more: int, limit: int, setting: str, retry_after: int) -> Overloaded:
-    return Overloaded(
-        f"{waiting} {what} wait, and {more} more are over the limit of {limit} ({setting})",
-        retry_after=retry_after,
-        given=more,
-        allowed=max(0, limit - waiting),
-    )
