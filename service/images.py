@@ -54,11 +54,15 @@ def from_files(files: Sequence[bytes], spec: ImageSpec, settings: Settings, *, r
     if resize:
         check_total(len(files), spec.height, spec.width, settings)
     images, sizes = list[Pixels](), list[Size]()
+    own = (spec.height, spec.width, spec.channels)
     for index, data in enumerate(files):
-        where = place(index, len(files))
         image = plain.decode(data, settings.max_pixels)
-        fits = image is not None and image.shape[2] == spec.channels
-        if image is None or not fits or (resize and image.shape[:2] != (spec.height, spec.width)):
+        if resize and image is not None and image.shape == own:
+            sizes.append((spec.width, spec.height))
+            images.append(image)
+            continue
+        where = place(index, len(files))
+        if resize or image is None or image.shape[2] != spec.channels:
             picture = _upright(data, image, spec, settings, where)
             sizes.append(picture.size)
             image = pixels(fit(picture, spec, (spec.width, spec.height)) if resize else picture)

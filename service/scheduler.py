@@ -89,6 +89,11 @@ class Scheduler:
         self._ran(entry)
         return results
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether anything waits."""
+        return bool(self._operations.queues or self._samplers.queues)
+
     def check(self, model: Model, chain: tuple[str, ...]) -> None:
         """Raises Overloaded if so much waits for a chain of operations that no more is taken."""
         self._batcher(chain).queues.check(_names(model, chain))

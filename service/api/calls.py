@@ -76,6 +76,8 @@ def check_room(context: Context, query: Named, verb: str, media: str) -> None:
 
     Raises Overloaded, and as ``choose_model``.
     """
+    if not context.scheduler.is_busy:
+        return
     if query.model is not None or media.startswith(("image/", "application/x-npy")):
         model = choose_model(context, query)
         context.scheduler.check(model, model.chain(verb))

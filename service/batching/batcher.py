@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
+from operator import itemgetter
 from typing import Generic
 
 from service.batching.entries import Batch, BatchReport, Entry, Key, Limits, Outcome, Ran, joined
@@ -30,9 +31,9 @@ from service.errors import BatcherFailed, Problem, QueueTimeout
 
 log = logging.getLogger(__name__)
 
-# Bytes of an entry whose results are put together in no time.
+# The bytes of an entry whose results are put together in no time; and looks for late entries within the longest
+# wait, with the least time between two.
 _QUICKLY_JOINED = 2**16
-# Looks for late entries within the longest wait, and the least time between two.
 _LOOKS, _LEAST_SECONDS = 20, 0.02
 
 
@@ -58,9 +59,8 @@ class Batcher(Generic[Key]):
         self._limits, self._placement = limits, Placement(on_loop_seconds)
         self._observe, self._failed = observe, failed
         self.queues, self._open = Queues[Key](limits), set[Entry[Key]]()
-        # Batches in threads, and since when.
-        self._under_way: dict[Batch[Key], float] = {}
-        # The event loop that is about to dispatch, and that which looks later for those who are late.
+        self._under_way: dict[Batch[Key], float] = {}  # in threads, since when
+        # The event loops that are about to dispatch, and to look for late entries.
         self._called: asyncio.AbstractEventLoop | None = None
         self._expiring: asyncio.AbstractEventLoop | None = None
         self._failure: str | None = None
@@ -94,7 +94,9 @@ class Batcher(Generic[Key]):
         finally:
             self._open.discard(entry)
             self.queues.close(entry)
-        return joined(pieces) if entry.nbytes <= _QUICKLY_JOINED else await asyncio.to_thread(joined, pieces)
+        if len(pieces) == 1 or entry.nbytes <= _QUICKLY_JOINED:
+            return joined(pieces)
+        return await asyncio.to_thread(joined, pieces)
 
     def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
         """End the wait of entries that are late, and look again while others wait."""
@@ -184,10 +186,10 @@ class Batcher(Generic[Key]):
             if isinstance(outcome, Exception):
                 entry.future.set_exception(outcome)
                 continue
-            entry.made[each.start] = outcome
+            entry.made.append((each.start, outcome))
             entry.rows_made += each.stop - each.start
             if entry.rows_made == entry.rows:
-                entry.future.set_result([entry.made[start] for start in sorted(entry.made)])
+                entry.future.set_result([piece for _, piece in sorted(entry.made, key=itemgetter(0))])
         self._observe(batch.key, BatchReport(batch.rows, waits, seconds))
 
     def _fail(self, error: BaseException) -> None:

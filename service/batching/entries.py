@@ -57,8 +57,8 @@ class Entry(Generic[Key]):
     # Rows that are in a batch, or were; whether it is answered, or nobody waits any more.
     taken: int = field(default=0, init=False)
     done: bool = field(default=False, init=False)
-    # What came out, by the first row of each slice, and of how many rows.
-    made: dict[int, Results] = field(default_factory=dict, init=False)
+    # The first row of each slice that was run, with what came out, and of how many rows.
+    made: list[tuple[int, Results]] = field(default_factory=list, init=False)
     rows_made: int = field(default=0, init=False)
     future: "asyncio.Future[list[Results]]" = field(init=False)
     # By the monotonic clock: when it came, when its first batch began, and when its last one ended.
@@ -84,6 +84,8 @@ class Slice(Generic[Key]):
         """What the model is given."""
         entry, rows = self.entry, slice(self.start, self.stop)
         items = range(self.start, self.stop) if entry.items is None else entry.items[rows]
+        if self.stop - self.start == entry.rows:
+            return Part(entry.given, items, entry.seed)
         return Part({role: array[rows] for role, array in entry.given.items()}, items, entry.seed)
 
 

@@ -39,14 +39,15 @@ class Queues(Generic[Key]):
 
     def check(self, operation: tuple[str, str]) -> None:
         """Raises Overloaded if as much waits as may."""
-        for waiting, limit, what, setting in (
-            (self._rows[operation], self._limits.rows, "rows", "--max-queued-rows"),
-            (self._nbytes, self._limits.nbytes, "bytes", "--max-queued-bytes"),
-        ):
-            if waiting >= limit:
-                detail = f"{waiting} {what} wait, and no more are taken from {limit} on ({setting})"
-                after = max(1, round(self.last_wait))
-                raise Overloaded(detail, retry_after=after, given=waiting, allowed=limit)
+        if self._rows[operation] >= self._limits.rows:
+            raise self._overloaded(self._rows[operation], "rows", self._limits.rows, "--max-queued-rows")
+        if self._nbytes >= self._limits.nbytes:
+            raise self._overloaded(self._nbytes, "bytes", self._limits.nbytes, "--max-queued-bytes")
+
+    def _overloaded(self, waiting: int, what: str, limit: int, setting: str) -> Overloaded:
+        detail = f"{waiting} {what} wait, and no more are taken from {limit} on ({setting})"
+        after = max(1, round(self.last_wait))
+        return Overloaded(detail, retry_after=after, given=waiting, allowed=limit)
 
     def add(self, entry: Entry[Key]) -> None:
         """Have an entry wait. Raises Overloaded."""
