@@ -31,9 +31,9 @@ from service.errors import BatcherFailed, Problem, QueueTimeout
 
 log = logging.getLogger(__name__)
 
-# The bytes of an entry whose results are put together in no time; and looks for late entries within the longest
-# wait, with the least time between two.
+# Bytes of an entry whose results are put together in no time.
 _QUICKLY_JOINED = 2**16
+# Looks for late entries within the longest wait, and the least seconds between two.
 _LOOKS, _LEAST_SECONDS = 20, 0.02
 
 
@@ -70,9 +70,8 @@ class Batcher(Generic[Key]):
         """What is wrong with it that only a new process mends."""
         if self._failure is not None:
             return [self._failure]
-        now, allowed = time.monotonic(), self._limits.run_seconds
-        longest = now - min(self._under_way.values(), default=now)
-        if longest <= allowed:
+        longest = time.monotonic() - min(self._under_way.values(), default=time.monotonic())
+        if longest <= (allowed := self._limits.run_seconds):
             return []
         return [f"a batch has run for {longest:.0f} s, and {allowed:g} s are allowed (--max-run-seconds)"]
 
