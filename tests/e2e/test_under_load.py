@@ -232,7 +232,7 @@ def test_told_to_stop_it_answers_all_that_was_asked(models: Path, tmp_path: Path
 
 
 def test_under_overload_every_answer_is_right_or_says_when_to_come_again(models: Path) -> None:
-    with serving(models, *FLAGS, "--workers=1", "--max-queued-rows=8") as url:
+    with serving(models, *FLAGS, "--workers=1", "--max-queued-rows=1") as url:
         batch = image_like(np.random.default_rng(0), 8, 280)
         large = Call("/encode?resize=false", npy.dump(batch), answers(toy.levels(batch).tolist()))
         with Load(url, [large], callers=24) as load:
