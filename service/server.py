@@ -13,6 +13,7 @@ import asyncio
 import select
 import signal
 import socket
+import time
 from asyncio import TimerHandle
 from collections.abc import Awaitable, Callable
 from types import FrameType
@@ -31,6 +32,8 @@ KEEP_ALIVE = 75
 # Seconds at shutdown in which connections are still accepted, and after that in which one may be idle.
 LINGER = 1.0
 _TICK = 0.02
+# Seconds that a worker leaves to the others when it has accepted a connection, for each that it has, up to 8.
+_MODESTY, _MODEST_UP_TO = 50e-6, 8
 
 
 class State(ServerState):
@@ -56,6 +59,9 @@ class Protocol(HttpToolsProtocol):
         assert isinstance(self.server_state, State)  # noqa: S101 - Server makes no other
         self._state = self.server_state
         self._expect_head()
+        if self._state.settings.workers > 1:
+            # Or whoever wakes first would have all connections that come together, for as long as they last.
+            time.sleep(_MODESTY * min(len(self._state.connections), _MODEST_UP_TO))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_came()
