@@ -8,10 +8,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from types import SimpleNamespace
 
 import pytest
 from starlette.types import Receive, Scope, Send
 
+from service import server
 from service.listening import listen
 from service.server import LINGER, Server
 from service.settings import Settings
@@ -65,9 +67,14 @@ class Serving:
 
 @contextmanager
 def serving(
-    *, header_seconds: float = PATIENCE, write_seconds: float = PATIENCE, heeds_interrupts: bool = True
+    *,
+    header_seconds: float = PATIENCE,
+    write_seconds: float = PATIENCE,
+    heeds_interrupts: bool = True,
+    workers: int = 1,
 ) -> Iterator[Serving]:
     settings = Settings(
+        workers=workers,
         header_seconds=header_seconds,
         write_seconds=write_seconds,
         drain_seconds=PATIENCE,
@@ -267,3 +274,19 @@ def test_a_head_has_a_bound() -> None:
             time.sleep(0.05)
             other.sendall(b"\r\n\r\n")
             assert answer(other).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize(("workers", "left"), [(1, []), (2, [50e-6, 100e-6])])
+def test_after_a_connection_a_worker_leaves_a_moment_to_the_others(
+    monkeypatch: pytest.MonkeyPatch, workers: int, left: list[float]
+) -> None:
+    found: list[float] = []
+    monkeypatch.setattr(server, "time", SimpleNamespace(sleep=found.append))
+    with serving(workers=workers) as service:
+        connections = [service.connect() for _ in range(2)]
+        for connection in connections:
+            connection.sendall(REQUEST)
+            assert connection.recv(4096)
+        for connection in connections:
+            connection.close()
+    assert found == pytest.approx(left)
