@@ -29,7 +29,7 @@ MOST_WORKERS = 8
 
 
 def main() -> int:
-    """Run the service until it is told to stop; the exit code."""
+    """Run the service until a signal stops it; the exit code."""
     settings = from_command_line(sys.argv[1:])
     logs.configure(settings)
     try:
@@ -43,7 +43,7 @@ def main() -> int:
 
 
 def _run(settings: Settings) -> int:
-    # Before the models, which take longer: who has the port wrong is told at once.
+    # Before the models, which take longer to load: a wrong port is an error at once.
     listeners = [listen(settings.host, settings.port)]
     if isinstance(settings.metrics, int):
         listeners.append(listen(settings.host, settings.metrics, "--metrics"))
@@ -64,7 +64,7 @@ def _run(settings: Settings) -> int:
 
 
 def _shared_out(settings: Settings) -> Settings:
-    """The settings with numbers of workers and threads in the place of 0."""
+    """The settings with the numbers of workers and threads that 0 stands for."""
     cpus = available_cpus()
     workers = settings.workers
     if not workers and choose_provider(settings.provider).name == "cuda":

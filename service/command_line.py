@@ -1,8 +1,8 @@
 """The settings from flags and variables; what is wrong with one is a line on stderr.
 
 A service whose ``TESSERA_API_KEYS`` was mistyped would be open to all, so a variable that looks like a
-setting and is none ends the start. What Kubernetes sets by itself for a Service called ``tessera`` is told
-from a mistake.
+setting and is none ends the start. What Kubernetes sets by itself for a Service called ``tessera`` has an
+error of its own.
 """
 
 import argparse

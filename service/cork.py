@@ -11,7 +11,7 @@ _SHORT = 2**16
 
 
 class Corked:
-    """A transport that holds the head of an answer until its body follows, or until all else had a turn."""
+    """A transport that holds the head of a response until its body follows or the event loop comes round."""
 
     def __init__(self, transport: Transport, loop: AbstractEventLoop) -> None:
         self._transport, self._loop = transport, loop

@@ -88,7 +88,7 @@ class ModelRefused(TesseraError):
 
 
 class Problem(TesseraError):
-    """An error that is told to the caller.
+    """An error that the client gets as its response.
 
     ``detail`` says what was given and what is allowed; ``members`` says the same to a program, as further
     members of the JSON object (``given``, ``allowed`` and the like). ``headers`` are those of the answer.

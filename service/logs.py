@@ -8,7 +8,7 @@ import orjson
 
 from service.settings import Settings
 
-# What every record has; anything else was given with ``extra``, and is told.
+# What every record has; anything else was given with ``extra``, and is logged too.
 _USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
 

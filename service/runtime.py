@@ -88,14 +88,18 @@ def choose_provider(
     threads = threads or available_cpus()
     if wanted == "cpu":
         return Provider("cpu", "the setting provider=cpu asks for it", threads)
-    executor = ThreadPoolExecutor(1, "gpu")
-    obstacle = executor.submit(cuda_obstacle).result()
+    obstacle = _gpu_thread().submit(cuda_obstacle).result()
     if obstacle is None:
-        return Provider("cuda", "CUDA works", threads, tf32=tf32, captures=captures, executor=executor)
-    executor.shutdown()
+        return Provider("cuda", "CUDA works", threads, tf32=tf32, captures=captures, executor=_gpu_thread())
     if wanted == "cuda":
         raise StartupError(f"provider=cuda, but CUDA cannot be used: {obstacle}")
     return Provider("cpu", f"CUDA cannot be used: {obstacle}", threads)
+
+
+@cache
+def _gpu_thread() -> ThreadPoolExecutor:
+    """The one thread of this process that runs graphs on CUDA, however often a provider is chosen."""
+    return ThreadPoolExecutor(1, "gpu")
 
 
 def cuda_obstacle() -> str | None:

@@ -37,8 +37,8 @@ class _Key(NamedTuple):
 class Scheduler:
     """Runs chains of operations for the requests of an event loop.
 
-    ``observe`` is told of every batch, ``ran`` of every entry that was run, in its request's task, and
-    ``failed`` that a batcher failed, which only a new process mends.
+    ``observe`` gets a report of every batch, ``ran`` every entry that was run, in the task of its request.
+    ``failed`` gets the reason when a batcher fails, after which only a new process helps.
     """
 
     def __init__(

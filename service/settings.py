@@ -147,7 +147,7 @@ class Settings(BaseSettings):
     """Longest time in seconds for the event loop of one of several workers to answer its supervisor; then
     the worker is killed and replaced."""
     drain_seconds: PositiveFloat = 30
-    """Longest time to finish what is under way when told to stop."""
+    """Longest graceful shutdown: the time to finish requests in progress after SIGTERM."""
     api_keys: Annotated[tuple[Key, ...], NoDecode, BeforeValidator(_listed)] = ()
     """Keys, with commas between them: every call then needs one, as `Authorization: Bearer KEY`; only
     `/livez`, `/readyz` and the pages do not."""

@@ -7,7 +7,7 @@ event loop, waits for each worker in turn, and has no way to ask all of them som
 A worker is replaced
 - when it ends: at once, and after a pause if it has ended before within a minute;
 - when its event loop does not answer a ping within ``worker_timeout`` seconds: it is killed;
-- when it answers that something of it is broken (``Context.ailments``): it is told to stop.
+- when it answers that something of it is broken (``Context.ailments``): it is shut down gracefully.
 
 The supervisor is one event loop that never waits for a worker: what a worker does not read is buffered, and a
 worker for which too much is buffered is taken for hung.
@@ -38,7 +38,7 @@ PAUSE, LONGEST_PAUSE, SETTLED = 1.0, 30.0, 60.0
 # Pings within the timeout of a worker: the timeout is counted in pings, so that a supervisor that was stopped
 # itself does not take its workers for hung.
 PINGS = 8
-# What a worker that was told to stop may take beyond the time it has for its requests.
+# Seconds that the graceful shutdown of a worker may take beyond ``drain_seconds``.
 SLACK = 5.0
 
 Work = Callable[[Settings, Sequence[socket.socket], int, socket.socket], None]
@@ -232,7 +232,7 @@ class Supervisor:
             return
         self._stopping = True
         self._code = 130 if number == signal.SIGINT else 0
-        log.info("told to stop: %d workers finish what is under way", len(self._workers))
+        log.info("graceful shutdown: %d workers finish the requests in progress", len(self._workers))
         # Or who connects now would wait for an answer that nobody gives.
         for listener in self._listeners:
             listener.close()

@@ -1,4 +1,4 @@
-"""One worker: the app with everything loaded, served on one socket until it is told to stop or breaks."""
+"""One worker: the app with its models, served on the listening sockets until it is stopped or breaks."""
 
 import gc
 import logging
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 def serve(
     settings: Settings, listeners: Sequence[socket.socket], crew: Crew, started: Callable[[], None]
 ) -> bool:
-    """Load the models, call ``started`` when requests are answered, and return when told to stop.
+    """Load the models, call ``started`` when requests are answered, and return after the graceful shutdown.
 
     False if it ended because something broke that only a new process mends. Raises StartupError or
     ModelsUnreadable.

@@ -3,13 +3,13 @@
 For every call FastAPI opens exit stacks, solves dependencies and validates the query anew: more work than an
 endpoint does that only hands a small picture on ("The fast path, part by part" in BENCHMARKS.md).
 Here it is called with its query, which is kept for the next call that has the same one. A query that is
-refused goes on to FastAPI, which tells why.
+refused goes on to FastAPI, which says why.
 """
 
 import inspect
 from collections.abc import Awaitable, Callable, Iterable
 from functools import lru_cache, partial
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args, get_origin
 
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
@@ -66,6 +66,10 @@ def _reader(endpoint: Endpoint) -> Callable[[bytes], BaseModel | None]:
     return lru_cache(KEPT)(partial(read_query, query))
 
 
+def _takes_list(annotation: Any) -> bool:
+    return any(get_origin(each) is list for each in (annotation, *get_args(annotation)))
+
+
 def read_query(query: type[BaseModel], text: bytes) -> BaseModel | None:
     """The query of a call, with all values of what comes several times; None if it is refused."""
     given = QueryParams(text)
@@ -73,7 +77,8 @@ def read_query(query: type[BaseModel], text: bytes) -> BaseModel | None:
     for name in given:
         several = given.getlist(name)
         known = query.model_fields.get(name)
-        is_list = len(several) > 1 if known is None else "list" in str(known.annotation)
+        # An extra name becomes a parameter of the operation, and FastAPI makes a list of several.
+        is_list = len(several) > 1 if known is None else _takes_list(known.annotation)
         values[name] = several if is_list else several[-1]
     try:
         return query.model_validate(values)

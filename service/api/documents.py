@@ -40,7 +40,7 @@ FEW = BeforeValidator(_few)
 """Of an object whose names are open."""
 
 Texts = Annotated[list[str], Field(fail_fast=True)]
-"""Strings, of which the first that is none is told."""
+"""Strings; an error names the first value that is none."""
 
 Name = Annotated[str, Field(max_length=_LONGEST_NAME)]
 _Label = int | Annotated[str, Field(max_length=_LONGEST_LABEL)]
@@ -61,7 +61,7 @@ class Document(BaseModel):
 
 
 class Closed(Document):
-    """An object with no other names than these; an unknown one is told with the nearest."""
+    """An object with no other names than these; the error for an unknown one names the nearest."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -9,7 +9,7 @@ from python_multipart.multipart import Field, File
 from service.errors import BadBody, BadValue, EmptyBody, TooLarge, bounded, quoted
 from service.settings import Settings
 
-# What the parser has to say of a form is told to its sender.
+# What the parser logs about a form is in the response to its client.
 logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
 # Bytes; others can run in between.

@@ -36,7 +36,7 @@ async def livez(context: Shared) -> LiveAnswer:
 async def readyz(context: Shared) -> ReadyAnswer:
     """Say which models are loaded and where they run, or 503 if there is none, and why.
 
-    It is 503 too from the moment the service is told to stop, and from a worker that is broken. `answering`
+    It is 503 too from the start of a graceful shutdown, and from a worker that is broken. `answering`
     is the number of `workers` that are not hung or being replaced, as of the last second.
     """
     registry = context.registry

@@ -147,8 +147,8 @@ async def infer(name: ModelName, found: Found, request: Request, context: Shared
 
     These come as JSON, or as bytes behind the JSON object (Triton's binary tensor data extension); so do the
     outputs, all or those that are asked for. The request's `parameters` are the operation's own, and `seed`,
-    which makes the noise: without one, encoders and decoders draw nothing and samplers a seed of their own,
-    which is told. What samples takes `n` rows, or as many as it has labels; one row of codes then stands for
+    which makes the noise: without one, encoders and decoders draw nothing, and samplers draw one, which is in
+    the response. What samples takes `n` rows, or as many as it has labels; one row of codes then stands for
     all. What goes from `codes` to a `target` takes the `fraction` of each row, or `n`. The body may be
     compressed with gzip or deflate.
     """

@@ -11,9 +11,9 @@ Pure ASGI middleware.
 
 Bytes are counted as they come, until the request is answered: a length that is only announced takes
 nobody's room. The first 64 KiB of a body are free, since the server reads them ahead for every connection
-in any case; so large bodies never take the room of small ones. A form is counted whole, though files of
-over 1 MiB of it lie on disk; a compressed body counts as what it was unpacked to. When a client leaves, the
-work for its request is cancelled: what waits is never begun.
+in any case; so large bodies never take the room of small ones. A form is counted whole, and a
+compressed body as what it was unpacked to. When a client leaves, its request is cancelled, and leaves the
+queue.
 """
 
 import asyncio

@@ -63,9 +63,7 @@ class Keys:
         if not rights:
             return WrongKey("the key that was sent is none of this service's")
         if needed not in rights:
-            return InsufficientKey(
-                f"the key that was sent is good, but not for {_FOR[needed]}; another one is needed for that"
-            )
+            return InsufficientKey(f"the key that was sent is good, but not for {_FOR[needed]}")
         return None
 
     def _needed(self, path: str) -> Right | None:
@@ -75,7 +73,10 @@ class Keys:
         return None if path in self._open or path.startswith(OPEN_FOLDERS) else "call"
 
 
-_FOR: dict[Right | None, str] = {"reload": "a reload of the models", "call": "anything but a reload"}
+_FOR: dict[Right | None, str] = {
+    "reload": "a reload, which takes that of the setting reload_key",
+    "call": "anything but a reload, which takes one of the setting api_keys",
+}
 
 
 def _digest(key: SecretStr) -> bytes:

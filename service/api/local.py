@@ -38,7 +38,7 @@ def why_not_local(scope: Scope) -> str | None:
         # A name that leads here may be anyone's: DNS says what its owner likes.
         return f"its Host is {quoted(', '.join(hosts))}, not localhost or 127.0.0.1"
     if scope["http_version"] == "1.0":
-        # As nginx passes requests on unless it is told otherwise, with a Host that is local.
+        # The default of nginx towards its upstream, whose Host may be local.
         return "it is HTTP/1.0, as a proxy's"
     return None
 

@@ -1,1 +1,1 @@
-"""Requests of many callers to batches: what waits, and where and when it runs."""
+"""Dynamic batching: the queues of entries, and where and when a batch of them runs."""

@@ -31,7 +31,7 @@ from service.errors import BatcherFailed, Problem, QueueTimeout
 
 log = logging.getLogger(__name__)
 
-# Bytes of an entry whose results are put together in no time.
+# Bytes of an entry whose results are joined in microseconds: a thread would take longer.
 _QUICKLY_JOINED = 2**16
 # Looks for late entries within the longest wait, and the least seconds between two.
 _LOOKS, _LEAST_SECONDS = 20, 0.02
@@ -40,8 +40,8 @@ _LOOKS, _LEAST_SECONDS = 20, 0.02
 class Batcher(Generic[Key]):
     """Runs entries in batches. Every method is for the running event loop.
 
-    ``run`` runs the parts of one key together, in the ``executor`` or on the event loop. ``observe`` is told
-    of each batch, ``failed`` that the batcher itself failed: then it answers nothing any more.
+    ``run`` runs the parts of one key together, in the ``executor`` or on the event loop. ``observe`` gets
+    a report of each batch. ``failed`` gets the reason when the batcher itself fails and answers no more.
     """
 
     def __init__(
@@ -76,9 +76,9 @@ class Batcher(Generic[Key]):
         return [f"a batch has run for {longest:.0f} s, and {allowed:g} s are allowed (--max-run-seconds)"]
 
     async def submit(self, entry: Entry[Key]) -> Results:
-        """What comes out for an entry; one that is cancelled leaves the queue.
+        """The results of an entry; a cancelled one leaves the queue.
 
-        Raises Overloaded if too much waits, QueueTimeout if it waited for too long, BatcherFailed, and what
+        Raises Overloaded if the queue is full, QueueTimeout after the longest wait, BatcherFailed, and what
         ``run`` raises.
         """
         if self._failure is not None:

@@ -1,4 +1,4 @@
-"""What a batcher holds: queue entries, the slices of them that share a batch, and what is told of a batch."""
+"""What a batcher holds: queue entries, the slices of them that share a batch, and the report of a batch."""
 
 import asyncio
 from collections.abc import Hashable, Mapping, Sequence
@@ -108,7 +108,7 @@ class Ran(NamedTuple, Generic[Key]):
 
 
 class BatchReport(NamedTuple):
-    """What is told of a batch: its rows, how long each of its entries waited, and how long it ran."""
+    """A batch for the metrics: its rows, the wait of each entry and the run, both in seconds."""
 
     rows: int
     waits: Sequence[float]

@@ -1,4 +1,4 @@
-"""What shares a batch, where it runs, what fails alone, and who is told what."""
+"""What shares a batch, where it runs, what fails alone, and which errors a request gets."""
 
 import asyncio
 import threading
@@ -25,7 +25,7 @@ Run = Callable[[Hashable, Sequence[Part]], list[Results]]
 
 
 class Doubler:
-    """In the place of a model: answers twice the images, and keeps which shared a batch, and its thread."""
+    """A fake model: answers twice the images, and records each batch and its thread."""
 
     def __init__(self) -> None:
         self.batches: list[tuple[Hashable, list[int]]] = []
