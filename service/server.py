@@ -10,12 +10,12 @@ Bodies are bounded by ``service.api.intake``.
 """
 
 import asyncio
-import select
 import signal
 import socket
 import time
 from asyncio import TimerHandle
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -195,10 +195,15 @@ class Server(uvicorn.Server):
                 connection.cycle.keep_alive = False
         if not self._hurried and not self.failed:
             await self._quiet()
-            for listener in sockets or []:
-                await self._accept_waiting(listener)
+        last = [listener.dup() for listener in sockets or []]
         for server in self.servers:
             server.close()
+        # The event loop closes its listeners some time later, and a connection of that time would be reset.
+        await asyncio.sleep(_TICK)
+        for listener in last:
+            if not self._hurried and not self.failed:
+                await self._accept_waiting(listener)
+            listener.close()
         if not self._hurried:
             await self._quiet()
         await super().shutdown(sockets)
@@ -211,6 +216,17 @@ class Server(uvicorn.Server):
 
     async def _accept_waiting(self, listener: socket.socket) -> None:
         """Accept the connections that wait in the backlog: closing the socket would reset them."""
-        until = asyncio.get_running_loop().time() + LINGER
-        while select.select([listener], [], [], 0)[0] and asyncio.get_running_loop().time() < until:
-            await asyncio.sleep(0)
+        loop = asyncio.get_running_loop()
+        listener.setblocking(False)
+        accepted = []
+        with suppress(BlockingIOError):
+            while True:
+                accepted.append(listener.accept()[0])
+        listener.close()
+        for connection in accepted:
+            connection.setblocking(False)
+            with suppress(OSError):  # the client has left again
+                await loop.connect_accepted_socket(self._protocol, connection)
+
+    def _protocol(self) -> Protocol:
+        return Protocol(self.config, self._state, self.lifespan.state)
