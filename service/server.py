@@ -201,7 +201,8 @@ class Server(uvicorn.Server):
         # The event loop closes its listeners some time later, and a connection of that time would be reset.
         await asyncio.sleep(_TICK)
         for listener in last:
-            if not self._hurried and not self.failed:
+            # Other workers accept what one that failed leaves.
+            if not self._hurried and (not self.failed or self._state.settings.workers <= 1):
                 await self._accept_waiting(listener)
             listener.close()
         if not self._hurried:
