@@ -53,7 +53,8 @@ def from_files(files: Sequence[bytes], spec: ImageSpec, settings: Settings, *, r
     check_count(len(files), settings)
     if resize:
         check_total(len(files), spec.height, spec.width, settings)
-    images, sizes = list[Pixels](), list[Size]()
+    images: list[Pixels] = []
+    sizes: list[Size] = []
     own = (spec.height, spec.width, spec.channels)
     for index, data in enumerate(files):
         image = plain.decode(data, settings.max_pixels)

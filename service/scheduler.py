@@ -90,9 +90,9 @@ class Scheduler:
         return results
 
     @property
-    def is_busy(self) -> bool:
-        """Whether anything waits."""
-        return bool(self._operations.queues or self._samplers.queues)
+    def is_full(self) -> bool:
+        """Whether there is an operation for which no more is taken."""
+        return self._operations.queues.is_full or self._samplers.queues.is_full
 
     def check(self, model: Model, chain: tuple[str, ...]) -> None:
         """Raises Overloaded if so much waits for a chain of operations that no more is taken."""

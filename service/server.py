@@ -160,6 +160,8 @@ class Server(uvicorn.Server):
                 log_level=settings.log_level,
                 access_log=False,
                 server_header=False,
+                # Nothing else asks for the address of a client behind a proxy.
+                proxy_headers=settings.log_calls == "all",
                 timeout_keep_alive=KEEP_ALIVE,
                 timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
             )

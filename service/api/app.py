@@ -141,9 +141,9 @@ def _layers(context: Context) -> list[Callable[[ASGIApp], ASGIApp]]:
     paths = [route.path for route in routes if isinstance(route, APIRoute) and not route.param_convertors]
     direct = [route for router in DIRECT for route in router.routes]
     layers: list[Callable[[ASGIApp], ASGIApp]] = [
+        HeadRequests,
         partial(Direct, routes=direct, context=context),
         partial(Intake, settings=settings, budget=budget),
-        HeadRequests,
     ]
     if settings.api_keys or settings.reload_key:
         is_open = () if settings.metrics == "key" else (METRICS,)

@@ -12,7 +12,7 @@ import binascii
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
 from numpy.typing import NDArray
@@ -64,8 +64,7 @@ _UNSAID = ("", BYTES, "application/x-www-form-urlencoded")
 _ALIASES = {"image/jpg": "image/jpeg", "application/npy": NPY, "application/x-numpy": NPY}
 
 
-@dataclass(frozen=True)
-class SentImages:
+class SentImages(NamedTuple):
     """Images as they came: files, or one npy; and the model that they name."""
 
     files: Sequence[bytes] = ()

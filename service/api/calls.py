@@ -1,10 +1,12 @@
 """From a request to a run of a model: which model, which operations, with what, and then the run."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
+
+from starlette.types import Scope
 
 from service import arguments
+from service.api.accept import header
 from service.api.context import Context
 from service.api.documents import Named
 from service.arguments import Label
@@ -15,8 +17,7 @@ from service.models import Model
 from service.operations import Number, Operations
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """A chain of operations of a model, with all that a caller may set.
 
     In the operations ``still``, noise that has a default is that, whatever the seed.
@@ -71,13 +72,14 @@ def choose_model(context: Context, query: Named, sent: Named | None = None) -> M
     return model
 
 
-def check_room(context: Context, query: Named, verb: str, media: str) -> None:
+def check_room(context: Context, query: Named, verb: str, scope: Scope) -> None:
     """Refuse a call for which there is no room before its body is read, which may name a model if it is JSON.
 
     Raises Overloaded, and as ``choose_model``.
     """
-    if not context.scheduler.is_busy:
+    if not context.scheduler.is_full:
         return
+    media = header(scope, b"content-type") or ""
     if query.model is not None or media.startswith(("image/", "application/x-npy")):
         model = choose_model(context, query)
         context.scheduler.check(model, model.chain(verb))

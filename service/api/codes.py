@@ -43,7 +43,7 @@ async def decode(request: Request, context: Shared, query: Annotated[OperationQu
     another size, where the model can. As PNG, several images come as a grid.
     """
     form = accept.choose(accept.header(request.scope, b"accept"), answers.IMAGES_FORMS)
-    check_room(context, query, "decode", accept.header(request.scope, b"content-type") or "")
+    check_room(context, query, "decode", request.scope)
     sent = await bodies.read_codes(request, context)
     model = choose_model(context, query, sent.named)
     call = _call(model, "decode", query, draws=query.seed is not None)
@@ -74,7 +74,7 @@ async def images_call(
     request: Request, context: Context, query: ImagesQuery, verb: str
 ) -> tuple[Call, Pixels]:
     """The images of a request, and the call that runs a chain of operations on them."""
-    check_room(context, query, verb, accept.header(request.scope, b"content-type") or "")
+    check_room(context, query, verb, request.scope)
     sent = await bodies.read_images(request, context)
     model = choose_model(context, query, sent.named)
     call = _call(model, verb, query, draws=query.seed is not None or verb == "score")
@@ -86,9 +86,9 @@ async def images_call(
 
 def _call(model: Model, verb: str, query: OperationQuery, *, draws: bool) -> Call:
     """What a query asks for; unless it ``draws``, noise that has a default is that."""
-    chain, others = model.chain(verb), type(query).model_fields
+    chain, given = model.chain(verb), query.parameters()
     still = () if draws else chain
-    given = query.parameters()
+    others = type(query).model_fields if given else ()
     return make_call(model, chain, given, seed=query.seed, still=still, label=query.label, others=others)
 
 

@@ -26,8 +26,8 @@ from service.api.problems import answer
 from service.errors import InflightBytesExceeded, Problem, TooLarge, TooSlow, too_large
 from service.settings import Settings
 
-# Nearly all calls are over before anyone looks whether the caller is still there.
-LOOK_AFTER = 0.1
+# Seconds between two looks at the bodies and callers of all calls that are older: nearly none is.
+LOOK_EVERY = 0.1
 # What uvicorn reads ahead of a body.
 FREE = 2**16
 # Where a scope has the function that counts the bytes of its body when it is unpacked.
@@ -55,6 +55,9 @@ class Intake:
 
     def __init__(self, app: ASGIApp, settings: Settings, budget: Budget) -> None:
         self.app, self.settings, self.budget = app, settings, budget
+        self._open: set[_Body] = set()
+        # The event loop that is about to look at them.
+        self._looking: asyncio.AbstractEventLoop | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -64,9 +67,26 @@ class Intake:
         if problem is None:
             body = _Body(self, receive)
             scope[HOLD] = body.hold
-            problem = await body.attended(self.app(scope, body.receive, send))
+            self._open.add(body)
+            self._look_later(body.loop)
+            try:
+                problem = await body.attended(self.app(scope, body.receive, send))
+            finally:
+                self._open.discard(body)
         if problem is not None:
             await answer(problem, scope)(scope, receive, send)
+
+    def _look_later(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._looking is not loop:
+            self._looking = loop
+            loop.call_later(LOOK_EVERY, self._look, loop)
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._looking, now = None, loop.time()
+        for body in self._open:
+            body.look(now)
+        if self._open:
+            self._look_later(loop)
 
     def _announced(self, length: str) -> Problem | None:
         """What is wrong with a body of this length already."""
@@ -88,18 +108,18 @@ class _Body:
 
     def __init__(self, bounds: Intake, receive: Receive) -> None:
         self._settings, self._budget, self._receive = bounds.settings, bounds.budget, receive
-        self._loop = asyncio.get_running_loop()
-        self._begun = self._came = self._loop.time()
+        self.loop = asyncio.get_running_loop()
+        self._begun = self._came = self.loop.time()
         self._received = self._held = 0
         self._reading = self._complete = False
-        self._task: asyncio.Task[None] | None = None
+        self._task = asyncio.current_task(self.loop)
         self._watch: asyncio.Task[None] | None = None
-        self._stopped = False
         self._problem: Problem | None = None
+        self._stopped = False
 
     async def receive(self) -> Message:
         """What the server received, counted. Raises TooLarge or InflightBytesExceeded."""
-        self._came = self._loop.time()
+        self._came = self.loop.time()
         self._reading = True
         message = await self._receive()
         self._reading = False
@@ -120,8 +140,6 @@ class _Body:
 
     async def attended(self, call: Awaitable[None]) -> Problem | None:
         """Await a call until it ends, its caller leaves, or its body is late: what to answer, if anything."""
-        self._task = asyncio.current_task()
-        self._timer = self._loop.call_later(LOOK_AFTER, self._look)
         try:
             await call
         except asyncio.CancelledError:
@@ -129,28 +147,26 @@ class _Body:
             if not self._stopped or self._task is None or self._task.uncancel():
                 raise
         finally:
-            self._timer.cancel()
             if self._watch is not None:
                 self._watch.cancel()
             self._budget.held -= self._held
         return self._problem
 
-    def _look(self) -> None:
+    def look(self, now: float) -> None:
+        """Stop the call if its body is late, and watch for its caller to leave once the body is complete."""
         if self._complete:
-            self._watch = self._loop.create_task(self._departure())
-            return
-        now, again = self._loop.time(), LOOK_AFTER
-        if self._reading:
+            if self._watch is None and now - self._begun >= LOOK_EVERY:
+                self._watch = self.loop.create_task(self._departure())
+        elif self._reading and not self._stopped:
             seconds, idle = self._settings.body_seconds, self._settings.body_idle_seconds
-            again = min(seconds - (now - self._begun), idle - (now - self._came))
-            if again <= 0:
-                detail, most = f"nothing of the body came for {idle:g} s (--body-idle-seconds)", idle
-                if now - self._begun >= seconds:
-                    detail, most = f"the body did not come within {seconds:g} s (--body-seconds)", seconds
-                self._problem = TooSlow(detail, given=self._received, allowed=most)
-                self._stop()
-                return
-        self._timer = self._loop.call_later(max(LOOK_AFTER, again), self._look)
+            if now - self._begun >= seconds:
+                self._late(f"the body did not come within {seconds:g} s (--body-seconds)", seconds)
+            elif now - self._came >= idle:
+                self._late(f"nothing of the body came for {idle:g} s (--body-idle-seconds)", idle)
+
+    def _late(self, detail: str, allowed: float) -> None:
+        self._problem = TooSlow(detail, given=self._received, allowed=allowed)
+        self._stop()
 
     async def _departure(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

@@ -119,9 +119,9 @@ async def _gone_between(
     # Before anything runs: n points of these ends may be more than two of them.
     check_total(rows, *given.image_size(ends, model), context.settings)
     if before:
-        ends = (await replace(call, chain=before).run(context, len(ends[Role.images]), ends)).arrays
+        ends = (await call._replace(chain=before).run(context, len(ends[Role.images]), ends)).arrays
     between = given.between(ends[Role.codes], rows)
-    return call, await replace(call, chain=after).run(context, rows, between)
+    return call, await call._replace(chain=after).run(context, rows, between)
 
 
 def _call(model: Model, chain: tuple[str, ...], operation: str, sent: SentSample, query: SampleQuery) -> Call:

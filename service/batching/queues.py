@@ -37,6 +37,12 @@ class Queues(Generic[Key]):
     def __bool__(self) -> bool:
         return bool(self._queues)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether there is an operation for which no more is taken."""
+        limits = self._limits
+        return self._nbytes >= limits.nbytes or max(self._rows.values(), default=0) >= limits.rows
+
     def check(self, operation: tuple[str, str]) -> None:
         """Raises Overloaded if as much waits as may."""
         if self._rows[operation] >= self._limits.rows:
@@ -75,7 +81,8 @@ class Queues(Generic[Key]):
             if not self._ready:
                 self._ready.append(self._blocked.popleft())
             queue = self._ready[0]
-            slices, room = list[Slice[Key]](), -1
+            slices: list[Slice[Key]] = []
+            room = -1
             for entry in queue:
                 if not room:
                     break

@@ -14,8 +14,7 @@ after the other: each takes what was given, or what one before it made, by role.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,8 +55,7 @@ class Graphs(Protocol):
     def __getitem__(self, file: str, /) -> Graph: ...
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """Rows of one request in a batch: arrays by role, the numbers of the rows in the request, and its seed.
 
     The noise of a row follows from its number and the seed alone.
@@ -73,8 +71,7 @@ class Part:
         return cls({role: array[items.start : items.stop] for role, array in given.items()}, items, seed)
 
 
-@dataclass(frozen=True)
-class Results:
+class Results(NamedTuple):
     """What was given to some operations and what they made: arrays by role, and figures by name."""
 
     arrays: dict[Role, Array]
