@@ -73,6 +73,8 @@ class Intake:
                 problem = await body.attended(self.app(scope, body.receive, send))
             finally:
                 self._open.discard(body)
+                # The server's receive holds the scope: a reference cycle, for the garbage collector to find.
+                del scope[HOLD]
         if problem is not None:
             await answer(problem, scope)(scope, receive, send)
 

@@ -1,5 +1,7 @@
 import asyncio
+import gc
 import json
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -250,3 +252,34 @@ def test_who_cancels_from_outside_is_heard() -> None:
             await task
 
     asyncio.run(main())
+
+
+def test_an_answered_call_leaves_no_reference_cycle() -> None:
+    class Cycle:
+        """As the server's: it has the scope, and gives ``receive``."""
+
+        def __init__(self) -> None:
+            self.scope, self.caller = {**SCOPE}, Caller(part(b"abc", more=False))
+
+        async def receive(self) -> Message:
+            return await self.caller.receive()
+
+        async def send(self, message: Message) -> None:
+            pass
+
+    async def main() -> None:
+        layer = bounded(reads_all)
+        cycle = Cycle()
+        gone = weakref.ref(cycle)
+        await asyncio.create_task(call(layer, cycle))
+        del cycle
+        assert gone() is None
+
+    async def call(layer: Intake, cycle: Cycle) -> None:
+        await layer(cycle.scope, cycle.receive, cycle.send)
+
+    gc.disable()
+    try:
+        asyncio.run(main())
+    finally:
+        gc.enable()
