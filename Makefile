@@ -45,18 +45,18 @@ lock: $(VENV)
 		--generate-hashes --no-emit-index-url --no-header --quiet -o requirements.lock
 	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --upgrade \
 		--extra trainer --group bench --constraint requirements.lock \
-		--generate-hashes --no-emit-index-url --no-header --quiet -o tests/bench/requirements.lock
+		--generate-hashes --no-emit-index-url --no-header --quiet -o tests/benchmarks/requirements.lock
 	$(BIN)/uv pip compile pyproject.toml $(IMAGE_LOCK) --extra cuda --extra traces -o docker/cuda.lock
 	$(BIN)/uv pip compile pyproject.toml docker/cpu.in $(IMAGE_LOCK) --excludes docker/cpu.excludes \
 		--extra traces -o docker/cpu.lock
 	$(BIN)/uv pip compile pyproject.toml docker/cpu.in $(IMAGE_LOCK) --excludes docker/cpu.excludes \
 		--extra trainer --extra hf -o docker/trainer.lock
-	$(BIN)/uv pip compile tests/bench/peers.in --no-config --universal --python-version 3.11 --upgrade \
-		--generate-hashes --no-emit-index-url --no-header --quiet -o tests/bench/peers.lock
+	$(BIN)/uv pip compile tests/benchmarks/peers.in --no-config --universal --python-version 3.11 --upgrade \
+		--generate-hashes --no-emit-index-url --no-header --quiet -o tests/benchmarks/peers.lock
 
 bench: build/bench/.installed build/peers/.installed $(VENV)
-	build/bench/bin/python -m tests.bench training
-	$(BIN)/python -m tests.bench serving
+	build/bench/bin/python -m tests.benchmarks training
+	$(BIN)/python -m tests.benchmarks serving
 
 clean:
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -72,12 +72,12 @@ $(VENV)/.installed: requirements.lock
 
 peers: build/peers/.installed
 
-build/peers/.installed: tests/bench/peers.lock
+build/peers/.installed: tests/benchmarks/peers.lock
 	$(PYTHON) -m venv --clear build/peers
-	build/peers/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r tests/bench/peers.lock
+	build/peers/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r tests/benchmarks/peers.lock
 	@touch $@
 
-build/bench/.installed: tests/bench/requirements.lock
+build/bench/.installed: tests/benchmarks/requirements.lock
 	$(PYTHON) -m venv --clear build/bench
-	build/bench/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r tests/bench/requirements.lock
+	build/bench/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r tests/benchmarks/requirements.lock
 	@touch $@

@@ -46,7 +46,7 @@ WORKDIR /app
 # No one in particular: any other will do.
 USER 10001:10001
 EXPOSE 8000
-HEALTHCHECK --interval=10s --timeout=10s --start-period=2m --retries=3 CMD ["python", "-S", "-m", "service.ready"]
+HEALTHCHECK --interval=10s --timeout=10s --start-period=2m --retries=3 CMD ["python", "-S", "-m", "service.server.healthcheck"]
 ENTRYPOINT ["python", "-m", "service"]
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="Tessera" \

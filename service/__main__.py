@@ -11,15 +11,15 @@ import logging
 import sys
 from contextlib import ExitStack
 
-from service import logs
-from service.command_line import from_command_line
-from service.cpus import available_cpus
-from service.crew import Crew
+from service.cli import from_command_line
+from service.contract.cpu_count import available_cpus
 from service.errors import TesseraError
-from service.listening import listen, url
-from service.runtime import choose_provider
+from service.observability import logs
+from service.runtime.providers import choose_provider
+from service.server.control_channel import Crew
+from service.server.sockets import listen, url
+from service.server.supervisor import Supervisor
 from service.settings import Settings
-from service.supervisor import Supervisor
 from service.worker import complaint, serve, work
 
 log = logging.getLogger("service")

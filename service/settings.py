@@ -2,7 +2,7 @@
 
 A setting ``max_pixels`` is the flag ``--max-pixels`` and the environment variable ``TESSERA_MAX_PIXELS``.
 A flag wins over the environment, the environment over the default; secrets have no flag. The help of
-``python -m service`` (``service.command_line``) and the README's table are made from the fields below.
+``python -m service`` (``service.cli``) and the README's table are made from the fields below.
 """
 
 import re

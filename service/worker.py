@@ -8,11 +8,11 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 
-from service import logs
 from service.api.app import create_app
-from service.crew import Crew, Failed, Started
 from service.errors import ModelsUnreadable, Problem, TesseraError
-from service.server import Server
+from service.observability import logs
+from service.server.control_channel import Crew, Failed, Started
+from service.server.http import Server
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ def serve(
 
 
 def work(settings: Settings, listeners: Sequence[socket.socket], index: int, channel: socket.socket) -> None:
-    """Be one of several, under ``service.supervisor``. Ends the process with exit code 1 if it cannot."""
+    """Be one of several workers, under a supervisor. Ends the process with exit code 1 if it cannot."""
     # Ctrl-C reaches every process of a terminal, and it is the supervisor who ends the others in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logs.configure(settings)

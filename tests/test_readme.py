@@ -13,7 +13,7 @@ import pytest
 from service.api.app import create_app
 from service.errors import Problem
 from service.settings import Settings, flag, markdown_table
-from tests.e2e.processes import serving
+from tests.fixtures.processes import serving
 from trainer.config import DEFAULT_PRESETS
 
 ROOT = Path(__file__).parents[1]

@@ -27,10 +27,10 @@ import click
 from click.core import ParameterSource
 from rich.console import Console
 
+from trainer.cli import KindCommand
 from trainer.config import CONFIGS, read_yaml, resolve
 from trainer.errors import TrainerError, nearest
-from trainer.flags import KindCommand
-from trainer.reload import have_loaded, reload_option
+from trainer.export.reload import have_loaded, reload_option
 
 
 class Commands(click.Group):
@@ -107,9 +107,9 @@ def sample(run: Path, files: tuple[Path, ...], out: Path) -> None:
     Without --image, the originals are the first test images of the run's data.
     """
     with _clear_errors():
-        from trainer import comparison
+        from trainer import reconstruct
 
-        comparison.write_pairs(run, files, out, _console())
+        reconstruct.write_pairs(run, files, out, _console())
 
 
 @main.command("evaluate", short_help="Measure a published model in full.")
@@ -150,8 +150,8 @@ def evaluate(
 ) -> None:
     """Measure EXPORTED, a published model, through ONNX Runtime as it will be served."""
     with _clear_errors():
-        from trainer import evaluate
-        from trainer.measures.rows import Effort
+        from trainer.evaluation import evaluate
+        from trainer.evaluation.results import Effort
 
         console = Console(stderr=True, quiet=True) if as_json else _console()
         manifest = evaluate.evaluate(

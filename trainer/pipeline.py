@@ -9,18 +9,18 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from trainer import checkpoint
 from trainer.config import RunConfig, Schedule, validated
 from trainer.data import Batches, Dataset, ImageOptions, ResidentSplit, Split, load
-from trainer.device import Machine, choose, heed_cpus
-from trainer.display import describe
 from trainer.errors import ConfigError, RunError
-from trainer.export import Exported, export
-from trainer.fit import Fit
-from trainer.kinds import build
-from trainer.publish import check_writable
-from trainer.run import Run
-from trainer.stage import Model, SecondStage, Stage
+from trainer.export.exporter import Exported, export
+from trainer.export.publish import check_writable
+from trainer.models.base import Model, SecondStage, Stage
+from trainer.models.registry import build
+from trainer.training import checkpoint
+from trainer.training.device import Machine, choose, heed_cpus
+from trainer.training.loop import Fit
+from trainer.training.progress import describe
+from trainer.training.run_folder import Run
 
 VARIANCE_IMAGES = 4096
 COMPUTED_AT_ONCE = 256

@@ -12,31 +12,33 @@ from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import __version__
-from service.api import codes, health, inference, models, problems, samples, scores
-from service.api.context import Context
-from service.api.direct import Direct
-from service.api.head_requests import HeadRequests
-from service.api.inference_body import LENGTH
-from service.api.intake import Budget, Intake
-from service.api.keys import METRICS, Keys, MetricsPort
-from service.api.observed import REQUEST_ID, Observed
+from service.api import problems
+from service.api.dependencies import Context
+from service.api.middleware.access_log import REQUEST_ID, Observed
+from service.api.middleware.auth import METRICS, Keys, MetricsPort
+from service.api.middleware.body_limits import Budget, Intake
+from service.api.middleware.fast_path import Direct
+from service.api.middleware.head_requests import HeadRequests
 from service.api.openapi import describe
-from service.crew import Crew
-from service.metrics import INFLIGHT_BYTES, gauge
-from service.models import Batching
-from service.registry import Registry
-from service.runtime import choose_provider
+from service.api.routes import codes, health, models, sample, score
+from service.api.v2 import inference
+from service.api.v2.wire import LENGTH
+from service.models.model import Batching
+from service.models.registry import Registry
+from service.observability.metrics import INFLIGHT_BYTES, gauge
+from service.observability.tracing import Traces, to_collector
+from service.runtime.providers import choose_provider
+from service.server.control_channel import Crew
 from service.settings import Settings
-from service.traces import Traces, to_collector
 
-ROUTERS = (codes.router, samples.router, scores.router, models.router, inference.router, health.router)
+ROUTERS = (codes.router, sample.router, score.router, models.router, inference.router, health.router)
 
 # Headers of answers that the scripts of a web page may read, beside those that they always may.
 _OF_A_MODEL = ("X-Tessera-Model", "X-Tessera-Version", "X-Tessera-Seed")
 EXPOSED = (*_OF_A_MODEL, REQUEST_ID, LENGTH, "Retry-After", "WWW-Authenticate", "Content-Disposition")
 
 # The routers of what runs a model.
-DIRECT = (codes.router, samples.router, scores.router)
+DIRECT = (codes.router, sample.router, score.router)
 
 DESCRIPTION = """
 Images to codes, codes to images, and new images, from models of the VAE family.

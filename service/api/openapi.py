@@ -1,7 +1,7 @@
 """What OpenAPI says of the routes beyond what FastAPI sees: bodies, forms of answers, problems.
 
 The routes read bodies and write answers by themselves, so their content types are declared here, and the
-objects in them by reference to ``service.api.documents``. Someone generates a client from it.
+objects in them by reference to ``service.api.schemas``. Someone generates a client from it.
 """
 
 from collections.abc import Mapping
@@ -11,12 +11,13 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from service.api import documents, inference_documents
-from service.api.accept import BYTES, JSON, NPY, PNG
-from service.api.bodies import FORM, PICTURES
-from service.api.inference_body import LENGTH
-from service.api.keys import OPEN
+from service.api import schemas
+from service.api.content_negotiation import BYTES, JSON, NPY, PNG
+from service.api.middleware.auth import OPEN
 from service.api.problems import MEDIA_TYPE, ProblemDocument
+from service.api.request_bodies import FORM, PICTURES
+from service.api.v2 import protocol
+from service.api.v2.wire import LENGTH
 
 TEXT = {"schema": {"type": "string"}}
 Responses = dict[int | str, dict[str, Any]]
@@ -118,24 +119,24 @@ def _run(
     return {"responses": answer | problems(*_OF_A_RUN), "openapi_extra": body}
 
 
-_IMAGES_BODY = _body(_IMAGES_CONTENT | _json(documents.ImagesDocument, one={"image": "iVBORw0KGgo..."}))
-ENCODE = _run(documents.CodesAnswer, NPY, BYTES, body=_IMAGES_BODY, headers=_SEED_HEADER)
-RECONSTRUCT = _run(documents.ReconstructionAnswer, PNG, NPY, BYTES, body=_IMAGES_BODY, headers={})
-SCORE = _run(documents.ScoreAnswer, body=_IMAGES_BODY, headers=_SEED_HEADER)
+_IMAGES_BODY = _body(_IMAGES_CONTENT | _json(schemas.ImagesDocument, one={"image": "iVBORw0KGgo..."}))
+ENCODE = _run(schemas.CodesAnswer, NPY, BYTES, body=_IMAGES_BODY, headers=_SEED_HEADER)
+RECONSTRUCT = _run(schemas.ReconstructionAnswer, PNG, NPY, BYTES, body=_IMAGES_BODY, headers={})
+SCORE = _run(schemas.ScoreAnswer, body=_IMAGES_BODY, headers=_SEED_HEADER)
 
 _CODES = {"model": "vqvae-mnist", "codes": [[[17, 301, 4], [88, 12, 12], [0, 511, 63]]]}
-_CODES_BODY = _body(_json(documents.CodesDocument, grid=_CODES) | {NPY: BINARY})
-DECODE = _run(documents.ImagesAnswer, PNG, NPY, BYTES, body=_CODES_BODY, headers={})
+_CODES_BODY = _body(_json(schemas.CodesDocument, grid=_CODES) | {NPY: BINARY})
+DECODE = _run(schemas.ImagesAnswer, PNG, NPY, BYTES, body=_CODES_BODY, headers={})
 
 _SAMPLE_JSON = _json(
-    documents.SampleDocument,
+    schemas.SampleDocument,
     langevin={"method": "langevin", "n": 16, "seed": 1, "parameters": {"steps": 200}},
     codes_and_mask={"codes": [[17, 301], [88, 12]], "mask": [[0, 0], [1, 1]], "n": 8},
     image_and_box={"image": "iVBORw0KGgo...", "box": [0, 14, 28, 28], "n": 8},
     two_images={"method": "interpolate", "images": ["iVBORw0KGgo...", "iVBORw0KGgo..."], "n": 9},
 )
 _SAMPLE_BODY = _body(_SAMPLE_JSON | _IMAGES_CONTENT, required=False)
-SAMPLE = _run(documents.SampleAnswer, PNG, NPY, BYTES, body=_SAMPLE_BODY, headers=_SEED_HEADER)
+SAMPLE = _run(schemas.SampleAnswer, PNG, NPY, BYTES, body=_SAMPLE_BODY, headers=_SEED_HEADER)
 
 # JSON, or JSON and the bytes of tensors behind it. There is one form of answer, and the version is a part of
 # the path.
@@ -145,14 +146,14 @@ _LENGTH = {
 }
 _TENSORS = {"inputs": [{"name": "images", "shape": [1], "datatype": "BYTES", "data": ["iVBORw0KGgo..."]}]}
 INFER = {
-    "responses": _answer(inference_documents.InferenceAnswer, BYTES, headers={LENGTH: _LENGTH})
+    "responses": _answer(protocol.InferenceAnswer, BYTES, headers={LENGTH: _LENGTH})
     | problems(*(status for status in _OF_A_RUN if status not in (406, 409))),
     "openapi_extra": _body(
-        _json(inference_documents.InferenceDocument, one=_TENSORS) | {BYTES: BINARY},
+        _json(protocol.InferenceDocument, one=_TENSORS) | {BYTES: BINARY},
         {"name": LENGTH, "in": "header", **_LENGTH},
     ),
 }
-_INDEX = _json(inference_documents.IndexDocument, ready={"ready": True})
+_INDEX = _json(protocol.IndexDocument, ready={"ready": True})
 INDEX_BODY = {"requestBody": {"required": False, "content": _INDEX}}
 
 

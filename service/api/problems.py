@@ -3,7 +3,7 @@
 Problem                   as it stands
 validation by FastAPI     422, with where, what and the value
 HTTPException             Starlette's own: an unknown path (with the nearest), a wrong method
-anything else             500, and nothing of it but in the log, by ``service.api.observed``
+anything else             500, and nothing of it but in the log, by ``service.api.middleware.access_log``
 """
 
 from collections.abc import Mapping, Sequence

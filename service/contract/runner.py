@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.contract import noise
-from service.manifest import CodesSpec, Input, Operation, Parameter, Role
+from service.contract.manifest import CodesSpec, Input, Operation, Parameter, Role
 
 Array = NDArray[Any]
 Arrays = Mapping[Role, Array]

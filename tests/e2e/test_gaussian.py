@@ -13,15 +13,15 @@ import torch
 from PIL import Image
 
 from service.contract import noise
-from service.manifest import FILE_NAME, ImageSpec, Manifest
-from tests.e2e.processes import PATIENCE, ROOT, asking, start
-from trainer import checkpoint
-from trainer.gaussian.chains import Langevin
-from trainer.gaussian.stage import STEP_SIZE, ClassifierStage
-from trainer.kinds import build
-from trainer.run import Run
+from service.contract.manifest import FILE_NAME, ImageSpec, Manifest
+from tests.fixtures.processes import PATIENCE, ROOT, asking, start
+from trainer.models.gaussian.noise_contrastive import STEP_SIZE, ClassifierStage
+from trainer.models.registry import build
+from trainer.models.samplers.langevin import Langevin
+from trainer.training import checkpoint
+from trainer.training.run_folder import Run
 
-SEVEN = ROOT / "tests" / "data" / "seven.png"
+SEVEN = ROOT / "tests" / "fixtures" / "seven.png"
 DIM = 4
 SMALL = [
     *("--limit=256", "--batch-size=32", "--device=cpu", "--precision=32", "--name=small", "--epochs=1"),

@@ -11,16 +11,16 @@ import httpx2 as httpx
 import pytest
 
 from tests.e2e.load import Call, Load
-from tests.e2e.processes import PATIENCE, ROOT, serving, start
-from tests.service import toy
-from tests.trainer.tiny import write_digits
-from trainer.publish import publication
-from trainer.reload import KEY_VARIABLE, have_loaded
+from tests.fixtures import toy_models
+from tests.fixtures.processes import PATIENCE, ROOT, serving, start
+from tests.fixtures.tiny_models import write_digits
+from trainer.export.publish import publication
+from trainer.export.reload import KEY_VARIABLE, have_loaded
 
 KEY = "secret"
 WORKERS = 2
 TIMES = 10
-SEVEN = (ROOT / "tests" / "data" / "seven.png").read_bytes()
+SEVEN = (ROOT / "tests" / "fixtures" / "seven.png").read_bytes()
 SMALL = [
     *("--batch-size=32", "--device=cpu", "--name=small", "--codebook-size=16"),
     *("--codebook-dim=4", "--width=16", "--stem-width=8", "--hidden-width=8", "--blocks=1"),
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="folders are not
 @pytest.fixture
 def versions(tmp_path: Path) -> list[Path]:
     """A model in two versions, which decode the same codes to other pixels."""
-    return [toy.write_levels(tmp_path / str(tint), tint=tint) for tint in (0, 40)]
+    return [toy_models.write_levels(tmp_path / str(tint), tint=tint) for tint in (0, 40)]
 
 
 @pytest.fixture

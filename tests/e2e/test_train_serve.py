@@ -17,18 +17,18 @@ from PIL import Image
 from safetensors.torch import load
 
 from service.contract import noise
-from service.manifest import FILE_NAME, ImageSpec, Manifest
-from tests.e2e.processes import PATIENCE, ROOT, asking, start
-from trainer import checkpoint
+from service.contract.manifest import FILE_NAME, ImageSpec, Manifest
+from tests.fixtures.processes import PATIENCE, ROOT, asking, start
 from trainer.config import VQVAEConfig
-from trainer.data.idx import bundled_mnist
-from trainer.data.pictures import ArrayPictures
-from trainer.kinds.vqvae import VQVAE
-from trainer.parity import DRAW_GAP, FLIP_GAP
-from trainer.prior.sampler import Sampler
-from trainer.run import Run
+from trainer.data.sources.idx import bundled_mnist
+from trainer.data.sources.pictures import ArrayPictures
+from trainer.export.parity import DRAW_GAP, FLIP_GAP
+from trainer.models.samplers.autoregressive import Sampler
+from trainer.models.vqvae import VQVAE
+from trainer.training import checkpoint
+from trainer.training.run_folder import Run
 
-SEVEN = ROOT / "tests" / "data" / "seven.png"
+SEVEN = ROOT / "tests" / "fixtures" / "seven.png"
 NPY = "application/x-npy"
 
 SMALL = [

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput, InferResult
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from tests.e2e.processes import serving
-from tests.service import patchwork, toy, wanderer
+from tests.fixtures import completion_model, continuous_model, toy_models
+from tests.fixtures.processes import serving
 
-SEVEN = (Path(__file__).parents[1] / "data" / "seven.png").read_bytes()
+SEVEN = (Path(__file__).parents[1] / "fixtures" / "seven.png").read_bytes()
 IMAGES = np.random.default_rng(1).integers(0, 256, (3, 28, 28, 1), dtype=np.uint8)
 CODES = np.random.default_rng(2).integers(0, 16, (3, 7, 7), dtype=np.int32)
 
@@ -23,9 +23,9 @@ CODES = np.random.default_rng(2).integers(0, 16, (3, 7, 7), dtype=np.int32)
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("exported")
-    toy.write_levels(folder)
-    patchwork.write(folder)
-    wanderer.write(folder)
+    toy_models.write_levels(folder)
+    completion_model.write(folder)
+    continuous_model.write(folder)
     with serving(folder, "--provider=cpu", "--threads=1") as url:
         yield url
 
@@ -103,7 +103,7 @@ def test_codes_are_those_of_rest(
     given = [tensor("images", IMAGES, binary=binary_in)]
     result = client.infer("levels", given, outputs=wanted, request_id="42")
     codes = output(result, "codes")
-    np.testing.assert_array_equal(codes, toy.levels(IMAGES))
+    np.testing.assert_array_equal(codes, toy_models.levels(IMAGES))
     np.testing.assert_array_equal(codes, rest(url, "/encode?model=levels", npy(IMAGES)))
     told = result.get_response()
     assert (told["id"], told["model_name"]) == ("42", "levels")
@@ -117,29 +117,29 @@ def test_files_go_in_as_they_are(client: InferenceServerClient, url: str) -> Non
 
 def test_images_come_back(client: InferenceServerClient) -> None:
     images = output(client.infer("levels:decode", [tensor("codes", CODES)]), "images")
-    np.testing.assert_array_equal(images, toy.pixels(CODES))
+    np.testing.assert_array_equal(images, toy_models.pixels(CODES))
     both = client.infer("levels:reconstruct", [tensor("images", images)])
-    np.testing.assert_array_equal(output(both, "codes"), toy.levels(images))
-    np.testing.assert_array_equal(output(both, "images"), toy.pixels(toy.levels(images)))
+    np.testing.assert_array_equal(output(both, "codes"), toy_models.levels(images))
+    np.testing.assert_array_equal(output(both, "images"), toy_models.pixels(toy_models.levels(images)))
 
 
 def test_samples_are_those_of_their_seed(client: InferenceServerClient) -> None:
     result = client.infer("patchwork:sample:prior", [], parameters={"n": 4, "seed": 5, "spread": 3})
     codes = output(result, "codes")
-    np.testing.assert_array_equal(codes, patchwork.drawn(5, range(4), spread=3))
-    np.testing.assert_array_equal(output(result, "images"), toy.pixels(codes))
+    np.testing.assert_array_equal(codes, completion_model.drawn(5, range(4), spread=3))
+    np.testing.assert_array_equal(output(result, "images"), toy_models.pixels(codes))
     assert result.get_response()["parameters"]["seed"] == 5
     label = np.array([b"odd", b"even"], dtype=np.object_)
     labelled = client.infer("patchwork:sample:prior", [tensor("label", label)], parameters={"seed": 5})
     odd = output(labelled, "codes")
-    np.testing.assert_array_equal(odd[0], patchwork.drawn(5, range(1), label=1)[0])
+    np.testing.assert_array_equal(odd[0], completion_model.drawn(5, range(1), label=1)[0])
 
 
 def test_codes_beside_a_mask_are_kept(client: InferenceServerClient) -> None:
     mask = np.random.default_rng(3).random((1, 7, 7)) < 0.4
     given = [tensor("given", CODES), tensor("mask", mask)]
     codes = output(client.infer("patchwork:sample:prior", given, parameters={"seed": 5}), "codes")
-    np.testing.assert_array_equal(codes, np.where(mask, patchwork.drawn(5, range(3)), CODES))
+    np.testing.assert_array_equal(codes, np.where(mask, completion_model.drawn(5, range(3)), CODES))
 
 
 def test_figures_and_states_without_any_values(client: InferenceServerClient) -> None:
@@ -154,7 +154,7 @@ def test_figures_and_states_without_any_values(client: InferenceServerClient) ->
 
 def test_many_requests_at_once(client: InferenceServerClient) -> None:
     expected = np.random.default_rng(4).integers(0, 16, (40, 7, 7), dtype=np.int32)
-    rows = toy.pixels(expected)
+    rows = toy_models.pixels(expected)
     waiting = [client.async_infer("levels", [tensor("images", rows[item : item + 1])]) for item in range(40)]
     codes = np.concatenate([output(one.get_result(), "codes") for one in waiting])
     np.testing.assert_array_equal(codes, expected)
@@ -168,7 +168,7 @@ def test_bodies_may_be_packed(client: InferenceServerClient, packing: str) -> No
         request_compression_algorithm=packing,
         response_compression_algorithm=packing,
     )
-    np.testing.assert_array_equal(output(result, "codes"), toy.levels(IMAGES))
+    np.testing.assert_array_equal(output(result, "codes"), toy_models.levels(IMAGES))
 
 
 @pytest.mark.parametrize(

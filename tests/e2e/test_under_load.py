@@ -21,10 +21,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service import npy
+from service.codecs import npy
 from tests.e2e.load import Call, Load
-from tests.e2e.processes import PATIENCE, listening_on, resident, serving, serving_process, start
-from tests.service import brittle, handmade, pngs, toy
+from tests.fixtures import brittle_model, bundle_builder, png_builder, toy_models
+from tests.fixtures.processes import PATIENCE, listening_on, resident, serving, serving_process, start
 
 MANY = 1000
 FLAGS = ("--default-model=levels", "--threads=1", "--provider=cpu")
@@ -35,15 +35,17 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are not
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
     folder = tmp_path / "models"
-    toy.write_levels(folder)
-    brittle.write(folder)
+    toy_models.write_levels(folder)
+    brittle_model.write(folder)
     return folder
 
 
 def image_like(chance: np.random.Generator, rows: int, size: int) -> NDArray[np.uint8]:
     """Images of which no patch is as near to one level as to another."""
-    levels = chance.integers(1, toy.LEVELS - 1, (rows, size // toy.PATCH, size // toy.PATCH))
-    patches = levels.repeat(toy.PATCH, axis=1).repeat(toy.PATCH, axis=2) * 17
+    levels = chance.integers(
+        1, toy_models.LEVELS - 1, (rows, size // toy_models.PATCH, size // toy_models.PATCH)
+    )
+    patches = levels.repeat(toy_models.PATCH, axis=1).repeat(toy_models.PATCH, axis=2) * 17
     return (patches + chance.integers(-5, 6, patches.shape)).astype(np.uint8)[..., None]
 
 
@@ -51,7 +53,7 @@ def encodings(count: int = 64) -> list[Call]:
     """Requests of one to eight images, and what numpy says of them."""
     chance = np.random.default_rng(0)
     batches = [image_like(chance, 1 + index % 8, 28) for index in range(count)]
-    return [Call("/encode", npy.dump(batch), answers(toy.levels(batch).tolist())) for batch in batches]
+    return [Call("/encode", npy.dump(batch), answers(toy_models.levels(batch).tolist())) for batch in batches]
 
 
 def answers(codes: object) -> Callable[[bytes], bool]:
@@ -78,8 +80,8 @@ def test_poisoned_images_fail_alone(url: str) -> None:
     chance = np.random.default_rng(0)
     calls = []
     for index in range(64):
-        image = chance.integers(0, brittle.LONGEST, (1, 4, 4, 1), dtype=np.uint8)
-        right = answers(brittle.codes(image).tolist())
+        image = chance.integers(0, brittle_model.LONGEST, (1, 4, 4, 1), dtype=np.uint8)
+        right = answers(brittle_model.codes(image).tolist())
         if index % 8 == 0:
             image[0, 0, 0, 0] = 255
         calls.append(Call("/encode?model=brittle", npy.dump(image), right))
@@ -123,8 +125,10 @@ def test_slow_clients_hold_nobody_up(models: Path) -> None:
 
 def hostile() -> list[tuple[str, bytes]]:
     """Requests within every limit but those of names, each of which took the event loop seconds once."""
-    picture = pngs.joined([pngs.header(28, 28), (b"IDAT", zlib.compress(bytes(29 * 28))), (b"IEND", b"")])
-    text = pngs.chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(2**20)))
+    picture = png_builder.joined(
+        [png_builder.header(28, 28), (b"IDAT", zlib.compress(bytes(29 * 28))), (b"IEND", b"")]
+    )
+    text = png_builder.chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(2**20)))
     numbers = b",".join([b"1"] * (2**20 - 100))
     return [
         ("/encode", b'{"image": "", "model": "%s"}' % (b"levels" * 2**20)),
@@ -159,7 +163,7 @@ def longest_wait(client: httpx.Client, path: str, body: bytes) -> float:
 
 def test_models_are_reloaded_many_times(models: Path, url: str) -> None:
     """Two versions of a model in turns: every answer is that of one of them, whole."""
-    versions = [toy.write_levels(models.parent / str(index), tint=index) for index in range(2)]
+    versions = [toy_models.write_levels(models.parent / str(index), tint=index) for index in range(2)]
     with Load(url, encodings()) as load:
         for index in range(50):
             # Beside it first: a folder is swapped by a rename, as the exporter does.
@@ -182,7 +186,7 @@ def test_a_corrupt_model_is_refused_and_the_old_one_answers_on(models: Path, url
         graph.write_bytes(graph.read_bytes()[:-50])
         told = ask(url, "POST", "/models/reload").json()
         assert [refusal["name"] for refusal in told["refused"]] == ["levels"]
-        handmade.edit_manifest(models / "brittle", schema_version=99)
+        bundle_builder.edit_manifest(models / "brittle", schema_version=99)
         assert len(ask(url, "POST", "/models/reload").json()["refused"]) == 2
         load.wait_for(100)
         assert ask(url, "GET", "/models/levels").json()["version"] == before
@@ -194,7 +198,12 @@ def mortal(models: Path, log: Path) -> Iterator[tuple[subprocess.Popen[str], str
     """A service whose threads die at a signal."""
     with log.open("w") as errors:
         process = start(
-            "tests.e2e.mortal", f"--models={models}", "--port=0", "--workers=1", *FLAGS, output=errors
+            "tests.fixtures.dying_service",
+            f"--models={models}",
+            "--port=0",
+            "--workers=1",
+            *FLAGS,
+            output=errors,
         )
     try:
         yield process, listening_on(process, log)
@@ -234,7 +243,7 @@ def test_told_to_stop_it_answers_all_that_was_asked(models: Path, tmp_path: Path
 def test_under_overload_every_answer_is_right_or_says_when_to_come_again(models: Path) -> None:
     with serving(models, *FLAGS, "--workers=1", "--max-queued-rows=1") as url:
         batch = image_like(np.random.default_rng(0), 8, 280)
-        large = Call("/encode?resize=false", npy.dump(batch), answers(toy.levels(batch).tolist()))
+        large = Call("/encode?resize=false", npy.dump(batch), answers(toy_models.levels(batch).tolist()))
         with Load(url, [large], callers=24) as load:
             load.wait_for(200)
         assert_nobody_lost(load, 429)

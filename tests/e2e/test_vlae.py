@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from service.contract import noise
-from service.manifest import ImageSpec
-from tests.e2e.processes import PATIENCE, ROOT, asking, start
-from tests.trainer.tiny import write_digits
-from trainer import checkpoint
-from trainer.kinds import build
-from trainer.kinds.vlae import VLAE
-from trainer.run import Run
+from service.contract.manifest import ImageSpec
+from tests.fixtures.processes import PATIENCE, ROOT, asking, start
+from tests.fixtures.tiny_models import write_digits
+from trainer.models.registry import build
+from trainer.models.vlae import VLAE
+from trainer.training import checkpoint
+from trainer.training.run_folder import Run
 
-SEVEN = ROOT / "tests" / "data" / "seven.png"
+SEVEN = ROOT / "tests" / "fixtures" / "seven.png"
 DIM = 4
 SMALL = [
     *("--batch-size=32", "--device=cpu", "--precision=32", "--epochs=1", f"--latent-dim={DIM}"),

@@ -6,7 +6,7 @@ flags. The keys of the YAML are the names of the fields, and so are the flags, w
 
 from trainer.config.base import RunConfig, Schedule
 from trainer.config.gaussian import GaussianConfig, NCPConfig, VAEConfig
-from trainer.config.layers import (
+from trainer.config.resolution import (
     CONFIGS,
     DEFAULT_PRESETS,
     PRESETS,

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from service.manifest import NAME_PATTERN
+from service.contract.manifest import NAME_PATTERN
 
 # Flags are text, and YAML takes 32 for a number: a choice may be written either way.
 WrittenAsNumber = BeforeValidator(lambda value: int(value) if str(value).isdecimal() else value)

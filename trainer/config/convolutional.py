@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from service.manifest import ImageSpec
+from service.contract.manifest import ImageSpec
 from trainer.config.base import RunConfig, WrittenAsNumber
 
 

@@ -13,8 +13,8 @@ are made into, ``decoding`` makes it, and ``splits`` or ``streaming`` give the r
 from trainer.data.batches import Batches
 from trainer.data.dataset import Dataset
 from trainer.data.loading import load
-from trainer.data.pictures import Skipped
 from trainer.data.sizing import ImageOptions
+from trainer.data.sources.pictures import Skipped
 from trainer.data.splits import Batch, ResidentSplit, Split
 from trainer.data.streaming import StreamedSplit
 

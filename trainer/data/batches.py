@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from service.cpus import available_cpus
+from service.contract.cpu_count import available_cpus
 from trainer.data.splits import Batch, Split
 
 MOST_WORKERS = 8

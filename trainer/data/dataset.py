@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from service.manifest import ImageSpec
-from trainer.data.pictures import Skipped
+from service.contract.manifest import ImageSpec
+from trainer.data.sources.pictures import Skipped
 from trainer.data.splits import Split
 
 SHOWN = 3

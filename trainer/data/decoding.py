@@ -8,9 +8,9 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from service.cpus import available_cpus
-from service.manifest import ImageSpec
-from trainer.data.pictures import ArrayPictures, Pictures, Skipped, draw, quiet_pillow
+from service.contract.cpu_count import available_cpus
+from service.contract.manifest import ImageSpec
+from trainer.data.sources.pictures import ArrayPictures, Pictures, Skipped, draw, quiet_pillow
 
 CHUNK = 256
 

@@ -4,12 +4,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from service.manifest import ImageSpec
+from service.contract.manifest import ImageSpec
 from trainer.data.dataset import Dataset
 from trainer.data.decoding import Decoded, Progress, decode
-from trainer.data.pictures import Pictures, Skipped, Source
 from trainer.data.sizing import ImageOptions
-from trainer.data.sources import find
+from trainer.data.sources.catalog import find
+from trainer.data.sources.pictures import Pictures, Skipped, Source
 from trainer.data.splits import ResidentSplit, Split
 from trainer.data.streaming import StreamedSplit
 from trainer.errors import ConfigError, DataError

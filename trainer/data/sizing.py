@@ -8,8 +8,8 @@ import numpy as np
 from PIL import ExifTags, Image
 from pydantic import ValidationError
 
-from service.manifest import ImageSpec
-from trainer.data.pictures import Pictures, Skipped, quiet_pillow, reason
+from service.contract.manifest import ImageSpec
+from trainer.data.sources.pictures import Pictures, Skipped, quiet_pillow, reason
 from trainer.errors import ConfigError, DataError
 
 SAMPLE = 1000

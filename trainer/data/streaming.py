@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from service.manifest import ImageSpec
-from trainer.data.pictures import Pictures, Skipped, draw, quiet_pillow
+from service.contract.manifest import ImageSpec
+from trainer.data.sources.pictures import Pictures, Skipped, draw, quiet_pillow
 from trainer.data.splits import Batch, in_batches
 from trainer.errors import DataError
 

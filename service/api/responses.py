@@ -1,0 +1,108 @@
+"""Answers: codes and images as JSON, npy or PNG, written straight from numpy."""
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import orjson
+from numpy.typing import NDArray
+from starlette.responses import Response
+
+from service.api.content_negotiation import BYTES, JSON, NPY, PNG
+from service.codecs import images, npy
+from service.codecs.images import Pixels
+from service.models.model import Model
+
+CODES_FORMS = (JSON, NPY, BYTES)
+IMAGES_FORMS = (PNG, JSON, NPY, BYTES)
+
+
+def json_bytes(content: Any) -> bytes:
+    """Any object, with numpy arrays in it, as JSON."""
+    return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def of_codes(
+    model: Model, codes: NDArray[Any], form: str, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Codes ``(N, *shape)`` in one of CODES_FORMS."""
+    if form != JSON:
+        return _answer(npy.dump(codes), model, form, headers)
+    content = {**_told(model, codes.shape), "dtype": model.manifest.codes.dtype, "codes": codes}
+    return _answer(json_bytes(content), model, form, headers)
+
+
+def of_images(
+    model: Model,
+    pixels: Pixels,
+    form: str,
+    more: Mapping[str, Any] | None = None,
+    headers: Mapping[str, str] | None = None,
+    columns: int | None = None,
+) -> Response:
+    """Images, uint8 ``(N, H, W, C)``, in one of IMAGES_FORMS: several as a PNG are a grid.
+
+    ``more`` are further members of the JSON object. The grid has so many ``columns``, or is about square.
+    """
+    if form == PNG:
+        return _answer(images.to_png(images.grid(pixels, columns)), model, form, headers)
+    if form != JSON:
+        return _answer(npy.dump(pixels), model, form, headers)
+    content = {**_told(model, pixels.shape), "images": images.to_base64(pixels), **(more or {})}
+    return _answer(json_bytes(content), model, form, headers)
+
+
+def of_chains(
+    model: Model,
+    pixels: Pixels,
+    states: Pixels,
+    form: str,
+    more: Mapping[str, Any],
+    headers: Mapping[str, str],
+) -> Response:
+    """Chains, by the images of their last states and of those on the way, uint8 ``(N, S, H, W, C)``.
+
+    As PNG a row for each chain, as npy the states, as JSON the last states' images with those on the way.
+    """
+    if form == JSON:
+        further = {"state_images": [images.to_base64(chain) for chain in states]}
+        return of_images(model, pixels, form, {**more, **further}, headers)
+    if form == PNG:
+        flat = states.reshape(-1, *states.shape[2:])
+        return of_images(model, flat, form, more, headers, columns=states.shape[1])
+    return of_images(model, states, form, more, headers)
+
+
+def of_figures(
+    model: Model, figures: Mapping[str, NDArray[Any]], more: Mapping[str, Any], headers: Mapping[str, str]
+) -> Response:
+    """Figures of some rows, float32 ``(N,)`` by name, as JSON; ``more`` are further members."""
+    rows = len(next(iter(figures.values())))
+    return _answer(json_bytes({**_told(model, (rows,)), **more, "figures": figures}), model, JSON, headers)
+
+
+def _told(model: Model, shape: tuple[int, ...]) -> dict[str, Any]:
+    return {"model": model.manifest.name, "version": model.manifest.version, "shape": shape}
+
+
+class _Answer(Response):
+    """An answer of a model, most of whose head is the same each time."""
+
+    def __init__(self, content: bytes, head: Sequence[tuple[bytes, bytes]]) -> None:
+        self.status_code, self.background, self.body = 200, None, content
+        self.raw_headers = [(b"content-length", b"%d" % len(content)), *head]
+
+
+def _answer(content: bytes, model: Model, form: str, further: Mapping[str, str] | None) -> Response:
+    head = _head(model.manifest.name, model.manifest.version, form)
+    return _Answer(content, [*head, *_raw(further)] if further else head)
+
+
+@lru_cache(256)
+def _head(name: str, version: str, form: str) -> list[tuple[bytes, bytes]]:
+    told = {"Content-Type": form, "X-Tessera-Model": name, "X-Tessera-Version": version, "Vary": "Accept"}
+    return _raw(told)
+
+
+def _raw(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]

@@ -1,0 +1,163 @@
+"""The input tensors of an inference, by role: each held against the signature, and all against each other.
+
+Who may say how many rows there are (of samples, completions, points on a way) says it with ``n``, or with an
+input of so many rows; other inputs then have as many, or one that stands for all. Otherwise the images or
+codes say it, and a label stands for all of them or for one each.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from service.api.request_bodies import from_base64
+from service.api.routes.sample_inputs import POINTS, image_size
+from service.codecs import code_arrays, images
+from service.codecs.images import check_count, check_total
+from service.codecs.oip_tensors import BYTES, DTYPES, Tensor, datatype
+from service.contract.manifest import Role, fits
+from service.contract.runner import Array
+from service.errors import BadTensor, BadValue, unknown
+from service.models.model import Model
+from service.models.request_parameters import Label
+from service.models.signature import FREE, Signature, Slot
+from service.settings import Settings
+
+_INTEGERS = tuple(name for name in DTYPES if "INT" in name)
+_FLOATS = tuple(name for name in DTYPES if name.startswith("FP"))
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What was given, by role, with ``rows`` rows each, and the labels: one, or one for each row."""
+
+    arrays: dict[Role, Array]
+    rows: int
+    label: list[Label] | None
+
+
+def read(
+    tensors: Mapping[str, Tensor], signature: Signature, model: Model, n: int | None, settings: Settings
+) -> Inputs:
+    """The inputs that some tensors are; ``n`` is for a signature that ``repeats``.
+
+    Raises UnknownName, BadTensor, and what ``service.codecs.code_arrays`` and ``service.codecs.images``
+    raise.
+    """
+    _check_names(tensors, signature, model)
+    arrays: dict[Role, Array] = {}
+    label = None
+    for slot in signature.inputs:
+        tensor = tensors.get(slot.name)
+        if tensor is None:
+            continue
+        _check_type(slot, tensor, model)
+        if slot.role is Role.label:
+            label = _labels(slot, tensor)
+        else:
+            arrays[slot.role] = _array(slot, tensor, model, settings)
+    counts = {slot.name: len(arrays[slot.role]) for slot in signature.inputs if slot.role in arrays}
+    taker = signature.input(Role.label)
+    if taker and label is not None and signature.repeats:
+        counts[taker.name] = len(label)
+    most = max(counts.values(), default=1)
+    # They go from one code to another, and nobody said how far each is on its way.
+    is_open = signature.input(Role.fraction) is not None and Role.fraction not in arrays
+    if is_open and most > 1:
+        raise BadValue(
+            f"there are {most} rows to go between, and no fraction that says how far each is on its way; "
+            f"give one for each, or one row to go from and one to go to"
+        )
+    rows = n or (POINTS if is_open else most)
+    allowed = [1, rows] if signature.repeats else [rows]
+    for name, count in counts.items():
+        if count not in allowed:
+            told = f"input {name!r} has {count} rows, where there are {rows}; give"
+            raise BadTensor(f"{told} {' or '.join(map(str, allowed))}", given=count, allowed=allowed)
+    if not signature.repeats:
+        return Inputs(arrays, rows, label)
+    check_count(rows, settings)
+    check_total(rows, *image_size(arrays, model), settings)
+    arrays = {role: array.repeat(rows // len(array), axis=0) for role, array in arrays.items()}
+    if is_open:
+        arrays[Role.fraction] = np.linspace(0, 1, rows, dtype=np.float32)
+    return Inputs(arrays, rows, label)
+
+
+def datatypes(slot: Slot) -> tuple[str, ...]:
+    """The datatypes that an input may have; the first is its own."""
+    own = datatype(np.dtype(slot.dtype))
+    if slot.role in (Role.images, Role.mask):
+        return (own, BYTES) if slot.role is Role.images else (own,)
+    family = _INTEGERS if own in _INTEGERS else _FLOATS
+    others = [name for name in family if name != own]
+    return (own, *others, BYTES) if slot.role is Role.label else (own, *others)
+
+
+def _check_names(tensors: Mapping[str, Tensor], signature: Signature, model: Model) -> None:
+    allowed = [slot.name for slot in signature.inputs]
+    for name in tensors:
+        if name not in allowed:
+            takes = f"there are {', '.join(allowed)}" if allowed else "there are none"
+            hint = f"{takes} (noise is made by the seed, and numbers go into the parameters)"
+            raise unknown("input ", name, allowed, hint=hint)
+    missing = [slot.name for slot in signature.inputs if slot.required and slot.name not in tensors]
+    if missing:
+        raise BadValue(
+            f"the inputs lack {', '.join(missing)}; {model.manifest.name!r} needs it here", missing=missing
+        )
+    codes, mask = signature.input(Role.codes), signature.input(Role.mask)
+    if codes and mask and (codes.name in tensors) != (mask.name in tensors):
+        given, lacking = (codes, mask) if codes.name in tensors else (mask, codes)
+        raise BadValue(
+            f"{given.name!r} was given without {lacking.name!r}: codes, and which of them to sample anew, go "
+            f"together",
+            missing=[lacking.name],
+        )
+
+
+def _check_type(slot: Slot, tensor: Tensor, model: Model) -> None:
+    allowed, shape = datatypes(slot), list(tensor.array.shape)
+    if tensor.datatype not in allowed:
+        detail = f"input {slot.name!r} has the datatype {tensor.datatype}; it must be {' or '.join(allowed)}"
+        raise BadTensor(detail, given=tensor.datatype, allowed=list(allowed))
+    wanted = [FREE] if tensor.datatype == BYTES else list(slot.shape)
+    is_right = fits(shape, wanted)
+    spec = model.manifest.image
+    if not is_right or (len(shape) == 4 and slot.role is Role.images and not spec.allows(*shape[1:3])):
+        step = f" with sizes that {spec.multiple_of} divides" if is_right else ""
+        detail = f"input {slot.name!r} has the shape {shape}; it must be {wanted}{step} (-1 is any length)"
+        raise BadTensor(detail, given=shape, allowed=wanted)
+
+
+def _array(slot: Slot, tensor: Tensor, model: Model, settings: Settings) -> Array:
+    manifest, array = model.manifest, tensor.array
+    match slot.role:
+        case Role.images:
+            spec = manifest.image
+            if tensor.datatype != BYTES:
+                return images.from_array(array, spec, settings, resize=False)
+            files = [
+                from_base64(file, index) if isinstance(file, str) else file
+                for index, file in enumerate(array.tolist())
+            ]
+            return images.from_files(files, spec, settings).pixels
+        case Role.codes | Role.target:
+            return code_arrays.from_array(array, manifest, settings, slot.name)
+        case Role.mask:
+            if not array.any():
+                raise BadTensor(f"input {slot.name!r} samples nothing: it is true nowhere")
+            return array
+    share = array.astype(np.float32)
+    if not ((share >= 0) & (share <= 1)).all():
+        raise BadTensor(f"input {slot.name!r} has values outside of 0 to 1", allowed=[0, 1])
+    return share
+
+
+def _labels(slot: Slot, tensor: Tensor) -> list[Label]:
+    given: list[Any] = tensor.array.tolist()
+    try:
+        return [label.decode() if isinstance(label, bytes) else label for label in given]
+    except UnicodeDecodeError as error:
+        raise BadTensor(f"input {slot.name!r} has an element that is no UTF-8: {error}") from error

@@ -1,0 +1,213 @@
+"""Requests and answers of the Open Inference Protocol as bytes: a JSON object, and perhaps tensors behind it.
+
+Tensors come as JSON, or with Triton's binary tensor data extension as bytes behind the JSON object, whose
+length the header ``Inference-Header-Content-Length`` then says. The bytes have the order of the tensors.
+"""
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from numpy.typing import NDArray
+from starlette.datastructures import Headers
+from starlette.responses import Response
+
+from service.api.content_negotiation import BYTES, JSON
+from service.api.request_bodies import JSON_WEIGHT, SentImages, from_json
+from service.api.v2.protocol import InferenceDocument, InputDocument, OutputDocument
+from service.codecs import compression, oip_tensors
+from service.codecs.images import check_count
+from service.codecs.oip_tensors import Tensor
+from service.errors import BadBody, BadTensor, BadValue, EmptyBody, quoted, too_large, unknown
+from service.settings import Settings
+
+LENGTH = "Inference-Header-Content-Length"
+_LONGEST_LENGTH = 20
+SIZE, BINARY, ALL_BINARY = "binary_data_size", "binary_data", "binary_data_output"
+# What other servers do with a tensor and this one does not, and what to do instead.
+_REFUSED = {
+    "shared_memory": "shared memory is not read or written here; send the tensor itself",
+    "classification": "outputs are not turned into classes here; leave classification out",
+}
+
+
+@dataclass(frozen=True)
+class SentInference:
+    """An inference request as it came.
+
+    ``outputs`` are the names of what is wanted, and whether as bytes; None for everything, in the way that
+    ``binary`` says.
+    """
+
+    inputs: Mapping[str, Tensor]
+    outputs: Mapping[str, bool] | None
+    parameters: Mapping[str, Any]
+    binary: bool
+    id: str | None
+    size: int
+    """Bytes of the body, unpacked."""
+
+    @property
+    def weight(self) -> float:
+        """Of taking the inputs, in pixels or numbers as far as that can be told."""
+        return sum(map(_weight, self.inputs.values()))
+
+
+def weight(body: bytes, headers: Headers) -> float:
+    """Of reading a body, in numbers; of one that is packed it is not known."""
+    if headers.get("content-encoding") is not None:
+        return math.inf
+    json = json_size(body, headers)
+    return JSON_WEIGHT * json + len(body) - json
+
+
+def json_size(body: bytes, headers: Headers) -> int:
+    """Bytes of JSON in a body, as it came."""
+    length = headers.get(LENGTH, "")
+    return min(len(body), int(length)) if _is_length(length) else len(body)
+
+
+def read(body: bytes, headers: Headers, settings: Settings) -> SentInference:
+    """The request in a body. Raises EmptyBody, BadBody, BadValue, TooLarge or UnsupportedMediaType."""
+    if not body:
+        raise EmptyBody("the request has no body")
+    body = compression.unpacked(body, headers.get("content-encoding"), settings.max_body_bytes)
+    head, tail = _split(memoryview(body), headers.get(LENGTH))
+    document = InferenceDocument.read(from_json(bytes(head), settings))
+    parameters = document.parameters or {}
+    binary = _flag(parameters, ALL_BINARY, "the request", default=False)
+    return SentInference(
+        _inputs(document.inputs, tail, settings),
+        _outputs(document.outputs, binary) if document.outputs else None,
+        {name: value for name, value in parameters.items() if name != ALL_BINARY},
+        binary,
+        document.id,
+        len(body),
+    )
+
+
+def answer(
+    head: Mapping[str, Any], outputs: Sequence[tuple[str, NDArray[Any], bool]], settings: Settings
+) -> Response:
+    """The response with some outputs by name, as bytes or not; ``head`` is the rest of its JSON object.
+
+    Raises TooLarge for more values as JSON than a body may have.
+    """
+    values = sum(array.size for _, array, binary in outputs if not binary)
+    if values > settings.max_json_values:
+        what = f"the outputs have {values} values as JSON"
+        hint = f"ask for bytes with {BINARY} or {ALL_BINARY}"
+        raise too_large(what, values, settings.max_json_values, "max_json_values", hint)
+    told, blobs = [], []
+    for name, array, binary in outputs:
+        output: dict[str, Any] = {
+            "name": name,
+            "datatype": oip_tensors.datatype(array.dtype),
+            "shape": array.shape,
+        }
+        if binary:
+            blobs.append(oip_tensors.to_bytes(array))
+            output["parameters"] = {SIZE: array.nbytes}
+        else:
+            output["data"] = oip_tensors.to_json(array)
+        told.append(output)
+    content = orjson.dumps({**head, "outputs": told}, option=orjson.OPT_SERIALIZE_NUMPY)
+    if not blobs:
+        return Response(content, media_type=JSON)
+    headers = {LENGTH: str(len(content))}
+    return Response(b"".join([content, *blobs]), headers=headers, media_type=BYTES)
+
+
+def _weight(tensor: Tensor) -> float:
+    if tensor.datatype != oip_tensors.BYTES:
+        return tensor.array.size
+    elements = tensor.array.ravel().tolist()
+    if any(isinstance(element, str) for element in elements):
+        return math.inf
+    return SentImages(files=elements).weight
+
+
+def _split(body: memoryview, length: str | None) -> tuple[memoryview, memoryview]:
+    """The JSON object, and what follows it."""
+    if length is None:
+        return body, body[len(body) :]
+    if not _is_length(length) or int(length) > len(body):
+        detail = f"{LENGTH} is {quoted(length)}; it is how many bytes of the body are JSON, 0 to {len(body)}"
+        raise BadBody(detail, given=length, allowed=[0, len(body)])
+    return body[: int(length)], body[int(length) :]
+
+
+def _is_length(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < _LONGEST_LENGTH
+
+
+def _inputs(documents: Sequence[InputDocument], tail: memoryview, settings: Settings) -> dict[str, Tensor]:
+    inputs: dict[str, Tensor] = {}
+    start = 0
+    for document in documents:
+        where = f"input {quoted(document.name)}"
+        if document.name in inputs:
+            raise BadTensor(f"{where} was given twice", given=document.name)
+        oip_tensors.check(where, document.datatype, document.shape)
+        if document.datatype == oip_tensors.BYTES:
+            check_count(math.prod(document.shape), settings)
+        parameters = document.parameters or {}
+        _check_names(parameters, [SIZE], where)
+        size = parameters.get(SIZE)
+        if (size is None) == (document.data is None):
+            both = "both" if size is not None else "neither"
+            raise BadTensor(f"{where} has {both} of data and {SIZE}; it must have one")
+        if size is None:
+            tensor = oip_tensors.from_json(where, document.datatype, document.shape, document.data)
+        else:
+            _check_size(size, len(tail) - start, where)
+            data = tail[start : start + size]
+            tensor = oip_tensors.from_bytes(where, document.datatype, document.shape, data)
+            start += size
+        inputs[document.name] = tensor
+    if start != len(tail):
+        detail = f"{len(tail)} bytes follow the JSON, and the inputs have {start} of them by their {SIZE}"
+        raise BadBody(detail, given=len(tail), allowed=start)
+    return inputs
+
+
+def _check_size(size: Any, left: int, where: str) -> None:
+    if type(size) is not int or size < 0:
+        raise BadTensor(f"{SIZE} of {where} is {quoted(size)}; it must be a number of bytes", given=size)
+    if size > left:
+        detail = (
+            f"{SIZE} of {where} is {size}, and {left} bytes are left of what follows the JSON, whose length "
+            f"{LENGTH} says"
+        )
+        raise BadTensor(detail, given=size, allowed=left)
+
+
+def _outputs(documents: Sequence[OutputDocument], binary: bool) -> dict[str, bool]:
+    outputs: dict[str, bool] = {}
+    for document in documents:
+        where = f"output {quoted(document.name)}"
+        if document.name in outputs:
+            raise BadValue(f"{where} was asked for twice", given=document.name)
+        parameters = document.parameters or {}
+        _check_names(parameters, [BINARY], where)
+        outputs[document.name] = _flag(parameters, BINARY, where, default=binary)
+    return outputs
+
+
+def _check_names(parameters: Mapping[str, Any], allowed: Collection[str], where: str) -> None:
+    for name in parameters:
+        if name in allowed:
+            continue
+        for refused, advice in _REFUSED.items():
+            if name.startswith(refused):
+                raise BadValue(f"{where} has the parameter {quoted(name)}: {advice}", given=name)
+        raise unknown(f"parameter of {where} called ", name, allowed)
+
+
+def _flag(parameters: Mapping[str, Any], name: str, where: str, *, default: bool) -> bool:
+    flag = parameters.get(name, default)
+    if not isinstance(flag, bool):
+        raise BadValue(f"{name} of {where} is {quoted(flag)}; it must be true or false", given=flag)
+    return flag

@@ -1,0 +1,139 @@
+"""Codes as callers send them, JSON or npy, held against the manifest.
+
+What comes out is always ``(N, *shape)`` of the manifest's dtype: int32 in [0, codebook size), or finite
+float32. One item may come without its batch axis. A grid may have another size than the model's own if the
+manifest gives a stride and the image that belongs to the grid is one that the model takes.
+
+Nothing is converted that could hide a mistake: 3.0 is no index, true is no number, and the first value that
+is out of place is named with its position.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.codecs import json_arrays, npy
+from service.codecs.images import check_count, check_total
+from service.contract.manifest import Manifest
+from service.errors import BadCodes, quoted, too_large
+from service.settings import Settings
+
+
+def from_json(document: Mapping[str, Any], manifest: Manifest, settings: Settings) -> NDArray[Any]:
+    """The codes of ``{"codes": [...], "shape": [...], "dtype": "int32"}``.
+
+    ``codes`` is nested lists, or one flat list and its ``shape``; ``dtype`` may be left out.
+
+    Raises BadCodes, BadValue or TooLarge.
+    """
+    dtype = manifest.codes.dtype
+    if document.get("dtype") not in (None, dtype):
+        detail = f"dtype {quoted(document['dtype'])}; the codes of {manifest.name!r} are {dtype}"
+        raise BadCodes(detail, given=document["dtype"], allowed=dtype)
+    flat, shape, found = json_arrays.flatten(document["codes"], "codes", BadCodes)
+    if (said := document.get("shape")) is not None and tuple(said) != shape:
+        if len(shape) != 1 or math.prod(said) != len(flat):
+            detail = f"shape says {list(said)}, and codes has the shape {list(shape)}"
+            raise BadCodes(detail, given=list(shape), allowed=list(said))
+        shape = tuple(said)
+    types, wanted = ({int}, "an integer") if dtype == "int32" else ({int, float}, "a number")
+    if not found <= types:
+        odd = next(index for index, value in enumerate(flat) if type(value) not in types)
+        raise json_arrays.refusal(
+            BadCodes, "codes", flat[odd], odd, shape, f"{wanted} ({dtype})", allowed=dtype
+        )
+    shape = _checked_shape(shape, manifest, settings)
+    return _checked_values(_array(flat, dtype).reshape(shape), manifest)
+
+
+def from_npy(data: bytes, manifest: Manifest, settings: Settings) -> NDArray[Any]:
+    """The codes of an npy file: integers of any width for discrete codes, floats for the others.
+
+    Raises BadArray, BadCodes, BadValue or TooLarge.
+    """
+    array = npy.load(data)
+    allowed = "iu" if manifest.codes.dtype == "int32" else "f"
+    if array.dtype.kind not in allowed:
+        detail = f"the npy holds {array.dtype}; the codes of {manifest.name!r} are {manifest.codes.dtype}"
+        raise BadCodes(detail, given=str(array.dtype), allowed=manifest.codes.dtype)
+    return from_array(array, manifest, settings)
+
+
+def from_array(
+    array: NDArray[Any], manifest: Manifest, settings: Settings, name: str = "codes"
+) -> NDArray[Any]:
+    """The codes in an array of integers or, if they are not discrete, of floats.
+
+    Messages call it by its ``name``. Raises BadCodes, BadValue or TooLarge.
+    """
+    shape = _checked_shape(array.shape, manifest, settings, name)
+    return _checked_values(array.reshape(shape), manifest, name)
+
+
+def _array(flat: list[Any], dtype: str) -> NDArray[Any]:
+    if dtype == "float32":
+        return np.array(flat, dtype=np.float64)
+    try:
+        return np.array(flat, dtype=np.int64)
+    except OverflowError:
+        # Too large for any index; kept as it is, so that the message can name it.
+        return np.array(flat, dtype=object)
+
+
+def _checked_shape(
+    shape: tuple[int, ...], manifest: Manifest, settings: Settings, name: str = "codes"
+) -> tuple[int, ...]:
+    """The shape with its batch axis. Raises BadCodes for one that the model does not take."""
+    rank = len(manifest.codes.shape)
+    rows, item = (1, shape) if len(shape) == rank else (next(iter(shape), 0), shape[1:])
+    size = _image_size(item, manifest)
+    if size is None:
+        detail = f"{name} of shape {list(shape)}; {manifest.name!r} takes {_allowed_shapes(manifest)}"
+        raise BadCodes(detail, given=list(shape), allowed=[None, *manifest.codes.shape])
+    height, width = size
+    check_count(rows, settings)
+    if height * width > settings.max_pixels:
+        told = f"a grid of {item[0]} x {item[1]} codes is an image of {height} x {width} pixels"
+        raise too_large(told, height * width, settings.max_pixels, "max_pixels")
+    check_total(rows, height, width, settings)
+    return (rows, *item)
+
+
+def _image_size(item: tuple[int, ...], manifest: Manifest) -> tuple[int, int] | None:
+    """Height and width of the image that belongs to the codes of one item, or None if there is none."""
+    spec, image = manifest.codes, manifest.image
+    if item == spec.shape:
+        return image.height, image.width
+    if spec.stride is None or len(item) != 2:
+        return None
+    height, width = item[0] * spec.stride, item[1] * spec.stride
+    return (height, width) if image.allows(height, width) else None
+
+
+def _allowed_shapes(manifest: Manifest) -> str:
+    spec, image = manifest.codes, manifest.image
+    own = ", ".join(["N", *map(str, spec.shape)])
+    if spec.stride is None or image.multiple_of is None:
+        return f"[{own}]"
+    step = math.lcm(image.multiple_of, spec.stride) // spec.stride
+    return f"[{own}], or [N, h, w]" + (f" with h and w multiples of {step}" if step > 1 else "")
+
+
+def _checked_values(array: NDArray[Any], manifest: Manifest, name: str = "codes") -> NDArray[Any]:
+    size = manifest.codes.codebook_size
+    if size is None:
+        with np.errstate(over="ignore"):
+            values = array.astype(np.float32)
+        bad = ~np.isfinite(values)
+        rule = "a finite float32"
+    else:
+        bad = (array < 0) | (array >= size)
+        rule = f"in 0 to {size - 1}"
+    if bad.any():
+        odd = int(np.argmax(bad))
+        allowed = [0, size - 1] if size is not None else "finite"
+        raise json_arrays.refusal(BadCodes, name, array.item(odd), odd, array.shape, rule, allowed=allowed)
+    return np.ascontiguousarray(array.astype(np.int32) if size is not None else values)

@@ -1,0 +1,232 @@
+"""Bytes to pixels and back: PNG, JPEG, WebP and npy.
+
+Pixels are uint8 ``(N, H, W, C)`` everywhere in the service. Pictures are made to fit a model by the rule of
+``service.contract.image_preprocessing``, the one the trainer uses. The size of a picture is read from its
+header and checked before any pixel is decoded, so a decompression bomb stays packed. Of an animation the
+first frame counts. Small plain pictures go by ``service.codecs.fast_png``, all others, without their metadata
+(``service.codecs.image_metadata``), by Pillow; nobody could tell from what comes out.
+"""
+
+import base64
+import io
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from service.codecs import fast_png, image_metadata, npy
+from service.contract.image_preprocessing import fit, pixels, prepare, upright_picture
+from service.contract.manifest import ImageSpec
+from service.errors import BadArray, BadImage, BadSize, BadValue, EmptyBody, TooLarge, too_large
+from service.settings import Settings
+
+Pixels = NDArray[np.uint8]
+
+Size = tuple[int, int]
+"""Width and height in pixels, as Pillow has them."""
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+
+GAP = 2
+"""Pixels between the images of a grid, in white."""
+
+# Pillow's own limit is fixed and twice what it says; ours is a setting, and checked in open_picture.
+Image.MAX_IMAGE_PIXELS = None
+
+
+class Fitted(NamedTuple):
+    """Images made to fit a model, uint8 ``(N, H, W, C)``, and the size that each had as it is seen."""
+
+    pixels: Pixels
+    sizes: list[Size]
+
+
+def from_files(files: Sequence[bytes], spec: ImageSpec, settings: Settings, *, resize: bool = True) -> Fitted:
+    """PNG, JPEG or WebP files, made to fit the model's own size.
+
+    Without ``resize`` each keeps its size, which must be one that the model takes and the same for all.
+    Raises EmptyBody, BadImage, BadSize or TooLarge; with several files, naming which.
+    """
+    check_count(len(files), settings)
+    if resize:
+        check_total(len(files), spec.height, spec.width, settings)
+    images: list[Pixels] = []
+    sizes: list[Size] = []
+    own = (spec.height, spec.width, spec.channels)
+    for index, data in enumerate(files):
+        image = fast_png.decode(data, settings.max_pixels)
+        if resize and image is not None and image.shape == own:
+            sizes.append((spec.width, spec.height))
+            images.append(image)
+            continue
+        where = place(index, len(files))
+        if resize or image is None or image.shape[2] != spec.channels:
+            picture = _upright(data, image, spec, settings, where)
+            sizes.append(picture.size)
+            image = pixels(fit(picture, spec, (spec.width, spec.height)) if resize else picture)
+        else:
+            sizes.append((image.shape[1], image.shape[0]))
+        if not resize:
+            _check_own_size(image, images, spec, where)
+            check_total(len(files), image.shape[0], image.shape[1], settings)
+        images.append(image)
+    return Fitted(images[0][None] if len(images) == 1 else np.stack(images), sizes)
+
+
+def from_npy(data: bytes, spec: ImageSpec, settings: Settings, *, resize: bool = True) -> Fitted:
+    """The images of an npy file with uint8 of shape ``(N, H, W, C)``, made to fit as files are.
+
+    ``(H, W)`` is one greyscale image; three axes are one image ``(H, W, C)`` if the last is 1, 3 or 4 long,
+    else greyscale images ``(N, H, W)``. Raises BadArray, BadValue, BadSize or TooLarge.
+    """
+    array = _four_axes(npy.load(data))
+    count, height, width, _ = array.shape
+    return Fitted(from_array(array, spec, settings, resize=resize), [(width, height)] * count)
+
+
+def from_array(array: Pixels, spec: ImageSpec, settings: Settings, *, resize: bool) -> Pixels:
+    """The same of an array that is uint8 ``(N, H, W, C)`` already. Raises BadValue, BadSize or TooLarge."""
+    count, height, width, _ = array.shape
+    check_count(count, settings)
+    if height * width > settings.max_pixels:
+        told = f"the images are {height} x {width} pixels"
+        raise too_large(told, height * width, settings.max_pixels, "max_pixels")
+    if resize:
+        height, width = spec.height, spec.width
+    elif not spec.allows(height, width):
+        raise _bad_size(height, width, spec, "the image")
+    check_total(count, height, width, settings)
+    if array.shape[1:] == (height, width, spec.channels):
+        return np.ascontiguousarray(array)
+    return np.stack([prepare(_picture(image), spec, height, width) for image in array])
+
+
+def open_picture(data: bytes, max_pixels: int, where: str = "the image") -> Image.Image:
+    """A picture of which only the header was read. Raises EmptyBody, BadImage or TooLarge."""
+    if not data:
+        raise EmptyBody(f"{where} is empty: no bytes came")
+    try:
+        picture = Image.open(io.BytesIO(image_metadata.strip(data)), formats=FORMATS)
+    except MemoryError:
+        raise
+    except image_metadata.TooManyParts as error:
+        raise TooLarge(f"{where} {error}") from error
+    except Exception as error:  # as above
+        raise BadImage(f"{where} is no PNG, JPEG or WebP that can be read", allowed=FORMATS) from error
+    width, height = picture.size
+    if width * height > max_pixels:
+        raise too_large(f"{where} has {height} x {width} pixels", width * height, max_pixels, "max_pixels")
+    return picture
+
+
+def place(index: int, count: int) -> str:
+    """What messages call one of some images."""
+    return f"image {index} of {count}" if count > 1 else "the image"
+
+
+def check_count(count: int, settings: Settings) -> None:
+    """Raise BadValue for no rows at all, TooLarge for more than ``settings.max_images``."""
+    if count < 1:
+        raise BadValue("there are no rows; send at least one", given=0, allowed=[1, settings.max_images])
+    if count > settings.max_images:
+        raise too_large(f"{count} rows in one request", count, settings.max_images, "max_images")
+
+
+def check_total(count: int, height: int, width: int, settings: Settings) -> None:
+    """Raise TooLarge if ``count`` images of a size are more than ``settings.max_total_pixels``."""
+    total = count * height * width
+    if total > settings.max_total_pixels:
+        told = f"{count} x {height} x {width} is {total} pixels in one request"
+        raise too_large(told, total, settings.max_total_pixels, "max_total_pixels")
+
+
+def grid(images: Pixels, columns: int | None = None) -> Pixels:
+    """Images side by side in a grid: ``(N, H, W, C)`` to ``(H', W', C)``.
+
+    Row by row, from the top left, in so many ``columns``, or about square; one image stays as it is.
+    """
+    count, height, width, channels = images.shape
+    if count == 1:
+        return images[0]
+    columns = columns or math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    down, right = height + GAP, width + GAP
+    sheet = np.full((rows * down - GAP, columns * right - GAP, channels), 255, dtype=np.uint8)
+    for index, image in enumerate(images):
+        top, left = index // columns * down, index % columns * right
+        sheet[top : top + height, left : left + width] = image
+    return sheet
+
+
+def to_png(image: Pixels) -> bytes:
+    """One image, uint8 ``(H, W, C)`` with 1 or 3 channels, as PNG."""
+    quick = fast_png.encode(image)
+    if quick is not None:
+        return quick
+    buffer = io.BytesIO()
+    _picture(image).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def to_base64(images: Pixels) -> list[str]:
+    """Each image of ``(N, H, W, C)`` as a base64 PNG."""
+    return [base64.b64encode(to_png(image)).decode("ascii") for image in images]
+
+
+def _picture(image: Pixels) -> Image.Image:
+    return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else np.ascontiguousarray(image))
+
+
+def _upright(
+    data: bytes, array: Pixels | None, spec: ImageSpec, settings: Settings, where: str
+) -> Image.Image:
+    """A picture as it is meant to be seen, from its pixels if they are known and else from its file."""
+    picture = open_picture(data, settings.max_pixels, where) if array is None else _picture(array)
+    try:
+        return upright_picture(picture, spec.channels, spec.background)
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders raise whatever a corrupt file makes them run into
+        raise BadImage(f"{where} is truncated or corrupt") from error
+
+
+def _check_own_size(image: Pixels, others: Sequence[Pixels], spec: ImageSpec, where: str) -> None:
+    height, width, _ = image.shape
+    if not spec.allows(height, width):
+        raise _bad_size(height, width, spec, where)
+    if others and others[0].shape != image.shape:
+        detail = (
+            f"{where} is {height} x {width} pixels and the first is {others[0].shape[0]} x "
+            f"{others[0].shape[1]}; with resize=false all images of a request must have one size"
+        )
+        raise BadSize(detail, given=[height, width], allowed=list(others[0].shape[:2]))
+
+
+def _bad_size(height: int, width: int, spec: ImageSpec, where: str) -> BadSize:
+    if spec.multiple_of is None:
+        rule, allowed = f"{spec.height} x {spec.width}", {"height": spec.height, "width": spec.width}
+    else:
+        rule, allowed = f"multiples of {spec.multiple_of}", {"multiple_of": spec.multiple_of}
+    return BadSize(
+        f"{where} is {height} x {width} pixels (height x width); with resize=false this model takes {rule}",
+        given=[height, width],
+        allowed=allowed,
+    )
+
+
+def _four_axes(array: NDArray[Any]) -> Pixels:
+    if array.dtype != np.uint8:
+        detail = f"images are uint8 with values 0 to 255, and the npy holds {array.dtype}"
+        raise BadArray(detail, given=str(array.dtype), allowed="uint8")
+    shape = array.shape
+    if len(shape) == 2:
+        shape = (1, *shape, 1)
+    elif len(shape) == 3:
+        shape = (1, *shape) if shape[-1] in (1, 3, 4) else (*shape, 1)
+    if len(shape) != 4 or shape[-1] not in (1, 3, 4) or 0 in shape[1:]:
+        detail = f"the npy has the shape {list(array.shape)}; images are [N, H, W, C] with 1, 3 or 4 channels"
+        raise BadArray(detail, given=list(array.shape))
+    return array.reshape(shape).astype(np.uint8, copy=False)

@@ -1,0 +1,129 @@
+"""Which codes are to be sampled anew, as callers say it: a mask of the codes, or a box of the picture.
+
+What comes out is bool ``(N, *codes.shape)``: True where a code is sampled, False where the given one is kept.
+A box is made to fit the model as its picture is, so that it stays where it was drawn; then every code is
+sampled of whose pixels it touches one. A picture that is resized spreads a little over the edge of the box,
+and so does the mask.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.codecs import json_arrays
+from service.codecs.images import Size, place
+from service.contract.image_preprocessing import prepare_box
+from service.contract.manifest import Manifest
+from service.errors import BadValue, quoted, uneven
+
+Mask = NDArray[np.bool_]
+
+_NUMBER = r"\s*-?[0-9]{1,9}\s*"
+_FOUR_NUMBERS = re.compile(rf"{_NUMBER}(?:,{_NUMBER}){{3}}")
+
+
+class Box(NamedTuple):
+    """A part of a picture in pixels, half-open: ``right`` and ``bottom`` are the first that are outside."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+
+def from_json(given: list[Any], manifest: Manifest, rows: int) -> Mask:
+    """The mask for ``rows`` rows of codes in nested lists of true and false, or 1 and 0.
+
+    It may come without its batch axis, or with one row, which then stands for all. Raises BadValue.
+    """
+    flat, shape, _ = json_arrays.flatten(given, "mask", BadValue)
+    own = manifest.codes.shape
+    if own not in (shape, shape[1:]):
+        text = ", ".join(map(str, own))
+        detail = (
+            f"mask of shape {list(shape)}; the codes of {manifest.name!r} have the shape [{text}], so a mask "
+            f"is [{text}] or [N, {text}]"
+        )
+        raise BadValue(detail, given=list(shape), allowed=[None, *own])
+    masks = 1 if shape == own else shape[0]
+    if masks not in (1, rows):
+        raise uneven(masks, "masks", rows, "rows of codes")
+    odd = next(
+        (place for place, value in enumerate(flat) if type(value) not in (bool, int) or value not in (0, 1)),
+        None,
+    )
+    if odd is not None:
+        rule = "true or 1 where a code is to be sampled, and false or 0 where it is kept"
+        raise json_arrays.refusal(BadValue, "mask", flat[odd], odd, shape, rule, allowed=[0, 1])
+    mask = np.array(flat, dtype=np.bool_).reshape(masks, *own)
+    if not mask.any():
+        raise BadValue("the mask samples nothing: it is true or 1 nowhere")
+    return mask.repeat(rows // masks, axis=0)
+
+
+def boxes_from_json(given: list[Any]) -> list[Box]:
+    """The boxes in ``[left, top, right, bottom]``, or in a list of such lists. Raises BadValue."""
+    several = given if any(isinstance(item, list) for item in given) else [given]
+    for box in several:
+        if not isinstance(box, list) or len(box) != 4 or set(map(type, box)) != {int}:
+            raise BadValue(
+                f"box is [left, top, right, bottom] in whole pixels, such as [0, 14, 28, 28], "
+                f"not {quoted(box)}",
+                given=box,
+            )
+    return [Box(*box) for box in several]
+
+
+def boxes_from_query(given: Sequence[str]) -> list[Box]:
+    """The boxes in texts such as ``"0,14,28,28"``. Raises BadValue."""
+    for text in given:
+        if not _FOUR_NUMBERS.fullmatch(text):
+            detail = f"box is left,top,right,bottom in whole pixels, such as 0,14,28,28, not {quoted(text)}"
+            raise BadValue(detail, given=text)
+    return [Box(*map(int, text.split(","))) for text in given]
+
+
+def from_boxes(boxes: Sequence[Box], sizes: Sequence[Size], manifest: Manifest) -> Mask:
+    """The mask of pictures of some sizes, as they are seen: one box for all, or one for each.
+
+    Raises BadValue.
+    """
+    if manifest.codes.stride is None:
+        raise BadValue(
+            f"the codes of {manifest.name!r} have no place in the image (its manifest has no stride), so a "
+            f"box cannot say which to sample; send codes and a mask"
+        )
+    if len(boxes) not in (1, len(sizes)):
+        raise uneven(len(boxes), "boxes", len(sizes), "images")
+    return np.stack(
+        [
+            _from_box(boxes[index % len(boxes)], size, manifest, place(index, len(sizes)))
+            for index, size in enumerate(sizes)
+        ]
+    )
+
+
+def _from_box(box: Box, size: Size, manifest: Manifest, where: str) -> Mask:
+    width, height = size
+    inside = Box(max(box.left, 0), max(box.top, 0), min(box.right, width), min(box.bottom, height))
+    if inside.left >= inside.right or inside.top >= inside.bottom:
+        detail = (
+            f"box {list(box)} has nothing of {where} in it, which is {width} pixels wide and {height} high; "
+            f"a box is [left, top, right, bottom] with left < right and top < bottom, within "
+            f"[0, 0, {width}, {height}]"
+        )
+        raise BadValue(detail, given=list(box), allowed=[0, 0, width, height])
+    image, stride = manifest.image, manifest.codes.stride or 1
+    down, right = manifest.codes.shape
+    pixels = prepare_box(inside, size, image)
+    mask: Mask = pixels.reshape(down, stride, right, stride).max(axis=(1, 3))
+    if not mask.any():
+        raise BadValue(
+            f"box {list(box)} covers no code: nothing of it is left when {where}, {width} pixels wide and "
+            f"{height} high, is made to fit the model's {image.width} and {image.height} ({image.fit})",
+            given=list(box),
+        )
+    return mask

@@ -1,0 +1,1 @@
+"""Served models: bundles, their validation, and what runs them."""

@@ -1,0 +1,151 @@
+"""One exported folder, read and verified: its manifest, the sha256 of its files, its codebook.
+
+    models/vqvae-mnist/     the folder has the name of its model, so that two cannot claim the same one
+      manifest.json         what every other file must be
+      ...
+
+A folder that does not verify is refused with the reason; no reason names a path outside the folder.
+"""
+
+import contextlib
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import orjson
+import safetensors.numpy
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from service.contract.manifest import FILE_NAME, SCHEMA_VERSION, File, Manifest, content_version
+from service.errors import ModelRefused, quoted
+
+PREVIEW = "preview.png"
+
+Fingerprint = tuple[tuple[str, int, int, int], ...]
+"""Name, inode, size and time of change of every file: the same as long as nobody wrote to the folder."""
+
+
+@dataclass(frozen=True)
+class Folder:
+    """An exported folder whose files are what its manifest says."""
+
+    path: Path
+    manifest: Manifest
+    fingerprint: Fingerprint
+    codebook: bytes | None
+    """The safetensors file of the codebook."""
+    vectors: NDArray[np.float32] | None
+    """The code vectors: float32 ``(codebook_size, codebook_dim)``."""
+    preview: bytes | None
+    """A PNG of originals, reconstructions and samples."""
+
+
+def read_folder(path: Path) -> Folder:
+    """Read and verify an exported folder. Raises ModelRefused, saying what is wrong with it."""
+    # Taken first: who reads it again after loading the graphs knows that nothing changed in between.
+    manifest = read_manifest(path)
+    fingerprint = read_fingerprint(path, manifest)
+    for name, file in manifest.files.items():
+        _verify(path, name, file)
+    if (version := content_version(manifest.files)) != manifest.version:
+        raise ModelRefused(f"the manifest says version {manifest.version}, its files are {version}")
+    codebook = vectors = preview = None
+    if manifest.codebook is not None:
+        codebook = _read(path, manifest.codebook.file)
+        vectors = _vectors(codebook, manifest)
+    if PREVIEW in manifest.files:
+        preview = _read(path, PREVIEW)
+    return Folder(path, manifest, fingerprint, codebook, vectors, preview)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of a folder, valid in itself. Raises ModelRefused."""
+    try:
+        document = orjson.loads(_read(path, FILE_NAME))
+    except orjson.JSONDecodeError as error:
+        raise ModelRefused(f"{FILE_NAME} is no JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise ModelRefused(f"{FILE_NAME} holds no object")
+    # Before anything else: another schema may differ in all the rest.
+    if (schema := document.get("schema_version")) != SCHEMA_VERSION:
+        detail = f"{FILE_NAME} has schema version {quoted(schema)}, this service reads {SCHEMA_VERSION}"
+        raise ModelRefused(detail)
+    try:
+        manifest = Manifest.model_validate(document)
+    except ValidationError as error:
+        complaints = [
+            f"{'.'.join(map(str, item['loc']))}: {item['msg']}".removeprefix(": ")
+            for item in error.errors(include_url=False)
+        ]
+        raise ModelRefused(f"{FILE_NAME}: {'; '.join(complaints)}") from error
+    if manifest.name != path.name:
+        detail = f"the folder is called {path.name!r} and its model {manifest.name!r}; they must agree"
+        raise ModelRefused(detail)
+    return manifest
+
+
+def read_fingerprint(path: Path, manifest: Manifest) -> Fingerprint:
+    """What changes when somebody writes to the folder. Raises ModelRefused if a file is missing."""
+    prints = []
+    for name in (FILE_NAME, *sorted(manifest.files)):
+        status = _status(path, name)
+        prints.append((name, status.st_ino, status.st_size, status.st_mtime_ns))
+    return tuple(prints)
+
+
+def _verify(path: Path, name: str, file: File) -> None:
+    if not (path / name).resolve().is_relative_to(path.resolve()):
+        raise ModelRefused(f"{name!r} is outside the model's folder")
+    size = _status(path, name).st_size
+    if size != file.size:
+        raise ModelRefused(f"{name!r} has {size} bytes, the manifest says {file.size}")
+    with _told(name), (path / name).open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    if digest != file.sha256:
+        raise ModelRefused(f"{name!r} has the sha256 {digest}, the manifest says {file.sha256}")
+
+
+def _status(path: Path, name: str) -> os.stat_result:
+    with _told(name):
+        status = (path / name).stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ModelRefused(f"{name!r} is no regular file")
+    return status
+
+
+def _read(path: Path, name: str) -> bytes:
+    with _told(name):
+        return (path / name).read_bytes()
+
+
+@contextlib.contextmanager
+def _told(name: str) -> Iterator[None]:
+    """Refuse the folder if a file of it cannot be read."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise ModelRefused(f"it is half written: there is no {name!r}") from None
+    except OSError as error:
+        raise ModelRefused(f"{name!r} cannot be read: {error.strerror}") from error
+
+
+def _vectors(data: bytes, manifest: Manifest) -> NDArray[np.float32]:
+    spec = manifest.codebook
+    assert spec is not None  # noqa: S101 - for the type checker
+    try:
+        tensors = safetensors.numpy.load(data)
+    except Exception as error:  # safetensors raises its own errors, and KeyError for dtypes numpy lacks
+        raise ModelRefused(f"{spec.file!r} is no safetensors file that can be read") from error
+    if (vectors := tensors.get(spec.tensor)) is None:
+        raise ModelRefused(f"{spec.file!r} has the tensors {sorted(tensors)}, not {spec.tensor!r}")
+    if vectors.shape != spec.shape or vectors.dtype != np.float32:
+        raise ModelRefused(
+            f"{spec.file!r}: {spec.tensor!r} is {vectors.dtype} {list(vectors.shape)}, "
+            f"the manifest says float32 {list(spec.shape)}"
+        )
+    return vectors

@@ -1,0 +1,175 @@
+"""Which of ONNX Runtime's providers runs, and why.
+
+ONNX Runtime takes the CPU silently when CUDA does not work. So CUDA is tried with a small graph before
+anything is loaded, every session is asked which provider it got, and the answer with its reason is
+reported: at start-up, in ``/readyz`` and with every model.
+
+On CUDA one thread of a process runs everything: the trial, the warm-up of models, and every batch.
+"""
+
+import contextlib
+import ctypes
+import io
+import logging
+import sys
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Literal, TypeVar
+
+import numpy as np
+import onnxruntime as ort
+
+from service.contract.cpu_count import available_cpus
+from service.errors import StartupError
+
+log = logging.getLogger(__name__)
+
+CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+
+# Fast to start, and memory grows by what is asked for.
+_CUDA_OPTIONS = {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
+
+# z = MatMul(y, y) of y = Conv(x, w), float32, 4x4 by 3x3: it fails without cuDNN or cuBLAS, and on a card for
+# which there is no code, where an Identity works.
+PROBE = bytes.fromhex(
+    "08083a82010a0f0a01780a01771201792204436f6e760a110a01790a017912017a22064d61744d756c120570726f6265"
+    "5a1b0a017812160a14080112100a0208010a0208010a0208040a0208045a1b0a017712160a14080112100a0208010a02"
+    "08010a0208030a020803621b0a017a12160a14080112100a0208010a0208010a0208020a02080242040a001011"
+)
+PROBE_FEEDS = {"x": np.ones((1, 1, 4, 4), np.float32), "w": np.ones((1, 1, 3, 3), np.float32)}
+
+_LOG_FATAL, _LOG_WARNING = 4, 2
+
+T = TypeVar("T")
+Name = Literal["cpu", "cuda"]
+Execution = list[tuple[str, dict[str, str]]]
+
+
+@dataclass(frozen=True)
+class Provider:
+    """Where graphs run: ``name`` is ``"cpu"`` or ``"cuda"``, ``reason`` says why, for people.
+
+    On CUDA, ``tf32`` rounds what is multiplied to 10 bits, runs of graphs that allow it are captured as CUDA
+    graphs if ``captures``, and ``executor`` is the one thread that runs graphs.
+    """
+
+    name: Name
+    reason: str
+    threads: int
+    tf32: bool = False
+    captures: bool = False
+    executor: ThreadPoolExecutor | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def device(self) -> str | None:
+        """The device with memory of its own, as ONNX Runtime calls it, if there is one."""
+        return None if self.name == "cpu" else self.name
+
+    def execution(self, *, capturing: bool = False) -> Execution:
+        """What ONNX Runtime is asked for: its providers, the first being the one that is wanted."""
+        options = {"use_tf32": str(int(self.tf32)), "enable_cuda_graph": str(int(capturing))}
+        return _execution(self.name, options)
+
+    def call(self, work: Callable[[], T]) -> T:
+        """Do what runs graphs where they are run: here, or in the one thread for it. Not for that thread."""
+        return work() if self.executor is None else self.executor.submit(work).result()
+
+
+def choose_provider(
+    wanted: Literal["auto", "cpu", "cuda"], threads: int = 0, *, tf32: bool = False, captures: bool = False
+) -> Provider:
+    """The provider that runs, tried. ``threads`` of 0 stands for every CPU this process may use.
+
+    Raises StartupError if ``wanted`` is ``"cuda"`` and CUDA does not work.
+    """
+    threads = threads or available_cpus()
+    if wanted == "cpu":
+        return Provider("cpu", "the setting provider=cpu asks for it", threads)
+    obstacle = _gpu_thread().submit(cuda_obstacle).result()
+    if obstacle is None:
+        return Provider("cuda", "CUDA works", threads, tf32=tf32, captures=captures, executor=_gpu_thread())
+    if wanted == "cuda":
+        raise StartupError(f"provider=cuda, but CUDA cannot be used: {obstacle}")
+    return Provider("cpu", f"CUDA cannot be used: {obstacle}", threads)
+
+
+@cache
+def _gpu_thread() -> ThreadPoolExecutor:
+    """The one thread of this process that runs graphs on CUDA, however often a provider is chosen."""
+    return ThreadPoolExecutor(1, "gpu")
+
+
+def cuda_obstacle() -> str | None:
+    """Why CUDA cannot be used here, in one line, or None if a graph ran on it."""
+    if CUDA not in ort.get_available_providers():
+        return "this onnxruntime is built without it"
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return "there is no NVIDIA driver on this machine"
+    said = _preload()
+    # What fails here is reported below, so ONNX Runtime need not write it to stderr in its own way.
+    ort.set_default_logger_severity(_LOG_FATAL)
+    try:
+        failure = _cuda_failure()
+    finally:
+        ort.set_default_logger_severity(_LOG_WARNING)
+    return None if failure is None else said or failure
+
+
+class CudaProbe:
+    """Whether CUDA still works, without a wait: a look starts a run of the probe, and tells of the last."""
+
+    def __init__(self, provider: Provider) -> None:
+        self._executor = provider.executor
+        self._run: Future[str | None] | None = None
+
+    def failure(self) -> str | None:
+        """What went wrong in the last run, in one line; None too before it and without CUDA."""
+        if self._executor is None or (self._run is not None and not self._run.done()):
+            return None
+        last, self._run = self._run, self._executor.submit(_cuda_failure)
+        return None if last is None else last.result()
+
+
+def _cuda_failure() -> str | None:
+    """Run the probe: what went wrong, in one line."""
+    try:
+        session = _cuda_session()
+        session.run(None, PROBE_FEEDS)
+    except Exception as error:  # ONNX Runtime's exceptions have no common base
+        return one_line(error)
+    if session.get_providers()[0] != CUDA:
+        return "ONNX Runtime did not take it"
+    return None
+
+
+@cache
+def _cuda_session() -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    return ort.InferenceSession(PROBE, options, providers=_execution("cuda", {}), enable_fallback=0)
+
+
+def _execution(name: Name, options: Mapping[str, str]) -> Execution:
+    cpu: tuple[str, dict[str, str]] = (CPU, {})
+    return [cpu] if name == "cpu" else [(CUDA, {**_CUDA_OPTIONS, **options}), cpu]
+
+
+def _preload() -> str:
+    """Load CUDA's libraries from their wheels; what could not be loaded, in one line."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        ort.preload_dlls()
+    lines = [line.strip() for line in printed.getvalue().splitlines() if line.strip()]
+    for line in lines:
+        log.info("%s", line)
+    return lines[0] if lines else ""
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, without line breaks."""
+    return " ".join(str(error).split())

@@ -1,0 +1,1 @@
+"""Processes and sockets: the HTTP server, the workers and their supervisor."""

@@ -1,1 +1,0 @@
-"""The service and its peers under load: `python -m tests.bench serving`."""

@@ -1,0 +1,261 @@
+"""Our quantizer and vector-quantize-pytorch's, remedy by remedy, in the same networks and the same loop.
+
+    python -m tests.benchmarks codebooks --epochs 10                  MNIST; three hours on two cores
+    python -m tests.benchmarks codebooks --epochs 100 --data ~/pictures --image-size 128 --batch-size 16 \\
+        --lr 4e-4 --codebook-size 4096 --codebook-dim 256 --fsq-levels 7,5,5,5,5
+
+Both sides have the same encoder, decoder, config and seed; only the quantizer differs. The peer has the
+options that match ours, and restarts codes below the same use. images/s are those of training steps, by the
+processor's time and not by the clock, so that other work on the machine does not show; give it one thread.
+
+A row takes minutes to hours, so each is added to --out when it is done, and not done again: an interrupted
+table is gone on with by the same command.
+"""
+
+import json
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from rich.console import Console
+from torch import Tensor
+from vector_quantize_pytorch import FSQ as PeerFSQ  # noqa: N811 - ours has the same name
+from vector_quantize_pytorch import VectorQuantize
+
+from trainer.config import VQVAEConfig, resolve
+from trainer.data import Batches, Dataset, ImageOptions, load
+from trainer.evaluation.exported_model import Reconstructed
+from trainer.evaluation.reconstructions import Reconstructions
+from trainer.models.quantizers import Quantized, Quantizer
+from trainer.models.quantizers.code_usage import counted
+from trainer.models.vqvae import VQVAE
+from trainer.training.device import choose
+from trainer.training.loop import Fit
+from trainer.training.run_folder import Run
+
+VARIANCE_IMAGES = 4096
+LOW = 8
+TIMED_STEPS = 10
+REMEDIES = {"update": "ema", "kmeans_start": True}
+NO_REMEDY = {"kmeans_start": False, "restart_below": 0.0}
+REMEDIED = "EMA, k-means, restart"
+ROWS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "gradient": ("gradient", {"update": "gradient", **NO_REMEDY}),
+    "ema": ("EMA", {"update": "ema", **NO_REMEDY}),
+    "remedies": (REMEDIED, REMEDIES),
+    "sphere": (f"{REMEDIED}, l2-normalised", {**REMEDIES, "normalise_codes": True}),
+    "low": (f"{REMEDIED}, {LOW} dimensions", {**REMEDIES, "codebook_dim": LOW}),
+    "low-sphere": (
+        f"{REMEDIED}, {LOW} dimensions, l2-normalised",
+        {**REMEDIES, "codebook_dim": LOW, "normalise_codes": True},
+    ),
+    "rotation": (f"{REMEDIED}, rotation trick", {**REMEDIES, "rotation_trick": True}),
+    "fsq": ("FSQ", {}),
+}
+SIDES = {"tessera": "tessera", "peer": "vector-quantize-pytorch"}
+COLUMNS = {
+    "mse": ("MSE", "{:.5f}"),
+    "psnr": ("PSNR", "{:.2f} dB"),
+    "perplexity": ("perplexity", "{:.1f}"),
+    "usage": ("usage", "{:.1%}"),
+    "images_per_second": ("images/s", "{:,.0f}"),
+}
+
+
+class PeerQuantizer(Quantizer):
+    """vector-quantize-pytorch's quantizer in the place of our own.
+
+    Its loss of a codebook that learns by a gradient is one and the same for codes and encoder, so beta counts
+    for both; to AdamW the scale of the codes' gradient is all the same.
+    """
+
+    def __init__(self, config: VQVAEConfig, decay: float, cells: int) -> None:
+        super().__init__(config.codebook_size, config.codebook_dim)
+        even_use = config.batch_size * cells / config.codebook_size
+        self.learned = config.fsq_levels is None
+        if config.fsq_levels is not None:
+            self.peer = PeerFSQ(list(config.fsq_levels))
+            return
+        self.peer = VectorQuantize(
+            dim=config.codebook_dim,
+            codebook_size=config.codebook_size,
+            decay=decay,
+            kmeans_init=config.kmeans_start,
+            threshold_ema_dead_code=config.restart_below * even_use,
+            use_cosine_sim=config.normalise_codes,
+            rotation_trick=config.rotation_trick,
+            learnable_codebook=config.update == "gradient",
+            ema_update=config.update == "ema",
+            accept_image_fmap=True,
+        )
+
+    def forward(self, z: Tensor) -> Quantized:
+        commitment_loss = None
+        with torch.autocast(z.device.type, enabled=False):
+            if self.learned:
+                vectors, codes, losses = self.peer(z.float())
+                commitment_loss = losses.sum()
+            else:
+                vectors, codes = self.peer(z.float())
+        return Quantized(vectors, codes, None, commitment_loss, counted(codes.long(), self.size))
+
+    def encode(self, z: Tensor) -> Tensor:
+        return self(z).codes
+
+    def gap(self, z: Tensor, codes: Tensor) -> Tensor:
+        raise TypeError("the peer's quantizer is not exported, so it has no gap to its graph")
+
+
+def _fitted(model: VQVAE, dataset: Dataset, run: Run, console: Console) -> VQVAE:
+    """The model, trained as the trainer trains it."""
+    config = model.config
+    machine = choose(config)
+    train = Batches(dataset.train, config.batch_size, seed=config.seed, device=machine.device)
+    test = Batches(dataset.test, config.batch_size, seed=config.seed, device=machine.device)
+    fit = Fit(model, config.schedule(), train, test, run, machine, console)
+    fit.begin()
+    fit()
+    return fit.result.cpu().float().eval()
+
+
+@torch.no_grad()
+def _measured(model: VQVAE, dataset: Dataset) -> dict[str, float]:
+    """Figures on the test images, in torch: the peer's quantizer is not exported."""
+    figures = Reconstructions(model.codes_spec())
+    for batch in Batches(dataset.test, model.config.batch_size).ordered():
+        quantized = model.quantizer(model.encoder(batch.images.float() / 127.5 - 1))
+        decoded = ((model.decoder(quantized.vectors) + 1) * 127.5).clamp(0, 255).round().byte()
+        images, decoded = (rows.permute(0, 2, 3, 1) for rows in (batch.images, decoded))
+        figures.add(Reconstructed(images, quantized.codes, decoded))
+    return figures.values()
+
+
+def _rate(model: VQVAE, dataset: Dataset) -> float:
+    """Images a second of a training step, by the processor's time: median over a few steps."""
+    model.train()
+    images = dataset.train.take(torch.arange(model.config.batch_size)).images
+    optimizer = torch.optim.AdamW(parameter for parameter in model.parameters() if parameter.requires_grad)
+    mixed = choose(model.config).precision == "bf16-mixed"
+    seconds = []
+    for _ in range(TIMED_STEPS):
+        started = time.process_time()
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            loss = model(images).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        seconds.append(time.process_time() - started)
+    return len(images) / statistics.median(seconds)
+
+
+def _trial(
+    config: VQVAEConfig, dataset: Dataset, peer_decay: float | None, console: Console
+) -> dict[str, float]:
+    """One row of one side: trained, measured and timed."""
+    images = dataset.train.take(torch.arange(min(VARIANCE_IMAGES, len(dataset.train)))).images
+    torch.manual_seed(config.seed)
+    model = VQVAE(config, dataset.spec, float((images.float() / 255).var(correction=0)))
+    if peer_decay is not None:
+        model.quantizer = PeerQuantizer(config, peer_decay, math.prod(model.codes_spec().shape))
+    run = Run.create(config, {})
+    fitted = _fitted(model, dataset, run, console)
+    return _measured(fitted, dataset) | {"images_per_second": _rate(fitted, dataset)}
+
+
+def _done(file: Path, settings: Mapping[str, Any]) -> dict[tuple[str, str], dict[str, float]]:
+    """The rows that were finished with these settings, by row and side."""
+    if not file.exists():
+        return {}
+    lines = map(json.loads, file.read_text(encoding="utf-8").splitlines())
+    return {(line["row"], line["side"]): line["values"] for line in lines if line["settings"] == settings}
+
+
+def _table(done: Mapping[tuple[str, str], Mapping[str, float]]) -> str:
+    lines = [
+        f"| quantizer | by | {' | '.join(title for title, _ in COLUMNS.values())} |",
+        "| --- " * (2 + len(COLUMNS)) + "|",
+    ]
+    for row, (title, _) in ROWS.items():
+        for side, name in SIDES.items():
+            if values := done.get((row, side)):
+                shown = [style.format(values[column]) for column, (_, style) in COLUMNS.items()]
+                lines.append(f"| {title} | {name} | {' | '.join(shown)} |")
+    return "\n".join(lines)
+
+
+@click.command("codebooks", help=__doc__)
+@click.option("--data", default="mnist", show_default=True, help="as the trainer's")
+@click.option("--image-size", type=int, help="as the trainer's")
+@click.option("--limit", type=int, help="first N training images only")
+@click.option("--epochs", default=10, show_default=True)
+@click.option("--batch-size", default=128, show_default=True)
+@click.option("--lr", default=1e-3, show_default=True)
+@click.option("--seed", default=0, show_default=True)
+@click.option("--codebook-size", default=512, show_default=True)
+@click.option("--codebook-dim", default=32, show_default=True, help="of the rows that do not say so")
+@click.option("--fsq-levels", default="8,8,8", show_default=True, help="about as many codes")
+@click.option("--peer-decay", default=0.99, show_default=True, help="ours; the peer's own default is 0.8")
+@click.option("--restart-below", default=0.1, show_default=True, help="both sides', where they restart")
+@click.option("--rows", type=click.Choice(list(ROWS)), multiple=True, help="these alone")
+@click.option("--sides", type=click.Choice(list(SIDES)), multiple=True, help="this one alone")
+@click.option("--threads", type=int, help="of torch")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("build/codebooks.jsonl"),
+    show_default=True,
+    help="where finished rows are kept",
+)
+@click.option("--runs", type=click.Path(path_type=Path), help="keep the run folders here")
+def command(
+    rows: tuple[str, ...],
+    sides: tuple[str, ...],
+    peer_decay: float,
+    restart_below: float,
+    threads: int | None,
+    out: Path,
+    runs: Path | None,
+    **settings: Any,
+) -> None:
+    """Our quantizer against vector-quantize-pytorch's: MSE, PSNR, perplexity, usage, images/s."""
+    if threads:
+        torch.set_num_threads(threads)
+    console = Console(highlight=False, soft_wrap=True)
+    kept = settings | {
+        "peer_decay": peer_decay,
+        "restart_below": restart_below,
+        "threads": torch.get_num_threads(),
+    }
+    of_fsq, of_learned = {"fsq_levels"}, {"codebook_size", "codebook_dim"}
+    dataset: Dataset | None = None
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for row in rows or ROWS:
+        for side in sides or SIDES:
+            if (row, side) in _done(out, kept):
+                continue
+            skipped = of_learned if row == "fsq" else of_fsq
+            flags = {name: value for name, value in settings.items() if name not in skipped}
+            flags |= {"restart_below": restart_below, **ROWS[row][1], "name": f"{row}-{side}"}
+            with tempfile.TemporaryDirectory() as scratch:
+                config = resolve("vqvae", flags={**flags, "out": runs or Path(scratch)})
+                assert isinstance(config, VQVAEConfig)
+                if dataset is None:
+                    options = ImageOptions(
+                        size=config.image_size, fit=config.fit, background=config.background
+                    )
+                    dataset = load(
+                        config.data, options, limit=config.limit, holdout=config.holdout, seed=config.seed
+                    )
+                console.print(f"{ROWS[row][0]}, {SIDES[side]}")
+                values = _trial(config, dataset, peer_decay if side == "peer" else None, console)
+            with out.open("a", encoding="utf-8") as stream:
+                stream.write(
+                    json.dumps({"row": row, "side": side, "values": values, "settings": kept}) + "\n"
+                )
+    console.print(_table(_done(out, kept)))

@@ -1,0 +1,57 @@
+"""Pictures of all kinds, whole and broken: that the quick codecs read none otherwise than Pillow does.
+
+The pixels must be the same, or the problem. A picture hangs on the seed and its number alone; those at fault
+are kept as files.
+"""
+
+import time
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import click
+
+from service.contract.manifest import ImageSpec
+from service.settings import Settings
+from tests.fixtures import fuzz_images
+from tests.fixtures.outcomes import by_pillow_alone, outcome
+
+SETTINGS = Settings(max_pixels=10_000, max_total_pixels=100_000, provider="cpu", threads=1)
+SPECS = (
+    ImageSpec(channels=1, height=12, width=12, multiple_of=1, background=9),
+    ImageSpec(channels=3, height=12, width=12, multiple_of=1, background=255, fit="pad"),
+)
+
+
+@click.command("decoding")
+@click.option("--count", default=100_000, show_default=True, help="pictures")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--first", default=0, show_default=True, help="number of the first picture")
+@click.option("--keep", default=Path("build/decoding"), show_default=True, type=click.Path(path_type=Path))
+def command(count: int, seed: int, first: int, keep: Path) -> None:
+    """Read pictures both ways; exit 1 if any differs."""
+    # Pillow warns of what it makes do with, such as EXIF that is cut off.
+    warnings.simplefilter("ignore")
+    seen, faults, began = Counter[str](), 0, time.perf_counter()
+    for number in range(first, first + count):
+        random = fuzz_images.numbered(f"{seed} {number}")
+        data = fuzz_images.picture(random)
+        spec, resize = random.choice(SPECS), random.random() < 0.5
+        came = outcome(data, spec, SETTINGS, resize=resize)
+        expected = by_pillow_alone(data, spec, SETTINGS, resize=resize)
+        seen["pixels" if isinstance(came[0], bytes) else came[0].__name__] += 1
+        if came != expected:
+            faults += 1
+            keep.mkdir(parents=True, exist_ok=True)
+            (keep / f"{seed}-{number}").write_bytes(data)
+            click.echo(f"{keep}/{seed}-{number}: {_told(came)}, and by Pillow alone {_told(expected)}")
+    told = ", ".join(f"{times:,} {what}" for what, times in sorted(seen.items()))
+    click.echo(
+        f"{count:,} pictures in {(time.perf_counter() - began) / 60:.1f} minutes: {told}; {faults} differ"
+    )
+    if faults:
+        raise SystemExit(1)
+
+
+def _told(came: tuple[object, ...]) -> str:
+    return f"pixels {came[1:]}" if isinstance(came[0], bytes) else f"{came[0]} {came[1]}"

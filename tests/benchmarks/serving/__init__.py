@@ -1,0 +1,1 @@
+"""The service and its peers under load: `python -m tests.benchmarks serving`."""

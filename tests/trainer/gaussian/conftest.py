@@ -1,8 +1,0 @@
-import pytest
-
-from tests.trainer.gaussian.exported import Exported
-
-
-@pytest.fixture(scope="package")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    return Exported(tmp_path_factory.mktemp("samplers"))

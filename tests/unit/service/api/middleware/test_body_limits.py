@@ -1,0 +1,285 @@
+import asyncio
+import gc
+import json
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.api.middleware.body_limits import FREE, Budget, Intake
+from service.codecs import npy
+from service.errors import InflightBytesExceeded
+from service.settings import Settings
+from tests.unit.service.conftest import make_client, problem
+
+
+@pytest.fixture(scope="module")
+def small(exported: Path) -> Iterator[TestClient]:
+    with make_client(
+        exported,
+        default_model="levels",
+        max_body_bytes=5000,
+        max_images=3,
+        max_pixels=2000,
+        max_total_pixels=4000,
+    ) as client:
+        yield client
+
+
+def test_a_body_that_says_it_is_too_long_is_not_read(small: TestClient) -> None:
+    def body() -> Iterator[bytes]:
+        pytest.fail("the body was read")
+        yield b""
+
+    answer = small.post("/encode", content=body(), headers={"Content-Length": "5001"})
+    told = problem(answer, 413, "too-large")
+    assert (told["given"], told["allowed"]) == (5001, 5000)
+
+
+@pytest.mark.parametrize("path", ["/encode", "/decode", "/sample"])
+def test_a_body_that_says_nothing_is_counted(small: TestClient, path: str) -> None:
+    read = 0
+
+    def body() -> Iterator[bytes]:
+        nonlocal read
+        for _ in range(100):
+            read += 1000
+            yield b"x" * 1000
+
+    problem(small.post(path, content=body(), headers={"Content-Type": "image/png"}), 413, "too-large")
+
+
+def test_a_form_is_counted_too(small: TestClient) -> None:
+    answer = small.post("/encode", files={"image": b"x" * 6000})
+    assert problem(answer, 413, "too-large")["allowed"] == 5000
+
+
+def test_a_body_of_just_that_length_is_read(small: TestClient) -> None:
+    problem(small.post("/encode", content=b"x" * 5000), 415, "unsupported-media-type")
+
+
+def test_too_many_files(small: TestClient, seven: bytes) -> None:
+    told = problem(small.post("/encode", files=[("image", seven)] * 4), 413, "too-large")
+    assert told["allowed"] == 3
+
+
+def test_too_many_rows(small: TestClient) -> None:
+    told = problem(small.post("/encode", content=npy.dump(np.zeros((4, 8, 8), np.uint8))), 413, "too-large")
+    assert (told["given"], told["allowed"]) == (4, 3)
+    problem(small.post("/decode", json={"codes": [[[1]]] * 4}), 413, "too-large")
+    problem(small.post("/sample?model=colours&label=0&n=4"), 413, "too-large")
+
+
+def test_too_many_pixels(small: TestClient) -> None:
+    told = problem(small.post("/encode", content=npy.dump(np.zeros((50, 50), np.uint8))), 413, "too-large")
+    assert (told["given"], told["allowed"]) == (2500, 2000)
+    problem(small.post("/decode", json={"codes": [[1] * 12] * 12}), 413, "too-large")
+
+
+def test_too_many_pixels_together(small: TestClient) -> None:
+    batch = np.zeros((3, 40, 40), np.uint8)
+    problem(small.post("/encode?resize=false", content=npy.dump(batch)), 413, "too-large")
+    assert small.post("/encode", content=npy.dump(batch)).status_code == 200
+
+
+# Bodies that come slowly, and callers that leave: by ASGI itself, so that the test says what comes when.
+
+
+class Caller:
+    """A caller whose messages come one by one, and then none any more; and what it was answered."""
+
+    def __init__(self, *messages: dict[str, Any]) -> None:
+        self.messages, self.sent = list(messages), list[Message]()
+        self.left = asyncio.Event()
+
+    async def receive(self) -> Message:
+        if self.messages:
+            return self.messages.pop(0)
+        await self.left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        self.sent.append(message)
+
+
+def part(body: bytes, *, more: bool) -> dict[str, Any]:
+    return {"type": "http.request", "body": body, "more_body": more}
+
+
+SCOPE: Scope = {"type": "http", "method": "POST", "path": "/encode", "headers": []}
+
+
+def bounded(
+    app: ASGIApp,
+    *,
+    seconds: float = 60,
+    idle_seconds: float = 60,
+    budget: Budget = Budget(100),  # noqa: B008 - each call gives back what it held
+) -> Intake:
+    settings = Settings(max_body_bytes=LARGE, body_seconds=seconds, body_idle_seconds=idle_seconds)
+    return Intake(app, settings, budget)
+
+
+async def reads_all(scope: Scope, receive: Receive, send: Send) -> None:
+    while (await receive()).get("more_body"):
+        pass
+    await Response("read")(scope, receive, send)
+
+
+def test_a_body_that_does_not_end_in_time_is_told() -> None:
+    caller = Caller(part(b"abc", more=True))
+    asyncio.run(bounded(reads_all, seconds=0.2)(SCOPE, caller.receive, caller.send))
+    start, body = caller.sent
+    assert start["status"] == 408
+    told = json.loads(body["body"])
+    assert (told["given"], told["allowed"]) == (3, 0.2)
+    assert told["detail"] == "the body did not come within 0.2 s (--body-seconds)"
+
+
+def test_a_body_that_stalls_is_told_before_its_time() -> None:
+    caller = Caller(part(b"abc", more=True))
+    asyncio.run(bounded(reads_all, idle_seconds=0.2)(SCOPE, caller.receive, caller.send))
+    assert caller.sent[0]["status"] == 408
+    told = json.loads(caller.sent[1]["body"])
+    assert told["detail"] == "nothing of the body came for 0.2 s (--body-idle-seconds)"
+
+
+def length_of(size: int) -> Scope:
+    return {**SCOPE, "headers": [(b"content-length", b"%d" % size)]}
+
+
+def told(caller: Caller) -> dict[str, Any]:
+    start, body = caller.sent
+    assert start["status"] == 503
+    assert (b"retry-after", b"1") in start["headers"]
+    document: dict[str, Any] = json.loads(body["body"])
+    assert document["type"] == "urn:tessera:inflight-bytes-exceeded"
+    assert "--max-inflight-bytes" in document["detail"]
+    return document
+
+
+LARGE = 10 * FREE
+
+
+def test_bodies_have_a_budget_together() -> None:
+    budget = Budget(LARGE)
+
+    async def main() -> None:
+        app = bounded(reads_all, budget=budget)
+        stalled = Caller(part(bytes(LARGE - 1), more=True))
+        stalling = asyncio.create_task(app(length_of(LARGE), stalled.receive, stalled.send))
+        while not budget.held:
+            await asyncio.sleep(0)
+        # What only announces that it is large holds nothing, and what is small is not counted.
+        assert budget.held == LARGE - 1 - FREE
+
+        # A body that says how long it is is refused unread, others as soon as there is no room for them.
+        large = Caller(part(b"x", more=True))
+        await app(length_of(3 * FREE), large.receive, large.send)
+        assert told(large)["allowed"] == LARGE
+        assert large.messages
+        unsaid = Caller(*[part(bytes(FREE), more=True)] * 8)
+        # FastAPI answers what is raised while it reads.
+        with pytest.raises(InflightBytesExceeded):
+            await app(SCOPE, unsaid.receive, unsaid.send)
+        assert len(unsaid.messages) == 5
+        small = Caller(part(bytes(FREE), more=False))
+        await app(length_of(FREE), small.receive, small.send)
+        assert small.sent[0]["status"] == 200
+
+        stalling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await stalling
+        assert budget.held == 0
+        again = Caller(part(bytes(LARGE), more=False))
+        await app(length_of(LARGE), again.receive, again.send)
+        assert again.sent[0]["status"] == 200
+        assert budget.held == 0
+
+    asyncio.run(main())
+
+
+def test_a_call_may_take_longer_than_its_body() -> None:
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await asyncio.sleep(0.4)
+        await Response("done")(scope, receive, send)
+
+    async def unread(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(0.4)
+        await Response("done")(scope, receive, send)
+
+    for app in (slow, unread):
+        caller = Caller(part(b"abc", more=False))
+        asyncio.run(bounded(app, seconds=0.1)(SCOPE, caller.receive, caller.send))
+        assert caller.sent[0]["status"] == 200
+
+
+def test_when_a_caller_leaves_its_call_is_cancelled() -> None:
+    caller, ended = Caller(part(b"abc", more=False)), []
+
+    async def endless(_scope: Scope, receive: Receive, _send: Send) -> None:
+        await receive()
+        caller.left.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append(True)
+
+    asyncio.run(bounded(endless)(SCOPE, caller.receive, caller.send))
+    assert ended == [True]
+    assert caller.sent == []
+
+
+def test_who_cancels_from_outside_is_heard() -> None:
+    caller = Caller(part(b"abc", more=False))
+
+    async def endless(_scope: Scope, receive: Receive, _send: Send) -> None:
+        await receive()
+        await asyncio.sleep(60)
+
+    async def main() -> None:
+        task = asyncio.create_task(bounded(endless)(SCOPE, caller.receive, caller.send))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+
+
+def test_an_answered_call_leaves_no_reference_cycle() -> None:
+    class Cycle:
+        """As the server's: it has the scope, and gives ``receive``."""
+
+        def __init__(self) -> None:
+            self.scope, self.caller = {**SCOPE}, Caller(part(b"abc", more=False))
+
+        async def receive(self) -> Message:
+            return await self.caller.receive()
+
+        async def send(self, message: Message) -> None:
+            pass
+
+    async def main() -> None:
+        layer = bounded(reads_all)
+        cycle = Cycle()
+        gone = weakref.ref(cycle)
+        await asyncio.create_task(call(layer, cycle))
+        del cycle
+        assert gone() is None
+
+    async def call(layer: Intake, cycle: Cycle) -> None:
+        await layer(cycle.scope, cycle.receive, cycle.send)
+
+    gc.disable()
+    try:
+        asyncio.run(main())
+    finally:
+        gc.enable()

@@ -1,0 +1,108 @@
+"""The short way and that of FastAPI: the same answers."""
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from fastapi.testclient import TestClient
+from httpx2 import Response
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from service.api import app
+from service.api.middleware import fast_path
+from service.api.middleware.fast_path import LONGEST
+from tests.unit.service.conftest import make_client
+
+SEVEN = (Path(__file__).parents[4] / "fixtures" / "seven.png").read_bytes()
+
+# Names and values that mean something somewhere, and some that do not.
+NAMES = [
+    "model",
+    "resize",
+    "seed",
+    "label",
+    "method",
+    "n",
+    "scale",
+    "steps",
+    "every",
+    "box",
+    "moddel",
+    "",
+    "ü",
+]
+VALUES = [
+    "levels",
+    "colours",
+    "wanderer",
+    "nobody",
+    "true",
+    "false",
+    "2",
+    "-1",
+    "7",
+    "1e3",
+    "x" * 600,
+    "",
+    "0,0,8,8",
+]
+
+
+@pytest.fixture(scope="module")
+def by_fastapi(exported: Path) -> TestClient:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(app, "DIRECT", ())
+        return make_client(exported, default_model="levels")
+
+
+def told(answer: Response) -> tuple[Any, ...]:
+    headers = {name: value for name, value in answer.headers.items() if name != "x-request-id"}
+    return answer.status_code, headers, answer.content
+
+
+@pytest.mark.parametrize("path", ["/encode", "/reconstruct", "/sample", "/score", "/decode"])
+@given(
+    query=st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from(VALUES)), max_size=3), body=st.booleans()
+)
+@settings(
+    max_examples=40,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+def test_every_query_is_answered_alike(
+    client: TestClient, by_fastapi: TestClient, path: str, query: list[tuple[str, str]], body: bool
+) -> None:
+    # With a seed, so that what is drawn is the same.
+    text = "&".join(f"{quote(name)}={quote(value)}" for name, value in [*query, ("seed", "1")])
+    calls = [each.post(f"{path}?{text}", content=SEVEN if body else b"") for each in (client, by_fastapi)]
+    assert told(calls[0]) == told(calls[1])
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/encode"), ("POST", "/encode/"), ("POST", "/nowhere"), ("HEAD", "/models")]
+)
+def test_calls_that_fit_no_route_are_answered_alike(
+    client: TestClient, by_fastapi: TestClient, method: str, path: str
+) -> None:
+    assert told(client.request(method, path)) == told(by_fastapi.request(method, path))
+
+
+def test_a_query_is_read_once(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+    usual = fast_path.read_query
+
+    def counted(*arguments: Any) -> Any:
+        read.append(arguments)
+        return usual(*arguments)
+
+    monkeypatch.setattr(fast_path, "read_query", counted)
+    with make_client(exported, default_model="levels") as client:
+        for _ in range(3):
+            assert client.post("/encode?model=levels&seed=90", content=SEVEN).status_code == 200
+        assert len(read) == 1
+        # One that is too long is not kept, and has its answer.
+        assert client.post(f"/encode?model={'x' * LONGEST}", content=SEVEN).status_code == 422
+        assert len(read) == 1

@@ -1,0 +1,82 @@
+"""The app on a provider that stands in for CUDA's: what a GPU changes in it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from service.api import app
+from service.runtime import providers
+from tests.fixtures.fake_cuda import StandIn
+from tests.unit.service.conftest import make_client, problem
+
+
+@dataclass(frozen=True)
+class Device(StandIn):
+    """A device that keeps what it was asked for."""
+
+    said: dict[str, str] = field(default_factory=dict)
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Device:
+    said: dict[str, str] = {}
+
+    def choose(wanted: str, threads: int, *, tf32: bool, captures: bool) -> Device:
+        said["asked"] = f"{wanted} {tf32=} {captures=}"
+        return Device("cuda", "a test asks for it", threads, tf32, captures=False, said=said)
+
+    monkeypatch.setattr(app, "choose_provider", choose)
+    return Device("cuda", "a test asks for it", 1, said=said)
+
+
+@pytest.fixture
+def there(exported: Path, device: Device) -> Iterator[TestClient]:
+    with make_client(exported, provider="auto") as client:
+        yield client
+
+
+def test_settings_reach_the_provider(exported: Path, device: Device) -> None:
+    with make_client(exported, provider="cuda", tf32=True, cuda_graphs=True):
+        assert device.said["asked"] == "cuda tf32=True captures=True"
+
+
+def test_graphs_are_captured_and_tf32_is_off_by_default(there: TestClient, device: Device) -> None:
+    assert device.said["asked"] == "auto tf32=False captures=True"
+    assert there.get("/readyz").json()["provider"] == "cuda"
+
+
+@pytest.mark.parametrize(
+    ("path", "parameters"),
+    [
+        ("/encode", {"model": "levels"}),
+        ("/reconstruct", {"model": "levels"}),
+        ("/reconstruct", {"model": "colours"}),
+    ],
+)
+def test_answers_are_those_of_the_cpu(
+    client: TestClient, there: TestClient, seven: bytes, path: str, parameters: dict[str, str]
+) -> None:
+    headers = {"Content-Type": "image/png"}
+    ours, theirs = (
+        each.post(path, content=seven, headers=headers, params=parameters) for each in (there, client)
+    )
+    assert ours.status_code == theirs.status_code == 200, ours.text
+    assert ours.content == theirs.content
+
+
+def test_samples_are_those_of_the_cpu(client: TestClient, there: TestClient) -> None:
+    asked = {"model": "colours", "n": 5, "seed": 3, "method": "prior", "label": "red"}
+    ours, theirs = there.post("/sample", json=asked), client.post("/sample", json=asked)
+    assert ours.status_code == theirs.status_code == 200, ours.text
+    assert ours.content == theirs.content
+
+
+def test_a_lost_device_turns_liveness_red(there: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.server.liveness.FRESH", 0.0)
+    assert there.get("/livez").status_code == 200
+    monkeypatch.setattr(providers.CudaProbe, "failure", lambda _: "an illegal memory access was encountered")
+    told = problem(there.get("/livez"), 503, "unwell")
+    assert told["ailments"] == ["CUDA failed a probe: an illegal memory access was encountered"]

@@ -1,0 +1,147 @@
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from service.api.schemas import SampleDocument
+from service.api.v2.protocol import InferenceDocument
+from service.api.v2.wire import LENGTH
+from service.errors import Problem
+from tests.unit.service.test_errors import every_problem
+
+VERSIONS = ["", "/versions/{version}"]
+VERBS = ["/encode", "/decode", "/reconstruct", "/sample", "/score"]
+
+
+@pytest.fixture(scope="module")
+def document(client: TestClient) -> dict[str, Any]:
+    parsed: dict[str, Any] = client.get("/openapi.json").json()
+    return parsed
+
+
+def references(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key == "$ref":
+                yield value
+            else:
+                yield from references(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from references(value)
+
+
+def test_every_call_of_the_design_is_described(document: dict[str, Any]) -> None:
+    calls = {(path, method) for path, item in document["paths"].items() for method in item}
+    assert calls == {
+        *((path, "post") for path in VERBS),
+        ("/models", "get"),
+        ("/models/reload", "post"),
+        ("/models/{name}", "get"),
+        ("/models/{name}/codebook", "get"),
+        ("/models/{name}/preview.png", "get"),
+        *((f"/v2/models/{{name}}{version}", "get") for version in VERSIONS),
+        *((f"/v2/models/{{name}}{version}/ready", "get") for version in VERSIONS),
+        *((f"/v2/models/{{name}}{version}/infer", "post") for version in VERSIONS),
+        ("/v2", "get"),
+        ("/v2/health/live", "get"),
+        ("/v2/health/ready", "get"),
+        ("/v2/repository/index", "post"),
+        ("/livez", "get"),
+        ("/readyz", "get"),
+        ("/metrics", "get"),
+    }
+
+
+def test_generated_clients_have_plain_names_for_calls(document: dict[str, Any]) -> None:
+    names = [call["operationId"] for path in document["paths"].values() for call in path.values()]
+    assert len(names) == len(set(names))
+    assert {"encode", "decode", "reconstruct", "sample", "score", "list_models", "v2_infer"} <= set(names)
+
+
+def test_every_reference_resolves(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    used = set(references(document))
+    assert used
+    assert {reference.removeprefix("#/components/schemas/") for reference in used} <= schemas.keys()
+
+
+@pytest.mark.parametrize("path", VERBS)
+def test_bodies_and_answers_have_their_content_types(document: dict[str, Any], path: str) -> None:
+    call = document["paths"][path]["post"]
+    assert "application/json" in call["requestBody"]["content"]
+    if path != "/decode":
+        assert {"image/png", "image/jpeg", "image/webp", "multipart/form-data", "application/x-npy"} <= call[
+            "requestBody"
+        ]["content"].keys()
+    binary = {"application/x-npy", "application/octet-stream"}
+    further = {"/encode": binary, "/score": set()}.get(path, binary | {"image/png"})
+    expected = {"application/json"} | further
+    assert call["responses"]["200"]["content"].keys() == expected
+    assert "parameters" in [parameter["name"] for parameter in call["parameters"]]
+
+
+def test_what_can_be_completed_is_described(document: dict[str, Any]) -> None:
+    call = document["paths"]["/sample"]["post"]
+    assert call["requestBody"]["required"] is False
+    (box,) = (parameter for parameter in call["parameters"] if parameter["name"] == "box")
+    assert box["in"] == "query"
+    assert "left, top, right and bottom" in box["description"]
+    fields = document["components"]["schemas"]["SampleDocument"]["properties"]
+    assert {"codes", "shape", "dtype", "mask", "image", "images", "box"} <= fields.keys()
+    assert "mask" in document["components"]["schemas"]["SampleAnswer"]["required"]
+    # The examples are requests that are understood, but for the sizes of a real model.
+    for example in call["requestBody"]["content"]["application/json"]["examples"].values():
+        assert SampleDocument.read(example["value"]).n
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_inferences_come_and_go_as_json_or_with_bytes(document: dict[str, Any], version: str) -> None:
+    call = document["paths"][f"/v2/models/{{name}}{version}/infer"]["post"]
+    kinds = {"application/json", "application/octet-stream"}
+    assert call["requestBody"]["content"].keys() == kinds
+    assert call["responses"]["200"]["content"].keys() == kinds
+    assert LENGTH in call["responses"]["200"]["headers"]
+    assert LENGTH in [parameter["name"] for parameter in call["parameters"]]
+    example = call["requestBody"]["content"]["application/json"]["examples"]["one"]["value"]
+    assert InferenceDocument.read(example).inputs[0].datatype == "BYTES"
+
+
+def test_every_error_is_a_problem(document: dict[str, Any]) -> None:
+    for path, item in document["paths"].items():
+        for call in item.values():
+            for status, answer in call["responses"].items():
+                if status != "200":
+                    assert list(answer["content"]) == ["application/problem+json"], (path, status)
+
+
+def test_verbs_describe_every_status_that_problems_have(document: dict[str, Any]) -> None:
+    statuses = {str(kind.status) for kind in every_problem(Problem)} - {"403", "500"}
+    for path in VERBS:
+        assert statuses <= document["paths"][path]["post"]["responses"].keys()
+
+
+def test_everything_has_words(document: dict[str, Any]) -> None:
+    for item in document["paths"].values():
+        for call in item.values():
+            assert call["description"]
+            for parameter in call.get("parameters", []):
+                assert parameter["name"] == "name" or parameter["description"]
+
+
+def test_the_pages_need_no_other_host(client: TestClient) -> None:
+    page = client.get("/docs")
+    assert page.status_code == 200
+    assert re.findall(r"(?:https?:)?//[\w.-]+", page.text) == []
+    assert '"validatorUrl": null' in page.text
+    sources = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert len(sources) >= 3
+    for source in sources:
+        assert client.get(source).status_code == 200
+    assert client.get("/redoc").status_code == 404
+
+
+def test_the_root_leads_to_the_documentation(client: TestClient) -> None:
+    assert client.get("/", follow_redirects=True).url.path == "/docs"

@@ -1,0 +1,76 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from service.models.model import Model
+from tests.unit.service.conftest import make_client, problem
+
+
+def test_an_unknown_path(client: TestClient) -> None:
+    told = problem(client.get("/encod"), 404, "about:blank")
+    assert told["detail"] == "there is nothing at '/encod'; did you mean '/encode'?"
+    assert told["instance"] == "/encod"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [("GET", "/encode", "POST"), ("DELETE", "/models/levels", "GET, HEAD"), ("PUT", "/livez", "GET, HEAD")],
+)
+def test_a_wrong_method(client: TestClient, method: str, path: str, allowed: str) -> None:
+    answer = client.request(method, path)
+    told = problem(answer, 405, "about:blank")
+    assert told["allowed"] == allowed.split(", ")
+    assert answer.headers["allow"] == allowed
+
+
+@pytest.mark.parametrize(
+    ("path", "sent"),
+    [
+        ("/decode?model=levels", {"codes": [[1]]}),
+        (
+            # FastAPI calls this one, and the one above is not its business.
+            "/v2/models/levels:decode/infer",
+            {"inputs": [{"name": "codes", "datatype": "INT32", "shape": [1, 1, 1], "data": [1]}]},
+        ),
+    ],
+)
+def test_what_nobody_foresaw_tells_the_log_alone(
+    exported: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    path: str,
+    sent: dict[str, Any],
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("/secret/path")
+
+    with make_client(exported) as client:
+        monkeypatch.setattr(Model, "run_batch", fail)
+        answer = client.post(path, json=sent, headers={"X-Request-ID": "mine"})
+    told = problem(answer, 500, "problem")
+    assert "secret" not in answer.text
+    assert told["detail"] == "something failed inside the service; its log says more"
+    assert answer.headers["x-request-id"] == "mine"
+    (record,) = [record for record in caplog.records if record.name == "service.calls"]
+    assert vars(record)["request_id"] == "mine"
+
+
+def test_a_graph_that_fails_tells_nothing(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with make_client(exported) as client:
+        model = client.app.context.registry.choose("levels")  # type: ignore[attr-defined]  # httpx types the app as any ASGI callable
+
+        def fail(*_: object) -> None:
+            raise RuntimeError("/secret/path")
+
+        monkeypatch.setattr(model.graphs["decoder.onnx"]._session, "run", fail, raising=False)
+        answer = client.post("/decode?model=levels", json={"codes": [[1]]})
+    problem(answer, 500, "graph-failed")
+    assert "secret" not in answer.text
+
+
+@pytest.mark.parametrize("path", ["/encode", "/decode", "/sample", "/models/levels", "/nowhere"])
+def test_no_path_of_the_server_leaves(client: TestClient, exported: Path, path: str) -> None:
+    for answer in (client.post(path, content=b"{"), client.get(path)):
+        assert str(exported) not in answer.text

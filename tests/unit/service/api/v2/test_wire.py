@@ -1,0 +1,50 @@
+"""How much work a request of ``/v2`` is, as far as that can be told before it is done."""
+
+import gzip
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from starlette.datastructures import Headers
+
+from service.api.request_bodies import JSON_WEIGHT
+from service.api.v2.wire import SentInference, read, weight
+from service.settings import Settings
+from tests.fixtures.oip_requests import request
+
+SETTINGS = Settings(models=Path())
+
+
+def sent(content: bytes, headers: dict[str, str]) -> SentInference:
+    return read(content, Headers(headers), SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"images": np.zeros((2, 8, 8, 3), np.uint8)}, 2 * 8 * 8 * 3),
+        ({"codes": np.zeros((2, 7, 7), np.int32), "mask": np.ones((1, 7, 7), np.bool_)}, 3 * 49),
+        ({}, 0),
+    ],
+)
+def test_arrays_weigh_what_they_hold(given: dict[str, Any], expected: int) -> None:
+    assert sent(*request(given)).weight == expected
+
+
+def test_files_weigh_their_pixels_where_these_are_told(seven: bytes) -> None:
+    assert sent(*request({"images": [seven, seven]})).weight == 2 * 28 * 28
+    assert sent(*request({"images": [seven, b"\xff\xd8\xff"]})).weight == math.inf
+    text = b'{"inputs": [{"name": "images", "shape": [1], "datatype": "BYTES", "data": ["iVBORw0K"]}]}'
+    assert sent(text, {}).weight == math.inf
+
+
+def test_what_is_packed_may_weigh_anything() -> None:
+    content, headers = request({"images": np.zeros((1, 8, 8, 3), np.uint8)})
+    (length,) = map(int, headers.values())
+    assert weight(content, Headers(headers)) == JSON_WEIGHT * length + 8 * 8 * 3
+    assert weight(content, Headers()) == JSON_WEIGHT * len(content)
+    packed = {**headers, "Content-Encoding": "gzip"}
+    assert weight(gzip.compress(content), Headers(packed)) == math.inf
+    assert sent(gzip.compress(content), packed).weight == 8 * 8 * 3

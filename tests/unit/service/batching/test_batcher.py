@@ -1,0 +1,385 @@
+"""What shares a batch, where it runs, what fails alone, and which errors a request gets."""
+
+import asyncio
+import threading
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.batching.batcher import Batcher
+from service.batching.entries import BatchReport, Entry, Limits
+from service.contract.manifest import Role
+from service.contract.runner import Part, Results
+from service.errors import BadValue, BatcherFailed, GraphFailed, Overloaded, QueueTimeout
+
+PATIENCE = 10.0
+Toy = Batcher[Hashable]
+Run = Callable[[Hashable, Sequence[Part]], list[Results]]
+
+
+class Doubler:
+    """A fake model: answers twice the images, and records each batch and its thread."""
+
+    def __init__(self) -> None:
+        self.batches: list[tuple[Hashable, list[int]]] = []
+        self.threads: list[str] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.begun = threading.Semaphore(0)
+
+    def __call__(self, key: Hashable, parts: Sequence[Part]) -> list[Results]:
+        self.begun.release()
+        assert self.gate.wait(PATIENCE)
+        self.threads.append(threading.current_thread().name.partition("_")[0])
+        rows = [int(value) for part in parts for value in part.given[Role.images]]
+        self.batches.append((key, rows))
+        if any(row < 0 for row in rows):
+            raise GraphFailed("a negative row")
+        return [Results({Role.images: part.given[Role.images] * 2}, {}) for part in parts]
+
+    @property
+    def rows(self) -> list[list[int]]:
+        return [rows for _, rows in self.batches]
+
+
+def entry(*rows: int, key: Hashable = "k", at_once: int = 4, operation: str = "o") -> Entry[Hashable]:
+    return Entry(key, ("toy", operation), {Role.images: np.array(rows)}, len(rows), at_once)
+
+
+def answer(results: Results) -> list[int]:
+    return [int(value) for value in results.arrays[Role.images]]
+
+
+def with_batcher(run: Run, use: Callable[[Toy], Awaitable[Any]], **options: Any) -> Any:
+    """What ``use`` returns; afterwards nothing waits."""
+
+    async def main() -> Any:
+        with ThreadPoolExecutor(8, "thread") as executor:
+            batcher = Toy(run, executor, **options)
+            result = await use(batcher)
+            await asyncio.sleep(0)
+            assert +Counter(batcher.queues.rows) == {}
+            return result
+
+    return asyncio.run(main())
+
+
+async def held(batcher: Toy, run: Doubler, *first: int) -> "asyncio.Task[Results]":
+    """A task whose batch is under way in a thread until the gate is opened."""
+    run.gate.clear()
+    task = asyncio.create_task(batcher.submit(entry(*(first or (0,)), key="held")))
+    assert await asyncio.to_thread(run.begun.acquire, timeout=PATIENCE)
+    return task
+
+
+async def waiting(batcher: Toy, *entries: Entry[Hashable]) -> "list[asyncio.Task[Results]]":
+    """Tasks whose entries wait."""
+    tasks = [asyncio.create_task(batcher.submit(each)) for each in entries]
+    await asyncio.sleep(0)
+    return tasks
+
+
+def test_a_lone_entry_waits_for_nothing() -> None:
+    run = Doubler()
+    assert with_batcher(run, lambda batcher: batcher.submit(entry(1, 2))).arrays[Role.images].tolist() == [
+        2,
+        4,
+    ]
+    assert run.batches == [("k", [1, 2])]
+
+
+def test_what_waits_shares_a_batch_up_to_the_most_rows() -> None:
+    run, reports = Doubler(), list[BatchReport]()
+
+    async def use(batcher: Toy) -> list[list[int]]:
+        first = await held(batcher, run)
+        tasks = await waiting(batcher, entry(1), entry(2, 3), entry(4), entry(5))
+        assert +Counter(batcher.queues.rows) == {("toy", "o"): 5}
+        run.gate.set()
+        await first
+        return [answer(await task) for task in tasks]
+
+    observe = lambda _, report: reports.append(report)  # noqa: E731 - a line
+    assert with_batcher(run, use, observe=observe) == [[2], [4, 6], [8], [10]]
+    assert run.rows == [[0], [1, 2, 3, 4], [5]]
+    assert [report.rows for report in reports] == [1, 4, 1]
+    assert all(wait >= 0 for report in reports for wait in report.waits)
+
+
+def test_keys_take_turns() -> None:
+    run = Doubler()
+
+    async def use(batcher: Toy) -> None:
+        first = await held(batcher, run)
+        keys = ["a", "b", "a", "b", "a"]
+        tasks = await waiting(batcher, *(entry(row, key=key, at_once=2) for row, key in enumerate(keys, 1)))
+        run.gate.set()
+        await asyncio.gather(first, *tasks)
+
+    with_batcher(run, use)
+    assert run.batches[1:] == [("a", [1, 3]), ("b", [2, 4]), ("a", [5])]
+
+
+def test_an_entry_of_many_rows_lets_others_in_between() -> None:
+    run = Doubler()
+
+    async def use(batcher: Toy) -> list[list[int]]:
+        first = await held(batcher, run)
+        tasks = await waiting(batcher, entry(*range(10)), entry(77))
+        assert +Counter(batcher.queues.rows) == {("toy", "o"): 4 + 1}, "of many rows one batch counts"
+        run.gate.set()
+        await first
+        return [answer(await task) for task in tasks]
+
+    assert with_batcher(run, use) == [[2 * row for row in range(10)], [154]]
+    assert run.rows == [[0], [0, 1, 2, 3], [77, 4, 5, 6], [7, 8, 9]]
+
+
+def test_slices_of_one_entry_may_run_side_by_side() -> None:
+    async def use(batcher: Toy) -> list[int]:
+        return answer(await batcher.submit(entry(*range(9), at_once=2)))
+
+    def uneven(_: Hashable, parts: Sequence[Part]) -> list[Results]:
+        time.sleep(0.02 if 0 in parts[0].items else 0)
+        return [Results({Role.images: part.given[Role.images]}, {}) for part in parts]
+
+    assert with_batcher(uneven, use, concurrency=3) == list(range(9))
+
+
+@pytest.mark.parametrize("on_loop_seconds", [0, PATIENCE])
+def test_of_a_batch_that_fails_only_what_is_at_fault_does(on_loop_seconds: float) -> None:
+    run = Doubler()
+
+    async def use(batcher: Toy) -> list[object]:
+        await batcher.submit(entry(0, 0, 0))
+        tasks = await waiting(batcher, entry(1), entry(-2), entry(3))
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    good, bad, other = with_batcher(run, use, on_loop_seconds=on_loop_seconds)
+    assert (answer(good), answer(other)) == ([2], [6])
+    assert isinstance(bad, GraphFailed)
+
+
+def test_an_error_in_the_first_slice_ends_the_entry() -> None:
+    run = Doubler()
+    with pytest.raises(GraphFailed):
+        with_batcher(run, lambda batcher: batcher.submit(entry(*[-1] * 10)))
+    assert len(run.batches) == 1
+
+
+def test_who_leaves_is_not_run_and_no_longer_counts() -> None:
+    run = Doubler()
+
+    async def use(batcher: Toy) -> None:
+        under_way = await held(batcher, run, *range(12))
+        stays, leaves = await waiting(batcher, entry(1), entry(2))
+        for each in (under_way, leaves):
+            each.cancel()
+        await asyncio.sleep(0)
+        assert +Counter(batcher.queues.rows) == {("toy", "o"): 1}
+        run.gate.set()
+        assert answer(await stays) == [2]
+
+    with_batcher(run, use)
+    assert run.rows == [[0, 1, 2, 3], [1]]
+
+
+@pytest.mark.parametrize(
+    ("limits", "more", "told"),
+    [(Limits(rows=5), 5, "5 rows wait"), (Limits(nbytes=48), 48, "48 bytes wait")],
+)
+def test_too_much_that_waits_is_refused(limits: Limits, more: int, told: str) -> None:
+    run = Doubler()
+
+    async def use(batcher: Toy) -> None:
+        first = await held(batcher, run)
+        tasks = await waiting(batcher, entry(1, 2, 3), entry(4, 5))
+        with pytest.raises(Overloaded, match=rf"{told}.*--max-queued") as caught:
+            await batcher.submit(entry(6))
+        assert (caught.value.status, caught.value.headers) == (429, {"Retry-After": "1"})
+        assert caught.value.members["given"] == caught.value.members["allowed"] == more
+        if limits.rows == 5:
+            assert len(await waiting(batcher, entry(7, operation="another"))) == 1
+        run.gate.set()
+        await asyncio.gather(first, *tasks)
+        assert answer(await batcher.submit(entry(6))) == [12]
+
+    with_batcher(run, use, limits=limits)
+
+
+def test_an_entry_over_the_limit_runs_where_nothing_waits() -> None:
+    results = with_batcher(Doubler(), lambda batcher: batcher.submit(entry(*range(9))), limits=Limits(rows=2))
+    assert len(answer(results)) == 9
+
+
+def test_who_waited_for_too_long_is_told_at_once() -> None:
+    run = Doubler()
+
+    async def use(batcher: Toy) -> None:
+        first = await held(batcher, run)
+        with pytest.raises(QueueTimeout, match=r"waited for 0\.05 s.*--max-queue-seconds"):
+            await batcher.submit(entry(1))
+        assert not first.done(), "nobody had to look at the queue for that"
+        assert +Counter(batcher.queues.rows) == {}
+        run.gate.set()
+        await first
+        assert answer(await batcher.submit(entry(2))) == [4]
+
+    with_batcher(run, use, limits=Limits(seconds=0.05))
+    assert run.rows == [[0], [2]]
+
+
+def test_so_many_batches_run_in_threads_and_no_more() -> None:
+    running, most = list[int](), [0]
+
+    def run(_: Hashable, parts: Sequence[Part]) -> list[Results]:
+        running.append(1)
+        most[0] = max(most[0], len(running))
+        time.sleep(0.01)
+        running.pop()
+        return [Results({Role.images: part.given[Role.images]}, {}) for part in parts]
+
+    async def use(batcher: Toy) -> None:
+        await asyncio.gather(*(batcher.submit(entry(1, key=key)) for key in range(12)))
+
+    with_batcher(run, use, concurrency=2)
+    assert most[0] == 2
+
+
+def test_what_was_quick_with_as_many_rows_runs_on_the_event_loop() -> None:
+    run = Doubler()
+
+    async def use(batcher: Toy) -> None:
+        for rows in ([0, 0], [1], [2, 3], [4, 5, 6], [7, 8, 9]):
+            await batcher.submit(entry(*rows))
+        await batcher.submit(entry(10, key="unknown"))
+
+    with_batcher(run, use, on_loop_seconds=PATIENCE)
+    assert run.threads == ["thread", "MainThread", "MainThread", "thread", "MainThread", "thread"]
+
+
+def test_what_is_slow_with_more_rows_runs_whole_in_a_thread() -> None:
+    run = Doubler()
+
+    def slow(key: Hashable, parts: Sequence[Part]) -> list[Results]:
+        time.sleep(0.05 if sum(len(part.items) for part in parts) > 2 else 0)
+        return run(key, parts)
+
+    async def use(batcher: Toy) -> None:
+        for rows in ([0], [1], [2, 3, 4], [5, 6, 7], [8]):
+            await batcher.submit(entry(*rows))
+
+    with_batcher(slow, use, on_loop_seconds=0.04)
+    assert run.threads == ["thread", "MainThread", "thread", "thread", "MainThread"]
+    assert run.rows == [[0], [1], [2, 3, 4], [5, 6, 7], [8]]
+
+
+def test_what_is_quick_waits_for_no_slot_and_what_waits_for_one_gets_it() -> None:
+    run = Doubler()
+
+    async def use(batcher: Toy) -> None:
+        await batcher.submit(entry(0, key="quick"))
+        first = await held(batcher, run)
+        (blocked, other) = await waiting(batcher, entry(1, key="blocked"), entry(2, key="other"))
+        run.gate.set()
+        quick = [batcher.submit(entry(row, key="quick")) for row in (3, 4, 5)]
+        assert [answer(each) for each in await asyncio.gather(*quick)] == [[6], [8], [10]]
+        await asyncio.gather(first, blocked, other)
+
+    with_batcher(run, use, on_loop_seconds=PATIENCE)
+    assert ("quick", [3, 4, 5]) in run.batches
+
+
+def test_an_error_of_ours_is_logged_and_that_of_a_caller_is_not(caplog: pytest.LogCaptureFixture) -> None:
+    for error, logged in ((BadValue("no"), False), (ZeroDivisionError(), True)):
+
+        def wrong(_: Hashable, __: Sequence[Part], error: Exception = error) -> list[Results]:
+            raise error
+
+        with pytest.raises(type(error)):
+            with_batcher(wrong, lambda batcher: batcher.submit(entry(1)))
+        assert ("a batch failed" in caplog.text) is logged
+
+
+def test_a_thread_that_ends_ends_the_batcher() -> None:
+    class Killed(BaseException):
+        pass
+
+    begun, gate, told = threading.Semaphore(0), threading.Event(), list[str]()
+
+    def run(_key: Hashable, _parts: Sequence[Part]) -> list[Results]:
+        begun.release()
+        assert gate.wait(PATIENCE)
+        raise Killed
+
+    async def use(batcher: Toy) -> None:
+        under_way = asyncio.create_task(batcher.submit(entry(1)))
+        assert await asyncio.to_thread(begun.acquire, timeout=PATIENCE)
+        tasks = [under_way, *await waiting(batcher, entry(2), entry(3, key="unlike"))]
+        assert batcher.ailments == []
+        gate.set()
+        for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+            assert isinstance(outcome, BatcherFailed)
+        assert batcher.ailments == told != []
+        with pytest.raises(BatcherFailed):
+            await batcher.submit(entry(4))
+
+    with_batcher(run, use, failed=told.append)
+
+
+def test_a_batch_that_runs_for_too_long_is_an_ailment() -> None:
+    run = Doubler()
+
+    async def use(batcher: Toy) -> None:
+        first = await held(batcher, run)
+        await asyncio.sleep(0.03)
+        assert ["--max-run-seconds" in each for each in batcher.ailments] == [True]
+        run.gate.set()
+        await first
+        assert batcher.ailments == []
+
+    with_batcher(run, use, limits=Limits(run_seconds=0.01))
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.lists(st.integers(-3, 50), min_size=1, max_size=9), st.sampled_from("abc"), st.booleans()
+        ),
+        min_size=1,
+        max_size=20,
+    ),
+    st.integers(1, 6),
+    st.sampled_from([0.0, PATIENCE]),
+    st.integers(1, 3),
+)
+def test_everyone_gets_their_own_or_leaves(
+    wanted: list[tuple[list[int], str, bool]], at_once: int, on_loop_seconds: float, concurrency: int
+) -> None:
+    run = Doubler()
+
+    async def use(batcher: Toy) -> list[object]:
+        tasks = await waiting(batcher, *(entry(*rows, key=key, at_once=at_once) for rows, key, _ in wanted))
+        for task, (_, _, leaves) in zip(tasks, wanted, strict=True):
+            if leaves:
+                task.cancel()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    outcomes = with_batcher(run, use, on_loop_seconds=on_loop_seconds, concurrency=concurrency)
+    for (rows, _, leaves), outcome in zip(wanted, outcomes, strict=True):
+        if leaves:
+            assert isinstance(outcome, asyncio.CancelledError)
+        elif min(rows) < 0:
+            assert isinstance(outcome, GraphFailed)
+        else:
+            assert isinstance(outcome, Results)
+            assert answer(outcome) == [2 * row for row in rows]
+    assert all(len(rows) <= at_once for rows in run.rows)

@@ -1,0 +1,184 @@
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from service.contract.manifest import (
+    CodesSpec,
+    File,
+    ImageSpec,
+    Input,
+    Manifest,
+    Operation,
+    Output,
+    Role,
+    content_version,
+)
+
+
+@pytest.mark.parametrize("name", ["levels", "colours", "oddity", "patchwork", "wanderer"])
+def test_a_manifest_comes_back_from_its_json(exported: Path, name: str) -> None:
+    text = (exported / name / "manifest.json").read_text()
+    manifest = Manifest.model_validate_json(text)
+    assert Manifest.model_validate_json(manifest.model_dump_json()) == manifest
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 64), st.integers(1, 64), st.none() | st.integers(1, 16))
+def test_the_native_size_is_always_allowed(height: int, width: int, step: int | None) -> None:
+    if step is not None and (height % step or width % step):
+        with pytest.raises(ValidationError, match="no multiple"):
+            ImageSpec(channels=1, height=height, width=width, multiple_of=step)
+    else:
+        spec = ImageSpec(channels=1, height=height, width=width, multiple_of=step)
+        assert spec.allows(height, width)
+        assert spec.allows(2 * height, width) == (step is not None)
+        assert not spec.allows(0, width)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.dictionaries(st.text(st.characters(codec="ascii"), min_size=1, max_size=8), st.integers(0, 2**16)))
+def test_the_version_is_that_of_graphs_and_tensors(sizes: dict[str, int]) -> None:
+    def files(**sizes: int) -> dict[str, File]:
+        return {name: File(sha256=f"{size:064x}", size=size) for name, size in sizes.items()}
+
+    graphs = files(**{f"{name}.onnx": size for name, size in sizes.items()})
+    version = content_version(graphs)
+    assert content_version(dict(reversed(graphs.items()))) == version
+    assert content_version(graphs | files(**{"README.md": 1, "preview.png": 2})) == version
+    assert content_version(graphs | files(**{"new file.safetensors": 3})) != version
+
+
+def changed(document: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    *folders, name = path.split(">")
+    inner = document
+    for folder in folders:
+        inner = inner[folder]
+    inner[name] = value
+    return document
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "complaint"),
+    [
+        ("name", "../up", "name"),
+        ("name", "Upper", "name"),
+        ("version", "xyz", "version"),
+        ("surprise", 1, "surprise"),
+        ("operations>encode>graph", "/etc/encoder.onnx", "outside the model's folder"),
+        ("operations>encode>graph", "../other/encoder.onnx", "outside the model's folder"),
+        ("operations>encode>graph", "a\\b.onnx", "outside the model's folder"),
+        ("operations>encode>graph", "missing.onnx", "not among the files"),
+        ("operations>a b", {"graph": "encoder.onnx", "inputs": [], "outputs": []}, "operations"),
+        ("files>../x", {"sha256": "0" * 64, "size": 1}, "outside the model's folder"),
+        ("codebook>shape", [3, 2], "does not fit"),
+        ("codebook>file", "other.safetensors", "not among the files"),
+        ("codes>codebook_size", None, "need a codebook_size"),
+        ("codes>shape", [7], "stride is for a grid"),
+        ("codes>shape", [0, 7], "empty"),
+        ("image>height", 27, "no multiple"),
+        ("image>height", 32, "with stride 4 do not belong to an image of 32x28"),
+        ("codes>stride", 2, r"codes of shape \(7, 7\) with stride 2 do not belong to an image of 28x28"),
+    ],
+)
+def test_what_does_not_agree_is_refused(exported: Path, path: str, value: Any, complaint: str) -> None:
+    document = orjson.loads((exported / "levels" / "manifest.json").read_bytes())
+    with pytest.raises(ValidationError, match=complaint):
+        Manifest.model_validate(changed(document, path, value))
+
+
+def test_an_operation_declares_its_parameters_and_axes() -> None:
+    output = {"name": "codes", "role": "codes"}
+    with pytest.raises(ValidationError, match="parameter that is not declared"):
+        Operation.model_validate(
+            {"graph": "g.onnx", "inputs": [{"name": "t", "role": "parameter"}], "outputs": [output]}
+        )
+    with pytest.raises(ValidationError, match="no int64 parameters"):
+        Operation.model_validate(
+            {
+                "graph": "g.onnx",
+                "inputs": [{"name": "noise", "role": "normal", "shape": ["steps"]}],
+                "outputs": [output],
+            }
+        )
+
+
+def test_a_mask_comes_with_the_codes_it_keeps() -> None:
+    mask, codes = {"name": "mask", "role": "mask"}, {"name": "codes", "role": "codes"}
+    with pytest.raises(ValidationError, match="takes a mask, but no codes for the mask to keep"):
+        Operation.model_validate({"graph": "g.onnx", "inputs": [mask], "outputs": [codes]})
+    operation = Operation.model_validate({"graph": "g.onnx", "inputs": [mask, codes], "outputs": [codes]})
+    assert operation.takes(Role.mask)
+
+
+def test_float_codes_have_no_codebook_size() -> None:
+    with pytest.raises(ValidationError, match="float32 codes have none"):
+        CodesSpec(dtype="float32", shape=(3,), codebook_size=4)
+
+
+def an_operation(*inputs: Role, gives: tuple[Role, ...] = (Role.codes,)) -> Operation:
+    return Operation(
+        graph="g.onnx",
+        inputs=tuple(Input(name=role, role=role) for role in inputs),
+        outputs=tuple(Output.model_validate({"name": role, "role": role}) for role in gives),
+    )
+
+
+@pytest.mark.parametrize(
+    ("inputs", "gives", "complaint"),
+    [
+        ((Role.mask,), (Role.codes,), "no codes for the mask to keep"),
+        ((Role.target,), (Role.codes,), "no codes to start from"),
+        ((Role.codes, Role.fraction), (Role.codes,), "but no target"),
+        ((Role.normal,), (Role.states, Role.images), "no codes at its end"),
+        ((Role.figure,), (Role.codes,), "'figure' is an input"),
+        ((Role.states,), (Role.codes,), "'states' is an input"),
+        ((Role.normal,), (Role.label,), "Input should be"),
+    ],
+)
+def test_roles_that_miss_their_partners(
+    inputs: tuple[Role, ...], gives: tuple[Role, ...], complaint: str
+) -> None:
+    with pytest.raises(ValidationError, match=complaint):
+        an_operation(*inputs, gives=gives)
+
+
+def test_roles_with_their_partners() -> None:
+    assert an_operation(Role.codes, Role.target, Role.fraction).takes(Role.fraction)
+    assert an_operation(Role.normal, gives=(Role.codes, Role.states, Role.figure)).gives(Role.states)
+
+
+@pytest.mark.parametrize(
+    ("role", "more", "allowed"),
+    [
+        (Role.normal, {"default_seed": 3}, True),
+        (Role.uniform, {"default_seed": 0}, True),
+        (Role.label, {"default": 1}, True),
+        (Role.label, {"default_seed": 1}, False),
+        (Role.normal, {"default_seed": 3, "default": 0}, False),
+        (Role.normal, {"default_seed": -1}, False),
+    ],
+)
+def test_a_seed_of_its_own_is_for_noise_without_a_default(
+    role: Role, more: dict[str, int], allowed: bool
+) -> None:
+    with nullcontext() if allowed else pytest.raises(ValidationError, match="default_seed"):
+        Input(name="x", role=role, **more)  # type: ignore[arg-type]  # each of them is an integer
+
+
+@pytest.mark.parametrize(
+    ("role", "more", "expected"),
+    [
+        (Role.normal, {"default": 0}, True),
+        (Role.uniform, {"default_seed": 0}, True),
+        (Role.normal, {}, False),
+        (Role.label, {"default": 0}, False),
+    ],
+)
+def test_noise_with_a_default_may_stand_still(role: Role, more: dict[str, int], expected: bool) -> None:
+    assert Input(name="x", role=role, **more).may_stand_still == expected  # type: ignore[arg-type]  # as above

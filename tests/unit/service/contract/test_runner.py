@@ -1,0 +1,196 @@
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from service.contract import noise
+from service.contract.manifest import CodesSpec, Input, Operation, Output, Parameter, Role
+from service.contract.runner import (
+    Array,
+    Part,
+    Runner,
+    WrongOutput,
+    default_noise,
+    noise_shape,
+    parameters_of,
+)
+
+GRID = CodesSpec(dtype="int32", shape=(2, 3), codebook_size=8, codebook_dim=1)
+CODES, IMAGES = Output(name="codes", role=Role.codes), Output(name="images", role=Role.images)
+HEAT = Parameter(dtype="float32", default=0.5, minimum=0, maximum=2)
+STEPS = Parameter(dtype="int64", default=3, minimum=1, maximum=9)
+OPERATIONS = {
+    "encode": Operation(
+        graph="encode.onnx",
+        inputs=(
+            Input(name="pictures", role=Role.images),
+            Input(name="still", role=Role.normal, shape=(5,), default=0),
+            Input(name="seeded", role=Role.uniform, shape=(4,), default_seed=7),
+            Input(name="drawn", role=Role.normal, shape=("steps", 2)),
+        ),
+        outputs=(CODES, Output(name="length", role=Role.figure)),
+        parameters={"steps": STEPS},
+    ),
+    "decode": Operation(
+        graph="decode.onnx", inputs=(Input(name="grid", role=Role.codes),), outputs=(IMAGES,)
+    ),
+    "sample/complete": Operation(
+        graph="complete.onnx",
+        inputs=(
+            Input(name="codes", role=Role.codes),
+            Input(name="mask", role=Role.mask),
+            Input(name="label", role=Role.label, default=6),
+            Input(name="heat", role=Role.parameter),
+            Input(name="steps", role=Role.parameter),
+        ),
+        outputs=(CODES,),
+        parameters={"heat": HEAT, "steps": STEPS.model_copy(update={"default": 2})},
+    ),
+}
+PICTURES = np.arange(5, dtype=np.uint8).reshape(5, 1, 1, 1)
+
+
+@dataclass
+class OnDevice:
+    """A tensor that is somewhere else, and counts how often it is fetched."""
+
+    array: Array
+    fetches: int = 0
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def fetched(self) -> Array:
+        self.fetches += 1
+        return self.array
+
+
+@dataclass
+class Graphs:
+    """Graphs that remember what they are fed; each output has the number of its row in it."""
+
+    fed: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    made: list[OnDevice] = field(default_factory=list)
+    lost: int = 0
+
+    def __getitem__(self, file: str) -> "Graph":
+        return Graph(self, file)
+
+
+@dataclass
+class Graph:
+    graphs: Graphs
+    file: str
+
+    def run(self, feeds: Mapping[str, Any], outputs: Sequence[str]) -> Sequence[OnDevice]:
+        self.graphs.fed[self.file] = feeds
+        rows = next(len(value) for value in feeds.values() if isinstance(value, OnDevice) or value.ndim)
+        made = [OnDevice(np.arange(rows - self.graphs.lost)) for _ in outputs]
+        self.graphs.made += made
+        return made
+
+
+@pytest.fixture
+def graphs() -> Graphs:
+    return Graphs()
+
+
+@pytest.fixture
+def runner(graphs: Graphs) -> Runner:
+    return Runner(OPERATIONS, GRID, graphs)
+
+
+def part(start: int, stop: int, seed: int) -> Part:
+    return Part.of({Role.images: PICTURES}, range(start, stop), seed)
+
+
+def test_each_request_gets_its_own_rows_and_tensors_stay_where_they_are(
+    runner: Runner, graphs: Graphs
+) -> None:
+    parts = [part(0, 2, seed=1), part(3, 5, seed=2)]
+    results = runner.run(["encode", "decode"], parts, {"steps": 3})
+    assert graphs.fed["encode.onnx"]["pictures"].ravel().tolist() == [0, 1, 3, 4]
+    # The codes go to the decoder as they are, and are fetched once, at the end.
+    assert graphs.fed["decode.onnx"] == {"grid": graphs.made[0]}
+    assert [tensor.fetches for tensor in graphs.made] == [1, 1, 1]
+    assert [each.arrays.keys() for each in results] == [{Role.images, Role.codes}] * 2
+    assert [each.arrays[Role.codes].tolist() for each in results] == [[0, 1], [2, 3]]
+    assert [each.figures["length"].tolist() for each in results] == [[0, 1], [2, 3]]
+
+
+def test_noise_follows_from_seed_and_number_and_not_from_the_batch(runner: Runner, graphs: Graphs) -> None:
+    runner.run(["encode"], [part(0, 2, seed=1), part(3, 5, seed=2)], {"steps": 3})
+    stream = noise.stream("encode", "drawn")
+    expected = [noise.normal(1, range(2), stream, (3, 2)), noise.normal(2, range(3, 5), stream, (3, 2))]
+    np.testing.assert_array_equal(graphs.fed["encode.onnx"]["drawn"], np.concatenate(expected))
+
+
+@pytest.mark.parametrize("names", [(), ("encode",)])
+def test_default_noise_is_for_inputs_that_have_one(
+    runner: Runner, graphs: Graphs, names: Sequence[str]
+) -> None:
+    runner.run(["encode"], [part(0, 3, seed=1)], {"steps": 3}, names)
+    still, seeded, drawn = (graphs.fed["encode.onnx"][name] for name in ("still", "seeded", "drawn"))
+    own = noise.normal(1, range(3), noise.stream("encode", "still"), (5,))
+    np.testing.assert_array_equal(still, np.zeros((3, 5), np.float32) if names else own)
+    stream = noise.stream("encode", "seeded")
+    one = noise.uniform(7, range(1), stream, (4,)).repeat(3, axis=0)
+    np.testing.assert_array_equal(seeded, one if names else noise.uniform(1, range(3), stream, (4,)))
+    np.testing.assert_array_equal(drawn, noise.normal(1, range(3), noise.stream("encode", "drawn"), (3, 2)))
+
+
+def test_what_is_absent_is_filled_in(runner: Runner, graphs: Graphs) -> None:
+    runner.run(["sample/complete"], [Part({}, range(4), 0)], {"heat": 1.5, "steps": 8.0})
+    fed = graphs.fed["complete.onnx"]
+    assert {name: (array.dtype, array.shape) for name, array in fed.items()} == {
+        "codes": (np.int32, (4, 2, 3)),
+        "mask": (np.bool_, (4, 2, 3)),
+        "label": (np.int64, (4,)),
+        "heat": (np.float32, ()),
+        "steps": (np.int64, ()),
+    }
+    assert not fed["codes"].any()
+    assert fed["mask"].all()
+    assert fed["label"].tolist() == [6] * 4
+    assert (float(fed["heat"]), int(fed["steps"])) == (1.5, 8)
+
+
+def test_what_is_given_goes_before_what_would_be_filled_in(runner: Runner, graphs: Graphs) -> None:
+    given: dict[Role, NDArray[Any]] = {
+        Role.codes: np.ones((1, 2, 3), np.int32),
+        Role.mask: np.zeros((1, 2, 3), np.bool_),
+        Role.label: np.array([3]),
+    }
+    runner.run(["sample/complete"], [Part(given, range(1), 0)], {"heat": 1, "steps": 1})
+    fed = graphs.fed["complete.onnx"]
+    assert all(fed[role] is array for role, array in given.items())
+
+
+def test_what_cannot_be_filled_is_an_error(runner: Runner) -> None:
+    with pytest.raises(
+        ValueError, match="input 'grid' of operation 'decode' needs codes, and none was given"
+    ):
+        runner.run(["decode"], [Part({}, range(1), 0)], {})
+
+
+def test_a_graph_that_loses_rows_is_noticed(runner: Runner, graphs: Graphs) -> None:
+    graphs.lost = 1
+    with pytest.raises(WrongOutput, match="operation 'encode' gave 4 rows of codes for 5"):
+        runner.run(["encode"], [part(0, 5, seed=0)], {"steps": 1})
+
+
+def test_of_parameters_of_one_name_the_first_counts() -> None:
+    found = parameters_of([OPERATIONS["encode"], OPERATIONS["sample/complete"]])
+    assert {name: parameter.default for name, parameter in found.items()} == {"steps": 3, "heat": 0.5}
+
+
+def test_an_axis_of_noise_may_be_a_parameter() -> None:
+    assert noise_shape(OPERATIONS["encode"].inputs[3], {"steps": 8.0}) == (8, 2)
+
+
+def test_noise_without_a_default_has_none() -> None:
+    with pytest.raises(ValueError, match="input 'drawn' of operation 'encode' has no default noise"):
+        default_noise("encode", OPERATIONS["encode"].inputs[3], 1, (3, 2))

@@ -1,0 +1,168 @@
+import shutil
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service.contract.manifest import Role
+from service.errors import ModelNotChosen, ModelsUnreadable, NotReady, UnknownModel
+from service.models.model import Model
+from service.models.registry import Registry
+from tests.fixtures import bundle_builder, toy_models
+from tests.unit.service.conftest import CPU
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    toy_models.write_levels(tmp_path)
+    toy_models.write_colours(tmp_path)
+    registry = Registry(tmp_path, CPU)
+    registry.reload()
+    return registry
+
+
+def first_pixel(model: Model) -> int:
+    codes = np.zeros((1, 7, 7), np.int32)
+    return int(model.run(("decode",), {Role.codes: codes}, 1, {}).arrays[Role.images][0, 0, 0, 0])
+
+
+def test_models_are_found_by_name(registry: Registry) -> None:
+    assert list(registry.models) == ["colours", "levels"]
+    assert registry.choose("levels").manifest.name == "levels"
+    with pytest.raises(UnknownModel, match="no model 'levles'; did you mean 'levels'") as caught:
+        registry.choose("levles")
+    assert caught.value.members["allowed"] == ["colours", "levels"]
+
+
+def test_the_default_is_the_setting_or_the_only_one(tmp_path: Path, registry: Registry) -> None:
+    with pytest.raises(ModelNotChosen, match="colours, levels"):
+        registry.choose()
+    chosen = Registry(tmp_path, CPU, default="levels")
+    chosen.reload()
+    assert chosen.choose().manifest.name == "levels"
+    shutil.rmtree(tmp_path / "levels")
+    registry.reload()
+    assert registry.choose().manifest.name == "colours"
+
+
+def test_a_default_that_is_not_there_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    toy_models.write_levels(tmp_path)
+    registry = Registry(tmp_path, CPU, default="lvels")
+    registry.reload()
+    assert "the default model 'lvels' is not loaded; did you mean 'levels'?" in caplog.text
+    with pytest.raises(UnknownModel, match="'lvels'"):
+        registry.choose()
+
+
+def test_nothing_is_loaded(tmp_path: Path) -> None:
+    registry = Registry(tmp_path, CPU)
+    registry.reload()
+    with pytest.raises(NotReady, match="has no model in it"):
+        registry.choose("levels")
+    (tmp_path / "levels").mkdir()
+    registry.reload()
+    with pytest.raises(NotReady, match="levels: it is half written"):
+        registry.choose("levels")
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ModelsUnreadable, match="No such file") as caught:
+        Registry(tmp_path / "nowhere", CPU).reload()
+    assert str(tmp_path) not in str(caught.value)
+    (tmp_path / "file").touch()
+    with pytest.raises(ModelsUnreadable, match="Not a directory"):
+        Registry(tmp_path / "file", CPU).reload()
+
+
+def test_reload_loads_keeps_and_removes(tmp_path: Path, registry: Registry) -> None:
+    levels = registry.choose("levels")
+    toy_models.write_oddity(tmp_path)
+    shutil.rmtree(tmp_path / "colours")
+    (tmp_path / "a file").touch()
+    toy_models.write_levels(tmp_path, name="unfinished").rename(tmp_path / ".unfinished")
+    outcome = registry.reload()
+    assert (outcome.loaded, outcome.kept, outcome.removed) == (["oddity"], ["levels"], ["colours"])
+    assert outcome.refused == []
+    assert registry.choose("levels") is levels
+
+
+def test_a_changed_model_is_swapped_and_the_old_one_still_runs(tmp_path: Path, registry: Registry) -> None:
+    old = registry.choose("levels")
+    shutil.rmtree(tmp_path / "levels")
+    toy_models.write_levels(tmp_path, tint=9)
+    assert registry.reload().loaded == ["levels"]
+    new = registry.choose("levels")
+    assert new.manifest.version != old.manifest.version
+    assert (first_pixel(old), first_pixel(new)) == (0, 9)
+
+
+def test_a_bad_change_is_refused_and_the_old_model_stays(tmp_path: Path, registry: Registry) -> None:
+    old = registry.choose("levels")
+    (tmp_path / "levels" / "decoder.onnx").write_bytes(b"")
+    (tmp_path / "colours" / "manifest.json").unlink()
+    outcome = registry.reload()
+    assert outcome.kept == ["colours", "levels"]
+    assert [refusal.name for refusal in outcome.refused] == ["colours", "levels"]
+    assert "half written" in outcome.refused[0].reason
+    assert "'decoder.onnx' has 0 bytes" in outcome.refused[1].reason
+    assert registry.choose("levels") is old
+    assert first_pixel(old) == 0
+    assert registry.refused == tuple(outcome.refused)
+
+
+def test_one_bad_folder_stops_no_other(tmp_path: Path) -> None:
+    toy_models.write_levels(tmp_path)
+    bundle_builder.edit_manifest(toy_models.write_colours(tmp_path), schema_version=2)
+    registry = Registry(tmp_path, CPU)
+    outcome = registry.reload()
+    assert outcome.loaded == ["levels"]
+    assert [(refusal.name, refusal.reason) for refusal in outcome.refused] == [
+        ("colours", "manifest.json has schema version 2, this service reads 1")
+    ]
+
+
+def test_requests_run_while_models_are_swapped(tmp_path: Path, registry: Registry) -> None:
+    done, seen = threading.Event(), set()
+
+    def ask() -> None:
+        while not done.is_set():
+            seen.add(first_pixel(registry.choose("levels")))
+
+    askers = [threading.Thread(target=ask) for _ in range(2)]
+    for asker in askers:
+        asker.start()
+    try:
+        for tint in (1, 2, 3):
+            staged = toy_models.write_levels(tmp_path / ".staged", tint=tint)
+            (tmp_path / "levels").rename(tmp_path / f".old{tint}")
+            staged.rename(tmp_path / "levels")
+            reloads = [threading.Thread(target=registry.reload) for _ in range(2)]
+            for reload in reloads:
+                reload.start()
+            for reload in reloads:
+                reload.join()
+            assert first_pixel(registry.choose("levels")) == tint
+    finally:
+        done.set()
+        for asker in askers:
+            asker.join()
+    assert seen <= {0, 1, 2, 3}
+    assert len(seen) > 1
+
+
+def test_what_is_prepared_is_served_when_it_is_committed(tmp_path: Path, registry: Registry) -> None:
+    toy_models.write_oddity(tmp_path)
+    (tmp_path / "colours" / "manifest.json").unlink()
+    outcome = registry.prepare()
+    assert (outcome.loaded, list(outcome.good)) == (["oddity"], ["levels", "oddity"])
+    assert outcome.good["levels"] == registry.choose("levels").manifest.version
+    assert list(registry.models) == ["colours", "levels"]
+    assert not registry.refused
+    registry.abandon()
+    registry.commit()
+    assert list(registry.models) == ["colours", "levels"]
+    registry.prepare()
+    registry.commit()
+    assert list(registry.models) == ["colours", "levels", "oddity"]
+    assert [refusal.name for refusal in registry.refused] == ["colours"]

@@ -1,0 +1,91 @@
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service.errors import BadValue, UnknownName
+from service.models import request_parameters
+from service.models.model import Model
+
+
+def test_defaults_and_given_values(colours: Model) -> None:
+    prior = colours.operations(("sample/prior",))
+    walk = colours.operations(("sample/walk", "decode"))
+    assert request_parameters.parameters(prior, {}) == {"temperature": 1.0}
+    assert request_parameters.parameters(prior, {"temperature": "0.5"}) == {"temperature": 0.5}
+    steps = request_parameters.parameters(walk, {"steps": 20.0})
+    assert steps == {"steps": 20}
+    assert isinstance(steps["steps"], int)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "complaint"),
+    [
+        ("steps", 0, "steps is int64 in 1 to 100, not 0"),
+        ("steps", "101", "in 1 to 100, not '101'"),
+        ("steps", 1.5, "a whole number, not 1.5"),
+        ("steps", "many", "not 'many'"),
+        ("steps", "nan", "not 'nan'"),
+        ("steps", float("inf"), "not inf"),
+        ("steps", True, "not True"),
+        ("steps", None, "not None"),
+        ("steps", 10**400, "not 'a number of 1329 bits'"),
+    ],
+)
+def test_values_out_of_bounds(colours: Model, name: str, value: Any, complaint: str) -> None:
+    with pytest.raises(BadValue, match=complaint) as caught:
+        request_parameters.parameters(colours.operations(("sample/walk",)), {name: value})
+    assert caught.value.members["allowed"] == [1, 100]
+
+
+def test_an_unknown_parameter(colours: Model) -> None:
+    with pytest.raises(UnknownName, match="no parameter 'stesp'; did you mean 'steps'") as caught:
+        request_parameters.parameters(colours.operations(("sample/walk",)), {"stesp": 1}, others=["seed"])
+    assert caught.value.members == {"given": "stesp", "allowed": ["seed", "steps"]}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [(1, [1, 1]), ("blue", [2, 2]), ("0", [0, 0]), (["red", 2], [0, 2]), (["1"], [1, 1])],
+)
+def test_labels(colours: Model, given: Any, expected: list[int]) -> None:
+    got = request_parameters.labels(colours.manifest, colours.operations(("sample/prior",)), given, 2)
+    assert got is not None
+    assert got.dtype == np.int64
+    assert got.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "complaint"),
+    [
+        (None, BadValue, "needs a label"),
+        (3, UnknownName, "no label 3; labels are 0 to 2"),
+        (-1, UnknownName, "no label -1"),
+        ("9" * 5000, UnknownName, "no label 999"),
+        ("gren", UnknownName, "no label 'gren'; did you mean 'green'"),
+        ([0, 1, 2], BadValue, "3 labels for 2 rows"),
+        ([], BadValue, "0 labels for 2 rows"),
+    ],
+)
+def test_bad_labels(colours: Model, given: Any, error: type[BadValue], complaint: str) -> None:
+    with pytest.raises(error, match=complaint):
+        request_parameters.labels(colours.manifest, colours.operations(("sample/prior",)), given, 2)
+
+
+def test_an_operation_without_classes(colours: Model) -> None:
+    walk = colours.operations(("sample/walk",))
+    assert request_parameters.labels(colours.manifest, walk, None, 2) is None
+    with pytest.raises(BadValue, match="takes none"):
+        request_parameters.labels(colours.manifest, walk, "red", 2)
+
+
+def test_the_manifest_may_have_a_label_for_those_who_give_none(oddity: Model) -> None:
+    got = request_parameters.labels(oddity.manifest, oddity.operations(("mix",)), None, 3)
+    assert got is not None
+    assert got.tolist() == [1, 1, 1]
+
+
+def test_drawn_seeds_are_ones_a_caller_may_give() -> None:
+    seeds = [request_parameters.draw_seed() for _ in range(100)]
+    assert len(set(seeds)) > 90
+    assert all(0 <= seed <= request_parameters.LARGEST_SEED for seed in seeds)

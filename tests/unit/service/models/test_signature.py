@@ -1,0 +1,173 @@
+import gc
+import weakref
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from service.contract.manifest import Role
+from service.errors import NotReady, UnknownModel, UnknownOperation
+from service.models.model import Model
+from service.models.registry import Registry
+from service.models.signature import Slot, find, names, signature
+from tests.fixtures import toy_models
+from tests.fixtures.bundle_builder import operation
+from tests.unit.service.conftest import CPU
+
+
+@pytest.fixture(scope="module")
+def registry(exported: Path) -> Registry:
+    registry = Registry(exported, CPU)
+    registry.reload()
+    return registry
+
+
+def test_every_operation_has_a_name(levels: Model, colours: Model, oddity: Model) -> None:
+    assert names(levels) == {
+        "levels": "encode",
+        "levels:decode": "decode",
+        "levels:encode": "encode",
+        "levels:reconstruct": "reconstruct",
+    }
+    assert names(colours)["colours:sample:prior"] == "sample/prior"
+    # It cannot decode, so it cannot reconstruct.
+    assert list(names(oddity)) == ["oddity", "oddity:encode", "oddity:mix"]
+
+
+def test_every_name_is_found(registry: Registry) -> None:
+    for model in registry.models.values():
+        for name, verb in names(model).items():
+            assert find(registry, name) == (model, verb)
+            assert find(registry, name, model.manifest.version) == (model, verb)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("levels:decod", "levels:decode"),
+        ("wanderer:sample", None),
+        ("wanderer:sample:betwen", "wanderer:sample:between"),
+        ("levels:", None),
+        ("levels:encode:", "levels:encode"),
+        ("oddity:reconstruct", None),
+    ],
+)
+def test_an_unknown_operation_is_told_with_the_nearest(
+    registry: Registry, name: str, near: str | None
+) -> None:
+    with pytest.raises(UnknownOperation) as caught:
+        find(registry, name)
+    assert caught.value.members["given"] == name
+    if near:
+        assert f"did you mean {near!r}" in caught.value.detail
+
+
+def test_an_unknown_model(registry: Registry, tmp_path: Path) -> None:
+    for name in ("levls:decode", ":decode", ""):
+        with pytest.raises(UnknownModel):
+            find(registry, name)
+    with pytest.raises(NotReady):
+        find(Registry(tmp_path, CPU), "levels")
+
+
+def test_another_version_is_not_served(registry: Registry, levels: Model) -> None:
+    with pytest.raises(UnknownModel, match="not '1'") as caught:
+        find(registry, "levels:decode", "1")
+    assert caught.value.members["allowed"] == [levels.manifest.version]
+
+
+def test_a_name_with_dots_in_it_means_one_thing(tmp_path: Path) -> None:
+    toy_models.write_levels(tmp_path, name="levels")
+    toy_models.write_levels(tmp_path, name="levels.decode", tint=1.0)
+    registry = Registry(tmp_path, CPU)
+    registry.reload()
+    dotted = registry.models["levels.decode"]
+    assert find(registry, "levels.decode") == (dotted, "encode")
+    assert find(registry, "levels:decode") == (registry.models["levels"], "decode")
+    assert find(registry, "levels.decode:decode") == (dotted, "decode")
+
+
+def test_images_of_any_size_to_codes_of_any_size(levels: Model) -> None:
+    face = signature(levels, "encode")
+    assert face.inputs == (Slot("images", Role.images, "uint8", (-1, -1, -1, 1)),)
+    assert face.outputs == (Slot("codes", Role.codes, "int32", (-1, -1, -1)),)
+    assert not face.repeats
+    assert signature(levels, "decode").inputs == face.outputs
+
+
+def test_a_chain_gives_what_each_of_its_operations_does(levels: Model, wandering: Model) -> None:
+    both = signature(levels, "reconstruct")
+    assert [slot.name for slot in both.inputs] == ["images"]
+    assert [slot.name for slot in both.outputs] == ["codes", "images"]
+    stroll = signature(wandering, "sample/stroll")
+    assert stroll.chain == ("sample/stroll", "decode")
+    assert stroll.inputs == ()
+    assert [(slot.name, slot.shape) for slot in stroll.outputs] == [
+        ("codes", (-1, 3)),
+        ("states", (-1, -1, 3)),
+        ("length", (-1,)),
+        ("images", (-1, 8, 8, 3)),
+    ]
+    assert stroll.repeats
+
+
+def test_a_completion_takes_its_own_grid_or_nothing(quilt: Model) -> None:
+    face = signature(quilt, "sample/prior")
+    assert face.inputs == (
+        Slot("given", Role.codes, "int32", (-1, 7, 7), required=False),
+        Slot("mask", Role.mask, "bool", (-1, 7, 7), required=False),
+        Slot("label", Role.label, "int64", (-1,), required=False),
+    )
+    assert face.repeats
+
+
+def test_an_interpolation_needs_both_ends(wandering: Model) -> None:
+    face = signature(wandering, "sample/between")
+    assert {slot.name: slot.required for slot in face.inputs} == {
+        "codes": True,
+        "target": True,
+        "fraction": False,
+    }
+    assert [slot.name for slot in face.outputs] == ["point", "images"]
+    assert face.repeats
+
+
+def test_a_label_without_a_default_is_needed(colours: Model, oddity: Model) -> None:
+    needed = signature(colours, "sample/prior").input(Role.label)
+    assert needed is not None
+    assert needed.required
+    free = signature(oddity, "mix").input(Role.label)
+    assert free is not None
+    assert (free.name, free.required) == ("class", False)
+    assert signature(colours, "sample/walk").input(Role.label) is None
+
+
+def test_a_sampler_of_images_decodes_nothing(colours: Model) -> None:
+    face = signature(colours, "sample/prior")
+    assert face.chain == ("sample/prior",)
+    assert [slot.name for slot in face.outputs] == ["images", "codes"]
+
+
+def test_of_what_has_one_name_or_role_the_last_is_meant(levels: Model) -> None:
+    operations = {
+        **levels.manifest.operations,
+        "sample/prior": operation("none.onnx", {"noise": Role.normal}, {"images": Role.codes}),
+        "reconstruct": operation("none.onnx", {"images": Role.images}, {"first": Role.images}),
+    }
+    manifest = levels.manifest.model_copy(update={"operations": operations})
+    model = replace(levels, folder=replace(levels.folder, manifest=manifest))
+    drawn = signature(model, "sample/prior")
+    assert drawn.chain == ("sample/prior", "decode")
+    assert [(slot.name, slot.role) for slot in drawn.outputs] == [("images", Role.images)]
+    own = signature(model, "reconstruct")
+    assert [(slot.name, slot.role) for slot in own.outputs] == [("first", Role.images)]
+
+
+def test_what_was_known_of_a_model_goes_with_it(levels: Model) -> None:
+    model = replace(levels)
+    assert signature(model, "encode") is signature(model, "encode")
+    assert signature(model, "encode") is not signature(levels, "encode")
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None

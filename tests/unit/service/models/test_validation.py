@@ -1,0 +1,158 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service.contract.manifest import CodesSpec, ImageSpec, Input, Operation, Output, Role
+from service.errors import ModelRefused
+from service.models.bundle import read_folder
+from service.models.model import Batching
+from service.models.validation import load_model
+from tests.fixtures import bundle_builder, toy_models
+from tests.unit.service.conftest import CPU
+
+
+def folder_with(tmp_path: Path, **changes: object) -> Path:
+    """A model of 2 x 2 pixels that says of its one graph what ``changes`` say."""
+    path = tmp_path / "wrong"
+    path.mkdir()
+    image: bundle_builder.Axes = ("n", 2, 2, 1)
+    bundle_builder.write_graph(
+        path / "g.onnx",
+        [
+            bundle_builder.node("Cast", ["images"], ["x"], to=1),
+            bundle_builder.node("Reshape", ["x", "flat"], ["codes"]),
+            bundle_builder.node("Identity", ["images"], ["same"]),
+        ],
+        {"images": ("uint8", image)},
+        {"codes": ("float32", ("n", 4)), "same": ("uint8", image)},
+        {"flat": np.array([-1, 4])},
+    )
+    operation = {
+        "graph": "g.onnx",
+        "inputs": (Input(name="images", role=Role.images),),
+        "outputs": (Output(name="codes", role=Role.codes),),
+    }
+    bundle_builder.write_manifest(
+        path,
+        kind="wrong",
+        image=changes.pop("image", ImageSpec(channels=1, height=2, width=2)),
+        codes=changes.pop("codes", CodesSpec(dtype="float32", shape=(4,))),
+        operations={changes.pop("name", "encode"): Operation.model_validate(operation | changes)},
+    )
+    return path
+
+
+IMAGES_IN = Input(name="images", role=Role.images)
+CODES_OUT = Output(name="codes", role=Role.codes)
+CODES_IN = Input(name="codes", role=Role.codes)
+MASK_IN = Input(name="mask", role=Role.mask)
+TARGET_IN = Input(name="target", role=Role.target)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        (
+            {"inputs": (Input(name="image", role=Role.images),)},
+            r"inputs \['images'\], the manifest says \['image'\]",
+        ),
+        (
+            {"inputs": (IMAGES_IN, Input(name="more", role=Role.normal))},
+            r"inputs \['images'\], the manifest says \['images', 'more'\]",
+        ),
+        (
+            {"outputs": (Output(name="code", role=Role.codes),)},
+            r"outputs \['codes', 'same'\], the manifest also says \['code'\]",
+        ),
+        ({"inputs": (Input(name="images", role=Role.codes),)}, "'encode' does not take images"),
+        ({"outputs": (Output(name="same", role=Role.images),)}, "'encode' does not give codes"),
+        ({"name": "sample/odd"}, "'sample/odd' takes images, which no call has for it"),
+        ({"name": "sample/odd", "inputs": (CODES_IN,)}, "'sample/odd' takes codes, which no call has for it"),
+        (
+            {"name": "sample/odd", "inputs": (IMAGES_IN, CODES_IN, MASK_IN)},
+            "'sample/odd' takes images, which no call has for it",
+        ),
+        (
+            {
+                "name": "sample/odd",
+                "inputs": (CODES_IN, MASK_IN),
+                "outputs": (Output(name="same", role=Role.images),),
+            },
+            "'sample/odd' takes a mask of codes and does not give codes",
+        ),
+        (
+            {
+                "name": "decode",
+                "inputs": (CODES_IN, MASK_IN),
+                "outputs": (Output(name="same", role=Role.images),),
+            },
+            "'decode' takes mask, which no call has for it",
+        ),
+        (
+            {"name": "sample/odd", "inputs": (CODES_IN, MASK_IN, TARGET_IN)},
+            "'sample/odd' takes a mask and a target",
+        ),
+        ({"inputs": (IMAGES_IN, CODES_IN, TARGET_IN)}, "'encode' takes codes, which no call has for it"),
+        (
+            {
+                "name": "sample/odd",
+                "inputs": (CODES_IN, TARGET_IN),
+                "outputs": (Output(name="same", role=Role.images),),
+            },
+            "'sample/odd' takes a target of codes and does not give codes",
+        ),
+        (
+            {"name": "sample/odd", "outputs": (Output(name="codes", role=Role.figure),)},
+            "'sample/odd' gives neither codes nor images",
+        ),
+        ({"name": "score"}, "'score' does not give figure"),
+        (
+            {"name": "score", "outputs": (Output(name="codes", role=Role.figure),)},
+            "'codes' is .*rank=2.* not .*rank=1",
+        ),
+        (
+            {"name": "other", "outputs": (CODES_OUT, Output(name="same", role=Role.states))},
+            "'same' is .*uint8.* not .*rank=3",
+        ),
+        ({"inputs": (IMAGES_IN, CODES_IN, MASK_IN)}, "'encode' takes codes, which no call has for it"),
+        ({"outputs": (CODES_OUT, Output(name="same", role=Role.codes))}, "gives a role twice"),
+        ({"outputs": (Output(name="same", role=Role.codes),)}, "'same' is .*uint8.* not .*float32"),
+        (
+            {"name": "other", "inputs": (Input(name="images", role=Role.normal),)},
+            "'images' is .*uint8.* not .*float32",
+        ),
+        (
+            {"codes": CodesSpec(dtype="int32", shape=(4,), codebook_size=9)},
+            "'codes' is .*float32.* not .*int32",
+        ),
+        ({"codes": CodesSpec(dtype="float32", shape=(2, 2))}, "rank=2.* not .*rank=3"),
+        ({"codes": CodesSpec(dtype="float32", shape=(5,))}, r"gives codes of shape \[1, 4\], not \[1, 5\]"),
+        (
+            {"image": ImageSpec(channels=1, height=2, width=3)},
+            "'encode' fails on an image of",
+        ),
+        (
+            {"image": ImageSpec(channels=1, height=4, width=4)},
+            "'encode' fails on an image of",
+        ),
+    ],
+)
+def test_a_manifest_that_does_not_fit_its_graph(
+    tmp_path: Path, changes: dict[str, object], reason: str
+) -> None:
+    folder = read_folder(folder_with(tmp_path, **changes))
+    with pytest.raises(ModelRefused, match=reason):
+        load_model(folder, CPU, Batching())
+
+
+def test_the_helper_of_the_test_above_writes_a_good_folder(tmp_path: Path) -> None:
+    assert load_model(read_folder(folder_with(tmp_path)), CPU, Batching()).manifest.name == "wrong"
+
+
+def test_a_folder_published_anew_while_it_loads_is_not_half_of_each(tmp_path: Path) -> None:
+    folder = read_folder(toy_models.write_levels(tmp_path))
+    (tmp_path / "levels").rename(tmp_path / "old")
+    toy_models.write_levels(tmp_path, tint=3)
+    with pytest.raises(ModelRefused, match="changed while it was loaded"):
+        load_model(folder, CPU, Batching())

@@ -1,0 +1,42 @@
+import json
+import logging
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from service.observability import logs
+from service.settings import Settings
+
+
+@pytest.fixture
+def root() -> Iterator[logging.Logger]:
+    """The root logger, put back as it was."""
+    logger = logging.getLogger()
+    before = logger.level, logger.handlers[:]
+    yield logger
+    logger.setLevel(before[0])
+    logger.handlers[:] = before[1]
+
+
+def test_lines_for_people(root: logging.Logger, capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure(Settings(log_level="warning"))
+    logging.getLogger("here").warning("%d of them", 3)
+    logging.getLogger("here").info("not so severe")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("WARNING  here: 3 of them")
+
+
+def test_objects_for_machines(root: logging.Logger, capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure(Settings(log_format="json"))
+    logging.getLogger("here").info("%d\nof them", 3, extra={"request_id": "mine", "odd": {1: sys}})
+    try:
+        raise ValueError("why")
+    except ValueError:
+        logging.getLogger("here").exception("failed")
+    first, second = map(json.loads, capsys.readouterr().err.splitlines())
+    assert (first["message"], first["level"], first["logger"]) == ("3\nof them", "info", "here")
+    assert first["request_id"] == "mine"
+    assert first["time"].endswith("+00:00")
+    assert first.keys() == {"message", "level", "logger", "time", "request_id", "odd"}
+    assert "ValueError: why" in second["exception"]

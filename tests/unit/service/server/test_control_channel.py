@@ -1,0 +1,142 @@
+"""One worker's control channel, with the supervisor's end in the test's hand."""
+
+import asyncio
+import pickle
+import socket
+import threading
+from asyncio import StreamReader, StreamWriter
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from service.errors import NotReady, Overloaded, Problem
+from service.server.control_channel import Answer, Crew, Question, Started, encoded, received
+
+PATIENCE = 10.0
+
+
+class Supervisor:
+    """What the supervisor hears, and says."""
+
+    def __init__(self, reader: StreamReader, writer: StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+
+    async def hear(self) -> Any:
+        return await asyncio.wait_for(received(self._reader), PATIENCE)
+
+    def say(self, message: Any) -> None:
+        self._writer.write(encoded(message))
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def run(test: Callable[[Crew, Supervisor], Awaitable[None]], **handlers: Callable[[], Any]) -> None:
+    """Run a test of a worker with others, which is number 3."""
+
+    async def main() -> None:
+        ours, theirs = socket.socketpair()
+        crew = Crew(theirs, 3)
+        for topic, handler in handlers.items():
+            crew.on(topic, handler)
+        await crew.connect()
+        supervisor = Supervisor(*await asyncio.open_unix_connection(sock=ours))
+        try:
+            await test(crew, supervisor)
+        finally:
+            supervisor.close()
+
+    asyncio.run(main())
+
+
+def test_a_worker_alone_asks_itself() -> None:
+    crew = Crew()
+    crew.on("count", lambda: 1)
+    crew.tell(Started())
+    assert crew.is_alone
+    assert asyncio.run(crew.ask("count")) == [1]
+    assert asyncio.run(crew.answering(PATIENCE)) == 1
+
+
+def test_every_worker_is_asked() -> None:
+    async def test(crew: Crew, supervisor: Supervisor) -> None:
+        asked = asyncio.create_task(crew.ask("name", PATIENCE))
+        question = await supervisor.hear()
+        assert question[1:] == ("name", PATIENCE)
+        supervisor.say(Answer(question.number, [pickle.dumps(each) for each in ("own", "another")]))
+        assert await asked == ["own", "another"]
+        assert not crew.is_alone
+
+    run(test)
+
+
+def test_questions_of_others_are_answered_in_a_thread_or_at_once() -> None:
+    async def test(crew: Crew, supervisor: Supervisor) -> None:
+        crew.on("at once", threading.get_ident, at_once=True)
+        for topic, at_once in (("thread", False), ("at once", True)):
+            supervisor.say(Question(7, topic))
+            answer = await supervisor.hear()
+            assert isinstance(answer, Answer)
+            assert answer.number == 7
+            assert (pickle.loads(answer.said) == threading.get_ident()) is at_once  # noqa: S301 - just written
+
+    run(test, thread=threading.get_ident)
+
+
+@pytest.mark.parametrize(
+    "problem", [NotReady("not yet", given=1), Overloaded("full", retry_after=3, given=2)]
+)
+def test_a_problem_is_told_as_it_is(problem: Problem, caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> None:
+        raise problem
+
+    async def test(_: Crew, supervisor: Supervisor) -> None:
+        supervisor.say(Question(7, "fail"))
+        said = pickle.loads((await supervisor.hear()).said)  # noqa: S301 - just written
+        assert type(said) is type(problem)
+        assert said.document("/x") == problem.document("/x")
+        assert said.headers == problem.headers
+
+    run(test, fail=fail)
+    assert "worker 3 failed to fail" in caplog.text
+
+
+def test_a_timeout_or_a_client_that_leaves_deafens_nobody() -> None:
+    """Answers to questions that nobody waits for any more, and a handler that takes too long."""
+    release = threading.Event()
+
+    async def test(crew: Crew, supervisor: Supervisor) -> None:
+        left = asyncio.create_task(crew.ask("name", PATIENCE))
+        question = await supervisor.hear()
+        left.cancel()
+        for _ in range(2):
+            supervisor.say(Answer(question.number, []))
+        supervisor.say(Question(8, "slow", 0.05))
+        answer = await supervisor.hear()
+        assert isinstance(pickle.loads(answer.said), TimeoutError)  # noqa: S301 - just written
+        supervisor.say(Question(9, "name"))
+        assert await supervisor.hear() == Answer(9, pickle.dumps("own"))
+        release.set()
+
+    run(test, name=lambda: "own", slow=lambda: release.wait(PATIENCE))
+
+
+def test_a_silent_supervisor_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.server.control_channel._SLACK", 0.01)
+
+    async def test(crew: Crew, _: Supervisor) -> None:
+        with pytest.raises(TimeoutError):
+            await crew.ask("name", 0.05)
+
+    run(test)
+
+
+def test_a_worker_knows_when_its_supervisor_is_gone() -> None:
+    async def test(crew: Crew, supervisor: Supervisor) -> None:
+        gone = asyncio.Event()
+        crew.gone = gone.set
+        supervisor.close()
+        await asyncio.wait_for(gone.wait(), PATIENCE)
+
+    run(test)

@@ -1,0 +1,292 @@
+"""A server in a thread, spoken to byte by byte."""
+
+import asyncio
+import select
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import SimpleNamespace
+
+import pytest
+from starlette.types import Receive, Scope, Send
+
+from service.server import http
+from service.server.http import LINGER, Server
+from service.server.sockets import listen
+from service.settings import Settings
+
+PATIENCE = 10.0
+REQUEST = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"
+
+
+class Serving:
+    """A server whose app answers when its gate is open."""
+
+    def __init__(self, settings: Settings, *, heeds_interrupts: bool) -> None:
+        self.body = b"ok"
+        self.gate, self.begun = threading.Event(), threading.Event()
+        self.gate.set()
+        started, self.draining = threading.Event(), threading.Event()
+        listener = listen("127.0.0.1", 0)
+        self.address = listener.getsockname()
+
+        async def begin() -> None:
+            started.set()
+
+        self.server = Server(
+            self.app,
+            settings,
+            started=begin,
+            draining=self.draining.set,
+            heeds_interrupts=heeds_interrupts,
+        )
+        self.thread = threading.Thread(target=self.server.run, args=[[listener]])
+        self.thread.start()
+        assert started.wait(PATIENCE)
+
+    async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        self.begun.set()
+        await asyncio.to_thread(self.gate.wait, PATIENCE)
+        headers = [(b"content-length", b"%d" % len(self.body))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": self.body})
+
+    def connect(self) -> socket.socket:
+        connection = socket.create_connection(self.address)
+        connection.settimeout(PATIENCE)
+        return connection
+
+    def end(self, number: int = signal.SIGTERM) -> None:
+        self.server.handle_exit(number, None)
+
+
+@contextmanager
+def serving(
+    *,
+    header_seconds: float = PATIENCE,
+    write_seconds: float = PATIENCE,
+    heeds_interrupts: bool = True,
+    workers: int = 1,
+) -> Iterator[Serving]:
+    settings = Settings(
+        workers=workers,
+        header_seconds=header_seconds,
+        write_seconds=write_seconds,
+        drain_seconds=PATIENCE,
+        log_level="error",
+    )
+    service = Serving(settings, heeds_interrupts=heeds_interrupts)
+    try:
+        yield service
+    finally:
+        service.gate.set()
+        service.server.should_exit = True
+        service.thread.join(PATIENCE)
+        assert not service.thread.is_alive()
+
+
+def asked(connection: socket.socket) -> bytes:
+    connection.sendall(REQUEST)
+    return answer(connection)
+
+
+def answer(connection: socket.socket) -> bytes:
+    """All of an answer, or what came before the other side hung up."""
+    got = b""
+    while not got.endswith(b"ok"):
+        more = connection.recv(4096)
+        if not more:
+            break
+        got += more
+    return got
+
+
+@pytest.mark.parametrize("said", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: he"])
+def test_a_head_that_does_not_come_is_hung_up_on(said: bytes) -> None:
+    with (
+        serving(header_seconds=0.2) as service,
+        service.connect() as slow,
+        service.connect() as other,
+    ):
+        slow.sendall(said)
+        assert asked(other).startswith(b"HTTP/1.1 200")
+        assert slow.recv(100) == b""
+
+
+def test_a_head_that_trickles_is_hung_up_on_too() -> None:
+    with serving(header_seconds=0.3) as service, service.connect() as slow:
+        slow.sendall(REQUEST[:-2] + b"X-Slow: ")
+        deadline = time.monotonic() + PATIENCE
+        while not select.select([slow], [], [], 0.05)[0]:
+            slow.send(b"X")
+            assert time.monotonic() < deadline
+        assert slow.recv(100) == b""
+
+
+def test_later_heads_of_a_connection_are_timed_too() -> None:
+    with serving(header_seconds=0.2) as service, service.connect() as connection:
+        assert asked(connection).startswith(b"HTTP/1.1 200")
+        time.sleep(0.4)
+        assert asked(connection).startswith(b"HTTP/1.1 200")
+        connection.sendall(REQUEST[:20])
+        assert connection.recv(100) == b""
+
+
+def test_an_answer_may_take_longer_than_a_head() -> None:
+    with serving(header_seconds=0.1) as service, service.connect() as connection:
+        service.gate.clear()
+        connection.sendall(REQUEST)
+        assert service.begun.wait(PATIENCE)
+        time.sleep(0.3)
+        service.gate.set()
+        assert answer(connection).endswith(b"ok")
+
+
+def test_told_to_end_it_answers_what_is_under_way_and_what_still_comes() -> None:
+    with serving() as service, service.connect() as busy, service.connect() as idle:
+        asked(idle)
+        service.begun.clear()
+        service.gate.clear()
+        busy.sendall(REQUEST)
+        assert service.begun.wait(PATIENCE)
+        service.end()
+        assert service.draining.wait(PATIENCE)
+        idle.sendall(REQUEST)
+        service.gate.set()
+        for connection in (busy, idle):
+            assert b"connection: close" in answer(connection)
+            assert connection.recv(100) == b""
+        service.thread.join(PATIENCE)
+        # It does not wait longer than for those.
+        assert not service.thread.is_alive()
+
+
+def test_connections_on_which_nothing_comes_are_closed_in_the_end() -> None:
+    with serving() as service, service.connect() as idle:
+        asked(idle)
+        begun = time.monotonic()
+        service.end()
+        assert idle.recv(100) == b""
+        assert time.monotonic() - begun > LINGER / 2
+
+
+def test_an_interrupt_waits_for_nobody_who_is_idle() -> None:
+    with serving() as service, service.connect() as idle:
+        asked(idle)
+        service.end(signal.SIGINT)
+        assert idle.recv(100) == b""
+        service.thread.join(PATIENCE)
+        assert not service.thread.is_alive()
+
+
+def test_under_a_supervisor_interrupts_are_not_its_own() -> None:
+    with serving(heeds_interrupts=False) as service:
+        service.end(signal.SIGINT)
+        with service.connect() as connection:
+            assert asked(connection).startswith(b"HTTP/1.1 200")
+        assert not service.draining.is_set()
+
+
+def test_a_server_that_fails_accepts_no_more_and_finishes_what_it_has() -> None:
+    with serving() as service, service.connect() as busy:
+        service.gate.clear()
+        busy.sendall(REQUEST)
+        assert service.begun.wait(PATIENCE)
+        service.server.fail()
+        assert service.draining.wait(PATIENCE)
+        assert is_refused(service)
+        service.gate.set()
+        assert b"connection: close" in answer(busy)
+        service.thread.join(PATIENCE)
+        assert service.server.failed
+
+
+def is_refused(service: Serving) -> bool:
+    """Whether, in the end, nobody listens."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        try:
+            service.connect().close()
+        except ConnectionError:
+            return True
+    return False
+
+
+def rest(connection: socket.socket) -> bytes:
+    """What comes until the other side closes or resets the connection."""
+    got = b""
+    with suppress(ConnectionResetError):
+        while more := connection.recv(2**20):
+            got += more
+    return got
+
+
+LARGE = b"x" * 2**26
+
+
+@pytest.mark.parametrize("extra", [b"", b"Connection: close\r\n"])
+def test_a_client_that_does_not_read_its_response_is_cut_off(extra: bytes) -> None:
+    with serving(write_seconds=0.3) as service, service.connect() as slow:
+        service.body = LARGE
+        slow.sendall(REQUEST[:-2] + extra + b"\r\n")
+        # All of the response is held for it, and then nothing is.
+        deadline = time.monotonic() + PATIENCE
+        while not service.begun.is_set() or service.server.server_state.connections:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert 0 < len(rest(slow)) < len(LARGE)
+
+
+def test_a_client_that_reads_a_large_response_in_time_gets_all_of_it() -> None:
+    with serving(write_seconds=5) as service, service.connect() as slow:
+        service.body = LARGE
+        slow.sendall(REQUEST)
+        time.sleep(0.3)
+        got = 0
+        while got < len(LARGE):
+            got += len(slow.recv(2**20))
+        assert slow.send(REQUEST)
+
+
+def test_the_rest_of_a_refused_body_is_not_waited_for_for_ever() -> None:
+    with serving(header_seconds=0.3) as service, service.connect() as stalled:
+        stalled.sendall(REQUEST[:-2] + b"Content-Length: 1000\r\n\r\n123")
+        # The app here answers without reading.
+        assert answer(stalled).startswith(b"HTTP/1.1 200")
+        assert stalled.recv(100) == b""
+
+
+def test_a_head_has_a_bound() -> None:
+    with serving() as service, service.connect() as endless, service.connect() as other:
+        endless.sendall(REQUEST[:-2])
+        with suppress(ConnectionError):
+            for _ in range(64):
+                endless.sendall(b"X-Long: " + b"x" * 2**16 + b"\r\n")
+        assert b"400" in rest(endless)[:20]
+        # It begins anew with each request.
+        for _ in range(3):
+            other.sendall(REQUEST[:-2] + b"X-Long: " + b"x" * 2**15)
+            time.sleep(0.05)
+            other.sendall(b"\r\n\r\n")
+            assert answer(other).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize(("workers", "left"), [(1, []), (2, [50e-6, 100e-6])])
+def test_after_a_connection_a_worker_leaves_a_moment_to_the_others(
+    monkeypatch: pytest.MonkeyPatch, workers: int, left: list[float]
+) -> None:
+    found: list[float] = []
+    monkeypatch.setattr(http, "time", SimpleNamespace(sleep=found.append))
+    with serving(workers=workers) as service:
+        connections = [service.connect() for _ in range(2)]
+        for connection in connections:
+            connection.sendall(REQUEST)
+            assert connection.recv(4096)
+        for connection in connections:
+            connection.close()
+    assert found == pytest.approx(left)

@@ -1,0 +1,236 @@
+"""Two workers under a supervisor, as processes: asked together, hung, broken, replaced, and stopped."""
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import cast
+
+import httpx2 as httpx
+import pytest
+
+from service.errors import ModelsUnreadable, ReloadFailed
+from service.models.registry import Refusal, Reload
+from service.server.control_channel import Answer
+from service.server.supervisor import disagreement
+from service.server.worker_process import MOST_BUFFERED, Worker
+from tests.fixtures import toy_models
+
+ROOT = Path(__file__).parents[4]
+PATIENCE = 60.0
+# Requests, each on a connection of its own, of which every worker meets some.
+MANY = 24
+# Seconds within which a hung worker is found here.
+TIMEOUT = 2.0
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+
+
+def wait_until(holds: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+class Service:
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.process, self.log = process, log
+        wait_until(lambda: "listening on" in log.read_text() or process.poll() is not None)
+        found = re.search(r"listening on (http://\S+);", log.read_text())
+        assert found is not None, log.read_text()
+        self.url = found[1]
+        self.workers = self.find_workers()
+
+    def find_workers(self) -> list[int]:
+        """The processes that a supervisor has started for itself, but for multiprocessing's own."""
+        path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        children = map(int, path.read_text().split())
+        return [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+    def get(self, path: str) -> httpx.Response:
+        """An answer on a connection of its own."""
+        return httpx.get(f"{self.url}{path}", timeout=PATIENCE, trust_env=False)
+
+    def models(self) -> set[tuple[str, ...]]:
+        """What many connections are told about the models."""
+        answers = [self.get("/models").json()["models"] for _ in range(MANY)]
+        return {tuple(model["name"] for model in answer) for answer in answers}
+
+    def reload(self) -> httpx.Response:
+        return httpx.post(f"{self.url}/models/reload", timeout=PATIENCE, trust_env=False)
+
+    def is_whole(self) -> bool:
+        """Whether two workers answer."""
+        return bool(self.get("/readyz").json()["answering"] == 2 and len(self.find_workers()) == 2)
+
+    def tell_metrics(self) -> set[str]:
+        """The numbers of the workers that are asked for their metrics: of those that have started."""
+        return set(re.findall(r'worker="(\d+)"', httpx.get(f"{self.url}/metrics", timeout=30).text))
+
+
+@contextmanager
+def serving(models: Path, log: Path, *flags: str, module: str = "service") -> Iterator[Service]:
+    command = [sys.executable, "-m", module, "--models", str(models), "--port", "0", "--workers", "2", *flags]
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            [*command, "--threads", "1", "--provider", "cpu"], cwd=ROOT, stderr=errors, env=os.environ
+        )
+    try:
+        yield Service(process, log)
+    finally:
+        process.terminate()
+        process.wait(PATIENCE)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+
+
+def test_workers_are_asked_together_started_again_and_stopped(tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    toy_models.write_levels(folder)
+    with serving(folder, tmp_path / "log") as service:
+        assert "2 workers with 1 threads each" in service.log.read_text()
+        assert httpx.get(f"{service.url}/readyz", timeout=30).json()["workers"] == 2
+        assert len(service.workers) == 2
+
+        # A reload through one of them is one of all; so is a signal.
+        toy_models.write_levels(folder, name="second")
+        told = service.reload().json()
+        assert (told["loaded"], told["kept"]) == (["second"], ["levels"])
+        assert service.models() == {("levels", "second")}
+        toy_models.write_levels(folder, name="third")
+        service.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: service.models() == {("levels", "second", "third")})
+
+        # Who connects while a worker is started again meets the other.
+        os.kill(service.workers[0], signal.SIGKILL)
+        assert service.models() == {("levels", "second", "third")}
+        wait_until(lambda: service.tell_metrics() == {"0", "1"})
+        assert service.models() == {("levels", "second", "third")}
+        again = service.find_workers()
+        assert len(again) == 2
+        assert service.workers[1] in again
+        assert httpx.get(f"{service.url}/livez", timeout=30).status_code == 200
+        assert re.search(
+            r"worker \d ended with exit code -9; another starts at once", service.log.read_text()
+        )
+
+        service.process.terminate()
+        assert service.process.wait(PATIENCE) == 0
+        assert not any(map(is_running, again))
+        assert "Traceback" not in service.log.read_text()
+
+
+def test_an_interrupt_ends_all_in_order(exported: Path, tmp_path: Path) -> None:
+    with serving(exported, tmp_path / "log") as service:
+        for pid in (service.process.pid, *service.workers):
+            os.kill(pid, signal.SIGINT)
+        assert service.process.wait(PATIENCE) == 130
+        assert not any(map(is_running, service.workers))
+    assert "Traceback" not in service.log.read_text()
+
+
+def test_workers_do_not_outlive_their_supervisor(exported: Path, tmp_path: Path) -> None:
+    with serving(exported, tmp_path / "log") as service:
+        service.process.kill()
+        wait_until(lambda: not any(map(is_running, service.workers)))
+
+
+def test_a_hung_worker_is_replaced_and_the_other_accepts_meanwhile(exported: Path, tmp_path: Path) -> None:
+    with serving(exported, tmp_path / "log", f"--worker-timeout={TIMEOUT}") as service:
+        hung, well = service.workers
+        os.kill(hung, signal.SIGSTOP)
+        # One by one: a single request that meets the hung worker would take as long as that lasts.
+        begun = time.monotonic()
+        for _ in range(MANY):
+            assert service.get("/livez").status_code == 200
+        assert time.monotonic() - begun < TIMEOUT
+        assert is_running(hung)
+        wait_until(lambda: not is_running(hung))
+        wait_until(service.is_whole)
+        assert well in service.find_workers()
+        assert "did not answer within 2 s (--worker-timeout), and is killed" in service.log.read_text()
+        assert service.reload().status_code == 200
+
+
+def test_a_worker_that_does_not_read_holds_nobody_up() -> None:
+    killed = []
+
+    class Process:
+        def kill(self) -> None:
+            killed.append(True)
+
+    async def main() -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            worker = Worker(0, cast("BaseProcess", Process()), 0)
+            await worker.open(ours)
+            listening = asyncio.create_task(worker.listen(lambda _: None))
+            message = Answer(0, [bytes(MOST_BUFFERED // 4)])
+            worker.tell(message)
+            assert not killed
+            for _ in range(5):
+                worker.tell(message)
+            assert killed
+            listening.cancel()
+            worker.close(EOFError())
+
+    asyncio.run(asyncio.wait_for(main(), PATIENCE))
+
+
+def test_workers_swap_only_if_all_would_serve_the_same() -> None:
+    both = Reload(loaded=["a"], kept=["b"], good={"a": "1", "b": "1"})
+    # What one keeps of a folder that is bad now, another that started since does not have.
+    keeps = Reload(kept=["a", "b"], refused=[Refusal("b", "half written")], good={"a": "1"})
+    lacks = Reload(kept=["a"], refused=[Refusal("b", "half written")], good={"a": "1"})
+    assert disagreement({0: both, 1: both}) is None
+    assert disagreement({0: keeps, 1: lacks}) is None
+    told = disagreement({0: both, 2: lacks})
+    assert isinstance(told, ReloadFailed)
+    assert told.detail == "workers 0 and 2 do not agree on b; nothing was changed"
+    other = Reload(loaded=["a"], kept=["b"], good={"a": "2", "b": "1"})
+    assert isinstance(disagreement({0: both, 1: other}), ReloadFailed)
+    unreadable = ModelsUnreadable("gone")
+    assert disagreement({0: both, 1: unreadable}) is unreadable
+    assert isinstance(disagreement({}), ReloadFailed)
+
+
+def test_if_one_worker_cannot_prepare_none_swaps(tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    toy_models.write_levels(folder)
+    with serving(folder, tmp_path / "log", module="tests.fixtures.breaking_service") as service:
+        toy_models.write_levels(folder, name="second")
+        os.kill(service.workers[1], signal.SIGUSR2)
+        wait_until(lambda: service.reload().status_code == 503)
+        answer = service.reload()
+        assert answer.status_code == 503
+        assert answer.json()["type"] == "urn:tessera:reload-failed"
+        assert re.search(r"worker \d could not prepare: .*; nothing was changed", answer.json()["detail"])
+
+
+def test_a_broken_worker_finishes_ends_and_is_replaced(exported: Path, tmp_path: Path) -> None:
+    with serving(exported, tmp_path / "log", module="tests.fixtures.breaking_service") as service:
+        broken, well = service.workers
+        os.kill(broken, signal.SIGUSR1)
+        # Nobody is refused meanwhile.
+        while is_running(broken):
+            assert service.get("/models").status_code == 200
+        wait_until(service.is_whole)
+        assert well in service.find_workers()
+        log = service.log.read_text()
+        assert re.search(r"worker \d finishes what it can and ends: a test says so", log)
+        assert re.search(r"worker \d ended with exit code 1; another starts at once", log)
+        assert "Traceback" not in log

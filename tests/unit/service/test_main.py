@@ -1,0 +1,136 @@
+"""The service as a process: how it starts, and how it says that it cannot."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx2 as httpx
+import pytest
+
+ROOT = Path(__file__).parents[3]
+
+
+def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "service", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def refusal(*arguments: str, code: int = 1, **environment: str) -> str:
+    """The one line with which the service refuses to start."""
+    process = start(*arguments, **environment)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == code, said
+    # Anything before it is the log.
+    *_, last = said.splitlines()
+    assert last.startswith("python -m service: ")
+    assert "Traceback" not in said
+    return last
+
+
+def test_it_serves_and_stops_in_order(exported: Path) -> None:
+    process = start("--models", str(exported), "--port", "0", "--threads", "1", TESSERA_PROVIDER="cpu")
+    assert process.stderr is not None
+    try:
+        log = ""
+        while (found := re.search(r"listening on (http://127\.0\.0\.1:\d+);", log)) is None:
+            line = process.stderr.readline()
+            assert line, log
+            log += line
+        assert re.search(r"model levels \(vqvae\) version \w{12} runs on cpu: the setting provider=cpu", log)
+        url = found[1]
+        assert httpx.get(f"{url}/readyz", timeout=30).json()["threads"] == 1
+        reloaded = httpx.post(f"{url}/models/reload", timeout=30)
+        assert reloaded.json()["kept"] == ["colours", "levels", "oddity", "patchwork", "wanderer"]
+    finally:
+        process.send_signal(signal.SIGINT)
+        _, rest = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in rest
+
+
+def test_a_service_without_a_model_starts_and_says_why(tmp_path: Path) -> None:
+    (tmp_path / "half").mkdir()
+    process = start("--models", str(tmp_path), "--port", "0", "--provider", "cpu")
+    assert process.stderr is not None
+    try:
+        log = ""
+        while (found := re.search(r"listening on (\S+);", log)) is None:
+            line = process.stderr.readline()
+            assert line, log
+            log += line
+        assert "model half is refused: it is half written: there is no 'manifest.json'" in log
+        answer = httpx.get(f"{found[1]}/readyz", timeout=30)
+        assert answer.status_code == 503
+        assert "half written" in answer.json()["detail"]
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+
+
+def test_no_folder_no_start(tmp_path: Path) -> None:
+    said = refusal("--models", str(tmp_path / "nowhere"), "--port", "0", "--provider", "cpu")
+    assert said.endswith(
+        f"cannot be read: No such file or directory ({tmp_path / 'nowhere'}); change it with --models"
+    )
+
+
+def test_a_port_in_use(exported: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        said = refusal("--models", str(exported), "--port", str(port))
+    assert said == f"python -m service: port {port} of 127.0.0.1 is in use; choose another with --port"
+
+
+def test_an_unknown_flag() -> None:
+    assert "did you mean '--models'" in refusal("--model-dir", "x", code=2) + refusal("--modls", "x", code=2)
+
+
+def test_a_mistyped_key() -> None:
+    said = refusal("--port", "0", code=2, TESSERA_API_KEY="abc")
+    assert said.endswith("the variable 'TESSERA_API_KEY' is no setting; did you mean 'TESSERA_API_KEYS'?")
+
+
+def test_all_workers_answer_at_the_port_of_the_metrics(exported: Path) -> None:
+    process = start(
+        *("--models", str(exported), "--port", "0", "--metrics", "0", "--workers", "2", "--threads", "1"),
+        TESSERA_API_KEYS="first",
+        TESSERA_PROVIDER="cpu",
+    )
+    assert process.stderr is not None
+    try:
+        log = ""
+        while (found := re.search(r"metrics at (http://127\.0\.0\.1:\d+)/metrics", log)) is None:
+            line = process.stderr.readline()
+            assert line, log
+            log += line
+        main = re.search(r"listening on (http://127\.0\.0\.1:\d+);", log)
+        assert main is not None
+        for _ in range(10):
+            text = httpx.get(f"{found[1]}/metrics", timeout=30).text
+            assert all(f'tessera_ready{{worker="{index}"}} 1.0' in text for index in range(2))
+        assert httpx.get(f"{found[1]}/models", timeout=30).status_code == 404
+        assert httpx.get(f"{main[1]}/metrics", timeout=30).status_code == 404
+        assert httpx.get(f"{main[1]}/models", timeout=30).status_code == 401
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+
+
+def test_cuda_or_no_start(exported: Path) -> None:
+    from service.runtime.providers import cuda_obstacle
+
+    obstacle = cuda_obstacle()
+    if obstacle is None:
+        pytest.skip("CUDA works here")
+    said = refusal("--models", str(exported), "--port", "0", TESSERA_PROVIDER="cuda")
+    assert said == f"python -m service: provider=cuda, but CUDA cannot be used: {obstacle}"

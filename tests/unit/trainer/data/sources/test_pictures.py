@@ -1,0 +1,71 @@
+import re
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, UnidentifiedImageError
+
+from service.contract.image_preprocessing import prepare
+from tests.unit.trainer.data.making import GREY_8, RGB_8, ListedPictures, break_off, noise, save
+from trainer.data.sources.folder import FolderPictures
+from trainer.data.sources.pictures import Drawn, Skipped, draw, open_image, quiet_pillow, reason
+
+
+def test_a_picture_is_drawn_as_the_service_prepares_it() -> None:
+    image = noise(0, width=13, height=9)
+    drawn = draw(ListedPictures([image], [4]), 0, RGB_8)
+    assert isinstance(drawn, Drawn)
+    assert drawn.label == 4
+    assert np.array_equal(drawn.pixels.transpose(1, 2, 0), prepare(image, RGB_8))
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "gif", "bmp", "tif"])
+def test_a_truncated_picture_is_skipped(tmp_path: Path, suffix: str) -> None:
+    path = break_off(save(noise(0, 64, 64), tmp_path / f"half.{suffix}"))
+    skipped = draw(FolderPictures(tmp_path, (path.name,), None), 0, GREY_8)
+    assert isinstance(skipped, Skipped)
+    assert skipped.name == path.name
+    assert str(tmp_path) not in skipped.reason
+
+
+@pytest.mark.parametrize("side", [9_500, 14_000])
+def test_a_decompression_bomb_is_skipped(tmp_path: Path, side: int) -> None:
+    path = save(Image.new("1", (side, side)), tmp_path / "bomb.png")
+    assert path.stat().st_size < 50_000
+    with quiet_pillow():
+        skipped = draw(FolderPictures(tmp_path, (path.name,), None), 0, GREY_8)
+    assert isinstance(skipped, Skipped)
+    # From twice our limit on Pillow refuses by itself, unless the service, which has its own, lifted that.
+    assert re.search(r"is more than 89,478,485 pixels|could be decompression bomb", skipped.reason)
+
+
+def test_postscript_is_never_opened(tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    noise(0).save(path, "EPS")
+    with pytest.raises(UnidentifiedImageError):
+        open_image(path)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (
+            UnidentifiedImageError("cannot identify image file '/secret/x.png'"),
+            "no picture in a known format",
+        ),
+        (FileNotFoundError(2, "No such file or directory", "/secret/x.png"), "no such file or directory"),
+        (OSError("image file is truncated"), "image file is truncated"),
+        (RuntimeError("two\n  lines"), "two lines"),
+        (EOFError(), "EOFError"),
+    ],
+)
+def test_a_reason_is_a_few_words(error: Exception, expected: str) -> None:
+    assert reason(error) == expected
+
+
+def test_only_pillow_is_silenced() -> None:
+    with quiet_pillow():
+        warnings.warn_explicit("odd palette", UserWarning, "Image.py", 1, module="PIL.Image")
+        with pytest.raises(UserWarning, match="ours"):
+            warnings.warn("ours", UserWarning, stacklevel=1)

@@ -1,0 +1,99 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from service.contract.manifest import CodesSpec
+from trainer.evaluation.exported_model import Reconstructed
+from trainer.evaluation.reconstructions import (
+    Reconstructions,
+    mean_squared_errors,
+    peak_signal_to_noise_ratios,
+)
+
+GRID = CodesSpec(dtype="int32", shape=(2, 2), codebook_size=8, codebook_dim=1)
+VECTOR = CodesSpec(dtype="float32", shape=(3,))
+
+
+def flat(*levels: int, size: int = 4) -> Tensor:
+    """Images of one level each, uint8 (N, size, size, 1)."""
+    return torch.tensor(levels, dtype=torch.uint8)[:, None, None, None].repeat(1, size, size, 1)
+
+
+def codes(*each: int) -> Tensor:
+    return torch.tensor(each, dtype=torch.int32)[:, None, None].repeat(1, 2, 2)
+
+
+def test_errors_are_those_of_pixels_in_zero_to_one() -> None:
+    assert mean_squared_errors(flat(0, 255, 10), flat(255, 0, 10)).tolist() == [1, 1, 0]
+
+
+def test_an_error_may_go_either_way() -> None:
+    errors = mean_squared_errors(flat(10, 15), flat(15, 10))
+    assert errors.tolist() == pytest.approx([(5 / 255) ** 2] * 2)
+
+
+@given(st.floats(min_value=1e-6, max_value=1))
+def test_psnr_is_in_decibels(error: float) -> None:
+    ratio = peak_signal_to_noise_ratios(torch.tensor([error], dtype=torch.float64))
+    assert float(ratio) == pytest.approx(-10 * math.log10(error))
+
+
+def test_the_psnr_of_equal_images_is_finite() -> None:
+    assert float(peak_signal_to_noise_ratios(torch.zeros(1))) == pytest.approx(88.13, abs=0.01)
+
+
+def test_figures_do_not_depend_on_the_batches() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images, others = torch.randint(256, (2, 10, 12, 12, 1), generator=generator).byte()
+    drawn = torch.randint(8, (10, 2, 2), generator=generator).int()
+    whole, parts = Reconstructions(GRID), Reconstructions(GRID)
+    whole.add(Reconstructed(images, drawn, others))
+    for part in (slice(0, 7), slice(7, 10)):
+        parts.add(Reconstructed(images[part], drawn[part], others[part]))
+    assert parts.values() == pytest.approx(whole.values())
+
+
+def test_psnr_is_the_mean_over_the_images() -> None:
+    figures = Reconstructions(GRID)
+    figures.add(Reconstructed(flat(0, 0), codes(1, 1), flat(255, 51)))
+    values = figures.values()
+    assert values["mse"] == pytest.approx((1 + 0.04) / 2)
+    assert values["psnr"] == pytest.approx((0 - 10 * math.log10(0.04)) / 2)
+
+
+def test_the_use_of_the_codebook_is_that_of_the_whole_set() -> None:
+    figures = Reconstructions(GRID)
+    for code in (3, 5):
+        figures.add(Reconstructed(flat(0), codes(code), flat(0)))
+    values = figures.values()
+    assert values["perplexity"] == pytest.approx(2)
+    assert values["usage"] == 0.25
+    assert "active_units" not in values
+
+
+def test_similarity_needs_its_window() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (3, 16, 16, 1), generator=generator).byte()
+    for others, low, high in ((images, 0.9999, 1.0001), (255 - images, -1.0, 0.0)):
+        figures = Reconstructions(GRID)
+        figures.add(Reconstructed(images, codes(1, 2, 3), others))
+        assert low <= figures.values()["ssim"] <= high
+    small = Reconstructions(GRID)
+    small.add(Reconstructed(images[:, :10, :10], codes(1, 2, 3), images[:, :10, :10]))
+    assert "ssim" not in small.values()
+
+
+def test_units_that_vary_are_active() -> None:
+    figures = Reconstructions(VECTOR)
+    # Variances 0, 0.0098 and 0.0102 about any mean.
+    spread = torch.tensor([0.0, 0.0098, 0.0102]).sqrt()
+    means = 5 + torch.tensor([[-1.0], [1.0]]).repeat(500, 1) * spread
+    for part in means.split(300):
+        figures.add(Reconstructed(flat(*[0] * len(part)), part, flat(*[0] * len(part))))
+    values = figures.values()
+    assert values["active_units"] == 1
+    assert "usage" not in values

@@ -1,0 +1,95 @@
+from typing import Any, Literal
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainer.models.layers.convolutional import Decoder, Encoder, ResidualBlock, widths
+
+NET: dict[str, Any] = {"stem": 8, "trunk": 16, "hidden": 8, "blocks": 2}
+
+
+def test_a_residual_block_starts_by_adding_nothing_but_its_bias() -> None:
+    block, x = ResidualBlock(4, 8), torch.randn(2, 4, 5, 5)
+    bias = block.state_dict()["mix.bias"]
+    assert torch.equal(block(x), x + bias[:, None, None])
+
+
+def test_a_residual_block_is_never_wider_inside() -> None:
+    assert ResidualBlock(8, 64).gather.out_channels == 8
+
+
+@given(st.integers(8, 64), st.integers(8, 512), st.integers(1, 5))
+def test_widths_go_from_stem_to_trunk(stem: int, trunk: int, halvings: int) -> None:
+    steps = widths(stem, trunk, 2**halvings)
+    assert len(steps) == halvings
+    assert steps[-1] == trunk
+    assert all(width >= 8 for width in steps)
+    assert halvings == 1 or abs(steps[0] - stem) <= 4
+    inner = steps[:-1]
+    assert inner == sorted(inner, reverse=trunk < stem)
+
+
+def test_widths_grow_in_even_ratios() -> None:
+    assert widths(32, 128, 4) == [32, 128]
+    assert widths(32, 128, 8) == [32, 64, 128]
+
+
+@pytest.mark.parametrize("stride", [1, 3, 12])
+def test_a_stride_is_a_power_of_two(stride: int) -> None:
+    with pytest.raises(ValueError, match=f"stride of {stride} is no power of two"):
+        widths(8, 16, stride)
+
+
+UPSAMPLINGS: list[Literal["transposed", "nearest"]] = ["transposed", "nearest"]
+
+
+@pytest.mark.parametrize("upsampling", UPSAMPLINGS)
+@pytest.mark.parametrize("stride", [2, 4, 8])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_grid_is_smaller_by_the_stride_and_the_decoder_undoes_it(
+    stride: int, channels: int, upsampling: Literal["transposed", "nearest"]
+) -> None:
+    x = torch.randn(2, channels, 3 * stride, 5 * stride)
+    grid = Encoder(channels, 6, stride=stride, **NET)(x)
+    assert grid.shape == (2, 6, 3, 5)
+    assert Decoder(channels, 6, stride=stride, **NET, upsampling=upsampling)(grid).shape == x.shape
+
+
+def test_nearest_repeats_pixels_and_transposed_learns_how() -> None:
+    decoders = {name: Decoder(1, 6, stride=4, **NET, upsampling=name) for name in UPSAMPLINGS}
+    layers = {name: {type(layer) for layer in decoder} for name, decoder in decoders.items()}
+    assert torch.nn.ConvTranspose2d not in layers["nearest"]
+    assert torch.nn.Upsample not in layers["transposed"]
+    # With convolutions that pass the first channel on, a cell is a square of the picture.
+    decoder = decoders["nearest"]
+    for parameter in decoder.parameters():
+        parameter.detach().zero_()
+    for layer in decoder:
+        if isinstance(layer, torch.nn.Conv2d):
+            layer.weight.detach()[0, 0, 1, 1] = 1
+    grid = torch.rand(1, 6, 2, 3)
+    expected = grid[:, :1].repeat_interleave(4, 2).repeat_interleave(4, 3)
+    assert torch.equal(decoder(grid), expected)
+
+
+def test_a_decoder_of_before_there_was_a_choice_fits() -> None:
+    """Checkpoints name its layers by their places."""
+    names = Decoder(1, 6, stride=4, **NET).state_dict().keys()
+    places = {name.split(".")[0] for name in names}
+    assert places == {"0", "1", "2", "4", "5", "7"}
+
+
+@pytest.mark.parametrize("upsampling", UPSAMPLINGS)
+def test_every_parameter_takes_part(upsampling: Literal["transposed", "nearest"]) -> None:
+    encoder, decoder = (
+        Encoder(1, 6, stride=4, **NET),
+        Decoder(1, 6, stride=4, **NET, upsampling=upsampling),
+    )
+    for block in (m for net in (encoder, decoder) for m in net.modules() if isinstance(m, ResidualBlock)):
+        torch.nn.init.ones_(block.mix.weight)
+    decoder(encoder(torch.randn(2, 1, 8, 8))).square().sum().backward()
+    for name, parameter in [*encoder.named_parameters(), *decoder.named_parameters()]:
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name

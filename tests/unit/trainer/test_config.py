@@ -1,0 +1,227 @@
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from tests.fixtures import tiny_models
+from trainer.config import (
+    CONFIGS,
+    DEFAULT_PRESETS,
+    PRESETS,
+    NCPConfig,
+    RunConfig,
+    VAEConfig,
+    VQVAEConfig,
+    presets,
+    read_yaml,
+    resolve,
+    validated,
+)
+from trainer.errors import ConfigError
+
+
+@pytest.mark.parametrize("file", sorted(PRESETS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_preset_is_valid(file: Path) -> None:
+    kind = read_yaml(file)["kind"]
+    assert file.stem in presets(kind)
+    assert resolve(kind, preset=file.stem, flags={}).name == file.stem
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_every_kind_has_presets_and_a_default_one(kind: str) -> None:
+    assert DEFAULT_PRESETS[kind] in presets(kind)
+    assert type(resolve(kind, flags={})) is CONFIGS[kind]
+    assert presets("vae") == ["vae-mnist", "vae-pokemon"]
+    assert presets("ncp") == ["ncp-mnist"]
+
+
+def write(folder: Path, text: str) -> Path:
+    file = folder / "config.yaml"
+    file.write_text(text)
+    return file
+
+
+def test_flags_go_over_the_file_and_the_file_over_the_preset(tmp_path: Path) -> None:
+    file = write(tmp_path, "epochs: 7\nlr: 1e-4\n")
+    plain = resolve("vqvae", flags={})
+    config = resolve("vqvae", file=file, flags={"epochs": 9})
+    assert (config.epochs, config.lr, config.batch_size) == (9, 1e-4, plain.batch_size)
+    assert plain.epochs not in (7, 9)
+
+
+def test_the_run_is_called_as_its_preset_unless_it_is_named(tmp_path: Path) -> None:
+    file = write(tmp_path, "name: mine")
+    assert resolve("vqvae", flags={}).name == "vqvae-mnist"
+    assert resolve("vqvae", file=file, flags={}).name == "mine"
+    assert resolve("vqvae", file=file, flags={"name": "other"}).name == "other"
+
+
+@pytest.mark.parametrize("levels", ["[8, 5, 5]", "8,5,5", "'8, 5, 5'"])
+def test_fsq_levels_decide_the_codebook(tmp_path: Path, levels: str) -> None:
+    """Over what a lower layer says of it, as the default preset does here."""
+    config = resolve("vqvae", file=write(tmp_path, f"fsq_levels: {levels}"), flags={})
+    assert isinstance(config, VQVAEConfig)
+    assert (config.fsq_levels, config.codebook_size, config.codebook_dim) == ((8, 5, 5), 200, 3)
+    same = resolve("vqvae", file=write(tmp_path, f"fsq_levels: {levels}\ncodebook_size: 200"), flags={})
+    assert same == config
+
+
+def test_other_fsq_levels_go_over_those_of_a_file(tmp_path: Path) -> None:
+    file = write(tmp_path, "{fsq_levels: [8, 5], codebook_size: 40, codebook_dim: 2}")
+    config = resolve("vqvae", file=file, flags={"fsq_levels": (7, 7, 7)})
+    assert isinstance(config, VQVAEConfig)
+    assert (config.codebook_size, config.codebook_dim) == (343, 3)
+
+
+def test_a_codebook_may_go_over_fsq_levels_of_a_file(tmp_path: Path) -> None:
+    file = write(tmp_path, "fsq_levels: [8, 5]")
+    config = resolve("vqvae", file=file, flags={"fsq_levels": None, "codebook_size": 64})
+    assert isinstance(config, VQVAEConfig)
+    assert (config.fsq_levels, config.codebook_size, config.codebook_dim) == (None, 64, 32)
+    with pytest.raises(ConfigError, match="not 64 and 2"):
+        resolve("vqvae", file=file, flags={"codebook_size": 64})
+
+
+def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
+    assert resolve("vqvae", file=write(tmp_path, ""), flags={}) == resolve("vqvae", flags={})
+
+
+def test_a_choice_may_be_written_as_a_number_or_as_text(tmp_path: Path) -> None:
+    file = write(tmp_path, "precision: 32\nstride: '2'\n")
+    config = resolve("vqvae", file=file, flags={})
+    assert isinstance(config, VQVAEConfig)
+    assert (config.precision, config.stride) == ("32", 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("epoch: 3", r"vqvae has no key 'epoch'\. Did you mean 'epochs'\?"),
+        ("kind: vae", "is for kind 'vae', not for 'vqvae'"),
+        ("- epochs", "holds a list, not keys and values"),
+        ("epochs: [", "is no YAML"),
+        ("epochs: 0", "epochs is 0: input should be greater than or equal to 1"),
+        ("lr: .inf", "lr is inf: input should be a finite number"),
+        ("update: sometimes", "update is 'sometimes': input should be 'gradient' or 'ema'"),
+        ("name: Big", "name is 'Big': string should match pattern"),
+        ("{image_size: 30, stride: 4}", "image_size 30 is no multiple of stride 4"),
+        ("{epochs: 0, lr: 0}", "epochs is 0.*; lr is 0"),
+        ("fsq_levels: []", r"fsq_levels is \[\]: there should be one or more levels, each from 3 to 256"),
+        ("fsq_levels: [8, 2]", r"fsq_levels is \[8, 2\]: there should be one or more levels, each from 3"),
+        ("fsq_levels: [8, 257]", r"fsq_levels is \[8, 257\]: there should be one or more levels"),
+        ("fsq_levels: [8, big]", r"fsq_levels is 'big': input should be a valid integer"),
+        ("fsq_levels: [200, 200, 200]", "they make 8,000,000 codes; 1,048,576 are allowed"),
+        (
+            "{fsq_levels: [8, 5], codebook_size: 512}",
+            "fsq_levels 8,5 are a codebook_size of 40 and a codebook_dim of 2, not 512 and 2; leave them out",
+        ),
+        ("{fsq_levels: [8, 5], codebook_dim: 32}", "codebook_dim of 2, not 40 and 32"),
+        ("{normalise_codes: true, codebook_dim: 1}", "normalise_codes needs a codebook_dim of 2 or more"),
+    ],
+)
+def test_a_bad_file_is_an_error_that_says_why(tmp_path: Path, text: str, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint) as caught:
+        resolve("vqvae", file=write(tmp_path, text), flags={})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "complaint"),
+    [
+        ("vae", "kind: ncp", "is for kind 'ncp', not for 'vae'"),
+        ("ncp", "kind: vae", "is for kind 'vae', not for 'ncp'"),
+        ("vae", "classifier_lr: 1", r"vae has no key 'classifier_lr'"),
+        ("vae", "codebook_size: 8", r"vae has no key 'codebook_size'"),
+        ("ncp", "clasifier_lr: 1", r"no key 'clasifier_lr'\. Did you mean 'classifier_lr'\?"),
+        ("vae", "{image_size: 36, stride: 8}", "image_size 36 is no multiple of stride 8"),
+        ("ncp", "{image_size: 36, stride: 8}", "image_size 36 is no multiple of stride 8"),
+        ("vae", "{binarise: true, likelihood: mse}", "binarise takes the likelihood 'bernoulli', not 'mse'"),
+        ("ncp", "{binarise: true, likelihood: gaussian}", "'bernoulli', not 'gaussian'"),
+        ("vae", "likelihood: cauchy", "likelihood is 'cauchy': input should be 'mse', 'gaussian' or 'bern"),
+        ("vae", "upsampling: bilinear", "input should be 'transposed' or 'nearest'"),
+        ("vae", "rotations: 181", "rotations is 181: input should be less than or equal to 180"),
+        ("vae", "beta: -1", "beta is -1: input should be greater than or equal to 0"),
+        ("vae", "free_bits: -1", "free_bits is -1: input should be greater than or equal to 0"),
+        ("vae", "latent_dim: 0", "latent_dim is 0: input should be greater than or equal to 1"),
+        ("vae", "stride: 3", "stride is 3: input should be 2, 4, 8, 16, 32, 64 or 128"),
+        ("ncp", "classifier_epochs: 0", "classifier_epochs is 0: input should be greater than or equal to 1"),
+        ("ncp", "classifier_dropout: 1", "classifier_dropout is 1: input should be less than 1"),
+    ],
+)
+def test_so_is_one_for_the_gaussian_kinds(tmp_path: Path, kind: str, text: str, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        resolve(kind, file=write(tmp_path, text), flags={})
+
+
+def test_the_contrast_of_the_classifier_is_trained_by_fields_of_its_own() -> None:
+    config = tiny_models.ncp_config(lr=0.25, classifier_lr=0.5, clip_norm=3.0)
+    own = config.classifier_schedule()
+    assert (config.schedule().lr, own.lr, own.clip_norm) == (0.25, 0.5, 3.0)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_what_may_be_given_anew_is_a_field(kind: str) -> None:
+    config = CONFIGS[kind]
+    assert config.free_on_resume | config.second_stage_fields <= config.model_fields.keys()
+    assert config.free_on_resume >= RunConfig.free_on_resume
+    assert not config.free_on_resume & config.second_stage_fields
+
+
+def test_how_long_a_second_stage_is_may_be_given_anew_and_what_it_is_until_it_begins() -> None:
+    assert VAEConfig.free_on_resume == RunConfig.free_on_resume
+    assert VAEConfig.second_stage_fields == frozenset()
+    assert VQVAEConfig.free_on_resume - RunConfig.free_on_resume == {"prior_epochs"}
+    assert NCPConfig.free_on_resume - RunConfig.free_on_resume == {"classifier_epochs"}
+    fields = {name for name in NCPConfig.model_fields if name.startswith("classifier_")}
+    assert NCPConfig.second_stage_fields == fields - {"classifier_epochs"}
+
+
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nothing\.yaml: No such file"):
+        resolve("vqvae", file=tmp_path / "nothing.yaml", flags={})
+
+
+def test_an_unknown_preset_is_told_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"no preset 'vqvae-minst'.*Did you mean 'vqvae-mnist'\?"):
+        resolve("vqvae", preset="vqvae-minst", flags={})
+
+
+def test_a_config_is_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        tiny_models.config().epochs = 3
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_every_field_is_described(kind: str) -> None:
+    fields = CONFIGS[kind].model_fields
+    assert [name for name, field in fields.items() if not field.description and name != "kind"] == []
+
+
+values: dict[str, st.SearchStrategy[Any]] = {
+    "name": st.from_regex(r"[a-z0-9][a-z0-9._-]{0,63}", fullmatch=True),
+    "data": st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1),
+    "image_size": st.none() | st.integers(1, 100).map(lambda steps: 32 * steps),
+    "limit": st.none() | st.integers(1, 10**9),
+    "lr": st.floats(min_value=0, max_value=10, exclude_min=True),
+    "final_lr": st.floats(0, 1),
+    "seed": st.integers(0, 2**32 - 1),
+    "precision": st.sampled_from(["auto", "32", "bf16"]),
+    "stride": st.sampled_from([2, 4, 8, 16, 32]),
+    "out": st.sampled_from([Path("runs"), Path("/with space/1e5"), Path("yes")]),
+    "kmeans_start": st.booleans(),
+    "fsq_levels": st.none() | st.lists(st.integers(3, 20), min_size=1, max_size=4).map(tuple),
+}
+
+
+@settings(deadline=None)
+@given(st.fixed_dictionaries({"name": values.pop("name")}, optional=values))
+def test_a_config_survives_yaml(given_values: dict[str, Any]) -> None:
+    config = VQVAEConfig(**given_values)
+    with tempfile.TemporaryDirectory() as folder:
+        file = write(Path(folder), yaml.safe_dump(config.model_dump(mode="json")))
+        assert validated("vqvae", read_yaml(file)) == config

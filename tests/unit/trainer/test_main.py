@@ -1,0 +1,217 @@
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from tests.fixtures import tiny_models
+from tests.fixtures.tiny_models import Trained
+from trainer import pipeline
+from trainer.__main__ import main
+from trainer.config import CONFIGS
+from trainer.training.loop import Fit
+from trainer.training.run_folder import Run
+
+
+def trainer(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments, prog_name="python -m trainer")
+
+
+@pytest.fixture
+def _no_export(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "export", lambda *_: trained.exported)
+
+
+@pytest.fixture
+def _no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Fit, "begin", lambda _: pytest.fail("trained"))
+
+
+def test_the_help_shows_commands_to_copy_and_every_kind() -> None:
+    result = trainer("--help")
+    assert result.exit_code == 0
+    assert "python -m trainer vqvae --epochs 1 --limit 5000    the same in 25 seconds" in result.output
+    for command in (*CONFIGS, "export", "sample", "evaluate"):
+        assert re.search(rf"^  {command} +\w", result.output, re.MULTILINE)
+
+
+def test_the_help_of_a_kind_says_what_it_is() -> None:
+    result = trainer("vqvae", "--help")
+    assert result.exit_code == 0
+    assert "Train a vqvae: A VQ-VAE: images to a grid of codes and back (1711.00937)." in result.output
+    assert "--resume" in result.output
+
+
+def test_without_a_command_there_is_the_help() -> None:
+    assert "Commands:" in trainer().output
+
+
+def test_help_and_mistakes_do_not_wait_for_torch() -> None:
+    program = (
+        "import sys; from click.testing import CliRunner; from trainer.__main__ import main\n"
+        "for arguments in (['vqvae', '--help'], ['vqvae', '--preset', 'no']):\n"
+        "    CliRunner().invoke(main, arguments)\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+@pytest.mark.usefixtures("_no_training")
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (
+            ["vqave"],
+            r"no kind or command 'vqave'; there are evaluate, .*vae, vlae, vqvae\. Did you mean 'vqvae'\?",
+        ),
+        (["vqvae", "--preset", "vqvae-minst"], r"no preset 'vqvae-minst'.*Did you mean 'vqvae-mnist'\?"),
+        (["vqvae", "--epoch", "3"], r"[Nn]o such option '?--epoch'?.*--epochs"),
+        (["vqvae", "--epochs", "no"], r"'--epochs': 'no': input should be a valid integer"),
+        (["vqvae", "--image-size", "30"], r"image_size 30 is no multiple of stride 4"),
+        (["vqvae", "--lr", "inf"], r"lr is inf: input should be a finite number"),
+        (["export"], r"Missing argument 'RUN'"),
+        (["sample"], r"Missing argument 'RUN'"),
+        (["evaluate"], r"Missing argument 'EXPORTED'"),
+        (["evaluate", "x", "--nll-samples", "1"], r"'--nll-samples': 1 is not in the range x>=2"),
+        (["evaluate", "x", "--samples", "20001"], r"'--samples': 20001 is not in the range 10<=x<=20000"),
+    ],
+)
+def test_wrong_usage_exits_with_2_and_says_what_is_right(arguments: list[str], complaint: str) -> None:
+    result = trainer(*arguments)
+    assert result.exit_code == 2
+    assert re.search(complaint, result.stderr)
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.usefixtures("_no_training")
+def test_an_unknown_yaml_key_is_told_with_the_nearest(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("codebook_sise: 3")
+    result = trainer("vqvae", "--config", str(tmp_path / "mine.yaml"))
+    assert result.exit_code == 2
+    assert "vqvae has no key 'codebook_sise'. Did you mean 'codebook_size'?" in result.stderr
+
+
+@pytest.mark.usefixtures("_no_training")
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (
+            ["vqvae", "--resume", "--out", "{folder}"],
+            "nothing to resume: {folder} holds no run named 'vqvae-mnist'",
+        ),
+        (["export", "{folder}"], "{folder} is no run folder: it has no config.yaml"),
+        (["vqvae", "--data", "{folder}/none"], "there is no data '{folder}/none'"),
+        (
+            ["vqvae", "--out", "{folder}/file/runs"],
+            "cannot make the run folder {folder}/file/runs/vqvae-mnist: Not",
+        ),
+        (["vqvae", "--export-to", "{folder}/file"], "cannot publish into {folder}/file: File exists"),
+        (["vqvae", "--export-to", "{folder}/file/a"], "cannot publish into {folder}/file/a: Not a directory"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line(
+    tmp_path: Path, digits: Path, arguments: list[str], complaint: str
+) -> None:
+    (tmp_path / "file").touch()
+    places = (
+        ["--data={data}", "--export-to={folder}/exported", "--device=cpu"] if arguments[0] == "vqvae" else []
+    )
+    filled = [text.format(folder=tmp_path, data=digits) for text in (arguments[0], *places, *arguments[1:])]
+    result = trainer(*filled)
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"error: {complaint.format(folder=tmp_path)}")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.usefixtures("_no_training")
+@pytest.mark.skipif(not Path("/sys").is_dir(), reason="a folder that not even root may write into")
+@pytest.mark.parametrize("place", ["--out", "--export-to"])
+def test_no_write_permission_is_told_before_any_training(tmp_path: Path, digits: Path, place: str) -> None:
+    result = trainer("vqvae", f"--data={digits}", f"--export-to={tmp_path}", place, "/sys/tessera")
+    assert result.exit_code == 1
+    assert re.fullmatch(r"error: cannot (publish into|make the run folder) /sys/tessera.*\n", result.stderr)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.usefixtures("_no_export")
+def test_an_interrupted_run_goes_on_as_it_says(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
+) -> None:
+    places = [f"--data={trained.config.data}", f"--out={tmp_path}", f"--export-to={tmp_path}/exported"]
+    with monkeypatch.context() as patch:
+        tiny_models.signal_in_step(patch, 11, number)
+        result = trainer("vqvae", *tiny_models.flags(), *places)
+    assert result.exit_code == code
+    assert result.stderr.startswith(
+        "error: stopped in epoch 2 after step 3. To go on: python -m trainer vqvae"
+    )
+    assert result.stderr.count("\n") == 1
+    advice = shlex.split(result.stderr.split("python -m trainer ")[1])
+    resumed = trainer(*advice)
+    assert resumed.exit_code == 0, resumed.stderr
+    run = Run.open(tmp_path / "tiny")
+    assert f"resuming {run.folder} in epoch 2, step 3" in resumed.output
+    assert tiny_models.figures(run) == tiny_models.figures(trained.run)
+    first, second = (each.latest_checkpoint() / "model.safetensors" for each in (trained.run, run))
+    assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.parametrize("way", ["a flag", "a file"])
+def test_a_resumed_run_cannot_be_made_another(trained: Trained, tmp_path: Path, way: str) -> None:
+    (tmp_path / "other.yaml").write_text("lr: 0.5")
+    given = ["--lr=0.5"] if way == "a flag" else [f"--config={tmp_path / 'other.yaml'}"]
+    result = trainer("vqvae", "--resume", "--name=tiny", f"--out={trained.config.out}", *given)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: the run to resume has lr 0.001, and now 0.5 is asked for")
+
+
+def test_none_takes_back_what_a_file_says(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.yaml").write_text("limit: 5\nepochs: 3\n")
+    taken = []
+    monkeypatch.setattr(pipeline, "train", lambda config, _: taken.append(config))
+    result = trainer("vqvae", f"--config={tmp_path / 'mine.yaml'}", "--limit", "none", "--no-kmeans-start")
+    assert result.exit_code == 0, result.stderr
+    assert (taken[0].limit, taken[0].epochs, taken[0].kmeans_start) == (None, 3, False)
+
+
+def test_the_config_of_a_run_is_one_that_config_takes(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = []
+    monkeypatch.setattr(pipeline, "train", lambda config, _: taken.append(config))
+    trainer("vqvae", "--config", str(trained.run.folder / "config.yaml"))
+    assert taken == [trained.config]
+
+
+def test_a_run_is_published_as_it_was_after_training(trained: Trained, tmp_path: Path) -> None:
+    result = trainer("export", str(trained.run.folder), "--export-to", str(tmp_path))
+    assert result.exit_code == 0, result.stderr
+    assert f"published {tmp_path / 'tiny'} (version {trained.exported.manifest.version})" in result.output
+
+
+def test_a_bad_name_is_refused_before_exporting(trained: Trained, tmp_path: Path) -> None:
+    result = trainer("export", str(trained.run.folder), "--export-to", str(tmp_path), "--name", "../other")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: name is '../other': string should match pattern")
+
+
+def test_pictures_stand_beside_their_reconstructions(trained: Trained, tmp_path: Path) -> None:
+    out = tmp_path / "pairs.png"
+    result = trainer("sample", str(trained.run.folder), "--out", str(out))
+    assert result.exit_code == 0
+    assert out.read_bytes().startswith(b"\x89PNG")
+    assert f"written to {out}" in result.output
+    assert "test image 7: MSE " in result.output
+
+
+def test_a_picture_that_is_missing_is_told_in_a_line(trained: Trained, tmp_path: Path) -> None:
+    file = tmp_path / "none.png"
+    result = trainer("sample", str(trained.run.folder), "--image", str(file))
+    assert result.exit_code == 1
+    assert result.stderr == f"error: {file} cannot be read: No such file or directory\n"

@@ -1,0 +1,391 @@
+import re
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from service.contract.manifest import Role
+from tests.fixtures import tiny_models
+from tests.fixtures.tiny_models import Trained
+from tests.unit.trainer.conftest import MakeConfig
+from tests.unit.trainer.data.making import noise, save
+from trainer import pipeline
+from trainer.config import VQVAEConfig
+from trainer.data import Batches
+from trainer.errors import ConfigError, DivergenceError, ExportError, Interrupted, RunError
+from trainer.export.exporter import Exported
+from trainer.models.base import Model, SecondStage, Stage, Step
+from trainer.models.code_prior import PriorStage
+from trainer.models.vqvae import VQVAE
+from trainer.training.loop import Fit
+from trainer.training.run_folder import Run
+
+Published = list[tuple[Model, SecondStage | None, VQVAEConfig]]
+
+
+@pytest.fixture
+def published(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> Published:
+    """What is published is only noted here: an export takes seconds."""
+    noted: Published = []
+
+    def note(model: Model, second: SecondStage | None, config: VQVAEConfig, _: object) -> Exported:
+        noted.append((model, second, config))
+        return trained.exported
+
+    monkeypatch.setattr(pipeline, "export", note)
+    return noted
+
+
+@pytest.fixture
+def run(trained: Trained, tmp_path: Path) -> Run:
+    """A copy of the trained run."""
+    return Run.open(shutil.copytree(trained.run.folder, tmp_path / "runs" / "tiny"))
+
+
+def resume(run: Run, **flags: Any) -> None:
+    flags.setdefault("export_to", run.folder.parent.parent / "exported")
+    pipeline.resume("vqvae", run.folder.parent, run.config.name, flags, tiny_models.console())
+
+
+def same_weights(stage: Stage | None, run: Run, file: str = "model.safetensors") -> bool:
+    assert stage is not None
+    stored = tiny_models.weights(run, file)
+    return all(torch.equal(tensor, stored[name]) for name, tensor in stage.state_dict().items())
+
+
+def test_training_tells_what_it_does(trained: Trained) -> None:
+    lines = trained.printed.splitlines()
+    assert lines[0].startswith("device: CPU with ")
+    assert lines[1] == "data: 256 training and 100 test images, 28x28x1, 10 classes"
+    assert lines[2] == f"run folder: {trained.run.folder}"
+    assert lines[3].startswith("model: vqvae with ")
+    assert [line.split("  ")[0] for line in lines[4:6]] == ["epoch 1/2", "epoch 2/2"]
+    assert lines[6] == "exporting and measuring ..."
+    assert lines[7].startswith("mnist, test split, 100 images: mse 0.")
+    assert lines[8] == (
+        f"published {trained.exported.folder} (version {trained.exported.manifest.version}). "
+        f"To serve it: python -m service --models {trained.config.export_to}"
+    )
+
+
+def test_training_notes_what_it_was_trained_on(trained: Trained) -> None:
+    facts = trained.run.facts
+    assert (facts["dataset"], facts["training_images"], facts["test_images"]) == ("mnist", 256, 100)
+    assert facts["torch"] == torch.__version__
+    assert "float32 as asked" in facts["machine"]
+
+
+def test_a_folder_of_mixed_pictures_makes_a_model_in_colour(tmp_path: Path, make_config: MakeConfig) -> None:
+    for index in range(12):
+        save(noise(index, width=10 + 3 * index, height=30 - index), tmp_path / "pictures" / f"{index:02}.png")
+    (tmp_path / "pictures" / "12.png").write_bytes(b"\x89PNG, or so it says")
+    console = tiny_models.console()
+    config = make_config(data=str(tmp_path / "pictures"), image_size=16, epochs=1, batch_size=4)
+    manifest = pipeline.train(config, console).manifest
+    assert "1 of 13 pictures skipped: 12.png (no picture in a known format)" in tiny_models.printed(console)
+    image = manifest.image
+    assert (image.channels, image.height, image.width, image.fit) == (3, 16, 16, "crop")
+    assert manifest.codes.shape == (4, 4)
+    assert manifest.measures[0].dataset == "pictures"
+    assert (config.export_to / "tiny" / "manifest.json").is_file()
+
+
+def test_pictures_that_are_all_alike_are_an_error(tmp_path: Path, make_config: MakeConfig) -> None:
+    for index in range(4):
+        save(noise(0).point(lambda _: 7), tmp_path / "grey" / f"{index}.png")
+    config = make_config(data=str(tmp_path / "grey"))
+    with pytest.raises(ConfigError, match="all pixels of grey are alike"):
+        pipeline.train(config, tiny_models.console())
+    assert not config.out.exists()
+
+
+def test_images_that_do_not_fit_the_model_are_an_error(make_config: MakeConfig) -> None:
+    config = make_config(stride=8)
+    with pytest.raises(
+        ConfigError, match=r"cannot be built for .*28x28 pixels are no multiple of the stride 8"
+    ):
+        pipeline.train(config, tiny_models.console())
+    assert not config.out.exists()
+
+
+def test_the_loss_is_told_how_the_data_varies(trained: Trained) -> None:
+    split = trained.dataset.train
+    pixels = split.take(torch.arange(len(split))).images.double() / 255
+    assert float(trained.model.spread) == pytest.approx(float(pixels.var(correction=0)), rel=1e-5)
+
+
+@pytest.mark.parametrize("place", ["out", "export_to"])
+def test_where_nothing_can_be_written_nothing_is_trained(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(Fit, "begin", lambda _: pytest.fail("trained"))
+    with pytest.raises((RunError, ExportError), match="Not a directory"):
+        pipeline.train(make_config(**{place: tmp_path / "file" / "below"}), tiny_models.console())
+
+
+def test_a_finished_run_may_be_published_again(run: Run, published: Published) -> None:
+    before = tiny_models.figures(run)
+    resume(run)
+    ((model, second, _),) = published
+    assert second is None
+    assert same_weights(model, run)
+    assert tiny_models.figures(run) == before
+
+
+def test_a_run_may_be_given_more_epochs(run: Run, published: Published) -> None:
+    resume(run, epochs=3)
+    assert [record["epoch"] for record in run.records()] == [1, 2, 3]
+    assert same_weights(published[0][0], run)
+    # Written down, so that the next --resume knows of it.
+    assert Run.open(run.folder).config.epochs == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("lr", 0.5), ("codebook_size", 32), ("seed", 1), ("data", "elsewhere"), ("limit", 10)]
+)
+def test_what_would_make_it_another_run_is_refused_by_name(run: Run, name: str, value: object) -> None:
+    before = getattr(run.config, name)
+    with pytest.raises(ConfigError) as caught:
+        resume(run, **{name: value})
+    assert f"has {name} {before!r}, and now {value!r} is asked for" in str(caught.value)
+    assert "Only device, epochs, export_to," in str(caught.value)
+
+
+def test_a_run_of_another_kind_is_refused(run: Run) -> None:
+    with pytest.raises(RunError, match="the run tiny is of kind 'vqvae', not 'vae'"):
+        pipeline.resume("vae", run.folder.parent, "tiny", {}, tiny_models.console())
+
+
+def test_other_data_under_the_same_name_is_refused(tmp_path: Path, trained: Trained, run: Run) -> None:
+    other = tiny_models.write_digits(tmp_path / "mnist", train=255)
+    run.configure(run.config.model_copy(update={"data": str(other)}))
+    with pytest.raises(
+        RunError, match=r"the data has changed: .* 'training_images': 256.* 'training_images': 255"
+    ):
+        resume(run)
+
+
+def test_the_averaged_weights_are_published(make_config: MakeConfig, published: Published) -> None:
+    config = make_config(average_decay=0.9, epochs=1)
+    pipeline.train(config, tiny_models.console())
+    run = Run.open(config.out / config.name)
+    pipeline.export_run(run.folder, None, None, tiny_models.console())
+    for model, _, _ in published:
+        assert same_weights(model, run, "average.safetensors")
+        assert not same_weights(model, run)
+
+
+def test_an_export_goes_where_the_run_says_or_where_it_is_told(
+    run: Run, published: Published, tmp_path: Path
+) -> None:
+    pipeline.export_run(run.folder, None, None, tiny_models.console())
+    pipeline.export_run(run.folder, tmp_path / "there", "other", tiny_models.console())
+    places = [(config.export_to, config.name) for _, _, config in published]
+    assert places == [(run.config.export_to, "tiny"), (tmp_path / "there", "other")]
+
+
+def test_a_run_without_a_checkpoint_has_nothing_to_export(run: Run, published: Published) -> None:
+    shutil.rmtree(run.checkpoints)
+    with pytest.raises(RunError, match="holds no checkpoint"):
+        pipeline.export_run(run.folder, None, None, tiny_models.console())
+    assert published == []
+
+
+def test_a_prior_may_be_added_to_a_run(trained: Trained, generating: Trained) -> None:
+    before, run, prior = trained.run, generating.run, generating.run.stage("prior")
+    assert run.config.model_copy(update={"prior_epochs": 0}) == before.config.model_copy(
+        update={"export_to": generating.config.export_to}
+    )
+    assert tiny_models.figures(run) == tiny_models.figures(before)
+    there, here = (each.latest_checkpoint() / "model.safetensors" for each in (before, run))
+    assert there.read_bytes() == here.read_bytes()
+    assert [record["epoch"] for record in prior.records()] == [1, 2]
+    assert prior.records()[0].keys() == {
+        *("epoch", "step", "loss", "test_bits", "lr", "seconds", "images_per_second"),
+    }
+    names = {str(path.relative_to(prior.folder)) for path in prior.folder.rglob("*.*") if path.is_file()}
+    assert names >= {
+        "metrics.jsonl",
+        "samples/epoch-002.png",
+        "plots/loss.png",
+        "plots/test_bits.png",
+        "checkpoints/step-00000008/model.safetensors",
+        "checkpoints/step-00000008/average.safetensors",
+    }
+    assert list(prior.folder.glob("tensorboard/events.out.tfevents.*"))
+    # Those are of a codebook.
+    assert not {"plots/usage.png", "plots/perplexity.png"} & names
+
+
+def test_it_tells_of_the_second_stage(generating: Trained) -> None:
+    lines = generating.printed.splitlines()
+    places = [number for number, line in enumerate(lines) if line.startswith("second stage: prior with ")]
+    assert len(places) == 1
+    rest = [line.split("  ")[0] for line in lines[places[0] + 1 :]]
+    assert rest[:3] == ["epoch 1/2", "epoch 2/2", "exporting and measuring ..."]
+    assert re.search(r"100 images: mse 0\..*  bits \d+\.?\d*  bits_given_class \d+", generating.printed)
+
+
+def test_the_prior_is_trained_on_the_codes_of_the_images_and_their_classes(
+    trained: Trained, run: Run, published: Published, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[Tensor, Tensor]] = []
+    forward = PriorStage.forward
+
+    def noted(self: PriorStage, inputs: Tensor, labels: Tensor | None = None) -> Step:
+        assert labels is not None
+        seen.append((inputs, labels))
+        return forward(self, inputs, labels)
+
+    monkeypatch.setattr(PriorStage, "forward", noted)
+    resume(run, prior_epochs=1)
+    encode = trained.model.graphs()[0].module.eval()
+    with Batches(trained.dataset.train, 64, seed=run.config.seed) as batches:
+        for (inputs, labels), batch in zip(seen, batches.epoch(0), strict=True):
+            assert batch.labels is not None
+            assert torch.equal(labels, batch.labels)
+            with torch.no_grad():
+                codes = encode(batch.images.permute(0, 2, 3, 1))
+            # In another memory layout, float32 sums may break a tie between two codes the other way.
+            assert (inputs == codes).float().mean() > 0.99
+
+
+def test_both_stages_are_trained_and_published(
+    make_config: MakeConfig, published: Published, generating: Trained
+) -> None:
+    config = make_config(prior_epochs=2)
+    pipeline.train(config, tiny_models.console())
+    run = Run.open(config.out / "tiny")
+    ((model, second, _),) = published
+    assert same_weights(model, run)
+    assert same_weights(second, run.stage("prior"), "average.safetensors")
+    # In one go or one after the other, it is the same prior.
+    assert_same_prior(run, generating.run)
+    published.clear()
+    pipeline.export_run(run.folder, None, None, tiny_models.console())
+    ((model, second, _),) = published
+    assert same_weights(model, run)
+    assert same_weights(second, run.stage("prior"), "average.safetensors")
+
+
+def assert_same_prior(run: Run, other: Run) -> None:
+    ours, theirs = run.stage("prior"), other.stage("prior")
+    assert tiny_models.figures(ours) == tiny_models.figures(theirs)
+    for file in ("model.safetensors", "average.safetensors"):
+        here, there = (each.latest_checkpoint() / file for each in (ours, theirs))
+        assert here.name == there.name
+        assert here.read_bytes() == there.read_bytes()
+
+
+@pytest.mark.parametrize(("stage", "step"), [(VQVAE, 11), (PriorStage, 1), (PriorStage, 4), (PriorStage, 6)])
+def test_wherever_it_is_interrupted_it_ends_in_the_same_prior(
+    make_config: MakeConfig,
+    published: Published,
+    generating: Trained,
+    monkeypatch: pytest.MonkeyPatch,
+    stage: type[Stage],
+    step: int,
+) -> None:
+    config = make_config(prior_epochs=2)
+    with monkeypatch.context() as patch:
+        tiny_models.signal_in_step(patch, step, signal.SIGTERM, stage)
+        with pytest.raises(Interrupted, match=r"To go on: python -m trainer vqvae --resume --name tiny "):
+            pipeline.train(config, tiny_models.console())
+    run = Run.open(config.out / "tiny")
+    assert run.has_later_stage == (stage is PriorStage)
+    torch.manual_seed(12345)
+    resume(run)
+    assert_same_prior(run, generating.run)
+    assert len(published) == 1
+
+
+@pytest.fixture
+def prior_run(generating: Trained, tmp_path: Path) -> Run:
+    """A copy of the run that has a prior."""
+    return Run.open(shutil.copytree(generating.run.folder, tmp_path / "runs" / "tiny"))
+
+
+def test_a_prior_may_be_given_more_epochs(prior_run: Run, published: Published) -> None:
+    first = prior_run.latest_checkpoint() / "model.safetensors"
+    before = first.read_bytes()
+    resume(prior_run, prior_epochs=3)
+    prior = prior_run.stage("prior")
+    assert [record["epoch"] for record in prior.records()] == [1, 2, 3]
+    assert prior_run.latest_checkpoint().name == "step-00000016"
+    assert first.read_bytes() == before
+    assert same_weights(published[0][1], prior, "average.safetensors")
+
+
+def test_a_model_may_be_published_without_its_prior(prior_run: Run, published: Published) -> None:
+    resume(prior_run, prior_epochs=0)
+    assert [second for _, second, _ in published] == [None]
+
+
+def test_what_the_prior_is_may_change_until_it_was_begun(run: Run, published: Published) -> None:
+    resume(run, prior_epochs=1, prior_width=8, prior_lr=0.01)
+    assert tiny_models.weights(run.stage("prior"))["network.code.weight"].shape == (17, 8)
+    assert published[0][2].prior_lr == 0.01
+
+
+@pytest.mark.parametrize(("name", "value"), [("prior_width", 8), ("prior_lr", 0.5), ("epochs", 3)])
+def test_what_the_prior_hangs_on_may_not_change_once_it_was_begun(
+    prior_run: Run, name: str, value: object
+) -> None:
+    before = getattr(prior_run.config, name)
+    with pytest.raises(ConfigError) as caught:
+        resume(prior_run, **{name: value})
+    assert f"has {name} {before!r}, and now {value!r} is asked for" in str(caught.value)
+    assert "Only device, export_to, keep_checkpoints, precision, prior_epochs, wandb may" in str(caught.value)
+    assert getattr(Run.open(prior_run.folder).config, name) == before
+
+
+def test_without_classes_the_prior_is_unconditional(
+    tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_models.without_onnx(monkeypatch)
+    for index in range(12):
+        save(noise(index), tmp_path / "pictures" / f"{index:02}.png")
+    config = make_config(data=str(tmp_path / "pictures"), image_size=16, epochs=1, batch_size=4)
+    config = config.model_copy(update={"prior_epochs": 1})
+    console = tiny_models.console()
+    manifest = pipeline.train(config, console).manifest
+    assert "no classes" in tiny_models.printed(console)
+    assert manifest.labels is None
+    sampler = manifest.operations["sample/autoregressive"]
+    assert not sampler.takes(Role.label)
+    assert sampler.parameters.keys() == {"temperature", "top_k"}
+    assert "bits" in manifest.measures[0].values
+    assert "bits_given_class" not in manifest.measures[0].values
+
+
+def test_a_run_whose_prior_was_not_begun_says_how_to_train_it(
+    trained: Trained, published: Published, tmp_path: Path
+) -> None:
+    out = tmp_path / "two words"
+    run = Run.open(shutil.copytree(trained.run.folder, out / "tiny"))
+    run.configure(run.config.model_copy(update={"prior_epochs": 1, "out": out}))
+    with pytest.raises(RunError) as caught:
+        pipeline.export_run(run.folder, None, None, tiny_models.console())
+    assert str(caught.value) == (
+        f"{run.folder} has no checkpoint of its prior yet. To train it: "
+        f"python -m trainer vqvae --resume --name tiny --out '{out}'"
+    )
+    assert published == []
+    assert not (run.folder / "prior").exists()
+
+
+def test_a_prior_that_diverges_says_what_to_try(
+    run: Run, published: Published, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_models.poison(monkeypatch, 6, PriorStage)
+    with pytest.raises(DivergenceError) as caught:
+        resume(run, prior_epochs=2, prior_lr=0.25)
+    good = run.folder / "prior" / "checkpoints" / "step-00000004"
+    assert "diverged in epoch 2, step 4: loss nan" in str(caught.value)
+    assert f"The last good checkpoint is {good}. Try a lower --prior-lr (it is 0.25)" in str(caught.value)
+    assert published == []

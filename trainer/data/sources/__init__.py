@@ -1,0 +1,1 @@
+"""Where pictures come from: folders, IDX files, torchvision and the Hugging Face hub."""

@@ -1,0 +1,130 @@
+"""Pictures as every source gives them: opened one by one, in any mode and size."""
+
+import io
+import textwrap
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from service.contract.image_preprocessing import prepare
+from service.contract.manifest import ImageSpec
+
+# Only formats that Pillow decodes by itself: some others, EPS for one, start programs.
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+MAX_PIXELS = 89_478_485  # a quarter of a GiB of RGB, and where Pillow itself begins to warn
+MOST_REASON = 200
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of a source and the index of its class, if it has one."""
+
+    image: Image.Image
+    label: int | None = None
+
+
+class Pictures(Protocol):
+    """The pictures of one split of a source, in the source's own order. Has to be picklable."""
+
+    def __len__(self) -> int: ...
+
+    def name(self, index: int) -> str:
+        """What to call a picture when it is skipped: its path, say."""
+
+    def open(self, index: int) -> Picture:
+        """Open a picture; its pixels may still be undecoded. Raises whatever a broken one brings about."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a ``--data`` stands for. Without ``test``, some of ``train`` is held out."""
+
+    name: str
+    train: Pictures
+    test: Pictures | None = None
+    label_names: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A picture that could not be read, and why."""
+
+    name: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.reason})"
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A picture made to fit: pixels uint8 ``(C, H, W)``."""
+
+    pixels: NDArray[np.uint8]
+    label: int | None
+
+
+@dataclass(frozen=True)
+class ArrayPictures:
+    """Pictures that are pixels already: greyscale uint8 ``(N, H, W)``, with labels int64 ``(N,)``."""
+
+    title: str
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def name(self, index: int) -> str:
+        return f"{self.title}[{index}]"
+
+    def open(self, index: int) -> Picture:
+        return Picture(Image.fromarray(self.pixels[index]), int(self.labels[index]))
+
+    def fits(self, spec: ImageSpec) -> bool:
+        """Whether the pixels are what ``spec`` asks for, with nothing to convert or resize."""
+        return self.pixels.shape[1:] == (spec.height, spec.width) and spec.channels == 1
+
+
+def open_image(file: str | Path | bytes) -> Image.Image:
+    """Open a picture from a path or from the bytes of a file, in one of ``FORMATS``."""
+    Image.init()
+    formats = [name for name in FORMATS if name in Image.OPEN]
+    return Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=formats)
+
+
+def draw(pictures: Pictures, index: int, spec: ImageSpec) -> Drawn | Skipped:
+    """Decode a picture and make it fit, or say why that cannot be done. Never raises for a broken picture."""
+    try:
+        picture = pictures.open(index)
+        with picture.image as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"{image.width}x{image.height} is more than {MAX_PIXELS:,} pixels")
+            return Drawn(prepare(image, spec).transpose(2, 0, 1), picture.label)
+    except Exception as error:  # Pillow's decoders raise nearly anything on broken bytes
+        return Skipped(pictures.name(index), reason(error))
+
+
+def reason(error: Exception) -> str:
+    """Why a picture could not be read, in a few words."""
+    if isinstance(error, UnidentifiedImageError):
+        return "no picture in a known format"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return textwrap.shorten(str(error), MOST_REASON, placeholder=" ...") or type(error).__name__
+
+
+@contextmanager
+def quiet_pillow() -> Iterator[None]:
+    """Silence what Pillow says of odd pictures, in all threads: enter it before they start."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        yield

@@ -1,0 +1,153 @@
+"""An exported model, run by the roles of its operations through the runner that the service uses."""
+
+import hashlib
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from service.contract.manifest import FILE_NAME, CodesSpec, File, Manifest, Operation, Role
+from service.contract.runner import Graphs, Part, Runner, WrongOutput, noise_shape, parameters_of
+from trainer.data import Batch
+from trainer.errors import ExportError
+from trainer.export.session import ExportedGraphs
+
+SAMPLE = "sample/"
+RECONSTRUCT = ("encode", "decode")
+# At once, of images or noise; beside them, a graph holds the distances of every cell to every code.
+MOST_ROWS, MOST_VALUES = 250, 2**20
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What operations gave: arrays by role, and figures, float32 ``(N,)``, by name."""
+
+    arrays: dict[Role, Tensor] = field(default_factory=dict)
+    figures: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Reconstructed(NamedTuple):
+    """Images, uint8 ``(N, H, W, C)``, their codes ``(N, *shape)``, and the images decoded from them."""
+
+    images: Tensor
+    codes: Tensor
+    decoded: Tensor
+
+
+class ExportedModel:
+    """The operations of an exported model, and its graphs by file.
+
+    Noise follows from a seed and the number of a row, as in the service: what is answered here for a seed is
+    what the service answers for it.
+    """
+
+    def __init__(self, graphs: Graphs, operations: Mapping[str, Operation], codes: CodesSpec) -> None:
+        self.operations = operations
+        self.codes = codes
+        self._runner = Runner(operations, codes, graphs)
+
+    @property
+    def samplers(self) -> list[str]:
+        """The operations that draw from nothing but noise and classes."""
+        return [
+            name
+            for name, operation in self.operations.items()
+            if name.startswith(SAMPLE) and not operation.takes(Role.target)
+        ]
+
+    def run(
+        self,
+        names: Sequence[str],
+        items: range,
+        given: Mapping[Role, Tensor],
+        seed: int = 0,
+        values: Mapping[str, float] | None = None,
+        *,
+        default_noise: Collection[str] = (),
+    ) -> Outputs:
+        """Run operations one after the other on rows that have the numbers ``items``.
+
+        ``given`` are their arrays by role. ``values`` go over the defaults of the parameters. In the
+        operations ``default_noise``, noise that has a default is that. Raises ExportError.
+        """
+        part = Part({role: tensor.numpy() for role, tensor in given.items()}, items, seed)
+        try:
+            (results,) = self._runner.run(names, [part], self._values(names, values), default_noise)
+        except WrongOutput as error:
+            raise ExportError(str(error)) from error
+        return Outputs(
+            {role: torch.from_numpy(array) for role, array in results.arrays.items()},
+            {name: torch.from_numpy(array) for name, array in results.figures.items()},
+        )
+
+    def reconstruct(self, batches: Iterable[Batch]) -> Iterator[Reconstructed]:
+        """Encode and decode images, batch by batch, as the service does without a seed."""
+        seen = 0
+        for batch in batches:
+            images = batch.images.permute(0, 2, 3, 1).contiguous()
+            items = range(seen, seen + len(images))
+            seen = items.stop
+            arrays = self.run(RECONSTRUCT, items, {Role.images: images}, default_noise=RECONSTRUCT).arrays
+            yield Reconstructed(images, arrays[Role.codes], arrays[Role.images])
+
+    def sample(
+        self,
+        name: str,
+        count: int,
+        seed: int,
+        labels: Tensor | None = None,
+        values: Mapping[str, float] | None = None,
+    ) -> Outputs:
+        """``count`` samples by an operation: images, uint8 ``(N, H, W, C)``, and figures.
+
+        ``labels`` are int64 ``(count,)``, for an operation that takes them.
+        """
+        names = (name,) if self.operations[name].gives(Role.images) else (name, "decode")
+        images: list[Tensor] = []
+        figures: dict[str, list[Tensor]] = {}
+        rows = self._rows_at_once(names, values)
+        for start in range(0, count, rows):
+            items = range(start, min(start + rows, count))
+            given = {} if labels is None else {Role.label: labels[items.start : items.stop]}
+            outputs = self.run(names, items, given, seed, values)
+            images.append(outputs.arrays[Role.images])
+            for figure, tensor in outputs.figures.items():
+                figures.setdefault(figure, []).append(tensor)
+        joined = {figure: torch.cat(tensors) for figure, tensors in figures.items()}
+        return Outputs({Role.images: torch.cat(images)}, joined)
+
+    def _rows_at_once(self, names: Sequence[str], values: Mapping[str, float] | None) -> int:
+        chosen = self._values(names, values)
+        inputs = [item for name in names for item in self.operations[name].inputs]
+        largest = max(math.prod(noise_shape(item, chosen)) for item in inputs)
+        return max(1, min(MOST_ROWS, MOST_VALUES // largest))
+
+    def _values(self, names: Sequence[str], values: Mapping[str, float] | None) -> dict[str, float]:
+        parameters = parameters_of(self.operations[name] for name in names)
+        return {name: parameter.default for name, parameter in parameters.items()} | dict(values or {})
+
+
+def open_exported(folder: Path) -> tuple[ExportedModel, Manifest]:
+    """The model of an exported folder. Raises ExportError if it is none."""
+    try:
+        manifest = Manifest.model_validate_json((folder / FILE_NAME).read_bytes())
+    except OSError as error:
+        raise ExportError(f"{folder} is no exported model: no {FILE_NAME} can be read in it") from error
+    except ValidationError as error:
+        first = error.errors()[0]["msg"]
+        raise ExportError(f"{folder / FILE_NAME} is no manifest: {first}") from error
+    return ExportedModel(ExportedGraphs(folder), manifest.operations, manifest.codes), manifest
+
+
+def file_entries(folder: Path) -> dict[str, File]:
+    """What the manifest says of the files in a folder: the sha256 and size of each."""
+    return {
+        path.name: File(sha256=hashlib.sha256(path.read_bytes()).hexdigest(), size=path.stat().st_size)
+        for path in sorted(folder.iterdir())
+        if path.is_file()
+    }

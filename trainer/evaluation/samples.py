@@ -1,0 +1,70 @@
+"""How samples of digits compare with real ones, in the features of the judge.
+
+The distance is called MNIST-FD, and is no FID: its features are those of a small classifier of digits.
+"""
+
+import contextlib
+import io
+from dataclasses import dataclass
+
+import joblib
+import torch
+from prdc import compute_prdc
+from torch import Tensor, nn
+from torchmetrics.image.fid import FrechetInceptionDistance
+
+from trainer.evaluation.reference_classifier import FEATURES, Judge, judged
+
+NEAREST = 5
+
+
+class _AsTheyAre(nn.Identity):
+    """In the place of a network: what comes in are features already."""
+
+    num_features = FEATURES
+
+
+def frechet_distance(reference: Tensor, others: Tensor) -> float:
+    """Frechet distance of normal distributions fitted to features, float32 ``(N, 128)`` (1706.08500)."""
+    distance = FrechetInceptionDistance(feature=_AsTheyAre())
+    distance.update(reference, real=True)
+    distance.update(others, real=False)
+    return float(distance.compute())
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Real digits that samples are compared with: their features, float32 ``(N, 128)``."""
+
+    judge: Judge
+    features: Tensor
+
+    @classmethod
+    def of(cls, judge: Judge, images: Tensor) -> "Reference":
+        """Of real images, uint8 ``(N, 1, 28, 28)``."""
+        return cls(judge, judged(judge, images)[0])
+
+    def compare(self, images: Tensor, labels: Tensor | None = None) -> dict[str, float]:
+        """Figures of images, uint8 ``(N, 1, 28, 28)``, at least 6 of them.
+
+        - ``mnist_fd``: Frechet distance of the features; 0 is best
+        - ``precision``, ``recall``: shares of the images near real ones, and of real ones near images
+          (1904.06991)
+        - ``density``, ``coverage``: the same, less moved by outliers (2002.09797)
+        - ``accuracy``: share that the judge names as asked, where ``labels``, int64 ``(N,)``, were
+        """
+        features, found = judged(self.judge, images)
+        # It prints how many there are, and asks for threads, which gain nothing here and race for the
+        # process's warning filters.
+        with contextlib.redirect_stdout(io.StringIO()), joblib.parallel_config(backend="sequential"):
+            manifold = compute_prdc(self.features.numpy(), features.numpy(), nearest_k=NEAREST)
+        values = {"mnist_fd": frechet_distance(self.features, features)}
+        values |= {name: float(value) for name, value in manifold.items()}
+        if labels is not None:
+            values["accuracy"] = float((found == labels).float().mean())
+        return values
+
+
+def spread_labels(count: int, classes: int) -> Tensor:
+    """Every class evenly: int64 ``(count,)``."""
+    return torch.arange(count) % classes

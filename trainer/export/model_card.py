@@ -1,0 +1,141 @@
+"""The model card: what an exported folder is, for people."""
+
+import math
+from collections.abc import Sequence
+
+import yaml
+
+from service.contract.manifest import Manifest, Measures
+from trainer.evaluation.descriptions import MEANINGS
+from trainer.evaluation.exported_model import SAMPLE
+from trainer.evaluation.results import REAL_IMAGES
+
+CARD, SAMPLES = "README.md", "samples.png"
+SHOWN_SEED = 0
+
+
+def model_card(manifest: Manifest) -> str:
+    """README.md of an exported folder, as Markdown."""
+    return (
+        "\n\n".join(
+            part
+            for part in (
+                f"# {manifest.name}",
+                _summary(manifest),
+                "![originals, each row above its reconstructions](preview.png)",
+                _samples(manifest),
+                _figures(manifest),
+                _operations(manifest),
+                _use(manifest),
+                _origin(manifest),
+            )
+            if part
+        )
+        + "\n"
+    )
+
+
+def _summary(manifest: Manifest) -> str:
+    image, codes = manifest.image, manifest.codes
+    size = f"{image.height}x{image.width}x{image.channels}"
+    if codes.codebook_size is not None:
+        grid = "x".join(map(str, codes.shape))
+        summary = (
+            f"Turns {size} images into {grid} grids of codes, each one of {codes.codebook_size} vectors of "
+            f"{codes.codebook_dim} dimensions."
+        )
+    else:
+        summary = f"Turns {size} images into vectors of {math.prod(codes.shape)} numbers."
+    summary += f" Its kind is `{manifest.kind}`."
+    if image.multiple_of is not None:
+        summary += f" Other sizes work too, in multiples of {image.multiple_of} pixels."
+    return summary
+
+
+def _samples(manifest: Manifest) -> str:
+    if SAMPLES not in manifest.files:
+        return ""
+    return f"Drawn with the defaults and the seed {SHOWN_SEED}:\n\n![samples]({SAMPLES})"
+
+
+def _figures(manifest: Manifest) -> str:
+    tables = [
+        _table([row for row in manifest.measures if _group(row) == group])
+        for group in dict.fromkeys(map(_group, manifest.measures))
+    ]
+    named = {name for row in manifest.measures for name in row.values}
+    notes = [f"- `{name}`: {meaning}." for name, meaning in _meanings(manifest).items() if name in named]
+    parts = ["## Figures", "Measured on the exported files.", *tables, "\n".join(notes), _parity(manifest)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _group(row: Measures) -> str:
+    """Samples by whatever method stand in one table, with the real images that are the best they can be."""
+    return "samples" if row.of.startswith(SAMPLE) or row.of == REAL_IMAGES else row.of
+
+
+def _table(rows: Sequence[Measures]) -> str:
+    names = list(dict.fromkeys(name for row in rows for name in row.values))
+    lines = [
+        f"| {_title(row)} | "
+        + " | ".join(f"{row.values[name]:.5g}" if name in row.values else "" for name in names)
+        + " |"
+        for row in rows
+    ]
+    return "\n".join([f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|", *lines])
+
+
+def _title(row: Measures) -> str:
+    if row.of.startswith(SAMPLE):
+        return f"{row.of}: {row.images:,} beside images of {row.dataset}, {row.split}"
+    return f"{row.of}: {row.dataset}, {row.split}, {row.images:,} images"
+
+
+def _meanings(manifest: Manifest) -> dict[str, str]:
+    """What each figure is."""
+    meanings = dict(MEANINGS)
+    if manifest.codes.codebook_size is not None:
+        plain = math.prod(manifest.codes.shape) * math.log2(manifest.codes.codebook_size)
+        meanings["bits"] += f"; without a prior it is {plain:,.0f}"
+    return meanings
+
+
+def _parity(manifest: Manifest) -> str:
+    parity = manifest.parity
+    if parity is None:
+        return ""
+    codes = (
+        f"{parity.code_flips} of {parity.codes:,} codes differ"
+        if manifest.codes.codebook_size is not None
+        else f"{parity.codes:,} numbers of the codes differ by at most {parity.flip_gap:.2g} of their size"
+    )
+    return (
+        f"ONNX Runtime against torch on {parity.images:,} images: {parity.within_one_level:.4%} of pixels "
+        f"within 1 level of 255 (largest difference {parity.largest_difference}), {codes}. "
+        f"Tolerance: {parity.tolerance}."
+    )
+
+
+def _operations(manifest: Manifest) -> str:
+    lines = [
+        f"- `{name}` ({operation.graph}): {operation.description}"
+        for name, operation in manifest.operations.items()
+    ]
+    return "## Operations\n\n" + "\n".join(lines)
+
+
+def _use(manifest: Manifest) -> str:
+    return f"""## Use
+
+```sh
+python -m service --models FOLDER_ABOVE_THIS_ONE
+curl -X POST --data-binary @image.png -H 'Content-Type: image/png' \\
+    'http://127.0.0.1:8000/encode?model={manifest.name}'
+```"""
+
+
+def _origin(manifest: Manifest) -> str:
+    version = f"Version {manifest.version}, exported {manifest.created}, seed {manifest.seed}"
+    revision = f", sources at {manifest.git_revision}" if manifest.git_revision else ""
+    config = yaml.safe_dump(manifest.config, sort_keys=False, allow_unicode=True)
+    return f"## Origin\n\n{version}{revision}.\n\n```yaml\n{config}```"

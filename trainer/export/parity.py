@@ -1,0 +1,163 @@
+"""Does ONNX Runtime compute what torch does? Compared on real images, with what may differ and why."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol, Self, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from service.contract.manifest import Parity, Role
+from service.contract.runner import Part, Runner, parameters_of
+from trainer.errors import ExportError
+from trainer.models.base import Graph, Model, Run
+
+# Both sum float32 products in another order. A discrete code may flip only if the two distances are this
+# close, relative to the vector's squared length and the code's; a pixel near x.5 may round to the neighbour.
+FLIP_GAP = 1e-5
+PIXELS_WITHIN_ONE_LEVEL = 0.999
+# A code that is a float may differ by this much, relative to itself or to the prior's standard deviation.
+CODE_GAP = 1e-3
+# What a sampler draws may differ only if its noise is this close to where the probabilities meet; what it
+# computes, by this much of its size.
+DRAW_GAP = 1e-4
+PIXELS_TOLERANCE = f"{PIXELS_WITHIN_ONE_LEVEL:.1%} of pixels within 1 of 255 for the same codes"
+CODES_TOLERANCES = {
+    "int32": f"codes differ only where two distances tie within {FLIP_GAP:g} of their scale",
+    "float32": f"codes differ by at most {CODE_GAP:g} of their size, or of 1",
+}
+REASON = "float32 sums in another order"
+
+
+@runtime_checkable
+class Drawing(Protocol):
+    """A graph's module whose outputs are draws, which hang on noise in steps."""
+
+    def eval(self) -> Self:
+        """Itself, out of training."""
+
+    def gap(self, inputs: tuple[Tensor, ...], drawn: Tensor) -> float:
+        """How far the noise is from where it would give this draw, in units of the noise."""
+
+
+class ParityCheck:
+    """Gathers the differences between a torch model and its exported graphs."""
+
+    def __init__(self, model: Model) -> None:
+        graphs = {graph.operation: graph for graph in model.graphs()}
+        self._model, spec = model, model.codes_spec()
+        operations = {name: graph.as_operation() for name, graph in graphs.items()}
+        self._runner = Runner(operations, spec, {graph.file: _InTorch(graph) for graph in graphs.values()})
+        parameters = parameters_of(operations[name] for name in ("encode", "decode"))
+        self._values = {name: parameter.default for name, parameter in parameters.items()}
+        dtype = spec.dtype
+        self._discrete = dtype == "int32"
+        self._tolerance = f"{PIXELS_TOLERANCE}; {CODES_TOLERANCES[dtype]}: {REASON}"
+        self.images = 0
+        self._codes = self._flips = self._pixels = self._within = self._largest = 0
+        self._gap = 0.0
+
+    @torch.no_grad()
+    def add(
+        self, images: NDArray[np.uint8], codes: NDArray[np.generic], decoded: NDArray[np.generic]
+    ) -> None:
+        """Compare a batch: images, uint8 ``(N, H, W, C)``, and what ONNX Runtime made of them."""
+        self.images += len(images)
+        expected = self._in_torch("encode", Role.images, images)[Role.codes]
+        differs = expected != codes
+        self._codes += codes.size
+        self._flips += int(differs.sum()) if self._discrete else 0
+        if differs.any():
+            gaps = self._model.code_gap(torch.from_numpy(images), torch.from_numpy(codes))
+            self._gap = max(self._gap, _largest(gaps[torch.from_numpy(differs)]))
+        # From the same codes, so that a difference between codes is not counted as an error of the decoder.
+        again = self._in_torch("decode", Role.codes, codes)[Role.images]
+        difference = np.abs(again.astype(np.int16) - decoded.astype(np.int16))
+        self._pixels += difference.size
+        self._within += int((difference <= 1).sum())
+        self._largest = max(self._largest, int(difference.max()))
+
+    def _in_torch(
+        self, name: str, role: Role, array: NDArray[np.generic]
+    ) -> Mapping[Role, NDArray[np.generic]]:
+        """What torch gives, by role, where ONNX Runtime was given the same array and the default noise."""
+        part = Part({role: array}, range(len(array)), seed=0)
+        return self._runner.run((name,), [part], self._values, (name,))[0].arrays
+
+    def verdict(self) -> Parity:
+        """The figures for the manifest. Raises ExportError if they are out of tolerance."""
+        parity = Parity(
+            images=self.images,
+            within_one_level=self._within / self._pixels,
+            largest_difference=self._largest,
+            code_flips=self._flips,
+            codes=self._codes,
+            flip_gap=self._gap,
+            tolerance=self._tolerance,
+        )
+        allowed = FLIP_GAP if self._discrete else CODE_GAP
+        if parity.within_one_level < PIXELS_WITHIN_ONE_LEVEL or not parity.flip_gap <= allowed:
+            differ = (
+                f"{parity.code_flips} of {parity.codes} codes differ, " if self._discrete else "codes differ "
+            )
+            raise ExportError(
+                "ONNX Runtime disagrees with torch: "
+                f"{parity.within_one_level:.3%} of pixels are within 1 level, and {differ}"
+                f"by up to {parity.flip_gap:.2g} of their {'distances' if self._discrete else 'size'}. "
+                f"Allowed: {self._tolerance}"
+            )
+        return parity
+
+
+class _InTorch:
+    """A graph's own module, run as its graph is."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+
+    def run(self, feeds: Mapping[str, NDArray[Any]], _: Sequence[str]) -> Sequence[NDArray[Any]]:
+        """All outputs, in the graph's order."""
+        tensors = [torch.from_numpy(feeds[item.name]) for item in self._graph.inputs]
+        outputs = self._graph.module.eval()(*tensors)
+        return [tensor.numpy() for tensor in (outputs if isinstance(outputs, tuple) else (outputs,))]
+
+
+@torch.no_grad()
+def gap_of_others(graphs: Iterable[Graph], run: Run) -> float:
+    """How far what further graphs give for their examples is from torch's: relative to itself, or to 1.
+
+    What tells by itself how far the noise was from other draws is taken at its word.
+    """
+    largest = 0.0
+    for graph in graphs:
+        inputs = {item.name: example for item, example in zip(graph.inputs, graph.examples, strict=True)}
+        found = run(graph, inputs)
+        if isinstance(graph.module, Drawing):
+            largest = max(largest, graph.module.eval().gap(graph.examples, found[0]))
+            continue
+        expected = graph.module.eval()(*graph.examples)
+        expected = expected if isinstance(expected, tuple) else (expected,)
+        for ours, theirs in zip(expected, found, strict=True):
+            difference = (ours.double() - theirs.double()).abs() / ours.double().abs().clamp(min=1)
+            largest = max(largest, _largest(difference))
+    return largest
+
+
+def _largest(differences: Tensor) -> float:
+    """Infinite if one is no number, which a comparison would pass over."""
+    return float(differences.nan_to_num(nan=math.inf, posinf=math.inf).max())
+
+
+def with_draws(parity: Parity, gap: float) -> Parity:
+    """Add how far what samplers draw is from torch's draws. Raises ExportError if it is out of tolerance."""
+    if not gap <= DRAW_GAP:
+        raise ExportError(
+            f"ONNX Runtime disagrees with torch: what a sampler drew is {gap:.2g} away from what torch draws "
+            f"from the same noise; allowed is {DRAW_GAP:g}"
+        )
+    if parity.draw_gap is not None:
+        return parity.model_copy(update={"draw_gap": max(gap, parity.draw_gap)})
+    tolerance = f"{parity.tolerance}; draws differ only within {DRAW_GAP:g} of their size, or of a tie"
+    return parity.model_copy(update={"draw_gap": gap, "tolerance": tolerance})

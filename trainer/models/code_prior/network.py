@@ -1,0 +1,127 @@
+"""A prior over the codes of a VQ-VAE: a causal transformer, after which a VQ-VAE can generate.
+
+The codes of an image are predicted one after the other, each from those before it, as in 1711.00937, section
+3.3, with a transformer in the place of the PixelCNN. The order is not fixed: the codes that are given come
+first, the masked ones after them, both row by row. So one network draws whole images (nothing is given) and
+completes parts of them (the masked codes see all that are kept, also those below and to the right).
+
+                      input at step t                          target at step t
+    the code at order[t-1], the places order[t-1]          the code at order[t]
+    and order[t], the class
+
+The class is dropped at random in training; without it the prior is unconditional, and the two together are
+classifier-free guidance (2207.12598).
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainer.models.layers.transformer import CausalTransformer
+
+# Share of the training images that are to be drawn whole; of the others, a part is given.
+WHOLE = 0.5
+
+
+class Ordered(NamedTuple):
+    """A grid of ``T`` codes as a sequence.
+
+    - ``order``: int64 ``(B, T)``, the place in the grid of each position of the sequence
+    - ``masked``: bool ``(B, T)``, whether the code there is to be drawn
+    """
+
+    order: Tensor
+    masked: Tensor
+
+    @classmethod
+    def of(cls, mask: Tensor) -> "Ordered":
+        """The given codes first, the masked ones after them: ``mask`` is bool ``(B, h, w)``."""
+        flat = mask.flatten(1)
+        places = flat.shape[1]
+        # Every key is another, so that no order hangs on how ties are sorted.
+        order = (flat.long() * places + torch.arange(places, device=mask.device)).argsort(dim=1)
+        return cls(order, flat.gather(1, order))
+
+
+class CodePrior(nn.Module):
+    """p(codes | class) over grids of codes.
+
+    Args:
+        size: number of codes, K.
+        grid: height and width of the grid, in codes.
+        classes: number of classes; 0 for an unconditional prior.
+        width, blocks, heads, dropout: of the transformer.
+
+    """
+
+    def __init__(
+        self,
+        size: int,
+        grid: tuple[int, int],
+        classes: int,
+        *,
+        width: int,
+        blocks: int,
+        heads: int,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.size = size
+        self.grid = grid
+        self.classes = classes
+        places = math.prod(grid)
+        # One more than there are: the code before the first, the place before the first, no class.
+        self.code = nn.Embedding(size + 1, width)
+        self.last_place = nn.Embedding(places + 1, width)
+        self.next_place = nn.Embedding(places, width)
+        self.label = nn.Embedding(classes + 1, width)
+        self.transformer = CausalTransformer(width, blocks=blocks, heads=heads, dropout=dropout)
+        self.head = nn.Linear(width, size)
+        for table in (self.code, self.last_place, self.next_place, self.label, self.head):
+            nn.init.normal_(table.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)
+
+    @property
+    def no_label(self) -> int:
+        """The label of an unconditional draw."""
+        return self.classes
+
+    def forward(self, codes: Tensor, labels: Tensor, ordered: Ordered) -> Tensor:
+        """Cross-entropy of each code in nats, in the given order: float32 ``(B, T)``.
+
+        ``codes`` is int64 ``(B, h, w)``, ``labels`` int64 ``(B,)``, ``no_label`` for none.
+        """
+        sequence = codes.flatten(1).gather(1, ordered.order)
+        before = F.pad(sequence[:, :-1], (1, 0), value=self.size)
+        hidden = self.transformer(self.code(before) + self.context(ordered.order, labels))
+        logits = self.head(hidden).float()
+        return F.cross_entropy(logits.transpose(1, 2), sequence, reduction="none")
+
+    def context(self, order: Tensor, labels: Tensor) -> Tensor:
+        """What is known of each position beside the codes: the places and the class.
+
+        ``order`` is int64 ``(B, T)``, ``labels`` int64 ``(B,)``; the result is float ``(B, T, width)``.
+        """
+        last = torch.cat([torch.full_like(order[:, :1], order.shape[1]), order[:, :-1]], dim=1)
+        return self.last_place(last) + self.next_place(order) + self.label(labels)[:, None]
+
+
+def random_masks(count: int, grid: tuple[int, int], device: torch.device) -> Tensor:
+    """Masks to train on, bool ``(count, h, w)``: all of the grid for a share of ``WHOLE``.
+
+    Of the others half are a rectangle, and half are scattered codes, of which there may be none at all.
+    """
+    height, width = grid
+    draw = torch.rand(count, 6, device=device)
+    spans = []
+    for length, ends in ((height, draw[:, 0:2]), (width, draw[:, 2:4])):
+        first, last = (ends * length).long().sort(dim=1).values.unbind(dim=1)
+        places = torch.arange(length, device=device)
+        spans.append((places >= first[:, None]) & (places <= last[:, None]))
+    rectangle = spans[0][:, :, None] & spans[1][:, None, :]
+    scattered = torch.rand(count, height, width, device=device) < draw[:, 4, None, None]
+    kind = draw[:, 5, None, None]
+    return (kind < WHOLE) | torch.where(kind < (1 + WHOLE) / 2, rectangle, scattered)

@@ -1,0 +1,100 @@
+"""What all models with Gaussian codes export alike: to encode, and to go from one code to another."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from service.contract.manifest import ImageSpec, Input, Output, Parameter, Role
+from trainer.models.base import Graph, to_shares
+
+if TYPE_CHECKING:
+    from trainer.models.gaussian.base import GaussianModel
+
+# Where two codes are this close to one direction, or to opposite ones, an arc between them is not defined.
+SMALLEST_SINE = 1e-3
+BATCH = {0: "n"}
+
+
+def encoding(model: "GaussianModel") -> Graph:
+    """``encode``: the posterior's mean, or a draw from it."""
+    dim = model.shared.latent_dim
+    return Graph(
+        operation="encode",
+        file="encoder.onnx",
+        module=_Encode(model),
+        examples=(example_images(model.image, torch.Generator().manual_seed(0)), torch.zeros(2, dim)),
+        axes=(BATCH, BATCH),
+        inputs=(
+            Input(name="images", role=Role.images),
+            Input(name="noise", role=Role.normal, shape=(dim,), default=0),
+        ),
+        outputs=(Output(name="codes", role=Role.codes),),
+        description="The mean of the posterior; with a seed, a draw from it.",
+    )
+
+
+def interpolation(dim: int) -> Graph:
+    """``sample/interpolate``."""
+    codes, others = torch.randn(2, 2, dim, generator=torch.Generator().manual_seed(0))
+    return Graph(
+        operation="sample/interpolate",
+        file="sample_interpolate.onnx",
+        module=_Interpolate(),
+        examples=(codes, others, torch.tensor([0.0, 0.5]), torch.tensor(1)),
+        axes=(BATCH, BATCH, BATCH, {}),
+        inputs=(
+            Input(name="codes", role=Role.codes),
+            Input(name="target", role=Role.target),
+            Input(name="fraction", role=Role.fraction),
+            Input(name="spherical", role=Role.parameter),
+        ),
+        outputs=(Output(name="between", role=Role.codes),),
+        description="Codes on the way from one to another.",
+        parameters={
+            "spherical": Parameter(
+                dtype="int64",
+                default=1,
+                minimum=0,
+                maximum=1,
+                description="1: along the arc between the two (1609.04468); 0: straight, through codes "
+                "that are shorter than the prior's.",
+            )
+        },
+    )
+
+
+def example_images(image: ImageSpec, generator: torch.Generator) -> Tensor:
+    """Two images of noise: uint8 ``(2, H, W, C)``."""
+    levels = torch.randint(256, (2, image.height, image.width, image.channels), generator=generator)
+    return levels.to(torch.uint8)
+
+
+class _Encode(nn.Module):
+    """Images, uint8 ``(N, H, W, C)``, and noise, float32 ``(N, d)``, to codes, float32 ``(N, d)``."""
+
+    def __init__(self, model: "GaussianModel") -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor, noise: Tensor) -> Tensor:
+        return self.model.posterior(to_shares(images.permute(0, 3, 1, 2))).sample(noise)
+
+
+class _Interpolate(nn.Module):
+    """Codes, targets, float32 ``(N, d)``, and fractions of the way, float32 ``(N,)``, to codes.
+
+    ``spherical`` is an int64 scalar, 0 or 1.
+    """
+
+    def forward(self, codes: Tensor, target: Tensor, fraction: Tensor, spherical: Tensor) -> Tensor:
+        share = fraction[:, None]
+        straight = (1 - share) * codes + share * target
+        lengths = codes.norm(dim=1, keepdim=True), target.norm(dim=1, keepdim=True)
+        cosine = (codes * target).sum(dim=1, keepdim=True) / (lengths[0] * lengths[1]).clamp(min=1e-12)
+        angle = cosine.clamp(-1, 1).acos()
+        sine = angle.sin()
+        # Divided first, the weights at the ends are 1 and 0, and the codes there are those given.
+        near, far = ((part * angle).sin() / sine.clamp(min=SMALLEST_SINE) for part in (1 - share, share))
+        arc = near * codes + far * target
+        return torch.where((spherical == 1) & (sine > SMALLEST_SINE), arc, straight)

@@ -1,0 +1,186 @@
+"""A codebook that is learned (1711.00937), and what keeps its codes alive.
+
+    encoder output z ──> nearest code vector e_k ──> decoder     gradient: straight through, or turned with z
+                            │
+                            └─ moved towards its z: by a gradient (eq. 3) or by moving averages (appendix A.1)
+
+Codes die when no z is near them; in many dimensions most do (2406.06525, table 2a). The remedies:
+
+- few dimensions: the networks' convolutions next to the lookup project down to ``dim`` and up again, which is
+  the factorized codebook of 2110.04627, sec. 3.2, so it needs no layers of its own
+- the unit sphere: z and e are l2-normalised, so that only their angle counts (2110.04627, sec. 3.2)
+- a start at the k-means centres of real encoder outputs
+- a restart: a code that is hardly used is put where an encoder output is
+- the rotation trick: gradients that differ within a code's region (2410.06424)
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainer.models.quantizers.base import Quantized, Quantizer, in_float32
+from trainer.models.quantizers.code_usage import counted
+from trainer.models.quantizers.distributed import drawn, total
+from trainer.models.quantizers.gradients import rotated, straight_through
+from trainer.models.quantizers.kmeans import kmeans
+from trainer.models.quantizers.lookup import nearest, on_sphere
+
+Update = Literal["gradient", "ema"]
+
+# A code that is used less by its moving average has no members to speak of, and stays where it is.
+FEWEST_USES = 1e-5
+
+
+class LearnedCodebook(Quantizer):
+    """Replaces each vector of a grid by the nearest of ``size`` code vectors of ``dim`` dimensions.
+
+    Args:
+        size: number of codes, K.
+        dim: dimensions of a code, D.
+        update: ``gradient`` trains the codebook by its loss, ``ema`` by moving averages of its members.
+        decay: of the moving averages, reached from (1 + t) / (10 + t) at step t: a young codebook has to keep
+            up with its encoder, or most codes are left behind. They also count the use under ``gradient``.
+        restart_below: a code used less than this share of an even use, 1 / K, is moved to a random encoder
+            output of the batch; 0 never restarts.
+        normalise: look up on the unit sphere, where encoder outputs and code vectors are scaled to length 1.
+        rotate: turn the gradient of the decoder with the vector, rather than pass it straight through.
+
+    With several processes, all of them learn from all batches and their codebooks stay the same, if they
+    start the same; under ``gradient`` that is for whoever averages the gradients.
+
+    """
+
+    codebook: Tensor
+    steps: Tensor
+    uses: Tensor
+    sums: Tensor
+
+    def __init__(
+        self,
+        size: int,
+        dim: int,
+        *,
+        update: Update,
+        decay: float,
+        restart_below: float,
+        normalise: bool = False,
+        rotate: bool = False,
+    ) -> None:
+        super().__init__(size, dim)
+        self.update = update
+        self.decay = decay
+        self.restart_below = restart_below
+        self.normalise = normalise
+        self.rotate = rotate
+        start = torch.empty(size, dim).uniform_(-1 / size, 1 / size)
+        if normalise:
+            start = on_sphere(torch.randn(size, dim))
+        if update == "gradient":
+            self.codebook = nn.Parameter(start)
+        else:
+            self.register_buffer("codebook", start)
+        self.register_buffer("steps", torch.zeros(()))
+        self.register_buffer("uses", torch.ones(size))
+        self.register_buffer("sums", start.clone())
+
+    def forward(self, z: Tensor) -> Quantized:
+        """Quantize ``z``, float ``(B, D, h, w)``; in training mode also update the codebook."""
+        with in_float32(z.device):
+            rows, vectors = self._rows(z.float()), self.vectors()
+            codes = nearest(rows.detach(), vectors.detach())
+            chosen = F.embedding(codes, vectors)
+            counts = counted(codes, self.size)
+            commitment_loss = F.mse_loss(rows, chosen.detach())
+            codebook_loss = F.mse_loss(chosen, rows.detach()) if self.update == "gradient" else None
+            passed = rotated(rows, chosen) if self.rotate else straight_through(rows, chosen)
+            if self.training:
+                self._learn(rows.detach(), codes, counts)
+        batch, _, height, width = z.shape
+        return Quantized(
+            vectors=passed.view(batch, height, width, self.dim).permute(0, 3, 1, 2),
+            codes=codes.view(batch, height, width),
+            codebook_loss=codebook_loss,
+            commitment_loss=commitment_loss,
+            counts=counts,
+        )
+
+    def encode(self, z: Tensor) -> Tensor:
+        """The nearest code of each cell: float ``(B, D, h, w)`` to int64 ``(B, h, w)`` in ``[0, K)``."""
+        with in_float32(z.device):
+            codes = nearest(self._rows(z.float()), self.vectors())
+        return codes.view(z.shape[0], *z.shape[2:])
+
+    def vectors(self) -> Tensor:
+        """The code vectors as they are looked up, float32 ``(K, D)``; of length 1 with ``normalise``."""
+        if self.normalise and self.update == "gradient":
+            # Of a copy: a restart writes into the codebook before the gradient is computed.
+            return on_sphere(self.codebook.clone())
+        return self.codebook
+
+    def serving(self) -> Quantizer:
+        """A quantizer that encodes and embeds alike, and whose ``codebook`` is its ``vectors()``."""
+        if not (self.normalise and self.update == "gradient"):
+            return self
+        serving = LearnedCodebook(
+            self.size, self.dim, update="ema", decay=self.decay, restart_below=0, normalise=True
+        )
+        serving.codebook.copy_(self.vectors().detach())
+        return serving.to(self.codebook.device)
+
+    def gap(self, z: Tensor, codes: Tensor) -> Tensor:
+        """How far codes are from the nearest: the difference of the squared distances over |z|^2 + |e|^2."""
+        rows, vectors = self._rows(z.float()), self.vectors()
+        best = F.embedding(nearest(rows, vectors), vectors).double()
+        chosen = F.embedding(codes.long().flatten(), vectors).double()
+        rows = rows.double()
+        difference = (rows - chosen).square().sum(dim=1) - (rows - best).square().sum(dim=1)
+        scale = rows.square().sum(dim=1) + chosen.square().sum(dim=1)
+        return (difference.abs() / scale).view(codes.shape)
+
+    @torch.no_grad()
+    def start(self, rows: Tensor, batch_rows: int) -> None:
+        """Start the codebook as the k-means centres of encoder outputs, float ``(n, D)``.
+
+        ``batch_rows`` of them are in a batch of this process: the moving averages are of batches, and start
+        as if one of that size had been divided as all the rows were.
+        """
+        rows = on_sphere(rows.float()) if self.normalise else rows.float()
+        found = kmeans(rows, self.size, spherical=self.normalise)
+        share = total(torch.tensor(float(batch_rows), device=rows.device)) / found.counts.sum()
+        self.codebook.copy_(found.centres)
+        self.uses.copy_(found.counts * share)
+        self.sums.copy_(found.sums * share)
+
+    def _rows(self, z: Tensor) -> Tensor:
+        """The cells of ``(B, D, h, w)`` as rows ``(n, D)``, where they are looked up."""
+        rows = z.permute(0, 2, 3, 1).reshape(-1, self.dim)
+        return on_sphere(rows) if self.normalise else rows
+
+    @torch.no_grad()
+    def _learn(self, rows: Tensor, codes: Tensor, counts: Tensor) -> None:
+        self.steps += 1
+        share = 1 - ((1 + self.steps) / (10 + self.steps)).clamp(max=self.decay)
+        counts = total(counts)
+        self.uses.lerp_(counts, share)
+        if self.update == "ema":
+            self.sums.lerp_(total(torch.zeros_like(self.sums).index_add_(0, codes, rows)), share)
+            means = on_sphere(self.sums) if self.normalise else self.sums / self.uses[:, None]
+            self.codebook.copy_(torch.where(self.uses[:, None] > FEWEST_USES, means, self.codebook))
+        if self.restart_below:
+            self._restart(rows, counts)
+
+    def _restart(self, rows: Tensor, counts: Tensor) -> None:
+        """Put each dead code on a random row of its own, as if evenly used, so that it has time to live."""
+        # Without a branch on the data, so that a GPU need not be waited for.
+        available = counts.sum()
+        even_use = available / self.size
+        # Where there are fewer rows than codes, that many codes have their turn at each step.
+        turn = self.steps.long() * available.long()
+        places = (torch.arange(self.size, device=rows.device) - turn) % self.size
+        dead = (self.uses < self.restart_below * even_use) & (places < available)
+        picked = drawn(rows, self.size)[places]
+        self.codebook.copy_(torch.where(dead[:, None], picked, self.codebook))
+        self.sums.copy_(torch.where(dead[:, None], picked * even_use, self.sums))
+        self.uses.copy_(torch.where(dead, even_use, self.uses))

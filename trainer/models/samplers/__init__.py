@@ -1,0 +1,1 @@
+"""Samplers, each a chain that becomes one ONNX graph."""

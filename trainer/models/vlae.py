@@ -1,0 +1,167 @@
+"""Variational lossy autoencoder (Chen et al., 1611.02731), its prior conditioned on the class."""
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from service.contract.manifest import ImageSpec
+from service.contract.runner import default_noise
+from trainer.config import VLAEConfig
+from trainer.data import Batch, binarisation
+from trainer.data.augmentation import flipped
+from trainer.models.autoregressive import vlae_graphs
+from trainer.models.autoregressive.flow_prior import FlowPrior, drawn_codes
+from trainer.models.autoregressive.pixel_decoder import PixelLoop, PixelStack
+from trainer.models.autoregressive.pixel_distributions import pixel_distribution
+from trainer.models.base import PICTURED_IMAGES, Graph, Step, to_shares
+from trainer.models.gaussian.base import GaussianModel
+from trainer.plots import sheet, side_by_side
+
+COLUMNS, ROWS = 10, 10
+# Of soft free bits: how far above them the divergence may be, and by what the weight moves in a step.
+SLACK, PACE = 1.05, 1.02
+
+
+class VLAE(GaussianModel):
+    """Encoder to a Gaussian, a flow as the prior, and a decoder that sees the pixels nearby too.
+
+    The loss is -log p(x|z) + KL(q(z|x) || p(z|y)), in nats an image, the mean over the batch; the KL
+    divergence is that of one draw, the entropy of q in closed form.
+    """
+
+    kept = "vlae_condprior_epoch{epoch}"
+    shown = MappingProxyType({"prior": "sample/prior"})
+
+    weight: Tensor
+
+    def __init__(self, config: VLAEConfig, image: ImageSpec, _variance: float, classes: int = 0) -> None:
+        super().__init__(config, image, outputs=config.filters)
+        self.config = config
+        self.classes = classes
+        self.pixel = pixel_distribution(config.likelihood, image.channels, config.mixture)
+        self.stack = PixelStack(image.channels, config.filters, config.window, self.pixel.outputs)
+        self.prior = FlowPrior(
+            config.latent_dim,
+            classes,
+            steps=config.flow_steps,
+            width=config.flow_width,
+            layers=config.flow_layers,
+        )
+        # That soft free bits move: in the checkpoint with the weights.
+        self.register_buffer("weight", torch.tensor(1.0))
+
+    def log_prob(self, pixels: Tensor, codes: Tensor) -> Tensor:
+        """Log p(x|z) in nats, float32 ``(B,)``: pixels ``(B, C, H, W)`` in [0, 1], codes ``(B, d)``."""
+        output = self.stack(pixels, self.decoder(codes)).float().permute(0, 2, 3, 1)
+        return self.pixel.log_prob(output, pixels.permute(0, 2, 3, 1)).flatten(1).sum(dim=1)
+
+    def forward(self, inputs: Tensor, labels: Tensor | None = None, /) -> Step:
+        images = flipped(inputs) if self.config.flips and self.training else inputs
+        pixels = self._pixels(images)
+        labels = self._labels(len(pixels), labels)
+        dropped = torch.rand(len(pixels), device=pixels.device) < self.config.label_drop
+        labels = torch.where(dropped, self.prior.no_label, labels)
+        posterior = self.posterior(pixels)
+        codes = posterior.sample(torch.randn_like(posterior.mean))
+        reconstruction = -self.log_prob(pixels, codes).mean()
+        divergence = -(posterior.entropy() + self.prior.log_probs(codes, labels)).mean(dim=0)
+        loss = reconstruction + self._cost(divergence)
+        return Step(
+            loss,
+            {
+                "loss": loss.detach(),
+                "reconstruction_loss": reconstruction.detach(),
+                "kl": divergence.sum().detach(),
+            },
+        )
+
+    def _pixels(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Images as the likelihood has them: uint8 to float32 in [0, 1]."""
+        if self.config.likelihood == "logistic":
+            return to_shares(images)
+        if self.config.binarisation == "fixed":
+            return binarisation.fixed(images, self.config.seed)
+        return binarisation.drawn(images, generator)
+
+    def _cost(self, divergence: Tensor) -> Tensor:
+        """What the KL divergence, ``(d,)``, costs in this step."""
+        config, warmth = self.config, self.warmth()
+        if not config.free_bits:
+            return warmth * divergence.sum()
+        if config.free_bits_weighing == "hard":
+            return warmth * divergence.clamp(min=config.free_bits).sum()
+        if self.training:
+            above = divergence.detach().sum() > SLACK * config.free_bits * len(divergence)
+            self.weight.mul_(torch.where(above, PACE, 1 / PACE)).clamp_(max=1.0)
+        return warmth * self.weight * divergence.sum()
+
+    def _labels(self, count: int, labels: Tensor | None) -> Tensor:
+        if labels is None or not self.classes:
+            return torch.full((count,), self.prior.no_label, device=self.prior.mean.weight.device)
+        return labels
+
+    def monitor(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """``test_elbo``, and ``test_elbo_given_class`` if there are classes: nats an image, of one draw."""
+        generator = torch.Generator().manual_seed(0)
+        sums, seen = torch.zeros(2, dtype=torch.float64), 0
+        for batch in batches:
+            pixels = self._pixels(batch.images, generator)
+            posterior = self.posterior(pixels)
+            noise = torch.randn(posterior.mean.shape, generator=generator).to(pixels.device)
+            codes = posterior.sample(noise)
+            fit = self.log_prob(pixels, codes) + posterior.entropy().sum(dim=1)
+            for index, labels in enumerate((None, batch.labels)):
+                prior = self.prior.log_probs(codes, self._labels(len(batch), labels)).sum(dim=1)
+                sums[index] += (fit + prior).double().sum().cpu()
+            seen += len(batch)
+        names = ["test_elbo", *(["test_elbo_given_class"] if self.classes else [])]
+        return dict(zip(names, (sums / seen).tolist(), strict=False))
+
+    def pictures(self, batch: Batch) -> Mapping[str, Tensor]:
+        """Originals above reconstructions; and draws, ten columns, each of one of the first ten classes."""
+        originals = batch.images[:PICTURED_IMAGES]
+        noise, chances, labels = (tensor.to(batch.images.device) for tensor in self._pictured())
+        codes = drawn_codes(self.prior, noise, labels, self.config.code_temperature)
+        samples = self.decoded(codes, chances)
+        return {
+            "test_recon_epoch{epoch}": side_by_side(originals, self.reconstruct(originals)),
+            "sample_conditioned_epoch{epoch}": sheet(samples, COLUMNS),
+        }
+
+    def _pictured(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Noise of codes and of pixels, by a fixed seed, and classes, for ten columns of draws."""
+        generator, count = torch.Generator().manual_seed(0), COLUMNS * ROWS
+        noise = torch.randn(count, self.config.latent_dim, generator=generator)
+        pixels = self.image.height * self.image.width
+        chances = torch.rand(count, pixels, self.pixel.noises, generator=generator)
+        return noise, chances, torch.arange(count) % COLUMNS % max(self.classes, 1)
+
+    @torch.no_grad()
+    def reconstruct(self, images: Tensor) -> Tensor:
+        return self.decoded(self.posterior(to_shares(images)).mean)
+
+    def decoded(self, codes: Tensor, noise: Tensor | None = None) -> Tensor:
+        """The images of codes, float32 ``(B, d)``: uint8 NCHW.
+
+        They are drawn by noise or, without any, by the default noise as in the service.
+        """
+        if noise is None:
+            item = vlae_graphs.pixel_noise(self)
+            shape = [int(size) for size in item.shape]
+            noise = torch.from_numpy(default_noise("decode", item, len(codes), shape)).to(codes.device)
+        scalars = (tensor.to(codes.device) for tensor in self._as_shown())
+        (images,) = self.loop()(codes, noise, *scalars)
+        return images.permute(0, 3, 1, 2)
+
+    def _as_shown(self) -> tuple[Tensor, Tensor]:
+        """The temperature of the pixels, and whether their means are shown."""
+        return torch.tensor(1.0), torch.tensor(int(self.pixel.shows_mean))
+
+    def loop(self) -> PixelLoop:
+        """The decoder pixel by pixel."""
+        return PixelLoop(self.stack, self.pixel, self.decoder, (self.image.height, self.image.width))
+
+    def graphs(self) -> list[Graph]:
+        return vlae_graphs.of_vlae(self)

@@ -1,0 +1,157 @@
+"""VQ-VAE: images to a grid of codes and back (van den Oord et al., 1711.00937)."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from service.contract.manifest import CodesSpec, ImageSpec, Input, Output, Role
+from trainer.config import VQVAEConfig
+from trainer.data.augmentation import flipped
+from trainer.models.base import Graph, Model, Step, to_pixels, to_unit
+from trainer.models.code_prior import PriorStage
+from trainer.models.layers.convolutional import Decoder, Encoder
+from trainer.models.quantizers import Quantizer, quantizer_for
+
+# Enough encoder outputs a code for its k-means centre to mean something.
+ROWS_PER_CODE = 64
+
+
+class VQVAE(Model):
+    """Encoder, codebook and decoder.
+
+    The loss is reconstruction / spread + codebook loss + beta x commitment loss, eq. 3, less the losses that
+    the quantizer has no use for. ``spread`` is the variance of the data's pixels in [0, 1] (its square root
+    for the L1 loss), so that beta and the learning rate mean the same on any data.
+    """
+
+    spread: Tensor
+
+    def __init__(self, config: VQVAEConfig, image: ImageSpec, variance: float, _classes: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.image = image.model_copy(update={"multiple_of": config.stride})
+        net = config.layers(image)
+        self.encoder = Encoder(image.channels, config.codebook_dim, **net)
+        self.decoder = Decoder(image.channels, config.codebook_dim, **net)
+        self.quantizer = quantizer_for(config)
+        spread = variance if config.reconstruction == "mse" else variance**0.5
+        self.register_buffer("spread", torch.tensor(spread))
+
+    def forward(self, inputs: Tensor, _labels: Tensor | None = None, /) -> Step:
+        target = to_unit(flipped(inputs) if self.training and self.config.flips else inputs)
+        quantized = self.quantizer(self.encoder(target))
+        # Halved, a distance in [-1, 1] is one in [0, 1].
+        error = (self.decoder(quantized.vectors).float() - target) / 2
+        reconstruction = error.square().mean() if self.config.reconstruction == "mse" else error.abs().mean()
+        loss = reconstruction / self.spread
+        parts: dict[str, Tensor] = {self.config.reconstruction: reconstruction.detach()}
+        if quantized.commitment_loss is not None:
+            loss = loss + self.config.commitment * quantized.commitment_loss
+            parts["commitment_loss"] = quantized.commitment_loss.detach()
+        if quantized.codebook_loss is not None:
+            loss = loss + quantized.codebook_loss
+            parts["codebook_loss"] = quantized.codebook_loss.detach()
+        return Step(loss, {"loss": loss.detach(), **parts}, quantized.counts)
+
+    @torch.no_grad()
+    def begin(self, batches: Iterable[Tensor]) -> None:
+        if not self.config.kmeans_start or self.config.fsq_levels is not None:
+            return
+        rows: list[Tensor] = []
+        for images in batches:
+            z = self.encoder(to_unit(images))
+            rows.append(z.permute(0, 2, 3, 1).reshape(-1, self.config.codebook_dim))
+            if sum(map(len, rows)) >= ROWS_PER_CODE * self.config.codebook_size:
+                break
+        self.quantizer.start(torch.cat(rows), batch_rows=len(rows[0]))
+
+    @torch.no_grad()
+    def reconstruct(self, images: Tensor) -> Tensor:
+        return to_pixels(self.decoder(self.quantizer(self.encoder(to_unit(images))).vectors))
+
+    def image_spec(self) -> ImageSpec:
+        return self.image
+
+    def codes_spec(self) -> CodesSpec:
+        stride = self.config.stride
+        return CodesSpec(
+            dtype="int32",
+            shape=(self.image.height // stride, self.image.width // stride),
+            stride=stride,
+            codebook_size=self.config.codebook_size,
+            codebook_dim=self.config.codebook_dim,
+        )
+
+    def second_stage(self, classes: int) -> PriorStage | None:
+        if not self.config.prior_epochs:
+            return None
+        encode, decode = _Encode(self), _Decode(self)
+        # Functions rather than modules: the weights of the stage are its own alone.
+        return PriorStage(
+            self.config,
+            self.codes_spec(),
+            classes,
+            encode=lambda images: encode(images.permute(0, 2, 3, 1)),
+            decode=lambda codes: decode(codes).permute(0, 3, 1, 2),
+        )
+
+    def codebook(self) -> tuple[str, Tensor]:
+        return "quantizer.codebook", self.quantizer.vectors().detach()
+
+    @torch.no_grad()
+    def code_gap(self, images: Tensor, codes: Tensor) -> Tensor:
+        return self.quantizer.gap(self.encoder(to_unit(images.permute(0, 3, 1, 2))), codes)
+
+    def graphs(self) -> list[Graph]:
+        stride, channels = self.config.stride, self.image.channels
+        images = torch.zeros(2, self.image.height, self.image.width, channels, dtype=torch.uint8)
+        codes = torch.zeros(2, *self.codes_spec().shape, dtype=torch.int32)
+        quantizer = self.quantizer.serving()
+        return [
+            Graph(
+                operation="encode",
+                file="encoder.onnx",
+                module=_Encode(self, quantizer),
+                examples=(images,),
+                axes=({0: "n", 1: f"{stride}*h", 2: f"{stride}*w"},),
+                inputs=(Input(name="images", role=Role.images),),
+                outputs=(Output(name="codes", role=Role.codes),),
+                description="The nearest code of each cell of the encoder's grid.",
+            ),
+            Graph(
+                operation="decode",
+                file="decoder.onnx",
+                module=_Decode(self, quantizer),
+                examples=(codes,),
+                axes=({0: "n", 1: "h", 2: "w"},),
+                inputs=(Input(name="codes", role=Role.codes),),
+                outputs=(Output(name="images", role=Role.images),),
+                description="The image that the decoder makes of a grid of codes.",
+            ),
+        ]
+
+
+class _Encode(nn.Module):
+    """Images, uint8 ``(N, H, W, C)``, to codes, int32 ``(N, h, w)``."""
+
+    def __init__(self, model: VQVAE, quantizer: Quantizer | None = None) -> None:
+        super().__init__()
+        self.encoder = model.encoder
+        self.quantizer = quantizer or model.quantizer
+
+    def forward(self, images: Tensor) -> Tensor:
+        z = self.encoder(to_unit(images.permute(0, 3, 1, 2)))
+        return self.quantizer.encode(z).int()
+
+
+class _Decode(nn.Module):
+    """Codes, int32 ``(N, h, w)``, to images, uint8 ``(N, H, W, C)``."""
+
+    def __init__(self, model: VQVAE, quantizer: Quantizer | None = None) -> None:
+        super().__init__()
+        self.quantizer = quantizer or model.quantizer
+        self.decoder = model.decoder
+
+    def forward(self, codes: Tensor) -> Tensor:
+        return to_pixels(self.decoder(self.quantizer.embed(codes))).permute(0, 2, 3, 1)

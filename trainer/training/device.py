@@ -1,0 +1,74 @@
+"""Which device and precision a run uses, and why."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from service.contract.cpu_count import available_cpus
+from trainer.config import RunConfig
+from trainer.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The device and precision of a run, in Lightning Fabric's terms, and the reason in words."""
+
+    accelerator: Literal["cpu", "cuda", "mps"]
+    precision: Literal["32-true", "bf16-mixed"]
+    reason: str
+
+    @property
+    def device(self) -> torch.device:
+        """The torch device."""
+        return torch.device(self.accelerator)
+
+
+def choose(config: RunConfig) -> Machine:
+    """The machine for a config. Raises ConfigError if it asks for a device that is not here."""
+    present: dict[Literal["cpu", "cuda", "mps"], bool] = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if config.device == "auto":
+        accelerator = next(name for name, here in present.items() if here)
+        reason = "the fastest device here"
+    else:
+        accelerator = config.device
+        reason = "as asked"
+    if not present[accelerator]:
+        here = ", ".join(name for name, is_here in present.items() if is_here)
+        raise ConfigError(f"device is {config.device!r}, but torch {torch.__version__} finds only: {here}")
+    if config.precision == "32":
+        return Machine(accelerator, "32-true", f"{_title(accelerator)} ({reason}), float32 as asked")
+    if config.precision == "bf16":
+        return Machine(accelerator, "bf16-mixed", f"{_title(accelerator)} ({reason}), bf16 autocast as asked")
+    feature = _bf16_feature(accelerator)
+    if feature:
+        return Machine(accelerator, "bf16-mixed", f"{_title(accelerator)} ({reason}), bf16 by {feature}")
+    return Machine(accelerator, "32-true", f"{_title(accelerator)} ({reason}), float32: no fast bf16 here")
+
+
+def heed_cpus() -> None:
+    """Let torch use no more threads than this process has CPUs: of a container's limit it knows nothing."""
+    torch.set_num_threads(min(torch.get_num_threads(), available_cpus()))
+
+
+def _title(accelerator: str) -> str:
+    if accelerator == "cuda":
+        return torch.cuda.get_device_name()
+    if accelerator == "cpu":
+        return f"CPU with {torch.get_num_threads()} threads"
+    return "Apple GPU"
+
+
+def _bf16_feature(accelerator: str) -> str | None:
+    """What makes bf16 faster than float32 on the device; None if nothing does."""
+    if accelerator == "cuda":
+        major, minor = torch.cuda.get_device_capability()
+        return f"compute capability {major}.{minor}" if major >= 8 else None
+    if accelerator == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        return next((name for name in ("amx_bf16", "avx512_bf16") if capabilities.get(name)), None)
+    return None

@@ -1,0 +1,282 @@
+"""The one training loop, for models of every kind, on Lightning Fabric."""
+
+import logging
+import math
+import shlex
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from itertools import islice
+from typing import Generic, TypeVar, cast
+
+import torch
+from lightning_fabric import Fabric
+from rich.console import Console
+from torch import Tensor
+from torch.optim import Adamax, AdamW, Optimizer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from trainer.config import RunConfig, Schedule
+from trainer.data import Batches
+from trainer.errors import DivergenceError, Interrupted
+from trainer.models.base import Stage
+from trainer.models.quantizers import COLLAPSE_ADVICE
+from trainer.plots import plot, save_png
+from trainer.training import checkpoint
+from trainer.training.checkpoint import Position
+from trainer.training.device import Machine
+from trainer.training.epoch_metrics import Totals
+from trainer.training.interrupt import StopRequest
+from trainer.training.progress import Display
+from trainer.training.run_folder import Record, Run
+from trainer.training.trackers import trackers
+
+# Fabric announces the precision, which the trainer does itself, with the reason.
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+
+BETAS = (0.9, 0.99)
+# A look at the sums makes a GPU wait, so not at every step.
+LOOK_EVERY = 50
+# Test images looked at after each epoch; the exported model is measured on all of them.
+MONITORED_IMAGES = 2000
+COLLAPSED = 0.10
+# What gets a plot of its own, beside the losses, between which limits.
+PLOTTED: dict[str, tuple[float | None, float | None]] = {
+    "perplexity": (0, None),
+    "usage": (0, 1),
+    "test_bits": (None, None),
+    "kl": (0, None),
+    "test_elbo": (None, None),
+    "test_elbo_given_class": (None, None),
+    "lowest_loss": (None, None),
+}
+
+S = TypeVar("S", bound=Stage)
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
+
+class Fit(Generic[S]):
+    """Trains a stage of a model by its schedule, from its start or from a checkpoint of the run."""
+
+    def __init__(
+        self,
+        stage: S,
+        schedule: Schedule,
+        train: Batches,
+        test: Batches,
+        run: Run,
+        machine: Machine,
+        console: Console,
+    ) -> None:
+        self.stage = stage
+        self.schedule = schedule
+        self.train = train
+        self.test = test
+        self.run = run
+        self.config: RunConfig = run.config
+        self.console = console
+        self.fabric = Fabric(accelerator=machine.accelerator, devices=1, precision=machine.precision)
+        stage.to(memory_format=torch.channels_last)
+        self.optimizer = _optimizer(stage, schedule)
+        self._module, self._stepper = self.fabric.setup(stage, self.optimizer)
+        self.average = AveragedModel(stage, multi_avg_fn=self._averaged) if schedule.average_decay else None
+        self.position = Position()
+        self.totals = Totals()
+
+    @property
+    def result(self) -> S:
+        """The stage to be exported: the averaged weights where they are averaged."""
+        module = self.stage if self.average is None else self.average.module
+        return cast("S", module)
+
+    def begin(self) -> None:
+        """Start a new run: let the stage look at the data, and leave a first checkpoint."""
+        self.stage.train()
+        self.stage.begin(batch.images for batch in self.train.epoch(0))
+        if self.average is not None:
+            self.average.module.load_state_dict(self.stage.state_dict())
+        self._checkpoint()
+
+    def resume(self) -> None:
+        """Go on from the latest checkpoint of the run, as if it had never been left."""
+        latest = self.run.latest_checkpoint()
+        self.position, sums = checkpoint.load(latest, self.stage, self.average, self.optimizer)
+        self.totals = Totals.restored(sums, self.fabric.device)
+        self.run.rewind(self.position.epoch)
+
+    def __call__(self) -> None:
+        """Train to the last epoch.
+
+        Raises Interrupted, having left a checkpoint, on SIGINT or SIGTERM, and DivergenceError if the loss
+        is no longer finite.
+        """
+        display = Display(
+            self.console, self.schedule.epochs, len(self.train), self.train.batch_size, self.position.total
+        )
+        with ExitStack() as leaving:
+            leaving.callback(self._plot)
+            for batches in (self.train, self.test):
+                leaving.enter_context(batches)
+            tracked = trackers(self.run, self.position.epoch + 1)
+            for tracker in tracked:
+                leaving.callback(tracker.close)
+            leaving.enter_context(display)
+            stop = leaving.enter_context(StopRequest())
+            for epoch in range(self.position.epoch, self.schedule.epochs):
+                record = self._epoch(epoch, display, stop)
+                self.run.log(record)
+                display.epoch_done(record)
+                self._warn_of_collapse(record)
+                pictures = self._pictures()
+                for name, picture in pictures.items():
+                    save_png(picture, self.run.picture(f"{name.format(epoch=epoch + 1)}.png"))
+                for tracker in tracked:
+                    tracker.record(record)
+                    for name, picture in pictures.items():
+                        tracker.picture(name.partition("{")[0].rstrip("-/_"), picture, epoch + 1)
+                self._checkpoint()
+                if self.stage.kept is not None:
+                    kept = self.run.folder / self.stage.kept.format(epoch=epoch + 1)
+                    checkpoint.save_result(kept, self.position, self.result)
+                if stop.signal is not None:
+                    raise self._interrupted(stop.signal)
+
+    def _epoch(self, epoch: int, display: Display, stop: StopRequest) -> Record:
+        started, first = time.monotonic(), self.position.step
+        self._module.train()
+        for batch in self.train.epoch(epoch, first):
+            rate = self._learning_rate()
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            step = self._module(batch.images, batch.labels)
+            self.optimizer.zero_grad(set_to_none=True)
+            self.fabric.backward(step.loss)
+            if self.schedule.clip_norm:
+                # A norm that is not finite shows in the figures; asking here would make a GPU wait.
+                self.fabric.clip_gradients(
+                    self._module,
+                    self._stepper,
+                    max_norm=self.schedule.clip_norm,
+                    error_if_nonfinite=False,
+                )
+            self._stepper.step()
+            if self.average is not None:
+                self.average.update_parameters(self.stage)
+            self.totals.add(step)
+            done = self.position.step + 1
+            self.position = Position(epoch, done, self.position.total + 1)
+            look = done % LOOK_EVERY == 0 or done == len(self.train) or stop.signal is not None
+            figures = self._finite_figures() if look else None
+            display.advance(epoch + 1, figures)
+            if stop.signal is not None:
+                self._checkpoint()
+                raise self._interrupted(stop.signal)
+        seconds = time.monotonic() - started
+        record = {
+            "epoch": epoch + 1,
+            "step": self.position.total,
+            **self.totals.figures(),
+            **self._monitor(),
+            "lr": self._learning_rate(),
+            "seconds": round(seconds, 3),
+            "images_per_second": round((self.position.step - first) * self.train.batch_size / seconds, 1),
+        }
+        self.totals = Totals()
+        self.position = Position(epoch + 1, 0, self.position.total)
+        return record
+
+    def _averaged(self, averages: Tensors, weights: Tensors, count: Tensor | int) -> None:
+        """Take the weights into their averages.
+
+        The decay rises to its value from (1 + t) / (10 + t) at step t: a short run must not be averaged with
+        its start.
+        """
+        done = self.position.total
+        decay = min(self.schedule.average_decay, (1 + done) / (10 + done))
+        get_ema_multi_avg_fn(decay)(averages, weights, count)
+
+    def _learning_rate(self) -> float:
+        """Linear warm-up, then half a cosine down to the final share of the peak."""
+        steps = self.schedule.epochs * len(self.train)
+        warmup = min(self.schedule.warmup_steps, steps // 10)
+        if self.position.total < warmup:
+            return self.schedule.lr * (self.position.total + 1) / warmup
+        progress = (self.position.total - warmup) / max(steps - warmup, 1)
+        share = self.schedule.final_lr + (1 - self.schedule.final_lr) * (1 + math.cos(math.pi * progress)) / 2
+        return self.schedule.lr * share
+
+    def _finite_figures(self) -> dict[str, float]:
+        figures = self.totals.figures()
+        wrong = [f"{name} {value}" for name, value in figures.items() if not math.isfinite(value)]
+        # The last step's update is in no loss yet, and is about to be kept in a checkpoint.
+        if not torch.stack([value.isfinite().all() for value in self.stage.state_dict().values()]).all():
+            wrong.append("weights not finite")
+        if wrong:
+            raise DivergenceError(
+                f"training diverged in epoch {self.position.epoch + 1}, step {self.position.step}: "
+                f"{', '.join(wrong)}. "
+                f"The last good checkpoint is {self.run.latest_checkpoint()}. "
+                f"Try a lower {self.stage.rate_flag} (it is {self.schedule.lr:g}), a lower --clip-norm "
+                f"(it is {self.schedule.clip_norm:g}) or --precision 32"
+            )
+        return figures
+
+    @torch.no_grad()
+    def _monitor(self) -> Record:
+        """Figures on the first test images; a glance, not what is reported."""
+        stage = self.result.eval()
+        batches = islice(self.test.ordered(), math.ceil(MONITORED_IMAGES / self.test.batch_size))
+        with self.fabric.autocast():
+            figures = stage.monitor(batches)
+        self.stage.train()
+        return figures
+
+    @torch.no_grad()
+    def _pictures(self) -> Mapping[str, Tensor]:
+        stage = self.result.eval()
+        with self.fabric.autocast():
+            pictures = stage.pictures(next(self.test.ordered()))
+        self.stage.train()
+        return pictures
+
+    def _warn_of_collapse(self, record: Record) -> None:
+        if record["epoch"] >= 2 and record.get("usage", 1.0) < COLLAPSED:
+            self.console.print(
+                f"warning: the codebook is collapsing: {record['usage']:.1%} of its codes are in use. "
+                f"{COLLAPSE_ADVICE}",
+                style="yellow",
+            )
+
+    def _checkpoint(self) -> None:
+        folder = self.run.checkpoints
+        checkpoint.save(folder, self.position, self.stage, self.average, self.optimizer, self.totals.state())
+        checkpoint.prune(folder, self.config.keep_checkpoints)
+
+    def _interrupted(self, signal_number: int) -> Interrupted:
+        where = f"in epoch {self.position.epoch + 1} after step {self.position.step}"
+        if self.position.epoch == self.schedule.epochs:
+            where = "after the last epoch, before the export"
+        return Interrupted(
+            f"stopped {where}. To go on: python -m trainer {self.config.kind} --resume"
+            f" --name {self.config.name} --out {shlex.quote(str(self.config.out))}",
+            signal_number,
+        )
+
+    def _plot(self) -> None:
+        records = self.run.records()
+        if records:
+            named = [name for name in records[0] if name.endswith(("loss", "mse", "l1"))]
+            losses = [name for name in named if name not in PLOTTED]
+            # A density can be above 1, and its loss below 0.
+            positive = all(record.get(name, 1) > 0 for record in records for name in losses)
+            plot(records, losses, self.run.picture("plots", "loss.png"), log=positive)
+            for name, limits in PLOTTED.items():
+                if name in records[0]:
+                    plot(records, [name], self.run.picture("plots", f"{name}.png"), limits=limits)
+
+
+def _optimizer(stage: Stage, schedule: Schedule) -> Optimizer:
+    parameters = [parameter for parameter in stage.parameters() if parameter.requires_grad]
+    if schedule.optimizer == "adamax":
+        return Adamax(parameters, lr=schedule.lr, betas=BETAS)
+    return AdamW(parameters, lr=schedule.lr, betas=BETAS, weight_decay=schedule.weight_decay, fused=True)
