@@ -28,7 +28,7 @@ from service.models.registry import Registry
 from service.observability.metrics import INFLIGHT_BYTES, gauge
 from service.observability.tracing import Traces, to_collector
 from service.runtime.providers import choose_provider
-from service.server.control_channel import Crew
+from service.server.control_channel import ControlChannel
 from service.settings import Settings
 
 ROUTERS = (codes.router, sample.router, score.router, models.router, inference.router, health.router)
@@ -65,10 +65,10 @@ class App:
         await self.layers(scope, receive, send)
 
 
-def create_app(settings: Settings, crew: Crew | None = None) -> App:
+def create_app(settings: Settings, control: ControlChannel | None = None) -> App:
     """Choose the provider, load the models, and make the app. A folder that is refused stops nothing.
 
-    ``crew`` are the other workers at the same address; without it there are none.
+    ``control`` are the other workers at the same address; without it there are none.
 
     Raises StartupError if the provider that was asked for does not work or packages for traces are missing,
     ModelsUnreadable if the models folder cannot be listed.
@@ -81,7 +81,7 @@ def create_app(settings: Settings, crew: Crew | None = None) -> App:
     registry.reload()
 
     traces = None if settings.traces is None else Traces(to_collector(settings.traces))
-    context = Context(settings, registry, crew or Crew(), traces)
+    context = Context(settings, registry, control or ControlChannel(), traces)
     fastapi = _fastapi(context, traces)
     layers = _layers(context)
     if traces is None:

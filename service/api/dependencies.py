@@ -19,8 +19,8 @@ from service.observability import metrics
 from service.observability.metrics import Metrics
 from service.observability.tracing import Traces
 from service.runtime.providers import CudaProbe
-from service.server.control_channel import Crew
-from service.server.liveness import Checkup
+from service.server.control_channel import ControlChannel
+from service.server.liveness import LivenessCheck
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -35,9 +35,9 @@ class Context:
     """One for each app."""
 
     def __init__(
-        self, settings: Settings, registry: Registry, crew: Crew, traces: Traces | None = None
+        self, settings: Settings, registry: Registry, control: ControlChannel, traces: Traces | None = None
     ) -> None:
-        self.settings, self.registry, self.crew = settings, registry, crew
+        self.settings, self.registry, self.control = settings, registry, control
         limits = Limits(
             settings.max_queued_rows,
             settings.max_queued_bytes,
@@ -57,18 +57,18 @@ class Context:
         )
         self.draining = False
         self._cuda = CudaProbe(registry.provider)
-        self.checkup = Checkup(self.ailments, crew)
+        self.liveness = LivenessCheck(self.ailments, control)
         self._codecs = CapacityLimiter(available_cpus())
         # Of large JSON one body is read at a time: however many come, the loop waits for one parser.
         self.large_json = Lock()
         # Called from any thread when something broke that only a new process mends, with the reason.
         self.failed: Callable[[str], None] = log.error
-        crew.on("reload", registry.reload)
-        crew.on("prepare", registry.prepare)
-        crew.on("commit", registry.commit, at_once=True)
-        crew.on("abandon", registry.abandon)
-        crew.on("ping", self.ailments, at_once=True)
-        crew.on("metrics", lambda: (crew.index, self.metrics.families()))
+        control.handle("reload", registry.reload)
+        control.handle("prepare", registry.prepare)
+        control.handle("commit", registry.commit, on_loop=True)
+        control.handle("abandon", registry.abandon)
+        control.handle("ping", self.ailments, on_loop=True)
+        control.handle("metrics", lambda: (control.index, self.metrics.families()))
 
     async def convert(self, work: Callable[[], T], weight: float = math.inf) -> T:
         """Read or write pictures, arrays and JSON: off the event loop, but what weighs little at once.

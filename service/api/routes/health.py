@@ -26,7 +26,7 @@ async def livez(context: Shared) -> LiveAnswer:
     No batcher may have failed and no batch run for too long, and a GPU has to run a small graph. The answer
     is at most a second old. It is that of one worker: of several, one that is not well or hangs is replaced.
     """
-    health = await context.checkup.health()
+    health = await context.liveness.health()
     if health.ailments:
         raise Unwell("; ".join(health.ailments), ailments=health.ailments)
     return LiveAnswer(status="alive")
@@ -46,7 +46,7 @@ async def readyz(context: Shared) -> ReadyAnswer:
     if not registry.models:
         detail = f"no model is loaded{registry.why_not()}"
         raise NotReady(detail, refused=[asdict(each) for each in registry.refused], **provider)
-    ailments, answering = await context.checkup.health()
+    ailments, answering = await context.liveness.health()
     if ailments:
         raise NotReady(f"this worker is not well: {'; '.join(ailments)}", ailments=ailments, **provider)
     return ReadyAnswer(
@@ -69,7 +69,7 @@ async def metrics(context: Shared) -> Response:
     Each sample has the number of its worker as a label.
     """
     try:
-        told = await context.crew.ask("metrics", PATIENCE)
+        told = await context.control.broadcast("metrics", PATIENCE)
     except TimeoutError as error:
         raise Unwell(f"a worker did not answer within {PATIENCE:g} s") from error
     families = dict(each for each in told if not isinstance(each, Exception))

@@ -54,7 +54,7 @@ async def reload(request: Request, context: Shared) -> Reload:
             "the models are reloaded only for clients on the same machine, unless the service has a key for "
             f"it ({variable('reload_key')}), and this request is not taken for one: {why}"
         )
-    (outcome,) = await context.crew.ask("reload")
+    (outcome,) = await context.control.broadcast("reload")
     if not isinstance(outcome, Reload):
         raise outcome
     return outcome
