@@ -52,11 +52,9 @@ def from_command_line(arguments: Sequence[str]) -> Settings:
     try:
         settings = _command().main(list(arguments), program(), standalone_mode=False)
     except click.ClickException as error:
-        if isinstance(error, click.NoSuchOption) and error.option_name in _SECRET_FLAGS:
-            error.message = f"{error.option_name} is no flag, which all users of the machine could read; set "
-            error.message += _SECRET_FLAGS[error.option_name]
-            error.possibilities = None
-        sys.stderr.write(f"{program()}: {error.format_message()}\n")
+        secret = _SECRET_FLAGS.get(error.option_name) if isinstance(error, click.NoSuchOption) else None
+        hint = f"{secret} is no flag, because all users of the machine can read flags; set the variable"
+        sys.stderr.write(f"{program()}: {hint if secret else error.format_message()}\n")
         sys.exit(error.exit_code)
     return settings if isinstance(settings, Settings) else sys.exit(settings)
 

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Callable
-from typing import Annotated, TypeVar
+from typing import Annotated, NamedTuple, Self, TypeVar
 
 import anyio.to_thread
 from anyio import CapacityLimiter, Lock
@@ -12,6 +12,8 @@ from prometheus_client.metrics_core import Metric
 from starlette.requests import Request
 
 from service.batching.entries import Limits
+from service.codecs.images import ImageLimits
+from service.codecs.json_arrays import JsonLimits
 from service.contract.cpu_count import available_cpus
 from service.models.registry import Registry
 from service.models.scheduler import Scheduler
@@ -31,6 +33,23 @@ T = TypeVar("T")
 AT_ONCE = 2**16
 
 
+class RequestLimits(NamedTuple):
+    """The limits for what one request may hold."""
+
+    images: ImageLimits
+    json: JsonLimits
+    max_body_bytes: int
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """The limits that the settings name."""
+        return cls(
+            ImageLimits(settings.max_pixels, settings.max_images, settings.max_total_pixels),
+            JsonLimits(settings.max_json_bytes, settings.max_json_values),
+            settings.max_body_bytes,
+        )
+
+
 class Context:
     """One for each app."""
 
@@ -38,6 +57,7 @@ class Context:
         self, settings: Settings, registry: Registry, control: ControlChannel, traces: Traces | None = None
     ) -> None:
         self.settings, self.registry, self.control = settings, registry, control
+        self.limits = RequestLimits.of(settings)
         limits = Limits(
             settings.max_queued_rows,
             settings.max_queued_bytes,

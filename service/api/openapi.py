@@ -12,10 +12,9 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from service.api import schemas
-from service.api.content_negotiation import BYTES, JSON, NPY, PNG
+from service.api.content_negotiation import BYTES, FORM, JSON, NPY, PICTURES, PNG
 from service.api.middleware.auth import OPEN
 from service.api.problems import MEDIA_TYPE, ProblemDocument
-from service.api.request_bodies import FORM, PICTURES
 from service.api.v2 import protocol
 from service.api.v2.wire import LENGTH
 

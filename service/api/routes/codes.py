@@ -52,7 +52,7 @@ async def decode(request: Request, context: Shared, query: Annotated[OperationQu
     model = choose_model(context, query, sent.named)
     call = _call(model, "decode", query, draws=query.seed is not None)
     grids = await request_bodies.convert_json(
-        sent.size, lambda: sent.read(model, context.settings), sent.weight, context
+        sent.size, lambda: sent.read(model, context.limits.images), sent.weight, context
     )
     results = await call.run(context, len(grids), {Role.codes: grids})
     made = results.arrays[Role.images]
@@ -85,7 +85,7 @@ async def images_call(
     model = choose_model(context, query, sent.named)
     call = _call(model, verb, query, draws=query.seed is not None or verb == "score")
     fitted = await context.convert(
-        lambda: sent.fitted(model, context.settings, resize=query.resize), sent.weight
+        lambda: sent.fitted(model, context.limits.images, resize=query.resize), sent.weight
     )
     return call, fitted.pixels
 

@@ -22,12 +22,11 @@ from service.api.request_bodies import SentSample
 from service.api.routes import sample_inputs
 from service.api.schemas import SampleDocument, SampleQuery
 from service.codecs import masks
-from service.codecs.images import check_count, check_total
+from service.codecs.images import ImageLimits
 from service.contract.manifest import Role
 from service.contract.runner import Results
 from service.errors import BadValue, TooLarge
 from service.models.model import SAMPLE, Model
-from service.settings import Settings
 
 router = APIRouter(tags=["samples"], default_response_class=Response)
 
@@ -97,11 +96,14 @@ async def _drawn(
     kept: dict[Role, NDArray[Any]] = {}
     if completes:
         kept = await request_bodies.convert_json(
-            sent.size, lambda: sample_inputs.read_completion(sent, model, context.settings), math.inf, context
+            sent.size,
+            lambda: sample_inputs.read_completion(sent, model, context.limits.images),
+            math.inf,
+            context,
         )
     rows = _rows(sent.document, len(kept[Role.mask]) if completes else 1)
-    check_count(rows, context.settings)
-    check_total(rows, model.manifest.image.height, model.manifest.image.width, context.settings)
+    context.limits.images.check_count(rows)
+    context.limits.images.check_total(rows, model.manifest.image.height, model.manifest.image.width)
     kept = {role: array.repeat(rows // len(array), axis=0) for role, array in kept.items()}
     return call, await call.run(context, rows, kept)
 
@@ -115,12 +117,12 @@ async def _gone_between(
     after = model.chain(operation)
     call = _call(model, (*before, *after), operation, sent, query)
     rows = sent.document.n or sample_inputs.POINTS
-    check_count(rows, context.settings)
+    context.limits.images.check_count(rows)
     ends = await request_bodies.convert_json(
-        sent.size, lambda: sample_inputs.read_ends(sent, model, context.settings), math.inf, context
+        sent.size, lambda: sample_inputs.read_ends(sent, model, context.limits.images), math.inf, context
     )
     # Before anything runs: n points of these ends may be more than two of them.
-    check_total(rows, *sample_inputs.image_size(ends, model), context.settings)
+    context.limits.images.check_total(rows, *sample_inputs.image_size(ends, model))
     if before:
         ends = (await call._replace(chain=before).run(context, len(ends[Role.images]), ends)).arrays
     between = sample_inputs.between(ends[Role.codes], rows)
@@ -134,11 +136,11 @@ def _call(model: Model, chain: tuple[str, ...], operation: str, sent: SentSample
     return make_call(model, chain, given, seed=wanted.seed, still=still, label=wanted.label, others=others)
 
 
-def check_states(model: Model, states: NDArray[Any], settings: Settings) -> None:
+def check_states(model: Model, states: NDArray[Any], limits: ImageLimits) -> None:
     """Raise TooLarge if the images of states ``(N, S, *codes.shape)`` are more than one answer may have."""
     (chains, passed), image = states.shape[:2], model.manifest.image
     try:
-        check_total(chains * passed, image.height, image.width, settings)
+        limits.check_total(chains * passed, image.height, image.width)
     except TooLarge as error:
         detail = f"{chains} chains with {passed} states each: {error}; ask for fewer samples or states"
         raise TooLarge(detail, **error.members) from error
@@ -152,7 +154,7 @@ async def _decoded(
     Raises TooLarge.
     """
     model, (chains, passed) = call.model, states.shape[:2]
-    check_states(model, states, context.settings)
+    check_states(model, states, context.limits.images)
     chain = model.chain("decode")
     values = {**model.operations(chain).defaults, **call.values}
     given = {} if label is None else {Role.label: label.repeat(passed)}

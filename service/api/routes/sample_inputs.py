@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from service.api.request_bodies import SentSample
 from service.codecs import code_arrays, masks
+from service.codecs.images import ImageLimits
 from service.contract.manifest import Role
 from service.errors import BadCodes, BadValue
 from service.models.model import SAMPLE, Model
-from service.settings import Settings
 
 POINTS = 9
 _ENDS = 2
@@ -67,7 +67,7 @@ def completion_chain(model: Model, operation: str, sent: SentSample) -> tuple[st
     return (*before, *model.chain(operation))
 
 
-def read_completion(sent: SentSample, model: Model, settings: Settings) -> dict[Role, NDArray[Any]]:
+def read_completion(sent: SentSample, model: Model, limits: ImageLimits) -> dict[Role, NDArray[Any]]:
     """What was sent, by role: ``codes`` or ``images``, and the ``mask`` of each row of them.
 
     Raises what ``service.codecs.code_arrays``, ``service.codecs.images`` and ``service.codecs.masks`` raise.
@@ -75,9 +75,9 @@ def read_completion(sent: SentSample, model: Model, settings: Settings) -> dict[
     document, manifest = sent.document, model.manifest
     if sent.images is not None:
         boxes = masks.boxes_from_json(document.box or [])
-        pixels, sizes = sent.images.fitted(model, settings)
+        pixels, sizes = sent.images.fitted(model, limits)
         return {Role.images: pixels, Role.mask: masks.from_boxes(boxes, sizes, manifest)}
-    grids = code_arrays.from_json(dict(document), manifest, settings)
+    grids = code_arrays.from_json(dict(document), manifest, limits)
     if grids.shape[1:] != manifest.codes.shape:
         own = list(manifest.codes.shape)
         detail = (
@@ -108,16 +108,16 @@ def check_ends(sent: SentSample, method: str) -> None:
         raise BadValue(detail, given=document.n, allowed=[_ENDS, None])
 
 
-def read_ends(sent: SentSample, model: Model, settings: Settings) -> dict[Role, NDArray[Any]]:
+def read_ends(sent: SentSample, model: Model, limits: ImageLimits) -> dict[Role, NDArray[Any]]:
     """The two ends, by role: ``codes`` or ``images``, two rows.
 
     Raises BadValue for another number of them, and what ``service.codecs.code_arrays`` and
     ``service.codecs.images`` raise.
     """
     if sent.images is not None:
-        return {Role.images: _two(sent.images.fitted(model, settings).pixels, "images")}
+        return {Role.images: _two(sent.images.fitted(model, limits).pixels, "images")}
     document = dict(sent.document)
-    return {Role.codes: _two(code_arrays.from_json(document, model.manifest, settings), "rows of codes")}
+    return {Role.codes: _two(code_arrays.from_json(document, model.manifest, limits), "rows of codes")}
 
 
 def image_size(ends: dict[Role, NDArray[Any]], model: Model) -> tuple[int, int]:

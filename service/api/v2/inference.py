@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from service import __version__
 from service.api import request_bodies
-from service.api.dependencies import Shared
+from service.api.dependencies import RequestLimits, Shared
 from service.api.inference_call import Call, make_call
 from service.api.middleware.body_limits import HOLD
 from service.api.openapi import INDEX_BODY, INFER, problems
@@ -31,13 +31,13 @@ from service.api.v2.protocol import (
     ServerReadyAnswer,
 )
 from service.api.v2.wire import ALL_BINARY, SentInference
+from service.codecs.images import ImageLimits
 from service.contract.manifest import Role
 from service.contract.runner import Results
 from service.errors import BadValue, quoted, unknown
 from service.models.model import Model
 from service.models.request_parameters import LARGEST_SEED
 from service.models.signature import ENCODE, RECONSTRUCT, Signature, find, names, signature
-from service.settings import Settings
 
 router = APIRouter(prefix="/v2", tags=["inference"])
 
@@ -112,7 +112,7 @@ async def index(request: Request, context: Shared) -> list[IndexEntry]:
     asked = IndexDocument()
     if body:
         asked = await request_bodies.read_off_loop(
-            body, lambda: IndexDocument.read(request_bodies.from_json(body, context.settings)), context
+            body, lambda: IndexDocument.read(context.limits.json.parse(body)), context
         )
     served = [
         IndexEntry(name=name, version=model.manifest.version, state="READY", reason="")
@@ -156,23 +156,25 @@ async def infer(name: ModelName, found: Found, request: Request, context: Shared
     """
     model, verb = found
     face = signature(model, verb)
-    settings, headers, body = context.settings, request.headers, await request_bodies.whole(request)
+    limits, headers, body = context.limits, request.headers, await request_bodies.whole(request)
     sent = await request_bodies.convert_json(
         wire.json_size(body, headers),
-        lambda: wire.read(body, headers, settings),
+        lambda: wire.read(body, headers, limits),
         wire.weight(body, headers),
         context,
     )
     request.scope[HOLD](sent.size)
-    call, given = await context.convert(lambda: _prepared(sent, model, verb, face, settings), sent.weight)
+    call, given = await context.convert(
+        lambda: _prepared(sent, model, verb, face, limits.images), sent.weight
+    )
     results = await call.run(context, given.rows, given.arrays)
     made = sum(array.size for array in results.arrays.values())
     head = {"model_name": name, "model_version": model.manifest.version}
-    return await context.convert(lambda: _answer(head, sent, call, results, face, settings), made)
+    return await context.convert(lambda: _answer(head, sent, call, results, face, limits), made)
 
 
 def _prepared(
-    sent: SentInference, model: Model, verb: str, face: Signature, settings: Settings
+    sent: SentInference, model: Model, verb: str, face: Signature, limits: ImageLimits
 ) -> tuple[Call, Inputs]:
     allowed = [slot.name for slot in face.outputs]
     for name in sent.outputs or ():
@@ -181,7 +183,7 @@ def _prepared(
     parameters = dict(sent.parameters)
     seed = _whole(parameters, _SEED, 0, LARGEST_SEED)
     n = _whole(parameters, _COUNT, 1, LARGEST_SEED) if face.repeats else None
-    given = inputs.read(sent.inputs, face, model, n, settings)
+    given = inputs.read(sent.inputs, face, model, n, limits)
     still = face.chain if seed is None and verb in _STILL else ()
     others = [_SEED, *([_COUNT] if face.repeats else []), ALL_BINARY]
     call = make_call(model, face.chain, parameters, seed=seed, still=still, label=given.label, others=others)
@@ -194,7 +196,7 @@ def _answer(
     call: Call,
     results: Results,
     face: Signature,
-    settings: Settings,
+    limits: RequestLimits,
 ) -> Response:
     if sent.id is not None:
         head["id"] = sent.id
@@ -206,9 +208,9 @@ def _answer(
         role = roles[name]
         array = results.figures[name] if role is Role.figure else results.arrays[role]
         if role is Role.states:
-            sample.check_states(call.model, array, settings)
+            sample.check_states(call.model, array, limits.images)
         outputs.append((name, array, binary))
-    return wire.answer(head, outputs, settings)
+    return wire.answer(head, outputs, limits.json)
 
 
 def _whole(parameters: dict[str, Any], name: str, least: int, most: int) -> int | None:

@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from service.api.request_bodies import from_base64
 from service.api.routes.sample_inputs import POINTS, image_size
 from service.codecs import code_arrays, images
-from service.codecs.images import check_count, check_total
+from service.codecs.images import ImageLimits
 from service.codecs.oip_tensors import BYTES, DTYPES, Tensor, datatype
 from service.contract.manifest import Role, fits
 from service.contract.runner import Array
@@ -22,7 +21,6 @@ from service.errors import BadTensor, BadValue, unknown
 from service.models.model import Model
 from service.models.request_parameters import Label
 from service.models.signature import FREE, Signature, Slot
-from service.settings import Settings
 
 _INTEGERS = tuple(name for name in DTYPES if "INT" in name)
 _FLOATS = tuple(name for name in DTYPES if name.startswith("FP"))
@@ -38,7 +36,7 @@ class Inputs:
 
 
 def read(
-    tensors: Mapping[str, Tensor], signature: Signature, model: Model, n: int | None, settings: Settings
+    tensors: Mapping[str, Tensor], signature: Signature, model: Model, n: int | None, limits: ImageLimits
 ) -> Inputs:
     """The inputs that some tensors are; ``n`` is for a signature that ``repeats``.
 
@@ -56,7 +54,7 @@ def read(
         if slot.role is Role.label:
             label = _labels(slot, tensor)
         else:
-            arrays[slot.role] = _array(slot, tensor, model, settings)
+            arrays[slot.role] = _array(slot, tensor, model, limits)
     counts = {slot.name: len(arrays[slot.role]) for slot in signature.inputs if slot.role in arrays}
     taker = signature.input(Role.label)
     if taker and label is not None and signature.repeats:
@@ -77,8 +75,8 @@ def read(
             raise BadTensor(f"{told} {' or '.join(map(str, allowed))}", given=count, allowed=allowed)
     if not signature.repeats:
         return Inputs(arrays, rows, label)
-    check_count(rows, settings)
-    check_total(rows, *image_size(arrays, model), settings)
+    limits.check_count(rows)
+    limits.check_total(rows, *image_size(arrays, model))
     arrays = {role: array.repeat(rows // len(array), axis=0) for role, array in arrays.items()}
     if is_open:
         arrays[Role.fraction] = np.linspace(0, 1, rows, dtype=np.float32)
@@ -131,20 +129,20 @@ def _check_type(slot: Slot, tensor: Tensor, model: Model) -> None:
         raise BadTensor(detail, given=shape, allowed=wanted)
 
 
-def _array(slot: Slot, tensor: Tensor, model: Model, settings: Settings) -> Array:
+def _array(slot: Slot, tensor: Tensor, model: Model, limits: ImageLimits) -> Array:
     manifest, array = model.manifest, tensor.array
     match slot.role:
         case Role.images:
             spec = manifest.image
             if tensor.datatype != BYTES:
-                return images.from_array(array, spec, settings, resize=False)
+                return images.from_array(array, spec, limits, resize=False)
             files = [
-                from_base64(file, index) if isinstance(file, str) else file
+                images.from_base64(file, index) if isinstance(file, str) else file
                 for index, file in enumerate(array.tolist())
             ]
-            return images.from_files(files, spec, settings).pixels
+            return images.from_files(files, spec, limits).pixels
         case Role.codes | Role.target:
-            return code_arrays.from_array(array, manifest, settings, slot.name)
+            return code_arrays.from_array(array, manifest, limits, slot.name)
         case Role.mask:
             if not array.any():
                 raise BadTensor(f"input {slot.name!r} samples nothing: it is true nowhere")

@@ -15,13 +15,14 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 
 from service.api.content_negotiation import BYTES, JSON
-from service.api.request_bodies import JSON_WEIGHT, SentImages, from_json
+from service.api.dependencies import RequestLimits
+from service.api.request_bodies import JSON_WEIGHT, SentImages
 from service.api.v2.protocol import InferenceDocument, InputDocument, OutputDocument
 from service.codecs import compression, oip_tensors
-from service.codecs.images import check_count
+from service.codecs.images import ImageLimits
+from service.codecs.json_arrays import JsonLimits
 from service.codecs.oip_tensors import Tensor
 from service.errors import BadBody, BadTensor, BadValue, EmptyBody, quoted, too_large, unknown
-from service.settings import Settings
 
 LENGTH = "Inference-Header-Content-Length"
 _LONGEST_LENGTH = 20
@@ -69,17 +70,17 @@ def json_size(body: bytes, headers: Headers) -> int:
     return min(len(body), int(length)) if _is_length(length) else len(body)
 
 
-def read(body: bytes, headers: Headers, settings: Settings) -> SentInference:
+def read(body: bytes, headers: Headers, limits: RequestLimits) -> SentInference:
     """The request in a body. Raises EmptyBody, BadBody, BadValue, TooLarge or UnsupportedMediaType."""
     if not body:
         raise EmptyBody("the request has no body")
-    body = compression.unpacked(body, headers.get("content-encoding"), settings.max_body_bytes)
+    body = compression.unpacked(body, headers.get("content-encoding"), limits.max_body_bytes)
     head, tail = _split(memoryview(body), headers.get(LENGTH))
-    document = InferenceDocument.read(from_json(bytes(head), settings))
+    document = InferenceDocument.read(limits.json.parse(bytes(head)))
     parameters = document.parameters or {}
     binary = _flag(parameters, ALL_BINARY, "the request", default=False)
     return SentInference(
-        _inputs(document.inputs, tail, settings),
+        _inputs(document.inputs, tail, limits.images),
         _outputs(document.outputs, binary) if document.outputs else None,
         {name: value for name, value in parameters.items() if name != ALL_BINARY},
         binary,
@@ -89,17 +90,17 @@ def read(body: bytes, headers: Headers, settings: Settings) -> SentInference:
 
 
 def answer(
-    head: Mapping[str, Any], outputs: Sequence[tuple[str, NDArray[Any], bool]], settings: Settings
+    head: Mapping[str, Any], outputs: Sequence[tuple[str, NDArray[Any], bool]], limits: JsonLimits
 ) -> Response:
     """The response with some outputs by name, as bytes or not; ``head`` is the rest of its JSON object.
 
     Raises TooLarge for more values as JSON than a body may have.
     """
     values = sum(array.size for _, array, binary in outputs if not binary)
-    if values > settings.max_json_values:
+    if values > limits.max_json_values:
         what = f"the outputs have {values} values as JSON"
         hint = f"ask for bytes with {BINARY} or {ALL_BINARY}"
-        raise too_large(what, values, settings.max_json_values, "max_json_values", hint)
+        raise too_large(what, values, limits.max_json_values, "max_json_values", hint)
     told, blobs = [], []
     for name, array, binary in outputs:
         output: dict[str, Any] = {
@@ -143,7 +144,7 @@ def _is_length(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) < _LONGEST_LENGTH
 
 
-def _inputs(documents: Sequence[InputDocument], tail: memoryview, settings: Settings) -> dict[str, Tensor]:
+def _inputs(documents: Sequence[InputDocument], tail: memoryview, limits: ImageLimits) -> dict[str, Tensor]:
     inputs: dict[str, Tensor] = {}
     start = 0
     for document in documents:
@@ -152,7 +153,7 @@ def _inputs(documents: Sequence[InputDocument], tail: memoryview, settings: Sett
             raise BadTensor(f"{where} was given twice", given=document.name)
         oip_tensors.check(where, document.datatype, document.shape)
         if document.datatype == oip_tensors.BYTES:
-            check_count(math.prod(document.shape), settings)
+            limits.check_count(math.prod(document.shape))
         parameters = document.parameters or {}
         _check_names(parameters, [SIZE], where)
         size = parameters.get(SIZE)

@@ -144,7 +144,7 @@ def test_keys_come_from_the_environment_alone_and_are_not_shown(
     with pytest.raises(SystemExit):
         from_command_line(["--api-keys", "four"])
     assert (
-        "--api-keys is no flag, which all users of the machine could read; set TESSERA_API_KEYS"
+        "TESSERA_API_KEYS is no flag, because all users of the machine can read flags; set the variable"
         in capsys.readouterr().err
     )
 

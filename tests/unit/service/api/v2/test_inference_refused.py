@@ -324,7 +324,7 @@ def test_the_limits_are_those_of_rest(exported: Path) -> None:
         assert "800 are allowed" in refused(post(client, "levels", {"images": large}), 413, "too-large")
         codes = np.zeros((1, 10, 10), np.int32)
         told = refused(post(client, "levels:decode", {"codes": codes}), 413, "too-large")
-        assert "an image of 40 x 40 pixels" in told
+        assert "the image of a grid of [10, 10] codes has 40 x 40 pixels" in told
         many = post(client, "colours:sample:walk", {}, parameters={"n": 3})
         assert "3 rows" in refused(many, 413, "too-large")
         assert post(client, "levels", {"images": IMAGES}).status_code == 200
