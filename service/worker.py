@@ -39,7 +39,7 @@ def serve(
         started()
 
     server = Server(
-        app, settings, started=connected, draining=context.drain, handles_interrupts=control.is_alone
+        app.asgi, settings, started=connected, draining=context.drain, handles_interrupts=control.is_alone
     )
 
     def shut_down() -> None:

@@ -1,8 +1,9 @@
-"""What the routes share: the settings, the served models and what runs them, and the other workers."""
+"""The context that the routes share: settings, models, scheduler, metrics and the control channel."""
 
 import logging
 import math
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Annotated, NamedTuple, Self, TypeVar
 
 import anyio.to_thread
@@ -15,6 +16,7 @@ from service.batching.entries import Limits
 from service.codecs.images import ImageLimits
 from service.codecs.json_arrays import JsonLimits
 from service.contract.cpu_count import available_cpus
+from service.errors import NotReady, ShuttingDown, Unwell
 from service.models.registry import Registry
 from service.models.scheduler import Scheduler
 from service.observability import metrics
@@ -29,8 +31,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Pixels or numbers that are read or written in about a millisecond.
-AT_ONCE = 2**16
+# Pixels or numbers that a codec converts in about a millisecond.
+ON_LOOP = 2**16
 
 
 class RequestLimits(NamedTuple):
@@ -79,9 +81,9 @@ class Context:
         self._cuda = CudaProbe(registry.provider)
         self.liveness = LivenessCheck(self.ailments, control)
         self._codecs = CapacityLimiter(available_cpus())
-        # Of large JSON one body is read at a time: however many come, the loop waits for one parser.
+        # One large JSON body is parsed at a time, so that the event loop waits for one parser at most.
         self.large_json = Lock()
-        # Called from any thread when something broke that only a new process mends, with the reason.
+        # Called from any thread, with the reason, when something failed that needs a new process.
         self.failed: Callable[[str], None] = log.error
         control.handle("reload", registry.reload)
         control.handle("prepare", registry.prepare)
@@ -91,24 +93,24 @@ class Context:
         control.handle("metrics", lambda: (control.index, self.metrics.families()))
 
     async def convert(self, work: Callable[[], T], weight: float = math.inf) -> T:
-        """Read or write pictures, arrays and JSON: off the event loop, but what weighs little at once.
+        """Run a codec in a thread, or on the event loop if its ``weight`` is small.
 
-        ``weight`` is in pixels or numbers. To hand a small picture to another thread costs more than to read
-        it, and until it is read nobody else waits for long.
+        ``weight`` is in pixels or numbers. A thread costs more than the decoding of a small image, which
+        does not block the event loop for long.
         """
-        if weight <= AT_ONCE:
+        if weight <= ON_LOOP:
             return work()
         return await anyio.to_thread.run_sync(work, limiter=self._codecs)
 
     def ailments(self) -> list[str]:
-        """What is wrong with this process beyond repair."""
+        """The failures of this process that need a new one."""
         found, failure = self.scheduler.ailments, self._cuda.failure()
         return found if failure is None else [*found, f"CUDA failed a probe: {failure}"]
 
     def _state(self) -> list[Metric]:
-        """What is so now, for who looks at the metrics."""
+        """The gauges, when the metrics are collected."""
         provider, models = self.registry.provider, self.registry.models.values()
-        told = [
+        labels = [
             {"model": model.manifest.name, "version": model.manifest.version, "kind": model.manifest.kind}
             for model in models
         ]
@@ -120,12 +122,32 @@ class Context:
             metrics.gauge(metrics.WAITING_ROWS, waiting),
             metrics.gauge(metrics.READY, [({}, float(bool(models) and not self.draining))]),
             metrics.info(metrics.PROVIDER, [{"provider": provider.name, "reason": provider.reason}]),
-            metrics.info(metrics.MODEL, told),
+            metrics.info(metrics.MODEL, labels),
         ]
 
     def drain(self) -> None:
-        """Be not ready any more: the process is about to end."""
+        """Respond to readiness probes with 503 from now on: the process is about to exit."""
         self.draining = True
+
+    async def check_live(self) -> None:
+        """Raise Unwell if this worker needs a new process."""
+        health = await self.liveness.health()
+        if health.ailments:
+            raise Unwell("; ".join(health.ailments), ailments=health.ailments)
+
+    async def check_ready(self) -> int:
+        """How many workers respond. Raises ShuttingDown, or NotReady without a model or if not well."""
+        registry = self.registry
+        provider = {"provider": registry.provider.name, "reason": registry.provider.reason}
+        if self.draining:
+            raise ShuttingDown("the service is shutting down; it finishes requests in progress", **provider)
+        if not registry.models:
+            detail = f"no model is loaded{registry.why_not()}"
+            raise NotReady(detail, refused=[asdict(each) for each in registry.refused], **provider)
+        ailments, responsive = await self.liveness.health()
+        if ailments:
+            raise NotReady(f"this worker is not well: {'; '.join(ailments)}", ailments=ailments, **provider)
+        return responsive
 
 
 async def _context(request: Request) -> Context:

@@ -1,24 +1,32 @@
-"""From a request to a run of a model: which model, which operations, with what, and then the run."""
+"""From a request to a run of a model: which model, which operations, their parameters, the run."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from numpy.typing import NDArray
+from starlette.requests import Request
 from starlette.types import Scope
 
+from service.api import request_bodies
 from service.api.content_negotiation import header
 from service.api.dependencies import Context
-from service.api.schemas import Named
+from service.api.schemas import ImagesQuery, Named, OperationQuery
+from service.codecs import code_arrays
+from service.codecs.images import ImageLimits, Pixels
 from service.contract.manifest import Role
 from service.contract.runner import Arrays, Results
-from service.errors import BadValue, VersionConflict, quoted, too_large
+from service.errors import BadValue, TooLarge, VersionConflict, quoted, too_large
 from service.models import request_parameters
 from service.models.model import Model
 from service.models.pipeline import Number, Operations
 from service.models.request_parameters import Label
 
+# Points of an interpolation if the request does not say how many.
+POINTS = 9
+
 
 class Call(NamedTuple):
-    """A chain of operations of a model, with all that a caller may set.
+    """A chain of operations of a model, with all that a request may set.
 
     In the operations ``still``, noise that has a default is that, whatever the seed.
     """
@@ -37,11 +45,11 @@ class Call(NamedTuple):
 
     @property
     def draws(self) -> bool:
-        """Whether its noise is drawn, so that the seed means something."""
+        """Whether noise is drawn, so that the seed matters."""
         return self.operations.draws(self.still)
 
     async def run(self, context: Context, rows: int, given: Arrays) -> Results:
-        """Run the operations on ``rows`` rows; what was given and what came out. Raises TooLarge."""
+        """Run the operations on ``rows`` rows: the arrays given and those computed. Raises TooLarge."""
         most = context.settings.max_steps
         for axis in self.operations.steps:
             # The noise of a sampler has an axis of as many steps.
@@ -54,14 +62,14 @@ class Call(NamedTuple):
         )
 
 
-def choose_model(context: Context, query: Named, sent: Named | None = None) -> Model:
+def choose_model(context: Context, query: Named, body: Named | None = None) -> Model:
     """The model that the query or the body names, or the default.
 
     Raises BadValue if the two disagree, VersionConflict if either has another version than is served, and
     what ``Registry.choose`` raises.
     """
-    name = _agreed("model", query.model, None if sent is None else sent.model)
-    version = _agreed("version", query.version, None if sent is None else sent.version)
+    name = _agreed("model", query.model, None if body is None else body.model)
+    version = _agreed("version", query.version, None if body is None else body.version)
     model = context.registry.choose(name)
     if version is not None and version != model.manifest.version:
         detail = (
@@ -72,8 +80,8 @@ def choose_model(context: Context, query: Named, sent: Named | None = None) -> M
     return model
 
 
-def check_room(context: Context, query: Named, verb: str, scope: Scope) -> None:
-    """Refuse a call for which there is no room before its body is read, which may name a model if it is JSON.
+def check_queue(context: Context, query: Named, verb: str, scope: Scope) -> None:
+    """Refuse a request for a full queue before its body is read, unless the body may name the model (JSON).
 
     Raises Overloaded, and as ``choose_model``.
     """
@@ -85,12 +93,12 @@ def check_room(context: Context, query: Named, verb: str, scope: Scope) -> None:
         context.scheduler.check(model, model.chain(verb))
 
 
-def _agreed(what: str, queried: str | None, sent: str | None) -> str | None:
-    if queried is not None and sent is not None and queried != sent:
+def _agreed(what: str, queried: str | None, named: str | None) -> str | None:
+    if queried is not None and named is not None and queried != named:
         raise BadValue(
-            f"the query names {what} {quoted(queried)} and the body {quoted(sent)}", given=[queried, sent]
+            f"the query names {what} {quoted(queried)} and the body {quoted(named)}", given=[queried, named]
         )
-    return sent if queried is None else queried
+    return named if queried is None else queried
 
 
 def make_call(
@@ -109,3 +117,43 @@ def make_call(
     if seed is None:
         seed = request_parameters.draw_seed() if operations.draws(still) else 0
     return Call(model, chain, values, seed, still, label)
+
+
+def operation_call(model: Model, verb: str, query: OperationQuery, *, draws: bool) -> Call:
+    """The call for a query; unless it ``draws``, noise that has a default is that."""
+    chain, given = model.chain(verb), query.model_extra or {}
+    still = () if draws else chain
+    others = type(query).model_fields if given else ()
+    return make_call(model, chain, given, seed=query.seed, still=still, label=query.label, others=others)
+
+
+async def images_call(
+    request: Request, context: Context, query: ImagesQuery, verb: str
+) -> tuple[Call, Pixels]:
+    """The call for a request with images, and the images, uint8 ``(N, H, W, C)``."""
+    check_queue(context, query, verb, request.scope)
+    received = await request_bodies.read_images(request, context)
+    model = choose_model(context, query, received.named)
+    call = operation_call(model, verb, query, draws=query.seed is not None or verb == "score")
+    limits = context.limits.images
+    fitted = await context.convert(
+        lambda: received.fitted(model, limits, resize=query.resize), received.weight
+    )
+    return call, fitted.pixels
+
+
+def check_states(model: Model, states: NDArray[Any], limits: ImageLimits) -> None:
+    """Raise TooLarge if the images of states ``(N, S, *codes.shape)`` have too many pixels for a response."""
+    (chains, passed), image = states.shape[:2], model.manifest.image
+    try:
+        limits.check_total(chains * passed, image.height, image.width)
+    except TooLarge as error:
+        detail = f"{chains} chains with {passed} states each: {error}; ask for fewer samples or states"
+        raise TooLarge(detail, **error.members) from error
+
+
+def image_size(arrays: Mapping[Role, NDArray[Any]], model: Model) -> tuple[int, int]:
+    """Height and width in pixels of the images of some valid codes, or of the model if there are none."""
+    image, codes = model.manifest.image, arrays.get(Role.codes)
+    size = None if codes is None else code_arrays.image_size(codes.shape[1:], model.manifest)
+    return size or (image.height, image.width)

@@ -1,10 +1,7 @@
-"""Bodies of requests: what came, by its content type or, failing that, by its first bytes.
+"""Request bodies: images, codes and sample requests, as files, forms, npy or JSON.
 
-curl sends ``application/x-www-form-urlencoded`` when nobody says better, and many clients send
-``application/octet-stream`` or nothing. Such a body is looked at; any other content type is believed.
-
-JSON and forms are read off the event loop, but for a few KiB. The parser of JSON keeps the interpreter to
-itself even there, so two settings limit how long it may take.
+JSON and forms of more than a few KiB are parsed in a thread. The JSON parser holds the interpreter lock even
+there, so two settings limit how long it may take.
 """
 
 import logging
@@ -43,13 +40,13 @@ CODES_TYPES = (JSON, NPY)
 T = TypeVar("T")
 D = TypeVar("D", ImagesDocument, SampleDocument)
 
-# What a byte of JSON or of a form weighs, in pixels: 8 and 2 KiB are read at once. Measured, with what comes
-# after the parser: 8 KiB of codes, nested or flat, or of empty lists 0.29 ms; 2 KiB of parts without content
-# 0.28 ms.
+# The weight of a byte of JSON or of a form, in pixels: 8 and 2 KiB are parsed on the event loop. Measured,
+# validation included: 8 KiB of codes, nested or flat, or of empty lists 0.29 ms; 2 KiB of empty parts 0.28
+# ms.
 JSON_WEIGHT, FORM_WEIGHT = 8, 32
-# Of bodies with so many bytes of JSON one is read at a time: each holds the interpreter for up to 50 ms.
+# One body with so many bytes of JSON is parsed at a time: each holds the interpreter lock for up to 50 ms.
 _LARGE_JSON = 2**18
-# More pictures are read off the event loop, whatever they are.
+# More files than these are decoded in a thread, whatever they are.
 _FEW_FILES = 16
 
 _EITHER = "give either image or images, base64 of a PNG, JPEG or WebP"
@@ -57,8 +54,8 @@ _EITHER = "give either image or images, base64 of a PNG, JPEG or WebP"
 _FORM_CHUNK = 2**20
 
 
-class SentImages(NamedTuple):
-    """Images as they came: files, or one npy; and the model that they name."""
+class ImagesBody(NamedTuple):
+    """Encoded images: files, or one npy; and the object that may name their model."""
 
     files: Sequence[bytes] = ()
     npy: bytes | None = None
@@ -66,21 +63,21 @@ class SentImages(NamedTuple):
 
     @property
     def weight(self) -> float:
-        """Of reading them, in samples; infinite unless every file is a plain picture."""
+        """Of decoding, in samples; infinite unless every file is a plain PNG."""
         if self.npy is not None:
             return len(self.npy)
         return sum(map(fast_png.weight, self.files)) if len(self.files) <= _FEW_FILES else math.inf
 
     def fitted(self, model: Model, limits: images.ImageLimits, *, resize: bool = True) -> images.Fitted:
-        """Made to fit a model. Raises as ``images.from_files`` and ``images.from_npy``."""
+        """The images, fitted to a model. Raises as ``images.from_files`` and ``images.from_npy``."""
         if self.npy is not None:
             return images.from_npy(self.npy, model.manifest.image, limits, resize=resize)
         return images.from_files(self.files, model.manifest.image, limits, resize=resize)
 
 
 @dataclass(frozen=True)
-class SentCodes:
-    """Codes as they came: an npy, or a JSON object of a ``size``."""
+class CodesBody:
+    """Codes as an npy, or as a JSON object of ``size`` bytes."""
 
     named: Named | None = None
     npy: bytes = b""
@@ -88,26 +85,26 @@ class SentCodes:
 
     @property
     def weight(self) -> float:
-        """Of reading them, in numbers."""
+        """Of parsing, in numbers."""
         return JSON_WEIGHT * self.size + len(self.npy)
 
     def read(self, model: Model, limits: images.ImageLimits) -> NDArray[Any]:
-        """Held against a model. Raises as ``codes.from_npy`` and ``codes.from_json``."""
+        """The codes, valid for a model. Raises as ``code_arrays.from_npy`` and ``code_arrays.from_json``."""
         if self.npy:
             return code_arrays.from_npy(self.npy, model.manifest, limits)
         return code_arrays.from_json(dict(self.named or ()), model.manifest, limits)
 
 
 @dataclass(frozen=True)
-class SentSample:
-    """A sample request as it came, in ``size`` bytes of JSON: what is asked for, and images to complete."""
+class SampleBody:
+    """A sample request: its JSON object, of ``size`` bytes, and the images to complete."""
 
     document: SampleDocument = field(default_factory=SampleDocument)
-    images: SentImages | None = None
+    images: ImagesBody | None = None
     size: int = 0
 
 
-async def read_images(request: Request, context: Context) -> SentImages:
+async def read_images(request: Request, context: Context) -> ImagesBody:
     """The images of a request. Raises EmptyBody, BadBody, BadValue, TooLarge or UnsupportedMediaType."""
     _, images = await _read(await _body(request), request, context, ImagesDocument)
     if images is None:
@@ -115,42 +112,42 @@ async def read_images(request: Request, context: Context) -> SentImages:
     return images
 
 
-async def read_codes(request: Request, context: Context) -> SentCodes:
+async def read_codes(request: Request, context: Context) -> CodesBody:
     """The codes of a request. Raises EmptyBody, BadBody, BadValue, TooLarge or UnsupportedMediaType."""
     media = content_type(request.scope)
     body = await _body(request)
     if checked_content_type(media, body, CODES_TYPES) == NPY:
-        return SentCodes(npy=body)
+        return CodesBody(npy=body)
     document = await read_off_loop(body, lambda: CodesDocument.read(context.limits.json.parse(body)), context)
-    return SentCodes(document, size=len(body))
+    return CodesBody(document, size=len(body))
 
 
-async def read_sample(request: Request, context: Context) -> SentSample:
+async def read_sample(request: Request, context: Context) -> SampleBody:
     """The sample request in a body: JSON, the images to complete, or nothing.
 
     Raises EmptyBody, BadBody, BadValue, TooLarge or UnsupportedMediaType.
     """
     body = await (_body if content_type(request.scope) == FORM else whole)(request)
     if not body:
-        return SentSample()
+        return SampleBody()
     document, images = await _read(body, request, context, SampleDocument)
-    return SentSample(images=images) if document is None else SentSample(document, images, len(body))
+    return SampleBody(images=images) if document is None else SampleBody(document, images, len(body))
 
 
 async def _read(
     body: bytes, request: Request, context: Context, kind: type[D]
-) -> tuple[D | None, SentImages | None]:
+) -> tuple[D | None, ImagesBody | None]:
     """The JSON object of a ``kind`` in a body, if it is JSON, and the images in it, if it has any."""
     media = content_type(request.scope)
     if media == FORM:
         form_type, most = header(request.scope, b"content-type") or "", context.limits.images.max_images
         weight = FORM_WEIGHT * len(body)
-        return None, SentImages(await context.convert(lambda: _form_files(body, form_type, most), weight))
+        return None, ImagesBody(await context.convert(lambda: _form_files(body, form_type, most), weight))
     media = checked_content_type(media, body, IMAGE_TYPES)
     if media != JSON:
-        return None, SentImages(npy=body) if media == NPY else SentImages([body])
+        return None, ImagesBody(npy=body) if media == NPY else ImagesBody([body])
 
-    def read() -> tuple[D, SentImages | None]:
+    def read() -> tuple[D, ImagesBody | None]:
         document = kind.read(context.limits.json.parse(body))
         return document, _json_images(document)
 
@@ -158,12 +155,12 @@ async def _read(
 
 
 async def read_off_loop(body: bytes, read: Callable[[], T], context: Context) -> T:
-    """What ``read`` makes of a body of JSON: off the event loop, but for a few KiB."""
+    """Run ``read`` on a JSON body: in a thread, but for a few KiB."""
     return await convert_json(len(body), read, JSON_WEIGHT * len(body), context)
 
 
 async def convert_json(size: int, read: Callable[[], T], weight: float, context: Context) -> T:
-    """What ``read`` makes of a body with ``size`` bytes of JSON, if to read it has a ``weight``."""
+    """Run ``read``, of a ``weight``, on a body with ``size`` bytes of JSON."""
     if size < _LARGE_JSON:
         return await context.convert(read, weight)
     async with context.large_json:
@@ -178,7 +175,7 @@ async def _body(request: Request) -> bytes:
 
 
 async def whole(request: Request) -> bytes:
-    """The body of a request; most come in one message. Raises ClientDisconnect."""
+    """The whole body of a request, mostly one message. Raises ClientDisconnect."""
     parts: list[bytes] = []
     more = True
     while more:
@@ -190,7 +187,7 @@ async def whole(request: Request) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _json_images(document: ImagesDocument | SampleDocument) -> SentImages | None:
+def _json_images(document: ImagesDocument | SampleDocument) -> ImagesBody | None:
     """The images in a JSON object, if it has any. Raises BadValue or BadImage."""
     if document.image is not None and document.images is not None:
         raise BadValue(_EITHER)
@@ -198,7 +195,7 @@ def _json_images(document: ImagesDocument | SampleDocument) -> SentImages | None
     if texts is None:
         return None
     files = [images.from_base64(text, index) for index, text in enumerate(texts)]
-    return SentImages(files=files, named=document)
+    return ImagesBody(files=files, named=document)
 
 
 def _form_files(body: bytes, form_type: str, max_images: int) -> list[bytes]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from service.api.routes.sample_inputs import POINTS, image_size
+from service.api.inference_call import POINTS, image_size
 from service.codecs import code_arrays, images
 from service.codecs.images import ImageLimits
 from service.codecs.oip_tensors import BYTES, DTYPES, Tensor, datatype

@@ -3,7 +3,7 @@
 import numpy as np
 
 from service.api.v2.inputs import datatypes
-from service.api.v2.protocol import ModelAnswer, TensorAnswer, TensorNotes
+from service.api.v2.protocol import ModelMetadata, TensorMetadata, TensorNotes
 from service.codecs.oip_tensors import datatype
 from service.contract.manifest import Manifest, Role
 from service.models.model import Model
@@ -20,10 +20,10 @@ _NOTES = {
 _FILES = "Or BYTES of shape [-1]: a PNG, JPEG or WebP file each (in JSON as base64), made to fit the model."
 
 
-def describe(model: Model, verb: str, name: str) -> ModelAnswer:
+def describe(model: Model, verb: str, name: str) -> ModelMetadata:
     """The metadata of the chain behind a verb, under the name by which it was asked for."""
     manifest, face = model.manifest, signature(model, verb)
-    return ModelAnswer(
+    return ModelMetadata(
         name=name,
         versions=[manifest.version],
         platform="onnxruntime_onnx",  # as Triton calls it
@@ -33,10 +33,10 @@ def describe(model: Model, verb: str, name: str) -> ModelAnswer:
     )
 
 
-def _tensor(slot: Slot, note: str, optional: bool | None = None) -> TensorAnswer:
+def _tensor(slot: Slot, note: str, optional: bool | None = None) -> TensorMetadata:
     notes = TensorNotes(description=note, optional=optional)
     own = datatype(np.dtype(slot.dtype))
-    return TensorAnswer(name=slot.name, datatype=own, shape=list(slot.shape), parameters=notes)
+    return TensorMetadata(name=slot.name, datatype=own, shape=list(slot.shape), parameters=notes)
 
 
 def _note(slot: Slot, manifest: Manifest) -> str:

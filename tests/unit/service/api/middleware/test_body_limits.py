@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.middleware.body_limits import FREE, Budget, Intake
+from service.api.middleware.body_limits import FREE, BodyLimits, Budget
 from service.codecs import npy
 from service.errors import InflightBytesExceeded
 from service.settings import Settings
@@ -121,9 +121,9 @@ def bounded(
     seconds: float = 60,
     idle_seconds: float = 60,
     budget: Budget = Budget(100),  # noqa: B008 - each call gives back what it held
-) -> Intake:
+) -> BodyLimits:
     settings = Settings(max_body_bytes=LARGE, body_seconds=seconds, body_idle_seconds=idle_seconds)
-    return Intake(app, settings, budget)
+    return BodyLimits(app, settings, budget)
 
 
 async def reads_all(scope: Scope, receive: Receive, send: Send) -> None:
@@ -275,7 +275,7 @@ def test_an_answered_call_leaves_no_reference_cycle() -> None:
         del cycle
         assert gone() is None
 
-    async def call(layer: Intake, cycle: Cycle) -> None:
+    async def call(layer: BodyLimits, cycle: Cycle) -> None:
         await layer(cycle.scope, cycle.receive, cycle.send)
 
     gc.disable()

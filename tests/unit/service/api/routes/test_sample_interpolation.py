@@ -8,7 +8,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from service.api.routes import sample_inputs
+from service.api import inference_call
 from service.codecs import npy
 from service.codecs.images import to_png
 from service.contract.manifest import Role
@@ -130,5 +130,5 @@ def test_a_shape_goes_with_codes(client: TestClient) -> None:
 
 def test_the_pixels_of_all_points_count(levels: Model) -> None:
     ends = {Role.codes: np.zeros((2, 50, 60), np.int32)}
-    assert sample_inputs.image_size(ends, levels) == (200, 240)
-    assert sample_inputs.image_size({Role.images: np.zeros((2, 28, 28, 1), np.uint8)}, levels) == (28, 28)
+    assert inference_call.image_size(ends, levels) == (200, 240)
+    assert inference_call.image_size({Role.images: np.zeros((2, 28, 28, 1), np.uint8)}, levels) == (28, 28)
