@@ -23,7 +23,7 @@ from service.api.openapi import describe
 from service.api.routes import codes, health, models, sample, score
 from service.api.v2 import inference
 from service.api.v2.wire import LENGTH
-from service.models.model import Batching
+from service.models.model import BatchLimits
 from service.models.registry import Registry
 from service.observability.metrics import INFLIGHT_BYTES, gauge
 from service.observability.tracing import Traces, to_collector
@@ -69,7 +69,7 @@ def create_app(settings: Settings, control: ControlChannel | None = None) -> App
     provider = choose_provider(
         settings.provider, settings.threads, tf32=settings.tf32, captures=settings.cuda_graphs
     )
-    batching = Batching.on(provider, settings.batch_size, settings.batch_pixels)
+    batching = BatchLimits.on(provider, settings.batch_size, settings.batch_pixels)
     registry = Registry(settings.models, provider, batching, settings.default_model)
     registry.reload()
 
@@ -131,7 +131,7 @@ def _layers(context: Context) -> list[Callable[[ASGIApp], ASGIApp]]:
     """The middleware, the innermost first."""
     settings = context.settings
     budget = Budget(settings.max_inflight_bytes)
-    context.metrics.watch(lambda: [gauge(INFLIGHT_BYTES, [({}, budget.held)])])
+    context.metrics.add_source(lambda: [gauge(INFLIGHT_BYTES, [({}, budget.held)])])
     paths = [route.path for route in ROUTES if not route.param_convertors]
     layers: list[Callable[[ASGIApp], ASGIApp]] = [
         HeadRequests,

@@ -12,7 +12,7 @@ from fastapi import Depends
 from prometheus_client.metrics_core import Metric
 from starlette.requests import Request
 
-from service.batching.entries import Limits
+from service.batching.entries import QueueLimits
 from service.codecs.images import ImageLimits
 from service.codecs.json_arrays import JsonLimits
 from service.contract.cpu_count import available_cpus
@@ -60,26 +60,26 @@ class Context:
     ) -> None:
         self.settings, self.registry, self.control = settings, registry, control
         self.limits = RequestLimits.of(settings)
-        limits = Limits(
+        limits = QueueLimits(
             settings.max_queued_rows,
             settings.max_queued_bytes,
             settings.max_queue_seconds,
             settings.max_run_seconds,
         )
         self.metrics = Metrics()
-        self.metrics.watch(self._state)
+        self.metrics.add_source(self._state)
         self.scheduler = Scheduler(
             registry.provider,
             settings.concurrency,
             settings.samplers,
             limits,
-            self.metrics.ran,
-            ran=(lambda _: None) if traces is None else traces.ran,
-            failed=lambda reason: self.failed(reason),
+            self.metrics.observe_batch,
+            on_entry=(lambda _: None) if traces is None else traces.record,
+            on_failure=lambda reason: self.failed(reason),
         )
         self.draining = False
         self._cuda = CudaProbe(registry.provider)
-        self.liveness = LivenessCheck(self.ailments, control)
+        self.liveness = LivenessCheck(self.fatal_errors, control)
         self._codecs = CapacityLimiter(available_cpus())
         # One large JSON body is parsed at a time, so that the event loop waits for one parser at most.
         self.large_json = Lock()
@@ -89,7 +89,7 @@ class Context:
         control.handle("prepare", registry.prepare)
         control.handle("commit", registry.commit, on_loop=True)
         control.handle("abandon", registry.abandon)
-        control.handle("ping", self.ailments, on_loop=True)
+        control.handle("ping", self.fatal_errors, on_loop=True)
         control.handle("metrics", lambda: (control.index, self.metrics.families()))
 
     async def convert(self, work: Callable[[], T], weight: float = math.inf) -> T:
@@ -102,9 +102,9 @@ class Context:
             return work()
         return await anyio.to_thread.run_sync(work, limiter=self._codecs)
 
-    def ailments(self) -> list[str]:
+    def fatal_errors(self) -> list[str]:
         """The failures of this process that need a new one."""
-        found, failure = self.scheduler.ailments, self._cuda.failure()
+        found, failure = self.scheduler.fatal_errors, self._cuda.failure()
         return found if failure is None else [*found, f"CUDA failed a probe: {failure}"]
 
     def _state(self) -> list[Metric]:
@@ -115,8 +115,8 @@ class Context:
             for model in models
         ]
         waiting = [
-            ({"model": name, "operation": chain}, rows)
-            for (name, chain), rows in self.scheduler.waiting.items()
+            ({"model": name, "operation": pipeline}, rows)
+            for (name, pipeline), rows in self.scheduler.waiting.items()
         ]
         return [
             metrics.gauge(metrics.WAITING_ROWS, waiting),
@@ -132,8 +132,8 @@ class Context:
     async def check_live(self) -> None:
         """Raise Unwell if this worker needs a new process."""
         health = await self.liveness.health()
-        if health.ailments:
-            raise Unwell("; ".join(health.ailments), ailments=health.ailments)
+        if health.fatal_errors:
+            raise Unwell("; ".join(health.fatal_errors), ailments=health.fatal_errors)
 
     async def check_ready(self) -> int:
         """How many workers respond. Raises ShuttingDown, or NotReady without a model or if not well."""
@@ -144,9 +144,11 @@ class Context:
         if not registry.models:
             detail = f"no model is loaded{registry.why_not()}"
             raise NotReady(detail, refused=[asdict(each) for each in registry.refused], **provider)
-        ailments, responsive = await self.liveness.health()
-        if ailments:
-            raise NotReady(f"this worker is not well: {'; '.join(ailments)}", ailments=ailments, **provider)
+        fatal_errors, responsive = await self.liveness.health()
+        if fatal_errors:
+            raise NotReady(
+                f"this worker is not well: {'; '.join(fatal_errors)}", ailments=fatal_errors, **provider
+            )
         return responsive
 
 

@@ -29,7 +29,7 @@ from service.api.dependencies import Context
 from service.api.schemas import CodesDocument, ImagesDocument, Named, SampleDocument
 from service.codecs import code_arrays, fast_png, images
 from service.errors import BadBody, BadValue, EmptyBody, TooLarge, bounded, quoted
-from service.models.model import Model
+from service.models.model import ServedModel
 
 # What the parser logs about a form is in the response to its client.
 logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
@@ -68,7 +68,7 @@ class ImagesBody(NamedTuple):
             return len(self.npy)
         return sum(map(fast_png.weight, self.files)) if len(self.files) <= _FEW_FILES else math.inf
 
-    def fitted(self, model: Model, limits: images.ImageLimits, *, resize: bool = True) -> images.Fitted:
+    def fitted(self, model: ServedModel, limits: images.ImageLimits, *, resize: bool = True) -> images.Fitted:
         """The images, fitted to a model. Raises as ``images.from_files`` and ``images.from_npy``."""
         if self.npy is not None:
             return images.from_npy(self.npy, model.manifest.image, limits, resize=resize)
@@ -88,7 +88,7 @@ class CodesBody:
         """Of parsing, in numbers."""
         return JSON_WEIGHT * self.size + len(self.npy)
 
-    def read(self, model: Model, limits: images.ImageLimits) -> NDArray[Any]:
+    def read(self, model: ServedModel, limits: images.ImageLimits) -> NDArray[Any]:
         """The codes, valid for a model. Raises as ``code_arrays.from_npy`` and ``code_arrays.from_json``."""
         if self.npy:
             return code_arrays.from_npy(self.npy, model.manifest, limits)

@@ -13,9 +13,9 @@ PATIENCE, FRESH = 5.0, 1.0
 
 
 class Health(NamedTuple):
-    """The ailments of this worker, and how many workers respond, this one included."""
+    """The fatal_errors of this worker, and how many workers respond, this one included."""
 
-    ailments: list[str]
+    fatal_errors: list[str]
     responsive: int
 
 
@@ -26,8 +26,8 @@ class LivenessCheck:
     that reply to its pings.
     """
 
-    def __init__(self, ailments: Callable[[], list[str]], control: ControlChannel) -> None:
-        self._ailments, self._control = ailments, control
+    def __init__(self, fatal_errors: Callable[[], list[str]], control: ControlChannel) -> None:
+        self._fatal_errors, self._control = fatal_errors, control
         self._lock = asyncio.Lock()
         self._until = -math.inf
         self._health = Health([], 0)
@@ -36,10 +36,10 @@ class LivenessCheck:
         """The health, at most a second old."""
         async with self._lock:
             if time.monotonic() >= self._until:
-                ailments, responsive = self._ailments(), 0
+                fatal_errors, responsive = self._fatal_errors(), 0
                 try:
                     responsive = await self._control.responsive_workers(PATIENCE)
                 except TimeoutError:
-                    ailments = [*ailments, f"the supervisor did not reply within {PATIENCE:g} s"]
-                self._health, self._until = Health(ailments, responsive), time.monotonic() + FRESH
+                    fatal_errors = [*fatal_errors, f"the supervisor did not reply within {PATIENCE:g} s"]
+                self._health, self._until = Health(fatal_errors, responsive), time.monotonic() + FRESH
             return self._health

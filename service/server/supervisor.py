@@ -7,7 +7,7 @@ worker instead of its event loop, waits for each worker in turn, and cannot broa
 A worker is replaced
 - when it exits: at once, or after a delay if it exited before within a minute;
 - when its event loop does not reply to a ping within ``worker_timeout`` seconds: it is killed;
-- when it replies that something is broken (``Context.ailments``): it is shut down gracefully.
+- when it replies that something is broken (``Context.fatal_errors``): it is shut down gracefully.
 
 The supervisor is one event loop that never waits for a worker: what a worker does not read is buffered, and a
 worker with too much in its buffer is killed.
@@ -207,12 +207,12 @@ class Supervisor:
 
     async def _ping(self, worker: Worker) -> None:
         try:
-            ailments = pickle.loads(await worker.query("ping"))  # noqa: S301 - from a worker
+            fatal_errors = pickle.loads(await worker.query("ping"))  # noqa: S301 - from a worker
         except WorkerGone:
             return
         worker.missed = 0
-        if ailments and not worker.stopping:
-            log.error("worker %d is replaced: %s", worker.index, ailments)
+        if fatal_errors and not worker.stopping:
+            log.error("worker %d is replaced: %s", worker.index, fatal_errors)
             self._create_task(self._terminate(worker))
 
     async def _terminate(self, worker: Worker) -> None:

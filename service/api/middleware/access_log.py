@@ -56,7 +56,7 @@ class AccessLog:
                 complete = not message.get("more_body", False)
             await send(message)
 
-        self._metrics.under_way += 1
+        self._metrics.in_flight += 1
         try:
             await self.app(scope, receive, send_with_id)
         except Exception:
@@ -66,7 +66,7 @@ class AccessLog:
             elif not complete:
                 raise
         finally:
-            self._metrics.under_way -= 1
+            self._metrics.in_flight -= 1
             self._record(scope, status, time.perf_counter() - begun, name)
 
     def _record(self, scope: Scope, status: int, seconds: float, name: str) -> None:
@@ -75,7 +75,7 @@ class AccessLog:
         method = scope["method"] if scope["method"] in METHODS else "other"
         is_plain = scope["path"] in self._paths
         route = scope["path"] if is_plain else getattr(scope.get("route"), "path", "elsewhere")
-        self._metrics.answered(method, route, status, seconds, scope.get("problem"))
+        self._metrics.observe_request(method, route, status, seconds, scope.get("problem"))
         if self._every:
             client, path = scope.get("client"), _shown(scope["path"])
             fields = {"request_id": name, "method": method, "path": path, "status": status}

@@ -122,19 +122,19 @@ async def show_model(name: ModelName, context: Shared) -> ModelDetail:
 async def show_codebook(name: ModelName, request: Request, context: Shared) -> Response:
     """Show the code vectors, as the safetensors file, npy or JSON."""
     form = content_negotiation.choose(content_negotiation.header(request.scope, b"accept"), CODEBOOK_FORMS)
-    folder = context.registry.choose(name).folder
-    vectors = folder.vectors
-    if folder.codebook is None or vectors is None:
+    bundle = context.registry.choose(name).bundle
+    vectors = bundle.vectors
+    if bundle.codebook is None or vectors is None:
         raise MissingFile(f"model {name!r} has no codebook")
     headers = {"Vary": "Accept"}
     if form == JSON:
-        content = {"model": name, "version": folder.manifest.version, "shape": list(vectors.shape)}
+        content = {"model": name, "version": bundle.manifest.version, "shape": list(vectors.shape)}
         text = await context.convert(lambda: json_bytes(content | {"codebook": vectors}))
         return Response(text, 200, headers, JSON)
     if form == NPY:
         return Response(await context.convert(lambda: npy.dump(vectors)), 200, headers, NPY)
     headers["Content-Disposition"] = f'attachment; filename="{name}.safetensors"'
-    return Response(folder.codebook, 200, headers, form)
+    return Response(bundle.codebook, 200, headers, form)
 
 
 @router.get(
@@ -144,7 +144,7 @@ async def show_codebook(name: ModelName, request: Request, context: Shared) -> R
 )
 async def show_preview(name: ModelName, context: Shared) -> Response:
     """Show the preview image of the export: originals, reconstructions and samples."""
-    preview = context.registry.choose(name).folder.preview
+    preview = context.registry.choose(name).bundle.preview
     if preview is None:
         raise MissingFile(f"model {name!r} has no preview")
     return Response(preview, media_type=PNG)

@@ -28,7 +28,8 @@ from service.codecs import masks
 from service.contract.manifest import Role
 from service.contract.runner import Results
 from service.errors import BadValue
-from service.models.model import SAMPLE, Model
+from service.models.model import ServedModel
+from service.models.pipeline import SAMPLE, Pipeline
 
 
 class SampleResponse(ImagesResponse):
@@ -120,12 +121,14 @@ async def sample(request: Request, context: Shared, query: Annotated[SampleQuery
 
 
 async def _drawn(
-    context: Context, model: Model, operation: str, body: SampleBody, query: SampleQuery
+    context: Context, model: ServedModel, operation: str, body: SampleBody, query: SampleQuery
 ) -> tuple[Call, Results]:
     """Samples from noise, or of what was given to be completed."""
     completes = sample_inputs.is_completion(body, model)
-    chain = sample_inputs.completion_chain(model, operation, body) if completes else model.chain(operation)
-    call = _call(model, chain, operation, body, query)
+    pipeline = (
+        sample_inputs.completion_pipeline(model, operation, body) if completes else model.pipeline(operation)
+    )
+    call = _call(model, pipeline, operation, body, query)
     kept: dict[Role, NDArray[Any]] = {}
     if completes:
         kept = await request_bodies.convert_json(
@@ -142,13 +145,13 @@ async def _drawn(
 
 
 async def _interpolated(
-    context: Context, model: Model, operation: str, body: SampleBody, query: SampleQuery
+    context: Context, model: ServedModel, operation: str, body: SampleBody, query: SampleQuery
 ) -> tuple[Call, Results]:
     """Points from one of two codes or images to the other."""
     sample_inputs.check_ends(body, operation.removeprefix(SAMPLE))
-    before = () if body.images is None else model.chain("encode")
-    after = model.chain(operation)
-    call = _call(model, (*before, *after), operation, body, query)
+    encodes, sampling = body.images is not None, model.pipeline(operation)
+    pipeline = model.pipeline_of("encode", *sampling.names) if encodes else sampling
+    call = _call(model, pipeline, operation, body, query)
     rows = body.document.n or POINTS
     context.limits.images.check_count(rows)
     ends = await request_bodies.convert_json(
@@ -156,17 +159,27 @@ async def _interpolated(
     )
     # Before anything runs: n points of these ends may be more than two of them.
     context.limits.images.check_total(rows, *image_size(ends, model))
-    if before:
-        ends = (await call._replace(chain=before).run(context, len(ends[Role.images]), ends)).arrays
+    if encodes:
+        encoding = call._replace(pipeline=model.pipeline("encode"))
+        ends = (await encoding.run(context, len(ends[Role.images]), ends)).arrays
     between = sample_inputs.between(ends[Role.codes], rows)
-    return call, await call._replace(chain=after).run(context, rows, between)
+    return call, await call._replace(pipeline=sampling).run(context, rows, between)
 
 
-def _call(model: Model, chain: tuple[str, ...], operation: str, body: SampleBody, query: SampleQuery) -> Call:
-    """A call of a sampler. What comes before it is no sample: noise that has a default stands still there."""
-    wanted, still, others = body.document, chain[: chain.index(operation)], SampleQuery.model_fields
-    given = wanted.parameters | (query.model_extra or {})
-    return make_call(model, chain, given, seed=wanted.seed, still=still, label=wanted.label, others=others)
+def _call(
+    model: ServedModel, pipeline: Pipeline, operation: str, body: SampleBody, query: SampleQuery
+) -> Call:
+    """The call of a sampler. The operations before the sampler use default noise."""
+    document = body.document
+    return make_call(
+        model,
+        pipeline,
+        document.parameters | (query.model_extra or {}),
+        seed=document.seed,
+        default_noise=pipeline.names[: pipeline.names.index(operation)],
+        label=document.label,
+        others=SampleQuery.model_fields,
+    )
 
 
 async def _decoded(
@@ -178,13 +191,13 @@ async def _decoded(
     """
     model, (chains, passed) = call.model, states.shape[:2]
     check_states(model, states, context.limits.images)
-    chain = model.chain("decode")
-    values = {**model.operations(chain).defaults, **call.values}
+    pipeline = model.pipeline("decode")
+    values = {**pipeline.defaults, **call.values}
     given = {} if label is None else {Role.label: label.repeat(passed)}
     given[Role.codes] = states.reshape(-1, *states.shape[2:])
     # The noise of a decoder is that of the chain, so that the last state has the picture of the answer.
     items = [item for item in range(chains) for _ in range(passed)]
-    results = await context.scheduler.run(model, chain, given, len(items), values, call.seed, items=items)
+    results = await context.scheduler.run(model, pipeline, given, len(items), values, call.seed, items=items)
     images = results.arrays[Role.images]
     return images.reshape(chains, passed, *images.shape[1:])
 

@@ -18,7 +18,8 @@ from service.codecs import code_arrays, masks
 from service.codecs.images import ImageLimits
 from service.contract.manifest import Role
 from service.errors import BadCodes, BadValue
-from service.models.model import SAMPLE, Model
+from service.models.model import ServedModel
+from service.models.pipeline import SAMPLE, Pipeline
 
 _ENDS = 2
 # What goes with what, and why not alone.
@@ -32,7 +33,7 @@ _PARTNERS = {
 }
 
 
-def is_completion(body: SampleBody, model: Model) -> bool:
+def is_completion(body: SampleBody, model: ServedModel) -> bool:
     """Whether the request is a completion. Raises BadValue if a part of it is missing."""
     given = {
         name
@@ -51,8 +52,8 @@ def is_completion(body: SampleBody, model: Model) -> bool:
     return bool(given)
 
 
-def completion_chain(model: Model, operation: str, body: SampleBody) -> tuple[str, ...]:
-    """The operations that complete the given codes or images by a sampler, ``sample/METHOD``.
+def completion_pipeline(model: ServedModel, operation: str, body: SampleBody) -> Pipeline:
+    """The pipeline that completes the given codes or images by a sampler, ``sample/METHOD``.
 
     Raises BadValue if it samples only everything anew, UnknownOperation if the model cannot encode images.
     """
@@ -64,11 +65,11 @@ def completion_chain(model: Model, operation: str, body: SampleBody) -> tuple[st
             given=method,
             allowed=methods,
         )
-    before = () if body.images is None else model.chain("encode")
-    return (*before, *model.chain(operation))
+    pipeline = model.pipeline(operation)
+    return pipeline if body.images is None else model.pipeline_of("encode", *pipeline.names)
 
 
-def read_completion(body: SampleBody, model: Model, limits: ImageLimits) -> dict[Role, NDArray[Any]]:
+def read_completion(body: SampleBody, model: ServedModel, limits: ImageLimits) -> dict[Role, NDArray[Any]]:
     """The inputs by role: ``codes`` or ``images``, and the ``mask`` of each row of them.
 
     Raises what ``service.codecs.code_arrays``, ``service.codecs.images`` and ``service.codecs.masks`` raise.
@@ -108,7 +109,7 @@ def check_ends(body: SampleBody, method: str) -> None:
         raise BadValue(detail, given=document.n, allowed=[_ENDS, None])
 
 
-def read_ends(body: SampleBody, model: Model, limits: ImageLimits) -> dict[Role, NDArray[Any]]:
+def read_ends(body: SampleBody, model: ServedModel, limits: ImageLimits) -> dict[Role, NDArray[Any]]:
     """The two ends, by role: ``codes`` or ``images``, two rows.
 
     Raises BadValue for another number of them, and what ``service.codecs.code_arrays`` and

@@ -37,7 +37,7 @@ from service.codecs.images import ImageLimits
 from service.contract.manifest import Role
 from service.contract.runner import Results
 from service.errors import BadValue, quoted, unknown
-from service.models.model import Model
+from service.models.model import ServedModel
 from service.models.request_parameters import LARGEST_SEED
 from service.models.signature import ENCODE, RECONSTRUCT, Signature, find, names, signature
 
@@ -60,8 +60,8 @@ Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 _REFUSALS = problems(404, 422, 503)
 _EXTENSIONS = ["binary_tensor_data", "parameters"]
 _SEED, _COUNT = "seed", "n"
-# Verbs whose noise is the default, without a seed.
-_STILL = (ENCODE, "decode", RECONSTRUCT)
+# Without a seed these verbs use the default noise of every input that has one.
+_DEFAULT_NOISE = (ENCODE, "decode", RECONSTRUCT)
 
 
 # There is one form of response, and the version is a part of the path: 406 and 409 do not occur.
@@ -83,7 +83,7 @@ _INDEX_BODY = {
 }
 
 
-async def _found(name: ModelName, request: Request, context: Shared) -> tuple[Model, str]:
+async def _found(name: ModelName, request: Request, context: Shared) -> tuple[ServedModel, str]:
     return find(context.registry, name, request.path_params.get("version"))
 
 
@@ -91,7 +91,7 @@ async def _of_version(version: Version) -> None:
     """The description alone: ``_found`` looks the model and its version up."""
 
 
-Found = Annotated[tuple[Model, str], Depends(_found)]
+Found = Annotated[tuple[ServedModel, str], Depends(_found)]
 
 
 def _of_model(method: str, path: str, **described: Any) -> Callable[[Endpoint], Endpoint]:
@@ -195,7 +195,7 @@ async def infer(name: ModelName, found: Found, request: Request, context: Shared
 
 
 def _prepared(
-    received: InferenceBody, model: Model, verb: str, face: Signature, limits: ImageLimits
+    received: InferenceBody, model: ServedModel, verb: str, face: Signature, limits: ImageLimits
 ) -> tuple[Call, Inputs]:
     allowed = [slot.name for slot in face.outputs]
     for name in received.outputs or ():
@@ -205,9 +205,17 @@ def _prepared(
     seed = _whole(parameters, _SEED, 0, LARGEST_SEED)
     n = _whole(parameters, _COUNT, 1, LARGEST_SEED) if face.repeats else None
     given = inputs.read(received.inputs, face, model, n, limits)
-    still = face.chain if seed is None and verb in _STILL else ()
+    default_noise = face.pipeline.names if seed is None and verb in _DEFAULT_NOISE else ()
     others = [_SEED, *([_COUNT] if face.repeats else []), ALL_BINARY]
-    call = make_call(model, face.chain, parameters, seed=seed, still=still, label=given.label, others=others)
+    call = make_call(
+        model,
+        face.pipeline,
+        parameters,
+        seed=seed,
+        default_noise=default_noise,
+        label=given.label,
+        others=others,
+    )
     return call, given
 
 
