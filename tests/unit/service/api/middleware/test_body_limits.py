@@ -139,7 +139,7 @@ def test_a_body_that_does_not_end_in_time_is_told() -> None:
     assert start["status"] == 408
     told = json.loads(body["body"])
     assert (told["given"], told["allowed"]) == (3, 0.2)
-    assert told["detail"] == "the body did not come within 0.2 s (--body-seconds)"
+    assert told["detail"] == "the body was not received within 0.2 s (--body-seconds)"
 
 
 def test_a_body_that_stalls_is_told_before_its_time() -> None:
@@ -147,7 +147,7 @@ def test_a_body_that_stalls_is_told_before_its_time() -> None:
     asyncio.run(bounded(reads_all, idle_seconds=0.2)(SCOPE, caller.receive, caller.send))
     assert caller.sent[0]["status"] == 408
     told = json.loads(caller.sent[1]["body"])
-    assert told["detail"] == "nothing of the body came for 0.2 s (--body-idle-seconds)"
+    assert told["detail"] == "no byte of the body was received for 0.2 s (--body-idle-seconds)"
 
 
 def length_of(size: int) -> Scope:
