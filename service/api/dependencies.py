@@ -18,7 +18,7 @@ from service.codecs.json_arrays import JsonLimits
 from service.contract.cpu_count import available_cpus
 from service.errors import NotReady, ShuttingDown, Unwell
 from service.models.registry import Registry
-from service.models.scheduler import Scheduler
+from service.models.scheduler import Scheduler, batch_metrics
 from service.observability import metrics
 from service.observability.metrics import Metrics
 from service.observability.tracing import Traces
@@ -73,8 +73,8 @@ class Context:
             settings.concurrency,
             settings.samplers,
             limits,
-            self.metrics.observe_batch,
-            on_entry=(lambda _: None) if traces is None else traces.record,
+            batch_metrics(self.metrics),
+            on_entry=None if traces is None else traces.record,
             on_failure=lambda reason: self.failed(reason),
         )
         self.draining = False

@@ -41,7 +41,7 @@ class Call(NamedTuple):
     @property
     def draws(self) -> bool:
         """Whether noise is drawn, so that the seed matters."""
-        return self.pipeline.draws(self.default_noise)
+        return bool(self.pipeline.noises) and self.pipeline.draws(self.default_noise)
 
     async def run(self, context: Context, rows: int, given: Arrays) -> Results:
         """Run the pipeline on ``rows`` rows: the arrays given and those computed. Raises TooLarge."""
@@ -50,8 +50,10 @@ class Call(NamedTuple):
             # The noise of a sampler has an axis of as many steps.
             if (steps := int(self.values[axis])) > most:
                 raise too_large(f"{axis} is {steps}", steps, most, "max_steps")
-        labels = request_parameters.labels(self.model.manifest, self.pipeline, self.label, rows)
-        inputs = given if labels is None else {**given, Role.label: labels}
+        inputs = given
+        if self.label is not None or self.pipeline.label is not None:
+            labels = request_parameters.labels(self.model.manifest, self.pipeline, self.label, rows)
+            inputs = given if labels is None else {**given, Role.label: labels}
         return await context.scheduler.run(
             self.model, self.pipeline, inputs, rows, self.values, self.seed, self.default_noise
         )
@@ -65,7 +67,11 @@ def choose_model(context: Context, query: Named, body: Named | None = None) -> S
     """
     name = _agreed("model", query.model, None if body is None else body.model)
     version = _agreed("version", query.version, None if body is None else body.version)
-    model = context.registry.choose(name)
+    registry = context.registry
+    wanted = registry.default if name is None else name
+    model = None if wanted is None else registry.models.get(wanted)
+    if model is None:
+        model = registry.choose(name)
     if version is not None and version != model.manifest.version:
         detail = (
             f"the request is for version {quoted(version)} of {model.manifest.name!r}, "
@@ -107,10 +113,11 @@ def make_call(
     others: Iterable[str] = (),
 ) -> Call:
     """A call with its parameters checked and its seed drawn if none was given. Raises as ``arguments``."""
-    values = request_parameters.parameters(pipeline, parameters, others)
-    if seed is None:
-        seed = request_parameters.draw_seed() if pipeline.draws(default_noise) else 0
-    return Call(model, pipeline, values, seed, default_noise, label)
+    values = pipeline.defaults
+    if parameters:
+        values = request_parameters.parameters(pipeline, parameters, others)
+    call = Call(model, pipeline, values, seed or 0, default_noise, label)
+    return call._replace(seed=request_parameters.draw_seed()) if seed is None and call.draws else call
 
 
 def operation_call(model: ServedModel, verb: str, query: OperationQuery, *, draws: bool) -> Call:

@@ -75,15 +75,15 @@ class AccessLog:
         method = scope["method"] if scope["method"] in METHODS else "other"
         is_plain = scope["path"] in self._paths
         route = scope["path"] if is_plain else getattr(scope.get("route"), "path", "elsewhere")
-        self._metrics.observe_request(method, route, status, seconds, scope.get("problem"))
+        problem = scope.get("problem")
+        self._metrics.requests(method, route, status).inc()
+        self._metrics.request_seconds(route).observe(seconds)
+        if problem is not None:
+            self._metrics.refusals(problem).inc()
         if self._every:
             client, path = scope.get("client"), _shown(scope["path"])
             fields = {"request_id": name, "method": method, "path": path, "status": status}
-            fields |= {
-                "seconds": round(seconds, 6),
-                "client": client and client[0],
-                "problem": scope.get("problem"),
-            }
+            fields |= {"seconds": round(seconds, 6), "client": client and client[0], "problem": problem}
             log.info("%s %s %d %.1f ms", method, path, status, 1000 * seconds, extra=fields)
 
 

@@ -100,7 +100,7 @@ def test_answers_conform(described: BaseSchema, version: str, mode: GenerationMo
         with contextlib.suppress(Unsatisfiable):
             check()
             tried.add(operation.path)
-    assert len(operations) == sum(len(route.methods) for route in ROUTES)
+    assert len(operations) == len([method for route in ROUTES for method in route.methods or ()])
     assert {route.path for route in ROUTES if isinstance(route, FastRoute)} <= tried
 
 

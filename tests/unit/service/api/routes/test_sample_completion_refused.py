@@ -51,7 +51,10 @@ IMAGE = to_base64(pictures(1)[0])
         (codes_and_mask(n=1, codes=CODES), "n is 1, and 3 rows were given to complete"),
         (codes_and_mask(label=[0, 1], codes=CODES), "2 labels for 3 rows"),
         (codes_and_mask(label=[]), "there are no rows"),
-        (codes_and_mask(method="plain"), "method 'plain' of 'patchwork' samples every code and cannot complete"),
+        (
+            codes_and_mask(method="plain"),
+            "method 'plain' of 'patchwork' samples every code and cannot complete",
+        ),
         (codes_and_mask(model="colours", method="walk"), "no method of this model can"),
         ({"mask": "1"}, "mask"),
         ({"codes": {}}, "codes"),

@@ -103,9 +103,7 @@ def test_one_image_is_not_enough(client: TestClient) -> None:
 
 def test_another_method_says_which_goes_between(client: TestClient) -> None:
     answer = client.post("/sample?model=wanderer&method=stroll", json={"codes": ENDS})
-    assert (
-        "to interpolate, choose the method between" in problem(answer, 422, "bad-value")["detail"]
-    )
+    assert "to interpolate, choose the method between" in problem(answer, 422, "bad-value")["detail"]
 
 
 def test_too_many_points(exported: Path) -> None:
