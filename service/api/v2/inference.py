@@ -235,7 +235,7 @@ def _response(
     outputs = []
     for name, binary in (received.outputs or dict.fromkeys(roles, received.binary)).items():
         role = roles[name]
-        array = results.figures[name] if role is Role.figure else results.arrays[role]
+        array = results.figures[name] if role.spec.by_name else results.arrays[role]
         if role is Role.states:
             check_states(call.model, array, limits.images)
         outputs.append((name, array, binary))
