@@ -131,7 +131,7 @@ def _layers(context: Context) -> list[Callable[[ASGIApp], ASGIApp]]:
     """The middleware, the innermost first."""
     settings = context.settings
     budget = Budget(settings.max_inflight_bytes)
-    context.metrics.add_source(lambda: [gauge(INFLIGHT_BYTES, [({}, budget.held)])])
+    context.metrics.add_source(lambda: [gauge(INFLIGHT_BYTES, [({}, budget.reserved)])])
     paths = [route.path for route in ROUTES if not route.param_convertors]
     layers: list[Callable[[ASGIApp], ASGIApp]] = [
         HeadRequests,

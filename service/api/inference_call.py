@@ -112,7 +112,10 @@ def make_call(
     label: Label | Sequence[Label] | None = None,
     others: Iterable[str] = (),
 ) -> Call:
-    """A call with its parameters checked and its seed drawn if none was given. Raises as ``arguments``."""
+    """A call with its parameters checked, and its seed drawn if none was given.
+
+    Raises as ``request_parameters.parameters``.
+    """
     values = pipeline.defaults
     if parameters:
         values = request_parameters.parameters(pipeline, parameters, others)

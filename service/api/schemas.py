@@ -127,7 +127,7 @@ class SampleQuery(_Sample, OperationQuery):
     """A sample request as a query."""
 
     box: list[str] | None = Field(default=None, examples=[["0,14,28,28"]])
-    """What to sample anew of an image: left, top, right and bottom in pixels of the image as it is seen,
+    """The part of an image to sample: left, top, right and bottom in pixels of the upright image,
     half-open; one box for all images or one for each. Repeat it for several images."""
 
 
@@ -168,14 +168,14 @@ class SampleDocument(_ShapedCodes, _Sample, _Seeded, Closed):
     """Codes of which to keep some, of the model's own grid; or the two codes to go between. Nested lists,
     `[n, h, w]` or `[n, d]`, or a flat one and `shape`."""
     mask: list[Any] | None = None
-    """Which codes to sample anew: nested lists of true or 1 (sample) and false or 0 (keep), of the shape of
+    """Which codes to sample: nested lists of true or 1 (sample) and false or 0 (keep), of the shape of
     the codes; one row stands for all."""
     image: str | None = None
     """PNG, JPEG or WebP as base64 or a data: URL."""
     images: Texts | None = None
     """Several such images."""
     box: Boxes | None = Field(default=None, examples=[[0, 14, 28, 28]])
-    """What to sample anew of an image: left, top, right and bottom in pixels of the image as it is seen,
+    """The part of an image to sample: left, top, right and bottom in pixels of the upright image,
     half-open; one box for all images or one for each."""
 
 

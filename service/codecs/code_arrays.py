@@ -1,11 +1,11 @@
-"""Codes as callers send them, JSON or npy, held against the manifest.
+"""Codes from JSON and npy, validated against the manifest.
 
-What comes out is always ``(N, *shape)`` of the manifest's dtype: int32 in [0, codebook size), or finite
-float32. One item may come without its batch axis. A grid may have another size than the model's own if the
-manifest gives a stride and the image that belongs to the grid is one that the model takes.
+The result has the shape ``(N, *shape)`` and the manifest's dtype: int32 in [0, codebook size), or finite
+float32. One row may lack its batch axis. A grid may have another size than the model's own if the manifest
+has a stride and the model takes the image of the grid.
 
-Nothing is converted that could hide a mistake: 3.0 is no index, true is no number, and the first value that
-is out of place is named with its position.
+No conversion hides a mistake: 3.0 is no index, true is no number, and the error names the first invalid
+value with its index.
 """
 
 import math
@@ -33,11 +33,11 @@ def from_json(document: Mapping[str, Any], manifest: Manifest, limits: ImageLimi
         detail = f"dtype {quoted(document['dtype'])}; the codes of {manifest.name!r} are {dtype}"
         raise BadCodes(detail, given=document["dtype"], allowed=dtype)
     flat, shape, found = json_arrays.flatten(document["codes"], "codes", BadCodes)
-    if (said := document.get("shape")) is not None and tuple(said) != shape:
-        if len(shape) != 1 or math.prod(said) != len(flat):
-            detail = f"shape says {list(said)}, and codes has the shape {list(shape)}"
-            raise BadCodes(detail, given=list(shape), allowed=list(said))
-        shape = tuple(said)
+    if (given := document.get("shape")) is not None and tuple(given) != shape:
+        if len(shape) != 1 or math.prod(given) != len(flat):
+            detail = f"shape is {list(given)}, and codes has the shape {list(shape)}"
+            raise BadCodes(detail, given=list(shape), allowed=list(given))
+        shape = tuple(given)
     types, wanted = ({int}, "an integer") if dtype == "int32" else ({int, float}, "a number")
     if not found <= types:
         odd = next(index for index, value in enumerate(flat) if type(value) not in types)
@@ -66,7 +66,7 @@ def from_array(
 ) -> NDArray[Any]:
     """The codes in an array of integers or, if they are not discrete, of floats.
 
-    Messages call it by its ``name``. Raises BadCodes, BadValue or TooLarge.
+    ``name`` is its name in messages. Raises BadCodes, BadValue or TooLarge.
     """
     shape = _checked_shape(array.shape, manifest, limits, name)
     return _checked_values(array.reshape(shape), manifest, name)
@@ -78,7 +78,7 @@ def _array(flat: list[Any], dtype: str) -> NDArray[Any]:
     try:
         return np.array(flat, dtype=np.int64)
     except OverflowError:
-        # Too large for any index; kept as it is, so that the message can name it.
+        # Too large for any index; kept for the error message.
         return np.array(flat, dtype=object)
 
 

@@ -1,10 +1,10 @@
 """Bytes to pixels and back: PNG, JPEG, WebP and npy.
 
-Pixels are uint8 ``(N, H, W, C)`` everywhere in the service. Pictures are made to fit a model by the rule of
-``service.contract.image_preprocessing``, the one the trainer uses. The size of a picture is read from its
-header and checked before any pixel is decoded, so a decompression bomb stays packed. Of an animation the
-first frame counts. Small plain pictures go by ``service.codecs.fast_png``, all others, without their metadata
-(``service.codecs.image_metadata``), by Pillow; nobody could tell from what comes out.
+Pixels are uint8 ``(N, H, W, C)`` everywhere in the service. Images are fitted to a model by the rule of
+``service.contract.image_preprocessing``, which the trainer uses too. The size of an image is read from its
+header and checked before any pixel is decoded, which stops a decompression bomb. Of an animation the first
+frame counts. ``service.codecs.fast_png`` decodes small simple PNGs; Pillow decodes all other files, without
+their metadata (``service.codecs.image_metadata``). Both give the same pixels.
 """
 
 import base64
@@ -45,7 +45,7 @@ _WHITESPACE = b" \t\r\n\v\f"
 GAP = 2
 """Pixels between the images of a grid, in white."""
 
-# Pillow's own limit is fixed and twice what it says; ours is a setting, and checked in open_picture.
+# Pillow's own limit is fixed, and it raises at twice the value; open_image checks the setting.
 Image.MAX_IMAGE_PIXELS = None
 
 
@@ -79,7 +79,7 @@ class ImageLimits:
 
 
 class Fitted(NamedTuple):
-    """Images made to fit a model, uint8 ``(N, H, W, C)``, and the size that each had as it is seen."""
+    """Images fitted to a model, uint8 ``(N, H, W, C)``, and the upright size of each file."""
 
     pixels: Pixels
     sizes: list[Size]
@@ -88,7 +88,7 @@ class Fitted(NamedTuple):
 def from_files(
     files: Sequence[bytes], spec: ImageSpec, limits: ImageLimits, *, resize: bool = True
 ) -> Fitted:
-    """PNG, JPEG or WebP files, made to fit the model's own size.
+    """PNG, JPEG or WebP files, fitted to the model's own size.
 
     Without ``resize`` each keeps its size, which must be one that the model takes and the same for all.
     Raises EmptyBody, BadImage, BadSize or TooLarge; with several files, naming which.
@@ -120,7 +120,7 @@ def from_files(
 
 
 def from_npy(data: bytes, spec: ImageSpec, limits: ImageLimits, *, resize: bool = True) -> Fitted:
-    """The images of an npy file with uint8 of shape ``(N, H, W, C)``, made to fit as files are.
+    """The images of an npy file with uint8 of shape ``(N, H, W, C)``, fitted as files are.
 
     ``(H, W)`` is one greyscale image; three axes are one image ``(H, W, C)`` if the last is 1, 3 or 4 long,
     else greyscale images ``(N, H, W)``. Raises BadArray, BadValue, BadSize or TooLarge.
@@ -131,7 +131,7 @@ def from_npy(data: bytes, spec: ImageSpec, limits: ImageLimits, *, resize: bool 
 
 
 def from_array(array: Pixels, spec: ImageSpec, limits: ImageLimits, *, resize: bool) -> Pixels:
-    """The same of an array that is uint8 ``(N, H, W, C)`` already. Raises BadValue, BadSize or TooLarge."""
+    """The fitted images of a uint8 array ``(N, H, W, C)``. Raises BadValue, BadSize or TooLarge."""
     count, height, width, _ = array.shape
     limits.check_count(count)
     limits.check_pixels("the images have", height, width)
@@ -145,10 +145,10 @@ def from_array(array: Pixels, spec: ImageSpec, limits: ImageLimits, *, resize: b
     return np.stack([prepare(_picture(image), spec, height, width) for image in array])
 
 
-def open_picture(data: bytes, limits: ImageLimits, where: str = "the image") -> Image.Image:
-    """A picture of which only the header was read. Raises EmptyBody, BadImage or TooLarge."""
+def open_image(data: bytes, limits: ImageLimits, where: str = "the image") -> Image.Image:
+    """A Pillow image with only its header read. Raises EmptyBody, BadImage or TooLarge."""
     if not data:
-        raise EmptyBody(f"{where} is empty: no bytes came")
+        raise EmptyBody(f"{where} is empty: it has no bytes")
     try:
         picture = Image.open(io.BytesIO(image_metadata.strip(data)), formats=FORMATS)
     except MemoryError:
@@ -163,7 +163,7 @@ def open_picture(data: bytes, limits: ImageLimits, where: str = "the image") -> 
 
 
 def place(index: int, count: int) -> str:
-    """What messages call one of some images."""
+    """The name of one of some images in messages."""
     return f"image {index} of {count}" if count > 1 else "the image"
 
 
@@ -218,13 +218,13 @@ def _picture(image: Pixels) -> Image.Image:
 def _upright(
     data: bytes, array: Pixels | None, spec: ImageSpec, limits: ImageLimits, where: str
 ) -> Image.Image:
-    """A picture as it is meant to be seen, from its pixels if they are known and else from its file."""
-    picture = open_picture(data, limits, where) if array is None else _picture(array)
+    """The upright Pillow image, from its pixels if they are decoded, else from its file."""
+    picture = open_image(data, limits, where) if array is None else _picture(array)
     try:
         return upright_picture(picture, spec.channels, spec.background)
     except MemoryError:
         raise
-    except Exception as error:  # Pillow's decoders raise whatever a corrupt file makes them run into
+    except Exception as error:  # Pillow's decoders raise many kinds of exceptions for a corrupt file
         raise BadImage(f"{where} is truncated or corrupt") from error
 
 

@@ -48,7 +48,7 @@ class JsonLimits:
 def flatten(nested: Any, name: str, error: type[BadValue]) -> Flat:
     """Nested lists as one flat list, its shape, and the types of its values.
 
-    Raises ``error`` for no list and for ragged ones; its message calls the lists by their ``name``.
+    Raises ``error`` for no list and for ragged ones; ``name`` is their name in its message.
     """
     if not isinstance(nested, list):
         raise error(f"{name} is {quoted(nested)}; it must be a list of numbers, or lists of them")
@@ -74,16 +74,16 @@ def index(flat: int, shape: tuple[int, ...]) -> list[int]:
 
 
 def position(flat: int, shape: tuple[int, ...]) -> str:
-    """The same as it stands in a message: ``"[0][2]"``."""
+    """The index in a message: ``"[0][2]"``."""
     return "".join(f"[{axis}]" for axis in index(flat, shape))
 
 
 def refusal(
     kind: type[BadValue], name: str, given: Any, flat: int, shape: tuple[int, ...], rule: str, **members: Any
 ) -> BadValue:
-    """Of a value that breaks a rule: its message says where in ``name`` it is, by its flat index."""
-    told = f"{name}{position(flat, shape)} is {quoted(given)}; it must be {rule}"
-    return kind(told, index=index(flat, shape), given=given, **members)
+    """The refusal of a value that breaks a rule: the message has its index in ``name``."""
+    detail = f"{name}{position(flat, shape)} is {quoted(given)}; it must be {rule}"
+    return kind(detail, index=index(flat, shape), given=given, **members)
 
 
 def _length(length: int | None) -> str:

@@ -124,7 +124,7 @@ class Supervisor:
             case Started():
                 worker.started = True
                 if worker.reloads != self._reloads:
-                    # It may have looked at the folder before the reload that it missed.
+                    # It may have read the folder before the reload that it missed.
                     self._create_task(self._reload_quietly())
                 if not self._up and all(other.started for other in self._workers.values()):
                     self._up = True

@@ -35,14 +35,14 @@ class Budget:
     """The bytes of all bodies that a worker holds; for its event loop alone."""
 
     def __init__(self, most: int) -> None:
-        self.most, self.held = most, 0
+        self.most, self.reserved = most, 0
 
     def check(self, more: int) -> None:
         """Raise InflightBytesExceeded if there is no room for ``more`` bytes."""
-        if self.held + more > self.most:
+        if self.reserved + more > self.most:
             detail = (
                 f"there is no room for {more} bytes beside the bodies of other requests, which hold "
-                f"{self.held} of {self.most} bytes (--max-inflight-bytes); try again in a second"
+                f"{self.reserved} of {self.most} bytes (--max-inflight-bytes); try again in a second"
             )
             raise InflightBytesExceeded(detail, given=more, allowed=self.most)
 
@@ -109,7 +109,7 @@ class _Body:
         self._settings, self._budget, self._receive = middleware.settings, middleware.budget, receive
         self.loop = asyncio.get_running_loop()
         self._started = self._last_byte = self.loop.time()
-        self._received = self._held = 0
+        self._received = self._reserved = 0
         self._reading = self._complete = False
         self._task = asyncio.current_task(self.loop)
         self._watch: asyncio.Task[None] | None = None
@@ -131,11 +131,11 @@ class _Body:
 
     def hold(self, size: int) -> None:
         """Count a body of ``size`` bytes, received or uncompressed. Raises InflightBytesExceeded."""
-        more = size - FREE - self._held
+        more = size - FREE - self._reserved
         if more > 0:
             self._budget.check(more)
-            self._budget.held += more
-            self._held += more
+            self._budget.reserved += more
+            self._reserved += more
 
     async def limited(self, response: Awaitable[None]) -> Problem | None:
         """Await a response until it is sent, the client disconnects or a timeout, which is the problem."""
@@ -148,7 +148,7 @@ class _Body:
         finally:
             if self._watch is not None:
                 self._watch.cancel()
-            self._budget.held -= self._held
+            self._budget.reserved -= self._reserved
         return self._problem
 
     def check(self, now: float) -> None:

@@ -66,7 +66,7 @@ async def decode(request: Request, context: Shared, query: Annotated[OperationQu
     """Turn codes into images.
 
     The body is the response of `/encode`, JSON or npy. Grids of another size than the model's own are images
-    of another size, where the model can. As PNG, several images come as a grid.
+    of another size, where the model can. As PNG, several images are a grid.
     """
     form = content_negotiation.choose(
         content_negotiation.header(request.scope, b"accept"), responses.IMAGES_FORMS

@@ -13,7 +13,7 @@ from service.observability.metrics import exposition
 
 
 class ReadyResponse(Document):
-    """The service answers."""
+    """The service is ready."""
 
     status: str
     workers: int
@@ -26,7 +26,7 @@ class ReadyResponse(Document):
 
 
 class LiveResponse(Document):
-    """The process runs."""
+    """The process is live."""
 
     status: str
 

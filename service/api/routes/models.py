@@ -25,7 +25,7 @@ class ModelSummary(NamedVersion):
 
     kind: str
     default: bool
-    """Whether it answers when a request names no model."""
+    """Whether it is the model for requests that name none."""
     image: ImageSpec
     codes: CodesSpec
     operations: list[str]

@@ -46,11 +46,11 @@ class SampleResponse(ImagesResponse):
     """Nested lists of the shape of `codes`: 1 where one was sampled, 0 where it was kept; null if nothing
     was given to complete."""
     states: list[Any] | None
-    """Codes on the way of each chain, `[n, states, ...]`; null if none were asked for."""
+    """The states of each chain, `[n, states, ...]`; null without `every`."""
     state_images: list[list[str]] | None
     """Their images, as base64 PNG."""
     figures: dict[str, list[float | None]] | None
-    """What the method tells of each sample, such as `acceptance_rate`; null if nothing."""
+    """Figures of each sample by name, such as `acceptance_rate`; null if there are none."""
 
 
 _SAMPLE_JSON = json_content(
@@ -71,12 +71,12 @@ async def sample(request: Request, context: Shared, query: Annotated[SampleQuery
 
     The request is JSON, or plain query parameters: `/sample?method=langevin&steps=200&n=16&seed=1`. The same
     seed gives the same images, each whatever `n` is; without one a seed is drawn, and is in the JSON and the
-    header `X-Tessera-Seed` of the response. As PNG, several images come as a grid.
+    header `X-Tessera-Seed` of the response. As PNG, several images are a grid.
 
     Methods that take a mask also complete: given `codes` and a `mask`, they sample the codes where it is true
     and keep the others; given an image and a `box`, they do the same with the image's codes, and sample those
-    that the box touches. The image comes in JSON, or is the body as for `/encode`, with the box in the query:
-    `/sample?box=0,14,28,28&n=8`. Of one image or row of codes come `n` completions, of several one each.
+    that the box touches. The image is in the JSON, or is the body as for `/encode`, with the box in the
+    query: `/sample?box=0,14,28,28&n=8`. One image or row of codes has `n` completions, several have one each.
 
     Methods that take a target interpolate: given two rows of `codes`, or two images, they respond with `n`
     evenly spaced points, including both ends: `/sample?method=interpolate&n=9`.
@@ -195,7 +195,7 @@ async def _decoded(
     values = {**pipeline.defaults, **call.values}
     given = {} if label is None else {Role.label: label.repeat(passed)}
     given[Role.codes] = states.reshape(-1, *states.shape[2:])
-    # The noise of a decoder is that of the chain, so that the last state has the picture of the answer.
+    # The noise of the decoder is that of the chain, so that the last state has the image of the response.
     items = [item for item in range(chains) for _ in range(passed)]
     results = await context.scheduler.run(model, pipeline, given, len(items), values, call.seed, items=items)
     images = results.arrays[Role.images]
@@ -204,17 +204,17 @@ async def _decoded(
 
 def _merged(body: SampleBody, query: SampleQuery) -> SampleBody:
     """The body and the query as one request. Raises BadValue if both say the same thing."""
-    asked: dict[str, Any] = query.model_dump(include=set(SampleQuery.model_fields), exclude_unset=True)
+    queried: dict[str, Any] = query.model_dump(include=set(SampleQuery.model_fields), exclude_unset=True)
     document: SampleDocument = body.document
     twice = sorted(
-        document.model_fields_set & asked.keys()
+        document.model_fields_set & queried.keys()
         | document.parameters.keys() & (query.model_extra or {}).keys()
     )
     if twice:
         raise BadValue(f"both the body and the query say {', '.join(twice)}", given=twice)
     if query.box is not None:
-        asked["box"] = [list(box) for box in masks.boxes_from_query(query.box)]
-    return replace(body, document=document.model_copy(update=asked))
+        queried["box"] = [list(box) for box in masks.boxes_from_query(query.box)]
+    return replace(body, document=document.model_copy(update=queried))
 
 
 def _rows(wanted: SampleDocument, given: int) -> int:

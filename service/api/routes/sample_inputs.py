@@ -22,7 +22,7 @@ from service.models.model import ServedModel
 from service.models.pipeline import SAMPLE, Pipeline
 
 _ENDS = 2
-# What goes with what, and why not alone.
+# Inputs that need a partner, and the error without it.
 _PARTNERS = {
     "codes": ("mask", "codes were given without a mask, which says which of them to sample"),
     "mask": ("codes", "a mask was given without codes, of which it keeps some"),
@@ -55,7 +55,7 @@ def is_completion(body: SampleBody, model: ServedModel) -> bool:
 def completion_pipeline(model: ServedModel, operation: str, body: SampleBody) -> Pipeline:
     """The pipeline that completes the given codes or images by a sampler, ``sample/METHOD``.
 
-    Raises BadValue if it samples only everything anew, UnknownOperation if the model cannot encode images.
+    Raises BadValue if the method cannot complete, UnknownOperation if the model cannot encode images.
     """
     method, methods = operation.removeprefix(SAMPLE), model.methods_that_take(Role.mask)
     if method not in methods:

@@ -1,8 +1,8 @@
-"""The input tensors of an inference, by role: each held against the signature, and all against each other.
+"""The input tensors of an inference by role, validated against the signature and each other.
 
-Who may say how many rows there are (of samples, completions, points on a way) says it with ``n``, or with an
-input of so many rows; other inputs then have as many, or one that stands for all. Otherwise the images or
-codes say it, and a label stands for all of them or for one each.
+The number of rows of samples, completions and interpolations is ``n``, or that of an input with several rows;
+the other inputs have as many rows, or one that stands for all. Otherwise it is that of the images or codes,
+with one label for all rows or one for each.
 """
 
 from collections.abc import Mapping
@@ -65,19 +65,19 @@ def read(
     if taker and label is not None and signature.repeats:
         counts[taker.name] = len(label)
     most = max(counts.values(), default=1)
-    # They go from one code to another, and nobody said how far each is on its way.
+    # An interpolation without the position of each row.
     is_open = signature.input(Role.fraction) is not None and Role.fraction not in arrays
     if is_open and most > 1:
         raise BadValue(
-            f"there are {most} rows to go between, and no fraction that says how far each is on its way; "
-            f"give one for each, or one row to go from and one to go to"
+            f"there are {most} rows to interpolate, and no fraction with the position of each; give one "
+            f"for each row, or one row of codes and one of targets"
         )
     rows = n or (POINTS if is_open else most)
     allowed = [1, rows] if signature.repeats else [rows]
     for name, count in counts.items():
         if count not in allowed:
-            told = f"input {name!r} has {count} rows, where there are {rows}; give"
-            raise BadTensor(f"{told} {' or '.join(map(str, allowed))}", given=count, allowed=allowed)
+            detail = f"input {name!r} has {count} rows, and the request has {rows}; give"
+            raise BadTensor(f"{detail} {' or '.join(map(str, allowed))}", given=count, allowed=allowed)
     if not signature.repeats:
         return Inputs(arrays, rows, label)
     limits.check_count(rows)
@@ -113,8 +113,7 @@ def _check_names(tensors: Mapping[str, Tensor], signature: Signature, model: Ser
     if codes and mask and (codes.name in tensors) != (mask.name in tensors):
         given, lacking = (codes, mask) if codes.name in tensors else (mask, codes)
         raise BadValue(
-            f"{given.name!r} was given without {lacking.name!r}: codes, and which of them to sample anew, go "
-            f"together",
+            f"{given.name!r} was given without {lacking.name!r}: codes and mask go together",
             missing=[lacking.name],
         )
 

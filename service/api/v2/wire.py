@@ -74,7 +74,7 @@ def read(body: bytes, headers: Headers, limits: RequestLimits) -> InferenceBody:
     """The request in a body. Raises EmptyBody, BadBody, BadValue, TooLarge or UnsupportedMediaType."""
     if not body:
         raise EmptyBody("the request has no body")
-    body = compression.unpacked(body, headers.get("content-encoding"), limits.max_body_bytes)
+    body = compression.decompressed(body, headers.get("content-encoding"), limits.max_body_bytes)
     head, tail = _split(memoryview(body), headers.get(LENGTH))
     document = InferenceDocument.read(limits.json.parse(bytes(head)))
     parameters = document.parameters or {}
@@ -192,7 +192,7 @@ def _outputs(documents: Sequence[OutputDocument], binary: bool) -> dict[str, boo
     for document in documents:
         where = f"output {quoted(document.name)}"
         if document.name in outputs:
-            raise BadValue(f"{where} was asked for twice", given=document.name)
+            raise BadValue(f"{where} was requested twice", given=document.name)
         parameters = document.parameters or {}
         _check_names(parameters, [BINARY], where)
         outputs[document.name] = _flag(parameters, BINARY, where, default=binary)

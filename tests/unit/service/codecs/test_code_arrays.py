@@ -169,9 +169,9 @@ def test_an_npy_of_another_dtype(model: Manifest, dtype: str) -> None:
 def test_what_the_json_says_must_agree() -> None:
     with pytest.raises(BadCodes, match="dtype 'float32'; the codes of 'toy' are int32"):
         code_arrays.from_json({"codes": [[1]], "dtype": "float32"}, GRID, LIMITS)
-    with pytest.raises(BadCodes, match=r"shape says \[1, 2, 2\], and codes has the shape \[1, 1, 1\]"):
+    with pytest.raises(BadCodes, match=r"shape is \[1, 2, 2\], and codes has the shape \[1, 1, 1\]"):
         code_arrays.from_json({"codes": [[[1]]], "shape": [1, 2, 2]}, GRID, LIMITS)
-    with pytest.raises(BadCodes, match=r"shape says \[1, 2, 2\], and codes has the shape \[3\]"):
+    with pytest.raises(BadCodes, match=r"shape is \[1, 2, 2\], and codes has the shape \[3\]"):
         code_arrays.from_json({"codes": [1, 2, 3], "shape": [1, 2, 2]}, GRID, LIMITS)
 
 

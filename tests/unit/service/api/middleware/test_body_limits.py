@@ -174,10 +174,10 @@ def test_bodies_have_a_budget_together() -> None:
         app = bounded(reads_all, budget=budget)
         stalled = Caller(part(bytes(LARGE - 1), more=True))
         stalling = asyncio.create_task(app(length_of(LARGE), stalled.receive, stalled.send))
-        while not budget.held:
+        while not budget.reserved:
             await asyncio.sleep(0)
         # What only announces that it is large holds nothing, and what is small is not counted.
-        assert budget.held == LARGE - 1 - FREE
+        assert budget.reserved == LARGE - 1 - FREE
 
         # A body that says how long it is is refused unread, others as soon as there is no room for them.
         large = Caller(part(b"x", more=True))
@@ -196,11 +196,11 @@ def test_bodies_have_a_budget_together() -> None:
         stalling.cancel()
         with pytest.raises(asyncio.CancelledError):
             await stalling
-        assert budget.held == 0
+        assert budget.reserved == 0
         again = Caller(part(bytes(LARGE), more=False))
         await app(length_of(LARGE), again.receive, again.send)
         assert again.sent[0]["status"] == 200
-        assert budget.held == 0
+        assert budget.reserved == 0
 
     asyncio.run(main())
 
