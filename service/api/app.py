@@ -9,7 +9,7 @@ from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import RedirectResponse
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import __version__
 from service.api import problems
@@ -51,11 +51,15 @@ A response has the media type that `Accept` asks for. An error of an endpoint is
 
 @dataclass(frozen=True)
 class App:
-    """``asgi`` is the whole app: the middleware around ``fastapi``, or inside of it if there are traces."""
+    """An ASGI app: ``asgi`` is the middleware around ``fastapi``, or, with traces, the other way round."""
 
     fastapi: FastAPI
     context: Context
     asgi: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Call ``asgi``; the server calls it directly."""
+        await self.asgi(scope, receive, send)
 
 
 def create_app(settings: Settings, control: ControlChannel | None = None) -> App:
