@@ -1,8 +1,7 @@
 """The roles: what an input or output of a graph stands for. One table, one row a role.
 
-Everything that depends on a role alone is in its row: the manifest, the runner, model validation, signatures
-and the Open Inference Protocol read it from there. A new role is a new row; only an endpoint or a reader for
-it is new code.
+The manifest, the runner, model validation, signatures and the Open Inference Protocol read the table. A new
+role is a new row; only an endpoint or a special reader for it is new code.
 """
 
 from collections.abc import Callable, Sequence
@@ -49,10 +48,9 @@ class RoleSpec:
     - ``fill_beside``: the role that must be an input too for ``fill`` to apply
     - ``bounds``: the smallest and the largest value
     - ``casts``: whether a request may send another dtype of the same kind (integer or floating)
-    - ``as_bytes``: what a byte string means where a request sends one for a row; None: it may not
-    - ``by_name``: whether an operation may give several, told apart by the names of the outputs
-    - ``anywhere``: whether an operation with a REST endpoint may take it although the endpoint has no place
-      for it, or a place of its own
+    - ``as_bytes``: what a byte string means that a request sends for a row; None: not allowed
+    - ``by_name``: whether an operation may give several, distinguished by the names of the outputs
+    - ``anywhere``: whether any operation may take it; else only one whose REST endpoint has a field for it
     - ``draw``: how noise is drawn, by (seed, items, stream, shape)
     """
 

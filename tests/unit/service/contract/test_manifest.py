@@ -22,7 +22,7 @@ from service.contract.manifest import (
 
 
 @pytest.mark.parametrize("name", ["levels", "colours", "oddity", "patchwork", "wanderer"])
-def test_a_manifest_comes_back_from_its_json(exported: Path, name: str) -> None:
+def test_a_manifest_survives_json(exported: Path, name: str) -> None:
     text = (exported / name / "manifest.json").read_text()
     manifest = Manifest.model_validate_json(text)
     assert Manifest.model_validate_json(manifest.model_dump_json()) == manifest
@@ -43,7 +43,7 @@ def test_the_native_size_is_always_allowed(height: int, width: int, step: int | 
 
 @settings(max_examples=50, deadline=None)
 @given(st.dictionaries(st.text(st.characters(codec="ascii"), min_size=1, max_size=8), st.integers(0, 2**16)))
-def test_the_version_is_that_of_graphs_and_tensors(sizes: dict[str, int]) -> None:
+def test_the_version_depends_on_graphs_and_tensors_only(sizes: dict[str, int]) -> None:
     def files(**sizes: int) -> dict[str, File]:
         return {name: File(sha256=f"{size:064x}", size=size) for name, size in sizes.items()}
 
@@ -86,7 +86,7 @@ def changed(document: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("codes>stride", 2, r"codes of shape \(7, 7\) with stride 2 do not belong to an image of 28x28"),
     ],
 )
-def test_what_does_not_agree_is_refused(exported: Path, path: str, value: Any, complaint: str) -> None:
+def test_contradictions_are_refused(exported: Path, path: str, value: Any, complaint: str) -> None:
     document = orjson.loads((exported / "levels" / "manifest.json").read_bytes())
     with pytest.raises(ValidationError, match=complaint):
         Manifest.model_validate(changed(document, path, value))
@@ -108,7 +108,7 @@ def test_an_operation_declares_its_parameters_and_axes() -> None:
         )
 
 
-def test_a_mask_comes_with_the_codes_it_keeps() -> None:
+def test_a_mask_needs_codes() -> None:
     mask, codes = {"name": "mask", "role": "mask"}, {"name": "codes", "role": "codes"}
     with pytest.raises(ValidationError, match="takes mask, but no codes"):
         Operation.model_validate({"graph": "g.onnx", "inputs": [mask], "outputs": [codes]})
@@ -141,14 +141,14 @@ def an_operation(*inputs: Role, gives: tuple[Role, ...] = (Role.codes,)) -> Oper
         ((Role.normal,), (Role.label,), "which is for inputs"),
     ],
 )
-def test_roles_that_miss_their_partners(
+def test_roles_without_the_role_they_need(
     inputs: tuple[Role, ...], gives: tuple[Role, ...], complaint: str
 ) -> None:
     with pytest.raises(ValidationError, match=complaint):
         an_operation(*inputs, gives=gives)
 
 
-def test_roles_with_their_partners() -> None:
+def test_roles_with_the_role_they_need() -> None:
     assert an_operation(Role.codes, Role.target, Role.fraction).takes(Role.fraction)
     assert an_operation(Role.normal, gives=(Role.codes, Role.states, Role.figure)).gives(Role.states)
 
@@ -164,7 +164,7 @@ def test_roles_with_their_partners() -> None:
         (Role.normal, {"default_seed": -1}, False),
     ],
 )
-def test_a_seed_of_its_own_is_for_noise_without_a_default(
+def test_a_default_seed_is_for_noise_without_a_default(
     role: Role, more: dict[str, int], allowed: bool
 ) -> None:
     with nullcontext() if allowed else pytest.raises(ValidationError, match="default_seed"):

@@ -48,7 +48,7 @@ def test_dtype_and_shape(
     assert GRID.row(role, IMAGE, any_size=True) == (expected[0], of_any_size)
 
 
-def test_noise_alone_is_drawn() -> None:
+def test_only_noise_is_drawn() -> None:
     with pytest.raises(TypeError, match="'x' of role codes is not noise"):
         Input(name="x", role=Role.codes).draw  # noqa: B018 - it raises
 
