@@ -1,4 +1,4 @@
-"""What a corked transport hands on, and when."""
+"""Headers and body of a response leave in one write."""
 
 import asyncio
 from collections.abc import Iterable
@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.server.write_coalescing import Corked
+from service.server.http import CoalescingTransport
 
-HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n"
+HEADERS = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n"
 
 
 class Wire(asyncio.Transport):
@@ -34,73 +34,73 @@ class Wire(asyncio.Transport):
         self.closed = True
 
 
-def test_a_head_goes_with_its_body() -> None:
+def test_headers_go_with_their_body() -> None:
     async def main() -> list[bytes]:
-        corked = Corked(wire := Wire(), asyncio.get_running_loop())
-        corked.write(HEAD)
+        coalescing = CoalescingTransport(wire := Wire(), asyncio.get_running_loop())
+        coalescing.write(HEADERS)
         assert wire.pieces == []
-        corked.write(b"ok")
+        coalescing.write(b"ok")
         await asyncio.sleep(0)
         return wire.pieces
 
-    assert asyncio.run(main()) == [HEAD + b"ok"]
+    assert asyncio.run(main()) == [HEADERS + b"ok"]
 
 
-def test_a_head_alone_goes_when_all_else_had_a_turn() -> None:
+def test_headers_alone_go_at_the_next_round_of_the_event_loop() -> None:
     async def main() -> list[bytes]:
-        corked = Corked(wire := Wire(), asyncio.get_running_loop())
-        corked.write(HEAD)
+        coalescing = CoalescingTransport(wire := Wire(), asyncio.get_running_loop())
+        coalescing.write(HEADERS)
         await asyncio.sleep(0)
         return wire.pieces
 
-    assert asyncio.run(main()) == [HEAD]
+    assert asyncio.run(main()) == [HEADERS]
 
 
 def test_a_long_body_follows_at_once() -> None:
     async def main() -> list[bytes]:
-        corked = Corked(wire := Wire(), asyncio.get_running_loop())
-        corked.write(HEAD)
-        corked.write(b"x" * 2**20)
+        coalescing = CoalescingTransport(wire := Wire(), asyncio.get_running_loop())
+        coalescing.write(HEADERS)
+        coalescing.write(b"x" * 2**20)
         return wire.pieces
 
-    assert asyncio.run(main()) == [HEAD + b"x" * 2**20]
+    assert asyncio.run(main()) == [HEADERS + b"x" * 2**20]
 
 
 @pytest.mark.parametrize("end", ["close", "writelines"])
 def test_nothing_is_lost_where_something_else_follows(end: str) -> None:
     async def main() -> list[bytes]:
-        corked = Corked(wire := Wire(), asyncio.get_running_loop())
-        corked.write(HEAD)
+        coalescing = CoalescingTransport(wire := Wire(), asyncio.get_running_loop())
+        coalescing.write(HEADERS)
         if end == "close":
-            corked.close()
+            coalescing.close()
         else:
-            corked.writelines([b"a", b"b"])
+            coalescing.writelines([b"a", b"b"])
         return wire.pieces
 
-    assert asyncio.run(main()) == ([HEAD] if end == "close" else [HEAD, b"ab"])
+    assert asyncio.run(main()) == ([HEADERS] if end == "close" else [HEADERS, b"ab"])
 
 
 def test_all_else_is_as_the_transport_has_it() -> None:
     async def main() -> None:
-        corked = Corked(wire := Wire(), asyncio.get_running_loop())
-        assert not corked.is_closing()
+        coalescing = CoalescingTransport(wire := Wire(), asyncio.get_running_loop())
+        assert not coalescing.is_closing()
         wire.close()
-        assert corked.is_closing()
-        assert corked.get_extra_info("peername", "nobody") == "nobody"
+        assert coalescing.is_closing()
+        assert coalescing.get_extra_info("peername", "nobody") == "nobody"
 
     asyncio.run(main())
 
 
-@given(st.lists(st.one_of(st.just(HEAD), st.binary(max_size=9), st.none()), max_size=12))
+@given(st.lists(st.one_of(st.just(HEADERS), st.binary(max_size=9), st.none()), max_size=12))
 def test_bytes_keep_their_order(written: list[bytes | None]) -> None:
     async def main() -> bytes:
-        corked = Corked(wire := Wire(), asyncio.get_running_loop())
+        coalescing = CoalescingTransport(wire := Wire(), asyncio.get_running_loop())
         for data in written:
             if data is None:
                 await asyncio.sleep(0)
             else:
-                corked.write(data)
-        corked.close()
+                coalescing.write(data)
+        coalescing.close()
         await asyncio.sleep(0)
         return b"".join(wire.pieces)
 
