@@ -1,13 +1,13 @@
-"""What the configs of all kinds share."""
+"""What the configs of all kinds share: data, optimisation, places; and the convolutional networks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from service.contract.manifest import NAME_PATTERN
+from service.contract.manifest import NAME_PATTERN, ImageSpec
 
 # Flags are text, and YAML takes 32 for a number: a choice may be written either way.
 WrittenAsNumber = BeforeValidator(lambda value: int(value) if str(value).isdecimal() else value)
@@ -109,3 +109,39 @@ class RunConfig(BaseModel):
     def schedule(self) -> Schedule:
         """How the model is trained, in its first or only stage."""
         return Schedule(**{item.name: getattr(self, item.name) for item in fields(Schedule)})
+
+
+class ConvolutionalConfig(RunConfig):
+    """What kinds share whose encoder and decoder are strided convolutions around an innermost grid."""
+
+    stride: Annotated[Literal[2, 4, 8, 16, 32, 64, 128], WrittenAsNumber] = Field(
+        default=4, description="pixels an innermost cell stands for, each way"
+    )
+    width: int = Field(default=128, ge=8, description="channels at the innermost resolution")
+    stem_width: int = Field(default=32, ge=8, description="channels after the first halving")
+    hidden_width: int = Field(default=64, ge=8, description="channels inside a residual block")
+    blocks: int = Field(default=2, ge=1, description="residual blocks at the innermost resolution")
+
+    @model_validator(mode="after")
+    def _size_fits(self) -> Self:
+        if self.image_size is not None and self.image_size % self.stride:
+            raise ValueError(f"image_size {self.image_size} is no multiple of stride {self.stride}")
+        return self
+
+    def layers(self, image: ImageSpec) -> dict[str, Any]:
+        """The keywords of ``Encoder`` and ``Decoder`` for images.
+
+        Raises ValueError if their size is no multiple of the stride.
+        """
+        if image.height % self.stride or image.width % self.stride:
+            raise ValueError(
+                f"images of {image.height}x{image.width} pixels are no multiple of the stride "
+                f"{self.stride}; choose another stride or image_size"
+            )
+        return {
+            "stride": self.stride,
+            "stem": self.stem_width,
+            "trunk": self.width,
+            "hidden": self.hidden_width,
+            "blocks": self.blocks,
+        }

@@ -5,8 +5,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from trainer.config.base import Schedule
-from trainer.config.convolutional import ConvolutionalConfig
+from trainer.config.base import ConvolutionalConfig, Schedule
 
 # Of a temperature: beyond, images are noise.
 HOTTEST = 2.0
@@ -68,8 +67,15 @@ class NCPConfig(VAEConfig):
     """A beta-VAE with a noise contrastive prior: a classifier as energy (2010.02917)."""
 
     second_stage_fields: ClassVar[frozenset[str]] = frozenset(
-        f"classifier_{name}"
-        for name in ("width", "layers", "dropout", "lr", "batch_size", "weight_decay", "average_decay")
+        {
+            "classifier_width",
+            "classifier_layers",
+            "classifier_dropout",
+            "classifier_lr",
+            "classifier_batch_size",
+            "classifier_weight_decay",
+            "classifier_average_decay",
+        }
     )
     free_on_resume: ClassVar[frozenset[str]] = VAEConfig.free_on_resume | {"classifier_epochs"}
 

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils import data as torch_data
 
 from service.contract.manifest import ImageSpec
+from trainer.data.batches import Batch, in_batches
 from trainer.data.sources.pictures import Pictures, Skipped, draw, quiet_pillow
-from trainer.data.splits import Batch, in_batches
 from trainer.errors import DataError
 
 Pixels = NDArray[np.uint8]
@@ -64,7 +64,7 @@ class StreamedReader:
         self._split = split
         self._device = device
         self._plan = _Plan()
-        self._loader: DataLoader[Pixels | DataError] | None = DataLoader(
+        self._loader: torch_data.DataLoader[Pixels | DataError] | None = torch_data.DataLoader(
             _Decoder(split),
             batch_size=None,
             sampler=self._plan,
@@ -105,7 +105,7 @@ class StreamedReader:
         return tensor.to(self._device, non_blocking=True)
 
 
-class _Plan(Sampler[list[int]]):
+class _Plan(torch_data.Sampler[list[int]]):
     """The batches of the next pass, set anew for each: the workers outlive a pass."""
 
     def __init__(self) -> None:
@@ -118,7 +118,7 @@ class _Plan(Sampler[list[int]]):
         return len(self.batches)
 
 
-class _Decoder(Dataset[Pixels | DataError]):
+class _Decoder(torch_data.Dataset[Pixels | DataError]):
     """The split as its workers see it: a whole batch at a time."""
 
     def __init__(self, split: StreamedSplit) -> None:

@@ -12,8 +12,6 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
-import click
-
 from trainer.errors import ReloadError
 
 URL_VARIABLE = "TESSERA_RELOAD_URL"
@@ -22,36 +20,6 @@ KEY_VARIABLE = "TESSERA_RELOAD_KEY"
 PATH = "/models/reload"
 # It loads the model and runs each operation of it once, in every worker, before it answers.
 PATIENCE = 600.0
-
-
-class ServiceAddress(click.ParamType[str]):
-    """``http://HOST:PORT``, or the same with https or a path before the service's own."""
-
-    name = "URL"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Check an address: before hours of training, not after."""
-        try:
-            parts = urlsplit(value)
-            good = parts.scheme in _CONNECTIONS and parts.hostname and parts.port != 0
-        except ValueError:
-            good = False
-        if not good:
-            self.fail(f"{value!r} is no address of a service, such as http://127.0.0.1:8000", param, ctx)
-        return str(value).rstrip("/")
-
-
-def reload_option() -> click.Option:
-    """The flag ``--reload``."""
-    return click.Option(
-        ["--reload"],
-        type=ServiceAddress(),
-        metavar="URL",
-        envvar=URL_VARIABLE,
-        help=f"have the service there load it, such as http://127.0.0.1:8000; its key for a reload is "
-        f"${KEY_VARIABLE}. Exit code {ReloadError.exit_code}: published, and not loaded  "
-        f"[default: ${URL_VARIABLE}]",
-    )
 
 
 def have_loaded(address: str, name: str) -> str:

@@ -11,13 +11,13 @@ from service.contract.runner import default_noise
 from trainer.config import VLAEConfig
 from trainer.data import Batch, binarisation
 from trainer.data.augmentation import flipped
+from trainer.image_sheets import sheet, side_by_side
 from trainer.models.autoregressive import vlae_graphs
 from trainer.models.autoregressive.flow_prior import FlowPrior, drawn_codes
 from trainer.models.autoregressive.pixel_decoder import PixelLoop, PixelStack
 from trainer.models.autoregressive.pixel_distributions import pixel_distribution
 from trainer.models.base import PICTURED_IMAGES, Graph, Step, to_shares
 from trainer.models.gaussian.base import GaussianModel
-from trainer.plots import sheet, side_by_side
 
 COLUMNS, ROWS = 10, 10
 # Of soft free bits: how far above them the divergence may be, and by what the weight moves in a step.

@@ -1,7 +1,7 @@
 """The prior over the codes as a stage of training: its loss, its figures, and the graph that samples it."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 import torch
@@ -10,10 +10,10 @@ from torch import Tensor
 from service.contract.manifest import CodesSpec, Input, Output, Parameter, Role
 from trainer.config import Schedule, VQVAEConfig
 from trainer.data import Batch
-from trainer.models.base import Graph, Run, SecondStage, Step
+from trainer.image_sheets import sheet
+from trainer.models.base import Graph, RunGraph, SecondStage, Step
 from trainer.models.code_prior.network import CodePrior, Ordered, random_masks
 from trainer.models.samplers.autoregressive import Sampler
-from trainer.plots import sheet
 
 COLUMNS, ROWS = 10, 10
 DRAWN_FOR_PARITY = 64
@@ -38,6 +38,7 @@ class PriorStage(SecondStage):
     name = "prior"
     rate_flag = "--prior-lr"
     shown = MappingProxyType({"prior": "sample/autoregressive"})
+    plotted = MappingProxyType({"test_bits": (None, None)})
 
     def __init__(
         self,
@@ -161,9 +162,9 @@ class PriorStage(SecondStage):
         ]
 
     @torch.no_grad()
-    def parity(self, run: Run) -> float:
+    def parity(self, graphs: Sequence[Graph], run: RunGraph) -> float:
         """Run the sampler's graph; the largest gap between a draw's noise and the interval of its code."""
-        (graph,) = self.graphs()
+        (graph,) = graphs
         inputs = self._examples(DRAWN_FOR_PARITY, guidance=1.5)
         (codes,) = run(graph, inputs)
         return Sampler(self.network).gap(tuple(inputs.values()), codes)

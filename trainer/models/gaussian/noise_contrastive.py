@@ -1,6 +1,6 @@
 """The classifier between posterior and prior as a stage of training: its loss, its figures, its samplers."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 import torch
@@ -10,11 +10,11 @@ from torch import Tensor
 from service.contract.manifest import Input, Output, Parameter, Role
 from trainer.config import NCPConfig, Schedule
 from trainer.data import Batch
-from trainer.models.base import Graph, Run, SecondStage, Step
+from trainer.image_sheets import panels, sheet
+from trainer.models.base import Graph, RunGraph, SecondStage, Step
 from trainer.models.gaussian.energy import Classifier
 from trainer.models.samplers.langevin import Langevin, Metropolis
 from trainer.models.samplers.resampling import Resampling
-from trainer.plots import panels, sheet
 
 MOST_STEPS = 2000
 MOST_PROPOSALS = 4096
@@ -38,6 +38,7 @@ class ClassifierStage(SecondStage):
     name = "classifier"
     rate_flag = "--classifier-lr"
     shown = MappingProxyType({"prior": "sample/prior", "Langevin": "sample/langevin"})
+    plotted = MappingProxyType({"lowest_loss": (None, None)})
 
     def __init__(
         self,
@@ -161,9 +162,9 @@ class ClassifierStage(SecondStage):
         ]
 
     @torch.no_grad()
-    def parity(self, run: Run) -> float:
+    def parity(self, graphs: Sequence[Graph], run: RunGraph) -> float:
         """Run the samplers' graphs; the largest gap between a state and torch's after the same one before."""
-        langevin, metropolis, resampling = self.graphs()
+        langevin, metropolis, resampling = graphs
         chain = self._chain_inputs(CHAINS_FOR_PARITY, STEPS_FOR_PARITY, every=1)
         corrected = self._metropolis_inputs(CHAINS_FOR_PARITY, STEPS_FOR_PARITY, every=1)
         generator = torch.Generator().manual_seed(1)

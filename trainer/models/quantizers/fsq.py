@@ -13,9 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from trainer.models.quantizers.base import Quantized, Quantizer
-from trainer.models.quantizers.code_usage import counted
-from trainer.models.quantizers.gradients import straight_through
+from trainer.models.quantizers.base import Quantized, Quantizer, counted, straight_through
 
 # Keeps bounded values from being rounded beyond the outermost level; up to 999 levels it takes none away.
 MARGIN = 1e-3

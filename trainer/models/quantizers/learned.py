@@ -14,18 +14,23 @@ Codes die when no z is near them; in many dimensions most do (2406.06525, table 
 - the rotation trick: gradients that differ within a code's region (2410.06424)
 """
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.models.quantizers.base import Quantized, Quantizer, in_float32
-from trainer.models.quantizers.code_usage import counted
-from trainer.models.quantizers.distributed import drawn, total
-from trainer.models.quantizers.gradients import rotated, straight_through
-from trainer.models.quantizers.kmeans import kmeans
-from trainer.models.quantizers.lookup import nearest, on_sphere
+from trainer.models.quantizers.base import (
+    Quantized,
+    Quantizer,
+    counted,
+    in_float32,
+    nearest,
+    on_sphere,
+    rotated,
+    straight_through,
+)
 
 Update = Literal["gradient", "ema"]
 
@@ -184,3 +189,62 @@ class LearnedCodebook(Quantizer):
         self.codebook.copy_(torch.where(dead[:, None], picked, self.codebook))
         self.sums.copy_(torch.where(dead[:, None], picked * even_use, self.sums))
         self.uses.copy_(torch.where(dead, even_use, self.uses))
+
+
+class Clusters(NamedTuple):
+    """What k-means found: ``size`` clusters.
+
+    - ``centres``: float32 ``(size, D)``
+    - ``sums``: float32 ``(size, D)``, of the rows of each
+    - ``counts``: float32 ``(size,)``, how many rows each has, at least 1
+    """
+
+    centres: Tensor
+    sums: Tensor
+    counts: Tensor
+
+
+def kmeans(rows: Tensor, size: int, *, spherical: bool = False, rounds: int = 10) -> Clusters:
+    """Lloyd's algorithm on float32 ``(n, D)``, of all processes together.
+
+    Starts from random rows (with repetition if there are fewer than ``size``); a centre left empty is put on
+    a random row again. With ``spherical`` the rows are of length 1 and so are the centres, which makes the
+    nearest one that of the smallest angle.
+    """
+    centres = drawn(rows, size)
+    sums, counts = centres, torch.ones(size, device=rows.device)
+    for _ in range(rounds):
+        codes = nearest(rows, centres)
+        counts = total(counted(codes, size))
+        sums = total(torch.zeros_like(centres).index_add_(0, codes, rows))
+        sums = torch.where(counts[:, None] > 0, sums, drawn(rows, size))
+        counts = counts.clamp(min=1)
+        centres = on_sphere(sums) if spherical else sums / counts[:, None]
+    return Clusters(centres, sums, counts)
+
+
+def total(values: Tensor) -> Tensor:
+    """The sum of a tensor over all processes; ``values`` itself stays as it is."""
+    if _count() == 1:
+        return values
+    values = values.clone()
+    dist.all_reduce(values)
+    return values
+
+
+def drawn(rows: Tensor, count: int) -> Tensor:
+    """``count`` random rows of those of all processes, float ``(n, D)`` to ``(count, D)``, in turn from each.
+
+    A row is drawn again only when all have been.
+    """
+    processes, places = _count(), torch.arange(count, device=rows.device)
+    order = torch.randperm(len(rows), device=rows.device)
+    picked = rows[order[places // processes % len(rows)]]
+    if processes == 1:
+        return picked
+    mine = places % processes == dist.get_rank()
+    return total(torch.where(mine[:, None], picked, torch.zeros_like(picked)))
+
+
+def _count() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
