@@ -169,7 +169,7 @@ def evaluate(
 ) -> None:
     """Measure EXPORTED, a published model, through ONNX Runtime, as the service will run it."""
     with _clear_errors():
-        from trainer.evaluation import evaluate
+        from trainer import evaluate
         from trainer.evaluation.results import Effort
 
         console = Console(stderr=True, quiet=True) if as_json else _console()

@@ -1,7 +1,7 @@
 """The table of kinds: a row says all there is of a kind of model.
 
-A new kind is one file with its config and its model, a row here, and a preset in ``presets/``. The command and
-its flags follow from the row. Classes are named rather than imported: torch takes seconds to import, and
+A new kind is one file with its config and its model, a row here, and a preset in ``presets/``. The command
+and its flags follow from the row. Classes are named rather than imported: torch takes seconds to import, and
 neither ``--help`` nor a mistyped flag should wait for it.
 """
 

@@ -12,9 +12,9 @@ from tests.fixtures import tiny_models
 from tests.fixtures.tiny_models import Trained
 from trainer import pipeline
 from trainer.__main__ import main
-from trainer.config import CONFIGS
+from trainer.kinds import KINDS
 from trainer.training.loop import Fit
-from trainer.training.run_folder import Run
+from trainer.training.run_folder import RunFolder
 
 
 def trainer(*arguments: str) -> Result:
@@ -35,7 +35,7 @@ def test_the_help_shows_commands_to_copy_and_every_kind() -> None:
     result = trainer("--help")
     assert result.exit_code == 0
     assert "python -m trainer vqvae --epochs 1 --limit 5000    the same in 25 seconds" in result.output
-    for command in (*CONFIGS, "export", "sample", "evaluate"):
+    for command in (*KINDS, "export", "sample", "evaluate"):
         assert re.search(rf"^  {command} +\w", result.output, re.MULTILINE)
 
 
@@ -153,7 +153,7 @@ def test_an_interrupted_run_goes_on_as_it_says(
     advice = shlex.split(result.stderr.split("python -m trainer ")[1])
     resumed = trainer(*advice)
     assert resumed.exit_code == 0, resumed.stderr
-    run = Run.open(tmp_path / "tiny")
+    run = RunFolder.open(tmp_path / "tiny")
     assert f"resuming {run.folder} in epoch 2, step 3" in resumed.output
     assert tiny_models.figures(run) == tiny_models.figures(trained.run)
     first, second = (each.latest_checkpoint() / "model.safetensors" for each in (trained.run, run))

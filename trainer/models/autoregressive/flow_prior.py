@@ -11,6 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from service.contract.manifest import Input, Output, Parameter, Role
+from trainer.config.gaussian import HOTTEST
+from trainer.models.base import Graph
+from trainer.models.gaussian.operations import BATCH
 from trainer.models.layers.masked import MaskedMLP
 from trainer.models.samplers.onnx_scan import Axes, Chain, Loop, Tensors
 
@@ -140,3 +144,36 @@ def drawn_codes(prior: FlowPrior, noise: Tensor, labels: Tensor, temperature: fl
     given = (noise, torch.tensor(temperature, device=noise.device), *([labels] if prior.classes else []))
     (codes,) = sampler(prior)(*given)
     return codes
+
+
+def sampling(prior: FlowPrior, temperature: float) -> Graph:
+    """``sample/prior``; ``temperature`` is the default of its parameter ``code_temperature``."""
+    inputs = [
+        Input(name="noise", role=Role.normal, shape=(prior.dim,)),
+        Input(name="code_temperature", role=Role.parameter),
+    ]
+    examples = [torch.randn(2, prior.dim, generator=torch.Generator().manual_seed(0)), torch.tensor(1.0)]
+    axes: list[dict[int, str]] = [BATCH, {}]
+    if prior.classes:
+        inputs.append(Input(name="label", role=Role.label, default=prior.no_label))
+        examples.append(torch.tensor([0, prior.no_label]))
+        axes.append(BATCH)
+    return Graph(
+        operation="sample/prior",
+        file="sample_prior.onnx",
+        module=sampler(prior),
+        examples=tuple(examples),
+        axes=tuple(axes),
+        inputs=tuple(inputs),
+        outputs=(Output(name="codes", role=Role.codes),),
+        description="Codes from the prior, an autoregressive flow; with a label, of that class.",
+        parameters={
+            "code_temperature": Parameter(
+                dtype="float32",
+                default=temperature,
+                minimum=0,
+                maximum=HOTTEST,
+                description="Of the codes: what the base's standard deviations are multiplied by.",
+            )
+        },
+    )

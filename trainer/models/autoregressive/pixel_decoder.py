@@ -4,16 +4,24 @@ Its window is small on purpose: what can be told from the pixels nearby is left 
 what cannot (1611.02731, sec. 3.1 and appendix A).
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from service.contract.manifest import Input, Output, Parameter, Role
+from trainer.config.gaussian import HOTTEST
 from trainer.models.autoregressive.pixel_distributions import PixelDistribution
+from trainer.models.base import Graph
+from trainer.models.gaussian.operations import BATCH
 from trainer.models.layers.masked import MaskedConv
 from trainer.models.samplers.onnx_scan import Axes, Chain, Loop, Tensors
 
 # The pixels before its own that a masked 3x3 convolution sees.
 TAPS = 4
+# Images whose exported draws are compared with torch's.
+COMPARED = 16
 
 
 class PixelStack(nn.Module):
@@ -141,3 +149,50 @@ class PixelLoop(Chain):
         pixels = images.permute(0, 3, 1, 2).float() / 255
         output = self.stack(pixels, self.decoder(codes)).permute(0, 2, 3, 1).flatten(1, 2)
         return float(self.distribution.gap(output, noise, temperature, images.flatten(1, 2) / 255).max())
+
+    def noise_input(self) -> Input:
+        """The noise of ``decode``.
+
+        Without a seed the pixels are drawn with one default noise: the likeliest pixels would miss thin
+        strokes, for the begin of a stroke is never likely.
+        """
+        shape = (math.prod(self.size), self.distribution.noises)
+        return Input(name="noise", role=Role.uniform, shape=shape, default_seed=0)
+
+
+def decoding(loop: PixelLoop, dim: int) -> Graph:
+    """``decode``, from codes of ``dim`` dimensions."""
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randn(COMPARED, dim, generator=generator)
+    noise = torch.rand(COMPARED, math.prod(loop.size), loop.distribution.noises, generator=generator)
+    return Graph(
+        operation="decode",
+        file="decoder.onnx",
+        module=loop,
+        examples=(codes, noise, torch.tensor(1.0), torch.tensor(0)),
+        axes=(BATCH, BATCH, {}, {}),
+        inputs=(
+            Input(name="codes", role=Role.codes),
+            loop.noise_input(),
+            Input(name="temperature", role=Role.parameter),
+            Input(name="mean", role=Role.parameter),
+        ),
+        outputs=(Output(name="images", role=Role.images),),
+        description="An image of a code, drawn pixel by pixel: always the same one, or with a seed another.",
+        parameters={
+            "temperature": Parameter(
+                dtype="float32",
+                default=1,
+                minimum=0,
+                maximum=HOTTEST,
+                description="Of the pixels' draws: 0 takes the likeliest each time.",
+            ),
+            "mean": Parameter(
+                dtype="int64",
+                default=int(loop.distribution.shows_mean),
+                minimum=0,
+                maximum=1,
+                description="1: answer for each pixel the mean of what it is drawn from; 0: the pixel drawn.",
+            ),
+        },
+    )

@@ -13,7 +13,7 @@ from trainer.data import Batch
 from trainer.image_sheets import sheet
 from trainer.models.base import Graph, RunGraph, SecondStage, Step
 from trainer.models.code_prior.network import CodePrior, Ordered, random_masks
-from trainer.models.samplers.autoregressive import Sampler
+from trainer.models.samplers.autoregressive import CodeSampler
 
 COLUMNS, ROWS = 10, 10
 DRAWN_FOR_PARITY = 64
@@ -91,7 +91,7 @@ class PriorStage(SecondStage):
         """A hundred draws from the prior; where there are classes, each column is of one of the first ten."""
         device = batch.images.device
         inputs = [tensor.to(device) for tensor in self._pictured().values()]
-        (codes,) = Sampler(self.network)(*inputs)
+        (codes,) = CodeSampler(self.network)(*inputs)
         return {"samples/epoch-{epoch:03}": sheet(self.decode(codes.long()), COLUMNS)}
 
     @torch.no_grad()
@@ -150,7 +150,7 @@ class PriorStage(SecondStage):
             Graph(
                 operation="sample/autoregressive",
                 file="sample_autoregressive.onnx",
-                module=Sampler(network),
+                module=CodeSampler(network),
                 examples=tuple(self._examples(2, guidance=2.0).values()),
                 axes=tuple(axes),
                 inputs=tuple(inputs),
@@ -167,7 +167,7 @@ class PriorStage(SecondStage):
         (graph,) = graphs
         inputs = self._examples(DRAWN_FOR_PARITY, guidance=1.5)
         (codes,) = run(graph, inputs)
-        return Sampler(self.network).gap(tuple(inputs.values()), codes)
+        return CodeSampler(self.network).gap(tuple(inputs.values()), codes)
 
     def _pictured(self) -> dict[str, Tensor]:
         count = COLUMNS * ROWS

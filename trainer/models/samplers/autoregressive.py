@@ -14,7 +14,7 @@ from trainer.models.samplers.onnx_scan import Chain, Loop, Tensors
 COLDEST = 1e-6
 
 
-class Sampler(Chain):
+class CodeSampler(Chain):
     """Codes by inverse transform sampling: of the cumulative probabilities, the first above the noise.
 
     Inputs, for ``n`` images and grids of ``T`` codes:
