@@ -23,7 +23,7 @@ from service.api.openapi import describe
 from service.api.routes import codes, health, models, sample, score
 from service.api.v2 import inference
 from service.api.v2.wire import LENGTH
-from service.models.model import Batching
+from service.models.model import BatchLimits
 from service.models.registry import Registry
 from service.observability.metrics import INFLIGHT_BYTES, gauge
 from service.observability.tracing import Traces, to_collector
@@ -76,7 +76,7 @@ def create_app(settings: Settings, crew: Crew | None = None) -> App:
     provider = choose_provider(
         settings.provider, settings.threads, tf32=settings.tf32, captures=settings.cuda_graphs
     )
-    batching = Batching.on(provider, settings.batch_size, settings.batch_pixels)
+    batching = BatchLimits.on(provider, settings.batch_size, settings.batch_pixels)
     registry = Registry(settings.models, provider, batching, settings.default_model)
     registry.reload()
 
@@ -139,7 +139,7 @@ def _layers(context: Context) -> list[Callable[[ASGIApp], ASGIApp]]:
     settings = context.settings
     routes = [route for router in ROUTERS for route in router.routes]
     budget = Budget(settings.max_inflight_bytes)
-    context.metrics.watch(lambda: [gauge(INFLIGHT_BYTES, [({}, budget.held)])])
+    context.metrics.add_source(lambda: [gauge(INFLIGHT_BYTES, [({}, budget.held)])])
     paths = [route.path for route in routes if isinstance(route, APIRoute) and not route.param_convertors]
     direct = [route for router in DIRECT for route in router.routes]
     layers: list[Callable[[ASGIApp], ASGIApp]] = [

@@ -11,7 +11,7 @@ from fastapi import Depends
 from prometheus_client.metrics_core import Metric
 from starlette.requests import Request
 
-from service.batching.entries import Limits
+from service.batching.entries import QueueLimits
 from service.contract.cpu_count import available_cpus
 from service.models.registry import Registry
 from service.models.scheduler import Scheduler
@@ -38,22 +38,22 @@ class Context:
         self, settings: Settings, registry: Registry, crew: Crew, traces: Traces | None = None
     ) -> None:
         self.settings, self.registry, self.crew = settings, registry, crew
-        limits = Limits(
+        limits = QueueLimits(
             settings.max_queued_rows,
             settings.max_queued_bytes,
             settings.max_queue_seconds,
             settings.max_run_seconds,
         )
         self.metrics = Metrics()
-        self.metrics.watch(self._state)
+        self.metrics.add_source(self._state)
         self.scheduler = Scheduler(
             registry.provider,
             settings.concurrency,
             settings.samplers,
             limits,
-            self.metrics.ran,
-            ran=(lambda _: None) if traces is None else traces.ran,
-            failed=lambda reason: self.failed(reason),
+            self.metrics.observe_batch,
+            on_entry=(lambda _: None) if traces is None else traces.record,
+            on_failure=lambda reason: self.failed(reason),
         )
         self.draining = False
         self._cuda = CudaProbe(registry.provider)
@@ -82,7 +82,7 @@ class Context:
 
     def ailments(self) -> list[str]:
         """What is wrong with this process beyond repair."""
-        found, failure = self.scheduler.ailments, self._cuda.failure()
+        found, failure = self.scheduler.fatal_errors, self._cuda.failure()
         return found if failure is None else [*found, f"CUDA failed a probe: {failure}"]
 
     def _state(self) -> list[Metric]:
@@ -93,8 +93,8 @@ class Context:
             for model in models
         ]
         waiting = [
-            ({"model": name, "operation": chain}, rows)
-            for (name, chain), rows in self.scheduler.waiting.items()
+            ({"model": name, "operation": pipeline}, rows)
+            for (name, pipeline), rows in self.scheduler.waiting.items()
         ]
         return [
             metrics.gauge(metrics.WAITING_ROWS, waiting),

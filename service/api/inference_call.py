@@ -12,49 +12,44 @@ from service.contract.manifest import Role
 from service.contract.runner import Arrays, Results
 from service.errors import BadValue, VersionConflict, quoted, too_large
 from service.models import request_parameters
-from service.models.model import Model
-from service.models.pipeline import Number, Operations
+from service.models.model import ServedModel
+from service.models.pipeline import Number, Pipeline
 from service.models.request_parameters import Label
 
 
 class Call(NamedTuple):
-    """A chain of operations of a model, with all that a caller may set.
+    """A pipeline of a model, with all that a request may set.
 
-    In the operations ``still``, noise that has a default is that, whatever the seed.
+    The operations named in ``default_noise`` use the default noise of every input that has one.
     """
 
-    model: Model
-    chain: tuple[str, ...]
+    model: ServedModel
+    pipeline: Pipeline
     values: Mapping[str, Number]
     seed: int
-    still: Collection[str]
+    default_noise: Collection[str]
     label: Label | Sequence[Label] | None
 
     @property
-    def operations(self) -> Operations:
-        """The operations, in order."""
-        return self.model.operations(self.chain)
-
-    @property
     def draws(self) -> bool:
-        """Whether its noise is drawn, so that the seed means something."""
-        return self.operations.draws(self.still)
+        """Whether a run draws noise from the seed."""
+        return self.pipeline.draws(self.default_noise)
 
     async def run(self, context: Context, rows: int, given: Arrays) -> Results:
-        """Run the operations on ``rows`` rows; what was given and what came out. Raises TooLarge."""
+        """Run the pipeline on ``rows`` rows; what was given and what came out. Raises TooLarge."""
         most = context.settings.max_steps
-        for axis in self.operations.steps:
+        for axis in self.pipeline.steps:
             # The noise of a sampler has an axis of as many steps.
             if (steps := int(self.values[axis])) > most:
                 raise too_large(f"{axis} is {steps}", steps, most, "max_steps")
-        labels = request_parameters.labels(self.model.manifest, self.operations, self.label, rows)
+        labels = request_parameters.labels(self.model.manifest, self.pipeline, self.label, rows)
         inputs = given if labels is None else {**given, Role.label: labels}
         return await context.scheduler.run(
-            self.model, self.chain, inputs, rows, self.values, self.seed, self.still
+            self.model, self.pipeline, inputs, rows, self.values, self.seed, self.default_noise
         )
 
 
-def choose_model(context: Context, query: Named, sent: Named | None = None) -> Model:
+def choose_model(context: Context, query: Named, sent: Named | None = None) -> ServedModel:
     """The model that the query or the body names, or the default.
 
     Raises BadValue if the two disagree, VersionConflict if either has another version than is served, and
@@ -82,7 +77,7 @@ def check_room(context: Context, query: Named, verb: str, scope: Scope) -> None:
     media = header(scope, b"content-type") or ""
     if query.model is not None or media.startswith(("image/", "application/x-npy")):
         model = choose_model(context, query)
-        context.scheduler.check(model, model.chain(verb))
+        context.scheduler.check(model, model.pipeline(verb))
 
 
 def _agreed(what: str, queried: str | None, sent: str | None) -> str | None:
@@ -94,18 +89,17 @@ def _agreed(what: str, queried: str | None, sent: str | None) -> str | None:
 
 
 def make_call(
-    model: Model,
-    chain: tuple[str, ...],
+    model: ServedModel,
+    pipeline: Pipeline,
     parameters: Mapping[str, Any],
     *,
     seed: int | None = None,
-    still: Collection[str] = (),
+    default_noise: Collection[str] = (),
     label: Label | Sequence[Label] | None = None,
     others: Iterable[str] = (),
 ) -> Call:
     """A call with its parameters checked and its seed drawn if none was given. Raises as ``arguments``."""
-    operations = model.operations(chain)
-    values = request_parameters.parameters(operations, parameters, others)
+    values = request_parameters.parameters(pipeline, parameters, others)
     if seed is None:
-        seed = request_parameters.draw_seed() if operations.draws(still) else 0
-    return Call(model, chain, values, seed, still, label)
+        seed = request_parameters.draw_seed() if pipeline.draws(default_noise) else 0
+    return Call(model, pipeline, values, seed, default_noise, label)

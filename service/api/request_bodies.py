@@ -33,7 +33,7 @@ from service.errors import (
     quoted,
     too_large,
 )
-from service.models.model import Model
+from service.models.model import ServedModel
 from service.settings import Settings
 
 FORM = "multipart/form-data"
@@ -78,7 +78,7 @@ class SentImages(NamedTuple):
             return len(self.npy)
         return sum(map(fast_png.weight, self.files)) if len(self.files) <= _FEW_FILES else math.inf
 
-    def fitted(self, model: Model, settings: Settings, *, resize: bool = True) -> images.Fitted:
+    def fitted(self, model: ServedModel, settings: Settings, *, resize: bool = True) -> images.Fitted:
         """Made to fit a model. Raises as ``images.from_files`` and ``images.from_npy``."""
         if self.npy is not None:
             return images.from_npy(self.npy, model.manifest.image, settings, resize=resize)
@@ -98,7 +98,7 @@ class SentCodes:
         """Of reading them, in numbers."""
         return JSON_WEIGHT * self.size + len(self.npy)
 
-    def read(self, model: Model, settings: Settings) -> NDArray[Any]:
+    def read(self, model: ServedModel, settings: Settings) -> NDArray[Any]:
         """Held against a model. Raises as ``codes.from_npy`` and ``codes.from_json``."""
         if self.npy:
             return code_arrays.from_npy(self.npy, model.manifest, settings)

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from service.api.content_negotiation import BYTES, JSON, NPY, PNG
 from service.codecs import images, npy
 from service.codecs.images import Pixels
-from service.models.model import Model
+from service.models.model import ServedModel
 
 CODES_FORMS = (JSON, NPY, BYTES)
 IMAGES_FORMS = (PNG, JSON, NPY, BYTES)
@@ -23,7 +23,7 @@ def json_bytes(content: Any) -> bytes:
 
 
 def of_codes(
-    model: Model, codes: NDArray[Any], form: str, headers: Mapping[str, str] | None = None
+    model: ServedModel, codes: NDArray[Any], form: str, headers: Mapping[str, str] | None = None
 ) -> Response:
     """Codes ``(N, *shape)`` in one of CODES_FORMS."""
     if form != JSON:
@@ -33,7 +33,7 @@ def of_codes(
 
 
 def of_images(
-    model: Model,
+    model: ServedModel,
     pixels: Pixels,
     form: str,
     more: Mapping[str, Any] | None = None,
@@ -53,7 +53,7 @@ def of_images(
 
 
 def of_chains(
-    model: Model,
+    model: ServedModel,
     pixels: Pixels,
     states: Pixels,
     form: str,
@@ -74,14 +74,17 @@ def of_chains(
 
 
 def of_figures(
-    model: Model, figures: Mapping[str, NDArray[Any]], more: Mapping[str, Any], headers: Mapping[str, str]
+    model: ServedModel,
+    figures: Mapping[str, NDArray[Any]],
+    more: Mapping[str, Any],
+    headers: Mapping[str, str],
 ) -> Response:
     """Figures of some rows, float32 ``(N,)`` by name, as JSON; ``more`` are further members."""
     rows = len(next(iter(figures.values())))
     return _answer(json_bytes({**_told(model, (rows,)), **more, "figures": figures}), model, JSON, headers)
 
 
-def _told(model: Model, shape: tuple[int, ...]) -> dict[str, Any]:
+def _told(model: ServedModel, shape: tuple[int, ...]) -> dict[str, Any]:
     return {"model": model.manifest.name, "version": model.manifest.version, "shape": shape}
 
 
@@ -93,7 +96,7 @@ class _Answer(Response):
         self.raw_headers = [(b"content-length", b"%d" % len(content)), *head]
 
 
-def _answer(content: bytes, model: Model, form: str, further: Mapping[str, str] | None) -> Response:
+def _answer(content: bytes, model: ServedModel, form: str, further: Mapping[str, str] | None) -> Response:
     head = _head(model.manifest.name, model.manifest.version, form)
     return _Answer(content, [*head, *_raw(further)] if further else head)
 

@@ -54,7 +54,7 @@ class Role(StrEnum):
     figure = "figure"
 
 
-class _Part(BaseModel):
+class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -68,7 +68,7 @@ def _inside_folder(name: str) -> str:
 RelativeFile = Annotated[str, AfterValidator(_inside_folder)]
 
 
-class ImageSpec(_Part):
+class ImageSpec(_Record):
     """The images of a model, and the rule by which other pictures are made to fit.
 
     With ``multiple_of`` the graphs take any height and width that it divides; without it only
@@ -99,7 +99,7 @@ class ImageSpec(_Part):
         return height > 0 and width > 0 and height % self.multiple_of == 0 and width % self.multiple_of == 0
 
 
-class CodesSpec(_Part):
+class CodesSpec(_Record):
     """The codes of one image.
 
     ``shape`` is that of an image of the native size, without the batch axis: ``(h, w)`` for a grid of
@@ -124,7 +124,7 @@ class CodesSpec(_Part):
         return self
 
 
-class Parameter(_Part):
+class Parameter(_Record):
     """A scalar a caller may set, within its bounds."""
 
     dtype: Literal["float32", "int64"]
@@ -140,7 +140,7 @@ class Parameter(_Part):
         return self
 
 
-class Input(_Part):
+class Input(_Record):
     """One input of a graph.
 
     ``name`` is the graph's own; an input of role ``parameter`` is filled by the operation's parameter of the
@@ -172,19 +172,19 @@ class Input(_Part):
         return self.role in (Role.normal, Role.uniform)
 
     @property
-    def may_stand_still(self) -> bool:
+    def has_default_noise(self) -> bool:
         """Whether it is noise, and there is some that is always the same."""
         return self.is_noise and (self.default is not None or self.default_seed is not None)
 
 
-class Output(_Part):
+class Output(_Record):
     """One output of a graph."""
 
     name: str
     role: Literal[Role.images, Role.codes, Role.states, Role.figure]
 
 
-class Operation(_Part):
+class Operation(_Record):
     """A graph, what its inputs and outputs stand for, and what a caller may set."""
 
     graph: RelativeFile
@@ -222,7 +222,7 @@ class Operation(_Part):
         return any(item.role is role for item in self.outputs)
 
 
-class Codebook(_Part):
+class Codebook(_Record):
     """The code vectors: float32 ``(codebook_size, codebook_dim)``, also the external data of the graphs."""
 
     file: RelativeFile
@@ -230,7 +230,7 @@ class Codebook(_Part):
     shape: tuple[int, int]
 
 
-class Measures(_Part):
+class Measures(_Record):
     """Evaluation figures of the exported graphs on ``images`` images of a dataset's split.
 
     ``of`` says what was measured: ``reconstructions``, ``likelihood``, the images that an operation
@@ -244,7 +244,7 @@ class Measures(_Part):
     values: dict[str, float]
 
 
-class Parity(_Part):
+class Parity(_Record):
     """How closely ONNX Runtime agreed with torch on ``images`` images when the model was exported.
 
     ``within_one_level`` is the share of pixels that differ by at most 1 of 255 when both decode the same
@@ -263,14 +263,14 @@ class Parity(_Part):
     tolerance: str
 
 
-class File(_Part):
+class File(_Record):
     """What a file of the folder must be."""
 
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     size: int = Field(ge=0)
 
 
-class Manifest(_Part):
+class Manifest(_Record):
     """Everything the service knows of a model. See the module's docstring."""
 
     schema_version: Literal[1] = SCHEMA_VERSION

@@ -1,8 +1,8 @@
-"""Running an exported model by role: inputs are filled, operations run in order, outputs told by role.
+"""The runner: fills the inputs of graphs by role, runs operations in order, and returns outputs by role.
 
-Both wings run models through this module, so the trainer measures and shows what the service answers, noise
-included. An *operation* of the manifest is a graph whose inputs and outputs have roles. Operations run one
-after the other: each takes what was given, or what one before it made, by role.
+The service and the trainer both run models with it, so the trainer evaluates exactly what the service serves,
+noise included. An *operation* of the manifest is a graph whose inputs and outputs have roles. Operations run
+one after the other; each takes by role what was given or what an earlier operation made.
 
     role                 filled with
     parameter            the value of this name, a scalar of the parameter's dtype
@@ -25,40 +25,40 @@ from service.contract.manifest import CodesSpec, Input, Operation, Parameter, Ro
 Array = NDArray[Any]
 Arrays = Mapping[Role, Array]
 Values = Mapping[str, float]
-"""The parameters of some operations, by name; whole numbers may be floats."""
+"""Parameters by name; the value of an int64 parameter may be a float."""
 
 
 class WrongOutput(ValueError):
-    """A graph gave another number of rows than it was given."""
+    """A graph returned another number of rows than it got."""
 
 
 class DeviceTensor(Protocol):
-    """A tensor that stays where its graph ran; the next graph takes it as it is."""
+    """A tensor on the device of its graph, which the next graph takes without a copy."""
 
     def __len__(self) -> int:
-        """Its rows."""
+        """The number of rows."""
 
-    def fetched(self) -> Array:
-        """A copy of it, as an array."""
+    def numpy(self) -> Array:
+        """A copy in the memory of the host."""
 
 
 class Graph(Protocol):
-    """What runs one graph."""
+    """One graph, loaded and ready to run."""
 
     def run(self, feeds: Mapping[str, Any], outputs: Sequence[str], /) -> Sequence[Any]:
         """The named outputs, in order; inputs and outputs are arrays or ``DeviceTensor``s."""
 
 
 class Graphs(Protocol):
-    """The graphs of a model, by the file that the manifest names."""
+    """The graphs of a model, by their file in the manifest."""
 
     def __getitem__(self, file: str, /) -> Graph: ...
 
 
-class Part(NamedTuple):
-    """Rows of one request in a batch: arrays by role, the numbers of the rows in the request, and its seed.
+class BatchSlice(NamedTuple):
+    """The rows of one request in a batch: arrays by role, the numbers of these rows in the request, its seed.
 
-    The noise of a row follows from its number and the seed alone.
+    The noise of a row follows from its number and the seed only.
     """
 
     given: Arrays
@@ -66,35 +66,39 @@ class Part(NamedTuple):
     seed: int
 
     @classmethod
-    def of(cls, given: Arrays, items: range, seed: int) -> "Part":
-        """The rows ``items`` of arrays that hold all of a request."""
+    def of(cls, given: Arrays, items: range, seed: int) -> "BatchSlice":
+        """The slice with the rows ``items`` of arrays that hold all rows of a request."""
         return cls({role: array[items.start : items.stop] for role, array in given.items()}, items, seed)
 
 
 class Results(NamedTuple):
-    """What was given to some operations and what they made: arrays by role, and figures by name."""
+    """The given arrays and the outputs of some operations: arrays by role, and figures by name."""
 
     arrays: dict[Role, Array]
     figures: dict[str, Array]
 
 
 class Runner:
-    """Runs operations of one model; ``graphs`` holds the graph of each."""
+    """Runs the operations of one model."""
 
     def __init__(self, operations: Mapping[str, Operation], codes: CodesSpec, graphs: Graphs) -> None:
         self._operations, self._codes, self._graphs = operations, codes, graphs
 
     def run(
-        self, names: Sequence[str], parts: Sequence[Part], values: Values, default_noise: Collection[str] = ()
+        self,
+        names: Sequence[str],
+        slices: Sequence[BatchSlice],
+        values: Values,
+        default_noise: Collection[str] = (),
     ) -> list[Results]:
-        """Run operations on the rows of several requests together: what each request gets.
+        """Run operations on slices of several requests together: the results of each slice.
 
-        ``values`` holds every parameter of the operations. The operations in ``default_noise`` get the
-        default noise of each input that has one, whatever the seeds.
+        ``values`` holds every parameter of the operations. The operations named in ``default_noise`` use the
+        default noise of every input that has one, whatever the seeds.
 
-        Raises WrongOutput, ValueError if an input can be filled with nothing, and what the graphs raise.
+        Raises WrongOutput, ValueError if an input cannot be filled, and what the graphs raise.
         """
-        batch = _Batch(parts)
+        batch = _Batch(slices)
         for name in names:
             self._step(name, batch, values, use_default=name in default_noise)
         return batch.results()
@@ -124,7 +128,7 @@ class Runner:
                 batch.tensors[output.role] = tensor
 
     def _absent(self, name: str, operation: Operation, item: Input, rows: int) -> Array:
-        """What an input gets that was not given, where the manifest says what that is."""
+        """The array for an input whose role was not given. Raises ValueError if it has no default."""
         shape = (rows, *self._codes.shape)
         if item.role is Role.label and item.default is not None:
             return np.full(rows, item.default, np.int64)
@@ -132,37 +136,37 @@ class Runner:
             return np.ones(shape, np.bool_)
         if item.role is Role.codes and operation.takes(Role.mask):
             return np.zeros(shape, self._codes.dtype)
-        raise ValueError(f"input {item.name!r} of operation {name!r} needs {item.role}, and none was given")
+        raise ValueError(f"input {item.name!r} of operation {name!r} needs {item.role}, and none is given")
 
 
 class _Batch:
-    """The rows of several requests on their way through operations.
+    """The rows of several requests during a run.
 
-    ``tensors``, by role, and ``figures``, by name, hold all rows. They stay where the graphs run until all
-    operations are done.
+    ``tensors``, by role, and ``figures``, by name, hold all rows. They stay on the device of the graphs until
+    the last operation is done.
     """
 
-    def __init__(self, parts: Sequence[Part]) -> None:
-        self._parts = parts
-        self.rows = sum([len(part.items) for part in parts])
+    def __init__(self, slices: Sequence[BatchSlice]) -> None:
+        self._slices = slices
+        self.rows = sum([len(each.items) for each in slices])
         self.tensors: dict[Role, Array | DeviceTensor] = {
-            role: _stacked([part.given[role] for part in parts]) for role in parts[0].given
+            role: _stacked([each.given[role] for each in slices]) for role in slices[0].given
         }
         self.figures: dict[str, Array | DeviceTensor] = {}
 
     def noise(self, operation: str, item: Input, shape: tuple[int, ...], *, use_default: bool) -> Array:
-        if use_default and item.may_stand_still:
+        if use_default and item.has_default_noise:
             return default_noise(operation, item, self.rows, shape)
         draw = noise.normal if item.role is Role.normal else noise.uniform
         stream = noise.stream(operation, item.name)
-        return _stacked([draw(part.seed, part.items, stream, shape) for part in self._parts])
+        return _stacked([draw(each.seed, each.items, stream, shape) for each in self._slices])
 
     def results(self) -> list[Results]:
-        arrays = {role: _fetched(tensor) for role, tensor in self.tensors.items()}
-        figures = {name: _fetched(tensor) for name, tensor in self.figures.items()}
+        arrays = {role: _as_array(tensor) for role, tensor in self.tensors.items()}
+        figures = {name: _as_array(tensor) for name, tensor in self.figures.items()}
         results, start = [], 0
-        for part in self._parts:
-            own = slice(start, start + len(part.items))
+        for each in self._slices:
+            own = slice(start, start + len(each.items))
             start = own.stop
             results.append(
                 Results(
@@ -174,9 +178,10 @@ class _Batch:
 
 
 def default_noise(operation: str, item: Input, rows: int, shape: Sequence[int]) -> Array:
-    """The noise of an input that has a default or a seed of its own: float32 ``(rows, *shape)``.
+    """The default noise of an input: float32 ``(rows, *shape)``, all rows equal.
 
-    By a seed one row is drawn, and all rows are alike. Raises ValueError for an input that has neither.
+    It is the input's ``default``, or one row drawn with its ``default_seed``. Raises ValueError if the input
+    has neither.
     """
     if item.default_seed is not None:
         draw = noise.normal if item.role is Role.normal else noise.uniform
@@ -188,12 +193,12 @@ def default_noise(operation: str, item: Input, rows: int, shape: Sequence[int]) 
 
 
 def noise_shape(item: Input, values: Values) -> tuple[int, ...]:
-    """The axes of a noise after the batch."""
+    """The shape of one row of a noise input; parameters fill its named axes."""
     return tuple([int(values[axis]) if isinstance(axis, str) else axis for axis in item.shape])
 
 
 def parameters_of(operations: Iterable[Operation]) -> dict[str, Parameter]:
-    """The parameters of operations that run in this order; of those that share one, the first declares it."""
+    """The parameters of operations, by name; of operations that share a name, the first declares it."""
     found: dict[str, Parameter] = {}
     for operation in operations:
         for name, parameter in operation.parameters.items():
@@ -205,5 +210,5 @@ def _stacked(arrays: Sequence[Array]) -> Array:
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
-def _fetched(tensor: Array | DeviceTensor) -> Array:
-    return tensor if isinstance(tensor, np.ndarray) else tensor.fetched()
+def _as_array(tensor: Array | DeviceTensor) -> Array:
+    return tensor if isinstance(tensor, np.ndarray) else tensor.numpy()

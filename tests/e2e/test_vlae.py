@@ -193,7 +193,7 @@ def test_pictures_in_colour_are_drawn_in_levels(client: httpx2.Client) -> None:
     back = array(client, "/reconstruct?model=pictures", content=SEVEN.read_bytes(), headers=IMAGES)
     assert back.shape == (1, 8, 8, 3)
     answer = client.post("/sample?model=pictures&label=1")
-    assert (answer.status_code, "takes none" in answer.json()["detail"]) == (422, True)
+    assert (answer.status_code, "takes no label" in answer.json()["detail"]) == (422, True)
 
 
 def test_the_model_is_measured_in_full(folder: Path) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from service.contract.cpu_count import available_cpus
 from service.contract.manifest import FILE_NAME, CodesSpec, File, Manifest, Operation, Role
-from service.contract.runner import Graphs, Part, Runner, WrongOutput, noise_shape, parameters_of
+from service.contract.runner import BatchSlice, Graphs, Runner, WrongOutput, noise_shape, parameters_of
 from trainer.data import Batch, Batches, Dataset
 from trainer.errors import ExportError
 from trainer.models.base import Graph
@@ -126,7 +126,7 @@ class ExportedModel:
         ``given`` are their arrays by role. ``values`` go over the defaults of the parameters. In the
         operations ``default_noise``, noise that has a default is that. Raises ExportError.
         """
-        part = Part({role: tensor.numpy() for role, tensor in given.items()}, items, seed)
+        part = BatchSlice({role: tensor.numpy() for role, tensor in given.items()}, items, seed)
         try:
             (results,) = self._runner.run(names, [part], self._values(names, values), default_noise)
         except WrongOutput as error:

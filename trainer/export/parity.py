@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from service.contract.manifest import Parity, Role
-from service.contract.runner import Part, Runner, parameters_of
+from service.contract.runner import BatchSlice, Runner, parameters_of
 from trainer.errors import ExportError
 from trainer.models.base import Graph, Model, RunGraph
 
@@ -82,7 +82,7 @@ class ParityCheck:
         self, name: str, role: Role, array: NDArray[np.generic]
     ) -> Mapping[Role, NDArray[np.generic]]:
         """What torch gives, by role, where ONNX Runtime was given the same array and the default noise."""
-        part = Part({role: array}, range(len(array)), seed=0)
+        part = BatchSlice({role: array}, range(len(array)), seed=0)
         return self._runner.run((name,), [part], self._values, (name,))[0].arrays
 
     def verdict(self) -> Parity:

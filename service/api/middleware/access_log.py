@@ -53,7 +53,7 @@ class Observed:
                 complete = not message.get("more_body", False)
             await send(message)
 
-        self._metrics.under_way += 1
+        self._metrics.in_flight += 1
         try:
             await self.app(scope, receive, told)
         except Exception:
@@ -63,7 +63,7 @@ class Observed:
             elif not complete:
                 raise
         finally:
-            self._metrics.under_way -= 1
+            self._metrics.in_flight -= 1
             self._tell(scope, status, time.perf_counter() - begun, name)
 
     def _tell(self, scope: Scope, status: int, seconds: float, name: str) -> None:
@@ -72,7 +72,7 @@ class Observed:
         method = scope["method"] if scope["method"] in METHODS else "other"
         is_plain = scope["path"] in self._paths
         route = scope["path"] if is_plain else getattr(scope.get("route"), "path", "elsewhere")
-        self._metrics.answered(method, route, status, seconds, scope.get("problem"))
+        self._metrics.observe_request(method, route, status, seconds, scope.get("problem"))
         if self._every:
             client, path = scope.get("client"), _shown(scope["path"])
             told = {"request_id": name, "method": method, "path": path, "status": status}

@@ -14,7 +14,7 @@ from service.api.openapi import DECODE, ENCODE, RECONSTRUCT
 from service.api.schemas import ImagesQuery, OperationQuery
 from service.codecs.images import Pixels
 from service.contract.manifest import Role
-from service.models.model import Model
+from service.models.model import ServedModel
 
 router = APIRouter(tags=["codes"], default_response_class=Response)
 
@@ -79,7 +79,7 @@ async def reconstruct(request: Request, context: Shared, query: Annotated[Images
 async def images_call(
     request: Request, context: Context, query: ImagesQuery, verb: str
 ) -> tuple[Call, Pixels]:
-    """The images of a request, and the call that runs a chain of operations on them."""
+    """The images of a request, and the call that runs a pipeline on them."""
     check_room(context, query, verb, request.scope)
     sent = await request_bodies.read_images(request, context)
     model = choose_model(context, query, sent.named)
@@ -90,12 +90,20 @@ async def images_call(
     return call, fitted.pixels
 
 
-def _call(model: Model, verb: str, query: OperationQuery, *, draws: bool) -> Call:
-    """What a query asks for; unless it ``draws``, noise that has a default is that."""
-    chain, given = model.chain(verb), query.parameters()
-    still = () if draws else chain
+def _call(model: ServedModel, verb: str, query: OperationQuery, *, draws: bool) -> Call:
+    """What a query asks for; unless it ``draws``, with default noise."""
+    pipeline, given = model.pipeline(verb), query.parameters()
+    default_noise = () if draws else pipeline.names
     others = type(query).model_fields if given else ()
-    return make_call(model, chain, given, seed=query.seed, still=still, label=query.label, others=others)
+    return make_call(
+        model,
+        pipeline,
+        given,
+        seed=query.seed,
+        default_noise=default_noise,
+        label=query.label,
+        others=others,
+    )
 
 
 def _distances(originals: Pixels, reconstructions: Pixels) -> dict[str, list[float] | list[float | None]]:

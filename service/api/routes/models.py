@@ -82,7 +82,7 @@ async def show_model(name: ModelName, context: Shared) -> ModelDetail:
 async def show_codebook(name: ModelName, request: Request, context: Shared) -> Response:
     """Give the code vectors, as the safetensors file, npy or JSON."""
     form = content_negotiation.choose(content_negotiation.header(request.scope, b"accept"), CODEBOOK_FORMS)
-    folder = context.registry.choose(name).folder
+    folder = context.registry.choose(name).bundle
     vectors = folder.vectors
     if folder.codebook is None or vectors is None:
         raise MissingFile(f"model {name!r} has no codebook")
@@ -104,7 +104,7 @@ async def show_codebook(name: ModelName, request: Request, context: Shared) -> R
 )
 async def show_preview(name: ModelName, context: Shared) -> Response:
     """Give the picture that was made when the model was exported."""
-    preview = context.registry.choose(name).folder.preview
+    preview = context.registry.choose(name).bundle.preview
     if preview is None:
         raise MissingFile(f"model {name!r} has no preview")
     return Response(preview, media_type=PNG)

@@ -26,7 +26,8 @@ from service.codecs.images import check_count, check_total
 from service.contract.manifest import Role
 from service.contract.runner import Results
 from service.errors import BadValue, TooLarge
-from service.models.model import SAMPLE, Model
+from service.models.model import ServedModel
+from service.models.pipeline import SAMPLE, Pipeline
 from service.settings import Settings
 
 router = APIRouter(tags=["samples"], default_response_class=Response)
@@ -88,12 +89,14 @@ async def sample(request: Request, context: Shared, query: Annotated[SampleQuery
 
 
 async def _drawn(
-    context: Context, model: Model, operation: str, sent: SentSample, query: SampleQuery
+    context: Context, model: ServedModel, operation: str, sent: SentSample, query: SampleQuery
 ) -> tuple[Call, Results]:
     """Samples from noise, or of what was given to be completed."""
     completes = sample_inputs.is_completion(sent, model)
-    chain = sample_inputs.completion_chain(model, operation, sent) if completes else model.chain(operation)
-    call = _call(model, chain, operation, sent, query)
+    pipeline = (
+        sample_inputs.completion_pipeline(model, operation, sent) if completes else model.pipeline(operation)
+    )
+    call = _call(model, pipeline, operation, sent, query)
     kept: dict[Role, NDArray[Any]] = {}
     if completes:
         kept = await request_bodies.convert_json(
@@ -107,13 +110,13 @@ async def _drawn(
 
 
 async def _gone_between(
-    context: Context, model: Model, operation: str, sent: SentSample, query: SampleQuery
+    context: Context, model: ServedModel, operation: str, sent: SentSample, query: SampleQuery
 ) -> tuple[Call, Results]:
     """Points from one of two codes or images to the other."""
     sample_inputs.check_ends(sent, operation.removeprefix(SAMPLE))
-    before = () if sent.images is None else model.chain("encode")
-    after = model.chain(operation)
-    call = _call(model, (*before, *after), operation, sent, query)
+    encodes, sampling = sent.images is not None, model.pipeline(operation)
+    pipeline = model.pipeline_of("encode", *sampling.names) if encodes else sampling
+    call = _call(model, pipeline, operation, sent, query)
     rows = sent.document.n or sample_inputs.POINTS
     check_count(rows, context.settings)
     ends = await request_bodies.convert_json(
@@ -121,20 +124,30 @@ async def _gone_between(
     )
     # Before anything runs: n points of these ends may be more than two of them.
     check_total(rows, *sample_inputs.image_size(ends, model), context.settings)
-    if before:
-        ends = (await call._replace(chain=before).run(context, len(ends[Role.images]), ends)).arrays
+    if encodes:
+        encoding = call._replace(pipeline=model.pipeline("encode"))
+        ends = (await encoding.run(context, len(ends[Role.images]), ends)).arrays
     between = sample_inputs.between(ends[Role.codes], rows)
-    return call, await call._replace(chain=after).run(context, rows, between)
+    return call, await call._replace(pipeline=sampling).run(context, rows, between)
 
 
-def _call(model: Model, chain: tuple[str, ...], operation: str, sent: SentSample, query: SampleQuery) -> Call:
-    """A call of a sampler. What comes before it is no sample: noise that has a default stands still there."""
-    wanted, still, others = sent.document, chain[: chain.index(operation)], SampleQuery.model_fields
-    given = wanted.parameters | query.parameters()
-    return make_call(model, chain, given, seed=wanted.seed, still=still, label=wanted.label, others=others)
+def _call(
+    model: ServedModel, pipeline: Pipeline, operation: str, sent: SentSample, query: SampleQuery
+) -> Call:
+    """A call of a sampler. The operations before the sampler use default noise."""
+    wanted = sent.document
+    return make_call(
+        model,
+        pipeline,
+        wanted.parameters | query.parameters(),
+        seed=wanted.seed,
+        default_noise=pipeline.names[: pipeline.names.index(operation)],
+        label=wanted.label,
+        others=SampleQuery.model_fields,
+    )
 
 
-def check_states(model: Model, states: NDArray[Any], settings: Settings) -> None:
+def check_states(model: ServedModel, states: NDArray[Any], settings: Settings) -> None:
     """Raise TooLarge if the images of states ``(N, S, *codes.shape)`` are more than one answer may have."""
     (chains, passed), image = states.shape[:2], model.manifest.image
     try:
@@ -153,13 +166,13 @@ async def _decoded(
     """
     model, (chains, passed) = call.model, states.shape[:2]
     check_states(model, states, context.settings)
-    chain = model.chain("decode")
-    values = {**model.operations(chain).defaults, **call.values}
+    pipeline = model.pipeline("decode")
+    values = {**pipeline.defaults, **call.values}
     given = {} if label is None else {Role.label: label.repeat(passed)}
     given[Role.codes] = states.reshape(-1, *states.shape[2:])
     # The noise of a decoder is that of the chain, so that the last state has the picture of the answer.
     items = [item for item in range(chains) for _ in range(passed)]
-    results = await context.scheduler.run(model, chain, given, len(items), values, call.seed, items=items)
+    results = await context.scheduler.run(model, pipeline, given, len(items), values, call.seed, items=items)
     images = results.arrays[Role.images]
     return images.reshape(chains, passed, *images.shape[1:])
 

@@ -15,7 +15,8 @@ from service.api.request_bodies import SentSample
 from service.codecs import code_arrays, masks
 from service.contract.manifest import Role
 from service.errors import BadCodes, BadValue
-from service.models.model import SAMPLE, Model
+from service.models.model import ServedModel
+from service.models.pipeline import SAMPLE, Pipeline
 from service.settings import Settings
 
 POINTS = 9
@@ -31,7 +32,7 @@ _PARTNERS = {
 }
 
 
-def is_completion(sent: SentSample, model: Model) -> bool:
+def is_completion(sent: SentSample, model: ServedModel) -> bool:
     """Whether there is something to complete. Raises BadValue if a part of it is missing."""
     given = {
         name
@@ -50,8 +51,8 @@ def is_completion(sent: SentSample, model: Model) -> bool:
     return bool(given)
 
 
-def completion_chain(model: Model, operation: str, sent: SentSample) -> tuple[str, ...]:
-    """The operations that complete what was sent by a sampler, ``sample/METHOD``.
+def completion_pipeline(model: ServedModel, operation: str, sent: SentSample) -> Pipeline:
+    """The pipeline that completes what was sent by a sampler, ``sample/METHOD``.
 
     Raises BadValue if it samples only everything anew, UnknownOperation if the model cannot encode images.
     """
@@ -63,11 +64,11 @@ def completion_chain(model: Model, operation: str, sent: SentSample) -> tuple[st
             given=method,
             allowed=methods,
         )
-    before = () if sent.images is None else model.chain("encode")
-    return (*before, *model.chain(operation))
+    pipeline = model.pipeline(operation)
+    return pipeline if sent.images is None else model.pipeline_of("encode", *pipeline.names)
 
 
-def read_completion(sent: SentSample, model: Model, settings: Settings) -> dict[Role, NDArray[Any]]:
+def read_completion(sent: SentSample, model: ServedModel, settings: Settings) -> dict[Role, NDArray[Any]]:
     """What was sent, by role: ``codes`` or ``images``, and the ``mask`` of each row of them.
 
     Raises what ``service.codecs.code_arrays``, ``service.codecs.images`` and ``service.codecs.masks`` raise.
@@ -108,7 +109,7 @@ def check_ends(sent: SentSample, method: str) -> None:
         raise BadValue(detail, given=document.n, allowed=[_ENDS, None])
 
 
-def read_ends(sent: SentSample, model: Model, settings: Settings) -> dict[Role, NDArray[Any]]:
+def read_ends(sent: SentSample, model: ServedModel, settings: Settings) -> dict[Role, NDArray[Any]]:
     """The two ends, by role: ``codes`` or ``images``, two rows.
 
     Raises BadValue for another number of them, and what ``service.codecs.code_arrays`` and
@@ -120,7 +121,7 @@ def read_ends(sent: SentSample, model: Model, settings: Settings) -> dict[Role, 
     return {Role.codes: _two(code_arrays.from_json(document, model.manifest, settings), "rows of codes")}
 
 
-def image_size(ends: dict[Role, NDArray[Any]], model: Model) -> tuple[int, int]:
+def image_size(ends: dict[Role, NDArray[Any]], model: ServedModel) -> tuple[int, int]:
     """Height and width of the images that belong to the ends, in pixels."""
     image, stride = model.manifest.image, model.manifest.codes.stride
     if Role.codes in ends and stride is not None:

@@ -1,7 +1,7 @@
 """``/v2``: the Open Inference Protocol, for clients of KServe and Triton.
 
 ``service.models.signature`` says what a model is there. An inference goes the way of ``/encode``, ``/decode``
-and ``/sample``: the same chains, limits and errors, and the same batches as theirs.
+and ``/sample``: the same pipelines, limits and errors, and the same batches as theirs.
 """
 
 from collections.abc import Callable
@@ -34,7 +34,7 @@ from service.api.v2.wire import ALL_BINARY, SentInference
 from service.contract.manifest import Role
 from service.contract.runner import Results
 from service.errors import BadValue, quoted, unknown
-from service.models.model import Model
+from service.models.model import ServedModel
 from service.models.request_parameters import LARGEST_SEED
 from service.models.signature import ENCODE, RECONSTRUCT, Signature, find, names, signature
 from service.settings import Settings
@@ -58,11 +58,11 @@ Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 _REFUSALS = problems(404, 422, 503)
 _EXTENSIONS = ["binary_tensor_data", "parameters"]
 _SEED, _COUNT = "seed", "n"
-# Where nobody asked for a draw, noise that may stand still does.
-_STILL = (ENCODE, "decode", RECONSTRUCT)
+# Without a seed these verbs use the default noise of every input that has one.
+_DEFAULT_NOISE = (ENCODE, "decode", RECONSTRUCT)
 
 
-async def _found(name: ModelName, request: Request, context: Shared) -> tuple[Model, str]:
+async def _found(name: ModelName, request: Request, context: Shared) -> tuple[ServedModel, str]:
     return find(context.registry, name, request.path_params.get("version"))
 
 
@@ -70,7 +70,7 @@ async def _of_version(version: Version) -> None:
     """Only to be described: a model is looked up once, with its version."""
 
 
-Found = Annotated[tuple[Model, str], Depends(_found)]
+Found = Annotated[tuple[ServedModel, str], Depends(_found)]
 
 
 def _of_model(method: str, path: str, **told: Any) -> Callable[[Endpoint], Endpoint]:
@@ -172,7 +172,7 @@ async def infer(name: ModelName, found: Found, request: Request, context: Shared
 
 
 def _prepared(
-    sent: SentInference, model: Model, verb: str, face: Signature, settings: Settings
+    sent: SentInference, model: ServedModel, verb: str, face: Signature, settings: Settings
 ) -> tuple[Call, Inputs]:
     allowed = [slot.name for slot in face.outputs]
     for name in sent.outputs or ():
@@ -182,9 +182,17 @@ def _prepared(
     seed = _whole(parameters, _SEED, 0, LARGEST_SEED)
     n = _whole(parameters, _COUNT, 1, LARGEST_SEED) if face.repeats else None
     given = inputs.read(sent.inputs, face, model, n, settings)
-    still = face.chain if seed is None and verb in _STILL else ()
+    default_noise = face.pipeline.names if seed is None and verb in _DEFAULT_NOISE else ()
     others = [_SEED, *([_COUNT] if face.repeats else []), ALL_BINARY]
-    call = make_call(model, face.chain, parameters, seed=seed, still=still, label=given.label, others=others)
+    call = make_call(
+        model,
+        face.pipeline,
+        parameters,
+        seed=seed,
+        default_noise=default_noise,
+        label=given.label,
+        others=others,
+    )
     return call, given
 
 

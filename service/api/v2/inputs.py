@@ -19,9 +19,9 @@ from service.codecs.oip_tensors import BYTES, DTYPES, Tensor, datatype
 from service.contract.manifest import Role, fits
 from service.contract.runner import Array
 from service.errors import BadTensor, BadValue, unknown
-from service.models.model import Model
+from service.models.model import ServedModel
 from service.models.request_parameters import Label
-from service.models.signature import FREE, Signature, Slot
+from service.models.signature import FREE, Signature, TensorSpec
 from service.settings import Settings
 
 _INTEGERS = tuple(name for name in DTYPES if "INT" in name)
@@ -38,7 +38,7 @@ class Inputs:
 
 
 def read(
-    tensors: Mapping[str, Tensor], signature: Signature, model: Model, n: int | None, settings: Settings
+    tensors: Mapping[str, Tensor], signature: Signature, model: ServedModel, n: int | None, settings: Settings
 ) -> Inputs:
     """The inputs that some tensors are; ``n`` is for a signature that ``repeats``.
 
@@ -85,7 +85,7 @@ def read(
     return Inputs(arrays, rows, label)
 
 
-def datatypes(slot: Slot) -> tuple[str, ...]:
+def datatypes(slot: TensorSpec) -> tuple[str, ...]:
     """The datatypes that an input may have; the first is its own."""
     own = datatype(np.dtype(slot.dtype))
     if slot.role in (Role.images, Role.mask):
@@ -95,7 +95,7 @@ def datatypes(slot: Slot) -> tuple[str, ...]:
     return (own, *others, BYTES) if slot.role is Role.label else (own, *others)
 
 
-def _check_names(tensors: Mapping[str, Tensor], signature: Signature, model: Model) -> None:
+def _check_names(tensors: Mapping[str, Tensor], signature: Signature, model: ServedModel) -> None:
     allowed = [slot.name for slot in signature.inputs]
     for name in tensors:
         if name not in allowed:
@@ -117,7 +117,7 @@ def _check_names(tensors: Mapping[str, Tensor], signature: Signature, model: Mod
         )
 
 
-def _check_type(slot: Slot, tensor: Tensor, model: Model) -> None:
+def _check_type(slot: TensorSpec, tensor: Tensor, model: ServedModel) -> None:
     allowed, shape = datatypes(slot), list(tensor.array.shape)
     if tensor.datatype not in allowed:
         detail = f"input {slot.name!r} has the datatype {tensor.datatype}; it must be {' or '.join(allowed)}"
@@ -131,7 +131,7 @@ def _check_type(slot: Slot, tensor: Tensor, model: Model) -> None:
         raise BadTensor(detail, given=shape, allowed=wanted)
 
 
-def _array(slot: Slot, tensor: Tensor, model: Model, settings: Settings) -> Array:
+def _array(slot: TensorSpec, tensor: Tensor, model: ServedModel, settings: Settings) -> Array:
     manifest, array = model.manifest, tensor.array
     match slot.role:
         case Role.images:
@@ -155,7 +155,7 @@ def _array(slot: Slot, tensor: Tensor, model: Model, settings: Settings) -> Arra
     return share
 
 
-def _labels(slot: Slot, tensor: Tensor) -> list[Label]:
+def _labels(slot: TensorSpec, tensor: Tensor) -> list[Label]:
     given: list[Any] = tensor.array.tolist()
     try:
         return [label.decode() if isinstance(label, bytes) else label for label in given]

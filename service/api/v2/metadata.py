@@ -1,4 +1,4 @@
-"""What the Open Inference Protocol tells of a model: its tensors, from the signature of its chain."""
+"""What the Open Inference Protocol tells of a model: its tensors, from the signature of its pipeline."""
 
 import numpy as np
 
@@ -6,8 +6,8 @@ from service.api.v2.inputs import datatypes
 from service.api.v2.protocol import ModelAnswer, TensorAnswer, TensorNotes
 from service.codecs.oip_tensors import datatype
 from service.contract.manifest import Manifest, Role
-from service.models.model import Model
-from service.models.signature import Slot, signature
+from service.models.model import ServedModel
+from service.models.signature import TensorSpec, signature
 
 _NOTES = {
     Role.images: "Pixel values.",
@@ -20,8 +20,8 @@ _NOTES = {
 _FILES = "Or BYTES of shape [-1]: a PNG, JPEG or WebP file each (in JSON as base64), made to fit the model."
 
 
-def describe(model: Model, verb: str, name: str) -> ModelAnswer:
-    """The metadata of the chain behind a verb, under the name by which it was asked for."""
+def describe(model: ServedModel, verb: str, name: str) -> ModelAnswer:
+    """The metadata of the pipeline behind a verb, under the name by which it was asked for."""
     manifest, face = model.manifest, signature(model, verb)
     return ModelAnswer(
         name=name,
@@ -29,24 +29,24 @@ def describe(model: Model, verb: str, name: str) -> ModelAnswer:
         platform="onnxruntime_onnx",  # as Triton calls it
         inputs=[_tensor(slot, _input_note(slot, manifest), not slot.required) for slot in face.inputs],
         outputs=[_tensor(slot, _note(slot, manifest)) for slot in face.outputs],
-        parameters=dict(reversed(model.operations(face.chain).declared)),
+        parameters=dict(reversed(face.pipeline.declared)),
     )
 
 
-def _tensor(slot: Slot, note: str, optional: bool | None = None) -> TensorAnswer:
+def _tensor(slot: TensorSpec, note: str, optional: bool | None = None) -> TensorAnswer:
     notes = TensorNotes(description=note, optional=optional)
     own = datatype(np.dtype(slot.dtype))
     return TensorAnswer(name=slot.name, datatype=own, shape=list(slot.shape), parameters=notes)
 
 
-def _note(slot: Slot, manifest: Manifest) -> str:
+def _note(slot: TensorSpec, manifest: Manifest) -> str:
     size = manifest.codes.codebook_size
     if slot.role is Role.codes:
         return "Finite numbers." if size is None else f"Indices in 0 to {size - 1}."
     return _NOTES[slot.role]
 
 
-def _input_note(slot: Slot, manifest: Manifest) -> str:
+def _input_note(slot: TensorSpec, manifest: Manifest) -> str:
     if slot.role is Role.label:
         names = ", ".join(manifest.labels or ())
         return f"Index of the class of each row, or BYTES, its name: {names}."

@@ -7,8 +7,8 @@ from fastapi.testclient import TestClient
 from httpx2 import Response
 
 from service.api.app import create_app
-from service.models.bundle import read_folder
-from service.models.model import Batching, Model
+from service.models.bundle import read_bundle
+from service.models.model import BatchLimits, ServedModel
 from service.models.validation import load_model
 from service.runtime.providers import Provider
 from service.settings import Settings
@@ -43,37 +43,37 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def load(exported: Path) -> Callable[..., Model]:
+def load(exported: Path) -> Callable[..., ServedModel]:
     """Loads a toy model, in pieces of any size."""
 
-    def load(name: str, **batching: int) -> Model:
-        return load_model(read_folder(exported / name), CPU, Batching(**batching))
+    def load(name: str, **batching: int) -> ServedModel:
+        return load_model(read_bundle(exported / name), CPU, BatchLimits(**batching))
 
     return load
 
 
 @pytest.fixture(scope="session")
-def levels(load: Callable[..., Model]) -> Model:
+def levels(load: Callable[..., ServedModel]) -> ServedModel:
     return load("levels")
 
 
 @pytest.fixture(scope="session")
-def colours(load: Callable[..., Model]) -> Model:
+def colours(load: Callable[..., ServedModel]) -> ServedModel:
     return load("colours")
 
 
 @pytest.fixture(scope="session")
-def oddity(load: Callable[..., Model]) -> Model:
+def oddity(load: Callable[..., ServedModel]) -> ServedModel:
     return load("oddity")
 
 
 @pytest.fixture(scope="session")
-def quilt(load: Callable[..., Model]) -> Model:
+def quilt(load: Callable[..., ServedModel]) -> ServedModel:
     return load("patchwork")
 
 
 @pytest.fixture(scope="session")
-def wandering(load: Callable[..., Model]) -> Model:
+def wandering(load: Callable[..., ServedModel]) -> ServedModel:
     return load("wanderer")
 
 

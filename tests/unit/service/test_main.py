@@ -67,10 +67,10 @@ def test_a_service_without_a_model_starts_and_says_why(tmp_path: Path) -> None:
             line = process.stderr.readline()
             assert line, log
             log += line
-        assert "model half is refused: it is half written: there is no 'manifest.json'" in log
+        assert "model half is refused: the bundle is incomplete: there is no 'manifest.json'" in log
         answer = httpx.get(f"{found[1]}/readyz", timeout=30)
         assert answer.status_code == 503
-        assert "half written" in answer.json()["detail"]
+        assert "bundle is incomplete" in answer.json()["detail"]
     finally:
         process.terminate()
         process.communicate(timeout=30)

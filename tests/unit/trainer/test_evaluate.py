@@ -112,7 +112,7 @@ def test_a_folder_that_is_not_what_its_manifest_says_is_refused(
 ) -> None:
     content = (folder / file).read_bytes()
     (folder / file).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(ExportError, match=rf"{file} has been altered: it is not the file of which"):
+    with pytest.raises(ExportError, match=rf"{file} has been altered: it is not the file in the manifest"):
         measured(folder, digits, write=True)
     (folder / file).unlink()
     with pytest.raises(ExportError, match=rf"{file} is missing: "):

@@ -181,4 +181,4 @@ def test_a_seed_of_its_own_is_for_noise_without_a_default(
     ],
 )
 def test_noise_with_a_default_may_stand_still(role: Role, more: dict[str, int], expected: bool) -> None:
-    assert Input(name="x", role=role, **more).may_stand_still == expected  # type: ignore[arg-type]  # as above
+    assert Input(name="x", role=role, **more).has_default_noise == expected  # type: ignore[arg-type]  # as above

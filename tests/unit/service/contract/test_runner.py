@@ -10,7 +10,7 @@ from service.contract import noise
 from service.contract.manifest import CodesSpec, Input, Operation, Output, Parameter, Role
 from service.contract.runner import (
     Array,
-    Part,
+    BatchSlice,
     Runner,
     WrongOutput,
     default_noise,
@@ -63,7 +63,7 @@ class OnDevice:
     def __len__(self) -> int:
         return len(self.array)
 
-    def fetched(self) -> Array:
+    def numpy(self) -> Array:
         self.fetches += 1
         return self.array
 
@@ -103,8 +103,8 @@ def runner(graphs: Graphs) -> Runner:
     return Runner(OPERATIONS, GRID, graphs)
 
 
-def part(start: int, stop: int, seed: int) -> Part:
-    return Part.of({Role.images: PICTURES}, range(start, stop), seed)
+def part(start: int, stop: int, seed: int) -> BatchSlice:
+    return BatchSlice.of({Role.images: PICTURES}, range(start, stop), seed)
 
 
 def test_each_request_gets_its_own_rows_and_tensors_stay_where_they_are(
@@ -143,7 +143,7 @@ def test_default_noise_is_for_inputs_that_have_one(
 
 
 def test_what_is_absent_is_filled_in(runner: Runner, graphs: Graphs) -> None:
-    runner.run(["sample/complete"], [Part({}, range(4), 0)], {"heat": 1.5, "steps": 8.0})
+    runner.run(["sample/complete"], [BatchSlice({}, range(4), 0)], {"heat": 1.5, "steps": 8.0})
     fed = graphs.fed["complete.onnx"]
     assert {name: (array.dtype, array.shape) for name, array in fed.items()} == {
         "codes": (np.int32, (4, 2, 3)),
@@ -164,16 +164,14 @@ def test_what_is_given_goes_before_what_would_be_filled_in(runner: Runner, graph
         Role.mask: np.zeros((1, 2, 3), np.bool_),
         Role.label: np.array([3]),
     }
-    runner.run(["sample/complete"], [Part(given, range(1), 0)], {"heat": 1, "steps": 1})
+    runner.run(["sample/complete"], [BatchSlice(given, range(1), 0)], {"heat": 1, "steps": 1})
     fed = graphs.fed["complete.onnx"]
     assert all(fed[role] is array for role, array in given.items())
 
 
 def test_what_cannot_be_filled_is_an_error(runner: Runner) -> None:
-    with pytest.raises(
-        ValueError, match="input 'grid' of operation 'decode' needs codes, and none was given"
-    ):
-        runner.run(["decode"], [Part({}, range(1), 0)], {})
+    with pytest.raises(ValueError, match="input 'grid' of operation 'decode' needs codes, and none is given"):
+        runner.run(["decode"], [BatchSlice({}, range(1), 0)], {})
 
 
 def test_a_graph_that_loses_rows_is_noticed(runner: Runner, graphs: Graphs) -> None:

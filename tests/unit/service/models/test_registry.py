@@ -7,7 +7,7 @@ import pytest
 
 from service.contract.manifest import Role
 from service.errors import ModelNotChosen, ModelsUnreadable, NotReady, UnknownModel
-from service.models.model import Model
+from service.models.model import ServedModel
 from service.models.registry import Registry
 from tests.fixtures import bundle_builder, toy_models
 from tests.unit.service.conftest import CPU
@@ -22,9 +22,11 @@ def registry(tmp_path: Path) -> Registry:
     return registry
 
 
-def first_pixel(model: Model) -> int:
+def first_pixel(model: ServedModel) -> int:
     codes = np.zeros((1, 7, 7), np.int32)
-    return int(model.run(("decode",), {Role.codes: codes}, 1, {}).arrays[Role.images][0, 0, 0, 0])
+    return int(
+        model.run(model.pipeline_of("decode"), {Role.codes: codes}, 1, {}).arrays[Role.images][0, 0, 0, 0]
+    )
 
 
 def test_models_are_found_by_name(registry: Registry) -> None:
@@ -58,11 +60,11 @@ def test_a_default_that_is_not_there_is_warned_of(tmp_path: Path, caplog: pytest
 def test_nothing_is_loaded(tmp_path: Path) -> None:
     registry = Registry(tmp_path, CPU)
     registry.reload()
-    with pytest.raises(NotReady, match="has no model in it"):
+    with pytest.raises(NotReady, match="no bundle in the models folder"):
         registry.choose("levels")
     (tmp_path / "levels").mkdir()
     registry.reload()
-    with pytest.raises(NotReady, match="levels: it is half written"):
+    with pytest.raises(NotReady, match="levels: the bundle is incomplete"):
         registry.choose("levels")
 
 
@@ -104,7 +106,7 @@ def test_a_bad_change_is_refused_and_the_old_model_stays(tmp_path: Path, registr
     outcome = registry.reload()
     assert outcome.kept == ["colours", "levels"]
     assert [refusal.name for refusal in outcome.refused] == ["colours", "levels"]
-    assert "half written" in outcome.refused[0].reason
+    assert "bundle is incomplete" in outcome.refused[0].reason
     assert "'decoder.onnx' has 0 bytes" in outcome.refused[1].reason
     assert registry.choose("levels") is old
     assert first_pixel(old) == 0

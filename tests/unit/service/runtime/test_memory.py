@@ -18,10 +18,10 @@ def resident() -> int:
 
 def test_memory_is_given_back_when_nobody_holds_it_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
     given_back = threading.Event()
-    monkeypatch.setattr(memory, "give_back", given_back.set)
-    monkeypatch.setattr(memory, "_SOON", 0.0)
+    monkeypatch.setattr(memory, "release_free_memory", given_back.set)
+    monkeypatch.setattr(memory, "_DELAY", 0.0)
     held = Held()
-    memory.give_back_after(held)
+    memory.release_after(held)
     assert not given_back.wait(0.05)
     del held
     gc.collect()
@@ -35,6 +35,6 @@ def test_what_is_free_goes_to_the_system() -> None:
     last = pieces[-1]
     before = resident()
     del pieces
-    memory.give_back()
+    memory.release_free_memory()
     assert before - resident() > 100 * 2**20
     assert last

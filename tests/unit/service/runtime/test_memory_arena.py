@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from service.runtime import memory
-from service.runtime.session import Graph
+from service.runtime.session import Session
 from tests.fixtures import toy_models
 from tests.fixtures.processes import resident
 from tests.unit.service.conftest import CPU
@@ -32,7 +32,7 @@ def give_back(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 def test_graphs_work_in_the_same_memory(tmp_path: Path) -> None:
     path = toy_models.write_levels(tmp_path) / "encoder.onnx"
     grown = []
-    for graph in [Graph(path, CPU) for _ in range(4)]:
+    for graph in [Session(path, CPU) for _ in range(4)]:
         before = resident(os.getpid())
         graph.run({"images": IMAGES}, ["codes"])
         grown.append(resident(os.getpid()) - before)
@@ -40,7 +40,7 @@ def test_graphs_work_in_the_same_memory(tmp_path: Path) -> None:
 
 
 def test_what_a_large_batch_took_is_given_back(tmp_path: Path, give_back: Callable[[], None]) -> None:
-    graph = Graph(toy_models.write_levels(tmp_path) / "encoder.onnx", CPU)
+    graph = Session(toy_models.write_levels(tmp_path) / "encoder.onnx", CPU)
     graph.run({"images": IMAGES}, ["codes"])
     before = resident(os.getpid())
     give_back()

@@ -42,7 +42,7 @@ def test_cuda_where_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_build_without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    assert providers.cuda_obstacle() == "this onnxruntime is built without it"
+    assert providers.cuda_obstacle() == "this onnxruntime is built without CUDA"
 
 
 def test_a_machine_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -194,8 +194,8 @@ def test_a_worker_that_does_not_read_holds_nobody_up() -> None:
 def test_workers_swap_only_if_all_would_serve_the_same() -> None:
     both = Reload(loaded=["a"], kept=["b"], good={"a": "1", "b": "1"})
     # What one keeps of a folder that is bad now, another that started since does not have.
-    keeps = Reload(kept=["a", "b"], refused=[Refusal("b", "half written")], good={"a": "1"})
-    lacks = Reload(kept=["a"], refused=[Refusal("b", "half written")], good={"a": "1"})
+    keeps = Reload(kept=["a", "b"], refused=[Refusal("b", "incomplete")], good={"a": "1"})
+    lacks = Reload(kept=["a"], refused=[Refusal("b", "incomplete")], good={"a": "1"})
     assert disagreement({0: both, 1: both}) is None
     assert disagreement({0: keeps, 1: lacks}) is None
     told = disagreement({0: both, 2: lacks})

@@ -12,7 +12,7 @@ from service.api.routes import sample_inputs
 from service.codecs import npy
 from service.codecs.images import to_png
 from service.contract.manifest import Role
-from service.models.model import Model
+from service.models.model import ServedModel
 from tests.unit.service.conftest import make_client, problem
 
 JSON = {"Accept": "application/json"}
@@ -84,7 +84,7 @@ def test_a_picture_of_it_is_one_row(client: TestClient) -> None:
         ),
         ("&box=0,0,1,1", {"codes": ENDS}, "a box was given, but method 'between' completes nothing"),
         ("&n=1", {"codes": ENDS}, "n is 1; it counts both ends"),
-        ("&label=1", {"codes": ENDS}, "a label was given, but this operation takes none"),
+        ("&label=1", {"codes": ENDS}, "a label was given, but this operation takes no label"),
     ],
 )
 def test_what_cannot_be_gone_between(client: TestClient, query: str, body: Any, said: str) -> None:
@@ -128,7 +128,7 @@ def test_a_shape_goes_with_codes(client: TestClient) -> None:
     assert "a shape was given without the codes that have it" in document["detail"]
 
 
-def test_the_pixels_of_all_points_count(levels: Model) -> None:
+def test_the_pixels_of_all_points_count(levels: ServedModel) -> None:
     ends = {Role.codes: np.zeros((2, 50, 60), np.int32)}
     assert sample_inputs.image_size(ends, levels) == (200, 240)
     assert sample_inputs.image_size({Role.images: np.zeros((2, 28, 28, 1), np.uint8)}, levels) == (28, 28)

@@ -370,7 +370,7 @@ def test_a_graph_that_fails_tells_nothing(tmp_path: Path, monkeypatch: pytest.Mo
         def fail(*_: object) -> None:
             raise RuntimeError("/secret/path")
 
-        monkeypatch.setattr(model.graphs["encoder.onnx"]._session, "run", fail, raising=False)
+        monkeypatch.setattr(model.sessions["encoder.onnx"]._session, "run", fail, raising=False)
         answer = post(client, "levels", {"images": IMAGES})
     assert "secret" not in refused(answer, 500, "graph-failed")
 
