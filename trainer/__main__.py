@@ -6,7 +6,7 @@
     python -m trainer vqvae --resume                   go on after Ctrl-C
     python -m trainer ncp                              a beta-VAE, then its noise contrastive prior
     python -m trainer export runs/vqvae-mnist          publish the latest checkpoint of a run
-    python -m trainer sample runs/vqvae-mnist --image FILE     an image beside its reconstruction
+    python -m trainer sample runs/vqvae-mnist --image FILE     an image above its reconstruction
     python -m trainer evaluate exported/vqvae-mnist    measure a published model in full
 
 Each trains in a run folder below runs/, and publishes the model below exported/, where the service finds it:
@@ -35,7 +35,7 @@ from trainer.kinds import KINDS
 
 
 class Commands(click.Group):
-    """A command for each kind, made when it is asked for, and those for runs and published models.
+    """A command for each kind, made on first use, and those for runs and published models.
 
     The error for an unknown command names the nearest one.
     """
@@ -108,7 +108,7 @@ def export(run: Path, export_to: Path | None, name: str | None, reload: str | No
         _have_loaded(reload, exported.manifest.name, console)
 
 
-@main.command("sample", short_help="Images beside their reconstructions.")
+@main.command("sample", short_help="Write images above their reconstructions.")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option(
     "--image", "files", type=click.Path(path_type=Path), multiple=True, help="a picture; repeatable"
@@ -137,7 +137,7 @@ def sample(run: Path, files: tuple[Path, ...], out: Path) -> None:
 @click.option("--data", help="as for training  [default: the data the model was trained on]")
 @click.option(
     "--samples",
-    # The distances of all to all are held at once: 1.6 GB for 10,000.
+    # All pairs of distances are in memory: 1.6 GB for 10,000.
     type=click.IntRange(min=10, max=20_000),
     default=10_000,
     show_default=True,
@@ -157,7 +157,12 @@ def sample(run: Path, files: tuple[Path, ...], out: Path) -> None:
 @click.option(
     "--set", "sets", multiple=True, metavar="METHOD.NAME=VALUE", help="a parameter of a method; repeatable"
 )
-@click.option("--write/--no-write", default=True, show_default=True, help="into the manifest and the card")
+@click.option(
+    "--write/--no-write",
+    default=True,
+    show_default=True,
+    help="metrics into manifest and card",
+)
 def evaluate(
     exported: Path,
     as_json: bool,

@@ -1,4 +1,4 @@
-"""Command-line flags from the fields of a config: one place says name, default, bounds and help."""
+"""Command-line flags from the fields of a config, which has the name, default, bounds and help of each."""
 
 from functools import cached_property
 from importlib import metadata
@@ -44,7 +44,7 @@ class FieldType(click.ParamType[Any]):
 class KindCommand(click.Command):
     """``python -m trainer KIND``: trains a model; its flags are the fields of the kind's config.
 
-    The flags are made when they are first asked for, so that a list of the commands needs no config.
+    The flags are made on first use, so that a list of the commands needs no config.
     """
 
     def __init__(self, kind: str, **arguments: Any) -> None:
@@ -125,7 +125,7 @@ def _source_options(kind: str) -> list[click.Option]:
             ["--config"],
             type=click.Path(path_type=Path),
             metavar="FILE.yaml",
-            help="values over the preset's; a run folder's config.yaml is one; flags go over both",
+            help="values that replace the preset's, such as a run folder's config.yaml; flags replace both",
         ),
         click.Option(
             ["--resume"],
@@ -136,7 +136,7 @@ def _source_options(kind: str) -> list[click.Option]:
 
 
 def _option(config: type[RunConfig], name: str, defaults: RunConfig) -> click.Option:
-    """A flag without a default of its own: only what was given goes over the preset and the file."""
+    """A flag without a default of its own: only given flags replace values of the preset and the file."""
     info = config.model_fields[name]
     flag = name.replace("_", "-")
     default = getattr(defaults, name)

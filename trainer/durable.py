@@ -1,6 +1,6 @@
 """Folders that are whole or absent, even if the process or the power fails while they are written.
 
-A checkpoint (``written``) is read by the next run of the trainer. By their names it tells what is whole:
+A checkpoint (``written``) is read by the next run of the trainer, which knows by its name what is whole:
 
 NAME         whole
 .NAME.old    whole: the former NAME, until the new one is renamed; it counts as NAME if there is none

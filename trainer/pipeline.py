@@ -29,7 +29,7 @@ S = TypeVar("S", bound=Stage)
 
 @dataclass(frozen=True)
 class Prepared:
-    """What every command needs before it starts: the machine and the data."""
+    """The machine and the data of a command."""
 
     machine: Machine
     dataset: Dataset
@@ -59,9 +59,9 @@ def train(config: RunConfig, console: Console) -> Exported:
 
 
 def resume(kind: str, out: Path, name: str, flags: dict[str, Any], console: Console) -> Exported:
-    """Go on with the latest run of a name, to the same result as if it had not been left, and publish it.
+    """Continue the latest run of a name, to the result of an unbroken run, and publish it.
 
-    ``flags`` are those given anew. Raises ConfigError for one that would change what was done already.
+    ``flags`` are the values given now. Raises ConfigError for one that may not change on resume.
     """
     run = RunFolder.latest(out, name)
     config = _with_flags(run, kind, flags)
@@ -146,9 +146,9 @@ def _fit(model: Model, prepared: Prepared, run: RunFolder, console: Console) -> 
 
 
 def _second_stage(model: Model, prepared: Prepared, run: RunFolder, console: Console) -> SecondStage | None:
-    """Train what comes after the model, if anything does, or go on with it."""
+    """Train the second stage, if the model has one, or resume its training."""
     dataset, device = prepared.dataset, prepared.machine.device
-    # So that it starts the same whether or not the first stage was interrupted.
+    # The second stage starts the same whether or not the first was interrupted.
     torch.manual_seed(run.config.seed + 1)
     stage = model.eval().second_stage(dataset.classes)
     if stage is None:
@@ -187,7 +187,7 @@ def _go_on(fit: Fit[S], console: Console) -> None:
 
 @torch.no_grad()
 def _computed(stage: SecondStage, split: Split, device: torch.device) -> ResidentSplit:
-    """A split of what a stage is trained on, in the place of the images."""
+    """A split with the training inputs of a stage instead of the images."""
     with Batches(split, COMPUTED_AT_ONCE, device=device) as batches:
         inputs = [stage.inputs(batch.images).cpu() for batch in batches.ordered()]
     return ResidentSplit(torch.cat(inputs), split.labels)
@@ -202,11 +202,8 @@ def _publish(
 ) -> Exported:
     console.print("exporting and measuring ...")
     exported = export(model, second, config, dataset)
-    for measures in exported.manifest.measures:
-        console.print(
-            f"{measures.dataset}, {measures.split} split, {measures.images:,} images: "
-            f"{describe(measures.values)}"
-        )
+    for row in exported.manifest.measures:
+        console.print(f"{row.dataset}, {row.split} split, {row.images:,} images: {describe(row.values)}")
     console.print(
         f"published {exported.folder} (version {exported.manifest.version}). To serve it: "
         f"python -m service --models {config.export_to}"
@@ -227,7 +224,7 @@ def _with_flags(run: RunFolder, kind: str, flags: dict[str, Any]) -> RunConfig:
     if config.kind != kind:
         raise RunError(f"the run {config.name} is of kind {config.kind!r}, not {kind!r}")
     changed = validated(kind, config.model_dump() | flags)
-    # What a second stage was trained on must not change after it.
+    # The training inputs of a second stage must not change once it has begun.
     free = config.free_on_resume
     free = free - {"epochs"} if run.has_later_stage else free | config.second_stage_fields
     for field in type(config).model_fields:

@@ -1,4 +1,4 @@
-"""Pictures beside their reconstructions, from a run folder: to see what a model keeps."""
+"""Pictures above their reconstructions by the model of a run folder."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,7 +53,7 @@ def _picture(file: Path, spec: ImageSpec) -> Tensor:
         raise DataError(f"{file} is no picture in a known format") from error
     except Image.DecompressionBombError as error:
         raise DataError(f"{file} is too large: {error}") from error
-    except (OSError, SyntaxError) as error:  # by which Pillow tells of a broken file
+    except (OSError, SyntaxError) as error:  # Pillow raises both for a broken file
         reason = error.strerror if isinstance(error, OSError) else None
         raise DataError(f"{file} cannot be read: {reason or error}") from error
     return torch.tensor(pixels).permute(2, 0, 1)[None]

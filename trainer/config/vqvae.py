@@ -53,11 +53,11 @@ class VQVAEConfig(ConvolutionalConfig):
     codebook_dim: int = Field(
         default_factory=lambda given: len(given.get("fsq_levels") or range(32)),
         ge=1,
-        description="dimensions of a code, D, and of its lookup: the convolutions beside it project down to "
+        description="dimensions of a code, D, and of its lookup: the convolutions around it project down to "
         "them and up again (2110.04627, sec. 3.2), and few keep large codebooks in use; with FSQ one a level",
     )
     stride: Annotated[Literal[2, 4, 8, 16, 32], WrittenAsNumber] = Field(
-        default=4, description="pixels a code stands for, each way"
+        default=4, description="height and width in pixels of the patch of a code"
     )
     update: Literal["gradient", "ema"] = Field(
         default="ema", description="how the codebook learns: by its loss, or by moving averages"

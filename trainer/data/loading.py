@@ -44,7 +44,7 @@ class Dataset:
         return len(self.label_names or ())
 
     def summary(self) -> str:
-        """What there is, in one line."""
+        """Images, their size, classes and skipped pictures in one line."""
         classes = "no classes" if self.label_names is None else f"{len(self.label_names):,} classes"
         line = (
             f"{len(self.train):,} training and {len(self.test):,} test images, "
@@ -104,8 +104,8 @@ def load(
     keep = count * spec.channels * spec.height * spec.width <= resident_bytes
 
     def read(pictures: Pictures, order: NDArray[np.int64], wanted: int, done: int) -> Decoded:
-        tell = None if progress is None else lambda read, _: progress(done + read, count)
-        return decode(pictures, order, spec, wanted=wanted, keep=keep, progress=tell)
+        report = None if progress is None else lambda read, _: progress(done + read, count)
+        return decode(pictures, order, spec, wanted=wanted, keep=keep, progress=report)
 
     test = read(test_pictures, test_order, test_count, 0)
     if found.test is None:

@@ -54,7 +54,7 @@ class ExportedGraph:
 class ExportedGraphs:
     """The graphs of an exported folder, by file.
 
-    ``threads`` is that of one operation; 0 stands for every CPU that this process may use.
+    ``threads`` is that of one operation; 0 is every CPU that this process may use.
     """
 
     def __init__(self, folder: Path, threads: int = 0) -> None:
@@ -123,7 +123,7 @@ class ExportedModel:
     ) -> Outputs:
         """Run operations one after the other on rows that have the numbers ``items``.
 
-        ``given`` are their arrays by role. ``values`` go over the defaults of the parameters. In the
+        ``given`` are their arrays by role. ``values`` replace the defaults of parameters. In the
         operations ``default_noise``, noise that has a default is that. Raises ExportError.
         """
         part = BatchSlice({role: tensor.numpy() for role, tensor in given.items()}, items, seed)

@@ -18,14 +18,14 @@ URL_VARIABLE = "TESSERA_RELOAD_URL"
 KEY_VARIABLE = "TESSERA_RELOAD_KEY"
 
 PATH = "/models/reload"
-# It loads the model and runs each operation of it once, in every worker, before it answers.
-PATIENCE = 600.0
+# Before it responds, every worker loads the model and runs each of its operations once.
+TIMEOUT_SECONDS = 600.0
 
 
 def have_loaded(address: str, name: str) -> str:
-    """Have the service at an address load the model of this name, which was published: what it did.
+    """Have the service at an address load the published model of this name; a line about the result.
 
-    Raises ReloadError if it cannot be asked, refuses, or does not see the model.
+    Raises ReloadError if the service cannot be reached, refuses the model or does not find it.
     """
     try:
         status, answer = _post(address)
@@ -39,27 +39,27 @@ def have_loaded(address: str, name: str) -> str:
     served = [*answer["loaded"], *answer["kept"]]
     if name not in served:
         raise _failed(address, f"reads another folder: it serves {', '.join(served) or 'no model'}")
-    did = {**answer, "refused": refused}
-    return f"{address}: " + "; ".join(f"{verb} {', '.join(names)}" for verb, names in did.items() if names)
+    result = {**answer, "refused": refused}
+    return f"{address}: " + "; ".join(f"{verb} {', '.join(names)}" for verb, names in result.items() if names)
 
 
 def _post(address: str) -> tuple[int, dict[str, Any]]:
-    """The status and the JSON object of an answer. A redirect is not followed, lest another gets the key."""
+    """The status and the JSON object of the response. Redirects are not followed: they would leak the key."""
     parts = urlsplit(address)
     key = os.environ.get(KEY_VARIABLE, "").strip()
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    connection = _CONNECTIONS[parts.scheme](parts.hostname or "", parts.port, timeout=PATIENCE)
+    connection = _CONNECTIONS[parts.scheme](parts.hostname or "", parts.port, timeout=TIMEOUT_SECONDS)
     try:
         connection.request("POST", parts.path + PATH, headers=headers)
-        answer = connection.getresponse()
-        body = answer.read()
+        response = connection.getresponse()
+        body = response.read()
     finally:
         connection.close()
     try:
-        told = json.loads(body)
+        document = json.loads(body)
     except ValueError:
-        told = None
-    return answer.status, told if isinstance(told, dict) else {}
+        document = None
+    return response.status, document if isinstance(document, dict) else {}
 
 
 def _why(status: int, problem: Mapping[str, Any]) -> str:

@@ -183,7 +183,7 @@ class SecondStage(Stage):
 
     @abstractmethod
     def graphs(self) -> list[Graph]:
-        """The graphs to be exported beside the model's."""
+        """The graphs to be exported after the model's."""
 
     @abstractmethod
     def parity(self, graphs: Sequence[Graph], run: RunGraph) -> float:

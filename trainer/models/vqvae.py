@@ -29,7 +29,7 @@ class VQVAE(Model):
     """Encoder, codebook and decoder.
 
     The loss is reconstruction / spread + codebook loss + beta x commitment loss, eq. 3, less the losses that
-    the quantizer has no use for. ``spread`` is the variance of the data's pixels in [0, 1] (its square root
+    the quantizer does not have. ``spread`` is the variance of the data's pixels in [0, 1] (its square root
     for the L1 loss), so that beta and the learning rate mean the same on any data.
     """
 
@@ -107,7 +107,7 @@ class VQVAE(Model):
         if not self.config.prior_epochs:
             return None
         encode, decode = _Encode(self), _Decode(self)
-        # Functions rather than modules: the weights of the stage are its own alone.
+        # Functions rather than modules: the stage has no weights but its own.
         return PriorStage(
             self.config,
             self.codes_spec(),
@@ -147,7 +147,7 @@ class VQVAE(Model):
                 axes=({0: "n", 1: "h", 2: "w"},),
                 inputs=(Input(name="codes", role=Role.codes),),
                 outputs=(Output(name="images", role=Role.images),),
-                description="The image that the decoder makes of a grid of codes.",
+                description="The decoder's image of a grid of codes.",
             ),
         ]
 

@@ -50,12 +50,12 @@ class Pictures(Protocol):
         """What to call a picture when it is skipped: its path, say."""
 
     def open(self, index: int) -> Picture:
-        """Open a picture; its pixels may still be undecoded. Raises whatever a broken one brings about."""
+        """Open a picture; its pixels may still be undecoded. A broken one raises any exception."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """What a ``--data`` stands for. Without ``test``, some of ``train`` is held out."""
+    """The pictures that ``--data`` names. Without ``test``, a share of ``train`` is held out."""
 
     name: str
     train: Pictures
@@ -106,7 +106,7 @@ class ArrayPictures:
 
 @dataclass(frozen=True)
 class Decoded:
-    """What came of a run over pictures.
+    """The result of decoding pictures.
 
     ``rows`` are the indices of those that could be read, in order; ``images``, uint8 ``(N, C, H, W)`` unless
     they were not kept, and ``labels``, int64 ``(N,)`` unless some picture has none, belong to them.
@@ -150,7 +150,7 @@ def reason(error: Exception) -> str:
 
 @contextmanager
 def quiet_pillow() -> Iterator[None]:
-    """Silence what Pillow says of odd pictures, in all threads: enter it before they start."""
+    """Silence Pillow's warnings of odd pictures, in all threads: enter it before they start."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         warnings.filterwarnings("ignore", module=r"PIL\.")

@@ -1,7 +1,7 @@
-"""p(x | z), pixel by pixel: a short stack of masked convolutions that reads a feature map beside the image.
+"""p(x | z), pixel by pixel: a short stack of masked convolutions that reads the image and a feature map.
 
-Its window is small on purpose: what can be told from the pixels nearby is left to it, and the code holds
-what cannot (1611.02731, sec. 3.1 and appendix A).
+Its window is small on purpose: it models what follows from the pixels nearby, and the code holds the rest
+(1611.02731, sec. 3.1 and appendix A).
 """
 
 import math
@@ -25,7 +25,7 @@ COMPARED = 16
 
 
 class PixelStack(nn.Module):
-    """Masked 3x3 convolutions, the first strict: what they say of a pixel hangs on those before it alone.
+    """Masked 3x3 convolutions, the first strict: the output at a pixel depends on the pixels before it alone.
 
     A pixel is seen up to ``layers`` rows above and ``layers`` columns to either side. The first convolution's
     output is joined with the feature map; those that follow are residual.
@@ -51,7 +51,7 @@ class PixelStack(nn.Module):
         return [layer for layer in (self.first, *self.further) if isinstance(layer, MaskedConv)]
 
     def weight_before(self) -> Tensor:
-        """Weights of what lies before a pixel, of all layers at once: ``(4 * S, layers * filters)``.
+        """Weights of the pixels before a pixel, all layers in one matrix: ``(4 * S, layers * filters)``.
 
         ``S = C + (layers - 1) * filters`` are the values that the layers take in, one after the other.
         """
@@ -68,10 +68,10 @@ class PixelLoop(Chain):
 
     Inputs, for ``n`` images:
 
-    - ``features``: float32 ``(n, filters, H, W)``, or what ``decoder`` makes such of
+    - ``codes``: the input of ``decoder``, which maps it to features, float32 ``(n, filters, H, W)``
     - ``noise``: float32 ``(n, H * W, noises)``, uniform in [0, 1)
     - ``temperature``: float32 scalar; 0 is the likeliest pixel each time
-    - ``mean``: int64 scalar; 1 answers the means of what each pixel was drawn from
+    - ``mean``: int64 scalar; 1 gives the mean of each pixel's distribution instead of the pixel drawn
 
     The output is ``images``, uint8 ``(n, H, W, C)``.
     """
@@ -143,7 +143,7 @@ class PixelLoop(Chain):
     def gap(self, inputs: tuple[Tensor, ...], images: Tensor) -> float:
         """How far images, uint8 ``(n, H, W, C)``, are from those that these inputs draw.
 
-        The largest of the distribution's gaps, each pixel judged after the given ones.
+        The largest of the distribution's gaps, where each pixel is compared given the pixels before it.
         """
         codes, noise, temperature, _ = inputs
         pixels = images.permute(0, 3, 1, 2).float() / 255
@@ -154,7 +154,7 @@ class PixelLoop(Chain):
         """The noise of ``decode``.
 
         Without a seed the pixels are drawn with one default noise: the likeliest pixels would miss thin
-        strokes, for the begin of a stroke is never likely.
+        strokes, for the first pixel of a stroke is never likely.
         """
         shape = (math.prod(self.size), self.distribution.noises)
         return Input(name="noise", role=Role.uniform, shape=shape, default_seed=0)

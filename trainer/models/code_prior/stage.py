@@ -1,4 +1,4 @@
-"""The prior over the codes as a stage of training: its loss, its figures, and the graph that samples it."""
+"""The prior over the codes as a stage of training: its loss, its metrics, and the graph that samples it."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,7 +17,7 @@ from trainer.models.samplers.autoregressive import CodeSampler
 
 COLUMNS, ROWS = 10, 10
 DRAWN_FOR_PARITY = 64
-# Of temperature and guidance; beyond, there is noise or a handful of images.
+# The bounds of temperature and guidance: beyond, there is noise, or a handful of images.
 HOTTEST, STRONGEST = 2.0, 10.0
 # On MNIST 93 % of the samples are the asked digit without guidance, 99 % with this, and more gains little.
 GUIDANCE = 1.5
@@ -67,12 +67,12 @@ class PriorStage(SecondStage):
         return self.config.prior_schedule()
 
     def inputs(self, images: Tensor) -> Tensor:
-        """The codes of images, int16 or, for large codebooks, int32: an epoch of them stays in memory."""
+        """The codes of images, int16 or, for large codebooks, int32, as those of all images are in memory."""
         codes = self.encode(images)
         return codes.short() if self.network.size <= torch.iinfo(torch.int16).max else codes.int()
 
     def forward(self, inputs: Tensor, labels: Tensor | None = None, /) -> Step:
-        """The mean cross-entropy of the codes to be drawn, in nats; of others nobody asks."""
+        """The mean cross-entropy of the masked codes, in nats."""
         network, codes = self.network, inputs.long()
         masks = random_masks(len(codes), network.grid, codes.device)
         ordered = Ordered.of(masks)
@@ -98,7 +98,7 @@ class PriorStage(SecondStage):
     def measure(self, batches: Iterable[Batch]) -> dict[str, float]:
         """``bits``, and ``bits_given_class`` where the classes are known: of a test image's codes.
 
-        It is what an entropy coder would reach with this prior: -log2 p(codes), the mean over the images.
+        The size that an entropy coder reaches with this prior: -log2 p(codes), the mean over the images.
         """
         kept = list(batches)
         figures = {"bits": self._bits(kept, with_labels=False)}

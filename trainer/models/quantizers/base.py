@@ -1,4 +1,4 @@
-"""What every quantizer does, encoder outputs to codes and codes to vectors, and the operations for it."""
+"""The interface of all quantizers, encoder outputs to codes to vectors, and the operations they share."""
 
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
@@ -16,7 +16,7 @@ SHORTEST, SHORTEST_ROTATED = 1e-12, 1e-6
 
 
 class Quantized(NamedTuple):
-    """What a quantizer makes of a batch of encoder outputs.
+    """The result of quantizing a batch of encoder outputs.
 
     - ``vectors``: float32 ``(B, D, h, w)``, the code vectors, through which the encoder gets its gradient
     - ``codes``: int64 ``(B, h, w)`` in ``[0, K)``
@@ -35,7 +35,7 @@ class Quantized(NamedTuple):
 class Quantizer(nn.Module, ABC):
     """Replaces each vector of a grid, of ``dim`` dimensions, by one of ``size`` code vectors.
 
-    ``codebook``, float32 ``(size, dim)``, are the code vectors as they are stored; what is looked up in is
+    ``codebook``, float32 ``(size, dim)``, are the code vectors as they are stored; the lookup is in
     ``vectors()``.
     """
 
@@ -135,7 +135,7 @@ def rotated(z: Tensor, e: Tensor) -> Tensor:
         length = torch.linalg.vector_norm(z, dim=1, keepdim=True).clamp(min=SHORTEST_ROTATED)
         scale = torch.linalg.vector_norm(e, dim=1, keepdim=True) / length
     turned = z - 2 * _dot(z, middle) * middle + 2 * _dot(z, z_unit) * e_unit
-    # A rotation of z is e but for rounding, and for a z of no length it is nothing: so e is said outright.
+    # The rotated z differs from e by rounding, and is 0 for a z of length 0: so the value is e itself.
     return straight_through(scale * turned, e)
 
 
@@ -146,7 +146,7 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 def counted(codes: Tensor, size: int) -> Tensor:
     """How often each of ``size`` codes occurs: int64 of any shape to float32 ``(size,)``."""
     codes = codes.flatten()
-    # Not bincount, which has a GPU waited for.
+    # Not bincount, which makes the process wait for a GPU.
     return torch.zeros(size, device=codes.device).index_add_(
         0, codes, torch.ones(len(codes), device=codes.device)
     )

@@ -4,7 +4,8 @@
                             │
                             └─ moved towards its z: by a gradient (eq. 3) or by moving averages (appendix A.1)
 
-Codes die when no z is near them; in many dimensions most do (2406.06525, table 2a). The remedies:
+A code without a z near it dies: it is no longer trained. In many dimensions most codes do (2406.06525,
+table 2a). The remedies:
 
 - few dimensions: the networks' convolutions next to the lookup project down to ``dim`` and up again, which is
   the factorized codebook of 2110.04627, sec. 3.2, so it needs no layers of its own
@@ -34,7 +35,7 @@ from trainer.models.quantizers.base import (
 
 Update = Literal["gradient", "ema"]
 
-# A code that is used less by its moving average has no members to speak of, and stays where it is.
+# A code whose moving average of uses is below this has practically no members, and does not move.
 FEWEST_USES = 1e-5
 
 
@@ -46,14 +47,14 @@ class LearnedCodebook(Quantizer):
         dim: dimensions of a code, D.
         update: ``gradient`` trains the codebook by its loss, ``ema`` by moving averages of its members.
         decay: of the moving averages, reached from (1 + t) / (10 + t) at step t: a young codebook has to keep
-            up with its encoder, or most codes are left behind. They also count the use under ``gradient``.
+            up with its encoder. Under ``gradient`` they count the uses alone.
         restart_below: a code used less than this share of an even use, 1 / K, is moved to a random encoder
             output of the batch; 0 never restarts.
         normalise: look up on the unit sphere, where encoder outputs and code vectors are scaled to length 1.
         rotate: turn the gradient of the decoder with the vector, rather than pass it straight through.
 
     With several processes, all of them learn from all batches and their codebooks stay the same, if they
-    start the same; under ``gradient`` that is for whoever averages the gradients.
+    start the same; under ``gradient`` the caller averages the gradients.
 
     """
 
@@ -120,7 +121,7 @@ class LearnedCodebook(Quantizer):
     def vectors(self) -> Tensor:
         """The code vectors as they are looked up, float32 ``(K, D)``; of length 1 with ``normalise``."""
         if self.normalise and self.update == "gradient":
-            # Of a copy: a restart writes into the codebook before the gradient is computed.
+            # From a copy: a restart writes into the codebook before the gradient is computed.
             return on_sphere(self.codebook.clone())
         return self.codebook
 
@@ -177,11 +178,11 @@ class LearnedCodebook(Quantizer):
             self._restart(rows, counts)
 
     def _restart(self, rows: Tensor, counts: Tensor) -> None:
-        """Put each dead code on a random row of its own, as if evenly used, so that it has time to live."""
-        # Without a branch on the data, so that a GPU need not be waited for.
+        """Move each dead code to a random row of its own, and count it as evenly used, so that it survives."""
+        # Without a branch on the data, which would wait for a GPU.
         available = counts.sum()
         even_use = available / self.size
-        # Where there are fewer rows than codes, that many codes have their turn at each step.
+        # With fewer rows than codes, each step may restart as many codes as there are rows, in turn.
         turn = self.steps.long() * available.long()
         places = (torch.arange(self.size, device=rows.device) - turn) % self.size
         dead = (self.uses < self.restart_below * even_use) & (places < available)

@@ -1,7 +1,7 @@
 """Loops as one ONNX graph: a start, an ONNX ``Scan`` over slices, and a finish.
 
 torch's own loop operators do not export with dynamic shapes, so each of the three parts is exported by itself
-and they are joined here. The weights stand once, in the outer graph, where the body of the loop sees them.
+and they are joined here. The weights are in the outer graph, once; the body of the loop refers to them.
 """
 
 import logging
@@ -19,7 +19,7 @@ from onnx_ir.passes.common import (
 )
 from torch import Tensor, nn
 
-# It tells of every constant that it leaves as it is.
+# It logs every constant that it does not fold.
 logging.getLogger("onnx_ir").setLevel(logging.ERROR)
 
 Tensors = dict[str, Tensor]
@@ -91,7 +91,7 @@ Export = Callable[[Subgraph], ir.Model]
 def assembled(chain: Chain, whole: Subgraph, outputs: Sequence[str], export: Export) -> ir.Model:
     """The graph of a chain. ``whole`` is it with its inputs, ``export`` turns one part of it into a graph.
 
-    Raises ValueError if a name stands for two things.
+    Raises ValueError if two tensors have one name.
     """
     with torch.no_grad():
         carried, slices, fixed = chain.start(*whole.inputs.values())
