@@ -46,6 +46,22 @@ def test_the_help_of_a_kind_says_what_it_is() -> None:
     assert "--resume" in result.output
 
 
+def test_the_version_is_shown() -> None:
+    result = CliRunner().invoke(main, ["--version"], prog_name="tessera-train")
+    assert result.exit_code == 0
+    assert result.output.startswith("tessera-train, version ")
+
+
+def test_the_list_of_commands_needs_no_config() -> None:
+    program = (
+        "import sys; from click.testing import CliRunner; from trainer.__main__ import main\n"
+        "from trainer.config import resolution\n"
+        "resolution.config_class = None\n"
+        "sys.exit(CliRunner().invoke(main, ['--help']).exit_code)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
 def test_without_a_command_there_is_the_help() -> None:
     assert "Commands:" in trainer().output
 

@@ -22,8 +22,8 @@ MARGIN = 1e-3
 class FSQ(Quantizer):
     """Rounds dimension i of each vector of a grid to one of ``levels[i]`` levels (appendix A.1).
 
-    ``levels`` are at least 3 each, as the border between 2 levels would be far from 0. There are as many codes
-    as their product, and as many dimensions as levels. Code vectors are in [-1, 1]; the first dimension is the
+    ``levels`` are at least 3 each, as the border between 2 levels would be far from 0. Their product is the
+    number of codes, their number that of dimensions. Code vectors are in [-1, 1]; the first dimension is the
     least significant digit of a code. Nothing is learned, and nothing is in the state dict.
     """
 

@@ -178,7 +178,7 @@ class LearnedCodebook(Quantizer):
             self._restart(rows, counts)
 
     def _restart(self, rows: Tensor, counts: Tensor) -> None:
-        """Move each dead code to a random row of its own, and count it as evenly used, so that it survives."""
+        """Move each dead code to a random row of its own, counted as evenly used, so that it survives."""
         # Without a branch on the data, which would wait for a GPU.
         available = counts.sum()
         even_use = available / self.size
