@@ -24,7 +24,7 @@ def model_card(manifest: Manifest) -> str:
                 _summary(manifest),
                 "![originals, each row above its reconstructions](preview.png)",
                 _samples(manifest),
-                _figures(manifest),
+                _metrics(manifest),
                 _operations(manifest),
                 _use(manifest),
                 _origin(manifest),
@@ -58,7 +58,7 @@ def _samples(manifest: Manifest) -> str:
     return f"Drawn with the defaults and the seed {SHOWN_SEED}:\n\n![samples]({SAMPLES})"
 
 
-def _figures(manifest: Manifest) -> str:
+def _metrics(manifest: Manifest) -> str:
     tables = [
         _table([row for row in manifest.measures if _group(row) == group])
         for group in dict.fromkeys(map(_group, manifest.measures))

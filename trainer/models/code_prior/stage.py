@@ -101,10 +101,10 @@ class PriorStage(SecondStage):
         The size that an entropy coder reaches with this prior: -log2 p(codes), the mean over the images.
         """
         kept = list(batches)
-        figures = {"bits": self._bits(kept, with_labels=False)}
+        metrics = {"bits": self._bits(kept, with_labels=False)}
         if self.network.classes and all(batch.labels is not None for batch in kept):
-            figures["bits_given_class"] = self._bits(kept, with_labels=True)
-        return figures
+            metrics["bits_given_class"] = self._bits(kept, with_labels=True)
+        return metrics
 
     def graphs(self) -> list[Graph]:
         """``sample/autoregressive``."""

@@ -70,8 +70,8 @@ class ClassifierStage(SecondStage):
 
     def monitor(self, batches: Iterable[Batch]) -> dict[str, float]:
         """``test_loss`` and ``test_accuracy``, on codes of test images."""
-        figures = self.measure(batches)
-        return {f"test_{name.removeprefix('classifier_')}": value for name, value in figures.items()}
+        metrics = self.measure(batches)
+        return {f"test_{name.removeprefix('classifier_')}": value for name, value in metrics.items()}
 
     @torch.no_grad()
     def measure(self, batches: Iterable[Batch]) -> dict[str, float]:
