@@ -1,6 +1,8 @@
 """The contract between the service and the trainer. It imports nothing else of either.
 
-    manifest.py             what a bundle holds: operations, roles, files
+    manifest.py             what a bundle holds: images, codes, operations, files
+    operations.py           graphs with inputs, outputs and parameters
+    roles.py                the table of roles
     runner.py               fills the inputs of graphs by role, and runs operations in order
     noise.py                seeds to noise
     image_preprocessing.py  any picture to the images of a model

@@ -4,13 +4,12 @@ The service and the trainer both run models with it, so the trainer evaluates ex
 noise included. An *operation* of the manifest is a graph whose inputs and outputs have roles. Operations run
 one after the other; each takes by role what was given or what an earlier operation made.
 
-    role                 filled with
-    parameter            the value of this name, a scalar of the parameter's dtype
-    normal, uniform      noise of the row's seed and number, or the default noise
-    label                what was given, else the default of the input
-    codes, mask          what was given or made; where an operation takes a mask and nothing was given,
-                         codes of 0 and a mask that is True everywhere: all codes are sampled
-    any other            what was given or made
+Who fills an input is in the table of roles (``service.contract.roles``), by its source:
+
+    source             filled with
+    REQUEST            what was given or made; without it the value of ``Input.fill``
+    SEED               noise of the row's seed and number, or the default noise
+    PARAMETER          the value of this name, a scalar of the parameter's dtype
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -20,7 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.contract import noise
-from service.contract.manifest import CodesSpec, Input, Operation, Parameter, Role
+from service.contract.manifest import CodesSpec
+from service.contract.operations import Input, Operation, Parameter
+from service.contract.roles import Role, Source
 
 Array = NDArray[Any]
 Arrays = Mapping[Role, Array]
@@ -107,36 +108,35 @@ class Runner:
         operation = self._operations[name]
         feeds: dict[str, Array | DeviceTensor] = {}
         for item in operation.inputs:
-            if item.role is Role.parameter:
-                dtype = operation.parameters[item.name].dtype
-                feeds[item.name] = np.array(values[item.name], dtype=dtype)
-            elif item.is_noise:
-                shape = noise_shape(item, values)
-                feeds[item.name] = batch.noise(name, item, shape, use_default=use_default)
-            elif item.role in batch.tensors:
-                feeds[item.name] = batch.tensors[item.role]
-            else:
-                feeds[item.name] = self._absent(name, operation, item, batch.rows)
+            match item.role.spec.source:
+                case Source.PARAMETER:
+                    dtype = operation.parameters[item.name].dtype
+                    feeds[item.name] = np.array(values[item.name], dtype=dtype)
+                case Source.SEED:
+                    shape = noise_shape(item, values)
+                    feeds[item.name] = batch.noise(name, item, shape, use_default=use_default)
+                case _:
+                    tensor = batch.tensors.get(item.role)
+                    feeds[item.name] = self._filled(name, item, batch.rows) if tensor is None else tensor
         made = self._graphs[operation.graph].run(feeds, [output.name for output in operation.outputs])
         for output, tensor in zip(operation.outputs, made, strict=True):
             if len(tensor) != batch.rows:
                 detail = f"operation {name!r} gave {len(tensor)} rows of {output.role} for {batch.rows}"
                 raise WrongOutput(detail)
-            if output.role is Role.figure:
+            if output.role.spec.by_name:
                 batch.figures[output.name] = tensor
             else:
                 batch.tensors[output.role] = tensor
 
-    def _absent(self, name: str, operation: Operation, item: Input, rows: int) -> Array:
-        """The array for an input whose role was not given. Raises ValueError if it has no default."""
-        shape = (rows, *self._codes.shape)
-        if item.role is Role.label and item.default is not None:
-            return np.full(rows, item.default, np.int64)
-        if item.role is Role.mask:
-            return np.ones(shape, np.bool_)
-        if item.role is Role.codes and operation.takes(Role.mask):
-            return np.zeros(shape, self._codes.dtype)
-        raise ValueError(f"input {item.name!r} of operation {name!r} needs {item.role}, and none is given")
+    def _filled(self, name: str, item: Input, rows: int) -> Array:
+        """The array for an input whose role was not given. Raises ValueError if it must be given."""
+        value = item.fill(self._operations[name].roles)
+        if value is None:
+            raise ValueError(
+                f"input {item.name!r} of operation {name!r} needs {item.role}, and none is given"
+            )
+        dtype, row = self._codes.row(item.role)
+        return np.full((rows, *row), value, dtype)
 
 
 class _Batch:
@@ -157,9 +157,8 @@ class _Batch:
     def noise(self, operation: str, item: Input, shape: tuple[int, ...], *, use_default: bool) -> Array:
         if use_default and item.has_default_noise:
             return default_noise(operation, item, self.rows, shape)
-        draw = noise.normal if item.role is Role.normal else noise.uniform
         stream = noise.stream(operation, item.name)
-        return _stacked([draw(each.seed, each.items, stream, shape) for each in self._slices])
+        return _stacked([item.draw(each.seed, each.items, stream, shape) for each in self._slices])
 
     def results(self) -> list[Results]:
         arrays = {role: _as_array(tensor) for role, tensor in self.tensors.items()}
@@ -184,8 +183,7 @@ def default_noise(operation: str, item: Input, rows: int, shape: Sequence[int]) 
     has neither.
     """
     if item.default_seed is not None:
-        draw = noise.normal if item.role is Role.normal else noise.uniform
-        drawn = draw(item.default_seed, range(1), noise.stream(operation, item.name), tuple(shape))
+        drawn = item.draw(item.default_seed, range(1), noise.stream(operation, item.name), tuple(shape))
         return np.repeat(drawn, rows, axis=0)
     if item.default is None:
         raise ValueError(f"input {item.name!r} of operation {operation!r} has no default noise")

@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
-from service.contract.manifest import Input, Manifest, Role
+from service.contract.manifest import Input, Manifest
+from service.contract.roles import Role, Source
 from service.errors import UnknownModel, UnknownOperation, quoted, unknown
 from service.models.model import ServedModel
 from service.models.pipeline import Pipeline
@@ -27,8 +28,6 @@ FREE = -1
 """An axis of any length."""
 
 ENCODE, RECONSTRUCT = "encode", "reconstruct"
-_GIVEN = (Role.images, Role.codes, Role.mask, Role.target, Role.fraction, Role.label)
-
 
 # By served model; the entry of a replaced model is freed with it.
 _SIGNATURES: WeakKeyDictionary[ServedModel, dict[str, "Signature"]] = WeakKeyDictionary()
@@ -59,7 +58,7 @@ class Signature:
 
     def input(self, role: Role) -> TensorSpec | None:
         """The input of a role, or None."""
-        return next((slot for slot in self.inputs if slot.role is role), None)
+        return next((tensor for tensor in self.inputs if tensor.role is role), None)
 
 
 def names(model: ServedModel) -> dict[str, str]:
@@ -101,13 +100,16 @@ def _signature(model: ServedModel, verb: str) -> Signature:
     roles = {item.role for item in inputs}
     # Codes with a mask have the native grid; images, and codes without a mask, may have another size.
     any_size = Role.images in roles or (Role.codes in roles and Role.mask not in roles)
+    # Images or codes set the number of rows, but not codes that a completion or an interpolation starts from.
     repeats = Role.images not in roles and (
-        Role.codes not in roles or Role.mask in roles or Role.target in roles
+        Role.codes not in roles or any(role.spec.needs == Role.codes for role in roles)
     )
     return Signature(
         pipeline,
-        tuple(_slot(item.name, item.role, manifest, any_size, _needed(item, roles)) for item in inputs),
-        tuple(_slot(name, role, manifest, any_size) for name, role in _outputs(pipeline).items()),
+        tuple(
+            _tensor(item.name, item.role, manifest, any_size, _is_required(item, roles)) for item in inputs
+        ),
+        tuple(_tensor(name, role, manifest, any_size) for name, role in _outputs(pipeline).items()),
         repeats,
     )
 
@@ -125,7 +127,7 @@ def _inputs(pipeline: Pipeline) -> Iterator[Input]:
     known: set[Role] = set()
     for operation in pipeline:
         for item in operation.inputs:
-            if item.role in _GIVEN and item.role not in known:
+            if item.role.spec.source is Source.REQUEST and item.role not in known:
                 known.add(item.role)
                 yield item
         known.update(output.role for output in operation.outputs)
@@ -136,19 +138,15 @@ def _outputs(pipeline: Pipeline) -> dict[str, Role]:
     last: dict[str, Role] = {}
     for operation in reversed(list(pipeline)):
         for output in reversed(operation.outputs):
-            if output.role is Role.figure or output.role not in last.values():
+            if output.role.spec.by_name or output.role not in last.values():
                 last.setdefault(output.name, output.role)
     return dict(reversed(last.items()))
 
 
-def _needed(item: Input, roles: set[Role]) -> bool:
-    if item.role is Role.label:
-        return item.default is None
-    if item.role is Role.codes:
-        return Role.mask not in roles
-    return item.role not in (Role.mask, Role.fraction)
+def _is_required(item: Input, roles: set[Role]) -> bool:
+    return item.role.spec.fill != "even" and item.fill(roles) is None
 
 
-def _slot(name: str, role: Role, manifest: Manifest, any_size: bool, required: bool = True) -> TensorSpec:
+def _tensor(name: str, role: Role, manifest: Manifest, any_size: bool, required: bool = True) -> TensorSpec:
     dtype, row = manifest.row(role, any_size=any_size)
     return TensorSpec(name, role, dtype, (FREE, *row), required)

@@ -5,7 +5,8 @@ from functools import partial
 
 import numpy as np
 
-from service.contract.manifest import Input, Manifest, Operation, Role, fits
+from service.contract.manifest import Input, Manifest, Operation, fits
+from service.contract.roles import Role, Source
 from service.contract.runner import Arrays
 from service.errors import GraphFailed, ModelRefused
 from service.models.bundle import Bundle, read_fingerprint, read_manifest
@@ -21,8 +22,9 @@ _ENDPOINTS = {
     "reconstruct": (Role.images, Role.images),
     "score": (Role.images, Role.figure),
 }
-# Filled by the request or by the operation before.
-_GIVEN = (Role.images, Role.codes, Role.mask, Role.target, Role.fraction)
+# Roles that an endpoint must have a place for.
+_GIVEN = [role for role in Role if role.spec.source is Source.REQUEST and not role.spec.anywhere]
+# The inputs of samplers that complete and of samplers that interpolate.
 _COMPLETION = {Role.codes, Role.mask}
 _INTERPOLATION = {Role.codes, Role.target, Role.fraction}
 
@@ -58,7 +60,7 @@ def _validate_roles(name: str, operation: Operation) -> None:
         _validate_sampler(name, operation)
     elif name in _ENDPOINTS:
         _validate_inputs(name, operation, {takes})
-    roles = [output.role for output in operation.outputs if output.role is not Role.figure]
+    roles = [output.role for output in operation.outputs if not output.role.spec.by_name]
     if len(set(roles)) != len(roles):
         raise ModelRefused(f"operation {name!r} gives a role twice")
 
@@ -103,7 +105,7 @@ def _validate_graph(name: str, operation: Operation, session: Session, manifest:
 def _tensor_type(
     role: Role, manifest: Manifest, operation: Operation, item: Input | None = None
 ) -> TensorType:
-    if item is not None and role is Role.parameter:
+    if item is not None and role.spec.source is Source.PARAMETER:
         return TensorType(operation.parameters[item.name].dtype, 0)
     dtype, row = manifest.row(role)
     return TensorType(dtype, 1 + len(item.shape if item is not None and item.is_noise else row))
@@ -111,18 +113,19 @@ def _tensor_type(
 
 def _warm_up(model: ServedModel, name: str) -> None:
     """Run an operation on one row of the native size, and check the shapes of its outputs."""
+    operation = model.manifest.operations[name]
     given: Arrays = {
-        role: np.zeros((1, *row), dtype)
-        for role in (Role.images, Role.codes, Role.target, Role.fraction, Role.label)
-        for dtype, row in [model.manifest.row(role)]
+        item.role: np.zeros((1, *row), dtype)
+        for item in operation.inputs
+        if item.role.spec.source is Source.REQUEST and item.fill(operation.roles) is None
+        for dtype, row in [model.manifest.row(item.role)]
     }
     pipeline = model.pipeline_of(name)
     try:
         results = model.run(pipeline, given, 1, pipeline.defaults)
     except GraphFailed as error:
         raise ModelRefused(f"operation {name!r} fails on an image of the native size") from error
-    for role in (Role.images, Role.codes, Role.states):
-        row = model.manifest.row(role)[1]
-        shape = results.arrays[role].shape if role in results.arrays else (1, *row)
+    for role, array in results.arrays.items():
+        row, shape = model.manifest.row(role)[1], array.shape
         if not fits(shape[1:], row):
             raise ModelRefused(f"operation {name!r} gives {role} of shape {list(shape)}, not {[1, *row]}")

@@ -212,7 +212,7 @@ def _answer(
     outputs = []
     for name, binary in (sent.outputs or dict.fromkeys(roles, sent.binary)).items():
         role = roles[name]
-        array = results.figures[name] if role is Role.figure else results.arrays[role]
+        array = results.figures[name] if role.spec.by_name else results.arrays[role]
         if role is Role.states:
             sample.check_states(call.model, array, settings)
         outputs.append((name, array, binary))

@@ -16,7 +16,8 @@ from service.api.routes.sample_inputs import POINTS, image_size
 from service.codecs import code_arrays, images
 from service.codecs.images import check_count, check_total
 from service.codecs.oip_tensors import BYTES, DTYPES, Tensor, datatype
-from service.contract.manifest import Role, fits
+from service.contract.manifest import ImageSpec, fits
+from service.contract.roles import Role
 from service.contract.runner import Array
 from service.errors import BadTensor, BadValue, unknown
 from service.models.model import ServedModel
@@ -88,11 +89,10 @@ def read(
 def datatypes(slot: TensorSpec) -> tuple[str, ...]:
     """The datatypes that an input may have; the first is its own."""
     own = datatype(np.dtype(slot.dtype))
-    if slot.role in (Role.images, Role.mask):
-        return (own, BYTES) if slot.role is Role.images else (own,)
+    role = slot.role.spec
     family = _INTEGERS if own in _INTEGERS else _FLOATS
-    others = [name for name in family if name != own]
-    return (own, *others, BYTES) if slot.role is Role.label else (own, *others)
+    others = [name for name in family if name != own] if role.casts else []
+    return (own, *others) if role.as_bytes is None else (own, *others, BYTES)
 
 
 def _check_names(tensors: Mapping[str, Tensor], signature: Signature, model: ServedModel) -> None:
@@ -132,27 +132,30 @@ def _check_type(slot: TensorSpec, tensor: Tensor, model: ServedModel) -> None:
 
 
 def _array(slot: TensorSpec, tensor: Tensor, model: ServedModel, settings: Settings) -> Array:
-    manifest, array = model.manifest, tensor.array
-    match slot.role:
-        case Role.images:
-            spec = manifest.image
-            if tensor.datatype != BYTES:
-                return images.from_array(array, spec, settings, resize=False)
-            files = [
-                from_base64(file, index) if isinstance(file, str) else file
-                for index, file in enumerate(array.tolist())
-            ]
-            return images.from_files(files, spec, settings).pixels
-        case Role.codes | Role.target:
-            return code_arrays.from_array(array, manifest, settings, slot.name)
-        case Role.mask:
-            if not array.any():
-                raise BadTensor(f"input {slot.name!r} samples nothing: it is true nowhere")
-            return array
-    share = array.astype(np.float32)
-    if not ((share >= 0) & (share <= 1)).all():
-        raise BadTensor(f"input {slot.name!r} has values outside of 0 to 1", allowed=[0, 1])
-    return share
+    manifest, array, role = model.manifest, tensor.array, slot.role.spec
+    if slot.role is Role.images:
+        return _pixels(tensor, manifest.image, settings)
+    if role.dtype == "codes":
+        return code_arrays.from_array(array, manifest, settings, slot.name)
+    if slot.role is Role.mask and not array.any():
+        raise BadTensor(f"input {slot.name!r} samples nothing: it is true nowhere")
+    array = array.astype(slot.dtype)
+    if role.bounds is not None:
+        low, high = role.bounds
+        if not ((array >= low) & (array <= high)).all():
+            detail = f"input {slot.name!r} has values outside of {low:g} to {high:g}"
+            raise BadTensor(detail, allowed=list(role.bounds))
+    return array
+
+
+def _pixels(tensor: Tensor, spec: ImageSpec, settings: Settings) -> Array:
+    if tensor.datatype != BYTES:
+        return images.from_array(tensor.array, spec, settings, resize=False)
+    files = [
+        from_base64(file, index) if isinstance(file, str) else file
+        for index, file in enumerate(tensor.array.tolist())
+    ]
+    return images.from_files(files, spec, settings).pixels
 
 
 def _labels(slot: TensorSpec, tensor: Tensor) -> list[Label]:

@@ -4,20 +4,11 @@ import numpy as np
 
 from service.api.v2.inputs import datatypes
 from service.api.v2.protocol import ModelAnswer, TensorAnswer, TensorNotes
-from service.codecs.oip_tensors import datatype
-from service.contract.manifest import Manifest, Role
+from service.codecs.oip_tensors import BYTES, datatype
+from service.contract.manifest import Manifest
+from service.contract.roles import Role
 from service.models.model import ServedModel
 from service.models.signature import TensorSpec, signature
-
-_NOTES = {
-    Role.images: "Pixel values.",
-    Role.mask: "True where a code is sampled anew, false where the given one is kept.",
-    Role.target: "The codes that a row goes towards.",
-    Role.fraction: "How far a row is on its way, 0 to 1; without it evenly from one end to the other.",
-    Role.states: "States of the chain on its way, in order; how many follows from the parameters.",
-    Role.figure: "A figure of each row.",
-}
-_FILES = "Or BYTES of shape [-1]: a PNG, JPEG or WebP file each (in JSON as base64), made to fit the model."
 
 
 def describe(model: ServedModel, verb: str, name: str) -> ModelAnswer:
@@ -40,17 +31,19 @@ def _tensor(slot: TensorSpec, note: str, optional: bool | None = None) -> Tensor
 
 
 def _note(slot: TensorSpec, manifest: Manifest) -> str:
+    if slot.role.spec.dtype != "codes":
+        return slot.role.spec.note
     size = manifest.codes.codebook_size
-    if slot.role is Role.codes:
-        return "Finite numbers." if size is None else f"Indices in 0 to {size - 1}."
-    return _NOTES[slot.role]
+    values = "Finite numbers." if size is None else f"Indices in 0 to {size - 1}."
+    return f"{slot.role.spec.note} {values}"
 
 
 def _input_note(slot: TensorSpec, manifest: Manifest) -> str:
-    if slot.role is Role.label:
-        names = ", ".join(manifest.labels or ())
-        return f"Index of the class of each row, or BYTES, its name: {names}."
-    others = ", ".join(datatypes(slot)[1:])
-    if slot.role is Role.images:
-        return f"{_note(slot, manifest)} {_FILES}"
-    return f"{_note(slot, manifest)} {others} are taken too." if others else _note(slot, manifest)
+    notes = [_note(slot, manifest)]
+    if others := [name for name in datatypes(slot)[1:] if name != BYTES]:
+        notes.append(f"{', '.join(others)} are converted.")
+    if slot.role.spec.as_bytes is not None:
+        in_json = " (in JSON as base64)" if slot.role is Role.images else ""
+        names = f": {', '.join(manifest.labels or ())}" if slot.role is Role.label else ""
+        notes.append(f"Or BYTES of shape [-1], {slot.role.spec.as_bytes}{in_json}{names}.")
+    return " ".join(notes)

@@ -1,4 +1,4 @@
-"""What shares a batch, where it runs, what fails alone, and which errors a request gets."""
+"""Which entries share a batch, where it runs, and which errors they get."""
 
 import asyncio
 import threading
@@ -25,7 +25,7 @@ Run = Callable[[Hashable, Sequence[BatchSlice]], list[Results]]
 
 
 class Doubler:
-    """A fake model: answers twice the images, and records each batch and its thread."""
+    """A fake model: returns twice the images, and records each batch and its thread."""
 
     def __init__(self) -> None:
         self.batches: list[tuple[Hashable, list[int]]] = []
@@ -58,7 +58,7 @@ def answer(results: Results) -> list[int]:
 
 
 def with_batcher(run: Run, use: Callable[[Toy], Awaitable[Any]], **options: Any) -> Any:
-    """What ``use`` returns; afterwards nothing waits."""
+    """The result of ``use``; afterwards the queues are empty."""
 
     async def main() -> Any:
         with ThreadPoolExecutor(8, "thread") as executor:
@@ -72,7 +72,7 @@ def with_batcher(run: Run, use: Callable[[Toy], Awaitable[Any]], **options: Any)
 
 
 async def held(batcher: Toy, run: Doubler, *first: int) -> "asyncio.Task[Results]":
-    """A task whose batch is under way in a thread until the gate is opened."""
+    """A task whose batch runs in a thread until the gate is opened."""
     run.gate.clear()
     task = asyncio.create_task(batcher.submit(entry(*(first or (0,)), key="held")))
     assert await asyncio.to_thread(run.begun.acquire, timeout=PATIENCE)
@@ -80,13 +80,13 @@ async def held(batcher: Toy, run: Doubler, *first: int) -> "asyncio.Task[Results
 
 
 async def waiting(batcher: Toy, *entries: Entry[Hashable]) -> "list[asyncio.Task[Results]]":
-    """Tasks whose entries wait."""
+    """Tasks whose entries are queued."""
     tasks = [asyncio.create_task(batcher.submit(each)) for each in entries]
     await asyncio.sleep(0)
     return tasks
 
 
-def test_a_lone_entry_waits_for_nothing() -> None:
+def test_a_single_entry_runs_without_delay() -> None:
     run = Doubler()
     assert with_batcher(run, lambda batcher: batcher.submit(entry(1, 2))).arrays[Role.images].tolist() == [
         2,
@@ -95,7 +95,7 @@ def test_a_lone_entry_waits_for_nothing() -> None:
     assert run.batches == [("k", [1, 2])]
 
 
-def test_what_waits_shares_a_batch_up_to_the_most_rows() -> None:
+def test_waiting_entries_share_a_batch_up_to_its_largest_size() -> None:
     run, reports = Doubler(), list[BatchReport]()
 
     async def use(batcher: Toy) -> list[list[int]]:
@@ -113,7 +113,7 @@ def test_what_waits_shares_a_batch_up_to_the_most_rows() -> None:
     assert all(wait >= 0 for report in reports for wait in report.waits)
 
 
-def test_keys_take_turns() -> None:
+def test_keys_are_served_round_robin() -> None:
     run = Doubler()
 
     async def use(batcher: Toy) -> None:
@@ -127,7 +127,7 @@ def test_keys_take_turns() -> None:
     assert run.batches[1:] == [("a", [1, 3]), ("b", [2, 4]), ("a", [5])]
 
 
-def test_an_entry_of_many_rows_lets_others_in_between() -> None:
+def test_other_keys_run_between_the_batches_of_a_large_entry() -> None:
     run = Doubler()
 
     async def use(batcher: Toy) -> list[list[int]]:
@@ -142,7 +142,7 @@ def test_an_entry_of_many_rows_lets_others_in_between() -> None:
     assert run.rows == [[0], [0, 1, 2, 3], [77, 4, 5, 6], [7, 8, 9]]
 
 
-def test_slices_of_one_entry_may_run_side_by_side() -> None:
+def test_slices_of_one_entry_may_run_in_parallel() -> None:
     async def use(batcher: Toy) -> list[int]:
         return answer(await batcher.submit(entry(*range(9), at_once=2)))
 
@@ -154,7 +154,7 @@ def test_slices_of_one_entry_may_run_side_by_side() -> None:
 
 
 @pytest.mark.parametrize("on_loop_seconds", [0, PATIENCE])
-def test_of_a_batch_that_fails_only_what_is_at_fault_does(on_loop_seconds: float) -> None:
+def test_only_the_faulty_slice_of_a_failed_batch_fails(on_loop_seconds: float) -> None:
     run = Doubler()
 
     async def use(batcher: Toy) -> list[object]:
@@ -174,7 +174,7 @@ def test_an_error_in_the_first_slice_ends_the_entry() -> None:
     assert len(run.batches) == 1
 
 
-def test_who_leaves_is_not_run_and_no_longer_counts() -> None:
+def test_a_cancelled_entry_is_neither_run_nor_counted() -> None:
     run = Doubler()
 
     async def use(batcher: Toy) -> None:
@@ -195,7 +195,7 @@ def test_who_leaves_is_not_run_and_no_longer_counts() -> None:
     ("limits", "more", "told"),
     [(QueueLimits(rows=5), 5, "5 rows wait"), (QueueLimits(nbytes=48), 48, "48 bytes wait")],
 )
-def test_too_much_that_waits_is_refused(limits: QueueLimits, more: int, told: str) -> None:
+def test_a_full_queue_refuses_entries(limits: QueueLimits, more: int, told: str) -> None:
     run = Doubler()
 
     async def use(batcher: Toy) -> None:
@@ -214,14 +214,14 @@ def test_too_much_that_waits_is_refused(limits: QueueLimits, more: int, told: st
     with_batcher(run, use, limits=limits)
 
 
-def test_an_entry_over_the_limit_runs_where_nothing_waits() -> None:
+def test_an_entry_over_the_limit_runs_if_the_queue_is_empty() -> None:
     results = with_batcher(
         Doubler(), lambda batcher: batcher.submit(entry(*range(9))), limits=QueueLimits(rows=2)
     )
     assert len(answer(results)) == 9
 
 
-def test_who_waited_for_too_long_is_told_at_once() -> None:
+def test_a_late_entry_is_refused_at_once() -> None:
     run = Doubler()
 
     async def use(batcher: Toy) -> None:
@@ -238,7 +238,7 @@ def test_who_waited_for_too_long_is_told_at_once() -> None:
     assert run.rows == [[0], [2]]
 
 
-def test_so_many_batches_run_in_threads_and_no_more() -> None:
+def test_the_concurrency_limit() -> None:
     running, most = list[int](), [0]
 
     def run(_: Hashable, slices: Sequence[BatchSlice]) -> list[Results]:
@@ -255,7 +255,7 @@ def test_so_many_batches_run_in_threads_and_no_more() -> None:
     assert most[0] == 2
 
 
-def test_what_was_quick_with_as_many_rows_runs_on_the_event_loop() -> None:
+def test_a_fast_batch_runs_on_the_event_loop() -> None:
     run = Doubler()
 
     async def use(batcher: Toy) -> None:
@@ -267,7 +267,7 @@ def test_what_was_quick_with_as_many_rows_runs_on_the_event_loop() -> None:
     assert run.threads == ["thread", "MainThread", "MainThread", "thread", "MainThread", "thread"]
 
 
-def test_what_is_slow_with_more_rows_runs_whole_in_a_thread() -> None:
+def test_a_batch_that_is_slow_with_more_rows_runs_in_a_thread() -> None:
     run = Doubler()
 
     def slow(key: Hashable, slices: Sequence[BatchSlice]) -> list[Results]:
@@ -283,7 +283,7 @@ def test_what_is_slow_with_more_rows_runs_whole_in_a_thread() -> None:
     assert run.rows == [[0], [1], [2, 3, 4], [5, 6, 7], [8]]
 
 
-def test_what_is_quick_waits_for_no_slot_and_what_waits_for_one_gets_it() -> None:
+def test_a_fast_batch_runs_while_all_threads_are_busy() -> None:
     run = Doubler()
 
     async def use(batcher: Toy) -> None:
@@ -299,7 +299,7 @@ def test_what_is_quick_waits_for_no_slot_and_what_waits_for_one_gets_it() -> Non
     assert ("quick", [3, 4, 5]) in run.batches
 
 
-def test_an_error_of_ours_is_logged_and_that_of_a_caller_is_not(caplog: pytest.LogCaptureFixture) -> None:
+def test_unexpected_errors_are_logged_and_problems_are_not(caplog: pytest.LogCaptureFixture) -> None:
     for error, logged in ((BadValue("no"), False), (ZeroDivisionError(), True)):
 
         def wrong(_: Hashable, __: Sequence[BatchSlice], error: Exception = error) -> list[Results]:
@@ -336,7 +336,7 @@ def test_a_thread_that_ends_ends_the_batcher() -> None:
     with_batcher(run, use, on_failure=told.append)
 
 
-def test_a_batch_that_runs_for_too_long_is_an_ailment() -> None:
+def test_a_hung_batch_is_a_fatal_error() -> None:
     run = Doubler()
 
     async def use(batcher: Toy) -> None:
@@ -363,7 +363,7 @@ def test_a_batch_that_runs_for_too_long_is_an_ailment() -> None:
     st.sampled_from([0.0, PATIENCE]),
     st.integers(1, 3),
 )
-def test_everyone_gets_their_own_or_leaves(
+def test_every_entry_gets_its_own_results_or_is_cancelled(
     wanted: list[tuple[list[int], str, bool]], at_once: int, on_loop_seconds: float, concurrency: int
 ) -> None:
     run = Doubler()

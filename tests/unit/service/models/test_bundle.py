@@ -18,7 +18,7 @@ def levels_folder(tmp_path: Path) -> Path:
     return toy_models.write_levels(tmp_path)
 
 
-def test_a_good_folder(levels_folder: Path) -> None:
+def test_a_valid_bundle(levels_folder: Path) -> None:
     folder = read_bundle(levels_folder)
     assert folder.manifest.name == "levels"
     assert folder.vectors is not None
@@ -110,7 +110,7 @@ def rewrite_codebook(path: Path, data: bytes) -> None:
         ),
     ],
 )
-def test_a_folder_that_does_not_verify(
+def test_an_invalid_bundle_is_refused(
     levels_folder: Path, damage: Callable[[Path], object], reason: str
 ) -> None:
     damage(levels_folder)
@@ -129,7 +129,7 @@ def test_a_file_without_read_permission(levels_folder: Path, monkeypatch: pytest
         read_bundle(levels_folder)
 
 
-def test_a_link_inside_the_folder_is_fine(levels_folder: Path) -> None:
+def test_a_link_inside_the_folder_is_allowed(levels_folder: Path) -> None:
     (levels_folder / "encoder.onnx").rename(levels_folder / "real.onnx")
     (levels_folder / "encoder.onnx").symlink_to("real.onnx")
     assert read_bundle(levels_folder).manifest.name == "levels"

@@ -15,7 +15,7 @@ from tests.fixtures import toy_models
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 12, 8, 1), dtype=np.uint8)
 
 
-def test_encode_and_decode_are_the_graphs(levels: ServedModel) -> None:
+def test_encode_and_decode_run_the_graphs(levels: ServedModel) -> None:
     codes = levels.run(levels.pipeline("encode"), {Role.images: IMAGES}, 7, {}).arrays[Role.codes]
     np.testing.assert_array_equal(codes, toy_models.levels(IMAGES))
     decoded = levels.run(levels.pipeline("decode"), {Role.codes: codes}, 7, {}).arrays[Role.images]
@@ -38,7 +38,7 @@ def test_reconstruct_is_encode_then_decode(levels: ServedModel) -> None:
         ({"rows": 100}, [7]),
     ],
 )
-def test_pieces_do_not_show(
+def test_results_do_not_depend_on_batch_limits(
     load: Callable[..., ServedModel],
     levels: ServedModel,
     batching: dict[str, int],
@@ -61,7 +61,9 @@ def test_pieces_do_not_show(
     assert seen == sizes
 
 
-def test_noise_does_not_depend_on_pieces(load: Callable[..., ServedModel], colours: ServedModel) -> None:
+def test_noise_does_not_depend_on_batch_limits(
+    load: Callable[..., ServedModel], colours: ServedModel
+) -> None:
     for names, values in (
         (("sample/prior",), {"temperature": 1.0}),
         (("sample/walk", "decode"), {"steps": 20}),
@@ -81,12 +83,12 @@ def test_a_noise_axis_may_be_a_parameter(colours: ServedModel) -> None:
     np.testing.assert_allclose(codes, path.mean(axis=1), atol=1e-6)
 
 
-def test_samples_that_are_codes_alone_are_decoded(colours: ServedModel) -> None:
+def test_sampled_codes_are_decoded(colours: ServedModel) -> None:
     assert colours.pipeline("sample/prior").names == ("sample/prior",)
     assert colours.pipeline("sample/walk").names == ("sample/walk", "decode")
 
 
-def test_roles_suffice_for_an_operation_nobody_has_thought_of(oddity: ServedModel) -> None:
+def test_an_operation_of_an_unknown_name_runs_by_its_roles(oddity: ServedModel) -> None:
     images = np.arange(8, dtype=np.uint8).reshape(2, 2, 2, 1)
     given = {Role.images: images, Role.label: np.array([0, 1])}
     results = oddity.run(oddity.pipeline("mix"), given, 2, {"times": 100}, seed=3)

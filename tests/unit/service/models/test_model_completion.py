@@ -1,4 +1,4 @@
-"""Models that keep some codes and sample the others."""
+"""Completion: some codes are kept and the others sampled."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +20,7 @@ CODES = np.random.default_rng(1).integers(0, 16, (7, 7, 7), dtype=np.int32)
 MASK = np.random.default_rng(2).random((7, 7, 7)) < 0.4
 
 
-def test_codes_beside_the_mask_are_kept_and_those_under_it_sampled(quilt: ServedModel) -> None:
+def test_codes_under_the_mask_are_sampled_and_the_others_kept(quilt: ServedModel) -> None:
     given = {Role.codes: CODES, Role.mask: MASK, Role.label: np.zeros(7, np.int64)}
     results = quilt.run(quilt.pipeline("sample/prior"), given, 7, {"spread": 8}, seed=5)
     expected = np.where(MASK, completion_model.drawn(5, range(7)), CODES)
@@ -33,11 +33,13 @@ def test_without_a_mask_every_code_is_sampled(quilt: ServedModel) -> None:
     results = quilt.run(quilt.pipeline("sample/prior"), label, 3, {"spread": 8}, seed=5)
     expected = completion_model.drawn(5, range(3)) + np.array([0, 1, 1]).reshape(3, 1, 1)
     np.testing.assert_array_equal(results.arrays[Role.codes], expected)
-    # What the service filled in by itself is no answer.
+    # Inputs that the runner filled are not results.
     assert Role.mask not in results.arrays
 
 
-def test_completions_do_not_depend_on_pieces(load: Callable[..., ServedModel], quilt: ServedModel) -> None:
+def test_completions_do_not_depend_on_batch_limits(
+    load: Callable[..., ServedModel], quilt: ServedModel
+) -> None:
     images = np.random.default_rng(3).integers(0, 256, (7, 28, 28, 1), dtype=np.uint8)
     pipeline = quilt.pipeline_of("encode", "sample/prior", "decode")
     given = {Role.images: images, Role.mask: MASK, Role.label: np.arange(7) % 2}
@@ -50,7 +52,7 @@ def test_completions_do_not_depend_on_pieces(load: Callable[..., ServedModel], q
     np.testing.assert_array_equal(kept, completion_model.encoded(images, 0.5)[~MASK])
 
 
-def test_a_sampler_with_a_mask_is_tried_with_all_of_it_true(
+def test_the_warm_up_of_a_sampler_masks_every_code(
     load: Callable[..., ServedModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     masks: list[Any] = []

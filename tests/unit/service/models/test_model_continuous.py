@@ -101,7 +101,7 @@ def test_figures_by_name(wandering: ServedModel) -> None:
 
 
 @pytest.mark.parametrize(("samples", "sizes"), [(1, [5]), (2, [2, 2, 1]), (100, [1] * 5)])
-def test_an_image_of_every_draw_counts(
+def test_several_draws_per_image_make_batches_smaller(
     load: Callable[..., ServedModel], samples: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = load("wanderer", pixels=5 * 64)
@@ -116,7 +116,7 @@ def test_an_image_of_every_draw_counts(
     assert seen == sizes
 
 
-def test_pieces_that_do_not_fit_together(
+def test_batches_whose_outputs_differ_in_shape(
     load: Callable[..., ServedModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = load("wanderer", rows=2)

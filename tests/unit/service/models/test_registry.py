@@ -37,7 +37,7 @@ def test_models_are_found_by_name(registry: Registry) -> None:
     assert caught.value.members["allowed"] == ["colours", "levels"]
 
 
-def test_the_default_is_the_setting_or_the_only_one(tmp_path: Path, registry: Registry) -> None:
+def test_the_default_is_the_setting_or_the_only_model(tmp_path: Path, registry: Registry) -> None:
     with pytest.raises(ModelNotChosen, match="colours, levels"):
         registry.choose()
     chosen = Registry(tmp_path, CPU, default="levels")
@@ -48,7 +48,7 @@ def test_the_default_is_the_setting_or_the_only_one(tmp_path: Path, registry: Re
     assert registry.choose().manifest.name == "colours"
 
 
-def test_a_default_that_is_not_there_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_missing_default_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     toy_models.write_levels(tmp_path)
     registry = Registry(tmp_path, CPU, default="lvels")
     registry.reload()
@@ -68,7 +68,7 @@ def test_nothing_is_loaded(tmp_path: Path) -> None:
         registry.choose("levels")
 
 
-def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_models_folder(tmp_path: Path) -> None:
     with pytest.raises(ModelsUnreadable, match="No such file") as caught:
         Registry(tmp_path / "nowhere", CPU).reload()
     assert str(tmp_path) not in str(caught.value)
@@ -89,7 +89,7 @@ def test_reload_loads_keeps_and_removes(tmp_path: Path, registry: Registry) -> N
     assert registry.choose("levels") is levels
 
 
-def test_a_changed_model_is_swapped_and_the_old_one_still_runs(tmp_path: Path, registry: Registry) -> None:
+def test_a_changed_model_is_replaced_and_the_old_one_still_runs(tmp_path: Path, registry: Registry) -> None:
     old = registry.choose("levels")
     shutil.rmtree(tmp_path / "levels")
     toy_models.write_levels(tmp_path, tint=9)
@@ -113,7 +113,7 @@ def test_a_bad_change_is_refused_and_the_old_model_stays(tmp_path: Path, registr
     assert registry.refused == tuple(outcome.refused)
 
 
-def test_one_bad_folder_stops_no_other(tmp_path: Path) -> None:
+def test_one_invalid_bundle_stops_no_other(tmp_path: Path) -> None:
     toy_models.write_levels(tmp_path)
     bundle_builder.edit_manifest(toy_models.write_colours(tmp_path), schema_version=2)
     registry = Registry(tmp_path, CPU)
@@ -124,7 +124,7 @@ def test_one_bad_folder_stops_no_other(tmp_path: Path) -> None:
     ]
 
 
-def test_requests_run_while_models_are_swapped(tmp_path: Path, registry: Registry) -> None:
+def test_requests_run_while_models_are_replaced(tmp_path: Path, registry: Registry) -> None:
     done, seen = threading.Event(), set()
 
     def ask() -> None:
@@ -153,7 +153,7 @@ def test_requests_run_while_models_are_swapped(tmp_path: Path, registry: Registr
     assert len(seen) > 1
 
 
-def test_what_is_prepared_is_served_when_it_is_committed(tmp_path: Path, registry: Registry) -> None:
+def test_prepared_models_are_served_after_commit(tmp_path: Path, registry: Registry) -> None:
     toy_models.write_oddity(tmp_path)
     (tmp_path / "colours" / "manifest.json").unlink()
     outcome = registry.prepare()

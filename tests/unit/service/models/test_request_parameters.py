@@ -79,13 +79,13 @@ def test_an_operation_without_classes(colours: ServedModel) -> None:
         request_parameters.labels(colours.manifest, walk, "red", 2)
 
 
-def test_the_manifest_may_have_a_label_for_those_who_give_none(oddity: ServedModel) -> None:
+def test_a_default_label(oddity: ServedModel) -> None:
     got = request_parameters.labels(oddity.manifest, oddity.pipeline_of("mix"), None, 3)
     assert got is not None
     assert got.tolist() == [1, 1, 1]
 
 
-def test_drawn_seeds_are_ones_a_caller_may_give() -> None:
+def test_drawn_seeds_are_valid_seeds() -> None:
     seeds = [request_parameters.draw_seed() for _ in range(100)]
     assert len(set(seeds)) > 90
     assert all(0 <= seed <= request_parameters.LARGEST_SEED for seed in seeds)

@@ -52,7 +52,7 @@ def test_every_name_is_found(registry: Registry) -> None:
         ("oddity:reconstruct", None),
     ],
 )
-def test_an_unknown_operation_is_told_with_the_nearest(
+def test_an_unknown_operation_is_refused_with_the_nearest_name(
     registry: Registry, name: str, near: str | None
 ) -> None:
     with pytest.raises(UnknownOperation) as caught:
@@ -76,7 +76,7 @@ def test_another_version_is_not_served(registry: Registry, levels: ServedModel) 
     assert caught.value.members["allowed"] == [levels.manifest.version]
 
 
-def test_a_name_with_dots_in_it_means_one_thing(tmp_path: Path) -> None:
+def test_a_name_with_dots_is_unambiguous(tmp_path: Path) -> None:
     toy_models.write_levels(tmp_path, name="levels")
     toy_models.write_levels(tmp_path, name="levels.decode", tint=1.0)
     registry = Registry(tmp_path, CPU)
@@ -95,7 +95,9 @@ def test_images_of_any_size_to_codes_of_any_size(levels: ServedModel) -> None:
     assert signature(levels, "decode").inputs == face.outputs
 
 
-def test_a_chain_gives_what_each_of_its_operations_does(levels: ServedModel, wandering: ServedModel) -> None:
+def test_a_pipeline_has_the_outputs_of_all_its_operations(
+    levels: ServedModel, wandering: ServedModel
+) -> None:
     both = signature(levels, "reconstruct")
     assert [slot.name for slot in both.inputs] == ["images"]
     assert [slot.name for slot in both.outputs] == ["codes", "images"]
@@ -148,7 +150,7 @@ def test_a_sampler_of_images_decodes_nothing(colours: ServedModel) -> None:
     assert [slot.name for slot in face.outputs] == ["images", "codes"]
 
 
-def test_of_what_has_one_name_or_role_the_last_is_meant(levels: ServedModel) -> None:
+def test_of_outputs_with_equal_names_or_roles_the_last_counts(levels: ServedModel) -> None:
     operations = {
         **levels.manifest.operations,
         "sample/prior": operation("none.onnx", {"noise": Role.normal}, {"images": Role.codes}),
@@ -163,7 +165,7 @@ def test_of_what_has_one_name_or_role_the_last_is_meant(levels: ServedModel) -> 
     assert [(slot.name, slot.role) for slot in own.outputs] == [("first", Role.images)]
 
 
-def test_what_was_known_of_a_model_goes_with_it(levels: ServedModel) -> None:
+def test_the_signatures_of_a_removed_model_are_freed(levels: ServedModel) -> None:
     model = replace(levels)
     assert signature(model, "encode") is signature(model, "encode")
     assert signature(model, "encode") is not signature(levels, "encode")

@@ -13,7 +13,7 @@ from tests.unit.service.conftest import CPU
 
 
 def folder_with(tmp_path: Path, **changes: object) -> Path:
-    """A model of 2 x 2 pixels that says of its one graph what ``changes`` say."""
+    """A bundle of 2 x 2 pixels whose manifest describes its one graph with ``changes``."""
     path = tmp_path / "wrong"
     path.mkdir()
     image: bundle_builder.Axes = ("n", 2, 2, 1)
@@ -141,7 +141,7 @@ TARGET_IN = Input(name="target", role=Role.target)
         ),
     ],
 )
-def test_a_manifest_that_does_not_fit_its_graph(
+def test_a_manifest_that_contradicts_its_graph(
     tmp_path: Path, changes: dict[str, object], reason: str
 ) -> None:
     folder = read_bundle(folder_with(tmp_path, **changes))
@@ -149,11 +149,11 @@ def test_a_manifest_that_does_not_fit_its_graph(
         load_model(folder, CPU, BatchLimits())
 
 
-def test_the_helper_of_the_test_above_writes_a_good_folder(tmp_path: Path) -> None:
+def test_the_helper_of_the_test_above_writes_a_valid_bundle(tmp_path: Path) -> None:
     assert load_model(read_bundle(folder_with(tmp_path)), CPU, BatchLimits()).manifest.name == "wrong"
 
 
-def test_a_folder_published_anew_while_it_loads_is_not_half_of_each(tmp_path: Path) -> None:
+def test_a_bundle_that_changes_while_it_loads_is_refused(tmp_path: Path) -> None:
     folder = read_bundle(toy_models.write_levels(tmp_path))
     (tmp_path / "levels").rename(tmp_path / "old")
     toy_models.write_levels(tmp_path, tint=3)

@@ -39,13 +39,13 @@ def test_every_worker_has_its_own_samples(levels: ServedModel) -> None:
     assert found["tessera_compute_seconds_sum", *labels] == 0.25
 
 
-def test_each_family_is_told_once() -> None:
+def test_each_family_is_exposed_once() -> None:
     text = exposition({index: Metrics().families() for index in range(3)}).decode()
     heads = [line for line in text.splitlines() if line.startswith("# TYPE")]
     assert len(heads) == len(set(heads)) > 5
 
 
-def test_what_is_watched_is_asked_each_time() -> None:
+def test_sources_are_collected_at_every_scrape() -> None:
     metrics, seen = Metrics(), [0.0]
     metrics.add_source(
         lambda: [gauge(("now", "It is."), [({"of": "x"}, seen[0])]), info(("fact", "So."), [{"a": "b"}])]
@@ -57,7 +57,7 @@ def test_what_is_watched_is_asked_each_time() -> None:
         assert found["fact_info", "a=b", "worker=0"] == 1
 
 
-def test_nothing_is_lost_between_threads(levels: ServedModel) -> None:
+def test_counts_are_exact_across_threads(levels: ServedModel) -> None:
     metrics = Metrics()
 
     def count() -> None:

@@ -1,4 +1,4 @@
-"""Runs with buffers of a device, on_device against plain runs on the CPU."""
+"""Runs with IO binding, compared with plain runs on the CPU."""
 
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ def bindings(tmp_path: Path) -> IOBinding:
 
 
 def pictures(rows: int, side: int = 8) -> Any:
-    """Of whole levels: between two of them rounding decides."""
+    """Images of whole levels, because rounding decides between two levels."""
     return toy_models.pixels(
         RNG.integers(
             0, toy_models.LEVELS, (rows, side // toy_models.PATCH, side // toy_models.PATCH), np.int32
@@ -90,7 +90,7 @@ def test_a_pipeline_gives_the_same_results_as_on_the_cpu(
             np.testing.assert_array_equal(ours.figures[figure], array)
 
 
-def test_rows_are_filled_up_and_buffers_used_again(bindings: IOBinding) -> None:
+def test_rows_are_padded_and_buffers_reused(bindings: IOBinding) -> None:
     first, second = pictures(3), pictures(4)
     codes = encoded(bindings, first)
     assert (len(codes), codes.shape, codes.value.shape()) == (3, (3, 2, 2), [4, 2, 2])
@@ -102,13 +102,13 @@ def test_rows_are_filled_up_and_buffers_used_again(bindings: IOBinding) -> None:
     np.testing.assert_array_equal(kept, toy_models.levels(first), "what was fetched stays")
 
 
-def test_of_fewer_rows_none_are_left_from_before(bindings: IOBinding) -> None:
+def test_a_smaller_batch_has_no_rows_of_the_last(bindings: IOBinding) -> None:
     encoded(bindings, pictures(4))
     one = pictures(3)
     np.testing.assert_array_equal(encoded(bindings, one).numpy(), toy_models.levels(one))
 
 
-def test_what_is_on_device_goes_on_without_coming_back(bindings: IOBinding, tmp_path: Path) -> None:
+def test_device_tensors_are_passed_on_without_a_copy(bindings: IOBinding, tmp_path: Path) -> None:
     path = toy_models.write_levels(tmp_path / "other") / "decoder.onnx"
     decoder = IOBinding(ort.InferenceSession(path, providers=[CPU]), "cpu", captures=False)
     for rows in (3, 3, 5, 3):
@@ -117,14 +117,14 @@ def test_what_is_on_device_goes_on_without_coming_back(bindings: IOBinding, tmp_
         np.testing.assert_array_equal(decoded.numpy(), toy_models.pixels(toy_models.levels(images)))
 
 
-def test_no_more_buffers_are_kept_than_a_few(bindings: IOBinding) -> None:
+def test_the_number_of_buffer_sets_is_limited(bindings: IOBinding) -> None:
     for side in range(4, 4 * 3 * io_binding.KEPT, 4):
         images = pictures(1, side)
         np.testing.assert_array_equal(encoded(bindings, images).numpy(), toy_models.levels(images))
     assert len(bindings._buffers) == io_binding.KEPT
 
 
-def test_only_some_runs_are_captured_and_each_under_its_own_number(
+def test_the_number_of_captured_runs_is_limited_and_each_has_its_own_id(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     numbers: list[str] = []
@@ -147,7 +147,7 @@ def test_only_some_runs_are_captured_and_each_under_its_own_number(
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=12))
 def test_any_order_of_sizes(bindings: IOBinding, sizes: list[int]) -> None:
-    # That the buffers of one example are there for the next makes it no easier.
+    # The examples share buffers, which makes the test harder.
     for rows in sizes:
         images = pictures(rows)
         np.testing.assert_array_equal(encoded(bindings, images).numpy(), toy_models.levels(images))

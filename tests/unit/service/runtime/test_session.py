@@ -1,4 +1,4 @@
-"""Graphs: loaded, refused, run."""
+"""Sessions: loaded, refused, run."""
 
 from pathlib import Path
 
@@ -16,9 +16,7 @@ from tests.fixtures.fake_cuda import StandIn
 from tests.unit.service.conftest import CPU
 
 
-def test_a_graph_on_a_provider_it_did_not_get_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_session_on_another_provider_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = toy_models.write_levels(tmp_path)
     real = ort.InferenceSession
     monkeypatch.setattr(
@@ -28,7 +26,7 @@ def test_a_graph_on_a_provider_it_did_not_get_is_refused(
         Session(path / "encoder.onnx", Provider("cuda", "", 1))
 
 
-def test_a_graph_knows_its_tensors_and_runs(tmp_path: Path) -> None:
+def test_a_session_knows_its_tensor_types_and_runs(tmp_path: Path) -> None:
     graph = Session(toy_models.write_levels(tmp_path) / "encoder.onnx", CPU)
     assert graph.inputs == {"images": TensorType("uint8", 4)}
     assert graph.outputs == {"codes": TensorType("int32", 3)}
@@ -37,9 +35,7 @@ def test_a_graph_knows_its_tensors_and_runs(tmp_path: Path) -> None:
     np.testing.assert_array_equal(codes, toy_models.levels(images))
 
 
-def test_a_graph_that_fails_tells_the_log_and_not_the_caller(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_only_the_log_has_the_error_of_onnx_runtime(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     graph = Session(toy_models.write_levels(tmp_path) / "decoder.onnx", CPU)
     with pytest.raises(GraphFailed) as caught:
         graph.run({"codes": np.full((1, 2, 2), 99, np.int32)}, ["images"])
@@ -48,7 +44,7 @@ def test_a_graph_that_fails_tells_the_log_and_not_the_caller(
 
 
 @pytest.mark.parametrize("content", [b"", b"no graph"])
-def test_a_file_that_is_no_graph(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_graph(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "g.onnx").write_bytes(content)
     with pytest.raises(ModelRefused, match=r"graph 'g.onnx' cannot be loaded") as caught:
         Session(tmp_path / "g.onnx", CPU)
