@@ -14,7 +14,7 @@ from service.api.app import create_app
 from service.errors import Problem
 from service.settings import Settings, flag, markdown_table
 from tests.fixtures.processes import serving
-from trainer.config import DEFAULT_PRESETS
+from trainer.kinds import KINDS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -57,7 +57,7 @@ def test_house() -> None:
 
 
 def test_every_kind_is_shown() -> None:
-    for kind in DEFAULT_PRESETS:
+    for kind in KINDS:
         assert f"python -m trainer {kind} " in README
 
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from service.contract.manifest import ImageSpec, Operation, Role
 from tests.fixtures import tiny_models
+from trainer.evaluation.exported_model import ExportedGraphs
 from trainer.export.onnx_export import write_graph
 from trainer.export.parity import CODE_GAP, DRAW_GAP, gap_of_others
-from trainer.export.session import ExportedGraphs
 from trainer.models.base import Graph
 from trainer.models.gaussian.likelihoods import likelihood_for
 from trainer.models.gaussian.posterior import Posterior

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from tests.fixtures import tiny_models
-from trainer.plots import GAP, PANEL_GAP, PAPER, TITLE_HEIGHT, panels, plot, save_png, sheet, side_by_side
+from trainer.image_sheets import GAP, PANEL_GAP, PAPER, TITLE_HEIGHT, panels, save_png, sheet, side_by_side
 
 
 def test_each_row_of_originals_is_above_its_reconstructions() -> None:
@@ -62,17 +62,3 @@ def test_a_picture_is_written_as_it_is(tmp_path: Path, channels: int) -> None:
     with Image.open(tmp_path / "picture.png") as image:
         found = np.atleast_3d(np.asarray(image))
     assert np.array_equal(found, pixels.permute(1, 2, 0).numpy())
-
-
-@pytest.mark.parametrize("log", [False, True])
-def test_a_plot_leaves_out_what_no_record_has(tmp_path: Path, log: bool) -> None:
-    records = [{"epoch": 1.0, "loss": 0.5}, {"epoch": 2.0, "loss": 0.25, "late": 1.0}]
-    plot(records, ["loss", "late", "never"], tmp_path / "plot.png", log=log)
-    with Image.open(tmp_path / "plot.png") as image:
-        assert image.width > image.height > 100
-        assert len(image.getcolors(10**6) or []) > 10
-
-
-def test_a_plot_may_be_empty(tmp_path: Path) -> None:
-    plot([{"epoch": 1.0}], ["never"], tmp_path / "plot.png")
-    assert (tmp_path / "plot.png").exists()

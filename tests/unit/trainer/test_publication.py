@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from trainer.durable import check_writable, publication
 from trainer.errors import ExportError
-from trainer.export.publish import check_writable, publication
 
 
 def publish(target: Path, **files: str) -> None:

@@ -1,17 +1,13 @@
-"""Pictures and plots of a run."""
+"""Sheets of images as one PNG: originals above reconstructions, rows of samples, panels under titles."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.utils import make_grid
-
-from trainer.training.run_folder import Record
 
 GAP = 2
 PAPER = 255
@@ -26,12 +22,12 @@ def side_by_side(originals: Tensor, reconstructions: Tensor, columns: int = 16) 
     """
     columns = min(columns, len(originals))
     count = len(originals) - len(originals) % columns
-    pairs = [
-        part[first : first + columns]
+    rows = [
+        images[first : first + columns]
         for first in range(0, count, columns)
-        for part in (originals, reconstructions)
+        for images in (originals, reconstructions)
     ]
-    return make_grid(torch.cat(pairs).cpu(), nrow=columns, padding=GAP, pad_value=PAPER)
+    return make_grid(torch.cat(rows).cpu(), nrow=columns, padding=GAP, pad_value=PAPER)
 
 
 def sheet(images: Tensor, columns: int) -> Tensor:
@@ -56,32 +52,3 @@ def save_png(pixels: Tensor, path: Path) -> None:
     """Write a picture, uint8 ``(C, H, W)``, as PNG."""
     array = pixels.permute(1, 2, 0).numpy()
     Image.fromarray(array if array.shape[2] > 1 else array[:, :, 0]).save(path)
-
-
-def plot(
-    records: Sequence[Record],
-    names: Sequence[str],
-    path: Path,
-    *,
-    log: bool = False,
-    limits: tuple[float | None, float | None] = (None, None),
-) -> None:
-    """Plot figures over the epochs; those that no record has are left out.
-
-    ``limits`` are the ends of the vertical axis; None leaves an end to the figures.
-    """
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    for name in names:
-        points = [(record["epoch"], record[name]) for record in records if name in record]
-        if points:
-            axes.plot(*zip(*points, strict=True), marker="." if len(points) < 40 else None, label=name)
-    if log:
-        axes.set_yscale("log")
-    axes.set_ylim(*limits)
-    axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(alpha=0.3)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend()
-    figure.savefig(path, dpi=120)

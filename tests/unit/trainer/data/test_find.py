@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.trainer.data.making import write_idx_set, write_pictures
-from trainer.data.sources.catalog import find
+from trainer.data.loading import find
 from trainer.data.sources.folder import FolderPictures
 from trainer.data.sources.pictures import ArrayPictures
 from trainer.errors import DataError

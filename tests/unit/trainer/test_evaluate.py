@@ -12,12 +12,12 @@ from PIL import Image
 from service.contract.manifest import FILE_NAME, Manifest, Measures, content_version
 from tests.fixtures import tiny_models
 from tests.fixtures.tiny_models import Trained
+from trainer import evaluate as module
 from trainer.__main__ import main
 from trainer.errors import ConfigError, DataError, ExportError
-from trainer.evaluation import evaluate as module
-from trainer.evaluation.evaluate import evaluate, settings
+from trainer.evaluate import evaluate, sampler_parameters
 from trainer.evaluation.exported_model import file_entries
-from trainer.evaluation.results import Effort, Settings
+from trainer.evaluation.results import Effort, SamplerParameters
 from trainer.export.model_card import CARD
 
 EFFORT = Effort(samples=20)
@@ -40,7 +40,7 @@ def change(folder: Path, **changes: Any) -> None:
 
 
 def measured(
-    folder: Path, digits: Path | str | None, given: Settings | None = None, *, write: bool = False
+    folder: Path, digits: Path | str | None, given: SamplerParameters | None = None, *, write: bool = False
 ) -> Manifest:
     data = None if digits is None else str(digits)
     return evaluate(folder, data, EFFORT, given or {}, tiny_models.console(), write=write)
@@ -112,7 +112,7 @@ def test_a_folder_that_is_not_what_its_manifest_says_is_refused(
 ) -> None:
     content = (folder / file).read_bytes()
     (folder / file).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(ExportError, match=rf"{file} has been altered: it is not the file of which"):
+    with pytest.raises(ExportError, match=rf"{file} has been altered: it is not the file in the manifest"):
         measured(folder, digits, write=True)
     (folder / file).unlink()
     with pytest.raises(ExportError, match=rf"{file} is missing: "):
@@ -161,7 +161,7 @@ def test_images_of_another_kind_are_refused(folder: Path, tmp_path: Path) -> Non
 
 
 def test_settings_are_read() -> None:
-    assert settings(["a.steps=3", "a.size=0.5", "b-c.steps=1e2"]) == {
+    assert sampler_parameters(["a.steps=3", "a.size=0.5", "b-c.steps=1e2"]) == {
         "a": {"steps": 3.0, "size": 0.5},
         "b-c": {"steps": 100.0},
     }
@@ -170,7 +170,7 @@ def test_settings_are_read() -> None:
 @pytest.mark.parametrize("text", ["a.steps", "a.steps=", "a.steps=many", ""])
 def test_a_setting_of_another_form_says_the_right_one(text: str) -> None:
     with pytest.raises(ConfigError, match=r"--set takes METHOD\.NAME=NUMBER, not "):
-        settings([text])
+        sampler_parameters([text])
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_a_setting_that_the_model_does_not_have_is_an_error(
     folder: Path, digits: Path, text: str, complaint: str
 ) -> None:
     with pytest.raises(ConfigError, match=complaint):
-        measured(folder, digits, settings([text]))
+        measured(folder, digits, sampler_parameters([text]))
 
 
 def test_json_is_all_there_is_on_stdout(folder: Path, digits: Path) -> None:

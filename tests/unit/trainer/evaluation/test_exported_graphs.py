@@ -9,7 +9,7 @@ from torch import nn
 
 from service.contract.manifest import Input, Output, Role
 from trainer.errors import ExportError
-from trainer.export.session import ExportedGraphs
+from trainer.evaluation.exported_model import ExportedGraphs
 from trainer.models.base import Graph
 
 
@@ -71,7 +71,7 @@ def test_a_graph_is_loaded_once_and_when_it_is_run(tmp_path: Path, monkeypatch: 
 def test_a_graph_has_a_thread_for_each_cpu_of_this_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.export.session.available_cpus", lambda: 3)
+    monkeypatch.setattr("trainer.evaluation.exported_model.available_cpus", lambda: 3)
     write(tmp_path / "one.onnx")
     found: list[int] = []
     load = onnxruntime.InferenceSession
