@@ -71,8 +71,8 @@ clean:
 $(VENV): $(VENV)/.installed
 
 $(VENV)/.installed: requirements.lock
+	@test ! -L $(VENV) || { echo "$(VENV) is a link to another environment: install requirements.lock there" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Tessera needs Python 3.11 or later; $(PYTHON) is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12")'
-	@test ! -L $(VENV) || { echo "$(VENV) is a link: --clear would empty what it leads to; remake it there" >&2; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@touch $@

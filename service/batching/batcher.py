@@ -7,7 +7,7 @@ others come. If a batch fails, its slices run one by one, and only what is at fa
 **Where a batch runs.** A batch runs on the event loop if the last batch of its key with at least as many rows
 took no longer than ``on_loop_seconds``; all others run in a thread, ``concurrency`` of them at a time. To
 hand a batch of half a millisecond to a thread and back costs as much again, and what is known to be quick
-never waits for a slot that something slow holds ("Where a batch runs" in BENCHMARKS.md).
+never waits for a slot that something slow holds ("Where a batch runs" in docs/benchmarks/serving.md).
 
     what                                   who may touch it
     queues, counts, entries, placement     the event loop alone, which needs no lock for them

@@ -20,7 +20,7 @@ from service.models.model import Model
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
-# Names and what they mean, as in the README.
+# Names and what they mean; the reference page of the metrics is made from the answer of /metrics.
 REQUESTS = ("tessera_requests", "Calls that were answered.")
 REQUEST_SECONDS = ("tessera_request_seconds", "From the head of a call to the end of its answer.")
 UNDER_WAY = ("tessera_requests_under_way", "Calls that are not answered yet.")

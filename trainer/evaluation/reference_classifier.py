@@ -1,6 +1,6 @@
 """What judges samples of digits: a small classifier of MNIST, frozen, independent of every model judged.
 
-``python -m tests.benchmarks classifier`` trained it, on the training images alone; BENCHMARKS.md has its
+``python -m tests.benchmarks classifier`` trained it, on the training images alone; docs/benchmarks/models.md has its
 accuracy.
 """
 
