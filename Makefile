@@ -37,7 +37,7 @@ fix: $(VENV)
 	$(BIN)/ruff format .
 
 docs: build/docs-venv/.installed $(VENV)
-	DOCS_PYTHON=$(BIN)/python build/docs-venv/bin/python -m mkdocs build --quiet --strict
+	DOCS_PYTHON=$(BIN)/python build/docs-venv/bin/python -m mkdocs build --strict
 
 # What is in an image has the versions that were tested, less what it does without.
 IMAGE_LOCK := --universal --python-version 3.11 --upgrade --constraint requirements.lock \

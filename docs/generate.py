@@ -53,7 +53,7 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 def configuration() -> str:
     """Each setting of the service."""
     rows = [
-        (_code(flag(name)), f"`TESSERA_{name.upper()}`", _code(_default(field)), field.description or "")
+        (_spelled(name), _code(_default(field)), field.description or "")
         for name, field in Settings.model_fields.items()
     ]
     return f"""# Configuration of the service
@@ -63,8 +63,12 @@ over the default. A secret has no flag, because every user of a machine can read
 flag ends the start with exit code 2. So does a variable that begins with `TESSERA_` and is no setting, or that is
 nearly the name of one.
 
-{table(("flag", "variable", "default", "meaning"), rows)}
+{table(("flag and variable", "default", "meaning"), rows)}
 """
+
+
+def _spelled(name: str) -> str:
+    return " ".join(filter(None, (_code(flag(name)), f"`TESSERA_{name.upper()}`")))
 
 
 def flag(name: str) -> str:
