@@ -2,8 +2,8 @@
 
     python -m docs.generate        prints an object of path below docs/ and text, as JSON
 
-They are made from what a client or an operator sees (the OpenAPI document, the answer of ``/metrics``, ``--help``),
-so that a change inside the service or the trainer does not touch this script.
+They are made from what a client or an operator sees (the OpenAPI document, the answer of ``/metrics``,
+``--help``), so that a change inside the service or the trainer does not touch this script.
 """
 
 import json
@@ -58,10 +58,10 @@ def configuration() -> str:
     ]
     return f"""# Configuration of the service
 
-Each setting is a flag of `python -m service` and an environment variable. A flag wins over the variable, the variable
-over the default. A secret has no flag, because every user of a machine can read the flags of a process. An unknown
-flag ends the start with exit code 2. So does a variable that begins with `TESSERA_` and is no setting, or that is
-nearly the name of one.
+Each setting is a flag of `python -m service` and an environment variable. A flag wins over the variable,
+the variable over the default. A secret has no flag, because every user of a machine can read the flags of
+a process. An unknown flag ends the start with exit code 2. So does a variable that begins with `TESSERA_`
+and is no setting, or that is nearly the name of one.
 
 {table(("flag and variable", "default", "meaning"), rows)}
 """
@@ -94,11 +94,11 @@ def problem_types() -> str:
     ]
     return f"""# Problem types
 
-An error is an `application/problem+json` document (RFC 9457) with `type`, `title`, `status`, `detail` and `instance`.
-`detail` says what was given and what is allowed; `given` and `allowed` say the same to a program. The type of a path
-that does not exist (404) or of a wrong method (405) is `about:blank`.
-[Limits and status codes](../operations/limits.md) says which setting stands behind a refusal, and which errors are
-not of this form.
+An error is an `application/problem+json` document (RFC 9457) with `type`, `title`, `status`, `detail` and
+`instance`. `detail` says what was given and what is allowed; `given` and `allowed` say the same to a
+program. The type of a path that does not exist (404) or of a wrong method (405) is `about:blank`. [Limits
+and status codes](../operations/limits.md) says which setting stands behind a refusal, and which errors
+are not of this form.
 
 {table(("status", "type", "title", "meaning"), rows)}
 """
@@ -123,8 +123,9 @@ def metrics(client: TestClient) -> str:
         rows.append((f"`{family.name}{end}`", family.type, shown, family.documentation))
     return f"""# Metrics
 
-`GET /metrics` answers these in Prometheus's text format, for all workers at once. A histogram has `_sum` and `_count`
-beside `_bucket`. [Monitoring](../operations/monitoring.md) says who may read them, and has the alerts.
+`GET /metrics` answers these in Prometheus's text format, for all workers at once. A histogram has `_sum`
+and `_count` beside `_bucket`. [Monitoring](../operations/monitoring.md) says who may read them, and has
+the alerts.
 
 {table(("name", "type", "labels", "meaning"), sorted(rows))}
 """
@@ -138,8 +139,9 @@ def presets() -> str:
     )
     return f"""# Presets of the trainer
 
-`--preset NAME` starts from one of these files in `trainer/presets/`. `--config FILE.yaml` goes over it, and flags go
-over both. Each kind of model has one preset that is its default: `python -m trainer KIND --help` names it.
+`--preset NAME` starts from one of these files in `trainer/presets/`. `--config FILE.yaml` goes over it,
+and flags go over both. Each kind of model has one preset that is its default: `python -m trainer KIND
+--help` names it.
 
 {shown}"""
 
@@ -161,14 +163,12 @@ def api(document: Mapping[str, Any]) -> str:
         for path, methods in document["paths"].items()
         for method, call in methods.items()
     ]
-    objects = [
-        _object(name, each) for name, each in sorted(document["components"]["schemas"].items())
-    ]
+    objects = [_object(name, each) for name, each in sorted(document["components"]["schemas"].items())]
     return f"""# API
 
-All calls of the service, from its [OpenAPI document](openapi.json). A running service has the same as `/openapi.json`
-and, to try calls out, as `/docs`. [Using the API](../requests.md) explains the calls with examples.
-`HEAD` is answered wherever `GET` is. With keys set, every call may answer 401 or 403 too.
+All calls of the service, from its [OpenAPI document](openapi.json). A running service has the same as
+`/openapi.json` and, to try calls out, as `/docs`. [Using the API](../requests.md) explains the calls with
+examples. `HEAD` is answered wherever `GET` is. With keys set, every call may answer 401 or 403 too.
 
 {"".join(calls)}
 ## Objects
@@ -178,6 +178,7 @@ and, to try calls out, as `/docs`. [Using the API](../requests.md) explains the 
 
 def _call(method: str, path: str, call: Mapping[str, Any]) -> str:
     parts = [f"## `{method.upper()} {path}` {{ #{call['operationId']} }}\n\n{call.get('description', '')}\n"]
+    rows: list[tuple[str, ...]]
     if parameters := call.get("parameters"):
         rows = [
             (f"`{each['name']}`", each["in"], _type(each.get("schema", {})), _described(each))

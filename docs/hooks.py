@@ -1,7 +1,7 @@
 """What mkdocs does beyond reading Markdown: adds the generated pages and the repository's pictures.
 
-The generated pages need the service and the trainer; the generator of the site does not. So another Python writes
-them, which the variable ``DOCS_PYTHON`` names, and this one only reads what it prints.
+The generated pages need the service and the trainer; the generator of the site does not. So another
+Python writes them, which the variable ``DOCS_PYTHON`` names, and this one only reads what it prints.
 """
 
 import json

@@ -45,8 +45,8 @@ Images to codes, codes to images, and new images, from models of the VAE family.
 
 The calls below `/v2` are the Open Inference Protocol, for clients of KServe and Triton.
 
-Answers come in the form that `Accept` asks for. Every error is `application/problem+json` (RFC 9457) and says
-what was given and what is allowed.
+Answers come in the form that `Accept` asks for. An error of the service is `application/problem+json`
+(RFC 9457) and says what was given and what is allowed.
 """
 
 

@@ -1,7 +1,7 @@
 """What judges samples of digits: a small classifier of MNIST, frozen, independent of every model judged.
 
-``python -m tests.benchmarks classifier`` trained it, on the training images alone; docs/benchmarks/models.md has its
-accuracy.
+``python -m tests.benchmarks classifier`` trained it, on the training images alone;
+docs/benchmarks/models.md has its accuracy.
 """
 
 from functools import cache

@@ -1,7 +1,7 @@
 """The short way to the endpoints that run models, for calls that need none of what FastAPI does for each.
 
 For every call FastAPI opens exit stacks, solves dependencies and validates the query anew: more work than an
-endpoint does that only hands a small picture on ("The fast path, part by part" in docs/benchmarks/serving.md).
+endpoint does that only hands a small picture on (docs/benchmarks/serving.md, "The fast path, part by part").
 Here it is called with its query, which is kept for the next call that has the same one. A query that is
 refused goes on to FastAPI, which says why.
 """
