@@ -89,7 +89,7 @@ def _default(field: FieldInfo) -> str:
 def problem_types() -> str:
     """Each type of a problem that the service answers."""
     rows = [
-        (str(each.status), f"`{each.type()}`", each.title, each.__doc__ or "")
+        (str(each.status), f"`{each.type()}`", each.title, _first(each.__doc__ or ""))
         for each in sorted(problems(), key=lambda each: (each.status, each.type()))
     ]
     return f"""# Problem types
