@@ -24,7 +24,7 @@ need `wrk`, the first also build/peers. The others need neither:
     python -m tests.benchmarks chains RUN EXPORTED         Langevin through a service against a torch loop
     python -m tests.benchmarks agreement RUN       a running service's codes against torch's
 
-Each prints a Markdown table, as it stands in BENCHMARKS.md.
+Each prints a Markdown table; docs/benchmarks/ has the figures.
 """
 
 from importlib import import_module

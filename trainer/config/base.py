@@ -104,7 +104,7 @@ class RunConfig(BaseModel):
     out: Path = Field(default=Path("runs"), description="folder of the run folders")
     export_to: Path = Field(default=Path("exported"), description="the model is published as DIR/NAME")
     keep_checkpoints: int = Field(default=2, ge=1, description="how many of the latest checkpoints to keep")
-    wandb: bool = Field(default=False, description="log to Weights & Biases too (needs tessera[wandb])")
+    wandb: bool = Field(default=False, description="log to Weights & Biases too (needs the extra 'wandb')")
 
     def schedule(self) -> Schedule:
         """The schedule of the model, the first or only stage."""

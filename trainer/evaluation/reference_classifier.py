@@ -1,7 +1,7 @@
 """The reference classifier of digits: small, trained on MNIST, frozen, independent of all measured models.
 
-``python -m tests.benchmarks classifier`` trained it, on the training images alone; BENCHMARKS.md has its
-accuracy.
+``python -m tests.benchmarks classifier`` trained it, on the training images alone;
+docs/benchmarks/models.md has its accuracy.
 """
 
 from functools import cache

@@ -84,7 +84,9 @@ class WeightsAndBiases:
         try:
             import wandb
         except ImportError as error:
-            raise ConfigError("--wandb needs the extra: pip install 'tessera[wandb]'") from error
+            raise ConfigError(
+                "--wandb needs packages that are not installed: install the extra 'wandb'"
+            ) from error
         self._wandb = wandb
         self._run = wandb.init(
             project="tessera",

@@ -38,7 +38,7 @@ def test_a_new_kind_is_a_file_a_row_and_a_preset(
     tmp_path: Path, digits: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resolution, "PRESETS", tmp_path)
-    monkeypatch.setitem(KINDS, "toy", TOY)  # type: ignore[misc]  # nothing else changes the table
+    monkeypatch.setitem(KINDS, "toy", TOY)
     (tmp_path / "toy-mnist.yaml").write_text("kind: toy\nepochs: 1\ndevice: cpu\n")
     places = [f"--data={digits}", f"--out={tmp_path}/runs", f"--export-to={tmp_path}/exported"]
     result = CliRunner().invoke(main, ["toy", "--dim=3", "--batch-size=32", *places])

@@ -45,7 +45,7 @@ def read(source: str) -> Source:
     try:
         import datasets
     except ImportError as error:
-        raise DataError(f"{source} needs the datasets package: pip install 'tessera[hf]'") from error
+        raise DataError(f"{source} needs the datasets package: install the extra 'hf'") from error
 
     name, _, config = source.removeprefix(PREFIX).partition(":")
     try:

@@ -75,7 +75,7 @@ def test_weights_and_biases_keeps_the_same(run: RunFolder, monkeypatch: pytest.M
 def test_without_the_extra_it_says_what_to_install(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     run.config = run.config.model_copy(update={"wandb": True})
-    with pytest.raises(ConfigError, match=r"--wandb needs the extra: pip install 'tessera\[wandb\]'"):
+    with pytest.raises(ConfigError, match="install the extra 'wandb'"):
         trackers(run, 1, {})
 
 
