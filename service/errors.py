@@ -247,7 +247,7 @@ class ShuttingDown(NotReady, title="Shutting down"):
     """The service finishes requests in progress, and takes no new ones."""
 
 
-class BatcherFailed(NotReady, title="What runs the models failed"):
+class BatcherFailed(NotReady, title="The batcher failed"):
     """The batcher failed; the process is about to be replaced."""
 
 
@@ -259,7 +259,7 @@ class ModelsUnreadable(Problem, status=503, title="The models folder cannot be r
     """The models folder does not exist or cannot be listed."""
 
 
-class ReloadFailed(Problem, status=503, title="The models were not loaded anew"):
+class ReloadFailed(Problem, status=503, title="The models were not reloaded"):
     """A worker could not reload the models, or workers would serve different ones; none has swapped."""
 
 
@@ -269,7 +269,7 @@ class InflightBytesExceeded(
     """The bodies of other requests fill the memory for bodies. Another worker may have room."""
 
 
-class QueueTimeout(Problem, status=504, title="Waited for too long"):
+class QueueTimeout(Problem, status=504, title="Too long in the queue"):
     """The request waited too long in the queue."""
 
 

@@ -31,9 +31,8 @@ from service.runtime.providers import choose_provider
 from service.server.control_channel import ControlChannel
 from service.settings import Settings
 
-# Every router: the paths of the metrics, the fast path and the OpenAPI document follow from their routes.
+# Every router. The paths in the metrics, the fast path and the OpenAPI document follow from their routes.
 ROUTERS = (codes.router, sample.router, score.router, models.router, inference.router, health.router)
-ROUTES = tuple(route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute))
 
 # Response headers that the scripts of a web page may read (CORS), beside those that they always may.
 _MODEL_HEADERS = ("X-Tessera-Model", "X-Tessera-Version", "X-Tessera-Seed")
@@ -93,6 +92,11 @@ def create_app(settings: Settings, control: ControlChannel | None = None) -> App
     return App(fastapi, context, fastapi)
 
 
+def routes() -> list[APIRoute]:
+    """The routes of all routers."""
+    return [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
+
+
 def _fastapi(context: Context, traces: Traces | None) -> FastAPI:
     app = FastAPIOffline(
         title="Tessera",
@@ -136,10 +140,10 @@ def _layers(context: Context) -> list[Callable[[ASGIApp], ASGIApp]]:
     settings = context.settings
     budget = Budget(settings.max_inflight_bytes)
     context.metrics.add_source(lambda: [gauge(INFLIGHT_BYTES, [({}, budget.reserved)])])
-    paths = [route.path for route in ROUTES if not route.param_convertors]
+    paths = [route.path for route in routes() if not route.param_convertors]
     layers: list[Callable[[ASGIApp], ASGIApp]] = [
         HeadRequests,
-        partial(FastPath, routes=ROUTES, context=context),
+        partial(FastPath, routes=routes(), context=context),
         partial(BodyLimits, settings=settings, budget=budget),
     ]
     if settings.api_keys or settings.reload_key:

@@ -19,16 +19,16 @@ Axis = Literal["height", "width", "channels", "codes", "any"]
 
 
 class Source(Enum):
-    """Who gives what has a role."""
+    """Where the values of a role come from."""
 
     REQUEST = auto()
     """The request, or an earlier operation of the pipeline."""
     SEED = auto()
     """Noise that is drawn from the seed of the request and the number of the row."""
     PARAMETER = auto()
-    """The parameter of the same name; a scalar for the whole batch, without a batch axis."""
+    """The parameter with the name of the input: a scalar without a batch axis."""
     OPERATION = auto()
-    """An operation, as an output."""
+    """An operation; such a role is for outputs only."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class RoleSpec:
     - ``dtype``: numpy's name; ``codes`` stands for the dtype of the model's codes
     - ``axes``: the axes after the batch; ``codes`` stands for all axes of the codes, ``any`` for one axis of
       any length. Noise has the axes that the input declares.
-    - ``source``: who gives it
+    - ``source``: where its values come from
     - ``is_input``, ``is_output``: on which side of an operation it may be
     - ``needs``: the role that must be beside it, on the same side
     - ``fill``: the value of the whole input if it is not given. ``input`` is the input's own ``default``,

@@ -4,7 +4,7 @@ The service and the trainer both run models with it, so the trainer evaluates ex
 noise included. An *operation* of the manifest is a graph whose inputs and outputs have roles. Operations run
 one after the other; each takes by role what was given or what an earlier operation made.
 
-Who fills an input is in the table of roles (``service.contract.roles``), by its source:
+The source of a role in the table (``service.contract.roles``) decides how an input is filled:
 
     source             filled with
     REQUEST            what was given or made; without it the value of ``Input.fill``

@@ -1,4 +1,4 @@
-"""uvicorn, with timeouts for slow clients, write coalescing and a shutdown that loses no request.
+"""uvicorn, with timeouts for slow clients, write coalescing and a graceful shutdown.
 
 | setting          | limits                                             | beyond it               |
 | ---------------- | -------------------------------------------------- | ----------------------- |
@@ -188,9 +188,9 @@ class Protocol(HttpToolsProtocol):
 class Server(uvicorn.Server):
     """Serves an app on sockets. It calls ``started`` when it accepts requests, ``draining`` at shutdown.
 
-    SIGTERM is a graceful shutdown: the server finishes requests in progress, and for a second more it accepts
-    connections and responds with ``Connection: close``. ``fail`` is a graceful shutdown that leaves new
-    connections to other workers; ``failed`` is then True.
+    SIGTERM is a graceful shutdown: the server finishes requests in progress (``drain_seconds`` at most). For
+    a second it accepts connections too, and responds with ``Connection: close``. ``fail`` is a graceful
+    shutdown that leaves new connections to other workers; ``failed`` is then True.
     """
 
     def __init__(

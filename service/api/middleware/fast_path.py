@@ -1,9 +1,9 @@
 """The fast path: endpoints that run models are called without FastAPI's work for each request.
 
 For every request FastAPI opens exit stacks, solves dependencies and validates the query: more work than the
-endpoint does for a small image ("The fast path, part by part" in docs/benchmarks/serving.md). The fast path
-calls the endpoint itself, with a validated query from a cache. FastAPI gets the requests whose query is
-invalid, and responds with the reason.
+endpoint does for a small image (docs/benchmarks/serving.md, "The fast path, part by part"). It calls the
+endpoint itself, with a validated query from a cache. FastAPI gets the requests whose query is invalid, and
+responds with the reason.
 """
 
 import inspect

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from service.api.app import ROUTES
+from service.api.app import routes
 from service.api.middleware.fast_path import FastRoute
 from service.api.schemas import SampleDocument
 from service.api.v2.protocol import InferenceDocument
@@ -14,7 +14,7 @@ from service.errors import Problem
 from tests.unit.service.test_errors import every_problem
 
 VERSIONS = ["", "/versions/{version}"]
-VERBS = [route.path for route in ROUTES if isinstance(route, FastRoute)]
+VERBS = [route.path for route in routes() if isinstance(route, FastRoute)]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def references(node: Any) -> Iterator[str]:
 
 def test_every_route_is_described(document: dict[str, Any]) -> None:
     described = {(path, method.upper()) for path, item in document["paths"].items() for method in item}
-    assert described == {(route.path, method) for route in ROUTES for method in route.methods or ()}
+    assert described == {(route.path, method) for route in routes() for method in route.methods or ()}
 
 
 def test_every_route_that_runs_a_model_is_on_the_fast_path(document: dict[str, Any]) -> None:

@@ -62,7 +62,7 @@ def told(answer: Response) -> tuple[Any, ...]:
     return answer.status_code, headers, answer.content
 
 
-@pytest.mark.parametrize("path", [route.path for route in app.ROUTES if isinstance(route, FastRoute)])
+@pytest.mark.parametrize("path", [route.path for route in app.routes() if isinstance(route, FastRoute)])
 @given(
     query=st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from(VALUES)), max_size=3), body=st.booleans()
 )
