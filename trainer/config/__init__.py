@@ -1,13 +1,13 @@
 """A frozen config for each kind of model, and the presets.
 
-A config is put together from three layers: the preset's YAML, over it ``--config FILE.yaml``, over it the
-flags. The keys of the YAML are the names of the fields, and so are the flags, with dashes.
+The fields of a config are the keys of the YAML files, and, with dashes, the flags.
 """
 
-from trainer.config.base import ConvolutionalConfig, RunConfig, Schedule
-from trainer.config.gaussian import GaussianConfig, NCPConfig, VAEConfig
-from trainer.config.resolution import (
+from trainer.config.base import (
     PRESETS,
+    ConvolutionalConfig,
+    RunConfig,
+    Schedule,
     check_keys,
     config_class,
     presets,
@@ -15,6 +15,7 @@ from trainer.config.resolution import (
     resolve,
     validated,
 )
+from trainer.config.gaussian import GaussianConfig, NCPConfig, VAEConfig
 from trainer.config.vlae import VLAEConfig
 from trainer.config.vqvae import VQVAEConfig
 

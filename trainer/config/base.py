@@ -1,13 +1,23 @@
-"""The config fields that kinds share: data, optimisation and folders; the convolutional networks."""
+"""The config fields that kinds share, and how a config is put together.
 
+A config has three layers: the YAML of a preset, ``--config FILE.yaml``, and the flags. Each replaces values
+of the one before.
+"""
+
+import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from service.contract.manifest import NAME_PATTERN, ImageSpec
+from trainer.errors import ConfigError, nearest
+from trainer.kinds import KINDS
+
+PRESETS = Path(__file__).parents[1] / "presets"
 
 # Flags are text, and YAML reads 32 as a number: a choice may be written either way.
 WrittenAsNumber = BeforeValidator(lambda value: int(value) if str(value).isdecimal() else value)
@@ -145,3 +155,82 @@ class ConvolutionalConfig(RunConfig):
             "hidden": self.hidden_width,
             "blocks": self.blocks,
         }
+
+
+def config_class(kind: str) -> type[RunConfig]:
+    """The config class of a kind. Raises KeyError for an unknown one."""
+    found: type[RunConfig] = pkgutil.resolve_name(KINDS[kind].config)
+    return found
+
+
+def presets(kind: str) -> list[str]:
+    """Names of the presets of a kind."""
+    return [path.stem for path in sorted(PRESETS.glob("*.yaml")) if read_yaml(path).get("kind") == kind]
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The keys and values of a YAML file. Raises ConfigError if it cannot be read as such."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"--config {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {path} is no YAML: {' '.join(str(error).split())}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"--config {path} holds a {type(content).__name__}, not keys and values")
+    return content
+
+
+def resolve(
+    kind: str, *, preset: str | None = None, file: Path | None = None, flags: Mapping[str, Any]
+) -> RunConfig:
+    """The config of a run: flags over ``file`` over the preset, which is the kind's default one if not named.
+
+    Raises ConfigError for an unknown preset or key, a value out of bounds, or a file for another kind.
+    """
+    preset = preset or KINDS[kind].preset
+    if preset not in (names := presets(kind)):
+        raise ConfigError(
+            f"{kind} has no preset {preset!r}; it has {', '.join(names)}.{nearest(preset, names)}"
+        )
+    layers: dict[str, Any] = {"name": preset, **read_yaml(PRESETS / f"{preset}.yaml")}
+    if file is not None:
+        layer = read_yaml(file)
+        check_keys(kind, layer, f"--config {file}")
+        if layer.get("kind", kind) != kind:
+            raise ConfigError(f"--config {file} is for kind {layer['kind']!r}, not for {kind!r}")
+        layers = _laid_over(kind, layers, layer)
+    return validated(kind, _laid_over(kind, layers, flags))
+
+
+def _laid_over(kind: str, below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """``above`` over ``below``, less what a key given in ``above`` decides."""
+    decides = config_class(kind).decides.items()
+    decided = {name for key, names in decides if above.get(key) is not None for name in names}
+    return {key: value for key, value in below.items() if key not in decided} | dict(above)
+
+
+def check_keys(kind: str, layer: Mapping[str, Any], source: str) -> None:
+    """Raise ConfigError if ``layer`` has a key that the kind's config lacks, naming the nearest it has."""
+    fields = config_class(kind).model_fields
+    for key in layer:
+        if key not in fields:
+            raise ConfigError(f"{source}: {kind} has no key {key!r}.{nearest(str(key), fields)}")
+
+
+def validated(kind: str, values: Mapping[str, Any]) -> RunConfig:
+    """The frozen config with these values. Raises ConfigError, which names every value that is wrong."""
+    try:
+        return config_class(kind).model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(dict(problem)) for problem in error.errors())) from error
+
+
+def _explain(problem: dict[str, Any]) -> str:
+    said = problem["msg"].removeprefix("Value error, ")
+    if not problem["loc"]:
+        return str(said)
+    name = str(problem["loc"][0])
+    return f"{name} is {problem['input']!r}: {said[0].lower()}{said[1:]}"

@@ -10,7 +10,7 @@ from service.models.validation import load_model
 from service.runtime.providers import Provider
 from tests.fixtures import tiny_models
 from trainer.__main__ import main
-from trainer.config import RunConfig, config_class, presets, resolution
+from trainer.config import RunConfig, base, config_class, presets
 from trainer.kinds import KINDS, Kind
 from trainer.models.base import Model, build
 from trainer.models.vqvae import VQVAE
@@ -37,7 +37,7 @@ def test_the_config_decides_what_is_built() -> None:
 def test_a_new_kind_is_a_file_a_row_and_a_preset(
     tmp_path: Path, digits: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resolution, "PRESETS", tmp_path)
+    monkeypatch.setattr(base, "PRESETS", tmp_path)
     monkeypatch.setitem(KINDS, "toy", TOY)
     (tmp_path / "toy-mnist.yaml").write_text("kind: toy\nepochs: 1\ndevice: cpu\n")
     places = [f"--data={digits}", f"--out={tmp_path}/runs", f"--export-to={tmp_path}/exported"]

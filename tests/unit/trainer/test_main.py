@@ -55,8 +55,8 @@ def test_the_version_is_shown() -> None:
 def test_the_list_of_commands_needs_no_config() -> None:
     program = (
         "import sys; from click.testing import CliRunner; from trainer.__main__ import main\n"
-        "from trainer.config import resolution\n"
-        "resolution.config_class = None\n"
+        "from trainer.config import base\n"
+        "base.config_class = None\n"
         "sys.exit(CliRunner().invoke(main, ['--help']).exit_code)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
