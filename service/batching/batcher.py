@@ -7,7 +7,7 @@ queues are served in between. If a batch fails, its slices run one by one, and o
 **Where a batch runs.** A batch runs on the event loop if the last batch of its key with at least as many rows
 took no longer than ``on_loop_seconds``. Every other batch runs in a thread, at most ``concurrency`` of them
 at a time. Handing a batch of half a millisecond to a thread and back costs as much again, and a fast batch
-never waits for a slow one ("Where a batch runs" in BENCHMARKS.md).
+never waits for a slow one ("Where a batch runs" in docs/benchmarks/serving.md).
 
     state                                  used by
     queues, entries, placement             the event loop only, so no lock is needed
