@@ -2,7 +2,7 @@
 
 A setting ``max_pixels`` is the flag ``--max-pixels`` and the environment variable ``TESSERA_MAX_PIXELS``.
 A flag wins over the environment, the environment over the default; secrets have no flag. The help of
-``python -m service`` (``service.cli``) and the README's table are made from the fields below.
+``python -m service`` (``service.cli``) and the reference page of the settings are made from the fields below.
 """
 
 import re
@@ -200,20 +200,7 @@ def meaning(field: FieldInfo) -> str:
 
 
 def shown_default(field: FieldInfo) -> str:
-    """A default as help and README show it; empty if the setting is unset."""
+    """A default as help shows it; empty if the setting is unset."""
     if isinstance(field.default, bool):
         return str(field.default).lower()
     return "" if field.default in (None, ()) else str(field.default)
-
-
-def markdown_table() -> str:
-    """The table of settings in the README."""
-    rows = [
-        f"| {_code(flag(name))} | `{variable(name)}` | {_code(shown_default(field))} | {meaning(field)} |"
-        for name, field in Settings.model_fields.items()
-    ]
-    return "\n".join(["| flag | variable | default | meaning |", "| --- | --- | --- | --- |", *rows])
-
-
-def _code(text: str | None) -> str:
-    return f"`{text}`" if text else ""
