@@ -9,13 +9,14 @@ DEFAULT_MODEL ?= $(if $(filter exported,$(MODELS)),vqvae-mnist)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help serve test check fix lock bench peers clean $(VENV)
+.PHONY: help serve test check fix docs lock bench peers clean $(VENV)
 
 help:
 	@echo "make serve   serve exported/ on http://$(HOST):$(PORT)"
 	@echo "make test    run the tests"
 	@echo "make check   lint and type-check; changes nothing"
 	@echo "make fix     format and apply the linter's safe fixes"
+	@echo "make docs    build the site from docs/ into build/docs; a dead link fails"
 	@echo "make lock    renew requirements.lock, and those of the images, from pyproject.toml"
 	@echo "make bench   measure the training loop and the service against their peers (installs them into build)"
 	@echo "make .venv   the environment the others use, made again when the lock is newer"
@@ -35,6 +36,9 @@ fix: $(VENV)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: build/docs-venv/.installed $(VENV)
+	DOCS_PYTHON=$(BIN)/python build/docs-venv/bin/python -m mkdocs build --strict
+
 # What is in an image has the versions that were tested, less what it does without.
 IMAGE_LOCK := --universal --python-version 3.11 --upgrade --constraint requirements.lock \
 	--generate-hashes --no-emit-index-url --no-header --quiet
@@ -46,6 +50,8 @@ lock: $(VENV)
 	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --upgrade \
 		--extra trainer --group bench --constraint requirements.lock \
 		--generate-hashes --no-emit-index-url --no-header --quiet -o tests/benchmarks/requirements.lock
+	$(BIN)/uv pip compile --group docs --universal --python-version 3.11 --upgrade \
+		--generate-hashes --no-emit-index-url --no-header --quiet -o docs/requirements.lock
 	$(BIN)/uv pip compile pyproject.toml $(IMAGE_LOCK) --extra cuda --extra traces -o docker/cuda.lock
 	$(BIN)/uv pip compile pyproject.toml docker/cpu.in $(IMAGE_LOCK) --excludes docker/cpu.excludes \
 		--extra traces -o docker/cpu.lock
@@ -65,6 +71,7 @@ clean:
 $(VENV): $(VENV)/.installed
 
 $(VENV)/.installed: requirements.lock
+	@test ! -L $(VENV) || { echo "$(VENV) is a link to another environment: install requirements.lock there" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Tessera needs Python 3.11 or later; $(PYTHON) is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12")'
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
@@ -80,4 +87,9 @@ build/peers/.installed: tests/benchmarks/peers.lock
 build/bench/.installed: tests/benchmarks/requirements.lock
 	$(PYTHON) -m venv --clear build/bench
 	build/bench/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r tests/benchmarks/requirements.lock
+	@touch $@
+
+build/docs-venv/.installed: docs/requirements.lock
+	$(PYTHON) -m venv --clear build/docs-venv
+	build/docs-venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r docs/requirements.lock
 	@touch $@

@@ -1,4 +1,4 @@
-"""Answers: codes and images as JSON, npy or PNG, written straight from numpy."""
+"""Responses: codes and images as JSON, npy or PNG, written directly from numpy."""
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -27,9 +27,9 @@ def of_codes(
 ) -> Response:
     """Codes ``(N, *shape)`` in one of CODES_FORMS."""
     if form != JSON:
-        return _answer(npy.dump(codes), model, form, headers)
-    content = {**_told(model, codes.shape), "dtype": model.manifest.codes.dtype, "codes": codes}
-    return _answer(json_bytes(content), model, form, headers)
+        return _response(npy.dump(codes), model, form, headers)
+    content = {**_members(model, codes.shape), "dtype": model.manifest.codes.dtype, "codes": codes}
+    return _response(json_bytes(content), model, form, headers)
 
 
 def of_images(
@@ -42,14 +42,14 @@ def of_images(
 ) -> Response:
     """Images, uint8 ``(N, H, W, C)``, in one of IMAGES_FORMS: several as a PNG are a grid.
 
-    ``more`` are further members of the JSON object. The grid has so many ``columns``, or is about square.
+    ``more`` are further members of the JSON object. Without ``columns`` the grid is about square.
     """
     if form == PNG:
-        return _answer(images.to_png(images.grid(pixels, columns)), model, form, headers)
+        return _response(images.to_png(images.grid(pixels, columns)), model, form, headers)
     if form != JSON:
-        return _answer(npy.dump(pixels), model, form, headers)
-    content = {**_told(model, pixels.shape), "images": images.to_base64(pixels), **(more or {})}
-    return _answer(json_bytes(content), model, form, headers)
+        return _response(npy.dump(pixels), model, form, headers)
+    content = {**_members(model, pixels.shape), "images": images.to_base64(pixels), **(more or {})}
+    return _response(json_bytes(content), model, form, headers)
 
 
 def of_chains(
@@ -60,9 +60,9 @@ def of_chains(
     more: Mapping[str, Any],
     headers: Mapping[str, str],
 ) -> Response:
-    """Chains, by the images of their last states and of those on the way, uint8 ``(N, S, H, W, C)``.
+    """Markov chains: images of the last states ``(N, H, W, C)`` and of all states ``(N, S, H, W, C)``, uint8.
 
-    As PNG a row for each chain, as npy the states, as JSON the last states' images with those on the way.
+    As PNG a row for each chain, as npy the states, as JSON the images of the last states and of all states.
     """
     if form == JSON:
         further = {"state_images": [images.to_base64(chain) for chain in states]}
@@ -81,30 +81,32 @@ def of_figures(
 ) -> Response:
     """Figures of some rows, float32 ``(N,)`` by name, as JSON; ``more`` are further members."""
     rows = len(next(iter(figures.values())))
-    return _answer(json_bytes({**_told(model, (rows,)), **more, "figures": figures}), model, JSON, headers)
+    return _response(
+        json_bytes({**_members(model, (rows,)), **more, "figures": figures}), model, JSON, headers
+    )
 
 
-def _told(model: ServedModel, shape: tuple[int, ...]) -> dict[str, Any]:
+def _members(model: ServedModel, shape: tuple[int, ...]) -> dict[str, Any]:
     return {"model": model.manifest.name, "version": model.manifest.version, "shape": shape}
 
 
-class _Answer(Response):
-    """An answer of a model, most of whose head is the same each time."""
+class _ModelResponse(Response):
+    """A response with headers that are encoded already, most of them once for all requests."""
 
-    def __init__(self, content: bytes, head: Sequence[tuple[bytes, bytes]]) -> None:
+    def __init__(self, content: bytes, headers: Sequence[tuple[bytes, bytes]]) -> None:
         self.status_code, self.background, self.body = 200, None, content
-        self.raw_headers = [(b"content-length", b"%d" % len(content)), *head]
+        self.raw_headers = [(b"content-length", b"%d" % len(content)), *headers]
 
 
-def _answer(content: bytes, model: ServedModel, form: str, further: Mapping[str, str] | None) -> Response:
-    head = _head(model.manifest.name, model.manifest.version, form)
-    return _Answer(content, [*head, *_raw(further)] if further else head)
+def _response(content: bytes, model: ServedModel, form: str, further: Mapping[str, str] | None) -> Response:
+    headers = _headers(model.manifest.name, model.manifest.version, form)
+    return _ModelResponse(content, [*headers, *_raw(further)] if further else headers)
 
 
 @lru_cache(256)
-def _head(name: str, version: str, form: str) -> list[tuple[bytes, bytes]]:
-    told = {"Content-Type": form, "X-Tessera-Model": name, "X-Tessera-Version": version, "Vary": "Accept"}
-    return _raw(told)
+def _headers(name: str, version: str, form: str) -> list[tuple[bytes, bytes]]:
+    headers = {"Content-Type": form, "X-Tessera-Model": name, "X-Tessera-Version": version, "Vary": "Accept"}
+    return _raw(headers)
 
 
 def _raw(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:

@@ -7,7 +7,7 @@ queues are served in between. If a batch fails, its slices run one by one, and o
 **Where a batch runs.** A batch runs on the event loop if the last batch of its key with at least as many rows
 took no longer than ``on_loop_seconds``. Every other batch runs in a thread, at most ``concurrency`` of them
 at a time. Handing a batch of half a millisecond to a thread and back costs as much again, and a fast batch
-never waits for a slow one ("Where a batch runs" in BENCHMARKS.md).
+never waits for a slow one ("Where a batch runs" in docs/benchmarks/serving.md).
 
     state                                  used by
     queues, entries, placement             the event loop only, so no lock is needed
@@ -30,20 +30,43 @@ from service.batching.entries import (
     Entry,
     Key,
     QueueLimits,
+    Queues,
     SliceResult,
     joined,
 )
-from service.batching.placement import Placement
-from service.batching.queues import Queues
 from service.contract.runner import BatchSlice, Results
 from service.errors import BatcherFailed, Problem, QueueTimeout
 
 log = logging.getLogger(__name__)
 
+# Keys with a known speed; beyond that number all are measured again.
+_KEYS_KEPT = 256
+
 # Bytes of an entry whose results are joined in microseconds; a thread would take longer.
 _SMALL_NBYTES = 2**16
 # Checks for late entries per longest wait, and the least seconds between two checks.
 _CHECKS, _LEAST_SECONDS = 20, 0.02
+
+
+class Placement:
+    """Remembers for each key up to how many rows its batches took no longer than ``on_loop_seconds``."""
+
+    def __init__(self, on_loop_seconds: float) -> None:
+        self.seconds = on_loop_seconds
+        # By the hash of a key, because a key would keep its model alive.
+        self._rows: dict[int, int] = {}
+
+    def on_loop(self, batch: Batch[Key]) -> bool:
+        """Whether the last batch of this key with at least as many rows was fast."""
+        return batch.rows <= self._rows.get(hash(batch.key), 0)
+
+    def learn(self, batch: Batch[Key], seconds: float) -> None:
+        """Note how long a batch took, in seconds."""
+        if len(self._rows) >= _KEYS_KEPT:
+            self._rows.clear()
+        key, most = hash(batch.key), self._rows.get(hash(batch.key), 0)
+        fast = seconds <= self.seconds
+        self._rows[key] = max(most, batch.rows) if fast else min(most, batch.rows - 1)
 
 
 class Batcher(Generic[Key]):

@@ -27,6 +27,7 @@ class Pipeline:
     - ``parameters``: the parameters by name; of operations that share a name, the first declares it
     - ``defaults``: the default value of each parameter
     - ``label``: the first input of role ``label``, or None
+    - ``noises``: the inputs of noise
     - ``steps``: the parameters that set the size of a noise axis
     - ``samples``: whether one of the operations is a sampler
     """
@@ -43,8 +44,8 @@ class Pipeline:
         )
         inputs = [item for each in self for item in each.inputs]
         self.label = next((item for item in inputs if item.role is Role.label), None)
-        self._noises = [item for item in inputs if item.is_noise]
-        self.steps = frozenset(axis for item in self._noises for axis in item.shape if isinstance(axis, str))
+        self.noises = [item for item in inputs if item.is_noise]
+        self.steps = frozenset(axis for item in self.noises for axis in item.shape if isinstance(axis, str))
 
     def __iter__(self) -> Iterator[Operation]:
         return iter(self._operations.values())
@@ -54,7 +55,7 @@ class Pipeline:
 
         The operations named in ``default_noise`` use the default noise of every input that has one.
         """
-        return bool(self._noises) and any(
+        return bool(self.noises) and any(
             item.is_noise and not (name in default_noise and item.has_default_noise)
             for name, operation in self._operations.items()
             for item in operation.inputs
@@ -62,7 +63,7 @@ class Pipeline:
 
     def pixels(self, area: int, values: Mapping[str, Number]) -> int:
         """The memory that one row needs, in pixels, if its image has ``area`` pixels."""
-        if not self._noises:
+        if not self.noises:
             return area
         return max(_pixels(operation, area, values) for operation in self)
 

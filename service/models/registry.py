@@ -61,7 +61,12 @@ class Reload:
 
 
 class Registry:
-    """The served models of a folder of bundles. Several threads may use it."""
+    """The served models of a folder of bundles. Several threads may use it.
+
+    - ``models``: the served models by name; a reload replaces the mapping and never changes it
+    - ``default``: the name of the model for requests that name none; None if there is no such model
+    - ``refused``: the bundles that the last reload refused
+    """
 
     def __init__(
         self,
@@ -75,36 +80,30 @@ class Registry:
         self._folder = folder
         self._batch_limits = batch_limits
         self._default = default
-        self._models: Mapping[str, ServedModel] = MappingProxyType({})
+        self.models: Mapping[str, ServedModel] = MappingProxyType({})
+        self.default = default
         # Loaded by a reload, and not yet served.
         self._prepared: tuple[Mapping[str, ServedModel], Reload] | None = None
         self._reloading = threading.Lock()
 
-    @property
-    def models(self) -> Mapping[str, ServedModel]:
-        """The served models by name. A reload replaces the mapping and never changes it."""
-        return self._models
-
-    @property
-    def default(self) -> str | None:
-        """The name of the model for requests that name none; None if there is no such model."""
-        if self._default is not None:
-            return self._default
-        models = self._models
-        return next(iter(models)) if len(models) == 1 else None
-
     def choose(self, name: str | None = None) -> ServedModel:
         """The model with a name, or the default model. Raises UnknownModel, ModelNotChosen or NotReady."""
-        models = self._models
+        models = self.models
         if not models:
             raise NotReady(f"no model is loaded{self.why_not()}")
-        wanted = name if name is not None else self.default
+        # Of these models: a reload in another thread may have replaced them.
+        wanted = name if name is not None else self._default_of(models)
         if wanted is None:
             detail = f"several models are served, choose one with ?model=: {', '.join(models)}"
             raise ModelNotChosen(detail, allowed=list(models))
         if wanted not in models:
             raise unknown("model ", wanted, models, UnknownModel)
         return models[wanted]
+
+    def _default_of(self, models: Mapping[str, ServedModel]) -> str | None:
+        if self._default is not None:
+            return self._default
+        return next(iter(models)) if len(models) == 1 else None
 
     def why_not(self) -> str:
         """Why no model is loaded: ``": NAME: REASON; ..."``."""
@@ -126,7 +125,7 @@ class Registry:
 
         Raises ModelsUnreadable if the folder cannot be listed.
         """
-        before, outcome = self._models, Reload()
+        before, outcome = self.models, Reload()
         after: dict[str, ServedModel] = {}
         for path in self._folders():
             old = model = before.get(path.name)
@@ -149,7 +148,8 @@ class Registry:
         if self._prepared is None:
             return
         (after, outcome), self._prepared = self._prepared, None
-        before, self._models = self._models, after
+        before, self.models = self.models, after
+        self.default = self._default_of(after)
         for name, model in before.items():
             if after.get(name) is not model:
                 memory.release_after(model)
@@ -161,7 +161,7 @@ class Registry:
         if self._prepared is not None:
             (after, _), self._prepared = self._prepared, None
             for name, model in after.items():
-                if self._models.get(name) is not model:
+                if self.models.get(name) is not model:
                     memory.release_after(model)
 
     def _folders(self) -> list[Path]:
@@ -181,11 +181,11 @@ class Registry:
 
     def _report(self, outcome: Reload) -> None:
         for name in outcome.loaded:
-            manifest = self._models[name].manifest
+            manifest = self.models[name].manifest
             where = f"{self.provider.name}: {self.provider.reason}"
             log.info("model %s (%s) version %s runs on %s", name, manifest.kind, manifest.version, where)
         for name in outcome.removed:
             log.info("model %s is removed", name)
-        if self._default is not None and self._default not in self._models:
-            near = did_you_mean(self._default, self._models)
+        if self._default is not None and self._default not in self.models:
+            near = did_you_mean(self._default, self.models)
             log.warning("the default model %s is not loaded%s", quoted(self._default), near)

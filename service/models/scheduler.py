@@ -17,12 +17,28 @@ from service.contract.manifest import Role
 from service.contract.runner import Arrays, BatchSlice, Results
 from service.models.model import ServedModel
 from service.models.pipeline import Number, Pipeline
+from service.observability.metrics import Metrics
 from service.runtime.providers import Provider
 
 # Seconds of CPU time; while a GPU works, the event loop is free for the next requests.
 ON_LOOP_SECONDS = 0.02
 
 OnBatch = Callable[[ServedModel, Pipeline, BatchReport], None]
+
+
+def batch_metrics(metrics: Metrics) -> OnBatch:
+    """Counts every batch in the metrics."""
+
+    def observe(model: ServedModel, pipeline: Pipeline, report: BatchReport) -> None:
+        labels = (model.manifest.name, pipeline.name)
+        metrics.rows(*labels).inc(report.rows)
+        metrics.batch_rows(*labels).observe(report.rows)
+        metrics.compute_seconds(*labels).observe(report.seconds)
+        queue_seconds = metrics.queue_seconds(*labels)
+        for seconds in report.waits:
+            queue_seconds.observe(seconds)
+
+    return observe
 
 
 class _Key(NamedTuple):
@@ -51,7 +67,7 @@ class Scheduler:
         sampler_concurrency: int = 1,
         limits: QueueLimits = QueueLimits(),  # noqa: B008 - frozen
         on_batch: OnBatch = lambda *_: None,
-        on_entry: Callable[[Entry[Any]], None] = lambda _: None,
+        on_entry: Callable[[Entry[Any]], None] | None = None,
         on_failure: Callable[[str], None] = lambda _: None,
         on_loop_seconds: float = ON_LOOP_SECONDS,
     ) -> None:
@@ -92,7 +108,8 @@ class Scheduler:
         batch_rows = model.batch_rows(pipeline, given, values)
         entry = Entry(key, _operation(model, pipeline), given, rows, batch_rows, seed, items)
         results = await self._batcher(pipeline).submit(entry)
-        self._on_entry(entry)
+        if self._on_entry is not None:
+            self._on_entry(entry)
         return results
 
     @property

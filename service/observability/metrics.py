@@ -14,10 +14,6 @@ from prometheus_client import (
 from prometheus_client.metrics_core import InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from service.batching.entries import BatchReport
-from service.models.model import ServedModel
-from service.models.pipeline import Pipeline
-
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
@@ -45,7 +41,15 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # the package lacks 
 
 
 class Metrics:
-    """The metrics of one worker. Several threads may use it."""
+    """The metrics of one worker. Several threads may use it.
+
+    Each counter and histogram is a function of the values of its labels:
+
+    - ``requests`` (method, path, status) and ``request_seconds`` (path): complete requests. The path is that
+      of the route, not of the URL: a client must not be able to create series.
+    - ``refusals`` (type): requests with a problem
+    - ``rows``, ``batch_rows``, ``compute_seconds``, ``queue_seconds`` (model, operation): batches
+    """
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -54,35 +58,13 @@ class Metrics:
         self.in_flight = 0
         self.add_source(lambda: [gauge(IN_FLIGHT, [({}, self.in_flight)])])
         operation = ("model", "operation")
-        self._requests = self._counters(REQUESTS, ("method", "path", "status"))
-        self._seconds = self._histograms(REQUEST_SECONDS, ("path",), _SECONDS)
-        self._refusals = self._counters(REFUSALS, ("type",))
-        self._rows = self._counters(ROWS, operation)
-        self._waits = self._histograms(QUEUE_SECONDS, operation, _SECONDS)
-        self._computes = self._histograms(COMPUTE_SECONDS, operation, _SECONDS)
-        self._batches = self._histograms(BATCH_ROWS, operation, _ROWS)
-
-    def observe_request(
-        self, method: str, path: str, status: int, seconds: float, problem: str | None
-    ) -> None:
-        """Count a completed request.
-
-        ``path`` is the path of the route, not of the URL: a client must not be able to create series.
-        """
-        self._requests(method, path, status).inc()
-        self._seconds(path).observe(seconds)
-        if problem is not None:
-            self._refusals(problem).inc()
-
-    def observe_batch(self, model: ServedModel, pipeline: Pipeline, batch: BatchReport) -> None:
-        """Count a batch that has run."""
-        labels = (model.manifest.name, pipeline.name)
-        self._rows(*labels).inc(batch.rows)
-        self._batches(*labels).observe(batch.rows)
-        self._computes(*labels).observe(batch.seconds)
-        waits = self._waits(*labels)
-        for seconds in batch.waits:
-            waits.observe(seconds)
+        self.requests = self._counters(REQUESTS, ("method", "path", "status"))
+        self.request_seconds = self._histograms(REQUEST_SECONDS, ("path",), _SECONDS)
+        self.refusals = self._counters(REFUSALS, ("type",))
+        self.rows = self._counters(ROWS, operation)
+        self.queue_seconds = self._histograms(QUEUE_SECONDS, operation, _SECONDS)
+        self.compute_seconds = self._histograms(COMPUTE_SECONDS, operation, _SECONDS)
+        self.batch_rows = self._histograms(BATCH_ROWS, operation, _ROWS)
 
     def add_source(self, collect: Callable[[], Iterable[Metric]]) -> None:
         """Add metrics that are computed at every scrape."""

@@ -1,9 +1,9 @@
-"""What the Open Inference Protocol tells of a model: its tensors, from the signature of its pipeline."""
+"""The metadata of a model in the Open Inference Protocol: its tensors, from the signature of a pipeline."""
 
 import numpy as np
 
 from service.api.v2.inputs import datatypes
-from service.api.v2.protocol import ModelAnswer, TensorAnswer, TensorNotes
+from service.api.v2.protocol import ModelMetadata, TensorMetadata, TensorNotes
 from service.codecs.oip_tensors import BYTES, datatype
 from service.contract.manifest import Manifest
 from service.contract.roles import Role
@@ -11,10 +11,10 @@ from service.models.model import ServedModel
 from service.models.signature import TensorSpec, signature
 
 
-def describe(model: ServedModel, verb: str, name: str) -> ModelAnswer:
-    """The metadata of the pipeline behind a verb, under the name by which it was asked for."""
+def describe(model: ServedModel, verb: str, name: str) -> ModelMetadata:
+    """The metadata of the pipeline of a verb, under the ``name`` in the request."""
     manifest, face = model.manifest, signature(model, verb)
-    return ModelAnswer(
+    return ModelMetadata(
         name=name,
         versions=[manifest.version],
         platform="onnxruntime_onnx",  # as Triton calls it
@@ -24,10 +24,10 @@ def describe(model: ServedModel, verb: str, name: str) -> ModelAnswer:
     )
 
 
-def _tensor(slot: TensorSpec, note: str, optional: bool | None = None) -> TensorAnswer:
+def _tensor(slot: TensorSpec, note: str, optional: bool | None = None) -> TensorMetadata:
     notes = TensorNotes(description=note, optional=optional)
     own = datatype(np.dtype(slot.dtype))
-    return TensorAnswer(name=slot.name, datatype=own, shape=list(slot.shape), parameters=notes)
+    return TensorMetadata(name=slot.name, datatype=own, shape=list(slot.shape), parameters=notes)
 
 
 def _note(slot: TensorSpec, manifest: Manifest) -> str:

@@ -6,7 +6,7 @@ import pytest
 from fastapi.testclient import TestClient
 from httpx2 import Response
 
-from service.api.app import create_app
+from service.api.app import App, create_app
 from service.models.bundle import read_bundle
 from service.models.model import BatchLimits, ServedModel
 from service.models.validation import load_model
@@ -77,11 +77,19 @@ def wandering(load: Callable[..., ServedModel]) -> ServedModel:
     return load("wanderer")
 
 
-def make_client(models: Path, *, host: str = "127.0.0.1", **settings: object) -> TestClient:
+class ServiceClient(TestClient):
+    """A client of an app that has its ``context`` at hand."""
+
+    def __init__(self, app: App, **options: Any) -> None:
+        super().__init__(app.asgi, **options)
+        self.context = app.context
+
+
+def make_client(models: Path, *, host: str = "127.0.0.1", **settings: object) -> ServiceClient:
     """A client of an app of its own, that seems to call from ``host``."""
     given = {"provider": "cpu", "threads": 1, **settings}
     chosen = Settings(models=models, **given)  # type: ignore[arg-type]  # pydantic checks them
-    return TestClient(
+    return ServiceClient(
         create_app(chosen),
         base_url="http://localhost:8000",
         client=(host, 50000),
@@ -90,7 +98,7 @@ def make_client(models: Path, *, host: str = "127.0.0.1", **settings: object) ->
 
 
 @pytest.fixture(scope="session")
-def client(exported: Path) -> Iterator[TestClient]:
+def client(exported: Path) -> Iterator[ServiceClient]:
     """A client of all toy models; ``levels`` is the default."""
     with make_client(exported, default_model="levels") as client:
         yield client

@@ -14,7 +14,7 @@ from trainer.config import NCPConfig, VAEConfig, VLAEConfig, VQVAEConfig
 from trainer.data import load
 from trainer.models.vqvae import VQVAE
 from trainer.training import checkpoint
-from trainer.training.run_folder import Run
+from trainer.training.run_folder import RunFolder
 
 # The tensors here are so small that threads would only wait for each other.
 torch.set_num_threads(1)
@@ -63,7 +63,7 @@ def trained(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     config = tiny_models.config(data=str(digits), out=folder / "runs", export_to=folder / "exported")
     console = tiny_models.console()
     exported = pipeline.train(config, console)
-    run = Run.open(config.out / config.name)
+    run = RunFolder.open(config.out / config.name)
     dataset = load(config.data)
     model = VQVAE(config, dataset.spec, 1.0)
     checkpoint.load_weights(run.latest_checkpoint(), model, averaged=False)
@@ -78,7 +78,7 @@ def generating(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Tr
     console = tiny_models.console()
     flags = {"prior_epochs": 2, "export_to": folder / "exported"}
     exported = pipeline.resume("vqvae", folder, "tiny", flags, console)
-    run = Run.open(folder / "tiny")
+    run = RunFolder.open(folder / "tiny")
     assert isinstance(run.config, VQVAEConfig)
     return replace(
         trained, config=run.config, run=run, exported=exported, printed=tiny_models.printed(console)

@@ -64,7 +64,7 @@ def changed(row: int, column: int, value: Any) -> list[list[Any]]:
         ([1] * 49, r"mask of shape \[49\]"),
         ([[EYE.tolist()]], r"mask of shape \[1, 1, 7, 7\]"),
         ([[1, 0], [1]], r"the lists are ragged: mask\[1\] has length 1"),
-        (changed(2, 5, 2), r"mask\[2\]\[5\] is 2; it must be true or 1 where a code is to be sampled"),
+        (changed(2, 5, 2), r"mask\[2\]\[5\] is 2; it must be true or 1 where a code is sampled"),
         (changed(0, 1, -1), r"mask\[0\]\[1\] is -1"),
         (changed(0, 1, 1.0), r"mask\[0\]\[1\] is 1\.0"),
         (changed(0, 1, "1"), r"mask\[0\]\[1\] is '1'"),

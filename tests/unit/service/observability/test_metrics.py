@@ -6,6 +6,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service.batching.entries import BatchReport
 from service.models.model import ServedModel
+from service.models.scheduler import batch_metrics
 from service.observability.metrics import Metrics, exposition, gauge, info
 
 
@@ -22,10 +23,10 @@ def told(*workers: Metrics) -> dict[tuple[str, ...], float]:
 
 def test_every_worker_has_its_own_samples(levels: ServedModel) -> None:
     first, second = Metrics(), Metrics()
-    first.observe_request("GET", "/models", 200, 0.003, None)
-    second.observe_request("GET", "/models", 200, 0.003, None)
-    second.observe_request("POST", "/encode", 429, 0.3, "urn:tessera:overloaded")
-    second.observe_batch(
+    first.requests("GET", "/models", 200).inc()
+    second.requests("GET", "/models", 200).inc()
+    second.refusals("urn:tessera:overloaded").inc()
+    batch_metrics(second)(
         levels, levels.pipeline_of("encode", "decode"), BatchReport(rows=5, waits=[0.1, 0.3], seconds=0.25)
     )
     found = told(first, second)
@@ -59,13 +60,12 @@ def test_sources_are_collected_at_every_scrape() -> None:
 
 def test_counts_are_exact_across_threads(levels: ServedModel) -> None:
     metrics = Metrics()
+    observe = batch_metrics(metrics)
 
     def count() -> None:
         for _ in range(2000):
-            metrics.observe_request("GET", "/models", 200, 0.003, None)
-            metrics.observe_batch(
-                levels, levels.pipeline("encode"), BatchReport(rows=2, waits=[0.1, 0.2], seconds=0.1)
-            )
+            metrics.request_seconds("/models").observe(0.003)
+            observe(levels, levels.pipeline("encode"), BatchReport(rows=2, waits=[0.1, 0.2], seconds=0.1))
 
     threads = [threading.Thread(target=count) for _ in range(4)]
     for thread in threads:

@@ -18,8 +18,7 @@ from tests.fixtures.tiny_models import Trained
 from trainer.data import Batch
 from trainer.errors import ExportError
 from trainer.evaluation import exported_model as module
-from trainer.evaluation.exported_model import ExportedModel, file_entries, open_exported
-from trainer.evaluation.results import whole_test
+from trainer.evaluation.exported_model import ExportedModel, file_entries, open_exported, whole_test
 
 SPEC = CodesSpec(dtype="int32", shape=(2, 3), codebook_size=8, codebook_dim=1)
 CODES, IMAGES = Output(name="codes", role=Role.codes), Output(name="images", role=Role.images)
