@@ -42,10 +42,10 @@ class BatchLimits:
     def on(cls, provider: Provider, rows: int = 0, pixels: int = 0) -> "BatchLimits":
         """The limits for a provider; 0 stands for the provider's default.
 
-        On a CPU, two images of 128x128 in a batch take as long per image as one, and larger batches are slower
-        and take more memory. Images that are drawn pixel by pixel are the exception: in a batch of 128 a row
-        takes 0.83 of its time in a batch of 41. On a GPU, one batch of 512 images of 28x28 takes a third of the
-        time of eight batches of 64.
+        On a CPU, two images of 128x128 in a batch take as long per image as one, and larger batches are
+        slower and take more memory. Images that are drawn pixel by pixel are the exception: in a batch of 128
+        a row takes 0.83 of its time in a batch of 41. On a GPU, one batch of 512 images of 28x28 takes a
+        third of the time of eight batches of 64.
         """
         defaults = (128, 2**15) if provider.name == "cpu" else (512, 2**20)
         return cls(rows or defaults[0], pixels or defaults[1])
