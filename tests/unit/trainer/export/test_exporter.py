@@ -26,6 +26,7 @@ from trainer.export import exporter as exporter
 from trainer.export.exporter import export
 from trainer.export.model_card import SAMPLES, SHOWN_SEED
 from trainer.export.parity import DRAW_GAP, FLIP_GAP
+from trainer.models.base import Graph
 from trainer.models.code_prior import PriorStage
 from trainer.models.code_prior.network import Ordered
 from trainer.models.vqvae import VQVAE
@@ -378,3 +379,19 @@ def test_the_sampler_is_no_larger_than_its_weights(generating: Trained) -> None:
     weights = sum(parameter.numel() * parameter.element_size() for parameter in second.parameters())
     size = (generating.exported.folder / "sample_autoregressive.onnx").stat().st_size
     assert weights < size < weights + 50_000
+
+
+def test_graphs_are_built_once(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs = VQVAE.graphs
+    calls: list[VQVAE] = []
+
+    def counted(model: VQVAE) -> list[Graph]:
+        calls.append(model)
+        return graphs(model)
+
+    monkeypatch.setattr(VQVAE, "graphs", counted)
+    tiny_models.without_onnx(monkeypatch)
+    exporter.export(
+        trained.model, None, trained.config.model_copy(update={"export_to": tmp_path}), trained.dataset
+    )
+    assert len(calls) == 1
