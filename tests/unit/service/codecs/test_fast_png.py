@@ -1,6 +1,5 @@
 import io
 import math
-import struct
 import tracemalloc
 import zlib
 from typing import Any

@@ -138,8 +138,7 @@ def log_probabilities(network: CodePrior, label: int | None) -> Tensor:
 
 
 @pytest.mark.parametrize("guidance", [0.0, 0.5, 1.0, 2.0])
-@pytest.mark.parametrize("temperature", [0.7, 1.0, 2.0])
-@pytest.mark.parametrize("top_k", [2, 4, 6])
+@pytest.mark.parametrize(("temperature", "top_k"), [(0.7, 4), (1.0, 6), (2.0, 2)])
 def test_parameters_bend_the_probabilities(guidance: float, temperature: float, top_k: int) -> None:
     network, count = priors.prior(size=6, grid=(1, 1)), 2000
     plain, given = (log_probabilities(network, label) for label in (None, 1))
@@ -360,13 +359,11 @@ def without_classes(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 PARAMETERS = [
     (1.0, 5),
     (0.7, 3),
-    (2.0, 1),
-    (0.0, 5),
     (0.0, 3),
 ]
 
 
-@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("count", [1, 5])
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 @pytest.mark.parametrize(("temperature", "top_k"), PARAMETERS)
 def test_the_graph_draws_what_torch_does(
@@ -389,7 +386,7 @@ def test_the_graph_draws_what_torch_does(
             )
 
 
-@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("count", [1, 5])
 @pytest.mark.parametrize(("temperature", "top_k"), PARAMETERS)
 def test_the_graph_without_classes_does_too(
     without_classes: Exported, count: int, temperature: float, top_k: int
