@@ -67,6 +67,7 @@ def test_pictures_and_files_are_there() -> None:
     assert all((ROOT / target).is_file() for target in linked)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the session is one with curl")
 def test_session(tmp_path: Path) -> None:
     (tmp_path / "tests").symlink_to(ROOT / "tests")

@@ -36,6 +36,7 @@ def refusal(*arguments: str, code: int = 1, **environment: str) -> str:
     return last
 
 
+@pytest.mark.slow
 def test_it_serves_and_stops_in_order(exported: Path) -> None:
     process = start("--models", str(exported), "--port", "0", "--threads", "1", TESSERA_PROVIDER="cpu")
     assert process.stderr is not None
@@ -57,6 +58,7 @@ def test_it_serves_and_stops_in_order(exported: Path) -> None:
     assert "Traceback" not in rest
 
 
+@pytest.mark.slow
 def test_a_service_without_a_model_starts_and_says_why(tmp_path: Path) -> None:
     (tmp_path / "half").mkdir()
     process = start("--models", str(tmp_path), "--port", "0", "--provider", "cpu")
@@ -76,6 +78,7 @@ def test_a_service_without_a_model_starts_and_says_why(tmp_path: Path) -> None:
         process.communicate(timeout=30)
 
 
+@pytest.mark.slow
 def test_no_folder_no_start(tmp_path: Path) -> None:
     said = refusal("--models", str(tmp_path / "nowhere"), "--port", "0", "--provider", "cpu")
     assert said.endswith(
@@ -83,6 +86,7 @@ def test_no_folder_no_start(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_port_in_use(exported: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -90,15 +94,18 @@ def test_a_port_in_use(exported: Path) -> None:
     assert said == f"python -m service: port {port} of 127.0.0.1 is in use; choose another with --port"
 
 
+@pytest.mark.slow
 def test_an_unknown_flag() -> None:
     assert "did you mean '--models'" in refusal("--model-dir", "x", code=2) + refusal("--modls", "x", code=2)
 
 
+@pytest.mark.slow
 def test_a_mistyped_key() -> None:
     said = refusal("--port", "0", code=2, TESSERA_API_KEY="abc")
     assert said.endswith("the variable 'TESSERA_API_KEY' is no setting; did you mean 'TESSERA_API_KEYS'?")
 
 
+@pytest.mark.slow
 def test_all_workers_answer_at_the_port_of_the_metrics(exported: Path) -> None:
     process = start(
         *("--models", str(exported), "--port", "0", "--metrics", "0", "--workers", "2", "--threads", "1"),
@@ -126,6 +133,7 @@ def test_all_workers_answer_at_the_port_of_the_metrics(exported: Path) -> None:
     assert process.returncode == 0
 
 
+@pytest.mark.slow
 def test_cuda_or_no_start(exported: Path) -> None:
     from service.runtime.providers import cuda_obstacle
 

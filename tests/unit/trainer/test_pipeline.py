@@ -79,6 +79,7 @@ def test_training_notes_what_it_was_trained_on(trained: Trained) -> None:
     assert "float32 as asked" in facts["machine"]
 
 
+@pytest.mark.slow
 def test_a_folder_of_mixed_pictures_makes_a_model_in_colour(tmp_path: Path, make_config: MakeConfig) -> None:
     for index in range(12):
         save(noise(index, width=10 + 3 * index, height=30 - index), tmp_path / "pictures" / f"{index:02}.png")
@@ -282,6 +283,7 @@ def assert_same_prior(run: Run, other: Run) -> None:
         assert here.read_bytes() == there.read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stage", "step"), [(VQVAE, 11), (PriorStage, 1), (PriorStage, 4), (PriorStage, 6)])
 def test_wherever_it_is_interrupted_it_ends_in_the_same_prior(
     make_config: MakeConfig,

@@ -81,6 +81,7 @@ def steer(case: Any, version: str) -> None:
     case.headers.pop(LENGTH, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
 def test_answers_conform(described: BaseSchema, version: str, mode: GenerationMode) -> None:
     tried = set()

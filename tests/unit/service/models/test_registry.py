@@ -122,6 +122,7 @@ def test_one_bad_folder_stops_no_other(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_requests_run_while_models_are_swapped(tmp_path: Path, registry: Registry) -> None:
     done, seen = threading.Event(), set()
 

@@ -166,6 +166,7 @@ def test_told_to_end_it_answers_what_is_under_way_and_what_still_comes() -> None
         assert not service.thread.is_alive()
 
 
+@pytest.mark.slow
 def test_connections_on_which_nothing_comes_are_closed_in_the_end() -> None:
     with serving() as service, service.connect() as idle:
         asked(idle)

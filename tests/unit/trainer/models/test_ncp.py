@@ -126,6 +126,7 @@ def assert_same(run: Run, other: Run) -> None:
                 assert (here / file).read_bytes() == (there / file).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_onnx")
 @pytest.mark.parametrize(("stage", "step"), [(NCP, 11), (ClassifierStage, 1), (ClassifierStage, 6)])
 def test_wherever_it_is_interrupted_it_ends_in_the_same_weights(

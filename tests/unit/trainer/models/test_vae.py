@@ -137,6 +137,7 @@ def test_steps_are_those_of_training() -> None:
     assert int(model.state_dict()["steps"]) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("likelihood", "upsampling"), [*((name, "transposed") for name in LIKELIHOODS), ("mse", "nearest")]
 )
@@ -292,6 +293,7 @@ def test_there_is_no_codebook() -> None:
 # A run of it.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [3, 11])
 def test_a_resumed_run_ends_as_an_unbroken_one(
     make_vae_config: MakeVAEConfig, monkeypatch: pytest.MonkeyPatch, step: int

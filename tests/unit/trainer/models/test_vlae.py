@@ -77,6 +77,7 @@ def test_the_loss_is_the_reconstruction_and_the_divergence() -> None:
     assert found["reconstruction_loss"] == pytest.approx(-float(fit.mean().detach()), rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", [GREY_8, COLOUR_8x12])
 @pytest.mark.parametrize("likelihood", ["bernoulli", "logistic"])
 def test_it_learns_a_batch_by_heart(spec: ImageSpec, likelihood: str) -> None:
@@ -260,6 +261,7 @@ def test_without_noise_codes_are_decoded_by_the_default_noise_of_the_service() -
 # A run of it.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [3, 11])
 def test_a_resumed_run_ends_as_an_unbroken_one(
     make_vlae_config: MakeVLAEConfig, monkeypatch: pytest.MonkeyPatch, step: int

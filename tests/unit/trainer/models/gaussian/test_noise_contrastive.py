@@ -250,6 +250,7 @@ def test_there_is_parity_with_its_own_draws() -> None:
     assert samplers.stage().parity(tiny_models.run_in_torch) < DRAW_GAP / 10
 
 
+@pytest.mark.slow
 def test_there_is_parity_with_what_onnx_runtime_draws(exported: Exported) -> None:
     assert exported.stage.parity(exported.run) < DRAW_GAP / 10
 
@@ -276,6 +277,7 @@ def test_there_is_none_with_other_draws(operation: str, output: str, value: floa
     assert not samplers.stage().parity(tampered) <= DRAW_GAP
 
 
+@pytest.mark.slow
 def test_there_is_none_with_another_classifier(exported: Exported) -> None:
     other = samplers.stage()
     other.network.head.weight.mul_(1.01)

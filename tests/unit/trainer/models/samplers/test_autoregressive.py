@@ -363,6 +363,7 @@ PARAMETERS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 5])
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 @pytest.mark.parametrize(("temperature", "top_k"), PARAMETERS)
@@ -386,6 +387,7 @@ def test_the_graph_draws_what_torch_does(
             )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 5])
 @pytest.mark.parametrize(("temperature", "top_k"), PARAMETERS)
 def test_the_graph_without_classes_does_too(
@@ -398,6 +400,7 @@ def test_the_graph_without_classes_does_too(
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 def test_an_image_is_the_same_alone_and_in_a_batch(by_class: Exported, guidance: float) -> None:
     labels = [0, 1, 2, 3] * 16
