@@ -34,8 +34,10 @@ def test_to_reconstruct_is_to_encode_and_to_decode(client: TestClient) -> None:
 
 def test_every_method_draws_the_same_from_the_same_seed(client: TestClient) -> None:
     operations = client.get("/models/tiny").json()["operations"]
-    methods = [name.removeprefix("sample/") for name in operations if name.startswith("sample/")]
-    for method in methods:
+    # Interpolation goes from one code to another, which would have to be given.
+    methods = {name.removeprefix("sample/") for name in operations if name.startswith("sample/")}
+    methods -= {"interpolate"}
+    for method in sorted(methods):
         one, two = (client.post(f"/sample?method={method}&seed=1&n={n}", headers=NPY).content for n in (1, 2))
         first, both = (npy.load(content) for content in (one, two))
         assert both.shape == (2, 28, 28, 1)

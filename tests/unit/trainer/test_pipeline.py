@@ -312,6 +312,7 @@ def prior_run(generating: Trained, tmp_path: Path) -> Run:
     return Run.open(shutil.copytree(generating.run.folder, tmp_path / "runs" / "tiny"))
 
 
+@pytest.mark.slow
 def test_a_prior_may_be_given_more_epochs(prior_run: Run, published: Published) -> None:
     first = prior_run.latest_checkpoint() / "model.safetensors"
     before = first.read_bytes()
@@ -328,6 +329,7 @@ def test_a_model_may_be_published_without_its_prior(prior_run: Run, published: P
     assert [second for _, second, _ in published] == [None]
 
 
+@pytest.mark.slow
 def test_what_the_prior_is_may_change_until_it_was_begun(run: Run, published: Published) -> None:
     resume(run, prior_epochs=1, prior_width=8, prior_lr=0.01)
     assert tiny_models.weights(run.stage("prior"))["network.code.weight"].shape == (17, 8)
@@ -346,6 +348,7 @@ def test_what_the_prior_hangs_on_may_not_change_once_it_was_begun(
     assert getattr(Run.open(prior_run.folder).config, name) == before
 
 
+@pytest.mark.slow
 def test_without_classes_the_prior_is_unconditional(
     tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -381,6 +384,7 @@ def test_a_run_whose_prior_was_not_begun_says_how_to_train_it(
     assert not (run.folder / "prior").exists()
 
 
+@pytest.mark.slow
 def test_a_prior_that_diverges_says_what_to_try(
     run: Run, published: Published, monkeypatch: pytest.MonkeyPatch
 ) -> None:

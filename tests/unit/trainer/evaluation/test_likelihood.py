@@ -40,6 +40,7 @@ def test_with_the_exact_posterior_every_weight_is_the_likelihood(exact: Exported
     assert values["nll"] == pytest.approx(expected(), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_importance_sampling_comes_to_the_likelihood(loose: ExportedModel) -> None:
     values = likelihood(loose, batches(), samples=20_000)
     # Weights of a q 1.3 times too wide vary by about a third of their mean: over 20,000 of them, and five

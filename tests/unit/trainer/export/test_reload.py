@@ -75,6 +75,7 @@ def test_the_key_goes_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == [("/behind/a/proxy/models/reload", "Bearer secret")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "document", "why"),
     [

@@ -386,6 +386,7 @@ def test_the_graphs_beside_encode_and_decode_are_held_to_torch(exported: Exporte
     assert gap_of_others(others, exported) < DRAW_GAP / 10
 
 
+@pytest.mark.slow
 def test_a_bernoulli_decoder_that_is_sure_of_itself_is_scored(tmp_path: Path) -> None:
     """Far from what it has seen a decoder gives logits in the hundreds, whose sigmoid is 0 in float32."""
     sure = tiny_models.vae(COLOUR_8, likelihood="bernoulli").eval().requires_grad_(False)

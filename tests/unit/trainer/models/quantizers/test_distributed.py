@@ -12,6 +12,8 @@ from torch import Tensor
 from trainer.models.quantizers.distributed import drawn, total
 from trainer.models.quantizers.learned import LearnedCodebook, Update
 
+pytestmark = pytest.mark.slow
+
 PROCESSES = 2
 PATIENCE = 60.0
 STEPS = 5

@@ -101,6 +101,7 @@ def test_the_same_noise_draws_the_same_codes_alone_and_among_others(guidance: fl
     assert not torch.equal(draw(network, other), together)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", [None, 2])
 def test_codes_are_drawn_as_often_as_they_are_probable(label: int | None) -> None:
     network, side = priors.prior(size=3, grid=(1, 2)), 150
