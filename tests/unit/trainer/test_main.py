@@ -50,6 +50,7 @@ def test_without_a_command_there_is_the_help() -> None:
     assert "Commands:" in trainer().output
 
 
+@pytest.mark.slow
 def test_help_and_mistakes_do_not_wait_for_torch() -> None:
     program = (
         "import sys; from click.testing import CliRunner; from trainer.__main__ import main\n"

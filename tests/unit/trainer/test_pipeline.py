@@ -129,6 +129,7 @@ def test_where_nothing_can_be_written_nothing_is_trained(
         pipeline.train(make_config(**{place: tmp_path / "file" / "below"}), tiny_models.console())
 
 
+@pytest.mark.slow
 def test_a_finished_run_may_be_published_again(run: Run, published: Published) -> None:
     before = tiny_models.figures(run)
     resume(run)
@@ -138,6 +139,7 @@ def test_a_finished_run_may_be_published_again(run: Run, published: Published) -
     assert tiny_models.figures(run) == before
 
 
+@pytest.mark.slow
 def test_a_run_may_be_given_more_epochs(run: Run, published: Published) -> None:
     resume(run, epochs=3)
     assert [record["epoch"] for record in run.records()] == [1, 2, 3]
@@ -171,6 +173,7 @@ def test_other_data_under_the_same_name_is_refused(tmp_path: Path, trained: Trai
         resume(run)
 
 
+@pytest.mark.slow
 def test_the_averaged_weights_are_published(make_config: MakeConfig, published: Published) -> None:
     config = make_config(average_decay=0.9, epochs=1)
     pipeline.train(config, tiny_models.console())
@@ -324,6 +327,7 @@ def test_a_prior_may_be_given_more_epochs(prior_run: Run, published: Published) 
     assert same_weights(published[0][1], prior, "average.safetensors")
 
 
+@pytest.mark.slow
 def test_a_model_may_be_published_without_its_prior(prior_run: Run, published: Published) -> None:
     resume(prior_run, prior_epochs=0)
     assert [second for _, second, _ in published] == [None]

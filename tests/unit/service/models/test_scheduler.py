@@ -145,6 +145,7 @@ def test_what_waits_is_told_by_model_and_chain(watched: Watched, wandering: Mode
     asyncio.run(main())
 
 
+@pytest.mark.slow
 def test_a_model_that_is_gone_is_kept_by_nothing(load: Callable[..., Model]) -> None:
     scheduler, model = Scheduler(CPU, on_loop_seconds=0), load("levels")
     kept = weakref.ref(model)

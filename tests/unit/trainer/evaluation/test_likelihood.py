@@ -12,6 +12,8 @@ from trainer.evaluation import likelihood as module
 from trainer.evaluation.exported_model import ExportedModel
 from trainer.evaluation.likelihood import likelihood
 
+pytestmark = pytest.mark.slow
+
 LEVELS = torch.tensor([0, 60, 130, 255, 20], dtype=torch.uint8)
 
 

@@ -1,9 +1,11 @@
+import pytest
 import torch
 
 from trainer.data import load
 from trainer.evaluation.reference_classifier import AT_ONCE, FEATURES, FILE, judge, judged
 
 
+@pytest.mark.slow
 def test_it_knows_digits() -> None:
     batch = load("mnist").test.take(torch.arange(1000))
     _, found = judged(judge(), batch.images)

@@ -21,6 +21,8 @@ from trainer.models.gaussian.noise_contrastive import ClassifierStage
 from trainer.models.ncp import NCP
 from trainer.training.run_folder import Run
 
+pytestmark = pytest.mark.slow
+
 SAMPLERS = {"sample/langevin", "sample/mala", "sample/sir"}
 
 

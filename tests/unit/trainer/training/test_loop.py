@@ -82,6 +82,7 @@ def test_a_seed_decides_everything(make_config: MakeConfig) -> None:
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+@pytest.mark.slow
 def test_the_rate_warms_up_and_falls_to_its_share(make_config: MakeConfig) -> None:
     fit = tiny_models.fit(make_config(epochs=10, lr=0.5, warmup_steps=4, final_lr=0.1))
     rates: list[float] = []

@@ -72,6 +72,7 @@ def log_ratio(codes: Tensor) -> Tensor:
     return (q.log_prob(codes) - p.log_prob(codes)).sum(dim=1)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_it_learns_to_tell_codes_from_draws(learned: ClassifierStage) -> None:
     figures = learned.measure([toy(2000)])

@@ -139,6 +139,7 @@ def test_the_graph_computes_what_the_chain_does(running_sum: Written, size: tupl
     assert_the_same(running_sum, slices(*size)[0], torch.tensor(-1.5))
 
 
+@pytest.mark.slow
 def test_the_outputs_have_the_names_asked_for(running_sum: Written) -> None:
     assert tuple(item.name for item in running_sum.session.get_outputs()) == SUMS
     assert [item.shape for item in running_sum.session.get_inputs()] == [["n", "steps", 3], []]
