@@ -235,6 +235,7 @@ def test_it_tells_of_the_second_stage(generating: Trained) -> None:
     assert re.search(r"100 images: mse 0\..*  bits \d+\.?\d*  bits_given_class \d+", generating.printed)
 
 
+@pytest.mark.slow
 def test_the_prior_is_trained_on_the_codes_of_the_images_and_their_classes(
     trained: Trained, run: Run, published: Published, monkeypatch: pytest.MonkeyPatch
 ) -> None:

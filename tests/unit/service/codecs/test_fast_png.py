@@ -146,6 +146,7 @@ def test_pillow_opens_no_plain_picture(monkeypatch: pytest.MonkeyPatch) -> None:
             )
 
 
+@pytest.mark.slow
 @hypothesis_settings(max_examples=500, deadline=None)
 @given(st.integers(0, 2**32), st.booleans(), st.sampled_from([GREY_STRETCHED, COLOUR_PADDED]))
 def test_nobody_can_tell_who_read_a_wild_file(seed: int, resize: bool, spec: ImageSpec) -> None:

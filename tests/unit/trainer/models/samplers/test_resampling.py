@@ -102,6 +102,7 @@ def test_one_proposal_that_dominates_is_taken_whatever_the_noise(place: int, noi
     assert effective.tolist() == [1.0]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=200)
 @given(
     logits=st.lists(st.integers(-1600, 1600), min_size=1, max_size=40, unique=True).map(
