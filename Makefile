@@ -9,11 +9,15 @@ DEFAULT_MODEL ?= $(if $(filter exported,$(MODELS)),vqvae-mnist)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help serve test check fix docs lock bench peers clean $(VENV)
+.PHONY: help serve quick test coverage architecture wheel check fix docs lock bench peers clean $(VENV)
 
 help:
 	@echo "make serve   serve exported/ on http://$(HOST):$(PORT)"
-	@echo "make test    run the tests"
+	@echo "make quick   run what takes a minute, and check that it covers 85 % of the lines of each wing"
+	@echo "make test    run all tests"
+	@echo "make coverage      run all tests, and report the lines that none of them runs"
+	@echo "make architecture  print files, circles, walks and names beside their limits"
+	@echo "make wheel   build dist/tessera-VERSION-py3-none-any.whl"
 	@echo "make check   lint and type-check; changes nothing"
 	@echo "make fix     format and apply the linter's safe fixes"
 	@echo "make docs    build the site from docs/ into build/docs; a dead link fails"
@@ -24,8 +28,28 @@ help:
 serve: $(VENV)
 	$(BIN)/python -m service --host $(HOST) --port $(PORT) --models $(MODELS) $(if $(DEFAULT_MODEL),--default-model $(DEFAULT_MODEL))
 
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadscope --no-loadscope-reorder
+# In per cent of the lines, of each wing.
+COVERED := 85
+
+quick: $(VENV)
+	$(PYTEST) -m "not slow and not e2e" --cov --cov-report=
+	$(BIN)/coverage report --include "service/*" --format total --fail-under $(COVERED)
+	$(BIN)/coverage report --include "trainer/*" --format total --fail-under $(COVERED)
+
 test: $(VENV)
-	$(BIN)/python -m pytest --numprocesses auto --dist loadscope --no-loadscope-reorder
+	$(PYTEST)
+
+coverage: $(VENV)
+	$(PYTEST) --cov --cov-report=term-missing:skip-covered
+
+architecture: $(VENV)
+	$(BIN)/python -m tests.architecture
+
+# From nothing, or a module that was deleted would be in it.
+wheel: $(VENV)
+	rm -rf dist build/lib build/bdist.*
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
 
 check: $(VENV)
 	$(BIN)/ruff format --check .
@@ -65,7 +89,7 @@ bench: build/bench/.installed build/peers/.installed $(VENV)
 	$(BIN)/python -m tests.benchmarks serving
 
 clean:
-	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # The stamp is written last, so that an interrupted installation is not taken for a finished one.
 $(VENV): $(VENV)/.installed

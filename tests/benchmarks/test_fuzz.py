@@ -12,6 +12,8 @@ from tests.benchmarks.fuzz import caller
 from tests.benchmarks.fuzz.caller import Tally
 from tests.benchmarks.fuzz.exchanges import exchange
 
+pytestmark = pytest.mark.slow
+
 # Numbers of whole requests, which have to be answered.
 STRICT = [
     number for number in range(40) if exchange(0, number).strict and len(exchange(0, number).methods) == 1

@@ -5,6 +5,8 @@ import pytest
 
 from tests.benchmarks.wire import CLOSED, SILENT, ask, parsed, request
 
+pytestmark = pytest.mark.slow
+
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n"
 
 

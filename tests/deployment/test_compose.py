@@ -29,6 +29,7 @@ def devices(service: dict[str, Any]) -> Any:
     return service.get("deploy", {}).get("resources", {}).get("reservations", {}).get("devices")
 
 
+@pytest.mark.slow
 def test_it_is_what_the_compose_specification_allows() -> None:
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]
     checked = subprocess.run([*command, str(COMPOSE)], capture_output=True, text=True, check=False)

@@ -27,6 +27,7 @@ def last_stage(dockerfile: Path) -> list[tuple[str, str]]:
     return found[max(index for index, (name, _) in enumerate(found) if name == "FROM") :]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="hadolint is not packaged for it")
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
 def test_hadolint_finds_nothing(dockerfile: Path) -> None:

@@ -114,6 +114,7 @@ def test_what_kubernetes_says_of_services_is_not_taken_for_settings() -> None:
     assert not unknown_variables(given)
 
 
+@pytest.mark.slow
 def test_probes_ask_what_is_answered_and_wait_long_enough() -> None:
     paths = create_app(Settings(provider="cpu")).fastapi.openapi()["paths"]
     asked = {name: container(DEPLOYMENT)[f"{name}Probe"] for name in ("startup", "readiness", "liveness")}

@@ -98,6 +98,7 @@ def test_series_and_labels_are_those_that_are_told(told: Told, place: str, expre
         assert label in told[name] | ITS_OWN, place
 
 
+@pytest.mark.slow
 def test_reasons_and_paths_that_are_named_exist() -> None:
     named = [condition for _, expression in EXPRESSIONS for condition in Uses(expression).conditions]
     kinds = {

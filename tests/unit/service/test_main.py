@@ -38,6 +38,7 @@ def refusal(*arguments: str, code: int = 1, **environment: str) -> str:
     return last
 
 
+@pytest.mark.slow
 def test_it_serves_and_stops_in_order(exported: Path) -> None:
     process = start("--models", str(exported), "--port", "0", "--threads", "1", TESSERA_PROVIDER="cpu")
     assert process.stderr is not None
@@ -59,6 +60,7 @@ def test_it_serves_and_stops_in_order(exported: Path) -> None:
     assert "Traceback" not in rest
 
 
+@pytest.mark.slow
 def test_a_service_without_a_model_starts_and_says_why(tmp_path: Path) -> None:
     (tmp_path / "half").mkdir()
     process = start("--models", str(tmp_path), "--port", "0", "--provider", "cpu")
@@ -78,6 +80,7 @@ def test_a_service_without_a_model_starts_and_says_why(tmp_path: Path) -> None:
         process.communicate(timeout=30)
 
 
+@pytest.mark.slow
 def test_no_folder_no_start(tmp_path: Path) -> None:
     said = refusal("--models", str(tmp_path / "nowhere"), "--port", "0", "--provider", "cpu")
     assert said.endswith(
@@ -85,6 +88,7 @@ def test_no_folder_no_start(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_port_in_use(exported: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -92,6 +96,7 @@ def test_a_port_in_use(exported: Path) -> None:
     assert said == f"python -m service: port {port} of 127.0.0.1 is in use; choose another with --port"
 
 
+@pytest.mark.slow
 def test_an_unknown_flag() -> None:
     assert "Did you mean '--models'" in refusal("--model-dir", "x", code=2)
 
@@ -115,11 +120,13 @@ def test_the_console_script_calls_itself_by_its_name(tmp_path: Path) -> None:
     assert called.stderr.startswith("tessera-serve: --port: Input should be a valid integer")
 
 
+@pytest.mark.slow
 def test_a_mistyped_key() -> None:
     said = refusal("--port", "0", code=2, TESSERA_API_KEY="abc")
     assert said.endswith("the variable 'TESSERA_API_KEY' is no setting; did you mean 'TESSERA_API_KEYS'?")
 
 
+@pytest.mark.slow
 def test_all_workers_answer_at_the_port_of_the_metrics(exported: Path) -> None:
     process = start(
         *("--models", str(exported), "--port", "0", "--metrics", "0", "--workers", "2", "--threads", "1"),
@@ -147,6 +154,7 @@ def test_all_workers_answer_at_the_port_of_the_metrics(exported: Path) -> None:
     assert process.returncode == 0
 
 
+@pytest.mark.slow
 def test_cuda_or_no_start(exported: Path) -> None:
     from service.runtime.providers import cuda_obstacle
 

@@ -1,4 +1,3 @@
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -7,11 +6,12 @@ from typing import Any
 import pytest
 import torch
 
-from tests.fixtures import tiny_models
+from service.contract.manifest import FILE_NAME, Manifest
+from tests.fixtures import tiny_models, trained_models
 from tests.fixtures.tiny_models import Trained
-from trainer import pipeline
 from trainer.config import NCPConfig, VAEConfig, VLAEConfig, VQVAEConfig
 from trainer.data import load
+from trainer.export.exporter import Exported
 from trainer.models.vqvae import VQVAE
 from trainer.training import checkpoint
 from trainer.training.run_folder import RunFolder
@@ -26,9 +26,9 @@ MakeVLAEConfig = Callable[..., VLAEConfig]
 
 
 @pytest.fixture(scope="session")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def digits() -> Path:
     """256 training and 100 test images of MNIST, as a folder of IDX files."""
-    return tiny_models.write_digits(tmp_path_factory.mktemp("data") / "mnist")
+    return trained_models.digits()
 
 
 def places(digits: Path, folder: Path) -> dict[str, Any]:
@@ -57,29 +57,28 @@ def make_ncp_config(digits: Path, tmp_path: Path) -> MakeNCPConfig:
 
 
 @pytest.fixture(scope="session")
-def trained(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def trained() -> Trained:
     """A tiny model, trained and published once for all tests that only look at it."""
-    folder = tmp_path_factory.mktemp("trained")
-    config = tiny_models.config(data=str(digits), out=folder / "runs", export_to=folder / "exported")
-    console = tiny_models.console()
-    exported = pipeline.train(config, console)
-    run = RunFolder.open(config.out / config.name)
-    dataset = load(config.data)
-    model = VQVAE(config, dataset.spec, 1.0)
+    run, exported, printed = opened("vqvae")
+    assert isinstance(run.config, VQVAEConfig)
+    dataset = load(run.config.data)
+    model = VQVAE(run.config, dataset.spec, 1.0)
     checkpoint.load_weights(run.latest_checkpoint(), model, averaged=False)
-    return Trained(config, run, exported, tiny_models.printed(console), model.eval(), dataset)
+    return Trained(run.config, run, exported, printed, model.eval(), dataset)
 
 
 @pytest.fixture(scope="session")
-def generating(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def generating(trained: Trained) -> Trained:
     """The same model again, to which a prior of two epochs was added afterwards, published with it."""
-    folder = tmp_path_factory.mktemp("generating")
-    shutil.copytree(trained.run.folder, folder / "tiny")
-    console = tiny_models.console()
-    flags = {"prior_epochs": 2, "export_to": folder / "exported"}
-    exported = pipeline.resume("vqvae", folder, "tiny", flags, console)
-    run = RunFolder.open(folder / "tiny")
+    run, exported, printed = opened(trained_models.WITH_PRIOR)
     assert isinstance(run.config, VQVAEConfig)
-    return replace(
-        trained, config=run.config, run=run, exported=exported, printed=tiny_models.printed(console)
-    )
+    return replace(trained, config=run.config, run=run, exported=exported, printed=printed)
+
+
+def opened(name: str) -> tuple[RunFolder, Exported, str]:
+    """The run of a model that is kept on disk, what was published of it, and what training printed."""
+    folder = trained_models.folder_of(name)
+    published = folder / "exported" / "tiny"
+    manifest = Manifest.model_validate_json((published / FILE_NAME).read_text(encoding="utf-8"))
+    printed = (folder / "printed.txt").read_text(encoding="utf-8")
+    return RunFolder.open(folder / "runs" / "tiny"), Exported(published, manifest), printed

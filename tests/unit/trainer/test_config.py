@@ -218,6 +218,7 @@ values: dict[str, st.SearchStrategy[Any]] = {
 }
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.fixed_dictionaries({"name": values.pop("name")}, optional=values))
 def test_a_config_survives_yaml(given_values: dict[str, Any]) -> None:

@@ -66,6 +66,7 @@ def test_without_a_command_there_is_the_help() -> None:
     assert "Commands:" in trainer().output
 
 
+@pytest.mark.slow
 def test_help_and_mistakes_do_not_wait_for_torch() -> None:
     program = (
         "import sys; from click.testing import CliRunner; from trainer.__main__ import main\n"
@@ -152,6 +153,7 @@ def test_no_write_permission_is_told_before_any_training(tmp_path: Path, digits:
     assert re.fullmatch(r"error: cannot (publish into|make the run folder) /sys/tessera.*\n", result.stderr)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.usefixtures("_no_export")
 def test_an_interrupted_run_goes_on_as_it_says(
@@ -205,6 +207,7 @@ def test_the_config_of_a_run_is_one_that_config_takes(
     assert taken == [trained.config]
 
 
+@pytest.mark.slow
 def test_a_run_is_published_as_it_was_after_training(trained: Trained, tmp_path: Path) -> None:
     result = trainer("export", str(trained.run.folder), "--export-to", str(tmp_path))
     assert result.exit_code == 0, result.stderr

@@ -79,6 +79,7 @@ def test_training_notes_what_it_was_trained_on(trained: Trained) -> None:
     assert "float32 as asked" in facts["machine"]
 
 
+@pytest.mark.slow
 def test_a_folder_of_mixed_pictures_makes_a_model_in_colour(tmp_path: Path, make_config: MakeConfig) -> None:
     for index in range(12):
         save(noise(index, width=10 + 3 * index, height=30 - index), tmp_path / "pictures" / f"{index:02}.png")
@@ -128,6 +129,7 @@ def test_where_nothing_can_be_written_nothing_is_trained(
         pipeline.train(make_config(**{place: tmp_path / "file" / "below"}), tiny_models.console())
 
 
+@pytest.mark.slow
 def test_a_finished_run_may_be_published_again(run: RunFolder, published: Published) -> None:
     before = tiny_models.figures(run)
     resume(run)
@@ -137,6 +139,7 @@ def test_a_finished_run_may_be_published_again(run: RunFolder, published: Publis
     assert tiny_models.figures(run) == before
 
 
+@pytest.mark.slow
 def test_a_run_may_be_given_more_epochs(run: RunFolder, published: Published) -> None:
     resume(run, epochs=3)
     assert [record["epoch"] for record in run.records()] == [1, 2, 3]
@@ -170,6 +173,7 @@ def test_other_data_under_the_same_name_is_refused(tmp_path: Path, trained: Trai
         resume(run)
 
 
+@pytest.mark.slow
 def test_the_averaged_weights_are_published(make_config: MakeConfig, published: Published) -> None:
     config = make_config(average_decay=0.9, epochs=1)
     pipeline.train(config, tiny_models.console())
@@ -231,6 +235,7 @@ def test_it_tells_of_the_second_stage(generating: Trained) -> None:
     assert re.search(r"100 images: mse 0\..*  bits \d+\.?\d*  bits_given_class \d+", generating.printed)
 
 
+@pytest.mark.slow
 def test_the_prior_is_trained_on_the_codes_of_the_images_and_their_classes(
     trained: Trained, run: RunFolder, published: Published, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -282,6 +287,7 @@ def assert_same_prior(run: RunFolder, other: RunFolder) -> None:
         assert here.read_bytes() == there.read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stage", "step"), [(VQVAE, 11), (PriorStage, 1), (PriorStage, 4), (PriorStage, 6)])
 def test_wherever_it_is_interrupted_it_ends_in_the_same_prior(
     make_config: MakeConfig,
@@ -310,6 +316,7 @@ def prior_run(generating: Trained, tmp_path: Path) -> RunFolder:
     return RunFolder.open(shutil.copytree(generating.run.folder, tmp_path / "runs" / "tiny"))
 
 
+@pytest.mark.slow
 def test_a_prior_may_be_given_more_epochs(prior_run: RunFolder, published: Published) -> None:
     first = prior_run.latest_checkpoint() / "model.safetensors"
     before = first.read_bytes()
@@ -321,11 +328,13 @@ def test_a_prior_may_be_given_more_epochs(prior_run: RunFolder, published: Publi
     assert same_weights(published[0][1], prior, "average.safetensors")
 
 
+@pytest.mark.slow
 def test_a_model_may_be_published_without_its_prior(prior_run: RunFolder, published: Published) -> None:
     resume(prior_run, prior_epochs=0)
     assert [second for _, second, _ in published] == [None]
 
 
+@pytest.mark.slow
 def test_what_the_prior_is_may_change_until_it_was_begun(run: RunFolder, published: Published) -> None:
     resume(run, prior_epochs=1, prior_width=8, prior_lr=0.01)
     assert tiny_models.weights(run.stage("prior"))["network.code.weight"].shape == (17, 8)
@@ -344,6 +353,7 @@ def test_what_the_prior_hangs_on_may_not_change_once_it_was_begun(
     assert getattr(RunFolder.open(prior_run.folder).config, name) == before
 
 
+@pytest.mark.slow
 def test_without_classes_the_prior_is_unconditional(
     tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -379,6 +389,7 @@ def test_a_run_whose_prior_was_not_begun_says_how_to_train_it(
     assert not (run.folder / "prior").exists()
 
 
+@pytest.mark.slow
 def test_a_prior_that_diverges_says_what_to_try(
     run: RunFolder, published: Published, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,6 +27,8 @@ from service.contract.manifest import FILE_NAME, Manifest
 from tests.fixtures.oip_requests import packed, request
 from tests.unit.service.conftest import make_client
 
+pytestmark = pytest.mark.slow
+
 SEVEN = (Path(__file__).parents[3] / "fixtures" / "seven.png").read_bytes()
 
 schemathesis.openapi.media_type("image/png", st.just(SEVEN) | st.binary(max_size=100))
@@ -83,6 +85,7 @@ def steer(case: Any, version: str) -> None:
     case.headers.pop(LENGTH, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
 def test_answers_conform(described: BaseSchema, version: str, mode: GenerationMode) -> None:
     tried = set()

@@ -1,6 +1,5 @@
 import io
 import math
-import struct
 import tracemalloc
 import zlib
 from typing import Any
@@ -75,18 +74,13 @@ NOT_PLAIN = {
     "webp": saved(noise(9, 9, 3), "WEBP"),
     "png with more behind it": png() + b"and more",
     "grey jpeg": saved(noise(17, 9), "JPEG"),
-    "jpeg 4:2:0": saved(noise(17, 9, 3), "JPEG", subsampling=2),
-    "jpeg 4:4:4": saved(noise(9, 17, 3), "JPEG", subsampling=0, quality=95, dpi=(72, 72)),
-    "jpeg with restarts": saved(noise(40, 40, 3), "JPEG", restart_marker_blocks=2, optimize=True),
     "png with many chunks": png_builder.joined(
         [header(6, 6), *[(b"IDAT", b"")] * 64, *PIECES, (b"IEND", b"")]
     ),
     "png with a long text": png((b"tEXt", b"Software\0" + bytes(fast_png.MOST_BESIDE))),
     "png with texts that are packed": png(*[(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(2**20)))] * 60),
     "png of 16 bits": png(start=header(3, 6, 16)),
-    "png of 4 bits": png(start=header(12, 6, 4)),
     "png with a palette": png((b"PLTE", bytes(range(18))), start=header(6, 6, colour=png_builder.PALETTE)),
-    "png with grey and alpha": png(start=header(3, 6, colour=png_builder.GREY_ALPHA)),
     "interlaced png": png_builder.joined(
         [header(1, 1, interlace=1), (b"IDAT", zlib.compress(b"\0\7")), (b"IEND", b"")]
     ),
@@ -95,7 +89,6 @@ NOT_PLAIN = {
     "png on its side, told late": png(after=(EXIF,)),
     "png with a profile": png((b"iCCP", b"name\0\0" + zlib.compress(b"profile"))),
     "png with a text that Pillow takes for transparency": png((b"tEXt", b"transparency\0x")),
-    "png with a text that Pillow takes for interlacing": png((b"tEXt", b"interlace\x001")),
     "png with a note too short": png((b"pHYs", bytes(8))),
     "png with a chunk of nobody": png((b"prVt", b"")),
     "png with two headers": png(header(6, 6)),
@@ -111,17 +104,6 @@ NOT_PLAIN = {
     "png without pixels": png_builder.joined([header(6, 6), (b"IEND", b"")]),
     "png without an end": png()[:-12],
     "png without lines": png(start=header(6, 0)),
-    "animated png": png((b"acTL", struct.pack(">II", 1, 0))),
-    "progressive jpeg": saved(noise(9, 9, 3), "JPEG", progressive=True),
-    "jpeg on its side": saved(noise(9, 5, 3), "JPEG", exif=b"Exif\0\0" + png_builder.orientation(6)),
-    "jpeg with an Adobe segment": saved(noise(9, 9, 3), "JPEG", keep_rgb=True),
-    "jpeg of two lines less": saved(noise(9, 9, 3), "JPEG")[:-60],
-    "jpeg without an end": saved(noise(9, 9), "JPEG")[:-2],
-    "jpeg of more than one scan": saved(noise(9, 9, 3), "JPEG").replace(
-        b"\xff\xda\0\x0c\3", b"\xff\xda\0\x0c\2"
-    ),
-    "jpeg without a frame": b"\xff\xd8\xff\xda\0\x08\1\1\0\0\x3f\0\xff\xd9",
-    "jpeg cut in its header": saved(noise(9, 9), "JPEG")[:30],
 }
 
 
@@ -136,19 +118,21 @@ def test_a_plain_picture_has_the_pixels_that_pillow_finds(kind: str) -> None:
     assert array is not None
     assert array.dtype == np.uint8
     np.testing.assert_array_equal(array, by_pillow(PLAIN[kind]))
+    assert_nobody_can_tell(PLAIN[kind])
 
 
 @pytest.mark.parametrize("kind", NOT_PLAIN)
 def test_any_other_file_is_left_to_pillow(kind: str) -> None:
     assert fast_png.decode(NOT_PLAIN[kind], MOST) is None
+    assert_nobody_can_tell(NOT_PLAIN[kind])
 
 
-@pytest.mark.parametrize("kind", [*PLAIN, *NOT_PLAIN])
-@pytest.mark.parametrize("resize", [True, False])
-@pytest.mark.parametrize("spec", [GREY_STRETCHED, COLOUR_PADDED])
-def test_nobody_can_tell_who_read_a_file(kind: str, resize: bool, spec: ImageSpec) -> None:
-    data = (PLAIN | NOT_PLAIN)[kind]
-    assert outcome(data, spec, LIMITS, resize=resize) == by_pillow_alone(data, spec, LIMITS, resize=resize)
+def assert_nobody_can_tell(data: bytes) -> None:
+    """The outcome is the same whoever reads a file."""
+    for spec in (GREY_STRETCHED, COLOUR_PADDED):
+        for resize in (True, False):
+            expected = by_pillow_alone(data, spec, LIMITS, resize=resize)
+            assert outcome(data, spec, LIMITS, resize=resize) == expected
 
 
 def test_pillow_opens_no_plain_picture(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,6 +146,7 @@ def test_pillow_opens_no_plain_picture(monkeypatch: pytest.MonkeyPatch) -> None:
             )
 
 
+@pytest.mark.slow
 @hypothesis_settings(max_examples=500, deadline=None)
 @given(st.integers(0, 2**32), st.booleans(), st.sampled_from([GREY_STRETCHED, COLOUR_PADDED]))
 def test_nobody_can_tell_who_read_a_wild_file(seed: int, resize: bool, spec: ImageSpec) -> None:
@@ -205,10 +190,9 @@ def test_a_stream_that_unpacks_to_more_than_the_pixels_stays_packed() -> None:
     tracemalloc.stop()
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 70, 3), (70, 1, 1), (28, 28, 1), (31, 17, 3)])
-@pytest.mark.parametrize("flat", [True, False])
-def test_what_is_written_is_a_png_that_anyone_reads(shape: tuple[int, ...], flat: bool) -> None:
-    array = np.full(shape, 7, np.uint8) if flat else noise(*shape)
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 70, 3), (31, 17, 3)])
+def test_what_is_written_is_a_png_that_anyone_reads(shape: tuple[int, ...]) -> None:
+    array = noise(*shape)
     data = images.to_png(array)
     with Image.open(io.BytesIO(data)) as picture:
         picture.verify()

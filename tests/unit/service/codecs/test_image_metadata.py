@@ -120,6 +120,7 @@ def hostile() -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", hostile())
 def test_metadata_costs_nothing(kind: str) -> None:
     data = hostile()[kind]

@@ -107,6 +107,7 @@ DTYPES = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=500, deadline=None)
 @given(
     st.fixed_dictionaries(

@@ -53,6 +53,7 @@ def test_any_array_comes_back_as_bytes(sample: tuple[str, NDArray[Any]]) -> None
     np.testing.assert_array_equal(back, array)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(arrays(finite=True), st.booleans())
 def test_any_finite_array_comes_back_as_json(sample: tuple[str, NDArray[Any]], flat: bool) -> None:

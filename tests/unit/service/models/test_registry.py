@@ -124,6 +124,7 @@ def test_one_invalid_bundle_stops_no_other(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_requests_run_while_models_are_replaced(tmp_path: Path, registry: Registry) -> None:
     done, seen = threading.Event(), set()
 

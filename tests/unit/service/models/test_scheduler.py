@@ -168,6 +168,7 @@ def test_waiting_rows_are_counted_by_model_and_pipeline(
     asyncio.run(main())
 
 
+@pytest.mark.slow
 def test_a_removed_model_is_freed(load: Callable[..., ServedModel]) -> None:
     scheduler, model = Scheduler(CPU, on_loop_seconds=0), load("levels")
     kept = weakref.ref(model)

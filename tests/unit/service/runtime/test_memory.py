@@ -6,6 +6,8 @@ import pytest
 
 from service.runtime import memory
 
+pytestmark = pytest.mark.slow
+
 
 class Owner:
     pass

@@ -37,12 +37,14 @@ def nobody() -> Iterator[int]:
         yield holder.getsockname()[1]
 
 
+@pytest.mark.slow
 def test_a_service_with_a_model_is_ready(exported: Path) -> None:
     with serving(exported, "--workers=1", "--threads=1", "--provider=cpu") as url:
         asked = ask(port_of(url))
     assert (asked.returncode, asked.stdout, asked.stderr) == (0, "ready\n", "")
 
 
+@pytest.mark.slow
 def test_one_without_a_model_is_not_and_says_why(tmp_path: Path) -> None:
     with serving(tmp_path, "--workers=1", "--threads=1", "--provider=cpu") as url:
         asked = ask(port_of(url))

@@ -106,6 +106,7 @@ def answer(connection: socket.socket) -> bytes:
     return got
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("said", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: he"])
 def test_a_head_that_does_not_come_is_hung_up_on(said: bytes) -> None:
     with (
@@ -128,6 +129,7 @@ def test_a_head_that_trickles_is_hung_up_on_too() -> None:
         assert slow.recv(100) == b""
 
 
+@pytest.mark.slow
 def test_later_heads_of_a_connection_are_timed_too() -> None:
     with serving(header_seconds=0.2) as service, service.connect() as connection:
         assert asked(connection).startswith(b"HTTP/1.1 200")
@@ -166,6 +168,7 @@ def test_told_to_end_it_answers_what_is_under_way_and_what_still_comes() -> None
         assert not service.thread.is_alive()
 
 
+@pytest.mark.slow
 def test_connections_on_which_nothing_comes_are_closed_in_the_end() -> None:
     with serving() as service, service.connect() as idle:
         asked(idle)
@@ -229,6 +232,7 @@ def rest(connection: socket.socket) -> bytes:
 LARGE = b"x" * 2**26
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extra", [b"", b"Connection: close\r\n"])
 def test_a_client_that_does_not_read_its_response_is_cut_off(extra: bytes) -> None:
     with serving(write_seconds=0.3) as service, service.connect() as slow:

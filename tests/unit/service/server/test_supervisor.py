@@ -98,6 +98,7 @@ def is_running(pid: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_workers_are_asked_together_started_again_and_stopped(tmp_path: Path) -> None:
     folder = tmp_path / "models"
     toy_models.write_levels(folder)
@@ -134,6 +135,7 @@ def test_workers_are_asked_together_started_again_and_stopped(tmp_path: Path) ->
         assert "Traceback" not in service.log.read_text()
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_all_in_order(exported: Path, tmp_path: Path) -> None:
     with serving(exported, tmp_path / "log") as service:
         for pid in (service.process.pid, *service.workers):
@@ -143,12 +145,14 @@ def test_an_interrupt_ends_all_in_order(exported: Path, tmp_path: Path) -> None:
     assert "Traceback" not in service.log.read_text()
 
 
+@pytest.mark.slow
 def test_workers_do_not_outlive_their_supervisor(exported: Path, tmp_path: Path) -> None:
     with serving(exported, tmp_path / "log") as service:
         service.process.kill()
         wait_until(lambda: not any(map(is_running, service.workers)))
 
 
+@pytest.mark.slow
 def test_a_hung_worker_is_replaced_and_the_other_accepts_meanwhile(exported: Path, tmp_path: Path) -> None:
     with serving(exported, tmp_path / "log", f"--worker-timeout={TIMEOUT}") as service:
         hung, well = service.workers
@@ -208,6 +212,7 @@ def test_workers_swap_only_if_all_would_serve_the_same() -> None:
     assert isinstance(disagreement({}), ReloadFailed)
 
 
+@pytest.mark.slow
 def test_if_one_worker_cannot_prepare_none_swaps(tmp_path: Path) -> None:
     folder = tmp_path / "models"
     toy_models.write_levels(folder)
@@ -221,6 +226,7 @@ def test_if_one_worker_cannot_prepare_none_swaps(tmp_path: Path) -> None:
         assert re.search(r"worker \d could not prepare: .*; nothing was changed", answer.json()["detail"])
 
 
+@pytest.mark.slow
 def test_a_broken_worker_finishes_ends_and_is_replaced(exported: Path, tmp_path: Path) -> None:
     with serving(exported, tmp_path / "log", module="tests.fixtures.breaking_service") as service:
         broken, well = service.workers

@@ -83,6 +83,7 @@ def test_reading_draws_nothing_from_the_generators_of_the_training(tmp_path: Pat
     assert repr(np.random.get_state()) == numpy_before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, min(2, available_cpus())])
 def test_streamed_batches_equal_resident_ones(tmp_path: Path, workers: int) -> None:
     for name in ("a", "b"):

@@ -43,6 +43,7 @@ def test_mnist_may_have_another_size_and_colours(tmp_path: Path) -> None:
     assert np.array_equal(images(dataset.train)[2].permute(1, 2, 0).numpy(), expected)
 
 
+@pytest.mark.slow
 def test_limit_keeps_the_first_training_images() -> None:
     limited = load("mnist", limit=100)
     source = bundled_mnist().train

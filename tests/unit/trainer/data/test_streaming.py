@@ -28,6 +28,7 @@ def test_some_images_can_be_taken(tmp_path: Path, streamed: StreamedSplit) -> No
     assert held.take(rows).labels is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, min(2, available_cpus())])
 def test_a_picture_that_goes_bad_later_ends_the_pass(
     tmp_path: Path, streamed: StreamedSplit, workers: int
@@ -43,6 +44,7 @@ def test_a_picture_that_goes_bad_later_ends_the_pass(
             list(batches.ordered())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, min(2, available_cpus())])
 def test_a_pass_may_be_left_for_another(streamed: StreamedSplit, workers: int) -> None:
     with Batches(streamed, 4, workers=workers) as batches:

@@ -12,6 +12,8 @@ from trainer.evaluation import likelihood as module
 from trainer.evaluation.exported_model import ExportedModel
 from trainer.evaluation.likelihood import likelihood
 
+pytestmark = pytest.mark.slow
+
 LEVELS = torch.tensor([0, 60, 130, 255, 20], dtype=torch.uint8)
 
 
@@ -40,6 +42,7 @@ def test_with_the_exact_posterior_every_weight_is_the_likelihood(exact: Exported
     assert values["nll"] == pytest.approx(expected(), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_importance_sampling_comes_to_the_likelihood(loose: ExportedModel) -> None:
     values = likelihood(loose, batches(), samples=20_000)
     # Weights of a q 1.3 times too wide vary by about a third of their mean: over 20,000 of them, and five

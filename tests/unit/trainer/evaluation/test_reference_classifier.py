@@ -1,9 +1,11 @@
+import pytest
 import torch
 
 from trainer.data import load
 from trainer.evaluation.reference_classifier import AT_ONCE, FEATURES, FILE, classified, reference_classifier
 
 
+@pytest.mark.slow
 def test_it_knows_digits() -> None:
     batch = load("mnist").test.take(torch.arange(1000))
     _, found = classified(reference_classifier(), batch.images)

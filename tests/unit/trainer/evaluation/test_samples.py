@@ -30,6 +30,7 @@ def test_the_distance_of_shifted_and_scaled_sets() -> None:
     assert frechet_distance(centred, 2 * centred) == pytest.approx(trace, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_real_digits_beat_noise() -> None:
     dataset = load("mnist")
     reference = Reference.of(reference_classifier(), dataset.train.take(torch.arange(600)).images)

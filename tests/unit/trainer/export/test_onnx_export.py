@@ -15,6 +15,8 @@ from service.contract.manifest import Input, Output, Role
 from trainer.export.onnx_export import CODEBOOK_FILE, CODEBOOK_TENSOR, write_codebook, write_graph
 from trainer.models.base import Graph
 
+pytestmark = pytest.mark.slow
+
 
 class Pairs(nn.Module):
     """The code vectors of each cell and of the one to its right, two and two, added."""

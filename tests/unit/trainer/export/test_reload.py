@@ -75,6 +75,7 @@ def test_the_key_goes_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == [("/behind/a/proxy/models/reload", "Bearer secret")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "document", "why"),
     [
@@ -136,6 +137,7 @@ def test_a_bad_address_is_refused_before_anything_is_done(command: list[str], ad
     )
 
 
+@pytest.mark.slow
 def test_after_a_publication_the_service_is_asked(trained: Trained, tmp_path: Path) -> None:
     with answering(200, DONE | {"loaded": ["tiny"]}) as (address, asked):
         result = trainer(
@@ -146,6 +148,7 @@ def test_after_a_publication_the_service_is_asked(trained: Trained, tmp_path: Pa
     assert len(asked) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [[], ["--resume"]])
 def test_so_it_is_after_training(monkeypatch: pytest.MonkeyPatch, way: list[str]) -> None:
     monkeypatch.setattr(pipeline, "train", lambda *_: None)
@@ -156,6 +159,7 @@ def test_so_it_is_after_training(monkeypatch: pytest.MonkeyPatch, way: list[str]
     assert len(asked) == 1
 
 
+@pytest.mark.slow
 def test_what_was_published_stays_when_nobody_loads_it(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,6 +171,7 @@ def test_what_was_published_stays_when_nobody_loads_it(
     assert (tmp_path / "tiny" / "manifest.json").is_file()
 
 
+@pytest.mark.slow
 def test_without_an_address_nobody_is_asked(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

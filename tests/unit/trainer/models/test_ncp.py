@@ -21,6 +21,8 @@ from trainer.models.gaussian.noise_contrastive import ClassifierStage
 from trainer.models.vae import VAE
 from trainer.training.run_folder import RunFolder
 
+pytestmark = pytest.mark.slow
+
 SAMPLERS = {"sample/langevin", "sample/mala", "sample/sir"}
 
 
@@ -127,6 +129,7 @@ def assert_same(run: RunFolder, other: RunFolder) -> None:
                 assert (here / file).read_bytes() == (there / file).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_onnx")
 @pytest.mark.parametrize(("stage", "step"), [(VAE, 11), (ClassifierStage, 1), (ClassifierStage, 6)])
 def test_wherever_it_is_interrupted_it_ends_in_the_same_weights(

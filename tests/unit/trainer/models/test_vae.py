@@ -137,6 +137,7 @@ def test_steps_are_those_of_training() -> None:
     assert int(model.state_dict()["steps"]) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("likelihood", "upsampling"), [*((name, "transposed") for name in LIKELIHOODS), ("mse", "nearest")]
 )
@@ -292,6 +293,7 @@ def test_there_is_no_codebook() -> None:
 # A run of it.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [3, 11])
 def test_a_resumed_run_ends_as_an_unbroken_one(
     make_vae_config: MakeVAEConfig, monkeypatch: pytest.MonkeyPatch, step: int
@@ -322,6 +324,7 @@ def test_a_resumed_run_ends_as_an_unbroken_one(
     assert int(tiny_models.weights(resumed.run)["steps"]) == 16
 
 
+@pytest.mark.slow
 def test_a_run_leaves_plots_of_its_losses_its_divergence_and_its_bound(
     make_vae_config: MakeVAEConfig,
 ) -> None:
@@ -338,6 +341,7 @@ def test_a_run_leaves_plots_of_its_losses_its_divergence_and_its_bound(
     assert int(tiny_models.weights(fit.run, "average.safetensors")["steps"]) == 16
 
 
+@pytest.mark.slow
 def test_a_run_may_be_published_and_has_no_second_stage(
     make_vae_config: MakeVAEConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

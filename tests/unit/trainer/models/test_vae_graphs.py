@@ -310,6 +310,7 @@ def test_where_there_is_no_arc_the_way_is_straight(share: float, length: float) 
 # From here on: the graphs in ONNX Runtime against torch.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 5])
 def test_the_graphs_encode_and_decode_as_torch_does(exported: ExportedGraphs, vae: VAE, count: int) -> None:
     pixels = images(count)
@@ -324,6 +325,7 @@ def test_the_graphs_encode_and_decode_as_torch_does(exported: ExportedGraphs, va
     assert (back.int() - expected.int()).abs().max() <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (4, 1), (5, 64)], ids=str)
 def test_the_graph_scores_as_torch_does(exported: ExportedGraphs, vae: VAE, size: tuple[int, int]) -> None:
     pixels, draws = images(size[0]), noise(*size, 3)
@@ -333,6 +335,7 @@ def test_the_graph_scores_as_torch_does(exported: ExportedGraphs, vae: VAE, size
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spherical", [0, 1])
 def test_the_graph_goes_between_codes_as_torch_does(
     exported: ExportedGraphs, vae: VAE, spherical: int
@@ -347,6 +350,7 @@ def test_the_graph_goes_between_codes_as_torch_does(
     assert torch.equal(found[10], target[10])
 
 
+@pytest.mark.slow
 def test_the_graph_of_the_prior_is_torchs(exported: ExportedGraphs, vae: VAE) -> None:
     inputs = noise(7, 3), torch.tensor(0.7)
     assert torch.equal(in_onnx(exported, vae, "sample/prior", *inputs)[0], 0.7 * inputs[0])
@@ -356,6 +360,7 @@ def rows(tensor: Tensor, item: int) -> Tensor:
     return tensor[item : item + 1] if tensor.dim() else tensor
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", ["encode", "decode", "score", "sample/prior", "sample/interpolate"])
 def test_a_row_of_a_graph_is_the_same_alone_and_in_a_batch(
     exported: ExportedGraphs, vae: VAE, operation: str
@@ -374,12 +379,14 @@ def test_a_row_of_a_graph_is_the_same_alone_and_in_a_batch(
             assert torch.equal(ours, theirs[item : item + 1])
 
 
+@pytest.mark.slow
 def test_the_graphs_beside_encode_and_decode_are_held_to_torch(exported: ExportedGraphs, vae: VAE) -> None:
     others = [of for of in vae.graphs() if of.operation not in ("encode", "decode")]
     assert len(others) == 3
     assert gap_of_others(others, exported) < DRAW_GAP / 10
 
 
+@pytest.mark.slow
 def test_a_bernoulli_decoder_that_is_sure_of_itself_is_scored(tmp_path: Path) -> None:
     """Far from what it has seen a decoder gives logits in the hundreds, whose sigmoid is 0 in float32."""
     sure = tiny_models.vae(COLOUR_8, likelihood="bernoulli").eval().requires_grad_(False)

@@ -77,6 +77,7 @@ def test_the_loss_is_the_reconstruction_and_the_divergence() -> None:
     assert found["reconstruction_loss"] == pytest.approx(-float(fit.mean().detach()), rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", [GREY_8, COLOUR_8x12])
 @pytest.mark.parametrize("likelihood", ["bernoulli", "logistic"])
 def test_it_learns_a_batch_by_heart(spec: ImageSpec, likelihood: str) -> None:
@@ -216,6 +217,7 @@ def test_the_gap_of_codes_is_relative_to_them_or_to_one() -> None:
 # What is told of it.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("classes", "labels"), [(10, LABELS), (0, None)])
 def test_monitor_tells_the_bound_with_and_without_the_class(classes: int, labels: Tensor | None) -> None:
     model = tiny_models.vlae(GREY_8, classes=classes, likelihood="logistic").eval()
@@ -260,6 +262,7 @@ def test_without_noise_codes_are_decoded_by_the_default_noise_of_the_service() -
 # A run of it.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [3, 11])
 def test_a_resumed_run_ends_as_an_unbroken_one(
     make_vlae_config: MakeVLAEConfig, monkeypatch: pytest.MonkeyPatch, step: int
@@ -296,6 +299,7 @@ def test_a_resumed_run_ends_as_an_unbroken_one(
     assert (int(found["steps"]), float(found["weight"]) < 1) == (16, True)
 
 
+@pytest.mark.slow
 def test_a_run_keeps_pictures_plots_and_the_model_of_every_epoch(make_vlae_config: MakeVLAEConfig) -> None:
     config = make_vlae_config(average_decay=0.5, limit=64)
     fit = tiny_models.fit(config)
@@ -320,6 +324,7 @@ def test_a_run_keeps_pictures_plots_and_the_model_of_every_epoch(make_vlae_confi
         assert torch.equal(kept[2][name], tensor), "the averaged weights, as they are exported"
 
 
+@pytest.mark.slow
 def test_a_run_may_be_published_and_has_no_second_stage(
     make_vlae_config: MakeVLAEConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -82,6 +82,7 @@ def test_with_fsq_the_loss_is_the_reconstruction_alone() -> None:
     torch.testing.assert_close(step.loss, step.metrics["mse"] / 0.04)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -191,6 +192,7 @@ def sizes(graph: onnx.GraphProto) -> dict[str, list[int]]:
     return {tensor.name: list(tensor.dims) for tensor in graph.initializer}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["on the sphere by gradient", "fsq"])
 def test_the_graphs_encode_and_decode_as_torch_does(tmp_path: Path, case: str) -> None:
     model, images = tiny_models.model(**QUANTIZERS[case]).eval(), tiny_models.images(20)

@@ -62,6 +62,7 @@ def test_an_epoch_is_told_with_all_its_figures(make_config: MakeConfig) -> None:
     assert second["loss"] < first["loss"]
 
 
+@pytest.mark.slow
 def test_it_learns(make_config: MakeConfig) -> None:
     records = run_of(tiny_models.fit(make_config(epochs=12, lr=1e-2))).records()
     assert records[-1]["test_mse"] < records[0]["test_mse"] / 2
@@ -72,6 +73,7 @@ def test_only_the_latest_checkpoints_are_kept(make_config: MakeConfig) -> None:
     assert sorted(path.name for path in run.checkpoints.iterdir()) == ["step-00000016", "step-00000024"]
 
 
+@pytest.mark.slow
 def test_a_seed_decides_everything(make_config: MakeConfig) -> None:
     first, same, other = (run_of(tiny_models.fit(make_config(seed=seed))) for seed in (5, 5, 6))
     assert tiny_models.figures(first) == tiny_models.figures(same) != tiny_models.figures(other)
@@ -79,6 +81,7 @@ def test_a_seed_decides_everything(make_config: MakeConfig) -> None:
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+@pytest.mark.slow
 def test_the_rate_warms_up_and_falls_to_its_share(make_config: MakeConfig) -> None:
     fit = tiny_models.fit(make_config(epochs=10, lr=0.5, warmup_steps=4, final_lr=0.1))
     rates: list[float] = []
@@ -171,6 +174,7 @@ def test_mixed_precision_trains_and_keeps_float32_weights(make_config: MakeConfi
     assert {tensor.dtype for tensor in tiny_models.weights(run).values()} == {torch.float32}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("step", "update", "average_decay"),
     [
@@ -216,6 +220,7 @@ def test_what_was_logged_after_the_last_checkpoint_is_forgotten(make_config: Mak
     assert tiny_models.figures(run) == expected
 
 
+@pytest.mark.slow
 def test_a_run_may_be_interrupted_again_and_again(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

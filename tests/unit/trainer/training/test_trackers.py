@@ -54,6 +54,7 @@ def test_a_resumed_run_has_each_epoch_once(run: RunFolder) -> None:
     assert [step for step, _ in scalars(run, "loss")] == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_weights_and_biases_keeps_the_same(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")

@@ -23,9 +23,9 @@ def scope(*headers: tuple[str, str], host: str = "127.0.0.1:8000", **further: An
 @pytest.mark.parametrize(
     "host", ["localhost", "LOCALHOST:1", "127.0.0.1", "127.8.9.1:65535", "[::1]", "[::1]:8000"]
 )
-@pytest.mark.parametrize("peer", ["127.0.0.1", "127.8.9.1", "::1", "::ffff:127.0.0.1"])
-def test_programs_on_this_machine_are_local(peer: str, host: str) -> None:
-    assert why_not_local(scope(host=host, client=(peer, 1))) is None
+def test_programs_on_this_machine_are_local(host: str) -> None:
+    for peer in ("127.0.0.1", "127.8.9.1", "::1", "::ffff:127.0.0.1"):
+        assert why_not_local(scope(host=host, client=(peer, 1))) is None
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,7 @@ def test_reload(tmp_path: Path) -> None:
         assert client.post("/decode?model=levels", json={"codes": [[1]]}).status_code == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("host", "allowed"),
     [("127.0.0.1", True), ("::1", True), ("127.8.9.1", True), ("192.0.2.7", False), ("elsewhere", False)],

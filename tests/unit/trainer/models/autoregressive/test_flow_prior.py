@@ -212,8 +212,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Graph, ExportedG
     return graph, ExportedGraphs(folder, threads=1)
 
 
-@pytest.mark.parametrize("count", [1, 2, 5])
-@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 5])
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
 @pytest.mark.parametrize("label", [None, 1])
 def test_the_graph_draws_what_torch_does(
     exported: tuple[Graph, ExportedGraphs], count: int, temperature: float, label: int | None
@@ -221,6 +222,7 @@ def test_the_graph_draws_what_torch_does(
     assert_draws_the_same(*exported, inputs(flow(), count, temperature=temperature, label=label))
 
 
+@pytest.mark.slow
 def test_the_graph_without_steps_and_classes_draws_what_torch_does(tmp_path: Path) -> None:
     prior = flow(classes=0, steps=0)
     graph = graph_of(prior)

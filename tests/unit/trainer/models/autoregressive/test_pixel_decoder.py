@@ -211,6 +211,7 @@ def assert_as_good(made: PixelLoop, given: Inputs, images: Tensor, expected: Ten
     assert torch.equal(images, expected) or made.gap(given, images) < DRAW_GAP
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2, 7])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_the_graph_draws_what_torch_does(
@@ -221,6 +222,7 @@ def test_the_graph_draws_what_torch_does(
     assert_as_good(made, given, in_onnx(graph, run, given), draw(made, given))
 
 
+@pytest.mark.slow
 def test_the_graph_gives_the_means_that_torch_does(graph: Graph, run: ExportedGraphs) -> None:
     made = loop("colour")
     given = inputs(made, 7, mean=1)
@@ -230,6 +232,7 @@ def test_the_graph_gives_the_means_that_torch_does(graph: Graph, run: ExportedGr
     assert (difference == 0).float().mean() > 0.9
 
 
+@pytest.mark.slow
 def test_an_image_of_the_graph_is_the_same_alone_and_in_a_batch(graph: Graph, run: ExportedGraphs) -> None:
     made = loop("colour")
     given = inputs(made, 7)

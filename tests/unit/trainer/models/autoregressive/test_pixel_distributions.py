@@ -177,6 +177,7 @@ NARROW = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 1.5])
 @pytest.mark.parametrize("name", NARROW)
 def test_pixels_are_drawn_as_often_as_they_are_probable(name: str, temperature: float) -> None:

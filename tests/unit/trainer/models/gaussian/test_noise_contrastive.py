@@ -76,6 +76,7 @@ def log_ratio(codes: Tensor) -> Tensor:
     return (q.log_prob(codes) - p.log_prob(codes)).sum(dim=1)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_it_learns_to_tell_codes_from_draws(learned: ClassifierStage) -> None:
     figures = learned.measure([toy(2000)])
@@ -254,6 +255,7 @@ def test_there_is_parity_with_its_own_draws() -> None:
     assert parity(samplers.stage(), tiny_models.run_in_torch) < DRAW_GAP / 10
 
 
+@pytest.mark.slow
 def test_there_is_parity_with_what_onnx_runtime_draws(exported: Exported) -> None:
     assert parity(exported.stage, exported.run) < DRAW_GAP / 10
 
@@ -280,6 +282,7 @@ def test_there_is_none_with_other_draws(operation: str, output: str, value: floa
     assert not parity(samplers.stage(), tampered) <= DRAW_GAP
 
 
+@pytest.mark.slow
 def test_there_is_none_with_another_classifier(exported: Exported) -> None:
     other = samplers.stage()
     other.network.head.weight.mul_(1.01)

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from trainer.models.quantizers.learned import LearnedCodebook, Update, drawn, total
 
+pytestmark = pytest.mark.slow
+
 PROCESSES = 2
 PATIENCE = 60.0
 STEPS = 5
@@ -87,6 +89,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, State]]:
     return [torch.load(folder / f"{rank}.pt") for rank in range(PROCESSES)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["ema", "sphere", "gradient"])
 def test_two_with_half_a_batch_each_learn_what_one_learns_with_the_whole(
     results: list[dict[str, State]], case: str

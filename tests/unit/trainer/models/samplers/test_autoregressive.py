@@ -101,6 +101,7 @@ def test_the_same_noise_draws_the_same_codes_alone_and_among_others(guidance: fl
     assert not torch.equal(draw(network, other), together)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", [None, 2])
 def test_codes_are_drawn_as_often_as_they_are_probable(label: int | None) -> None:
     network, side = priors.prior(size=3, grid=(1, 2)), 150
@@ -138,8 +139,7 @@ def log_probabilities(network: CodePrior, label: int | None) -> Tensor:
 
 
 @pytest.mark.parametrize("guidance", [0.0, 0.5, 1.0, 2.0])
-@pytest.mark.parametrize("temperature", [0.7, 1.0, 2.0])
-@pytest.mark.parametrize("top_k", [2, 4, 6])
+@pytest.mark.parametrize(("temperature", "top_k"), [(0.7, 4), (1.0, 6), (2.0, 2)])
 def test_parameters_bend_the_probabilities(guidance: float, temperature: float, top_k: int) -> None:
     network, count = priors.prior(size=6, grid=(1, 1)), 2000
     plain, given = (log_probabilities(network, label) for label in (None, 1))
@@ -360,13 +360,12 @@ def without_classes(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 PARAMETERS = [
     (1.0, 5),
     (0.7, 3),
-    (2.0, 1),
-    (0.0, 5),
     (0.0, 3),
 ]
 
 
-@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 5])
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 @pytest.mark.parametrize(("temperature", "top_k"), PARAMETERS)
 def test_the_graph_draws_what_torch_does(
@@ -389,7 +388,8 @@ def test_the_graph_draws_what_torch_does(
             )
 
 
-@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 5])
 @pytest.mark.parametrize(("temperature", "top_k"), PARAMETERS)
 def test_the_graph_without_classes_does_too(
     without_classes: Exported, count: int, temperature: float, top_k: int
@@ -401,6 +401,7 @@ def test_the_graph_without_classes_does_too(
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 def test_an_image_is_the_same_alone_and_in_a_batch(by_class: Exported, guidance: float) -> None:
     labels = [0, 1, 2, 3] * 16

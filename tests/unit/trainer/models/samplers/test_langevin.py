@@ -90,6 +90,7 @@ def expected_on_the_right() -> float:
     return float((ratio.shares * (1 - tails)).sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "step_size", "steps", "bias"),
     # Metropolis has none. That of Langevin is epsilon / (4 width^2) where hills do not meet, as above.
@@ -287,6 +288,7 @@ def test_a_decision_may_be_the_other_one_only_near_a_tie(off: float, allowed: bo
 OPERATIONS: dict[str, Any] = {"sample/langevin": Langevin, "sample/mala": Metropolis}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_one_step_of_the_graph_without_noise_is_down_the_gradient(exported: Exported, operation: str) -> None:
     given = inputs(OPERATIONS[operation], 9, 1, dim=3, step_size=0.2, noise=torch.zeros(9, 1, 3))
@@ -299,6 +301,7 @@ def test_one_step_of_the_graph_without_noise_is_down_the_gradient(exported: Expo
     assert ((found - expected).abs() <= TOLERANCE * expected.abs().clamp(min=1)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("size", [(1, 1, 1), (1, 5, 0), (2, 7, 2), (3, 4, 9), (16, 60, 1)], ids=str)
 def test_the_graph_computes_what_the_chain_does(
@@ -316,6 +319,7 @@ def test_the_graph_computes_what_the_chain_does(
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_the_graph_is_in_parity_with_the_chain(exported: Exported, operation: str) -> None:
     kind = OPERATIONS[operation]
@@ -323,6 +327,7 @@ def test_the_graph_is_in_parity_with_the_chain(exported: Exported, operation: st
     assert gap(kind, exported.network, given, exported.outputs(operation, given)["states"]) < DRAW_GAP / 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_a_row_of_the_graph_is_the_same_alone_and_in_a_batch(exported: Exported, operation: str) -> None:
     given = inputs(OPERATIONS[operation], 33, 20, dim=3, every=1)

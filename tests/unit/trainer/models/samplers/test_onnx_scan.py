@@ -132,12 +132,14 @@ def test_a_chain_is_a_loop_over_its_slices() -> None:
     assert by.tolist() == [factor] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (2, 5), (3, 1), (5, 2), (64, 33)], ids=str)
 def test_the_graph_computes_what_the_chain_does(running_sum: Written, size: tuple[int, int]) -> None:
     assert_the_same(running_sum, *slices(*size))
     assert_the_same(running_sum, slices(*size)[0], torch.tensor(-1.5))
 
 
+@pytest.mark.slow
 def test_the_outputs_have_the_names_asked_for(running_sum: Written) -> None:
     assert tuple(item.name for item in running_sum.session.get_outputs()) == SUMS
     assert [item.shape for item in running_sum.session.get_inputs()] == [["n", "steps", 3], []]
@@ -261,6 +263,7 @@ def langevin(count: int, steps: int, every: int) -> tuple[Tensor, ...]:
     return first, noise, torch.tensor(0.1), torch.tensor(every)
 
 
+@pytest.mark.slow
 def test_langevin_dynamics_of_any_number_of_steps(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     chain = Langevin()
     z = torch.randn(5, 3, requires_grad=True)
@@ -310,6 +313,7 @@ class Pixels(Chain):
         return ((carried["canvas"] * 255).byte().view(-1, 3, 4, 1),)
 
 
+@pytest.mark.slow
 def test_an_image_is_drawn_pixel_by_pixel(tmp_path: Path) -> None:
     noise = torch.rand(64, 3, 4, generator=torch.Generator().manual_seed(0))
     written = write(tmp_path, Pixels(), {"noise": (noise[:2], {0: "n"})}, ("images",))

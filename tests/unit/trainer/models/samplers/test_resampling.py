@@ -102,6 +102,7 @@ def test_one_proposal_that_dominates_is_taken_whatever_the_noise(place: int, noi
     assert effective.tolist() == [1.0]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=200)
 @given(
     logits=st.lists(st.integers(-1600, 1600), min_size=1, max_size=40, unique=True).map(
@@ -163,6 +164,7 @@ def taken(exported: Exported, given: tuple[Tensor, Tensor]) -> dict[str, Tensor]
     return exported.outputs("sample/sir", dict(zip(("draws", "uniform"), given, strict=True)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (2, 3), (50, 4096)], ids=str)
 def test_the_graph_takes_what_torch_does(exported: Exported, size: tuple[int, int]) -> None:
     given = inputs(*size, dim=3)
@@ -174,6 +176,7 @@ def test_the_graph_takes_what_torch_does(exported: Exported, size: tuple[int, in
     assert (found["codes"] == codes).all(dim=1).float().mean() >= 0.9
 
 
+@pytest.mark.slow
 def test_the_graph_takes_some_proposal_whatever_the_noise(exported: Exported) -> None:
     """Also where its sums, of thousands, are rounded below the noise."""
     proposals, _ = inputs(50, 4096, dim=3)
@@ -182,6 +185,7 @@ def test_the_graph_takes_some_proposal_whatever_the_noise(exported: Exported) ->
         assert gap(exported.network, given, taken(exported, given)["codes"]) < DRAW_GAP
 
 
+@pytest.mark.slow
 def test_a_row_of_the_graph_is_the_same_alone_and_in_a_batch(exported: Exported) -> None:
     proposals, uniform = inputs(33, 64, dim=3)
     together = taken(exported, (proposals, uniform))

@@ -1,0 +1,166 @@
+"""Which files of the repository a request and a training run enter, as `sys.setprofile` sees it.
+
+Run as a program, so that the profile is set before any thread starts and nothing else runs in the process:
+
+    python -m tests.architecture.tracing encode        a warm POST /encode of a PNG, to a real server
+    python -m tests.architecture.tracing train         a training run of one epoch, on 64 images
+"""
+
+import http.client
+import importlib
+import inspect
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any, NamedTuple
+
+from tests.architecture import limits
+from tests.architecture.source import ROOT
+
+PATIENCE = 300.0
+MODELS = ROOT / "exported"
+MODEL = "vqvae-mnist"
+PICTURE = ROOT / "tests" / "fixtures" / "seven.png"
+WARM_REQUESTS = 5
+REQUESTS = 5
+TINY_RUN = [
+    *("vqvae", "--epochs=1", "--limit=64", "--batch-size=32", "--device=cpu", "--precision=32"),
+    *("--codebook-size=16", "--codebook-dim=4", "--width=16", "--stem-width=8"),
+    *("--hidden-width=8", "--blocks=1"),
+]
+
+
+class Recorder:
+    """The files of `service/` and `trainer/` whose functions are called, by all threads started after it.
+
+    The bodies of modules and classes run when a file is imported and are not counted.
+    """
+
+    def __init__(self) -> None:
+        self._codes: set[CodeType] = set()
+        sys.setprofile(self._profile)
+        threading.setprofile(self._profile)
+
+    def _profile(self, frame: FrameType, event: str, _: Any) -> None:
+        if event == "call":
+            self._codes.add(frame.f_code)
+
+    def clear(self) -> None:
+        self._codes = set()
+
+    def files(self) -> set[str]:
+        paths = {Path(code.co_filename) for code in list(self._codes) if code.co_flags & inspect.CO_OPTIMIZED}
+        inside = {path.relative_to(ROOT) for path in paths if path.is_relative_to(ROOT)}
+        return {str(path) for path in inside if path.parts[0] in ("service", "trainer")}
+
+
+def files_of(walk: str) -> list[str]:
+    """The files that a walk, `encode` or `train`, enters, in a process of its own."""
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("TESSERA_")}
+    run = subprocess.run(
+        [sys.executable, "-m", __spec__.name, walk],
+        cwd=ROOT,
+        env=variables | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    if run.returncode:
+        raise RuntimeError(f"{walk} ended with {run.returncode}: {run.stderr}")
+    files: list[str] = json.loads(run.stdout.splitlines()[-1])
+    return files
+
+
+def _encode() -> set[str]:
+    """What every one of some requests enters: what a server does by the clock falls into few of them."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    flags = [f"--port={port}", "--workers=1", "--threads=1", f"--models={MODELS}", f"--default-model={MODEL}"]
+    recorder, found = Recorder(), list[set[str]]()
+
+    def client() -> None:
+        try:
+            connection = _when_ready(port)
+            for _ in range(WARM_REQUESTS):
+                _post(connection)
+            for _ in range(REQUESTS):
+                recorder.clear()
+                _post(connection)
+                found.append(recorder.files())
+        finally:
+            signal.raise_signal(signal.SIGTERM)
+
+    threading.Thread(target=client).start()
+    with suppress(SystemExit, KeyboardInterrupt):
+        _main("service", "--host=127.0.0.1", "--provider=cpu", *flags)
+    return set.intersection(*found)
+
+
+def _when_ready(port: int) -> http.client.HTTPConnection:
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+        with suppress(ConnectionRefusedError):
+            connection.request("GET", "/readyz")
+            response = connection.getresponse()
+            response.read()
+            if response.status == http.HTTPStatus.OK:
+                return connection
+        time.sleep(0.1)
+    raise TimeoutError("the service was not ready")
+
+
+def _post(connection: http.client.HTTPConnection) -> None:
+    connection.request("POST", "/encode", PICTURE.read_bytes(), {"Content-Type": "image/png"})
+    response = connection.getresponse()
+    answer = response.read()
+    if response.status != http.HTTPStatus.OK:
+        raise RuntimeError(f"/encode answers {response.status}: {answer!r}")
+
+
+def _train() -> set[str]:
+    for module in ("trainer.__main__", "trainer.pipeline"):
+        importlib.import_module(module)
+    with tempfile.TemporaryDirectory() as folder, suppress(SystemExit):
+        recorder = Recorder()
+        _main("trainer", *TINY_RUN, f"--out={folder}/runs", f"--export-to={folder}/exported")
+    return recorder.files()
+
+
+def _main(package: str, *arguments: str) -> None:
+    """Do what `python -m PACKAGE ARGUMENTS` does, in this process."""
+    sys.argv = [package, *arguments]
+    importlib.import_module(f"{package}.__main__").main()
+
+
+class Walk(NamedTuple):
+    """A way through the code: what follows it, a file on it, and how many files it may enter."""
+
+    name: str
+    title: str
+    follow: Callable[[], set[str]]
+    passes: str
+    limit: int
+
+
+WALKS = {
+    walk.name: walk
+    for walk in (
+        Walk("encode", "a POST /encode", _encode, "service/api/routes/codes.py", limits.FILES_OF_AN_ENCODE),
+        Walk("train", "a training run", _train, "trainer/pipeline.py", limits.FILES_OF_A_TRAINING_RUN),
+    )
+}
+
+if __name__ == "__main__":
+    sys.stdout.write("\n" + json.dumps(sorted(WALKS[sys.argv[1]].follow())))

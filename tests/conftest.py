@@ -1,0 +1,57 @@
+import ipaddress
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("without a deadline", deadline=None)
+hypothesis.settings.load_profile("without a deadline")
+
+END_TO_END = Path(__file__).parent / "e2e"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(END_TO_END):
+            item.add_marker(pytest.mark.e2e)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_network() -> Iterator[None]:
+    """No test connects to another machine or asks a name server."""
+    connect, look_up = socket.socket.connect, socket.getaddrinfo
+
+    def checked_connect(self: socket.socket, address: Any) -> None:
+        if self.family != socket.AF_UNIX:
+            host = address[0]
+            if host not in ("", "localhost") and not is_of_this_machine(host):
+                raise RuntimeError(f"a test connects to {host}")
+        connect(self, address)
+
+    def checked_look_up(host: Any, *arguments: Any, **more: Any) -> Any:
+        # As if there were no name server: an address is itself, and no other name is known.
+        numeric = host in (None, "", "localhost") or is_an_address(host)
+        if not numeric:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return look_up(host, *arguments, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", checked_connect)
+        patch.setattr(socket, "getaddrinfo", checked_look_up)
+        yield
+
+
+def is_an_address(host: str | bytes) -> bool:
+    try:
+        ipaddress.ip_address(host.decode() if isinstance(host, bytes) else host)
+    except ValueError:
+        return False
+    return True
+
+
+def is_of_this_machine(host: str) -> bool:
+    return is_an_address(host) and ipaddress.ip_address(host).is_loopback

@@ -1,0 +1,45 @@
+"""The workflow and the hooks before a commit run what `make` runs."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from typing import Any
+
+from tests.deployment.files import ROOT, read_yaml
+
+WORKFLOW = ROOT / ".github" / "workflows" / "ci.yml"
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def recipe(target: str) -> list[str]:
+    found = re.search(rf"^{target}: .*\n((?:\t.*\n)+)", MAKEFILE, re.MULTILINE)
+    assert found is not None, target
+    return [line.strip().replace("$(BIN)", ".venv/bin") for line in found[1].splitlines()]
+
+
+def test_it_is_what_a_workflow_may_be() -> None:
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows"]
+    checked = subprocess.run([*command, str(WORKFLOW)], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_its_targets_exist() -> None:
+    for target in re.findall(r"run: make (\w+)", WORKFLOW.read_text(encoding="utf-8")):
+        assert recipe(target)
+
+
+def test_it_tests_the_lowest_python_that_the_project_takes() -> None:
+    tested = read_yaml(WORKFLOW)["jobs"]["test"]["strategy"]["matrix"]["python"]
+    assert PROJECT["project"]["requires-python"] == f">={tested[0]}"
+
+
+def test_the_hooks_are_the_commands_of_make_check() -> None:
+    (local,) = read_yaml(ROOT / ".pre-commit-config.yaml")["repos"]
+    assert [hook["entry"] for hook in local["hooks"]] == recipe("check")
+
+
+def test_both_wings_have_a_command() -> None:
+    commands = PROJECT["project"]["scripts"]
+    assert commands == {"tessera-serve": "service.__main__:main", "tessera-train": "trainer.__main__:main"}
