@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -33,6 +34,8 @@ MODEL = "vqvae-mnist"
 PICTURE = ROOT / "tests" / "fixtures" / "seven.png"
 WARM_REQUESTS = 5
 REQUESTS = 5
+# Seconds in which a server ends what it does after a response.
+PAUSE = 0.1
 TINY_RUN = [
     *("vqvae", "--epochs=1", "--limit=64", "--batch-size=32", "--device=cpu", "--precision=32"),
     *("--codebook-size=16", "--codebook-dim=4", "--width=16", "--stem-width=8"),
@@ -47,25 +50,26 @@ class Recorder:
     """
 
     def __init__(self) -> None:
-        self._codes: set[CodeType] = set()
+        self._codes: dict[CodeType, None] = {}
         sys.setprofile(self._profile)
         threading.setprofile(self._profile)
 
     def _profile(self, frame: FrameType, event: str, _: Any) -> None:
         if event == "call":
-            self._codes.add(frame.f_code)
+            self._codes[frame.f_code] = None
 
     def clear(self) -> None:
-        self._codes = set()
+        self._codes = {}
 
-    def files(self) -> set[str]:
-        paths = {Path(code.co_filename) for code in list(self._codes) if code.co_flags & inspect.CO_OPTIMIZED}
-        inside = {path.relative_to(ROOT) for path in paths if path.is_relative_to(ROOT)}
-        return {str(path) for path in inside if path.parts[0] in ("service", "trainer")}
+    def files(self) -> list[str]:
+        """In the order in which they were first entered."""
+        paths = [Path(code.co_filename) for code in list(self._codes) if code.co_flags & inspect.CO_OPTIMIZED]
+        inside = [path.relative_to(ROOT) for path in paths if path.is_relative_to(ROOT)]
+        return list(dict.fromkeys(str(path) for path in inside if path.parts[0] in ("service", "trainer")))
 
 
 def files_of(walk: str) -> list[str]:
-    """The files that a walk, `encode` or `train`, enters, in a process of its own."""
+    """The files that a walk, `encode` or `train`, enters, in order, in a process of its own."""
     variables = {name: value for name, value in os.environ.items() if not name.startswith("TESSERA_")}
     run = subprocess.run(
         [sys.executable, "-m", __spec__.name, walk],
@@ -82,12 +86,15 @@ def files_of(walk: str) -> list[str]:
     return files
 
 
-def _encode() -> set[str]:
-    """What every one of some requests enters: what a server does by the clock falls into few of them."""
+def _encode() -> list[str]:
+    """What every one of some requests enters, in the order of most.
+
+    What a server does by the clock falls into few of them.
+    """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     flags = [f"--port={port}", "--workers=1", "--threads=1", f"--models={MODELS}", f"--default-model={MODEL}"]
-    recorder, found = Recorder(), list[set[str]]()
+    recorder, found = Recorder(), list[list[str]]()
 
     def client() -> None:
         try:
@@ -95,6 +102,7 @@ def _encode() -> set[str]:
             for _ in range(WARM_REQUESTS):
                 _post(connection)
             for _ in range(REQUESTS):
+                time.sleep(PAUSE)
                 recorder.clear()
                 _post(connection)
                 found.append(recorder.files())
@@ -104,7 +112,8 @@ def _encode() -> set[str]:
     threading.Thread(target=client).start()
     with suppress(SystemExit, KeyboardInterrupt):
         _main("service", "--host=127.0.0.1", "--provider=cpu", *flags)
-    return set.intersection(*found)
+    every = set(found[0]).intersection(*found)
+    return sorted(every, key=lambda file: statistics.median(files.index(file) for files in found))
 
 
 def _when_ready(port: int) -> http.client.HTTPConnection:
@@ -129,7 +138,7 @@ def _post(connection: http.client.HTTPConnection) -> None:
         raise RuntimeError(f"/encode answers {response.status}: {answer!r}")
 
 
-def _train() -> set[str]:
+def _train() -> list[str]:
     for module in ("trainer.__main__", "trainer.pipeline"):
         importlib.import_module(module)
     with tempfile.TemporaryDirectory() as folder, suppress(SystemExit):
@@ -149,7 +158,7 @@ class Walk(NamedTuple):
 
     name: str
     title: str
-    follow: Callable[[], set[str]]
+    follow: Callable[[], list[str]]
     passes: str
     limit: int
 
@@ -163,4 +172,4 @@ WALKS = {
 }
 
 if __name__ == "__main__":
-    sys.stdout.write("\n" + json.dumps(sorted(WALKS[sys.argv[1]].follow())))
+    sys.stdout.write("\n" + json.dumps(WALKS[sys.argv[1]].follow()))
