@@ -21,10 +21,12 @@ from pydantic.fields import FieldInfo
 from service.api.app import create_app
 from service.errors import Problem
 from service.settings import Settings
+from trainer.__main__ import main
+from trainer.kinds import KINDS
 
 ROOT = Path(__file__).parents[1]
 PRESETS = ROOT / "trainer" / "presets"
-COMMANDS = ("vqvae", "vae", "vlae", "ncp", "export", "sample", "evaluate")
+COMMANDS = (*KINDS, *main.commands)
 PICTURE = ROOT / "tests" / "fixtures" / "seven.png"
 
 

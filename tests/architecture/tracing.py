@@ -154,20 +154,20 @@ def _main(package: str, *arguments: str) -> None:
 
 
 class Walk(NamedTuple):
-    """A way through the code: what follows it, a file on it, and how many files it may enter."""
+    """A way through the code: what follows it, the page that shows it, and how many files it may enter."""
 
     name: str
     title: str
     follow: Callable[[], list[str]]
-    passes: str
+    page: str
     limit: int
 
 
 WALKS = {
     walk.name: walk
     for walk in (
-        Walk("encode", "a POST /encode", _encode, "service/api/routes/codes.py", limits.FILES_OF_AN_ENCODE),
-        Walk("train", "a training run", _train, "trainer/pipeline.py", limits.FILES_OF_A_TRAINING_RUN),
+        Walk("encode", "a POST /encode", _encode, "request", limits.FILES_OF_AN_ENCODE),
+        Walk("train", "a training run", _train, "training-run", limits.FILES_OF_A_TRAINING_RUN),
     )
 }
 
