@@ -9,7 +9,7 @@ DEFAULT_MODEL ?= $(if $(filter exported,$(MODELS)),vqvae-mnist)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help serve quick test coverage architecture wheel check fix lock bench peers clean $(VENV)
+.PHONY: help serve quick test coverage architecture wheel check fix docs lock bench peers clean $(VENV)
 
 help:
 	@echo "make serve   serve exported/ on http://$(HOST):$(PORT)"
@@ -20,6 +20,7 @@ help:
 	@echo "make wheel   build dist/tessera-VERSION-py3-none-any.whl"
 	@echo "make check   lint and type-check; changes nothing"
 	@echo "make fix     format and apply the linter's safe fixes"
+	@echo "make docs    build the site from docs/ into build/docs; a dead link fails"
 	@echo "make lock    renew requirements.lock, and those of the images, from pyproject.toml"
 	@echo "make bench   measure the training loop and the service against their peers (installs them into build)"
 	@echo "make .venv   the environment the others use, made again when the lock is newer"
@@ -59,6 +60,9 @@ fix: $(VENV)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: build/docs-venv/.installed $(VENV)
+	DOCS_PYTHON=$(BIN)/python build/docs-venv/bin/python -m mkdocs build --strict
+
 # What is in an image has the versions that were tested, less what it does without.
 IMAGE_LOCK := --universal --python-version 3.11 --upgrade --constraint requirements.lock \
 	--generate-hashes --no-emit-index-url --no-header --quiet
@@ -70,6 +74,8 @@ lock: $(VENV)
 	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --upgrade \
 		--extra trainer --group bench --constraint requirements.lock \
 		--generate-hashes --no-emit-index-url --no-header --quiet -o tests/benchmarks/requirements.lock
+	$(BIN)/uv pip compile --group docs --universal --python-version 3.11 --upgrade \
+		--generate-hashes --no-emit-index-url --no-header --quiet -o docs/requirements.lock
 	$(BIN)/uv pip compile pyproject.toml $(IMAGE_LOCK) --extra cuda --extra traces -o docker/cuda.lock
 	$(BIN)/uv pip compile pyproject.toml docker/cpu.in $(IMAGE_LOCK) --excludes docker/cpu.excludes \
 		--extra traces -o docker/cpu.lock
@@ -105,4 +111,9 @@ build/peers/.installed: tests/benchmarks/peers.lock
 build/bench/.installed: tests/benchmarks/requirements.lock
 	$(PYTHON) -m venv --clear build/bench
 	build/bench/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r tests/benchmarks/requirements.lock
+	@touch $@
+
+build/docs-venv/.installed: docs/requirements.lock
+	$(PYTHON) -m venv --clear build/docs-venv
+	build/docs-venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r docs/requirements.lock
 	@touch $@

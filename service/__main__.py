@@ -4,27 +4,27 @@
     python -m service --models DIR --port 9000
     TESSERA_PROVIDER=cuda python -m service            refuse to start without a GPU
 
-What hinders the start is one line on stderr and exit code 1; a flag that is not understood is exit code 2.
+A failed start is one line on stderr and exit code 1; a wrong flag or variable is exit code 2.
 """
 
 import logging
 import sys
 from contextlib import ExitStack
 
-from service.cli import from_command_line
+from service.cli import from_command_line, program
 from service.contract.cpu_count import available_cpus
 from service.errors import TesseraError
 from service.observability import logs
 from service.runtime.providers import choose_provider
-from service.server.control_channel import Crew
+from service.server.control_channel import ControlChannel
 from service.server.sockets import listen, url
 from service.server.supervisor import Supervisor
 from service.settings import Settings
-from service.worker import complaint, serve, work
+from service.worker import serve, startup_error, work
 
 log = logging.getLogger("service")
 
-# More would share a machine's memory rather than its work.
+# Each worker has the models in its memory.
 MOST_WORKERS = 8
 
 
@@ -33,17 +33,17 @@ def main() -> int:
     settings = from_command_line(sys.argv[1:])
     logs.configure(settings)
     try:
-        return _run(_shared_out(settings))
+        return _run(_with_counts(settings))
     except TesseraError as error:
-        sys.stderr.write(f"python -m service: {complaint(error, settings)}\n")
+        sys.stderr.write(f"{program()}: {startup_error(error, settings)}\n")
         return 1
     except KeyboardInterrupt:
-        # The server has shut down in order by now, and raises the signal again.
+        # uvicorn raises the signal again after its shutdown.
         return 130
 
 
 def _run(settings: Settings) -> int:
-    # Before the models, which take longer to load: a wrong port is an error at once.
+    # Before the models, which take seconds to load: a wrong port is an error at once.
     listeners = [listen(settings.host, settings.port)]
     if isinstance(settings.metrics, int):
         listeners.append(listen(settings.host, settings.metrics, "--metrics"))
@@ -59,16 +59,16 @@ def _run(settings: Settings) -> int:
     with ExitStack() as stack:
         for each in listeners:
             stack.enter_context(each)
-        # A process by itself has nobody to replace it; /livez says so until it has ended.
-        return 0 if serve(settings, listeners, Crew(), ready) else 1
+        # A failed worker exits with 1: without a supervisor nothing here replaces it.
+        return 0 if serve(settings, listeners, ControlChannel(), ready) else 1
 
 
-def _shared_out(settings: Settings) -> Settings:
-    """The settings with the numbers of workers and threads that 0 stands for."""
+def _with_counts(settings: Settings) -> Settings:
+    """The settings with the numbers of workers and threads that 0 means."""
     cpus = available_cpus()
     workers = settings.workers
     if not workers and choose_provider(settings.provider).name == "cuda":
-        # One process fills its batches from all calls; several would each keep the models on the GPU.
+        # One process fills its batches from all requests; several would each hold the models on the GPU.
         workers = 1
     workers = workers or max(1, min(MOST_WORKERS, cpus // max(1, settings.threads)))
     threads = settings.threads or max(1, cpus // workers)

@@ -1,8 +1,8 @@
-"""Everything that can go wrong, and what is said about it.
+"""The errors of the service.
 
-A ``Problem`` is answered as application/problem+json (RFC 9457): with the status and the title that stand
-behind its class below, or else those of the class that it is a case of. A ``StartupError`` is one line on
-stderr and exit code 1. Nothing here carries a traceback or a path of the server's.
+The response to a ``Problem`` is application/problem+json (RFC 9457), with the status and the title of its
+class, or of the base class. A ``StartupError`` is one line on stderr and exit code 1. No response has a
+traceback or a path of the server.
 """
 
 import difflib
@@ -12,20 +12,21 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-# Characters of a caller's value in an answer; no name of ours is longer.
+# Characters of a client's value in a response; no name of the service is longer.
 LONGEST_ECHO = 100
-# Characters of a sentence, and of a member that is not the caller's value, such as what is allowed.
+# Characters of a detail, and of a member that is not the client's value, such as what is allowed.
 LONGEST_TEXT = 2000
 _LONGEST_MEMBER = 4000
-# difflib compares a caller's name with so many of ours in a millisecond.
+# difflib compares a name with so many others in a millisecond.
 _MOST_NAMES = 100
 _CUT = "..."
 
 
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:
-    """``"; did you mean 'x'?"`` with the allowed name nearest to ``given``, or nothing if none is near.
+    """``"; did you mean 'x'?"`` with the allowed name nearest to ``given``; empty if none is near.
 
-    Nothing is near to a name of more than LONGEST_ECHO characters; only the first hundred names count.
+    It is empty too for a name of more than LONGEST_ECHO characters. Only the first hundred allowed names
+    count.
     """
     if len(given) > LONGEST_ECHO:
         return ""
@@ -35,16 +36,15 @@ def did_you_mean(given: str, allowed: Iterable[str]) -> str:
 
 
 def quoted(value: object, limit: int = 80) -> str:
-    """A caller's value in a message: quoted, on one line, and cut if it is long."""
+    """A client's value in a message: quoted, on one line, and cut if it is long."""
     text = repr(bounded(value, limit))
     return text if len(text) <= limit else f"{text[: limit - len(_CUT)]}{_CUT}"
 
 
 def bounded(value: object, limit: int = LONGEST_ECHO) -> Any:
-    """A value that JSON can hold, of about ``limit`` characters at most: what is more is cut off as ``...``.
+    """A value for JSON, of about ``limit`` characters at most; the rest is cut off as ``...``.
 
-    The work is bounded too, whatever the value is: long strings, lists and objects are looked at only as far
-    as they are kept.
+    The time is limited too: of long strings, lists and objects only the part that is kept is read.
     """
     return _bounded(value, limit)[0]
 
@@ -76,22 +76,22 @@ def _bounded(value: object, left: int) -> tuple[Any, int]:
 
 
 class TesseraError(Exception):
-    """What the service raises on purpose."""
+    """The base of all errors that the service raises."""
 
 
 class StartupError(TesseraError):
-    """The service cannot start as it was asked to."""
+    """The service cannot start with its settings."""
 
 
 class ModelRefused(TesseraError):
-    """An exported folder that is not served. The message says why, and names no absolute path."""
+    """A model bundle that is not served. The message has the reason, and no absolute path."""
 
 
 class Problem(TesseraError):
     """An error that the client gets as its response.
 
-    ``detail`` says what was given and what is allowed; ``members`` says the same to a program, as further
-    members of the JSON object (``given``, ``allowed`` and the like). ``headers`` are those of the answer.
+    ``detail`` says what was given and what is allowed, for people; ``members`` say the same to programs, as
+    further members of the JSON object (``given``, ``allowed`` and the like). ``headers`` are of the response.
     """
 
     status: ClassVar[int] = 500
@@ -113,7 +113,7 @@ class Problem(TesseraError):
         return "urn:tessera:" + re.sub(r"(?<!^)(?=[A-Z])", "-", cls.__name__).lower()
 
     def document(self, instance: str) -> dict[str, Any]:
-        """The problem as RFC 9457 has it, a few KiB at most; ``instance`` is the path that was called."""
+        """The JSON object of RFC 9457, a few KiB at most; ``instance`` is the path of the request."""
         members = {
             name: bounded(value, LONGEST_ECHO if name == "given" else _LONGEST_MEMBER)
             for name, value in self.members.items()
@@ -129,12 +129,12 @@ class Problem(TesseraError):
 
 
 def _challenge(error: str | None = None) -> Mapping[str, str]:
-    """What a call needs, as RFC 6750 has it."""
+    """The challenge of RFC 6750."""
     return {"WWW-Authenticate": 'Bearer realm="tessera"' + (f', error="{error}"' if error else "")}
 
 
 class BadBody(Problem, status=400, title="The body cannot be read"):
-    """The body is not what its content type says."""
+    """The body does not have its content type."""
 
 
 class EmptyBody(BadBody, title="The body is empty"):
@@ -142,7 +142,7 @@ class EmptyBody(BadBody, title="The body is empty"):
 
 
 class BadImage(BadBody, title="The image cannot be read"):
-    """The body is no picture, or a truncated or corrupt one."""
+    """The body is no image, or a truncated or corrupt one."""
 
 
 class BadArray(BadBody, title="The array cannot be read"):
@@ -150,25 +150,25 @@ class BadArray(BadBody, title="The array cannot be read"):
 
 
 class ModelNotChosen(Problem, status=400, title="No model was chosen"):
-    """Several models are served, none is the default, and the request names none."""
+    """Several models are served, none of them is the default, and the request names none."""
 
 
 class NoKey(Problem, status=401, title="A key is needed", headers=_challenge()):
-    """The call needs a key, and has none."""
+    """The request needs a key, and has none."""
 
 
 class WrongKey(NoKey, title="The key is not known", headers=_challenge("invalid_token")):
-    """The call has a key that is not known."""
+    """The request has an unknown key."""
 
 
 class InsufficientKey(
     Problem, status=403, title="The key is not for this", headers=_challenge("insufficient_scope")
 ):
-    """The call has a key that is for other calls."""
+    """The request has a key for other requests."""
 
 
 class NotLocal(Problem, status=403, title="Only for clients on the same machine"):
-    """Only clients on the same machine may do this."""
+    """Only clients on the same machine may make this request."""
 
 
 class UnknownModel(Problem, status=404, title="Unknown model"):
@@ -184,15 +184,15 @@ class MissingFile(Problem, status=404, title="The model has no such file"):
 
 
 class WrongPort(Problem, status=404, title="Not on this port"):
-    """The service has two ports, and this is answered on the other."""
+    """The service has two ports, and this path is on the other."""
 
 
 class NotAcceptable(Problem, status=406, title="Not acceptable"):
-    """The answer has no form that the Accept header allows."""
+    """The response has no form that the Accept header allows."""
 
 
 class TooSlow(Problem, status=408, title="The body took too long"):
-    """The body did not come in time."""
+    """The body was not received in time."""
 
 
 class VersionConflict(Problem, status=409, title="The model has another version"):
@@ -204,7 +204,7 @@ class TooLarge(Problem, status=413, title="Too large"):
 
 
 class UnsupportedMediaType(Problem, status=415, title="Unsupported content type"):
-    """The body has a content type that is not taken."""
+    """The service does not take the content type of the body."""
 
 
 class BadValue(Problem, status=422, title="A value is not allowed"):
@@ -216,11 +216,11 @@ class BadCodes(BadValue, title="The codes are not allowed"):
 
 
 class BadTensor(BadValue, title="The tensor is not allowed"):
-    """A tensor whose values do not fit its shape and datatype, or that the model does not take."""
+    """A tensor with values that do not fit its shape or datatype, or that the model does not take."""
 
 
 class BadSize(BadValue, title="The size is not allowed"):
-    """The model does not take pictures of this size."""
+    """The model does not take images of this size."""
 
 
 class UnknownName(BadValue, title="Unknown name"):
@@ -228,7 +228,7 @@ class UnknownName(BadValue, title="Unknown name"):
 
 
 class Overloaded(Problem, status=429, title="Too many requests"):
-    """Too much waits already. ``retry_after`` says when to come again, in seconds."""
+    """The queue is full. ``retry_after`` is the time to the next try, in seconds."""
 
     def __init__(self, detail: str, *, retry_after: int = 1, **members: Any) -> None:
         super().__init__(detail, retry_after=retry_after, **members)
@@ -236,7 +236,7 @@ class Overloaded(Problem, status=429, title="Too many requests"):
 
 
 class GraphFailed(Problem, title="The model failed"):
-    """ONNX Runtime gave up on a request."""
+    """ONNX Runtime failed on the request."""
 
 
 class NotReady(Problem, status=503, title="Not ready"):
@@ -244,51 +244,51 @@ class NotReady(Problem, status=503, title="Not ready"):
 
 
 class ShuttingDown(NotReady, title="Shutting down"):
-    """What would answer is being taken out of service."""
+    """The service finishes requests in progress, and takes no new ones."""
 
 
-class BatcherFailed(NotReady, title="What runs the models failed"):
-    """What runs the models failed: the process is about to be replaced."""
+class BatcherFailed(NotReady, title="The batcher failed"):
+    """The batcher failed; the process is about to be replaced."""
 
 
 class Unwell(Problem, status=503, title="Not well"):
-    """Something is wrong that only a new start mends."""
+    """The process has failed and needs a restart."""
 
 
 class ModelsUnreadable(Problem, status=503, title="The models folder cannot be read"):
-    """The folder that holds the models is not there or cannot be listed."""
+    """The models folder does not exist or cannot be listed."""
 
 
-class ReloadFailed(Problem, status=503, title="The models were not loaded anew"):
-    """Not every worker could load the models anew, or not the same ones; none of them has swapped."""
+class ReloadFailed(Problem, status=503, title="The models were not reloaded"):
+    """A worker could not reload the models, or workers would serve different ones; none has swapped."""
 
 
 class InflightBytesExceeded(
     Problem, status=503, title="Too many bytes in flight", headers={"Retry-After": "1"}
 ):
-    """The bodies of other requests fill the memory set aside for bodies. Another worker may have room."""
+    """The bodies of other requests fill the memory for bodies. Another worker may have room."""
 
 
-class QueueTimeout(Problem, status=504, title="Waited for too long"):
-    """A request waited for longer than is allowed before it was begun."""
+class QueueTimeout(Problem, status=504, title="Too long in the queue"):
+    """The request waited too long in the queue."""
 
 
 def too_large(what: str, given: int, allowed: int, setting: str, hint: str = "") -> TooLarge:
-    """The refusal of more than a setting allows; ``what`` tells how much of what was given."""
-    told = f"{what}, and {allowed} are allowed by the setting {setting}{hint and '; '}{hint}"
-    return TooLarge(told, given=given, allowed=allowed)
+    """The refusal of more than a setting allows; ``what`` begins the message."""
+    detail = f"{what}, and {allowed} are allowed by the setting {setting}{hint and '; '}{hint}"
+    return TooLarge(detail, given=given, allowed=allowed)
 
 
 def uneven(count: int, what: str, rows: int, of: str) -> BadValue:
-    """The refusal of a number of things of which there is one for all rows, or one for each."""
-    told = f"{count} {what} for {rows} {of}; give one for all, or one for each"
-    return BadValue(told, given=count, allowed=[1, rows])
+    """The refusal of a count that is neither one for all rows nor one for each."""
+    detail = f"{count} {what} for {rows} {of}; give one for all, or one for each"
+    return BadValue(detail, given=count, allowed=[1, rows])
 
 
 def unknown(
     what: str, given: str, allowed: Iterable[str], kind: type[Problem] = UnknownName, hint: str = ""
 ) -> Problem:
-    """The refusal of a name that none of those ``allowed`` is, with the nearest of them."""
+    """The refusal of an unknown name, with the nearest of those ``allowed``."""
     names = list(allowed)
-    told = f"there is no {what}{quoted(given)}{did_you_mean(given, names)}{hint and '; '}{hint}"
-    return kind(told, given=given, allowed=names)
+    detail = f"there is no {what}{quoted(given)}{did_you_mean(given, names)}{hint and '; '}{hint}"
+    return kind(detail, given=given, allowed=names)

@@ -1,8 +1,8 @@
-"""Every setting of the service, once: its name, its default and what it means.
+"""The settings of the service: their names, defaults, limits and meanings.
 
 A setting ``max_pixels`` is the flag ``--max-pixels`` and the environment variable ``TESSERA_MAX_PIXELS``.
 A flag wins over the environment, the environment over the default; secrets have no flag. The help of
-``python -m service`` (``service.cli``) and the README's table are made from the fields below.
+``python -m service`` (``service.cli``) and the reference page of the settings are made from the fields below.
 """
 
 import re
@@ -25,7 +25,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "TESSERA_"
 
-# What a header can carry as one word.
+# A key is one word in a header.
 _KEY = re.compile(r"[!-~]{1,512}")
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^\s/?#,]+")
 
@@ -44,16 +44,16 @@ def _listed(given: object) -> object:
 
 
 def _stripped(given: object) -> object:
-    # One from a file ends with a line break.
+    # A value from a file ends with a line break.
     return given.strip() if isinstance(given, str) else given
 
 
 def _key(key: SecretStr) -> SecretStr:
     if not _KEY.fullmatch(key.get_secret_value()):
-        # Never the key itself: what is said here ends up in logs.
+        # Without the key: the message ends up in logs.
         raise ValueError(
             "a key is empty, has over 512 characters or one that a header cannot carry; allowed are visible "
-            "characters of ASCII without spaces"
+            "ASCII characters without spaces"
         )
     return key
 
@@ -70,7 +70,7 @@ Origin = Annotated[str, BeforeValidator(_stripped), AfterValidator(_origin)]
 
 
 class Settings(BaseSettings):
-    """What an operator may set. Raises ``pydantic.ValidationError`` for a value that is not allowed."""
+    """The settings. Raises ``pydantic.ValidationError`` for a value that is not allowed."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, env_ignore_empty=True, frozen=True, use_attribute_docstrings=True
@@ -81,94 +81,93 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535)
     """Port to listen on; 0 picks a free one."""
     models: Path = Path("exported")
-    """Folder of the exported models, one folder in it for each."""
+    """Folder of the model bundles, one folder in it for each."""
     default_model: str | None = None
-    """Model that answers when a request names none. Unset: the only one that is loaded."""
+    """Model for requests that name none. Unset: the only one that is loaded."""
     provider: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the graphs run. auto: CUDA if it works, else the CPU; cuda: CUDA or no start."""
     tf32: bool = False
-    """On a GPU, multiply with 10 bits of mantissa: faster, and it may move a code at a tie."""
+    """On a GPU, multiply with 10 bits of mantissa: faster, and it may change a code at a tie."""
     cuda_graphs: bool = True
     """On a GPU, record the runs of a graph for each batch size, and replay them."""
     workers: int = Field(default=0, ge=0, le=256)
-    """Processes that answer, each with the models in its memory; 0 for one on a GPU and, without one, for
-    as many as CPUs may be used, up to 8."""
+    """Worker processes, each with the models in its memory; 0 for one on a GPU, else one for each available
+    CPU, up to 8."""
     threads: NonNegativeInt = 0
-    """CPU threads for one operation; 0 for the CPUs that may be used, divided by the workers."""
+    """CPU threads for one operation; 0 for the available CPUs, divided by the workers."""
     concurrency: PositiveInt = 1
-    """Batches that a worker runs at the same time; the others wait."""
+    """Concurrency limit: batches that a worker runs at the same time."""
     samplers: PositiveInt = 1
-    """Batches of samplers that a worker runs beside them at the same time."""
+    """Concurrency limit of samplers, whose batches run beside the others."""
     batch_size: NonNegativeInt = 0
-    """Rows of a batch, at most; 0 for 128 on the CPU and 512 on a GPU."""
+    """Largest batch, in rows; 0 for 128 on the CPU and 512 on a GPU."""
     batch_pixels: NonNegativeInt = 0
-    """Pixels that go through a graph at once; bounds its memory. One row always goes. 0 for 2^15 on the
-    CPU and 2^20 on a GPU."""
+    """Largest batch, in pixels of its images, which limits the memory; one row is always allowed. 0 for 2^15
+    on the CPU and 2^20 on a GPU."""
     max_body_bytes: PositiveInt = 2**26
     """Largest body of a request, in bytes."""
     max_json_bytes: PositiveInt = 2**24
-    """Largest JSON in a body, in bytes: while it is read, a worker does nothing else. Files, npy and
-    binary tensors are not counted."""
+    """Largest JSON in a body, in bytes: while it is parsed, a worker does nothing else. Files, npy and binary
+    tensors do not count."""
     max_json_values: PositiveInt = 2**20
-    """Values in the JSON of a body, for the same reason: a number or a string is one, a list, an object
-    or a name as much as eight."""
+    """Values in the JSON of a body, for the same reason: a number or a string counts as one, a list, an
+    object or a name as eight."""
     max_head_bytes: int = Field(default=2**16, ge=2**10)
-    """Largest head of a request (its line and headers), in bytes; then it is answered 400."""
+    """Largest headers of a request, in bytes, with its first line; larger ones are a 400."""
     max_inflight_bytes: int = Field(default=0, ge=0, validate_default=True)
-    """Bytes of bodies that a worker holds at the same time, beyond the first 64 KiB of each; more are
-    refused with 503. 0 for a quarter more than max_body_bytes."""
+    """Bytes of bodies that a worker holds at the same time, beyond the first 64 KiB of each; more are refused
+    with 503. 0 for a quarter more than max_body_bytes."""
     max_pixels: PositiveInt = 2**24
-    """Largest picture, in pixels; checked before any pixel is decoded."""
+    """Largest image, in pixels; checked before any pixel is decoded."""
     max_images: PositiveInt = 1024
     """Images, rows of codes or samples in one request."""
     max_total_pixels: PositiveInt = 2**26
-    """Pixels of all images of a request, or of its answer, together."""
+    """Pixels of all images of a request, or of its response, together."""
     max_queued_rows: PositiveInt = 4096
-    """Rows that wait for one operation of a model, in each worker; more are refused with 429. Of a
-    request no more than one batch counts."""
+    """Longest queue of one operation of a model, in rows, in each worker; more are refused with 429. A
+    request counts as one batch at most."""
     max_queued_bytes: PositiveInt = 2**29
-    """Bytes of the images and codes of all requests that are not answered, in each worker; more are
-    refused with 429."""
+    """Bytes of the images and codes of all open requests, in each worker; more are refused with 429."""
     max_queue_seconds: PositiveFloat = 30
-    """Longest wait of a request before it is begun; then it is answered 504."""
+    """Longest time of a request in the queue, in seconds; then it is a 504."""
     max_run_seconds: PositiveFloat = 120
-    """Longest run of one batch; a worker in which one takes longer is hung."""
+    """Longest run of one batch, in seconds; a worker with a longer one is not live."""
     max_steps: PositiveInt = 10_000
     """Steps of a sampler in one request, if its model allows as many."""
     header_seconds: PositiveFloat = 10
-    """Longest time for the head of a request to come; then it is hung up on."""
+    """Timeout to receive the headers of a request, in seconds; then the connection closes."""
     body_seconds: PositiveFloat = 60
-    """Longest time for the body of a request to come; then it is answered 408."""
+    """Timeout to receive the body of a request, in seconds; then it is a 408."""
     body_idle_seconds: PositiveFloat = 15
-    """Longest time in which nothing of a body comes; then the request is answered 408."""
+    """Timeout without a byte of the body, in seconds; then the request is a 408."""
     write_seconds: PositiveFloat = 60
-    """Longest time for a client to read a response; then the connection is reset."""
+    """Timeout for a client to read a response, in seconds; then the connection is reset."""
     worker_timeout: PositiveFloat = 8
-    """Longest time in seconds for the event loop of one of several workers to answer its supervisor; then
-    the worker is killed and replaced."""
+    """Timeout for the event loop of one of several workers to reply to its supervisor, in seconds; then the
+    worker is killed and replaced."""
     drain_seconds: PositiveFloat = 30
-    """Longest graceful shutdown: the time to finish requests in progress after SIGTERM."""
+    """Longest graceful shutdown, in seconds: the time to finish requests in progress after SIGTERM."""
     api_keys: Annotated[tuple[Key, ...], NoDecode, BeforeValidator(_listed)] = ()
-    """Keys, with commas between them: every call then needs one, as `Authorization: Bearer KEY`; only
-    `/livez`, `/readyz` and the pages do not."""
+    """Keys, separated by commas. With any, every request needs one, as `Authorization: Bearer KEY`, except
+    for the probes (`/livez`, `/readyz`, `/v2/health/...`) and the documentation."""
     reload_key: Key | None = None
-    """Key that `/models/reload` needs, then from any machine. Unset: only clients on the same machine
-    may, with one of the other keys if there are any, and none through a proxy."""
+    """Key that `/models/reload` needs, then from any machine. Unset: only clients on the same machine may
+    reload, not through a proxy, and with one of the other keys if there are any."""
     metrics: Annotated[Literal["key", "open"] | int, BeforeValidator(_metrics)] = "key"
-    """Who may read `/metrics`. key: who may call; open: everyone; a port: everyone who reaches that port,
-    where nothing else is answered, and nobody on `--port`; 0 picks a free one."""
+    """Access to `/metrics`. key: clients with a key, if there are keys; open: all clients; a port: all
+    clients of that port, which serves nothing else, and none of `--port`; 0 picks a free one."""
     cors_origins: Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(_listed)] = ()
-    """Origins of web pages whose scripts may call (CORS), such as `https://app.example`, with commas
-    between them, or `*` for all. Unset: none."""
+    """Origins of web pages whose scripts may make requests (CORS), such as `https://app.example`, separated
+    by commas, or `*` for all. Unset: none."""
     traces: str | None = None
-    """OTLP/HTTP collector of OpenTelemetry traces, such as `http://localhost:4318`; needs the extra
-    `traces`. Unset: none."""
+    """OTLP/HTTP collector of OpenTelemetry traces, such as `http://localhost:4318`; needs the extra `traces`.
+    Unset: none."""
     log_calls: Literal["none", "all"] = "none"
-    """Calls that are logged, beside what fails inside the service."""
+    """Requests that are logged, beside failures of the service."""
     log_level: Literal["critical", "error", "warning", "info", "debug"] = "info"
     """Least severe messages that are logged."""
     log_format: Literal["text", "json"] = "text"
-    """Lines for people, or one JSON object a line."""
+    """Text, or one JSON object per line."""
 
     @field_validator("max_inflight_bytes")
     @classmethod
@@ -181,7 +180,7 @@ class Settings(BaseSettings):
         return given
 
 
-# A flag can be read by everyone on the machine.
+# All users of a machine can read flags.
 SECRETS = frozenset({"api_keys", "reload_key"})
 
 
@@ -196,25 +195,12 @@ def variable(name: str) -> str:
 
 
 def meaning(field: FieldInfo) -> str:
-    """What a setting is, on one line."""
+    """The meaning of a setting, on one line."""
     return " ".join((field.description or "").split())
 
 
 def shown_default(field: FieldInfo) -> str:
-    """A default as help and README show it; empty if the setting is unset."""
+    """A default as help shows it; empty if the setting is unset."""
     if isinstance(field.default, bool):
         return str(field.default).lower()
     return "" if field.default in (None, ()) else str(field.default)
-
-
-def markdown_table() -> str:
-    """The table of settings in the README."""
-    rows = [
-        f"| {_code(flag(name))} | `{variable(name)}` | {_code(shown_default(field))} | {meaning(field)} |"
-        for name, field in Settings.model_fields.items()
-    ]
-    return "\n".join(["| flag | variable | default | meaning |", "| --- | --- | --- | --- |", *rows])
-
-
-def _code(text: str | None) -> str:
-    return f"`{text}`" if text else ""

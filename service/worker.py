@@ -1,4 +1,4 @@
-"""One worker: the app with its models, served on the listening sockets until it is stopped or breaks."""
+"""One worker: loads the models and serves the app on the listening sockets until a shutdown or a failure."""
 
 import gc
 import logging
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from service.api.app import create_app
 from service.errors import ModelsUnreadable, Problem, TesseraError
 from service.observability import logs
-from service.server.control_channel import Crew, Failed, Started
+from service.server.control_channel import ControlChannel, Failed, Started
 from service.server.http import Server
 from service.settings import Settings
 
@@ -19,42 +19,47 @@ log = logging.getLogger(__name__)
 
 
 def serve(
-    settings: Settings, listeners: Sequence[socket.socket], crew: Crew, started: Callable[[], None]
+    settings: Settings,
+    listeners: Sequence[socket.socket],
+    control: ControlChannel,
+    started: Callable[[], None],
 ) -> bool:
-    """Load the models, call ``started`` when requests are answered, and return after the graceful shutdown.
+    """Load the models, call ``started`` when requests are accepted, and return after the graceful shutdown.
 
-    False if it ended because something broke that only a new process mends. Raises StartupError or
+    False if the shutdown is due to a failure that needs a new process. Raises StartupError or
     ModelsUnreadable.
     """
-    # What is there before any model lives as long as the process: the collector need not look at it.
+    # Objects older than the models live as long as the process: the garbage collector may skip them.
     gc.freeze()
-    app = create_app(settings, crew)
+    app = create_app(settings, control)
     context = app.context
 
     async def connected() -> None:
-        await crew.connect()
+        await control.connect()
         started()
 
-    server = Server(app, settings, started=connected, draining=context.drain, heeds_interrupts=crew.is_alone)
+    server = Server(
+        app.asgi, settings, started=connected, draining=context.drain, handles_interrupts=control.is_alone
+    )
 
-    def end() -> None:
+    def shut_down() -> None:
         server.should_exit = True
 
     def fail(reason: str) -> None:
-        log.error("worker %d finishes what it can and ends: %s", crew.index, reason)
+        log.error("worker %d failed and shuts down gracefully: %s", control.index, reason)
         server.fail()
 
     def reload() -> None:
         try:
             context.registry.reload()
         except Problem as error:
-            log.error("the models are not loaded anew: %s", error)
+            log.error("the models were not reloaded: %s", error)
 
     def on_hangup(*_: object) -> None:
-        if crew.is_alone:
+        if control.is_alone:
             threading.Thread(target=reload, name="reload", daemon=True).start()
 
-    crew.gone, context.failed = end, fail
+    control.on_disconnect, context.failed = shut_down, fail
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, on_hangup)
     try:
@@ -65,22 +70,25 @@ def serve(
 
 
 def work(settings: Settings, listeners: Sequence[socket.socket], index: int, channel: socket.socket) -> None:
-    """Be one of several workers, under a supervisor. Ends the process with exit code 1 if it cannot."""
-    # Ctrl-C reaches every process of a terminal, and it is the supervisor who ends the others in order.
+    """Run one of several workers, under a supervisor; the process exits with 1 on failure.
+
+    ``channel`` is the worker's end of its control channel.
+    """
+    # Ctrl-C signals every process of a terminal; the supervisor shuts the workers down.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logs.configure(settings)
-    crew = Crew(channel, index)
+    control = ControlChannel(channel, index)
     try:
-        well = serve(settings, listeners, crew, lambda: crew.tell(Started()))
+        succeeded = serve(settings, listeners, control, lambda: control.send(Started()))
     except TesseraError as error:
-        crew.tell(Failed(complaint(error, settings)))
+        control.send(Failed(startup_error(error, settings)))
         sys.exit(1)
-    sys.exit(0 if well else 1)
+    sys.exit(0 if succeeded else 1)
 
 
-def complaint(error: TesseraError, settings: Settings) -> str:
-    """What hinders the start, for whoever starts the service."""
+def startup_error(error: TesseraError, settings: Settings) -> str:
+    """The text of an error that stops the start, for the operator."""
     if isinstance(error, ModelsUnreadable):
-        # An answer to a caller must not name the folder; who starts the service needs it.
+        # Responses must not contain the path; the operator needs it.
         return f"{error} ({settings.models}); change it with --models"
     return str(error)

@@ -6,7 +6,7 @@
     python -m trainer vqvae --resume                   go on after Ctrl-C
     python -m trainer ncp                              a beta-VAE, then its noise contrastive prior
     python -m trainer export runs/vqvae-mnist          publish the latest checkpoint of a run
-    python -m trainer sample runs/vqvae-mnist --image FILE     an image beside its reconstruction
+    python -m trainer sample runs/vqvae-mnist --image FILE     an image above its reconstruction
     python -m trainer evaluate exported/vqvae-mnist    measure a published model in full
 
 Each trains in a run folder below runs/, and publishes the model below exported/, where the service finds it:
@@ -20,6 +20,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -27,26 +28,42 @@ import click
 from click.core import ParameterSource
 from rich.console import Console
 
-from trainer.cli import KindCommand
-from trainer.config import CONFIGS, read_yaml, resolve
+from trainer.cli import KindCommand, reload_option, version
+from trainer.config import read_yaml, resolve
 from trainer.errors import TrainerError, nearest
-from trainer.export.reload import have_loaded, reload_option
+from trainer.kinds import KINDS
 
 
 class Commands(click.Group):
-    """The kinds, and what can be done with a run; an unknown one is answered with the nearest."""
+    """A command for each kind, made on first use, and those for runs and published models.
+
+    The error for an unknown command names the nearest one.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of all commands, sorted."""
+        return sorted([*super().list_commands(ctx), *KINDS])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of a name, or None."""
+        if cmd_name in KINDS:
+            return KindCommand(cmd_name, callback=partial(_train, cmd_name))
+        return super().get_command(ctx, cmd_name)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command of the first argument."""
-        if args and args[0] not in self.commands and not args[0].startswith("-"):
-            names = ", ".join(self.list_commands(ctx))
-            ctx.fail(f"no kind or command {args[0]!r}; there are {names}.{nearest(args[0], self.commands)}")
+        names = self.list_commands(ctx)
+        if args and args[0] not in names and not args[0].startswith("-"):
+            ctx.fail(
+                f"no kind or command {args[0]!r}; there are {', '.join(names)}.{nearest(args[0], names)}"
+            )
         return super().resolve_command(ctx, args)
 
 
 @click.group(cls=Commands, help=__doc__.replace("\n\n    ", "\n\n\b\n    "), no_args_is_help=True)
+@click.version_option(version(), prog_name="tessera-train")
 def main() -> None:
     """Train models and export them for the service; the module's docstring is the help."""
 
@@ -72,6 +89,8 @@ def _train(
 
 def _have_loaded(service: str | None, name: str, console: Console) -> None:
     if service is not None:
+        from trainer.export.reload import have_loaded
+
         console.print(have_loaded(service, name))
 
 
@@ -89,7 +108,7 @@ def export(run: Path, export_to: Path | None, name: str | None, reload: str | No
         _have_loaded(reload, exported.manifest.name, console)
 
 
-@main.command("sample", short_help="Images beside their reconstructions.")
+@main.command("sample", short_help="Write images above their reconstructions.")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option(
     "--image", "files", type=click.Path(path_type=Path), multiple=True, help="a picture; repeatable"
@@ -114,11 +133,11 @@ def sample(run: Path, files: tuple[Path, ...], out: Path) -> None:
 
 @main.command("evaluate", short_help="Measure a published model in full.")
 @click.argument("exported", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="print the measures as JSON, and nothing else")
+@click.option("--json", "as_json", is_flag=True, help="print the metrics as JSON, and nothing else")
 @click.option("--data", help="as for training  [default: the data the model was trained on]")
 @click.option(
     "--samples",
-    # The distances of all to all are held at once: 1.6 GB for 10,000.
+    # All pairs of distances are in memory: 1.6 GB for 10,000.
     type=click.IntRange(min=10, max=20_000),
     default=10_000,
     show_default=True,
@@ -138,7 +157,12 @@ def sample(run: Path, files: tuple[Path, ...], out: Path) -> None:
 @click.option(
     "--set", "sets", multiple=True, metavar="METHOD.NAME=VALUE", help="a parameter of a method; repeatable"
 )
-@click.option("--write/--no-write", default=True, show_default=True, help="into the manifest and the card")
+@click.option(
+    "--write/--no-write",
+    default=True,
+    show_default=True,
+    help="metrics into manifest and card",
+)
 def evaluate(
     exported: Path,
     as_json: bool,
@@ -148,14 +172,14 @@ def evaluate(
     reload: str | None,
     **effort: int,
 ) -> None:
-    """Measure EXPORTED, a published model, through ONNX Runtime as it will be served."""
+    """Measure EXPORTED, a published model, through ONNX Runtime, as the service will run it."""
     with _clear_errors():
-        from trainer.evaluation import evaluate
+        from trainer import evaluate
         from trainer.evaluation.results import Effort
 
         console = Console(stderr=True, quiet=True) if as_json else _console()
         manifest = evaluate.evaluate(
-            exported, data, Effort(**effort), evaluate.settings(sets), console, write=write
+            exported, data, Effort(**effort), evaluate.sampler_parameters(sets), console, write=write
         )
         if as_json:
             click.echo(json.dumps([row.model_dump() for row in manifest.measures], indent=2))
@@ -169,7 +193,7 @@ def _console() -> Console:
 
 @contextmanager
 def _clear_errors() -> Iterator[None]:
-    """What is the user's to mend is told in one line; on SIGTERM what is half done is put away."""
+    """Print an error of the user's in one line and exit; on SIGTERM unwind, so that unfinished files go."""
     before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         yield
@@ -186,20 +210,8 @@ def _end(message: str, exit_code: int) -> NoReturn:
     sys.exit(exit_code)
 
 
-def _command(kind: str) -> KindCommand:
-    return KindCommand(
-        kind,
-        callback=lambda **arguments: _train(kind, **arguments),
-        help=f"Train a {kind}: {CONFIGS[kind].__doc__}",
-        short_help=(CONFIGS[kind].__doc__ or "").splitlines()[0],
-    )
-
-
 for _publishing in (export, evaluate):
     _publishing.params.append(reload_option())
-
-for _kind in CONFIGS:
-    main.add_command(_command(_kind))
 
 if __name__ == "__main__":
     main(prog_name="python -m trainer")

@@ -1,16 +1,22 @@
-"""Command-line flags from the fields of a config: one place says name, default, bounds and help."""
+"""Command-line flags from the fields of a config, which has the name, default, bounds and help of each."""
 
+from functools import cached_property
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
+from urllib.parse import urlsplit
 
 import click
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from trainer.config import CONFIGS, DEFAULT_PRESETS, RunConfig, presets, resolve
-from trainer.export.reload import reload_option
+from trainer.config import RunConfig, config_class, presets, resolve
+from trainer.errors import ReloadError
+from trainer.export.reload import KEY_VARIABLE, URL_VARIABLE
+from trainer.kinds import KINDS
 
 NONE = "none"
+SCHEMES = ("http", "https")
 
 
 class FieldType(click.ParamType[Any]):
@@ -36,24 +42,34 @@ class FieldType(click.ParamType[Any]):
 
 
 class KindCommand(click.Command):
-    """``python -m trainer KIND``: trains a model; its flags are the fields of the kind's config."""
+    """``python -m trainer KIND``: trains a model; its flags are the fields of the kind's config.
+
+    The flags are made on first use, so that a list of the commands needs no config.
+    """
 
     def __init__(self, kind: str, **arguments: Any) -> None:
+        summary = KINDS[kind].summary
+        super().__init__(kind, help=f"Train a {kind}: {summary}", short_help=summary, **arguments)
         self.kind = kind
-        config = CONFIGS[kind]
-        shared = list(RunConfig.model_fields)
-        defaults = resolve(kind, flags={})
-        own = [name for name in config.model_fields if name not in shared]
-        self.groups = {
-            "Where the values come from": _source_options(kind),
-            f"The {kind} model": [_option(config, name, defaults) for name in own],
-            "Data, optimisation, machine, places": [
-                _option(config, name, defaults) for name in shared if name != "kind"
-            ],
+
+    @cached_property
+    def groups(self) -> dict[str, list[click.Option]]:
+        """The flags by the titles under which the help shows them."""
+        config = config_class(self.kind)
+        defaults = resolve(self.kind, flags={})
+        shared = [name for name in RunConfig.model_fields if name != "kind"]
+        own = [name for name in config.model_fields if name not in RunConfig.model_fields]
+        return {
+            "Where the values come from": _source_options(self.kind),
+            f"The {self.kind} model": [_option(config, name, defaults) for name in own],
+            "Data, optimisation, machine, places": [_option(config, name, defaults) for name in shared],
             "Once it is published": [reload_option()],
         }
-        params = [option for group in self.groups.values() for option in group]
-        super().__init__(kind, params=[*params], **arguments)
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """The flags of all groups, and ``--help``."""
+        self.params = [option for group in self.groups.values() for option in group]
+        return super().get_params(ctx)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the flags in their groups."""
@@ -63,15 +79,53 @@ class KindCommand(click.Command):
                 formatter.write_dl(rows)
 
 
+class ServiceAddress(click.ParamType[str]):
+    """``http://HOST:PORT``, or the same with https or a path before the service's own."""
+
+    name = "URL"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Check an address: before hours of training, not after."""
+        try:
+            parts = urlsplit(value)
+            good = parts.scheme in SCHEMES and parts.hostname and parts.port != 0
+        except ValueError:
+            good = False
+        if not good:
+            self.fail(f"{value!r} is no address of a service, such as http://127.0.0.1:8000", param, ctx)
+        return str(value).rstrip("/")
+
+
+def reload_option() -> click.Option:
+    """The flag ``--reload``."""
+    return click.Option(
+        ["--reload"],
+        type=ServiceAddress(),
+        metavar="URL",
+        envvar=URL_VARIABLE,
+        help="have the service there load it, such as http://127.0.0.1:8000; its key for a reload is "
+        f"${KEY_VARIABLE}. Exit code {ReloadError.exit_code}: published, and not loaded  "
+        f"[default: ${URL_VARIABLE}]",
+    )
+
+
+def version() -> str:
+    """The version of the installed package; a checkout has none."""
+    try:
+        return metadata.version("tessera")
+    except metadata.PackageNotFoundError:
+        return "unknown (not installed)"
+
+
 def _source_options(kind: str) -> list[click.Option]:
     names = ", ".join(presets(kind))
     return [
-        click.Option(["--preset"], help=f"start from a preset: {names}  [default: {DEFAULT_PRESETS[kind]}]"),
+        click.Option(["--preset"], help=f"start from a preset: {names}  [default: {KINDS[kind].preset}]"),
         click.Option(
             ["--config"],
             type=click.Path(path_type=Path),
             metavar="FILE.yaml",
-            help="values over the preset's; a run folder's config.yaml is one; flags go over both",
+            help="values that replace the preset's, such as a run folder's config.yaml; flags replace both",
         ),
         click.Option(
             ["--resume"],
@@ -82,15 +136,15 @@ def _source_options(kind: str) -> list[click.Option]:
 
 
 def _option(config: type[RunConfig], name: str, defaults: RunConfig) -> click.Option:
-    """A flag without a default of its own: only what was given goes over the preset and the file."""
+    """A flag without a default of its own: only given flags replace values of the preset and the file."""
     info = config.model_fields[name]
     flag = name.replace("_", "-")
     default = getattr(defaults, name)
     text = f"{info.description}  [default: {_shown(default)}]"
     if info.annotation is bool:
         return click.Option([f"--{flag}/--no-{flag}"], default=None, help=text)
-    kind = FieldType(name, config)
-    return click.Option([f"--{flag}"], type=kind, metavar=kind.name, default=None, help=text)
+    field_type = FieldType(name, config)
+    return click.Option([f"--{flag}"], type=field_type, metavar=field_type.name, default=None, help=text)
 
 
 def _shown(value: object) -> str:
@@ -105,6 +159,6 @@ def _metavar(info: FieldInfo) -> str:
     annotation = info.annotation
     if get_origin(annotation) is Literal:
         return f"[{'|'.join(map(str, get_args(annotation)))}]"
-    kinds = [part for part in get_args(annotation) or (annotation,) if part is not type(None)]
+    types = [each for each in get_args(annotation) or (annotation,) if each is not type(None)]
     names = {int: "INTEGER", float: "FLOAT", str: "TEXT", Path: "PATH", tuple[int, ...]: "INTEGER,..."}
-    return names[kinds[0]]
+    return names[types[0]]

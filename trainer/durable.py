@@ -1,24 +1,36 @@
-"""Folders that are there whole or not at all, even if the process or the power fails while they are written.
+"""Folders that are whole or absent, even if the process or the power fails while they are written.
+
+A checkpoint (``written``) is read by the next run of the trainer, which knows by its name what is whole:
 
 NAME         whole
-.NAME.old    whole: what was NAME, until the new one is in its place; it stands for NAME if there is none
+.NAME.old    whole: the former NAME, until the new one is renamed; it counts as NAME if there is none
 .NAME        being written, or being deleted
+
+A published model (``publication``) is read at any time by a service: the old and the new folder are exchanged
+in one step, so that a reader sees one of them.
 """
 
+import ctypes
 import os
 import shutil
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from trainer.errors import ExportError
+
 OLD = ".old"
+AT_FDCWD = -100
+RENAME_EXCHANGE = 2
 
 
 @contextmanager
 def written(target: Path) -> Iterator[Path]:
-    """Yield an empty folder, which is ``target`` from the end of the block on; raises OSError.
+    """Yield an empty folder, which becomes ``target`` at the end of the block; raises OSError.
 
-    What was ``target`` before is deleted after that. Files must be in the folder itself.
+    The former ``target`` is then deleted. Files must be in the folder itself.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     tidy(target.parent, target.name)
@@ -46,7 +58,7 @@ def whole(folder: Path, pattern: str) -> list[Path]:
 
 
 def tidy(folder: Path, pattern: str) -> None:
-    """Put away what interruptions left of folders whose names fit a pattern."""
+    """Delete or rename what interruptions left of folders whose names fit a pattern."""
     for path in folder.glob(f".{pattern}"):
         if not path.name.endswith(OLD):
             shutil.rmtree(path)
@@ -59,8 +71,49 @@ def tidy(folder: Path, pattern: str) -> None:
 
 
 def delete(path: Path) -> None:
-    """Delete a whole folder; if that is interrupted, nothing is left that looks whole."""
+    """Delete a whole folder; an interruption leaves nothing that looks whole."""
     shutil.rmtree(path.rename(_unfinished(_name(path), path.parent)))
+
+
+def check_writable(folder: Path) -> None:
+    """Raise ExportError if nothing can be published below ``folder``: before hours of training, not after."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix="."):
+            pass
+    except OSError as error:
+        raise ExportError(f"cannot publish into {folder}: {error.strerror}") from error
+
+
+@contextmanager
+def publication(target: Path) -> Iterator[Path]:
+    """Yield an empty folder beside ``target``, which replaces ``target`` at the end of the block.
+
+    Its name begins with a dot, so that the service passes it over. Raises ExportError if the file system
+    refuses, and then leaves ``target`` unchanged, as it does if the block raises.
+    """
+    target = target.resolve()
+    check_writable(target.parent)
+    if target.exists() and not target.is_dir():
+        raise ExportError(f"cannot publish {target}: it is a file")
+    unfinished = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    try:
+        yield unfinished
+        # The service may run as another user; safetensors, for one, writes files for the owner alone.
+        unfinished.chmod(0o755)
+        for path in unfinished.iterdir():
+            path.chmod(0o644)
+            sync(path)
+        sync(unfinished)
+        if target.exists():
+            _exchange(unfinished, target)
+        else:
+            unfinished.rename(target)
+        sync(target.parent)
+    except OSError as error:
+        raise ExportError(f"cannot publish {target}: {error.strerror}") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def sync(path: Path) -> None:
@@ -78,3 +131,20 @@ def _unfinished(name: str, folder: Path) -> Path:
 
 def _name(path: Path) -> str:
     return path.name.removeprefix(".").removesuffix(OLD)
+
+
+def _exchange(new: Path, old: Path) -> None:
+    """Swap two folders in one step where the system can, in two where it cannot."""
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None, use_errno=True)
+        names = os.fsencode(new), os.fsencode(old)
+        if libc.renameat2(AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_EXCHANGE) == 0:
+            return
+    aside = new.with_name(f"{new.name}.old")
+    old.rename(aside)
+    try:
+        new.rename(old)
+    except BaseException:
+        aside.rename(old)
+        raise
+    aside.rename(new)

@@ -11,16 +11,15 @@ from rich.progress import Progress
 
 from trainer.config import RunConfig, Schedule, validated
 from trainer.data import Batches, Dataset, ImageOptions, ResidentSplit, Split, load
+from trainer.durable import check_writable
 from trainer.errors import ConfigError, RunError
 from trainer.export.exporter import Exported, export
-from trainer.export.publish import check_writable
-from trainer.models.base import Model, SecondStage, Stage
-from trainer.models.registry import build
+from trainer.models.base import Model, SecondStage, Stage, build
 from trainer.training import checkpoint
 from trainer.training.device import Machine, choose, heed_cpus
 from trainer.training.loop import Fit
 from trainer.training.progress import describe
-from trainer.training.run_folder import Run
+from trainer.training.run_folder import RunFolder
 
 VARIANCE_IMAGES = 4096
 COMPUTED_AT_ONCE = 256
@@ -30,7 +29,7 @@ S = TypeVar("S", bound=Stage)
 
 @dataclass(frozen=True)
 class Prepared:
-    """What every command needs before it starts: the machine and the data."""
+    """The machine and the data of a command."""
 
     machine: Machine
     dataset: Dataset
@@ -43,7 +42,7 @@ def train(config: RunConfig, console: Console) -> Exported:
     dataset, machine = prepared.dataset, prepared.machine
     torch.manual_seed(config.seed)
     model = _model(config, dataset, _variance(dataset))
-    run = Run.create(
+    run = RunFolder.create(
         config,
         {
             **_data_facts(dataset),
@@ -60,11 +59,11 @@ def train(config: RunConfig, console: Console) -> Exported:
 
 
 def resume(kind: str, out: Path, name: str, flags: dict[str, Any], console: Console) -> Exported:
-    """Go on with the latest run of a name, to the same result as if it had not been left, and publish it.
+    """Continue the latest run of a name, to the result of an unbroken run, and publish it.
 
-    ``flags`` are those given anew. Raises ConfigError for one that would change what was done already.
+    ``flags`` are the values given now. Raises ConfigError for one that may not change on resume.
     """
-    run = Run.latest(out, name)
+    run = RunFolder.latest(out, name)
     config = _with_flags(run, kind, flags)
     check_writable(config.export_to)
     prepared = _prepare(config, console)
@@ -80,7 +79,7 @@ def resume(kind: str, out: Path, name: str, flags: dict[str, Any], console: Cons
 
 def export_run(folder: Path, export_to: Path | None, name: str | None, console: Console) -> Exported:
     """Publish the model of the latest checkpoint of a run."""
-    run = Run.open(folder)
+    run = RunFolder.open(folder)
     given = {"export_to": export_to, "name": name}
     changes = {key: value for key, value in given.items() if value is not None}
     config = validated(run.config.kind, run.config.model_dump() | changes)
@@ -100,7 +99,7 @@ def export_run(folder: Path, export_to: Path | None, name: str | None, console: 
     return _publish(model, second, config, dataset, console)
 
 
-def restored(run: Run, console: Console) -> tuple[Model, Dataset]:
+def restored(run: RunFolder, console: Console) -> tuple[Model, Dataset]:
     """The model of the latest checkpoint of a run, as it would be exported, and the data of the run."""
     heed_cpus()
     config = run.config
@@ -140,16 +139,16 @@ def _model(config: RunConfig, dataset: Dataset, variance: float) -> Model:
         raise ConfigError(f"{config.kind} cannot be built for {config.data}: {error}") from error
 
 
-def _fit(model: Model, prepared: Prepared, run: Run, console: Console) -> Fit[Model]:
+def _fit(model: Model, prepared: Prepared, run: RunFolder, console: Console) -> Fit[Model]:
     console.print(f"model: {run.config.kind} with {_size(model)}")
     dataset = prepared.dataset
     return _stage_fit(model, run.config.schedule(), dataset.train, dataset.test, prepared, run, console)
 
 
-def _second_stage(model: Model, prepared: Prepared, run: Run, console: Console) -> SecondStage | None:
-    """Train what comes after the model, if anything does, or go on with it."""
+def _second_stage(model: Model, prepared: Prepared, run: RunFolder, console: Console) -> SecondStage | None:
+    """Train the second stage, if the model has one, or resume its training."""
     dataset, device = prepared.dataset, prepared.machine.device
-    # So that it starts the same whether or not the first stage was interrupted.
+    # The second stage starts the same whether or not the first was interrupted.
     torch.manual_seed(run.config.seed + 1)
     stage = model.eval().second_stage(dataset.classes)
     if stage is None:
@@ -167,7 +166,13 @@ def _second_stage(model: Model, prepared: Prepared, run: Run, console: Console) 
 
 
 def _stage_fit(
-    stage: S, schedule: Schedule, train: Split, test: Split, prepared: Prepared, run: Run, console: Console
+    stage: S,
+    schedule: Schedule,
+    train: Split,
+    test: Split,
+    prepared: Prepared,
+    run: RunFolder,
+    console: Console,
 ) -> Fit[S]:
     seed, device = run.config.seed, prepared.machine.device
     batches = [Batches(split, schedule.batch_size, seed=seed, device=device) for split in (train, test)]
@@ -182,7 +187,7 @@ def _go_on(fit: Fit[S], console: Console) -> None:
 
 @torch.no_grad()
 def _computed(stage: SecondStage, split: Split, device: torch.device) -> ResidentSplit:
-    """A split of what a stage is trained on, in the place of the images."""
+    """A split with the training inputs of a stage instead of the images."""
     with Batches(split, COMPUTED_AT_ONCE, device=device) as batches:
         inputs = [stage.inputs(batch.images).cpu() for batch in batches.ordered()]
     return ResidentSplit(torch.cat(inputs), split.labels)
@@ -197,11 +202,8 @@ def _publish(
 ) -> Exported:
     console.print("exporting and measuring ...")
     exported = export(model, second, config, dataset)
-    for measures in exported.manifest.measures:
-        console.print(
-            f"{measures.dataset}, {measures.split} split, {measures.images:,} images: "
-            f"{describe(measures.values)}"
-        )
+    for row in exported.manifest.measures:
+        console.print(f"{row.dataset}, {row.split} split, {row.images:,} images: {describe(row.values)}")
     console.print(
         f"published {exported.folder} (version {exported.manifest.version}). To serve it: "
         f"python -m service --models {config.export_to}"
@@ -217,12 +219,12 @@ def _variance(dataset: Dataset) -> float:
     return float((batch.images.float() / 255).var(correction=0))
 
 
-def _with_flags(run: Run, kind: str, flags: dict[str, Any]) -> RunConfig:
+def _with_flags(run: RunFolder, kind: str, flags: dict[str, Any]) -> RunConfig:
     config = run.config
     if config.kind != kind:
         raise RunError(f"the run {config.name} is of kind {config.kind!r}, not {kind!r}")
     changed = validated(kind, config.model_dump() | flags)
-    # What a second stage was trained on must not change after it.
+    # The training inputs of a second stage must not change once it has begun.
     free = config.free_on_resume
     free = free - {"epochs"} if run.has_later_stage else free | config.second_stage_fields
     for field in type(config).model_fields:
@@ -235,7 +237,7 @@ def _with_flags(run: Run, kind: str, flags: dict[str, Any]) -> RunConfig:
     return changed
 
 
-def _check_same_data(run: Run, dataset: Dataset) -> None:
+def _check_same_data(run: RunFolder, dataset: Dataset) -> None:
     now = _data_facts(dataset)
     then = {name: run.facts.get(name) for name in now}
     if now != then:

@@ -1,4 +1,4 @@
-"""Pictures beside their reconstructions, from a run folder: to see what a model keeps."""
+"""Pictures above their reconstructions by the model of a run folder."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +12,9 @@ from service.contract.image_preprocessing import prepare
 from service.contract.manifest import ImageSpec
 from trainer.errors import DataError, RunError
 from trainer.evaluation.reconstructions import mean_squared_errors, peak_signal_to_noise_ratios
+from trainer.image_sheets import PAPER, save_png, side_by_side
 from trainer.pipeline import restored
-from trainer.plots import PAPER, save_png, side_by_side
-from trainer.training.run_folder import Run
+from trainer.training.run_folder import RunFolder
 
 SHOWN = 8
 
@@ -25,7 +25,7 @@ def write_pairs(run: Path, files: Sequence[Path], out: Path, console: Console) -
     Without ``files`` they are the first test images. Raises RunError for what is no run folder or cannot be
     written, DataError for a picture that cannot be read.
     """
-    model, dataset = restored(Run.open(run), console)
+    model, dataset = restored(RunFolder.open(run), console)
     if files:
         images = torch.cat([_picture(file, model.image_spec()) for file in files])
     else:
@@ -53,7 +53,7 @@ def _picture(file: Path, spec: ImageSpec) -> Tensor:
         raise DataError(f"{file} is no picture in a known format") from error
     except Image.DecompressionBombError as error:
         raise DataError(f"{file} is too large: {error}") from error
-    except (OSError, SyntaxError) as error:  # by which Pillow tells of a broken file
+    except (OSError, SyntaxError) as error:  # Pillow raises both for a broken file
         reason = error.strerror if isinstance(error, OSError) else None
         raise DataError(f"{file} cannot be read: {reason or error}") from error
     return torch.tensor(pixels).permute(2, 0, 1)[None]

@@ -1,4 +1,4 @@
-"""The app: settings in, an ASGI app with everything loaded out."""
+"""The app: from settings to an ASGI app with its models loaded."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,86 +14,87 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service import __version__
 from service.api import problems
 from service.api.dependencies import Context
-from service.api.middleware.access_log import REQUEST_ID, Observed
-from service.api.middleware.auth import METRICS, Keys, MetricsPort
-from service.api.middleware.body_limits import Budget, Intake
-from service.api.middleware.fast_path import Direct
+from service.api.middleware.access_log import REQUEST_ID, AccessLog
+from service.api.middleware.auth import METRICS, Authentication, MetricsPort
+from service.api.middleware.body_limits import BodyLimits, Budget
+from service.api.middleware.fast_path import FastPath
 from service.api.middleware.head_requests import HeadRequests
 from service.api.openapi import describe
 from service.api.routes import codes, health, models, sample, score
 from service.api.v2 import inference
 from service.api.v2.wire import LENGTH
-from service.models.model import Batching
+from service.models.model import BatchLimits
 from service.models.registry import Registry
 from service.observability.metrics import INFLIGHT_BYTES, gauge
 from service.observability.tracing import Traces, to_collector
 from service.runtime.providers import choose_provider
-from service.server.control_channel import Crew
+from service.server.control_channel import ControlChannel
 from service.settings import Settings
 
+# Every router. The paths in the metrics, the fast path and the OpenAPI document follow from their routes.
 ROUTERS = (codes.router, sample.router, score.router, models.router, inference.router, health.router)
 
-# Headers of answers that the scripts of a web page may read, beside those that they always may.
-_OF_A_MODEL = ("X-Tessera-Model", "X-Tessera-Version", "X-Tessera-Seed")
-EXPOSED = (*_OF_A_MODEL, REQUEST_ID, LENGTH, "Retry-After", "WWW-Authenticate", "Content-Disposition")
-
-# The routers of what runs a model.
-DIRECT = (codes.router, sample.router, score.router)
+# Response headers that the scripts of a web page may read (CORS), beside those that they always may.
+_MODEL_HEADERS = ("X-Tessera-Model", "X-Tessera-Version", "X-Tessera-Seed")
+EXPOSED = (*_MODEL_HEADERS, REQUEST_ID, LENGTH, "Retry-After", "WWW-Authenticate", "Content-Disposition")
 
 DESCRIPTION = """
 Images to codes, codes to images, and new images, from models of the VAE family.
 
-The calls below `/v2` are the Open Inference Protocol, for clients of KServe and Triton.
+The endpoints below `/v2` are the Open Inference Protocol, for clients of KServe and Triton.
 
-Answers come in the form that `Accept` asks for. Every error is `application/problem+json` (RFC 9457) and says
-what was given and what is allowed.
+A response has the media type that `Accept` asks for. An error of an endpoint is `application/problem+json`
+(RFC 9457); it says what was given and what is allowed.
 """
 
 
 @dataclass(frozen=True)
 class App:
-    """An ASGI app: the ``layers`` that every call meets, the last of which is or leads to ``fastapi``."""
+    """An ASGI app: ``asgi`` is the middleware around ``fastapi``, or, with traces, the other way round."""
 
     fastapi: FastAPI
     context: Context
-    layers: ASGIApp
+    asgi: ASGIApp
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As ASGI has it."""
-        # As Starlette does, for endpoints that are called before it is.
-        scope["app"] = self.fastapi
-        await self.layers(scope, receive, send)
+        """Call ``asgi``; the server calls it directly."""
+        await self.asgi(scope, receive, send)
 
 
-def create_app(settings: Settings, crew: Crew | None = None) -> App:
-    """Choose the provider, load the models, and make the app. A folder that is refused stops nothing.
+def create_app(settings: Settings, control: ControlChannel | None = None) -> App:
+    """Choose the provider, load the models, and make the app. A bundle that is refused does not stop it.
 
-    ``crew`` are the other workers at the same address; without it there are none.
+    ``control`` leads to the other workers; without it there are none.
 
-    Raises StartupError if the provider that was asked for does not work or packages for traces are missing,
+    Raises StartupError if the provider of the settings does not work or packages for traces are missing,
     ModelsUnreadable if the models folder cannot be listed.
     """
     provider = choose_provider(
         settings.provider, settings.threads, tf32=settings.tf32, captures=settings.cuda_graphs
     )
-    batching = Batching.on(provider, settings.batch_size, settings.batch_pixels)
+    batching = BatchLimits.on(provider, settings.batch_size, settings.batch_pixels)
     registry = Registry(settings.models, provider, batching, settings.default_model)
     registry.reload()
 
     traces = None if settings.traces is None else Traces(to_collector(settings.traces))
-    context = Context(settings, registry, crew or Crew(), traces)
+    context = Context(settings, registry, control or ControlChannel(), traces)
     fastapi = _fastapi(context, traces)
     layers = _layers(context)
     if traces is None:
-        # What FastAPI does before it comes to its middleware costs a small call a fiftieth.
+        # What FastAPI does before its middleware takes 2 % of the time of a small request.
         outermost: ASGIApp = fastapi
         for layer in layers:
             outermost = layer(outermost)
         return App(fastapi, context, outermost)
     for layer in layers:
-        # Inside of the span that FastAPI makes of a call.
+        # Inside of the span that FastAPI makes for a request.
         fastapi.add_middleware(layer)
     return App(fastapi, context, fastapi)
+
+
+def routes() -> list[APIRoute]:
+    """The routes of all routers."""
+    return [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
 
 
 def _fastapi(context: Context, traces: Traces | None) -> FastAPI:
@@ -102,7 +103,7 @@ def _fastapi(context: Context, traces: Traces | None) -> FastAPI:
         version=__version__,
         summary="Image codes over REST.",
         description=DESCRIPTION,
-        # To ask whether there is anything to be traced would cost as much as to read a small picture.
+        # To check for telemetry at each request would take as long as to decode a small image.
         telemetry={
             "tracing": traces is not None,
             "tracer_provider": traces and traces.provider,
@@ -110,8 +111,8 @@ def _fastapi(context: Context, traces: Traces | None) -> FastAPI:
             "logs": False,
         },
         generate_unique_id_function=_operation_id,
-        redoc_url=None,  # its page loads a picture from another host
-        swagger_ui_parameters={"validatorUrl": None},  # or the page would tell another host of us
+        redoc_url=None,  # its page loads an image from another host
+        swagger_ui_parameters={"validatorUrl": None},  # the default sends the document to another host
     )
     app.state.context = context
     app.openapi = partial(describe, app)  # type: ignore[method-assign]  # FastAPI's own way
@@ -123,37 +124,37 @@ def _fastapi(context: Context, traces: Traces | None) -> FastAPI:
     async def page() -> RedirectResponse:
         return RedirectResponse("docs")
 
-    # It takes tens of milliseconds: whoever asked for it first would have the others wait.
+    # It takes tens of milliseconds, in which the first request for it would block the event loop.
     app.openapi()
     return app
 
 
 def _operation_id(route: APIRoute) -> str:
-    """What a generated client calls a call: ``encode``, where FastAPI says ``encode_encode_post``."""
-    of_version = "_version" if "{version}" in route.path else ""
-    return f"v2_{route.name}{of_version}" if route.path.startswith("/v2") else route.name
+    """The name in a generated client: ``encode``, where FastAPI has ``encode_encode_post``."""
+    version = "_version" if "{version}" in route.path else ""
+    return f"v2_{route.name}{version}" if route.path.startswith("/v2") else route.name
 
 
 def _layers(context: Context) -> list[Callable[[ASGIApp], ASGIApp]]:
-    """What every call meets before it comes to a route, the last first."""
+    """The middleware, the innermost first."""
     settings = context.settings
-    routes = [route for router in ROUTERS for route in router.routes]
     budget = Budget(settings.max_inflight_bytes)
-    context.metrics.watch(lambda: [gauge(INFLIGHT_BYTES, [({}, budget.held)])])
-    paths = [route.path for route in routes if isinstance(route, APIRoute) and not route.param_convertors]
-    direct = [route for router in DIRECT for route in router.routes]
+    context.metrics.add_source(lambda: [gauge(INFLIGHT_BYTES, [({}, budget.reserved)])])
+    paths = [route.path for route in routes() if not route.param_convertors]
     layers: list[Callable[[ASGIApp], ASGIApp]] = [
         HeadRequests,
-        partial(Direct, routes=direct, context=context),
-        partial(Intake, settings=settings, budget=budget),
+        partial(FastPath, routes=routes(), context=context),
+        partial(BodyLimits, settings=settings, budget=budget),
     ]
     if settings.api_keys or settings.reload_key:
         is_open = () if settings.metrics == "key" else (METRICS,)
-        layers.append(partial(Keys, keys=settings.api_keys, reload_key=settings.reload_key, is_open=is_open))
+        layers.append(
+            partial(Authentication, keys=settings.api_keys, reload_key=settings.reload_key, is_open=is_open)
+        )
     if isinstance(settings.metrics, int):
         layers.append(partial(MetricsPort, port=settings.metrics))
     if settings.cors_origins:
-        # Outside of the keys: what a browser asks first (preflight) has none.
+        # Outside of the authentication: a preflight request has no key.
         layers.append(
             partial(
                 CORSMiddleware,
@@ -164,4 +165,4 @@ def _layers(context: Context) -> list[Callable[[ASGIApp], ASGIApp]]:
             )
         )
     every = settings.log_calls == "all"
-    return [*layers, partial(Observed, metrics=context.metrics, paths=paths, every=every)]
+    return [*layers, partial(AccessLog, metrics=context.metrics, paths=paths, every=every)]

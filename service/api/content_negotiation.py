@@ -1,25 +1,37 @@
-"""Headers of a call, and which form of answer Accept asks for (RFC 9110, section 12.5.1)."""
+"""Media types: what Content-Type says of a body, and what Accept allows for the response (RFC 9110, 12.5.1).
+
+curl sends ``application/x-www-form-urlencoded`` by default, and many clients send
+``application/octet-stream`` or nothing. The type of such a body is found by its first bytes; any other
+Content-Type is taken as it is.
+"""
 
 from collections.abc import Sequence
 from functools import lru_cache
 
 from starlette.types import Scope
 
-from service.errors import NotAcceptable, quoted
+from service.codecs import npy
+from service.errors import NotAcceptable, UnsupportedMediaType, quoted
 
 JSON = "application/json"
 NPY = "application/x-npy"
 PNG = "image/png"
 SAFETENSORS = "application/x-safetensors"
 BYTES = "application/octet-stream"
+FORM = "multipart/form-data"
+PICTURES = ("image/png", "image/jpeg", "image/webp")
 
-
+# Content types that say nothing about the body.
+_VAGUE = ("", BYTES, "application/x-www-form-urlencoded")
+_ALIASES = {"image/jpg": "image/jpeg", "application/npy": NPY, "application/x-numpy": NPY}
+# A JSON body with more leading whitespace needs a Content-Type.
+_MOST_WHITESPACE = 1024
 # Browsers send some 150 characters.
 _LONGEST = 1000
 
 
 def header(scope: Scope, name: bytes) -> str | None:
-    """The first header of a name, which is in lower case, as ASGI has them."""
+    """The value of the first header of a name in lower case."""
     for key, value in scope["headers"]:
         if key == name:
             return str(value, "latin-1")
@@ -27,18 +39,47 @@ def header(scope: Scope, name: bytes) -> str | None:
 
 
 def choose(header: str | None, offers: tuple[str, ...]) -> str:
-    """The offer that the header likes best; among equals the first, which is the default.
+    """The offer with the highest quality in an Accept header; among equals the first, the default.
 
-    No header, an empty one and ``*/*`` give the default. Raises NotAcceptable if no offer is allowed, and for
-    a header that is too long to be read.
+    No header, an empty one and ``*/*`` give the default. Raises NotAcceptable if no offer is allowed, or if
+    the header has over 1,000 characters.
     """
     header = header or ""
     best = _best(header, offers) if len(header) <= _LONGEST else None
     if best is None:
-        detail = f"Accept is {quoted(header)} ({len(header)} of at most {_LONGEST} characters)"
-        told = f"{detail}, and the answer comes as {', '.join(offers)}"
-        raise NotAcceptable(told, given=header, allowed=list(offers))
+        given = f"Accept is {quoted(header)} ({len(header)} of at most {_LONGEST} characters)"
+        detail = f"{given}, and the response comes as {', '.join(offers)}"
+        raise NotAcceptable(detail, given=header, allowed=list(offers))
     return best
+
+
+def content_type(scope: Scope) -> str:
+    """The media type of a request's Content-Type, in lower case, without parameters and aliases."""
+    media = (header(scope, b"content-type") or "").partition(";")[0].strip().lower()
+    return _ALIASES.get(media, media)
+
+
+def checked_content_type(given: str, body: bytes, allowed: Sequence[str]) -> str:
+    """The media type of a body, by its content type or first bytes. Raises UnsupportedMediaType."""
+    media = _sniffed(body) if given in _VAGUE else given
+    if media is None or media not in allowed:
+        detail = f"Content-Type is {quoted(given)}, which is not taken here; send {', '.join(allowed)}"
+        if given in _VAGUE:
+            detail = f"the body is none of {', '.join(allowed)}; name its type in Content-Type"
+        raise UnsupportedMediaType(detail, given=given, allowed=list(allowed))
+    return media
+
+
+def _sniffed(body: bytes) -> str | None:
+    if body.startswith(b"\x89PNG"):
+        return "image/png"
+    if body.startswith(b"\xff\xd8\xff"):
+        return "image/jpeg"
+    if body.startswith(b"RIFF") and body[8:12] == b"WEBP":
+        return "image/webp"
+    if body.startswith(npy.MAGIC):
+        return NPY
+    return JSON if body[:_MOST_WHITESPACE].lstrip()[:1] == b"{" else None
 
 
 @lru_cache(256)

@@ -1,9 +1,10 @@
-"""What the routes share: the settings, the served models and what runs them, and the other workers."""
+"""The context that the routes share: settings, models, scheduler, metrics and the control channel."""
 
 import logging
 import math
 from collections.abc import Callable
-from typing import Annotated, TypeVar
+from dataclasses import asdict
+from typing import Annotated, NamedTuple, Self, TypeVar
 
 import anyio.to_thread
 from anyio import CapacityLimiter, Lock
@@ -11,101 +12,144 @@ from fastapi import Depends
 from prometheus_client.metrics_core import Metric
 from starlette.requests import Request
 
-from service.batching.entries import Limits
+from service.batching.entries import QueueLimits
+from service.codecs.images import ImageLimits
+from service.codecs.json_arrays import JsonLimits
 from service.contract.cpu_count import available_cpus
+from service.errors import NotReady, ShuttingDown, Unwell
 from service.models.registry import Registry
-from service.models.scheduler import Scheduler
+from service.models.scheduler import Scheduler, batch_metrics
 from service.observability import metrics
 from service.observability.metrics import Metrics
 from service.observability.tracing import Traces
 from service.runtime.providers import CudaProbe
-from service.server.control_channel import Crew
-from service.server.liveness import Checkup
+from service.server.control_channel import ControlChannel
+from service.server.liveness import LivenessCheck
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Pixels or numbers that are read or written in about a millisecond.
-AT_ONCE = 2**16
+# Pixels or numbers that a codec converts in about a millisecond.
+ON_LOOP = 2**16
+
+
+class RequestLimits(NamedTuple):
+    """The limits for what one request may hold."""
+
+    images: ImageLimits
+    json: JsonLimits
+    max_body_bytes: int
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """The limits that the settings name."""
+        return cls(
+            ImageLimits(settings.max_pixels, settings.max_images, settings.max_total_pixels),
+            JsonLimits(settings.max_json_bytes, settings.max_json_values),
+            settings.max_body_bytes,
+        )
 
 
 class Context:
     """One for each app."""
 
     def __init__(
-        self, settings: Settings, registry: Registry, crew: Crew, traces: Traces | None = None
+        self, settings: Settings, registry: Registry, control: ControlChannel, traces: Traces | None = None
     ) -> None:
-        self.settings, self.registry, self.crew = settings, registry, crew
-        limits = Limits(
+        self.settings, self.registry, self.control = settings, registry, control
+        self.limits = RequestLimits.of(settings)
+        limits = QueueLimits(
             settings.max_queued_rows,
             settings.max_queued_bytes,
             settings.max_queue_seconds,
             settings.max_run_seconds,
         )
         self.metrics = Metrics()
-        self.metrics.watch(self._state)
+        self.metrics.add_source(self._state)
         self.scheduler = Scheduler(
             registry.provider,
             settings.concurrency,
             settings.samplers,
             limits,
-            self.metrics.ran,
-            ran=(lambda _: None) if traces is None else traces.ran,
-            failed=lambda reason: self.failed(reason),
+            batch_metrics(self.metrics),
+            on_entry=None if traces is None else traces.record,
+            on_failure=lambda reason: self.failed(reason),
         )
         self.draining = False
         self._cuda = CudaProbe(registry.provider)
-        self.checkup = Checkup(self.ailments, crew)
+        self.liveness = LivenessCheck(self.fatal_errors, control)
         self._codecs = CapacityLimiter(available_cpus())
-        # Of large JSON one body is read at a time: however many come, the loop waits for one parser.
+        # One large JSON body is parsed at a time, so that the event loop waits for one parser at most.
         self.large_json = Lock()
-        # Called from any thread when something broke that only a new process mends, with the reason.
+        # Called from any thread, with the reason, when something failed that needs a new process.
         self.failed: Callable[[str], None] = log.error
-        crew.on("reload", registry.reload)
-        crew.on("prepare", registry.prepare)
-        crew.on("commit", registry.commit, at_once=True)
-        crew.on("abandon", registry.abandon)
-        crew.on("ping", self.ailments, at_once=True)
-        crew.on("metrics", lambda: (crew.index, self.metrics.families()))
+        control.handle("reload", registry.reload)
+        control.handle("prepare", registry.prepare)
+        control.handle("commit", registry.commit, on_loop=True)
+        control.handle("abandon", registry.abandon)
+        control.handle("ping", self.fatal_errors, on_loop=True)
+        control.handle("metrics", lambda: (control.index, self.metrics.families()))
 
     async def convert(self, work: Callable[[], T], weight: float = math.inf) -> T:
-        """Read or write pictures, arrays and JSON: off the event loop, but what weighs little at once.
+        """Run a codec in a thread, or on the event loop if its ``weight`` is small.
 
-        ``weight`` is in pixels or numbers. To hand a small picture to another thread costs more than to read
-        it, and until it is read nobody else waits for long.
+        ``weight`` is in pixels or numbers. A thread costs more than the decoding of a small image, which
+        does not block the event loop for long.
         """
-        if weight <= AT_ONCE:
+        if weight <= ON_LOOP:
             return work()
         return await anyio.to_thread.run_sync(work, limiter=self._codecs)
 
-    def ailments(self) -> list[str]:
-        """What is wrong with this process beyond repair."""
-        found, failure = self.scheduler.ailments, self._cuda.failure()
+    def fatal_errors(self) -> list[str]:
+        """The failures of this process that need a new one."""
+        found, failure = self.scheduler.fatal_errors, self._cuda.failure()
         return found if failure is None else [*found, f"CUDA failed a probe: {failure}"]
 
     def _state(self) -> list[Metric]:
-        """What is so now, for who looks at the metrics."""
+        """The gauges, when the metrics are collected."""
         provider, models = self.registry.provider, self.registry.models.values()
-        told = [
+        labels = [
             {"model": model.manifest.name, "version": model.manifest.version, "kind": model.manifest.kind}
             for model in models
         ]
         waiting = [
-            ({"model": name, "operation": chain}, rows)
-            for (name, chain), rows in self.scheduler.waiting.items()
+            ({"model": name, "operation": pipeline}, rows)
+            for (name, pipeline), rows in self.scheduler.waiting.items()
         ]
         return [
             metrics.gauge(metrics.WAITING_ROWS, waiting),
             metrics.gauge(metrics.READY, [({}, float(bool(models) and not self.draining))]),
             metrics.info(metrics.PROVIDER, [{"provider": provider.name, "reason": provider.reason}]),
-            metrics.info(metrics.MODEL, told),
+            metrics.info(metrics.MODEL, labels),
         ]
 
     def drain(self) -> None:
-        """Be not ready any more: the process is about to end."""
+        """Respond to readiness probes with 503 from now on: the process is about to exit."""
         self.draining = True
+
+    async def check_live(self) -> None:
+        """Raise Unwell if this worker needs a new process."""
+        health = await self.liveness.health()
+        if health.fatal_errors:
+            raise Unwell("; ".join(health.fatal_errors), ailments=health.fatal_errors)
+
+    async def check_ready(self) -> int:
+        """How many workers respond. Raises ShuttingDown, or NotReady without a model or if not well."""
+        registry = self.registry
+        provider = {"provider": registry.provider.name, "reason": registry.provider.reason}
+        if self.draining:
+            raise ShuttingDown("the service is shutting down; it finishes requests in progress", **provider)
+        if not registry.models:
+            detail = f"no model is loaded{registry.why_not()}"
+            raise NotReady(detail, refused=[asdict(each) for each in registry.refused], **provider)
+        fatal_errors, responsive = await self.liveness.health()
+        if fatal_errors:
+            raise NotReady(
+                f"this worker is not well: {'; '.join(fatal_errors)}", ailments=fatal_errors, **provider
+            )
+        return responsive
 
 
 async def _context(request: Request) -> Context:

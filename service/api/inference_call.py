@@ -1,68 +1,77 @@
-"""From a request to a run of a model: which model, which operations, with what, and then the run."""
+"""From a request to a run of a model: which model, which operations, their parameters, the run."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from numpy.typing import NDArray
+from starlette.requests import Request
 from starlette.types import Scope
 
+from service.api import request_bodies
 from service.api.content_negotiation import header
 from service.api.dependencies import Context
-from service.api.schemas import Named
+from service.api.schemas import ImagesQuery, Named, OperationQuery
+from service.codecs import code_arrays
+from service.codecs.images import ImageLimits, Pixels
 from service.contract.manifest import Role
 from service.contract.runner import Arrays, Results
-from service.errors import BadValue, VersionConflict, quoted, too_large
+from service.errors import BadValue, TooLarge, VersionConflict, quoted, too_large
 from service.models import request_parameters
-from service.models.model import Model
-from service.models.pipeline import Number, Operations
+from service.models.model import ServedModel
+from service.models.pipeline import Number, Pipeline
 from service.models.request_parameters import Label
+
+# Points of an interpolation if the request does not say how many.
+POINTS = 9
 
 
 class Call(NamedTuple):
-    """A chain of operations of a model, with all that a caller may set.
+    """A pipeline of a model, with all that a request may set.
 
-    In the operations ``still``, noise that has a default is that, whatever the seed.
+    The operations named in ``default_noise`` use the default noise of every input that has one.
     """
 
-    model: Model
-    chain: tuple[str, ...]
+    model: ServedModel
+    pipeline: Pipeline
     values: Mapping[str, Number]
     seed: int
-    still: Collection[str]
+    default_noise: Collection[str]
     label: Label | Sequence[Label] | None
 
     @property
-    def operations(self) -> Operations:
-        """The operations, in order."""
-        return self.model.operations(self.chain)
-
-    @property
     def draws(self) -> bool:
-        """Whether its noise is drawn, so that the seed means something."""
-        return self.operations.draws(self.still)
+        """Whether noise is drawn, so that the seed matters."""
+        return bool(self.pipeline.noises) and self.pipeline.draws(self.default_noise)
 
     async def run(self, context: Context, rows: int, given: Arrays) -> Results:
-        """Run the operations on ``rows`` rows; what was given and what came out. Raises TooLarge."""
+        """Run the pipeline on ``rows`` rows: the arrays given and those computed. Raises TooLarge."""
         most = context.settings.max_steps
-        for axis in self.operations.steps:
+        for axis in self.pipeline.steps:
             # The noise of a sampler has an axis of as many steps.
             if (steps := int(self.values[axis])) > most:
                 raise too_large(f"{axis} is {steps}", steps, most, "max_steps")
-        labels = request_parameters.labels(self.model.manifest, self.operations, self.label, rows)
-        inputs = given if labels is None else {**given, Role.label: labels}
+        inputs = given
+        if self.label is not None or self.pipeline.label is not None:
+            labels = request_parameters.labels(self.model.manifest, self.pipeline, self.label, rows)
+            inputs = given if labels is None else {**given, Role.label: labels}
         return await context.scheduler.run(
-            self.model, self.chain, inputs, rows, self.values, self.seed, self.still
+            self.model, self.pipeline, inputs, rows, self.values, self.seed, self.default_noise
         )
 
 
-def choose_model(context: Context, query: Named, sent: Named | None = None) -> Model:
+def choose_model(context: Context, query: Named, body: Named | None = None) -> ServedModel:
     """The model that the query or the body names, or the default.
 
     Raises BadValue if the two disagree, VersionConflict if either has another version than is served, and
     what ``Registry.choose`` raises.
     """
-    name = _agreed("model", query.model, None if sent is None else sent.model)
-    version = _agreed("version", query.version, None if sent is None else sent.version)
-    model = context.registry.choose(name)
+    name = _agreed("model", query.model, None if body is None else body.model)
+    version = _agreed("version", query.version, None if body is None else body.version)
+    registry = context.registry
+    wanted = registry.default if name is None else name
+    model = None if wanted is None else registry.models.get(wanted)
+    if model is None:
+        model = registry.choose(name)
     if version is not None and version != model.manifest.version:
         detail = (
             f"the request is for version {quoted(version)} of {model.manifest.name!r}, "
@@ -72,8 +81,8 @@ def choose_model(context: Context, query: Named, sent: Named | None = None) -> M
     return model
 
 
-def check_room(context: Context, query: Named, verb: str, scope: Scope) -> None:
-    """Refuse a call for which there is no room before its body is read, which may name a model if it is JSON.
+def check_queue(context: Context, query: Named, verb: str, scope: Scope) -> None:
+    """Refuse a request for a full queue before its body is read, unless the body may name the model (JSON).
 
     Raises Overloaded, and as ``choose_model``.
     """
@@ -82,30 +91,79 @@ def check_room(context: Context, query: Named, verb: str, scope: Scope) -> None:
     media = header(scope, b"content-type") or ""
     if query.model is not None or media.startswith(("image/", "application/x-npy")):
         model = choose_model(context, query)
-        context.scheduler.check(model, model.chain(verb))
+        context.scheduler.check(model, model.pipeline(verb))
 
 
-def _agreed(what: str, queried: str | None, sent: str | None) -> str | None:
-    if queried is not None and sent is not None and queried != sent:
+def _agreed(what: str, queried: str | None, named: str | None) -> str | None:
+    if queried is not None and named is not None and queried != named:
         raise BadValue(
-            f"the query names {what} {quoted(queried)} and the body {quoted(sent)}", given=[queried, sent]
+            f"the query names {what} {quoted(queried)} and the body {quoted(named)}", given=[queried, named]
         )
-    return sent if queried is None else queried
+    return named if queried is None else queried
 
 
 def make_call(
-    model: Model,
-    chain: tuple[str, ...],
+    model: ServedModel,
+    pipeline: Pipeline,
     parameters: Mapping[str, Any],
     *,
     seed: int | None = None,
-    still: Collection[str] = (),
+    default_noise: Collection[str] = (),
     label: Label | Sequence[Label] | None = None,
     others: Iterable[str] = (),
 ) -> Call:
-    """A call with its parameters checked and its seed drawn if none was given. Raises as ``arguments``."""
-    operations = model.operations(chain)
-    values = request_parameters.parameters(operations, parameters, others)
-    if seed is None:
-        seed = request_parameters.draw_seed() if operations.draws(still) else 0
-    return Call(model, chain, values, seed, still, label)
+    """A call with its parameters checked, and its seed drawn if none was given.
+
+    Raises as ``request_parameters.parameters``.
+    """
+    values = pipeline.defaults
+    if parameters:
+        values = request_parameters.parameters(pipeline, parameters, others)
+    call = Call(model, pipeline, values, seed or 0, default_noise, label)
+    return call._replace(seed=request_parameters.draw_seed()) if seed is None and call.draws else call
+
+
+def operation_call(model: ServedModel, verb: str, query: OperationQuery, *, draws: bool) -> Call:
+    """The call for a query; unless it ``draws``, with default noise."""
+    pipeline, given = model.pipeline(verb), query.model_extra or {}
+    return make_call(
+        model,
+        pipeline,
+        given,
+        seed=query.seed,
+        default_noise=() if draws else pipeline.names,
+        label=query.label,
+        others=type(query).model_fields if given else (),
+    )
+
+
+async def images_call(
+    request: Request, context: Context, query: ImagesQuery, verb: str
+) -> tuple[Call, Pixels]:
+    """The call for a request with images, and the images, uint8 ``(N, H, W, C)``."""
+    check_queue(context, query, verb, request.scope)
+    received = await request_bodies.read_images(request, context)
+    model = choose_model(context, query, received.named)
+    call = operation_call(model, verb, query, draws=query.seed is not None or verb == "score")
+    limits = context.limits.images
+    fitted = await context.convert(
+        lambda: received.fitted(model, limits, resize=query.resize), received.weight
+    )
+    return call, fitted.pixels
+
+
+def check_states(model: ServedModel, states: NDArray[Any], limits: ImageLimits) -> None:
+    """Raise TooLarge if the images of states ``(N, S, *codes.shape)`` have too many pixels for a response."""
+    (chains, passed), image = states.shape[:2], model.manifest.image
+    try:
+        limits.check_total(chains * passed, image.height, image.width)
+    except TooLarge as error:
+        detail = f"{chains} chains with {passed} states each: {error}; ask for fewer samples or states"
+        raise TooLarge(detail, **error.members) from error
+
+
+def image_size(arrays: Mapping[Role, NDArray[Any]], model: ServedModel) -> tuple[int, int]:
+    """Height and width in pixels of the images of some valid codes, or of the model if there are none."""
+    image, codes = model.manifest.image, arrays.get(Role.codes)
+    size = None if codes is None else code_arrays.image_size(codes.shape[1:], model.manifest)
+    return size or (image.height, image.width)

@@ -1,7 +1,7 @@
-"""What OpenAPI says of the routes beyond what FastAPI sees: bodies, forms of answers, problems.
+"""The OpenAPI descriptions that FastAPI cannot derive: bodies, media types of responses, problems.
 
-The routes read bodies and write answers by themselves, so their content types are declared here, and the
-objects in them by reference to ``service.api.schemas``. Someone generates a client from it.
+Routes parse bodies and write responses themselves, so each declares their media types, with the functions
+below, and refers to the objects in them by their classes.
 """
 
 from collections.abc import Mapping
@@ -11,55 +11,40 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from service.api import schemas
-from service.api.content_negotiation import BYTES, JSON, NPY, PNG
+from service.api.content_negotiation import FORM, JSON, NPY, PICTURES
 from service.api.middleware.auth import OPEN
 from service.api.problems import MEDIA_TYPE, ProblemDocument
-from service.api.request_bodies import FORM, PICTURES
-from service.api.v2 import protocol
-from service.api.v2.wire import LENGTH
+from service.api.schemas import ImagesDocument
 
-TEXT = {"schema": {"type": "string"}}
 Responses = dict[int | str, dict[str, Any]]
 
+TEXT = {"schema": {"type": "string"}}
 BINARY = {"schema": {"type": "string", "format": "binary"}}
 
 _REFUSALS = {
-    400: "The body or the choice of a model cannot be understood.",
-    401: "A key is needed, and the call has none or one that is not known.",
-    403: "The key is for other calls, or the call is only for clients on the same machine.",
+    400: "The body cannot be parsed, or the request must name a model.",
+    401: "A key is needed, and the request has none or an unknown one.",
+    403: "The key is for other requests, or the request is only for clients on the same machine.",
     404: "No such model, or it has no such operation or file.",
-    406: "The answer has no form that Accept allows.",
-    408: "The body did not come in time.",
+    406: "The response has no form that Accept allows.",
+    408: "The body was not received in time.",
     409: "The body comes from another version of the model.",
     413: "Too many bytes, pixels or rows.",
     415: "The content type is not taken.",
     422: "A value is not allowed, or a name is unknown.",
-    429: "Too much waits already; `Retry-After` says when to come again.",
-    503: "No model is loaded, or the service is being stopped.",
-    504: "The request waited for too long.",
+    429: "The queue is full; `Retry-After` says when to try again.",
+    503: "No model is loaded, or the service is shutting down.",
+    504: "The request waited too long in the queue.",
 }
 
-# What every call that runs a model may be refused with.
-_OF_A_RUN = (400, 404, 406, 408, 409, 413, 415, 422, 429, 503, 504)
+# The refusals of every route that runs a model.
+RUN_REFUSALS = (400, 404, 406, 408, 409, 413, 415, 422, 429, 503, 504)
 
 _MODEL_HEADERS: dict[str, Any] = {
     "X-Tessera-Model": {"description": "Name of the model.", "schema": {"type": "string"}},
     "X-Tessera-Version": {"description": "Its version.", "schema": {"type": "string"}},
 }
-_SEED_HEADER = {"X-Tessera-Seed": {"description": "The seed of the noise.", "schema": {"type": "integer"}}}
-
-_IMAGES_CONTENT: dict[str, Any] = {
-    **dict.fromkeys(PICTURES, BINARY),
-    FORM: {
-        "schema": {
-            "type": "object",
-            "properties": {"image": {"type": "array", "items": {"type": "string", "format": "binary"}}},
-            "required": ["image"],
-        }
-    },
-    NPY: BINARY,
-}
+SEED_HEADER = {"X-Tessera-Seed": {"description": "The seed of the noise.", "schema": {"type": "integer"}}}
 
 PARAMETERS: Mapping[str, Any] = {
     "name": "parameters",
@@ -71,7 +56,7 @@ PARAMETERS: Mapping[str, Any] = {
 }
 
 
-# Every document that something below refers to, by its name.
+# Every document that a description refers to, by its name.
 _REFERRED: dict[str, type[BaseModel]] = {}
 
 
@@ -82,79 +67,58 @@ def ref(document: type[BaseModel]) -> dict[str, str]:
 
 
 def problems(*statuses: int) -> Responses:
-    """The errors a route may answer."""
+    """The errors of a route."""
     content = {MEDIA_TYPE: {"schema": ref(ProblemDocument)}}
-    told: Responses = {status: {"description": _REFUSALS[status], "content": content} for status in statuses}
-    if 429 in told:
-        told[429]["headers"] = {"Retry-After": {"description": "In seconds.", "schema": {"type": "integer"}}}
-    return told
+    found: Responses = {status: {"description": _REFUSALS[status], "content": content} for status in statuses}
+    if 429 in found:
+        found[429]["headers"] = {"Retry-After": {"description": "In seconds.", "schema": {"type": "integer"}}}
+    return found
 
 
-def file_answer(description: str, *media_types: str, form: Mapping[str, Any] = BINARY) -> Responses:
-    """An answer that is a file, or a text."""
+def file_response(description: str, *media_types: str, form: Mapping[str, Any] = BINARY) -> Responses:
+    """A response that is a file or a text."""
     return {200: {"description": description, "content": dict.fromkeys(media_types, form)}}
 
 
-def _answer(document: type[BaseModel], *media_types: str, headers: Mapping[str, Any]) -> Responses:
+def json_response(document: type[BaseModel], *media_types: str, headers: Mapping[str, Any]) -> Responses:
+    """A response in JSON or one of some binary media types."""
     content = {JSON: {"schema": ref(document)}, **dict.fromkeys(media_types, BINARY)}
     return {200: {"description": document.__doc__, "content": content, "headers": headers}}
 
 
-def _json(document: type[BaseModel], **examples: Any) -> dict[str, Any]:
-    told = {name.replace("_", " "): {"value": value} for name, value in examples.items()}
-    return {JSON: {"schema": ref(document), "examples": told}}
+def json_content(document: type[BaseModel], **examples: Any) -> dict[str, Any]:
+    """The JSON of a body, with examples by name."""
+    shown = {name.replace("_", " "): {"value": value} for name, value in examples.items()}
+    return {JSON: {"schema": ref(document), "examples": shown}}
 
 
-def _body(
+def body(
     content: Mapping[str, Any], parameter: Mapping[str, Any] = PARAMETERS, *, required: bool = True
 ) -> dict[str, Any]:
+    """A body by its media types, and a parameter in the query or the headers."""
     return {"requestBody": {"required": required, "content": content}, "parameters": [parameter]}
 
 
-def _run(
-    document: type[BaseModel], *forms: str, body: Mapping[str, Any], headers: dict[str, Any]
+def runs_model(
+    document: type[BaseModel], *media_types: str, body: Mapping[str, Any], headers: dict[str, Any]
 ) -> dict[str, Any]:
-    """All of a call that runs a model: its answer, in JSON and further forms, its body, its refusals."""
-    answer = _answer(document, *forms, headers=_MODEL_HEADERS | headers)
-    return {"responses": answer | problems(*_OF_A_RUN), "openapi_extra": body}
+    """The description of a route that runs a model: its response in JSON or other media types, its body."""
+    response = json_response(document, *media_types, headers=_MODEL_HEADERS | headers)
+    return {"responses": response | problems(*RUN_REFUSALS), "openapi_extra": body}
 
 
-_IMAGES_BODY = _body(_IMAGES_CONTENT | _json(schemas.ImagesDocument, one={"image": "iVBORw0KGgo..."}))
-ENCODE = _run(schemas.CodesAnswer, NPY, BYTES, body=_IMAGES_BODY, headers=_SEED_HEADER)
-RECONSTRUCT = _run(schemas.ReconstructionAnswer, PNG, NPY, BYTES, body=_IMAGES_BODY, headers={})
-SCORE = _run(schemas.ScoreAnswer, body=_IMAGES_BODY, headers=_SEED_HEADER)
-
-_CODES = {"model": "vqvae-mnist", "codes": [[[17, 301, 4], [88, 12, 12], [0, 511, 63]]]}
-_CODES_BODY = _body(_json(schemas.CodesDocument, grid=_CODES) | {NPY: BINARY})
-DECODE = _run(schemas.ImagesAnswer, PNG, NPY, BYTES, body=_CODES_BODY, headers={})
-
-_SAMPLE_JSON = _json(
-    schemas.SampleDocument,
-    langevin={"method": "langevin", "n": 16, "seed": 1, "parameters": {"steps": 200}},
-    codes_and_mask={"codes": [[17, 301], [88, 12]], "mask": [[0, 0], [1, 1]], "n": 8},
-    image_and_box={"image": "iVBORw0KGgo...", "box": [0, 14, 28, 28], "n": 8},
-    two_images={"method": "interpolate", "images": ["iVBORw0KGgo...", "iVBORw0KGgo..."], "n": 9},
-)
-_SAMPLE_BODY = _body(_SAMPLE_JSON | _IMAGES_CONTENT, required=False)
-SAMPLE = _run(schemas.SampleAnswer, PNG, NPY, BYTES, body=_SAMPLE_BODY, headers=_SEED_HEADER)
-
-# JSON, or JSON and the bytes of tensors behind it. There is one form of answer, and the version is a part of
-# the path.
-_LENGTH = {
-    "description": "How many bytes are JSON, if tensors follow.",
-    "schema": {"type": "integer", "minimum": 0},
+IMAGES_CONTENT: dict[str, Any] = {
+    **dict.fromkeys(PICTURES, BINARY),
+    FORM: {
+        "schema": {
+            "type": "object",
+            "properties": {"image": {"type": "array", "items": {"type": "string", "format": "binary"}}},
+            "required": ["image"],
+        }
+    },
+    NPY: BINARY,
 }
-_TENSORS = {"inputs": [{"name": "images", "shape": [1], "datatype": "BYTES", "data": ["iVBORw0KGgo..."]}]}
-INFER = {
-    "responses": _answer(protocol.InferenceAnswer, BYTES, headers={LENGTH: _LENGTH})
-    | problems(*(status for status in _OF_A_RUN if status not in (406, 409))),
-    "openapi_extra": _body(
-        _json(protocol.InferenceDocument, one=_TENSORS) | {BYTES: BINARY},
-        {"name": LENGTH, "in": "header", **_LENGTH},
-    ),
-}
-_INDEX = _json(protocol.IndexDocument, ready={"ready": True})
-INDEX_BODY = {"requestBody": {"required": False, "content": _INDEX}}
+IMAGES_BODY = body(IMAGES_CONTENT | json_content(ImagesDocument, one={"image": "iVBORw0KGgo..."}))
 
 
 def describe(app: FastAPI) -> dict[str, Any]:
@@ -169,9 +133,10 @@ def describe(app: FastAPI) -> dict[str, Any]:
     )
     components.setdefault("schemas", {}).update(referred["$defs"])
     components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    refusals = {str(status): described for status, described in problems(401, 403).items()}
     for path, item in schema["paths"].items():
         if path not in OPEN:
-            for call in item.values():
-                call["responses"] |= {str(status): told for status, told in problems(401, 403).items()}
-                call["security"] = [{}, {"key": []}]
+            for operation in item.values():
+                operation["responses"] |= refusals
+                operation["security"] = [{}, {"key": []}]
     return schema

@@ -1,9 +1,14 @@
-"""Every error as ``application/problem+json`` (RFC 9457), whoever raised it.
+"""The errors of the app as ``application/problem+json`` (RFC 9457).
 
-Problem                   as it stands
-validation by FastAPI     422, with where, what and the value
-HTTPException             Starlette's own: an unknown path (with the nearest), a wrong method
-anything else             500, and nothing of it but in the log, by ``service.api.middleware.access_log``
+| raised                   | response                                                              |
+| ------------------------ | --------------------------------------------------------------------- |
+| Problem                  | its status and members                                                |
+| RequestValidationError   | 422 with the place, the rule and the value of each error              |
+| HTTPException            | Starlette's status: an unknown path with the nearest, a wrong method  |
+| any other exception      | 500; the exception is in the log alone                                |
+
+Two kinds of errors are not: HTTP that the server cannot parse is a 400 in plain text, and CORSMiddleware
+refuses a preflight request in plain text.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,8 +28,8 @@ from service.errors import LONGEST_TEXT, BadValue, Problem, bounded, did_you_mea
 
 MEDIA_TYPE = "application/problem+json"
 
-# Of a request that is wrong in many ways, the first are told.
-MOST_COMPLAINTS = 10
+# Of many validation errors the first are in the response.
+MOST_ERRORS = 10
 _LONGEST_RULE = 150
 
 
@@ -43,40 +48,40 @@ class ProblemDocument(BaseModel):
     instance: str
 
 
-def answer(problem: Problem, scope: Scope) -> Response:
-    """The response that tells a problem to a caller; the scope keeps the problem's type, as ``problem``."""
+def response(problem: Problem, scope: Scope) -> Response:
+    """The response of a problem; sets ``scope["problem"]`` to the problem's type, for the access log."""
     scope["problem"] = problem.type()
-    return _response(problem.document(scope["path"]), problem.status, problem.headers)
+    return _problem_json(problem.document(scope["path"]), problem.status, problem.headers)
 
 
-def failed(scope: Scope) -> Response:
-    """The response to a call in which something went wrong that nobody foresaw."""
-    return answer(Problem("something failed inside the service; its log says more"), scope)
+def internal_error(scope: Scope) -> Response:
+    """The response to a request that raised an unexpected exception."""
+    return response(Problem("the service failed on this request; its log has the exception"), scope)
 
 
 def invalid(error: ValidationError) -> BadValue:
-    """The problem of a JSON body that pydantic refused."""
+    """The problem of a JSON body that is invalid for pydantic."""
     return _invalid(error.errors(include_url=False, include_context=False))
 
 
 def install(app: FastAPI) -> None:
-    """Answer every error of an app in this way."""
+    """Add the exception handlers to an app."""
     for kind in (Problem, RequestValidationError, HTTPException, ClientDisconnect, Exception):
-        app.add_exception_handler(kind, _answered)
+        app.add_exception_handler(kind, _handle)
 
 
-async def _answered(request: Request, error: Exception) -> Response:
+async def _handle(request: Request, error: Exception) -> Response:
     match error:
         case Problem():
-            return answer(error, request.scope)
+            return response(error, request.scope)
         case RequestValidationError():
-            return answer(_invalid(error.errors()), request.scope)
+            return response(_invalid(error.errors()), request.scope)
         case HTTPException():
             return _of_starlette(request, error)
         case ClientDisconnect():
-            # Nobody is left to read it; without this the log would show a failure of ours.
+            # No client reads it; without it the log would have an exception.
             return Response(status_code=400)
-    return failed(request.scope)
+    return internal_error(request.scope)
 
 
 def _of_starlette(request: Request, error: HTTPException) -> Response:
@@ -91,7 +96,7 @@ def _of_starlette(request: Request, error: HTTPException) -> Response:
             members["allowed"] = sorted({*members["allowed"], "HEAD"})
             error.headers = {**(error.headers or {}), "Allow": ", ".join(members["allowed"])}
         detail = f"{request.method} is not allowed here, only {' or '.join(members['allowed'])}"
-    return _response(
+    return _problem_json(
         {
             "type": "about:blank",
             "title": HTTPStatus(error.status_code).phrase,
@@ -106,20 +111,20 @@ def _of_starlette(request: Request, error: HTTPException) -> Response:
 
 
 def _invalid(errors: Sequence[Any]) -> BadValue:
-    complaints = [
+    shown = [
         {
             "where": bounded(".".join(str(bounded(part)) for part in item["loc"])),
             "what": bounded(item["msg"], _LONGEST_RULE),
             "given": quoted(item["input"]),
         }
-        for item in errors[:MOST_COMPLAINTS]
+        for item in errors[:MOST_ERRORS]
     ]
-    detail = "; ".join(f"{item['where']}: {item['what']}, not {item['given']}" for item in complaints)
-    more = len(errors) - len(complaints)
-    return BadValue(f"{detail}; and {more} more" if more else detail, errors=complaints)
+    detail = "; ".join(f"{item['where']}: {item['what']}, not {item['given']}" for item in shown)
+    more = len(errors) - len(shown)
+    return BadValue(f"{detail}; and {more} more" if more else detail, errors=shown)
 
 
-def _response(document: Mapping[str, Any], status: int, headers: Mapping[str, str] | None) -> Response:
+def _problem_json(document: Mapping[str, Any], status: int, headers: Mapping[str, str] | None) -> Response:
     path = document["instance"]
     if path == "/v2" or path.startswith("/v2/"):
         document = {**document, "error": document["detail"]}

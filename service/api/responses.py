@@ -1,4 +1,4 @@
-"""Answers: codes and images as JSON, npy or PNG, written straight from numpy."""
+"""Responses: codes and images as JSON, npy or PNG, written directly from numpy."""
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -11,7 +11,7 @@ from starlette.responses import Response
 from service.api.content_negotiation import BYTES, JSON, NPY, PNG
 from service.codecs import images, npy
 from service.codecs.images import Pixels
-from service.models.model import Model
+from service.models.model import ServedModel
 
 CODES_FORMS = (JSON, NPY, BYTES)
 IMAGES_FORMS = (PNG, JSON, NPY, BYTES)
@@ -23,17 +23,17 @@ def json_bytes(content: Any) -> bytes:
 
 
 def of_codes(
-    model: Model, codes: NDArray[Any], form: str, headers: Mapping[str, str] | None = None
+    model: ServedModel, codes: NDArray[Any], form: str, headers: Mapping[str, str] | None = None
 ) -> Response:
     """Codes ``(N, *shape)`` in one of CODES_FORMS."""
     if form != JSON:
-        return _answer(npy.dump(codes), model, form, headers)
-    content = {**_told(model, codes.shape), "dtype": model.manifest.codes.dtype, "codes": codes}
-    return _answer(json_bytes(content), model, form, headers)
+        return _response(npy.dump(codes), model, form, headers)
+    content = {**_members(model, codes.shape), "dtype": model.manifest.codes.dtype, "codes": codes}
+    return _response(json_bytes(content), model, form, headers)
 
 
 def of_images(
-    model: Model,
+    model: ServedModel,
     pixels: Pixels,
     form: str,
     more: Mapping[str, Any] | None = None,
@@ -42,27 +42,27 @@ def of_images(
 ) -> Response:
     """Images, uint8 ``(N, H, W, C)``, in one of IMAGES_FORMS: several as a PNG are a grid.
 
-    ``more`` are further members of the JSON object. The grid has so many ``columns``, or is about square.
+    ``more`` are further members of the JSON object. Without ``columns`` the grid is about square.
     """
     if form == PNG:
-        return _answer(images.to_png(images.grid(pixels, columns)), model, form, headers)
+        return _response(images.to_png(images.grid(pixels, columns)), model, form, headers)
     if form != JSON:
-        return _answer(npy.dump(pixels), model, form, headers)
-    content = {**_told(model, pixels.shape), "images": images.to_base64(pixels), **(more or {})}
-    return _answer(json_bytes(content), model, form, headers)
+        return _response(npy.dump(pixels), model, form, headers)
+    content = {**_members(model, pixels.shape), "images": images.to_base64(pixels), **(more or {})}
+    return _response(json_bytes(content), model, form, headers)
 
 
 def of_chains(
-    model: Model,
+    model: ServedModel,
     pixels: Pixels,
     states: Pixels,
     form: str,
     more: Mapping[str, Any],
     headers: Mapping[str, str],
 ) -> Response:
-    """Chains, by the images of their last states and of those on the way, uint8 ``(N, S, H, W, C)``.
+    """Markov chains: images of the last states ``(N, H, W, C)`` and of all states ``(N, S, H, W, C)``, uint8.
 
-    As PNG a row for each chain, as npy the states, as JSON the last states' images with those on the way.
+    As PNG a row for each chain, as npy the states, as JSON the images of the last states and of all states.
     """
     if form == JSON:
         further = {"state_images": [images.to_base64(chain) for chain in states]}
@@ -74,34 +74,39 @@ def of_chains(
 
 
 def of_figures(
-    model: Model, figures: Mapping[str, NDArray[Any]], more: Mapping[str, Any], headers: Mapping[str, str]
+    model: ServedModel,
+    figures: Mapping[str, NDArray[Any]],
+    more: Mapping[str, Any],
+    headers: Mapping[str, str],
 ) -> Response:
     """Figures of some rows, float32 ``(N,)`` by name, as JSON; ``more`` are further members."""
     rows = len(next(iter(figures.values())))
-    return _answer(json_bytes({**_told(model, (rows,)), **more, "figures": figures}), model, JSON, headers)
+    return _response(
+        json_bytes({**_members(model, (rows,)), **more, "figures": figures}), model, JSON, headers
+    )
 
 
-def _told(model: Model, shape: tuple[int, ...]) -> dict[str, Any]:
+def _members(model: ServedModel, shape: tuple[int, ...]) -> dict[str, Any]:
     return {"model": model.manifest.name, "version": model.manifest.version, "shape": shape}
 
 
-class _Answer(Response):
-    """An answer of a model, most of whose head is the same each time."""
+class _ModelResponse(Response):
+    """A response with headers that are encoded already, most of them once for all requests."""
 
-    def __init__(self, content: bytes, head: Sequence[tuple[bytes, bytes]]) -> None:
+    def __init__(self, content: bytes, headers: Sequence[tuple[bytes, bytes]]) -> None:
         self.status_code, self.background, self.body = 200, None, content
-        self.raw_headers = [(b"content-length", b"%d" % len(content)), *head]
+        self.raw_headers = [(b"content-length", b"%d" % len(content)), *headers]
 
 
-def _answer(content: bytes, model: Model, form: str, further: Mapping[str, str] | None) -> Response:
-    head = _head(model.manifest.name, model.manifest.version, form)
-    return _Answer(content, [*head, *_raw(further)] if further else head)
+def _response(content: bytes, model: ServedModel, form: str, further: Mapping[str, str] | None) -> Response:
+    headers = _headers(model.manifest.name, model.manifest.version, form)
+    return _ModelResponse(content, [*headers, *_raw(further)] if further else headers)
 
 
 @lru_cache(256)
-def _head(name: str, version: str, form: str) -> list[tuple[bytes, bytes]]:
-    told = {"Content-Type": form, "X-Tessera-Model": name, "X-Tessera-Version": version, "Vary": "Accept"}
-    return _raw(told)
+def _headers(name: str, version: str, form: str) -> list[tuple[bytes, bytes]]:
+    headers = {"Content-Type": form, "X-Tessera-Model": name, "X-Tessera-Version": version, "Vary": "Accept"}
+    return _raw(headers)
 
 
 def _raw(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:

@@ -1,1 +1,1 @@
-"""Dynamic batching: the queues of entries, and where and when a batch of them runs."""
+"""Dynamic batching: queue entries, their queues, and the batcher that runs them."""

@@ -1,11 +1,11 @@
-"""Codes as callers send them, JSON or npy, held against the manifest.
+"""Codes from JSON and npy, validated against the manifest.
 
-What comes out is always ``(N, *shape)`` of the manifest's dtype: int32 in [0, codebook size), or finite
-float32. One item may come without its batch axis. A grid may have another size than the model's own if the
-manifest gives a stride and the image that belongs to the grid is one that the model takes.
+The result has the shape ``(N, *shape)`` and the manifest's dtype: int32 in [0, codebook size), or finite
+float32. One row may lack its batch axis. A grid may have another size than the model's own if the manifest
+has a stride and the model takes the image of the grid.
 
-Nothing is converted that could hide a mistake: 3.0 is no index, true is no number, and the first value that
-is out of place is named with its position.
+No conversion hides a mistake: 3.0 is no index, true is no number, and the error names the first invalid
+value with its index.
 """
 
 import math
@@ -16,13 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.codecs import json_arrays, npy
-from service.codecs.images import check_count, check_total
+from service.codecs.images import ImageLimits
 from service.contract.manifest import Manifest
-from service.errors import BadCodes, quoted, too_large
-from service.settings import Settings
+from service.errors import BadCodes, quoted
 
 
-def from_json(document: Mapping[str, Any], manifest: Manifest, settings: Settings) -> NDArray[Any]:
+def from_json(document: Mapping[str, Any], manifest: Manifest, limits: ImageLimits) -> NDArray[Any]:
     """The codes of ``{"codes": [...], "shape": [...], "dtype": "int32"}``.
 
     ``codes`` is nested lists, or one flat list and its ``shape``; ``dtype`` may be left out.
@@ -34,22 +33,22 @@ def from_json(document: Mapping[str, Any], manifest: Manifest, settings: Setting
         detail = f"dtype {quoted(document['dtype'])}; the codes of {manifest.name!r} are {dtype}"
         raise BadCodes(detail, given=document["dtype"], allowed=dtype)
     flat, shape, found = json_arrays.flatten(document["codes"], "codes", BadCodes)
-    if (said := document.get("shape")) is not None and tuple(said) != shape:
-        if len(shape) != 1 or math.prod(said) != len(flat):
-            detail = f"shape says {list(said)}, and codes has the shape {list(shape)}"
-            raise BadCodes(detail, given=list(shape), allowed=list(said))
-        shape = tuple(said)
+    if (given := document.get("shape")) is not None and tuple(given) != shape:
+        if len(shape) != 1 or math.prod(given) != len(flat):
+            detail = f"shape is {list(given)}, and codes has the shape {list(shape)}"
+            raise BadCodes(detail, given=list(shape), allowed=list(given))
+        shape = tuple(given)
     types, wanted = ({int}, "an integer") if dtype == "int32" else ({int, float}, "a number")
     if not found <= types:
         odd = next(index for index, value in enumerate(flat) if type(value) not in types)
         raise json_arrays.refusal(
             BadCodes, "codes", flat[odd], odd, shape, f"{wanted} ({dtype})", allowed=dtype
         )
-    shape = _checked_shape(shape, manifest, settings)
+    shape = _checked_shape(shape, manifest, limits)
     return _checked_values(_array(flat, dtype).reshape(shape), manifest)
 
 
-def from_npy(data: bytes, manifest: Manifest, settings: Settings) -> NDArray[Any]:
+def from_npy(data: bytes, manifest: Manifest, limits: ImageLimits) -> NDArray[Any]:
     """The codes of an npy file: integers of any width for discrete codes, floats for the others.
 
     Raises BadArray, BadCodes, BadValue or TooLarge.
@@ -59,17 +58,17 @@ def from_npy(data: bytes, manifest: Manifest, settings: Settings) -> NDArray[Any
     if array.dtype.kind not in allowed:
         detail = f"the npy holds {array.dtype}; the codes of {manifest.name!r} are {manifest.codes.dtype}"
         raise BadCodes(detail, given=str(array.dtype), allowed=manifest.codes.dtype)
-    return from_array(array, manifest, settings)
+    return from_array(array, manifest, limits)
 
 
 def from_array(
-    array: NDArray[Any], manifest: Manifest, settings: Settings, name: str = "codes"
+    array: NDArray[Any], manifest: Manifest, limits: ImageLimits, name: str = "codes"
 ) -> NDArray[Any]:
     """The codes in an array of integers or, if they are not discrete, of floats.
 
-    Messages call it by its ``name``. Raises BadCodes, BadValue or TooLarge.
+    ``name`` is its name in messages. Raises BadCodes, BadValue or TooLarge.
     """
-    shape = _checked_shape(array.shape, manifest, settings, name)
+    shape = _checked_shape(array.shape, manifest, limits, name)
     return _checked_values(array.reshape(shape), manifest, name)
 
 
@@ -79,31 +78,29 @@ def _array(flat: list[Any], dtype: str) -> NDArray[Any]:
     try:
         return np.array(flat, dtype=np.int64)
     except OverflowError:
-        # Too large for any index; kept as it is, so that the message can name it.
+        # Too large for any index; kept for the error message.
         return np.array(flat, dtype=object)
 
 
 def _checked_shape(
-    shape: tuple[int, ...], manifest: Manifest, settings: Settings, name: str = "codes"
+    shape: tuple[int, ...], manifest: Manifest, limits: ImageLimits, name: str = "codes"
 ) -> tuple[int, ...]:
     """The shape with its batch axis. Raises BadCodes for one that the model does not take."""
     rank = len(manifest.codes.shape)
     rows, item = (1, shape) if len(shape) == rank else (next(iter(shape), 0), shape[1:])
-    size = _image_size(item, manifest)
+    size = image_size(item, manifest)
     if size is None:
         detail = f"{name} of shape {list(shape)}; {manifest.name!r} takes {_allowed_shapes(manifest)}"
         raise BadCodes(detail, given=list(shape), allowed=[None, *manifest.codes.shape])
     height, width = size
-    check_count(rows, settings)
-    if height * width > settings.max_pixels:
-        told = f"a grid of {item[0]} x {item[1]} codes is an image of {height} x {width} pixels"
-        raise too_large(told, height * width, settings.max_pixels, "max_pixels")
-    check_total(rows, height, width, settings)
+    limits.check_count(rows)
+    limits.check_pixels(f"the image of a grid of {list(item)} codes has", height, width)
+    limits.check_total(rows, height, width)
     return (rows, *item)
 
 
-def _image_size(item: tuple[int, ...], manifest: Manifest) -> tuple[int, int] | None:
-    """Height and width of the image that belongs to the codes of one item, or None if there is none."""
+def image_size(item: tuple[int, ...], manifest: Manifest) -> tuple[int, int] | None:
+    """Height and width in pixels of the image of the codes of one row, of shape ``item``; None if invalid."""
     spec, image = manifest.codes, manifest.image
     if item == spec.shape:
         return image.height, image.width

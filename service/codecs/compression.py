@@ -1,4 +1,4 @@
-"""Bodies that came compressed, unpacked within a limit: a decompression bomb stays packed."""
+"""Decompression of request bodies within a limit, which stops a decompression bomb."""
 
 import zlib
 
@@ -9,11 +9,11 @@ _WINDOWS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 ENCODINGS = (*_WINDOWS, "identity")
 
 
-def unpacked(body: bytes, encoding: str | None, max_bytes: int) -> bytes:
-    """The body that a ``Content-Encoding`` says was compressed; without one, the body as it is.
+def decompressed(body: bytes, encoding: str | None, max_bytes: int) -> bytes:
+    """The body, decompressed by its ``Content-Encoding`` if there is one.
 
-    Raises UnsupportedMediaType for another encoding, BadBody for what is truncated, corrupt or followed by
-    more bytes, TooLarge for more than ``max_bytes``.
+    Raises UnsupportedMediaType for another encoding, BadBody for a truncated or corrupt body, or one with
+    more bytes after its end, TooLarge for more than ``max_bytes``.
     """
     encoding = (encoding or "identity").strip().lower()
     if encoding not in ENCODINGS:
@@ -28,11 +28,11 @@ def unpacked(body: bytes, encoding: str | None, max_bytes: int) -> bytes:
     try:
         content = stream.decompress(body, max_bytes + 1)
     except zlib.error as error:
-        raise BadBody(f"the body is no {encoding}, as its Content-Encoding says: {error}") from error
+        raise BadBody(f"the body is no {encoding}, but Content-Encoding is {encoding}: {error}") from error
     if len(content) > max_bytes:
         raise TooLarge(
-            f"the body is more than {max_bytes} bytes when it is unpacked, and {max_bytes} are allowed by "
-            f"the setting max_body_bytes",
+            f"the body has more than {max_bytes} bytes uncompressed, and {max_bytes} are allowed by the "
+            f"setting max_body_bytes",
             allowed=max_bytes,
         )
     if not stream.eof:

@@ -1,15 +1,15 @@
-"""The file of a picture without its metadata, so that no codec spends time or memory on it.
+"""Removes the metadata of an image file, so that no codec spends time or memory on it.
 
-Pillow joins, unpacks and parses texts, profiles and EXIF, and not everything of that has a limit: entries of
-an EXIF block of some MiB may overlap, and together be more than fits into memory. Only the orientation means
-anything here. So what makes the pixels is copied, with an EXIF block of one entry if the picture is not
-upright. Of an animation the first frame remains.
+Pillow joins, decompresses and parses texts, profiles and EXIF without limits for all of them: the entries of
+an EXIF block of some MiB may overlap, and together exceed the memory. Only the orientation matters here. So
+the parts with pixels are copied, with an EXIF block of one entry if the image is not upright. Of an animation
+the first frame remains.
 
     PNG     IHDR PLTE tRNS IDAT IEND; the orientation of eXIf, else of XMP that is not compressed
     JPEG    all but APPn and COM, and of those one APP0 and one APP14; the orientation of EXIF or XMP
     WebP    VP8X VP8 VP8L ALPH ANIM and one ANMF; the orientation of EXIF or XMP
 
-Files are not verified here: whatever is wrong with one is found by its codec.
+Files are not validated here; the codec finds their errors.
 """
 
 import re
@@ -22,7 +22,7 @@ MOST_PARTS = 2**14
 """Chunks or segments that a file may have."""
 
 MOST_SCANS = 64
-"""Scans that a progressive JPEG may have: each costs about as much as the whole picture."""
+"""Scans that a progressive JPEG may have: each takes about as long as the whole image."""
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
 JPEG_START = b"\xff\xd8"
@@ -38,19 +38,19 @@ _APP0, _APP1, _APP14, _APP15 = 0xE0, 0xE1, 0xEE, 0xEF
 _NOTHING, _ALONE = (0x00, 0xFF), (0x01, *range(0xD0, 0xD9))
 _EXIF = b"Exif\0\0"
 _XMP = b"http://ns.adobe.com/xap/1.0/\0"
-# As much of EXIF or XMP is looked at as fits into a segment of a JPEG.
-_LOOKED_AT = 2**16
+# Bytes of EXIF or XMP that are parsed: as many as fit into a JPEG segment.
+_MOST_METADATA = 2**16
 _ORIENTATION = 0x0112
 _ORIENTATION_IN_XMP = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
 _INTEGERS = {3: 2, 4: 4}
 
 
 class TooManyParts(ValueError):
-    """A file of more parts than a picture needs. The message says which and how many are allowed."""
+    """A file with too many parts. The message has their kind and the limit."""
 
 
 def strip(data: bytes) -> bytes:
-    """The file of a PNG, JPEG or WebP without its metadata; any other data as they are.
+    """The file of a PNG, JPEG or WebP without its metadata; any other data unchanged.
 
     Raises TooManyParts.
     """
@@ -72,9 +72,9 @@ def _png(data: bytes) -> bytes:
         if kind in _PNG_PIXELS:
             parts.append(view[at:end])
         elif kind == b"eXIf":
-            exif = _in_exif(bytes(content[:_LOOKED_AT]))
+            exif = _in_exif(bytes(content[:_MOST_METADATA]))
         elif kind == b"iTXt" and content[: len(_XMP_NAME)] == _XMP_NAME:
-            xmp = _in_xmp(bytes(content[:_LOOKED_AT]))
+            xmp = _in_xmp(bytes(content[:_MOST_METADATA]))
         if kind == b"IEND" or end >= len(data):
             break
         at = end
@@ -101,7 +101,7 @@ def _jpeg(data: bytes) -> bytes:
             exif = exif or (_in_exif(content) if content.startswith(_EXIF) else 0)
             xmp = xmp or (_in_xmp(content) if content.startswith(_XMP) else 0)
         elif marker in (_APP0, _APP14) and marker not in kept:
-            # What libjpeg tells the colours by.
+            # libjpeg derives the colour space from these.
             kept.add(marker)
             parts.append(view[at:end])
         elif not (_APP0 <= marker <= _APP15 or marker == _COM):
@@ -158,9 +158,9 @@ def _webp(data: bytes) -> bytes:
             framed = framed or kind == b"ANMF"
             parts.append(data[at:end])
         elif kind == b"EXIF":
-            exif = _in_exif(data[at + 8 : min(end, at + 8 + _LOOKED_AT)])
+            exif = _in_exif(data[at + 8 : min(end, at + 8 + _MOST_METADATA)])
         elif kind == b"XMP ":
-            xmp = _in_xmp(data[at + 8 : min(end, at + 8 + _LOOKED_AT)])
+            xmp = _in_xmp(data[at + 8 : min(end, at + 8 + _MOST_METADATA)])
         at = end
     else:
         raise TooManyParts(f"has more than {MOST_PARTS} chunks")
@@ -174,7 +174,7 @@ def _webp(data: bytes) -> bytes:
 
 
 def _in_exif(exif: bytes) -> int:
-    """The orientation that an EXIF block says, 1 to 8; 0 if it says none."""
+    """The orientation in an EXIF block, 1 to 8; 0 if there is none."""
     tiff = exif.removeprefix(_EXIF)
     orders: dict[bytes, Literal["little", "big"]] = {b"II*\0": "little", b"MM\0*": "big"}
     order = orders.get(tiff[:4])
@@ -194,13 +194,13 @@ def _in_exif(exif: bytes) -> int:
 
 
 def _in_xmp(xmp: bytes) -> int:
-    """The orientation that some XMP says, 1 to 8; 0 if it says none."""
+    """The orientation in XMP, 1 to 8; 0 if there is none."""
     found = _ORIENTATION_IN_XMP.search(xmp)
     return int(found[1]) if found else 0
 
 
 def _exif(orientation: int) -> bytes:
-    """An EXIF block, big-endian, with nothing but an orientation; empty for a picture that is upright."""
+    """An EXIF block, big-endian, with nothing but an orientation; empty for an upright image."""
     if orientation < 2:
         return b""
     return struct.pack(">4sIHHHIHHI", b"MM\0*", 8, 1, _ORIENTATION, 3, 1, orientation, 0, 0)

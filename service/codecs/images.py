@@ -1,16 +1,18 @@
 """Bytes to pixels and back: PNG, JPEG, WebP and npy.
 
-Pixels are uint8 ``(N, H, W, C)`` everywhere in the service. Pictures are made to fit a model by the rule of
-``service.contract.image_preprocessing``, the one the trainer uses. The size of a picture is read from its
-header and checked before any pixel is decoded, so a decompression bomb stays packed. Of an animation the
-first frame counts. Small plain pictures go by ``service.codecs.fast_png``, all others, without their metadata
-(``service.codecs.image_metadata``), by Pillow; nobody could tell from what comes out.
+Pixels are uint8 ``(N, H, W, C)`` everywhere in the service. Images are fitted to a model by the rule of
+``service.contract.image_preprocessing``, which the trainer uses too. The size of an image is read from its
+header and checked before any pixel is decoded, which stops a decompression bomb. Of an animation the first
+frame counts. ``service.codecs.fast_png`` decodes small simple PNGs; Pillow decodes all other files, without
+their metadata (``service.codecs.image_metadata``). Both give the same pixels.
 """
 
 import base64
+import binascii
 import io
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,8 +22,16 @@ from PIL import Image
 from service.codecs import fast_png, image_metadata, npy
 from service.contract.image_preprocessing import fit, pixels, prepare, upright_picture
 from service.contract.manifest import ImageSpec
-from service.errors import BadArray, BadImage, BadSize, BadValue, EmptyBody, TooLarge, too_large
-from service.settings import Settings
+from service.errors import (
+    BadArray,
+    BadImage,
+    BadSize,
+    BadValue,
+    EmptyBody,
+    TooLarge,
+    bounded,
+    too_large,
+)
 
 Pixels = NDArray[np.uint8]
 
@@ -30,84 +40,115 @@ Size = tuple[int, int]
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 
+_WHITESPACE = b" \t\r\n\v\f"
+
 GAP = 2
 """Pixels between the images of a grid, in white."""
 
-# Pillow's own limit is fixed and twice what it says; ours is a setting, and checked in open_picture.
+# Pillow's own limit is fixed, and it raises at twice the value; open_image checks the setting.
 Image.MAX_IMAGE_PIXELS = None
 
 
+@dataclass(frozen=True)
+class ImageLimits:
+    """The limits for the images of one request; each field has the name of its setting."""
+
+    max_pixels: int
+    max_images: int
+    max_total_pixels: int
+
+    def check_count(self, rows: int) -> None:
+        """Raise BadValue for no rows, TooLarge for more than ``max_images``."""
+        if rows < 1:
+            raise BadValue("there are no rows; send at least one", given=0, allowed=[1, self.max_images])
+        if rows > self.max_images:
+            raise too_large(f"{rows} rows in one request", rows, self.max_images, "max_images")
+
+    def check_pixels(self, what: str, height: int, width: int) -> None:
+        """Raise TooLarge if one image has more than ``max_pixels``; ``what`` begins the message."""
+        if height * width > self.max_pixels:
+            size = f"{what} {height} x {width} pixels"
+            raise too_large(size, height * width, self.max_pixels, "max_pixels")
+
+    def check_total(self, rows: int, height: int, width: int) -> None:
+        """Raise TooLarge if so many images of a size have more than ``max_total_pixels``."""
+        total = rows * height * width
+        if total > self.max_total_pixels:
+            size = f"{rows} x {height} x {width} is {total} pixels in one request"
+            raise too_large(size, total, self.max_total_pixels, "max_total_pixels")
+
+
 class Fitted(NamedTuple):
-    """Images made to fit a model, uint8 ``(N, H, W, C)``, and the size that each had as it is seen."""
+    """Images fitted to a model, uint8 ``(N, H, W, C)``, and the upright size of each file."""
 
     pixels: Pixels
     sizes: list[Size]
 
 
-def from_files(files: Sequence[bytes], spec: ImageSpec, settings: Settings, *, resize: bool = True) -> Fitted:
-    """PNG, JPEG or WebP files, made to fit the model's own size.
+def from_files(
+    files: Sequence[bytes], spec: ImageSpec, limits: ImageLimits, *, resize: bool = True
+) -> Fitted:
+    """PNG, JPEG or WebP files, fitted to the model's own size.
 
     Without ``resize`` each keeps its size, which must be one that the model takes and the same for all.
     Raises EmptyBody, BadImage, BadSize or TooLarge; with several files, naming which.
     """
-    check_count(len(files), settings)
+    limits.check_count(len(files))
     if resize:
-        check_total(len(files), spec.height, spec.width, settings)
+        limits.check_total(len(files), spec.height, spec.width)
     images: list[Pixels] = []
     sizes: list[Size] = []
     own = (spec.height, spec.width, spec.channels)
     for index, data in enumerate(files):
-        image = fast_png.decode(data, settings.max_pixels)
+        image = fast_png.decode(data, limits.max_pixels)
         if resize and image is not None and image.shape == own:
             sizes.append((spec.width, spec.height))
             images.append(image)
             continue
         where = place(index, len(files))
         if resize or image is None or image.shape[2] != spec.channels:
-            picture = _upright(data, image, spec, settings, where)
+            picture = _upright(data, image, spec, limits, where)
             sizes.append(picture.size)
             image = pixels(fit(picture, spec, (spec.width, spec.height)) if resize else picture)
         else:
             sizes.append((image.shape[1], image.shape[0]))
         if not resize:
             _check_own_size(image, images, spec, where)
-            check_total(len(files), image.shape[0], image.shape[1], settings)
+            limits.check_total(len(files), image.shape[0], image.shape[1])
         images.append(image)
     return Fitted(images[0][None] if len(images) == 1 else np.stack(images), sizes)
 
 
-def from_npy(data: bytes, spec: ImageSpec, settings: Settings, *, resize: bool = True) -> Fitted:
-    """The images of an npy file with uint8 of shape ``(N, H, W, C)``, made to fit as files are.
+def from_npy(data: bytes, spec: ImageSpec, limits: ImageLimits, *, resize: bool = True) -> Fitted:
+    """The images of an npy file with uint8 of shape ``(N, H, W, C)``, fitted as files are.
 
     ``(H, W)`` is one greyscale image; three axes are one image ``(H, W, C)`` if the last is 1, 3 or 4 long,
     else greyscale images ``(N, H, W)``. Raises BadArray, BadValue, BadSize or TooLarge.
     """
     array = _four_axes(npy.load(data))
     count, height, width, _ = array.shape
-    return Fitted(from_array(array, spec, settings, resize=resize), [(width, height)] * count)
+    return Fitted(from_array(array, spec, limits, resize=resize), [(width, height)] * count)
 
 
-def from_array(array: Pixels, spec: ImageSpec, settings: Settings, *, resize: bool) -> Pixels:
-    """The same of an array that is uint8 ``(N, H, W, C)`` already. Raises BadValue, BadSize or TooLarge."""
+def from_array(array: Pixels, spec: ImageSpec, limits: ImageLimits, *, resize: bool) -> Pixels:
+    """The fitted images of a uint8 array ``(N, H, W, C)``. Raises BadValue, BadSize or TooLarge."""
     count, height, width, _ = array.shape
-    check_count(count, settings)
-    if height * width > settings.max_pixels:
-        told = f"the images are {height} x {width} pixels"
-        raise too_large(told, height * width, settings.max_pixels, "max_pixels")
+    limits.check_count(count)
+    limits.check_pixels("the images have", height, width)
     if resize:
         height, width = spec.height, spec.width
     elif not spec.allows(height, width):
         raise _bad_size(height, width, spec, "the image")
-    check_total(count, height, width, settings)
+    limits.check_total(count, height, width)
     if array.shape[1:] == (height, width, spec.channels):
         return np.ascontiguousarray(array)
     return np.stack([prepare(_picture(image), spec, height, width) for image in array])
 
 
-def open_picture(data: bytes, max_pixels: int, where: str = "the image") -> Image.Image:
-    """A picture of which only the header was read. Raises EmptyBody, BadImage or TooLarge."""
+def open_image(data: bytes, limits: ImageLimits, where: str = "the image") -> Image.Image:
+    """A Pillow image with only its header read. Raises EmptyBody, BadImage or TooLarge."""
     if not data:
-        raise EmptyBody(f"{where} is empty: no bytes came")
+        raise EmptyBody(f"{where} is empty: it has no bytes")
     try:
         picture = Image.open(io.BytesIO(image_metadata.strip(data)), formats=FORMATS)
     except MemoryError:
@@ -117,30 +158,13 @@ def open_picture(data: bytes, max_pixels: int, where: str = "the image") -> Imag
     except Exception as error:  # as above
         raise BadImage(f"{where} is no PNG, JPEG or WebP that can be read", allowed=FORMATS) from error
     width, height = picture.size
-    if width * height > max_pixels:
-        raise too_large(f"{where} has {height} x {width} pixels", width * height, max_pixels, "max_pixels")
+    limits.check_pixels(f"{where} has", height, width)
     return picture
 
 
 def place(index: int, count: int) -> str:
-    """What messages call one of some images."""
+    """The name of one of some images in messages."""
     return f"image {index} of {count}" if count > 1 else "the image"
-
-
-def check_count(count: int, settings: Settings) -> None:
-    """Raise BadValue for no rows at all, TooLarge for more than ``settings.max_images``."""
-    if count < 1:
-        raise BadValue("there are no rows; send at least one", given=0, allowed=[1, settings.max_images])
-    if count > settings.max_images:
-        raise too_large(f"{count} rows in one request", count, settings.max_images, "max_images")
-
-
-def check_total(count: int, height: int, width: int, settings: Settings) -> None:
-    """Raise TooLarge if ``count`` images of a size are more than ``settings.max_total_pixels``."""
-    total = count * height * width
-    if total > settings.max_total_pixels:
-        told = f"{count} x {height} x {width} is {total} pixels in one request"
-        raise too_large(told, total, settings.max_total_pixels, "max_total_pixels")
 
 
 def grid(images: Pixels, columns: int | None = None) -> Pixels:
@@ -171,6 +195,17 @@ def to_png(image: Pixels) -> bytes:
     return buffer.getvalue()
 
 
+def from_base64(text: str, index: int) -> bytes:
+    """The file in a base64 text or a data: URL, image number ``index``. Raises BadImage."""
+    try:
+        data = text.encode("ascii")
+        if data.startswith(b"data:"):
+            data = data[data.find(b",") + 1 :]
+        return base64.b64decode(data.translate(None, _WHITESPACE), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise BadImage(f"image {index} is no base64: {bounded(str(error))}") from error
+
+
 def to_base64(images: Pixels) -> list[str]:
     """Each image of ``(N, H, W, C)`` as a base64 PNG."""
     return [base64.b64encode(to_png(image)).decode("ascii") for image in images]
@@ -181,15 +216,15 @@ def _picture(image: Pixels) -> Image.Image:
 
 
 def _upright(
-    data: bytes, array: Pixels | None, spec: ImageSpec, settings: Settings, where: str
+    data: bytes, array: Pixels | None, spec: ImageSpec, limits: ImageLimits, where: str
 ) -> Image.Image:
-    """A picture as it is meant to be seen, from its pixels if they are known and else from its file."""
-    picture = open_picture(data, settings.max_pixels, where) if array is None else _picture(array)
+    """The upright Pillow image, from its pixels if they are decoded, else from its file."""
+    picture = open_image(data, limits, where) if array is None else _picture(array)
     try:
         return upright_picture(picture, spec.channels, spec.background)
     except MemoryError:
         raise
-    except Exception as error:  # Pillow's decoders raise whatever a corrupt file makes them run into
+    except Exception as error:  # Pillow's decoders raise many kinds of exceptions for a corrupt file
         raise BadImage(f"{where} is truncated or corrupt") from error
 
 

@@ -1,9 +1,8 @@
-"""Which codes are to be sampled anew, as callers say it: a mask of the codes, or a box of the picture.
+"""Masks: which codes a completion samples, from a mask of the codes or a box of the image.
 
-What comes out is bool ``(N, *codes.shape)``: True where a code is sampled, False where the given one is kept.
-A box is made to fit the model as its picture is, so that it stays where it was drawn; then every code is
-sampled of whose pixels it touches one. A picture that is resized spreads a little over the edge of the box,
-and so does the mask.
+A mask is bool ``(N, *codes.shape)``: True where a code is sampled, False where the given one is kept. A box
+is fitted to the model as its image is, so that it keeps its place; a code is sampled if the box touches one
+of its pixels. Resizing spreads an image a little over the edge of the box, and the mask with it.
 """
 
 import re
@@ -26,7 +25,7 @@ _FOUR_NUMBERS = re.compile(rf"{_NUMBER}(?:,{_NUMBER}){{3}}")
 
 
 class Box(NamedTuple):
-    """A part of a picture in pixels, half-open: ``right`` and ``bottom`` are the first that are outside."""
+    """A part of an image in pixels, half-open: ``right`` and ``bottom`` are the first that are outside."""
 
     left: int
     top: int
@@ -37,7 +36,7 @@ class Box(NamedTuple):
 def from_json(given: list[Any], manifest: Manifest, rows: int) -> Mask:
     """The mask for ``rows`` rows of codes in nested lists of true and false, or 1 and 0.
 
-    It may come without its batch axis, or with one row, which then stands for all. Raises BadValue.
+    It may lack its batch axis, or have one row, which then stands for all. Raises BadValue.
     """
     flat, shape, _ = json_arrays.flatten(given, "mask", BadValue)
     own = manifest.codes.shape
@@ -56,7 +55,7 @@ def from_json(given: list[Any], manifest: Manifest, rows: int) -> Mask:
         None,
     )
     if odd is not None:
-        rule = "true or 1 where a code is to be sampled, and false or 0 where it is kept"
+        rule = "true or 1 where a code is sampled, and false or 0 where it is kept"
         raise json_arrays.refusal(BadValue, "mask", flat[odd], odd, shape, rule, allowed=[0, 1])
     mask = np.array(flat, dtype=np.bool_).reshape(masks, *own)
     if not mask.any():
@@ -87,14 +86,14 @@ def boxes_from_query(given: Sequence[str]) -> list[Box]:
 
 
 def from_boxes(boxes: Sequence[Box], sizes: Sequence[Size], manifest: Manifest) -> Mask:
-    """The mask of pictures of some sizes, as they are seen: one box for all, or one for each.
+    """The mask of images of some upright sizes: one box for all, or one for each.
 
     Raises BadValue.
     """
     if manifest.codes.stride is None:
         raise BadValue(
             f"the codes of {manifest.name!r} have no place in the image (its manifest has no stride), so a "
-            f"box cannot say which to sample; send codes and a mask"
+            f"box cannot select them; send codes and a mask"
         )
     if len(boxes) not in (1, len(sizes)):
         raise uneven(len(boxes), "boxes", len(sizes), "images")
@@ -123,7 +122,7 @@ def _from_box(box: Box, size: Size, manifest: Manifest, where: str) -> Mask:
     if not mask.any():
         raise BadValue(
             f"box {list(box)} covers no code: nothing of it is left when {where}, {width} pixels wide and "
-            f"{height} high, is made to fit the model's {image.width} and {image.height} ({image.fit})",
+            f"{height} high, is fitted to the model's {image.width} and {image.height} ({image.fit})",
             given=list(box),
         )
     return mask

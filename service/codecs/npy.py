@@ -1,7 +1,7 @@
 """npy bytes to arrays and back, without pickle and without trust.
 
-The header is read and held against the length of the body before anything is allocated, so a header that
-promises a terabyte costs nothing.
+The header is compared with the length of the body before any allocation, so a header with a huge shape
+costs nothing.
 """
 
 import io
@@ -19,9 +19,9 @@ MAGIC = b"\x93NUMPY"
 
 _FIRST_VERSION = MAGIC + b"\1\0"
 _LARGEST_HEADER = 4096
-# numpy has arrays of 64 axes; nothing that is sent here has more than four.
+# numpy has up to 64 axes; no input here has more than four.
 _MOST_AXES = 8
-# Headers that are remembered: so many, and none that is longer.
+# Parsed headers that are kept, and the bytes of the longest.
 _KEPT, _LONGEST = 256, 256
 _HEADER_READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
@@ -34,7 +34,7 @@ def load(data: bytes) -> NDArray[Any]:
     if data.startswith(b"PK"):
         raise BadArray("the body is an npz (several arrays); send one array, written by numpy.save")
     if not data.startswith(MAGIC):
-        raise BadArray("the body is no npy file: write it with numpy.save")
+        raise BadArray("the body is no npy file; write it with numpy.save")
     shape, fortran, dtype, start = _header(data)
     if dtype.hasobject:
         raise BadArray("the npy holds pickled Python objects, which are never loaded", dtype=str(dtype))
@@ -43,8 +43,7 @@ def load(data: bytes) -> NDArray[Any]:
     size = math.prod(shape) * dtype.itemsize
     if size != len(data) - start:
         raise BadArray(
-            f"the npy says {dtype} {quoted(shape)}, which is {size} bytes, but {len(data) - start} bytes "
-            f"follow"
+            f"the npy is {dtype} {quoted(shape)}, which is {size} bytes, but {len(data) - start} bytes follow"
         )
     flat = np.frombuffer(data, dtype=dtype, count=math.prod(shape), offset=start)
     return flat.reshape(shape, order="F" if fortran else "C")
@@ -65,7 +64,7 @@ class _Header(NamedTuple):
 
 
 def _header(data: bytes) -> _Header:
-    # To evaluate one takes longer than to read a picture, and the next array is mostly like the last.
+    # To parse a header takes longer than to decode a small image, and most headers recur.
     start = len(_FIRST_VERSION) + 2
     end = start + int.from_bytes(data[start - 2 : start], "little")
     return _known(data[:end]) if data.startswith(_FIRST_VERSION) and end <= _LONGEST else _evaluated(data)
@@ -77,20 +76,18 @@ def _evaluated(data: bytes) -> _Header:
         version = np.lib.format.read_magic(stream)
         read = _HEADER_READERS[version]
         shape, fortran, dtype = read(stream, max_header_size=_LARGEST_HEADER)
-    except Exception as error:  # numpy evaluates the header as a literal; what a bad one raises is open
+    except Exception as error:  # numpy evaluates the header as a literal, which may raise anything
         raise BadArray("the npy has a header that cannot be read") from error
     if len(shape) > _MOST_AXES:
-        detail = f"the npy says it has {len(shape)} axes, and {_MOST_AXES} are allowed"
+        detail = f"the npy has {len(shape)} axes, and {_MOST_AXES} are allowed"
         raise BadArray(detail, given=len(shape), allowed=_MOST_AXES)
     # True is an int to Python.
     if any(type(size) is not int or size < 0 for size in shape):
-        raise BadArray(
-            f"the npy says it has the shape {quoted(shape)}; sizes are whole numbers, 0 or more", given=shape
-        )
-    # Where one size is 0 there are no bytes to compare with, and numpy minds the others all the same.
+        raise BadArray(f"the npy has the shape {quoted(shape)}; sizes are integers, 0 or more", given=shape)
+    # If one size is 0 there are no bytes to compare with, but numpy checks the others all the same.
     if math.prod(max(size, 1) for size in shape) * dtype.itemsize > sys.maxsize:
-        told = f"the npy says it has the shape {quoted(shape)}, which no memory could hold"
-        raise BadArray(told, given=shape)
+        detail = f"the npy has the shape {quoted(shape)}, which exceeds any memory"
+        raise BadArray(detail, given=shape)
     return _Header(shape, fortran, dtype, stream.tell())
 
 

@@ -29,7 +29,7 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
 _DATATYPES = {dtype: name for name, dtype in DTYPES.items()}
 _MOST_AXES = 8
 _LENGTH = struct.Struct("<I")
-# What a value in JSON must be, by the kind of its dtype.
+# The types of a value in JSON, by the kind of its dtype, and their name in messages.
 _JSON_TYPES: Mapping[str, tuple[set[type], str]] = {
     "b": ({bool}, "true or false"),
     "u": ({int}, "an integer"),
@@ -41,10 +41,10 @@ _JSON_TYPES: Mapping[str, tuple[set[type], str]] = {
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor as it came.
+    """A tensor of a request.
 
-    ``array`` has its shape and, read-only perhaps, the dtype of its datatype. Of BYTES it holds objects:
-    ``bytes`` if they came as bytes, ``str`` if they came as JSON.
+    ``array`` has its shape and the dtype of its datatype, and may be read-only. Of BYTES it holds objects:
+    ``bytes`` from binary data, ``str`` from JSON.
     """
 
     datatype: str
@@ -57,9 +57,9 @@ def datatype(dtype: np.dtype[Any]) -> str:
 
 
 def check(name: str, datatype: str, shape: Sequence[int]) -> None:
-    """Raise BadTensor for a datatype that cannot be read, or a shape that no tensor of ours has.
+    """Raise BadTensor for an unknown datatype, or a shape that no tensor here has.
 
-    ``name`` is what messages call the tensor, here and below: ``"input 'images'"``.
+    ``name`` is the tensor's name in messages, here and below: ``"input 'images'"``.
     """
     if datatype not in DTYPES:
         hint = f"{name} may have {', '.join(DTYPES)}"
@@ -71,9 +71,9 @@ def check(name: str, datatype: str, shape: Sequence[int]) -> None:
 
 
 def from_json(name: str, datatype: str, shape: Sequence[int], data: Any) -> Tensor:
-    """The tensor of a list of values, flat or nested as the shape is, which ``check`` has found good.
+    """The tensor of a list of values, flat or nested as the shape is, which ``check`` has passed.
 
-    Raises BadTensor for ragged lists, another number of values, and a value that the datatype has not.
+    Raises BadTensor for ragged lists, another number of values, and a value outside of the datatype.
     """
     dtype = DTYPES[datatype]
     flat, axes, found = json_arrays.flatten(data, f"the data of {name}", BadTensor)
@@ -96,9 +96,9 @@ def from_json(name: str, datatype: str, shape: Sequence[int], data: Any) -> Tens
 
 
 def from_bytes(name: str, datatype: str, shape: Sequence[int], data: memoryview) -> Tensor:
-    """The tensor of some bytes, without a copy, in a shape that ``check`` has found good.
+    """The tensor of some bytes, without a copy, in a shape that ``check`` has passed.
 
-    Raises BadTensor if the bytes are no tensor of this datatype and shape.
+    Raises BadTensor if the bytes do not fit the datatype and shape.
     """
     if datatype == BYTES:
         elements = _elements(name, math.prod(shape), data)
@@ -108,27 +108,27 @@ def from_bytes(name: str, datatype: str, shape: Sequence[int], data: memoryview)
     dtype = DTYPES[datatype]
     size = math.prod(shape) * dtype.itemsize
     if size != len(data):
-        detail = f"{name} is {datatype} {list(shape)}, which is {size} bytes, and {len(data)} came"
+        detail = f"{name} is {datatype} {list(shape)}, which is {size} bytes, and {len(data)} were sent"
         raise BadTensor(detail, given=len(data), allowed=size)
     if dtype.kind == "b" and (largest := int(np.frombuffer(data, np.uint8).max())) > 1:
-        told = f"{name} is BOOL, so each byte is 0 or 1, and one is {largest}"
-        raise BadTensor(told, given=largest, allowed=[0, 1])
+        detail = f"{name} is BOOL, so each byte is 0 or 1, and one is {largest}"
+        raise BadTensor(detail, given=largest, allowed=[0, 1])
     return Tensor(datatype, np.frombuffer(data, dtype).reshape(shape))
 
 
 def to_json(array: NDArray[Any]) -> NDArray[Any]:
-    """What orjson writes as the flat list of an array's values."""
+    """The array that orjson writes as one flat list."""
     return np.ascontiguousarray(array).reshape(-1)
 
 
 def to_bytes(array: NDArray[Any]) -> memoryview:
-    """The bytes of an array of numbers or truth values: its own memory, if that is in the right order."""
+    """The bytes of an array of numbers or booleans: its own memory, if that has the right order."""
     ordered = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
     return ordered.reshape(-1).view(np.uint8).data
 
 
 def _elements(name: str, count: int, data: memoryview) -> list[bytes]:
-    """The elements of BYTES: so many, and nothing behind them."""
+    """The ``count`` elements of BYTES, without bytes after them."""
     elements, start = [], 0
     for number in range(count):
         if start + _LENGTH.size > len(data):
@@ -138,7 +138,7 @@ def _elements(name: str, count: int, data: memoryview) -> list[bytes]:
         start += _LENGTH.size
         if start + length > len(data):
             raise BadTensor(
-                f"element {number} of {name} says it has {length} bytes, and {len(data) - start} are left",
+                f"element {number} of {name} has {length} bytes, and {len(data) - start} are left",
                 given=length,
                 allowed=len(data) - start,
             )

@@ -1,8 +1,12 @@
-"""What the service and the trainer share: how an exported model is run, and the noise that it is given.
+"""The contract between the service and the trainer. It imports nothing else of either.
 
-runner.py      fills the inputs of graphs by role, and runs operations in order
-noise.py       seeds to noise
+    manifest.py             what a bundle holds: images, codes, operations, files
+    operations.py           graphs with inputs, outputs and parameters
+    roles.py                the table of roles
+    runner.py               fills the inputs of graphs by role, and runs operations in order
+    noise.py                seeds to noise
+    image_preprocessing.py  any picture to the images of a model
+    cpu_count.py            how many CPUs the process may use
 
-Nothing here imports anything else of the service but the manifest. It knows neither HTTP nor batching,
-neither torch nor ONNX Runtime: graphs are handed to it.
+Nothing here knows HTTP, batching, torch or ONNX Runtime; the runner gets its graphs as arguments.
 """

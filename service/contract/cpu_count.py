@@ -1,4 +1,4 @@
-"""How many CPUs this process may use, which in a container are often fewer than the machine has."""
+"""How many CPUs this process may use: in a container often fewer than the machine has."""
 
 import math
 import os
@@ -11,20 +11,20 @@ OWN_CGROUPS = Path("/proc/self/cgroup")
 
 
 def available_cpus() -> int:
-    """CPUs that this process may use: those it is bound to, but no more than its share of time is worth.
+    """The CPUs of this process's affinity mask, but no more than its CPU quota, rounded up; 1 or more.
 
-    A share is what ``docker run --cpus``, Kubernetes' limits and systemd's ``CPUQuota`` set. With a thread
-    for each CPU of the machine, a process that may use two would stand still for most of the time.
+    ``docker run --cpus``, Kubernetes' limits and systemd's ``CPUQuota`` set a quota. With one thread per CPU
+    of the machine, a process with a quota of two CPUs would be throttled most of the time.
     """
     bound = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    shares = [share for folder in _cgroups() if (share := _share(folder)) is not None]
-    return max(1, min(bound, math.ceil(min(shares, default=bound))))
+    quotas = [quota for folder in _cgroups() if (quota := _quota(folder)) is not None]
+    return max(1, min(bound, math.ceil(min(quotas, default=bound))))
 
 
 def _cgroups() -> Iterator[Path]:
-    """The control groups of this process and those around them, versions 2 and 1, as far as they can be seen.
+    """The visible control groups of this process and their parents, versions 2 and 1.
 
-    In a container, its own may be the root of what is mounted, whatever its path is outside.
+    In a container, the process's own group may be mounted as the root, whatever its path is outside.
     """
     yield from (CGROUPS, CGROUPS / "cpu")
     try:
@@ -32,7 +32,7 @@ def _cgroups() -> Iterator[Path]:
     except OSError:
         return
     for line in lines:
-        # As in cgroups(7): number:controllers:path, without controllers in version 2.
+        # cgroups(7): "number:controllers:path", without controllers in version 2.
         _, controllers, path = line.split(":", 2)
         own = PurePosixPath(path)
         if ".." in own.parts or (controllers and "cpu" not in controllers.split(",")):
@@ -41,8 +41,8 @@ def _cgroups() -> Iterator[Path]:
         yield from (root / group.relative_to("/") for group in (own, *own.parents))
 
 
-def _share(group: Path) -> float | None:
-    """CPUs' worth of time that a control group allows; None without a limit."""
+def _quota(group: Path) -> float | None:
+    """The quota of a control group, in CPUs; None without a quota."""
     try:
         quota, period = (group / "cpu.max").read_text().split()
     except (OSError, ValueError):
@@ -50,5 +50,5 @@ def _share(group: Path) -> float | None:
             quota, period = ((group / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
         except OSError:
             return None
-    # Without a limit they say "max" and "-1".
+    # Without a quota the files say "max" and "-1".
     return int(quota) / int(period) if quota.strip().isdecimal() else None

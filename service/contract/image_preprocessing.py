@@ -1,7 +1,7 @@
-"""Making any picture fit a model: the resize rule of the manifest as code.
+"""Image preprocessing: any picture to the pixels of a model, as ``ImageSpec`` of the manifest says.
 
-The trainer prepares its data with this module and the service its requests, so that training and serving
-cannot disagree. It needs Pillow and numpy, nothing else.
+The trainer prepares its data and the service prepares its requests with this module, so training and serving
+cannot differ.
 """
 
 from typing import Literal
@@ -12,9 +12,9 @@ from PIL import Image, ImageOps
 
 from service.contract.manifest import ImageSpec
 
-# Pixels along a side; a tile takes about 2 ms.
+# The side of a tile, in pixels; a tile takes about 2 ms.
 _TILE = 256
-# Of 16 bits in 8.
+# 16-bit values to 8 bits.
 _LEVELS = np.rint(np.arange(2**16) / 257).astype(np.uint8)
 
 
@@ -23,8 +23,8 @@ def prepare(
 ) -> NDArray[np.uint8]:
     """Turn a picture of any mode and size into the pixels of a model.
 
-    EXIF orientation is applied, transparency laid over ``spec.background``, colours converted, and the
-    result resized to ``height`` x ``width`` (the model's own size by default) by ``spec.fit``.
+    EXIF orientation is applied, transparency is composed over ``spec.background``, colours are converted, and
+    the result is resized to ``height`` x ``width`` (by default the native size) as ``spec.fit`` says.
 
     Returns uint8 ``(H, W, C)``. Raises OSError or SyntaxError, as Pillow does, if the pixels cannot be read.
     """
@@ -33,19 +33,19 @@ def prepare(
 
 
 def upright_picture(picture: Image.Image, channels: Literal[1, 3], background: int) -> Image.Image:
-    """The picture as it is meant to be seen, in mode L or RGB, at its own size."""
+    """The picture in its EXIF orientation, in mode L or RGB, at its own size."""
     picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I"):
-        # Pillow's own conversion of 16 bits to 8 would clip them to white.
+        # Pillow's own conversion from 16 to 8 bits clips instead of scaling.
         picture = Image.fromarray(_LEVELS[np.asarray(picture).clip(0, 65535)])
     mode: Literal["L", "RGB"] = "L" if channels == 1 else "RGB"
     if picture.has_transparency_data:
-        return _on_paper(picture, mode, background)
+        return _over_background(picture, mode, background)
     return picture if picture.mode == mode else picture.convert(mode)
 
 
 def fit(picture: Image.Image, spec: ImageSpec, size: tuple[int, int]) -> Image.Image:
-    """Resize a picture to ``size`` (width, height) by the rule of ``spec``; untouched if it has that size."""
+    """Resize a picture to ``size`` (width, height) as ``spec`` says; unchanged if it has that size."""
     if picture.size == size:
         return picture
     method = Image.Resampling[spec.filter.upper()]
@@ -58,12 +58,13 @@ def fit(picture: Image.Image, spec: ImageSpec, size: tuple[int, int]) -> Image.I
 
 
 def prepare_box(box: tuple[int, int, int, int], size: tuple[int, int], spec: ImageSpec) -> NDArray[np.bool_]:
-    """Which pixels of a prepared picture show anything of a box of the picture.
+    """The pixels of a prepared picture that show some part of a box of the picture.
 
-    ``box`` is ``(left, top, right, bottom)``, half-open, and ``size`` ``(width, height)``, both in pixels of
-    the picture as ``upright_picture`` returns it. The box goes the way of the picture, white on black.
+    ``box`` is ``(left, top, right, bottom)``, half-open, and ``size`` is ``(width, height)``, both in pixels
+    of the picture as ``upright_picture`` returns it. The box is drawn white on black and resized like the
+    picture.
 
-    Returns bool ``(H, W)`` of the model's own size.
+    Returns bool ``(H, W)`` of the native size.
     """
     drawing = Image.new("L", size, 0)
     drawing.paste(255, box)
@@ -77,8 +78,8 @@ def pixels(picture: Image.Image) -> NDArray[np.uint8]:
     return array[:, :, None] if array.ndim == 2 else array
 
 
-def _on_paper(picture: Image.Image, mode: Literal["L", "RGB"], background: int) -> Image.Image:
-    """A picture with transparency over a background, tile by tile: Pillow lets nobody else run meanwhile."""
+def _over_background(picture: Image.Image, mode: Literal["L", "RGB"], background: int) -> Image.Image:
+    """A picture composed over a background, tile by tile, because Pillow holds the GIL during a call."""
     sheet = Image.new(mode, picture.size)
     width, height = picture.size
     for top in range(0, height, _TILE):

@@ -1,18 +1,36 @@
-"""The contract between the trainer and the service: what an exported folder holds.
+"""The manifest: what a model bundle holds.
 
-The trainer's exporter writes ``manifest.json``, the service reads it, and nothing else passes between them.
-The manifest lists *operations*; each names a graph and gives every input and output a *role*. The service
-fills inputs by role and returns outputs by role, so a new kind of model is a change to the trainer alone.
+The trainer's exporter writes ``manifest.json``, and the service reads it. The manifest lists *operations*;
+each names a graph and gives every input and output a *role* (``service.contract.roles``). The service fills
+inputs by role and returns outputs by role, so a new architecture is a change to the trainer only.
 """
 
 import hashlib
 import re
 from collections.abc import Sequence
-from enum import StrEnum
-from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from service.contract.operations import Input, Operation, Output, Parameter, Record, RelativeFile
+from service.contract.roles import Axis, Role
+
+__all__ = [
+    "Codebook",
+    "CodesSpec",
+    "File",
+    "ImageSpec",
+    "Input",
+    "Manifest",
+    "Measures",
+    "Operation",
+    "Output",
+    "Parameter",
+    "Parity",
+    "Role",
+    "content_version",
+    "fits",
+]
 
 SCHEMA_VERSION: Literal[1] = 1
 FILE_NAME = "manifest.json"
@@ -20,61 +38,13 @@ FILE_NAME = "manifest.json"
 NAME_PATTERN = r"[a-z0-9][a-z0-9._-]{0,63}"
 
 
-class Role(StrEnum):
-    """What an input or output of a graph stands for.
+class ImageSpec(Record):
+    """The images of a model, and how other pictures are resized to fit.
 
-    The first axis of every tensor but a parameter is the batch.
-
-    - ``images``: uint8 ``(N, H, W, C)``, the pixel values 0 to 255
-    - ``codes``: ``(N, *codes.shape)`` of ``codes.dtype``
-    - ``mask``: bool ``(N, *codes.shape)`` beside ``codes``: True where a code is to be sampled, False where
-      the given one is kept. Whoever gives neither has all codes sampled.
-    - ``target``: ``(N, *codes.shape)`` of ``codes.dtype`` beside ``codes``: the codes that a row goes towards
-    - ``fraction``: float32 ``(N,)``, how far a row is on its way from ``codes`` to ``target``: evenly from
-      0 in the first row to 1 in the last
-    - ``label``: int64 ``(N,)``, an index into ``labels``
-    - ``normal``: float32 standard normal noise ``(N, *shape)``
-    - ``uniform``: float32 uniform noise in [0, 1) ``(N, *shape)``
-    - ``parameter``: a scalar, one for the whole batch
-    - ``states``: ``(N, S, *codes.shape)`` of ``codes.dtype``, states of a chain on its way to ``codes``, in
-      order; how many, 0 or more, follows from the parameters
-    - ``figure``: float32 ``(N,)``, something to tell of each row, by the name of the output
-    """
-
-    images = "images"
-    codes = "codes"
-    mask = "mask"
-    target = "target"
-    fraction = "fraction"
-    label = "label"
-    normal = "normal"
-    uniform = "uniform"
-    parameter = "parameter"
-    states = "states"
-    figure = "figure"
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-def _inside_folder(name: str) -> str:
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or not path.parts:
-        raise ValueError(f"{name!r} is outside the model's folder")
-    return name
-
-
-RelativeFile = Annotated[str, AfterValidator(_inside_folder)]
-
-
-class ImageSpec(_Part):
-    """The images of a model, and the rule by which other pictures are made to fit.
-
-    With ``multiple_of`` the graphs take any height and width that it divides; without it only
-    ``height`` x ``width``. ``fit`` says what happens to a picture of another shape: ``stretch`` ignores the
-    aspect ratio, ``crop`` covers the target and cuts what stands over, ``pad`` fits inside and fills the
-    rest with ``background``. Transparent pixels are laid over ``background`` too.
+    ``height`` x ``width`` pixels is the native size. With ``multiple_of`` the graphs take any height and
+    width that are multiples of it; without it only the native size. ``fit`` is how a picture of another shape
+    is resized: ``stretch`` ignores the aspect ratio, ``crop`` covers the size and cuts the rest off, ``pad``
+    fits inside and fills the rest with ``background``. Transparent pixels are composed over ``background``.
     """
 
     channels: Literal[1, 3]
@@ -89,22 +59,22 @@ class ImageSpec(_Part):
     def _native_size_is_allowed(self) -> Self:
         step = self.multiple_of
         if step is not None and (self.height % step or self.width % step):
-            raise ValueError(f"{self.height}x{self.width} is no multiple of {step}")
+            raise ValueError(f"{self.height}x{self.width} is not a multiple of {step}")
         return self
 
     def allows(self, height: int, width: int) -> bool:
-        """Whether the graphs take images of this size, in pixels."""
+        """Whether the graphs take images of this size in pixels."""
         if self.multiple_of is None:
             return (height, width) == (self.height, self.width)
         return height > 0 and width > 0 and height % self.multiple_of == 0 and width % self.multiple_of == 0
 
 
-class CodesSpec(_Part):
+class CodesSpec(Record):
     """The codes of one image.
 
-    ``shape`` is that of an image of the native size, without the batch axis: ``(h, w)`` for a grid of
-    discrete codes, ``(d,)`` for a vector. With ``stride``, a grid of ``(H / stride, W / stride)`` belongs to
-    an image of ``H x W`` pixels. Discrete codes are int32 in ``[0, codebook_size)``.
+    ``shape`` is the shape for an image of the native size, without the batch axis: ``(h, w)`` for a grid of
+    discrete codes, ``(d,)`` for a vector. With ``stride``, an image of ``H x W`` pixels has a grid of
+    ``(H / stride, W / stride)``. Discrete codes are int32 in ``[0, codebook_size)``.
     """
 
     dtype: Literal["int32", "float32"]
@@ -123,118 +93,40 @@ class CodesSpec(_Part):
             raise ValueError(f"codes of shape {self.shape} are empty")
         return self
 
+    def row(
+        self, role: Role, image: ImageSpec | None = None, *, any_size: bool = False
+    ) -> tuple[str, tuple[int, ...]]:
+        """The dtype and the shape of one row of a role; -1 is an axis of any length.
 
-class Parameter(_Part):
-    """A scalar a caller may set, within its bounds."""
-
-    dtype: Literal["float32", "int64"]
-    default: float
-    minimum: float
-    maximum: float
-    description: str = ""
-
-    @model_validator(mode="after")
-    def _default_in_bounds(self) -> Self:
-        if not self.minimum <= self.default <= self.maximum:
-            raise ValueError(f"default {self.default} is outside [{self.minimum}, {self.maximum}]")
-        return self
-
-
-class Input(_Part):
-    """One input of a graph.
-
-    ``name`` is the graph's own; an input of role ``parameter`` is filled by the operation's parameter of the
-    same name. ``shape`` is for noise: the axes after the batch, each a number or the name of an int64
-    parameter. ``default`` is for a label: the index used when the caller gives none (the class of an
-    unconditional sample, say); without it a label must be given. For noise it is the value of all of it where
-    nothing is to be drawn (0 for the mean of a normal distribution, say): to encode, decode or reconstruct
-    without a seed, and whatever comes before a sampler. With a ``default_seed``, one row of noise is drawn by
-    it there, and stands for every row. Other noise is always drawn.
-    """
-
-    name: str
-    role: Role
-    shape: tuple[int | str, ...] = ()
-    default: int | None = None
-    default_seed: int | None = Field(default=None, ge=0)
-
-    @model_validator(mode="after")
-    def _the_role_is_for_an_input(self) -> Self:
-        if self.role in (Role.states, Role.figure):
-            raise ValueError(f"{self.name!r} is an input, and {self.role} is what an operation gives")
-        if self.default_seed is not None and (not self.is_noise or self.default is not None):
-            raise ValueError(f"{self.name!r} has a default_seed, which is for noise without a default")
-        return self
-
-    @property
-    def is_noise(self) -> bool:
-        """Whether seeds fill it."""
-        return self.role in (Role.normal, Role.uniform)
-
-    @property
-    def may_stand_still(self) -> bool:
-        """Whether it is noise, and there is some that is always the same."""
-        return self.is_noise and (self.default is not None or self.default_seed is not None)
+        With ``any_size``, images and codes of other sizes count too, if the model takes them. A role with the
+        axes of an image needs ``image``. Parameters and noise have no shape by role.
+        """
+        any_size = any_size and image is not None and image.multiple_of is not None
+        axes: dict[Axis, tuple[int, ...]] = {
+            "codes": (-1,) * len(self.shape) if any_size and self.stride is not None else self.shape,
+            "any": (-1,),
+        }
+        if image is not None:
+            axes["height"] = (-1,) if any_size else (image.height,)
+            axes["width"] = (-1,) if any_size else (image.width,)
+            axes["channels"] = (image.channels,)
+        shape = tuple([size for axis in role.spec.axes for size in axes[axis]])
+        return self.dtype if role.spec.dtype == "codes" else role.spec.dtype, shape
 
 
-class Output(_Part):
-    """One output of a graph."""
-
-    name: str
-    role: Literal[Role.images, Role.codes, Role.states, Role.figure]
-
-
-class Operation(_Part):
-    """A graph, what its inputs and outputs stand for, and what a caller may set."""
-
-    graph: RelativeFile
-    inputs: tuple[Input, ...] = Field(min_length=1)
-    outputs: tuple[Output, ...] = Field(min_length=1)
-    parameters: dict[str, Parameter] = {}
-    description: str = ""
-
-    @model_validator(mode="after")
-    def _parameters_are_declared(self) -> Self:
-        integers = {name for name, parameter in self.parameters.items() if parameter.dtype == "int64"}
-        for item in self.inputs:
-            if item.role is Role.parameter and item.name not in self.parameters:
-                raise ValueError(f"input {item.name!r} is a parameter that is not declared")
-            if missing := {axis for axis in item.shape if isinstance(axis, str)} - integers:
-                detail = f"input {item.name!r} has axes that are no int64 parameters: {sorted(missing)}"
-                raise ValueError(detail)
-        for role, partner, complaint in (
-            (Role.mask, Role.codes, "a mask, but no codes for the mask to keep"),
-            (Role.target, Role.codes, "a target, but no codes to start from"),
-            (Role.fraction, Role.target, "a fraction of the way to a target, but no target"),
-        ):
-            if self.takes(role) and not self.takes(partner):
-                raise ValueError(f"it takes {complaint}")
-        if self.gives(Role.states) and not self.gives(Role.codes):
-            raise ValueError("it gives the states of a chain, but no codes at its end")
-        return self
-
-    def takes(self, role: Role) -> bool:
-        """Whether some input has this role."""
-        return any(item.role is role for item in self.inputs)
-
-    def gives(self, role: Role) -> bool:
-        """Whether some output has this role."""
-        return any(item.role is role for item in self.outputs)
-
-
-class Codebook(_Part):
-    """The code vectors: float32 ``(codebook_size, codebook_dim)``, also the external data of the graphs."""
+class Codebook(Record):
+    """The code vectors: float32 ``(codebook_size, codebook_dim)``, in a file that the graphs share."""
 
     file: RelativeFile
     tensor: str
     shape: tuple[int, int]
 
 
-class Measures(_Part):
-    """Evaluation figures of the exported graphs on ``images`` images of a dataset's split.
+class Measures(Record):
+    """Metrics of the exported graphs on ``images`` images of a dataset's split.
 
-    ``of`` says what was measured: ``reconstructions``, ``likelihood``, the images that an operation
-    ``sample/<method>`` draws, or, as the best that samples could reach, ``real images``.
+    ``of`` says what was evaluated: ``reconstructions``, ``likelihood``, the images of an operation
+    ``sample/<method>``, or ``real images``, the best that samples could reach.
     """
 
     of: str = "reconstructions"
@@ -244,13 +136,16 @@ class Measures(_Part):
     values: dict[str, float]
 
 
-class Parity(_Part):
-    """How closely ONNX Runtime agreed with torch on ``images`` images when the model was exported.
+class Parity(Record):
+    """How closely ONNX Runtime and torch agreed on ``images`` images at export.
 
-    ``within_one_level`` is the share of pixels that differ by at most 1 of 255 when both decode the same
-    codes. ``code_flips`` counts codes that differ, ``flip_gap`` is the largest relative gap between the two
-    distances in question. ``draw_gap`` is that of a sampler: how far a draw's noise was from the cumulative
-    probabilities in which torch draws the same code. ``tolerance`` says what was allowed and why.
+    - ``within_one_level``: the share of pixels that differ by at most 1 of 255 when both decode equal codes
+    - ``largest_difference``: the largest difference of a pixel, of 255
+    - ``code_flips``, ``codes``: how many codes differ, of how many
+    - ``flip_gap``: the largest relative gap between the two distances behind such a code
+    - ``draw_gap``: for a sampler, how far the noise of a differing draw was from the cumulative probabilities
+      with which torch draws the same code
+    - ``tolerance``: what was allowed, and why
     """
 
     images: int = Field(ge=1)
@@ -263,15 +158,15 @@ class Parity(_Part):
     tolerance: str
 
 
-class File(_Part):
-    """What a file of the folder must be."""
+class File(Record):
+    """The sha256 and the size in bytes of a file of the bundle."""
 
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     size: int = Field(ge=0)
 
 
-class Manifest(_Part):
-    """Everything the service knows of a model. See the module's docstring."""
+class Manifest(Record):
+    """All that the service knows about a model; see the module's docstring."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
     name: str = Field(pattern=rf"^{NAME_PATTERN}$")
@@ -291,10 +186,10 @@ class Manifest(_Part):
     files: dict[RelativeFile, File]
 
     @model_validator(mode="after")
-    def _parts_agree(self) -> Self:
+    def _members_agree(self) -> Self:
         for name, operation in self.operations.items():
             if not re.fullmatch(rf"{NAME_PATTERN}(/{NAME_PATTERN})?", name):
-                raise ValueError(f"{name!r} is no name of an operation")
+                raise ValueError(f"{name!r} is not a valid name of an operation")
             if operation.graph not in self.files:
                 raise ValueError(f"operation {name!r}: graph {operation.graph!r} is not among the files")
             if operation.takes(Role.label) and not self.labels:
@@ -313,28 +208,12 @@ class Manifest(_Part):
         return self
 
     def row(self, role: Role, *, any_size: bool = False) -> tuple[str, tuple[int, ...]]:
-        """Dtype and shape of what has this role, without the axis of the batch; -1 is an axis of any length.
-
-        With ``any_size`` images and codes are of any size, if the model takes others than its own. Parameters
-        and noise are not told by their role alone.
-        """
-        image, codes = self.image, self.codes
-        any_size = any_size and image.multiple_of is not None
-        size = (-1, -1) if any_size else (image.height, image.width)
-        grid = (-1,) * len(codes.shape) if any_size and codes.stride is not None else codes.shape
-        rows: dict[Role, tuple[str, tuple[int, ...]]] = {
-            Role.images: ("uint8", (*size, image.channels)),
-            Role.codes: (codes.dtype, grid),
-            Role.target: (codes.dtype, grid),
-            Role.states: (codes.dtype, (-1, *grid)),
-            Role.mask: ("bool", grid),
-            Role.label: ("int64", ()),
-        }
-        return rows.get(role, ("float32", ()))
+        """The dtype and the shape of one row of a role, as ``CodesSpec.row``."""
+        return self.codes.row(role, self.image, any_size=any_size)
 
 
 def fits(shape: Sequence[int], wanted: Sequence[int]) -> bool:
-    """Whether a shape is the wanted one, of which -1 is an axis of any length."""
+    """Whether a shape is the wanted shape, in which -1 is an axis of any length."""
     return len(shape) == len(wanted) and all(
         axis in (-1, size) for axis, size in zip(wanted, shape, strict=True)
     )
@@ -343,7 +222,7 @@ def fits(shape: Sequence[int], wanted: Sequence[int]) -> bool:
 def content_version(files: dict[str, File]) -> str:
     """The version of a model: 12 hex digits over the names and sha256 of its graphs and tensors.
 
-    Pictures, cards and the manifest itself do not count, so that the same weights have the same version.
+    Pictures, the model card and the manifest do not count, so equal weights have equal versions.
     """
     digest = hashlib.sha256()
     for name in sorted(files):

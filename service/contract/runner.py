@@ -1,16 +1,15 @@
-"""Running an exported model by role: inputs are filled, operations run in order, outputs told by role.
+"""The runner: fills the inputs of graphs by role, runs operations in order, and returns outputs by role.
 
-Both wings run models through this module, so the trainer measures and shows what the service answers, noise
-included. An *operation* of the manifest is a graph whose inputs and outputs have roles. Operations run one
-after the other: each takes what was given, or what one before it made, by role.
+The service and the trainer both run models with it, so the trainer evaluates exactly what the service serves,
+noise included. An *operation* of the manifest is a graph whose inputs and outputs have roles. Operations run
+one after the other; each takes by role what was given or what an earlier operation made.
 
-    role                 filled with
-    parameter            the value of this name, a scalar of the parameter's dtype
-    normal, uniform      noise of the row's seed and number, or the default noise
-    label                what was given, else the default of the input
-    codes, mask          what was given or made; where an operation takes a mask and nothing was given,
-                         codes of 0 and a mask that is True everywhere: all codes are sampled
-    any other            what was given or made
+The source of a role in the table (``service.contract.roles``) decides how an input is filled:
+
+    source             filled with
+    REQUEST            what was given or made; without it the value of ``Input.fill``
+    SEED               noise of the row's seed and number, or the default noise
+    PARAMETER          the value of this name, a scalar of the parameter's dtype
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -20,45 +19,47 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.contract import noise
-from service.contract.manifest import CodesSpec, Input, Operation, Parameter, Role
+from service.contract.manifest import CodesSpec
+from service.contract.operations import Input, Operation, Parameter
+from service.contract.roles import Role, Source
 
 Array = NDArray[Any]
 Arrays = Mapping[Role, Array]
 Values = Mapping[str, float]
-"""The parameters of some operations, by name; whole numbers may be floats."""
+"""Parameters by name; the value of an int64 parameter may be a float."""
 
 
 class WrongOutput(ValueError):
-    """A graph gave another number of rows than it was given."""
+    """A graph returned another number of rows than it got."""
 
 
 class DeviceTensor(Protocol):
-    """A tensor that stays where its graph ran; the next graph takes it as it is."""
+    """A tensor on the device of its graph, which the next graph takes without a copy."""
 
     def __len__(self) -> int:
-        """Its rows."""
+        """The number of rows."""
 
-    def fetched(self) -> Array:
-        """A copy of it, as an array."""
+    def numpy(self) -> Array:
+        """A copy in the memory of the host."""
 
 
 class Graph(Protocol):
-    """What runs one graph."""
+    """One graph, loaded and ready to run."""
 
     def run(self, feeds: Mapping[str, Any], outputs: Sequence[str], /) -> Sequence[Any]:
         """The named outputs, in order; inputs and outputs are arrays or ``DeviceTensor``s."""
 
 
 class Graphs(Protocol):
-    """The graphs of a model, by the file that the manifest names."""
+    """The graphs of a model, by their file in the manifest."""
 
     def __getitem__(self, file: str, /) -> Graph: ...
 
 
-class Part(NamedTuple):
-    """Rows of one request in a batch: arrays by role, the numbers of the rows in the request, and its seed.
+class BatchSlice(NamedTuple):
+    """The rows of one request in a batch: arrays by role, the numbers of these rows in the request, its seed.
 
-    The noise of a row follows from its number and the seed alone.
+    The noise of a row follows from its number and the seed only.
     """
 
     given: Arrays
@@ -66,35 +67,39 @@ class Part(NamedTuple):
     seed: int
 
     @classmethod
-    def of(cls, given: Arrays, items: range, seed: int) -> "Part":
-        """The rows ``items`` of arrays that hold all of a request."""
+    def of(cls, given: Arrays, items: range, seed: int) -> "BatchSlice":
+        """The slice with the rows ``items`` of arrays that hold all rows of a request."""
         return cls({role: array[items.start : items.stop] for role, array in given.items()}, items, seed)
 
 
 class Results(NamedTuple):
-    """What was given to some operations and what they made: arrays by role, and figures by name."""
+    """The given arrays and the outputs of some operations: arrays by role, and figures by name."""
 
     arrays: dict[Role, Array]
     figures: dict[str, Array]
 
 
 class Runner:
-    """Runs operations of one model; ``graphs`` holds the graph of each."""
+    """Runs the operations of one model."""
 
     def __init__(self, operations: Mapping[str, Operation], codes: CodesSpec, graphs: Graphs) -> None:
         self._operations, self._codes, self._graphs = operations, codes, graphs
 
     def run(
-        self, names: Sequence[str], parts: Sequence[Part], values: Values, default_noise: Collection[str] = ()
+        self,
+        names: Sequence[str],
+        slices: Sequence[BatchSlice],
+        values: Values,
+        default_noise: Collection[str] = (),
     ) -> list[Results]:
-        """Run operations on the rows of several requests together: what each request gets.
+        """Run operations on slices of several requests together: the results of each slice.
 
-        ``values`` holds every parameter of the operations. The operations in ``default_noise`` get the
-        default noise of each input that has one, whatever the seeds.
+        ``values`` holds every parameter of the operations. The operations named in ``default_noise`` use the
+        default noise of every input that has one, whatever the seeds.
 
-        Raises WrongOutput, ValueError if an input can be filled with nothing, and what the graphs raise.
+        Raises WrongOutput, ValueError if an input cannot be filled, and what the graphs raise.
         """
-        batch = _Batch(parts)
+        batch = _Batch(slices)
         for name in names:
             self._step(name, batch, values, use_default=name in default_noise)
         return batch.results()
@@ -103,66 +108,64 @@ class Runner:
         operation = self._operations[name]
         feeds: dict[str, Array | DeviceTensor] = {}
         for item in operation.inputs:
-            if item.role is Role.parameter:
-                dtype = operation.parameters[item.name].dtype
-                feeds[item.name] = np.array(values[item.name], dtype=dtype)
-            elif item.is_noise:
-                shape = noise_shape(item, values)
-                feeds[item.name] = batch.noise(name, item, shape, use_default=use_default)
-            elif item.role in batch.tensors:
-                feeds[item.name] = batch.tensors[item.role]
-            else:
-                feeds[item.name] = self._absent(name, operation, item, batch.rows)
+            match item.role.spec.source:
+                case Source.PARAMETER:
+                    dtype = operation.parameters[item.name].dtype
+                    feeds[item.name] = np.array(values[item.name], dtype=dtype)
+                case Source.SEED:
+                    shape = noise_shape(item, values)
+                    feeds[item.name] = batch.noise(name, item, shape, use_default=use_default)
+                case _:
+                    tensor = batch.tensors.get(item.role)
+                    feeds[item.name] = self._filled(name, item, batch.rows) if tensor is None else tensor
         made = self._graphs[operation.graph].run(feeds, [output.name for output in operation.outputs])
         for output, tensor in zip(operation.outputs, made, strict=True):
             if len(tensor) != batch.rows:
                 detail = f"operation {name!r} gave {len(tensor)} rows of {output.role} for {batch.rows}"
                 raise WrongOutput(detail)
-            if output.role is Role.figure:
+            if output.role.spec.by_name:
                 batch.figures[output.name] = tensor
             else:
                 batch.tensors[output.role] = tensor
 
-    def _absent(self, name: str, operation: Operation, item: Input, rows: int) -> Array:
-        """What an input gets that was not given, where the manifest says what that is."""
-        shape = (rows, *self._codes.shape)
-        if item.role is Role.label and item.default is not None:
-            return np.full(rows, item.default, np.int64)
-        if item.role is Role.mask:
-            return np.ones(shape, np.bool_)
-        if item.role is Role.codes and operation.takes(Role.mask):
-            return np.zeros(shape, self._codes.dtype)
-        raise ValueError(f"input {item.name!r} of operation {name!r} needs {item.role}, and none was given")
+    def _filled(self, name: str, item: Input, rows: int) -> Array:
+        """The array for an input whose role was not given. Raises ValueError if it must be given."""
+        value = item.fill(self._operations[name].roles)
+        if value is None:
+            raise ValueError(
+                f"input {item.name!r} of operation {name!r} needs {item.role}, and none is given"
+            )
+        dtype, row = self._codes.row(item.role)
+        return np.full((rows, *row), value, dtype)
 
 
 class _Batch:
-    """The rows of several requests on their way through operations.
+    """The rows of several requests during a run.
 
-    ``tensors``, by role, and ``figures``, by name, hold all rows. They stay where the graphs run until all
-    operations are done.
+    ``tensors``, by role, and ``figures``, by name, hold all rows. They stay on the device of the graphs until
+    the last operation is done.
     """
 
-    def __init__(self, parts: Sequence[Part]) -> None:
-        self._parts = parts
-        self.rows = sum([len(part.items) for part in parts])
+    def __init__(self, slices: Sequence[BatchSlice]) -> None:
+        self._slices = slices
+        self.rows = sum([len(each.items) for each in slices])
         self.tensors: dict[Role, Array | DeviceTensor] = {
-            role: _stacked([part.given[role] for part in parts]) for role in parts[0].given
+            role: _stacked([each.given[role] for each in slices]) for role in slices[0].given
         }
         self.figures: dict[str, Array | DeviceTensor] = {}
 
     def noise(self, operation: str, item: Input, shape: tuple[int, ...], *, use_default: bool) -> Array:
-        if use_default and item.may_stand_still:
+        if use_default and item.has_default_noise:
             return default_noise(operation, item, self.rows, shape)
-        draw = noise.normal if item.role is Role.normal else noise.uniform
         stream = noise.stream(operation, item.name)
-        return _stacked([draw(part.seed, part.items, stream, shape) for part in self._parts])
+        return _stacked([item.draw(each.seed, each.items, stream, shape) for each in self._slices])
 
     def results(self) -> list[Results]:
-        arrays = {role: _fetched(tensor) for role, tensor in self.tensors.items()}
-        figures = {name: _fetched(tensor) for name, tensor in self.figures.items()}
+        arrays = {role: _as_array(tensor) for role, tensor in self.tensors.items()}
+        figures = {name: _as_array(tensor) for name, tensor in self.figures.items()}
         results, start = [], 0
-        for part in self._parts:
-            own = slice(start, start + len(part.items))
+        for each in self._slices:
+            own = slice(start, start + len(each.items))
             start = own.stop
             results.append(
                 Results(
@@ -174,13 +177,13 @@ class _Batch:
 
 
 def default_noise(operation: str, item: Input, rows: int, shape: Sequence[int]) -> Array:
-    """The noise of an input that has a default or a seed of its own: float32 ``(rows, *shape)``.
+    """The default noise of an input: float32 ``(rows, *shape)``, all rows equal.
 
-    By a seed one row is drawn, and all rows are alike. Raises ValueError for an input that has neither.
+    It is the input's ``default``, or one row drawn with its ``default_seed``. Raises ValueError if the input
+    has neither.
     """
     if item.default_seed is not None:
-        draw = noise.normal if item.role is Role.normal else noise.uniform
-        drawn = draw(item.default_seed, range(1), noise.stream(operation, item.name), tuple(shape))
+        drawn = item.draw(item.default_seed, range(1), noise.stream(operation, item.name), tuple(shape))
         return np.repeat(drawn, rows, axis=0)
     if item.default is None:
         raise ValueError(f"input {item.name!r} of operation {operation!r} has no default noise")
@@ -188,12 +191,12 @@ def default_noise(operation: str, item: Input, rows: int, shape: Sequence[int]) 
 
 
 def noise_shape(item: Input, values: Values) -> tuple[int, ...]:
-    """The axes of a noise after the batch."""
+    """The shape of one row of a noise input; parameters fill its named axes."""
     return tuple([int(values[axis]) if isinstance(axis, str) else axis for axis in item.shape])
 
 
 def parameters_of(operations: Iterable[Operation]) -> dict[str, Parameter]:
-    """The parameters of operations that run in this order; of those that share one, the first declares it."""
+    """The parameters of operations, by name; of operations that share a name, the first declares it."""
     found: dict[str, Parameter] = {}
     for operation in operations:
         for name, parameter in operation.parameters.items():
@@ -205,5 +208,5 @@ def _stacked(arrays: Sequence[Array]) -> Array:
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
-def _fetched(tensor: Array | DeviceTensor) -> Array:
-    return tensor if isinstance(tensor, np.ndarray) else tensor.fetched()
+def _as_array(tensor: Array | DeviceTensor) -> Array:
+    return tensor if isinstance(tensor, np.ndarray) else tensor.numpy()

@@ -1,10 +1,10 @@
-"""One exported folder, read and verified: its manifest, the sha256 of its files, its codebook.
+"""A model bundle: one exported folder, read and verified against its manifest.
 
-    models/vqvae-mnist/     the folder has the name of its model, so that two cannot claim the same one
-      manifest.json         what every other file must be
+    models/vqvae-mnist/     named after its model, so that no two bundles share a name
+      manifest.json         the size and sha256 of every other file
       ...
 
-A folder that does not verify is refused with the reason; no reason names a path outside the folder.
+A bundle that fails verification is refused with the reason. No reason names a path outside the folder.
 """
 
 import contextlib
@@ -27,12 +27,12 @@ from service.errors import ModelRefused, quoted
 PREVIEW = "preview.png"
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
-"""Name, inode, size and time of change of every file: the same as long as nobody wrote to the folder."""
+"""Name, inode, size and modification time of every file; equal as long as the folder is unchanged."""
 
 
 @dataclass(frozen=True)
-class Folder:
-    """An exported folder whose files are what its manifest says."""
+class Bundle:
+    """An exported folder whose files match its manifest."""
 
     path: Path
     manifest: Manifest
@@ -45,33 +45,33 @@ class Folder:
     """A PNG of originals, reconstructions and samples."""
 
 
-def read_folder(path: Path) -> Folder:
-    """Read and verify an exported folder. Raises ModelRefused, saying what is wrong with it."""
-    # Taken first: who reads it again after loading the graphs knows that nothing changed in between.
+def read_bundle(path: Path) -> Bundle:
+    """Read and verify an exported folder. Raises ModelRefused with the reason."""
+    # Before the files are read, so that a second look after loading reveals every change in between.
     manifest = read_manifest(path)
     fingerprint = read_fingerprint(path, manifest)
     for name, file in manifest.files.items():
         _verify(path, name, file)
     if (version := content_version(manifest.files)) != manifest.version:
-        raise ModelRefused(f"the manifest says version {manifest.version}, its files are {version}")
+        raise ModelRefused(f"the manifest says version {manifest.version}, its files give {version}")
     codebook = vectors = preview = None
     if manifest.codebook is not None:
         codebook = _read(path, manifest.codebook.file)
         vectors = _vectors(codebook, manifest)
     if PREVIEW in manifest.files:
         preview = _read(path, PREVIEW)
-    return Folder(path, manifest, fingerprint, codebook, vectors, preview)
+    return Bundle(path, manifest, fingerprint, codebook, vectors, preview)
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest of a folder, valid in itself. Raises ModelRefused."""
+    """The manifest of a folder, validated on its own. Raises ModelRefused."""
     try:
         document = orjson.loads(_read(path, FILE_NAME))
     except orjson.JSONDecodeError as error:
-        raise ModelRefused(f"{FILE_NAME} is no JSON: {error}") from error
+        raise ModelRefused(f"{FILE_NAME} is not JSON: {error}") from error
     if not isinstance(document, dict):
-        raise ModelRefused(f"{FILE_NAME} holds no object")
-    # Before anything else: another schema may differ in all the rest.
+        raise ModelRefused(f"{FILE_NAME} is not a JSON object")
+    # First, because another schema version may differ in everything else.
     if (schema := document.get("schema_version")) != SCHEMA_VERSION:
         detail = f"{FILE_NAME} has schema version {quoted(schema)}, this service reads {SCHEMA_VERSION}"
         raise ModelRefused(detail)
@@ -84,13 +84,13 @@ def read_manifest(path: Path) -> Manifest:
         ]
         raise ModelRefused(f"{FILE_NAME}: {'; '.join(complaints)}") from error
     if manifest.name != path.name:
-        detail = f"the folder is called {path.name!r} and its model {manifest.name!r}; they must agree"
+        detail = f"the folder is named {path.name!r} and its model {manifest.name!r}; the names must be equal"
         raise ModelRefused(detail)
     return manifest
 
 
 def read_fingerprint(path: Path, manifest: Manifest) -> Fingerprint:
-    """What changes when somebody writes to the folder. Raises ModelRefused if a file is missing."""
+    """The fingerprint of a folder. Raises ModelRefused if a file is missing."""
     prints = []
     for name in (FILE_NAME, *sorted(manifest.files)):
         status = _status(path, name)
@@ -104,32 +104,32 @@ def _verify(path: Path, name: str, file: File) -> None:
     size = _status(path, name).st_size
     if size != file.size:
         raise ModelRefused(f"{name!r} has {size} bytes, the manifest says {file.size}")
-    with _told(name), (path / name).open("rb") as stream:
+    with _readable(name), (path / name).open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     if digest != file.sha256:
         raise ModelRefused(f"{name!r} has the sha256 {digest}, the manifest says {file.sha256}")
 
 
 def _status(path: Path, name: str) -> os.stat_result:
-    with _told(name):
+    with _readable(name):
         status = (path / name).stat()
     if not stat.S_ISREG(status.st_mode):
-        raise ModelRefused(f"{name!r} is no regular file")
+        raise ModelRefused(f"{name!r} is not a regular file")
     return status
 
 
 def _read(path: Path, name: str) -> bytes:
-    with _told(name):
+    with _readable(name):
         return (path / name).read_bytes()
 
 
 @contextlib.contextmanager
-def _told(name: str) -> Iterator[None]:
-    """Refuse the folder if a file of it cannot be read."""
+def _readable(name: str) -> Iterator[None]:
+    """Turn an error while reading a file into ModelRefused."""
     try:
         yield
     except FileNotFoundError:
-        raise ModelRefused(f"it is half written: there is no {name!r}") from None
+        raise ModelRefused(f"the bundle is incomplete: there is no {name!r}") from None
     except OSError as error:
         raise ModelRefused(f"{name!r} cannot be read: {error.strerror}") from error
 
@@ -139,8 +139,8 @@ def _vectors(data: bytes, manifest: Manifest) -> NDArray[np.float32]:
     assert spec is not None  # noqa: S101 - for the type checker
     try:
         tensors = safetensors.numpy.load(data)
-    except Exception as error:  # safetensors raises its own errors, and KeyError for dtypes numpy lacks
-        raise ModelRefused(f"{spec.file!r} is no safetensors file that can be read") from error
+    except Exception as error:  # safetensors has its own errors, and KeyError for dtypes that numpy lacks
+        raise ModelRefused(f"{spec.file!r} is not a readable safetensors file") from error
     if (vectors := tensors.get(spec.tensor)) is None:
         raise ModelRefused(f"{spec.file!r} has the tensors {sorted(tensors)}, not {spec.tensor!r}")
     if vectors.shape != spec.shape or vectors.dtype != np.float32:

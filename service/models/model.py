@@ -1,18 +1,18 @@
-"""A served model: its graphs, and the one way to run them, by role.
+"""A served model: its bundle, its sessions, and how they run.
 
-The service knows roles, not kinds of models. An *operation* of the manifest is run by filling the inputs of
-its graph by role and returning its outputs by role; operations are chained by handing the outputs of one to
-the next. To encode, decode, reconstruct or sample is to run a chain:
+The service knows roles, not architectures. An *operation* of the manifest is one graph whose inputs are
+filled by role and whose outputs are returned by role. A *pipeline* is several operations in order: each takes
+by role what an earlier one made. Every request runs one pipeline:
 
+    request            pipeline
     encode             encode
     decode             decode
     reconstruct        reconstruct if the model has it, else encode, decode
-    sample/METHOD      sample/METHOD, and decode if that gives codes alone
+    sample/METHOD      sample/METHOD, and decode if that gives no images
     score              score
 
-A method that takes codes and a mask samples the codes where the mask is True and keeps the others. Who gives
-neither has all of them sampled: the mask is then True everywhere. A method that takes codes and a target goes
-from the ones to the other.
+A method that takes codes and a mask samples the codes where the mask is True and keeps the others. Without
+codes and mask it samples all codes. A method that takes codes and a target interpolates between the two.
 """
 
 import math
@@ -21,82 +21,89 @@ from dataclasses import dataclass, field
 
 from service.batching.entries import joined
 from service.contract.manifest import Manifest, Role
-from service.contract.runner import Arrays, Part, Results, Runner, WrongOutput
+from service.contract.runner import Arrays, BatchSlice, Results, Runner, WrongOutput
 from service.errors import GraphFailed, UnknownOperation, did_you_mean, quoted, unknown
-from service.models.bundle import Folder
-from service.models.pipeline import Number, Operations
+from service.models.bundle import Bundle
+from service.models.pipeline import SAMPLE, Number, Pipeline
 from service.runtime.providers import Provider
-from service.runtime.session import Graph
+from service.runtime.session import Session
 
-SAMPLE = "sample/"
 DEFAULT_METHOD = "prior"
 
 
 @dataclass(frozen=True)
-class Batching:
-    """How much goes through a graph at once: at most so many rows, and so many pixels of images."""
+class BatchLimits:
+    """The largest batch of a model: at most ``rows`` rows and ``pixels`` pixels of images."""
 
     rows: int = 64
     pixels: int = 2**20
 
     @classmethod
-    def on(cls, provider: Provider, rows: int = 0, pixels: int = 0) -> "Batching":
-        """What suits a provider, where a number is 0.
+    def on(cls, provider: Provider, rows: int = 0, pixels: int = 0) -> "BatchLimits":
+        """The limits for a provider; 0 stands for the provider's default.
 
-        On a CPU two images of 128x128 at once are as quick as one, and more take memory and are slower; but
-        of images that are drawn pixel by pixel 128 take 0.83 of the time of 41 a row. On a GPU 512 images of
-        28x28 at once are three times as quick as 64 and 64 again.
+        On a CPU, two images of 128x128 in a batch take as long per image as one, and larger batches are slower
+        and take more memory. Images that are drawn pixel by pixel are the exception: in a batch of 128 a row
+        takes 0.83 of its time in a batch of 41. On a GPU, one batch of 512 images of 28x28 takes a third of the
+        time of eight batches of 64.
         """
-        suits = (128, 2**15) if provider.name == "cpu" else (512, 2**20)
-        return cls(rows or suits[0], pixels or suits[1])
+        defaults = (128, 2**15) if provider.name == "cpu" else (512, 2**20)
+        return cls(rows or defaults[0], pixels or defaults[1])
 
 
 @dataclass(frozen=True, eq=False)
-class Model:
-    """A model that is served."""
+class ServedModel:
+    """A model that is served: ``sessions`` holds the session of each graph, by its file."""
 
-    folder: Folder
+    bundle: Bundle
     provider: Provider
-    graphs: Mapping[str, Graph]
-    batching: Batching = Batching()
-    _operations: dict[tuple[str, ...], Operations] = field(default_factory=dict, init=False, repr=False)
+    sessions: Mapping[str, Session]
+    batch_limits: BatchLimits = BatchLimits()
+    _pipelines: dict[tuple[str, ...], Pipeline] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def manifest(self) -> Manifest:
-        """What the model is."""
-        return self.folder.manifest
+        """The manifest of the bundle."""
+        return self.bundle.manifest
 
     @property
     def methods(self) -> list[str]:
-        """The ways to sample."""
+        """The sampling methods, sorted."""
         names = self.manifest.operations
         return sorted(name.removeprefix(SAMPLE) for name in names if name.startswith(SAMPLE))
 
     def methods_that_take(self, role: Role) -> list[str]:
-        """The ways to sample that keep some codes (by a ``mask``), or go towards others (a ``target``)."""
+        """The sampling methods with an input of a role: ``mask`` to complete, ``target`` to interpolate."""
         operations = self.manifest.operations
         return [method for method in self.methods if operations[SAMPLE + method].takes(role)]
 
-    def chain(self, verb: str) -> tuple[str, ...]:
-        """The operations behind ``encode``, ``decode``, ``reconstruct`` or ``sample/METHOD``, in order.
+    def pipeline(self, verb: str) -> Pipeline:
+        """The pipeline of a verb: ``reconstruct``, or the name of an operation.
 
-        Raises UnknownOperation if the model lacks one of them.
+        Raises UnknownOperation if the model lacks one of its operations.
         """
         operations = self.manifest.operations
-        names: tuple[str, ...] = (verb,)
         if verb == "reconstruct" and verb not in operations:
-            names = ("encode", "decode")
-        elif verb in operations and verb.startswith(SAMPLE) and not operations[verb].gives(Role.images):
-            names = (verb, "decode")
-        for name in names:
-            if name not in operations:
-                known = sorted(operations)
-                hint = f"model {self.manifest.name!r} has {', '.join(known)}"
-                raise unknown("operation ", name, known, UnknownOperation, hint)
-        return names
+            return self.pipeline_of("encode", "decode")
+        if verb in operations and verb.startswith(SAMPLE) and not operations[verb].gives(Role.images):
+            return self.pipeline_of(verb, "decode")
+        return self.pipeline_of(verb)
+
+    def pipeline_of(self, *names: str) -> Pipeline:
+        """The pipeline of these operations. Raises UnknownOperation if the model lacks one of them."""
+        pipeline = self._pipelines.get(names)
+        if pipeline is None:
+            operations = self.manifest.operations
+            for name in names:
+                if name not in operations:
+                    known = sorted(operations)
+                    hint = f"model {self.manifest.name!r} has {', '.join(known)}"
+                    raise unknown("operation ", name, known, UnknownOperation, hint)
+            pipeline = self._pipelines[names] = Pipeline({name: operations[name] for name in names})
+        return pipeline
 
     def sampler(self, method: str | None) -> str:
-        """The operation that samples by a method: ``sample/METHOD``.
+        """The operation of a sampling method: ``sample/METHOD``.
 
         Without a method it is ``prior`` if the model has it, else its only one. Raises UnknownOperation.
         """
@@ -108,65 +115,58 @@ class Model:
         if not methods:
             detail = f"model {self.manifest.name!r} cannot sample"
         elif method is None:
-            detail = f"model {self.manifest.name!r} samples in several ways, choose a method"
+            detail = f"model {self.manifest.name!r} has several sampling methods, choose one"
         else:
             detail = (
                 f"model {self.manifest.name!r} has no method {quoted(method)}{did_you_mean(method, methods)}"
             )
         raise UnknownOperation(detail, given=method, allowed=methods)
 
-    def operations(self, chain: tuple[str, ...]) -> Operations:
-        """The operations of a chain."""
-        known = self._operations.get(chain)
-        if known is None:
-            known = Operations({name: self.manifest.operations[name] for name in chain})
-            self._operations[chain] = known
-        return known
-
     def run(
         self,
-        chain: tuple[str, ...],
+        pipeline: Pipeline,
         given: Arrays,
         rows: int,
         values: Mapping[str, Number],
         seed: int = 0,
-        still: Collection[str] = (),
+        default_noise: Collection[str] = (),
     ) -> Results:
-        """Run a chain for one caller, in as many pieces as it takes, on which what comes out does not depend.
+        """Run a pipeline on the rows of one request, in as many batches as its size needs.
 
-        ``given`` holds arrays by role with ``rows`` rows each, ``values`` the parameters. ``seed`` makes the
-        noise; in the operations ``still``, noise that has a default is that. Raises GraphFailed.
+        The results do not depend on the number of batches. ``given`` holds arrays by role with ``rows`` rows
+        each, ``values`` every parameter, ``seed`` the seed of the noise. The operations named in
+        ``default_noise`` use the default noise of every input that has one. Raises GraphFailed.
         """
-        step = self.rows_at_once(chain, given, values)
-        pieces = (range(start, min(start + step, rows)) for start in range(0, rows, step))
-        return joined(
-            [self.run_batch(chain, [Part.of(given, items, seed)], values, still)[0] for items in pieces]
-        )
+        step = self.batch_rows(pipeline, given, values)
+        ranges = (range(start, min(start + step, rows)) for start in range(0, rows, step))
+        slices = [BatchSlice.of(given, items, seed) for items in ranges]
+        return joined([self.run_batch(pipeline, [each], values, default_noise)[0] for each in slices])
 
     def run_batch(
         self,
-        chain: tuple[str, ...],
-        parts: Sequence[Part],
+        pipeline: Pipeline,
+        slices: Sequence[BatchSlice],
         values: Mapping[str, Number],
-        still: Collection[str] = (),
+        default_noise: Collection[str] = (),
     ) -> list[Results]:
-        """Run a chain once on the rows of several callers, whose parameters are the same: what each gets.
+        """Run a pipeline once on slices of several requests with equal parameters: the results of each slice.
 
-        Raises GraphFailed, for all of them, if ONNX Runtime does.
+        Raises GraphFailed, for the whole batch.
         """
-        runner = Runner(self.manifest.operations, self.manifest.codes, self.graphs)
+        runner = Runner(self.manifest.operations, self.manifest.codes, self.sessions)
         try:
-            return runner.run(chain, parts, values, still)
+            return runner.run(pipeline.names, slices, values, default_noise)
         except WrongOutput as error:
             raise GraphFailed(str(error)) from error
 
-    def rows_at_once(self, chain: tuple[str, ...], given: Arrays, values: Mapping[str, Number]) -> int:
-        """How many rows such as these may go through the chain at once."""
+    def batch_rows(self, pipeline: Pipeline, given: Arrays, values: Mapping[str, Number]) -> int:
+        """How many rows such as these may share a batch of a pipeline: 1 or more."""
         image, stride = self.manifest.image, self.manifest.codes.stride
         area = image.height * image.width
         if Role.images in given:
             area = math.prod(given[Role.images].shape[1:3])
         elif Role.codes in given and stride is not None:
             area = math.prod(given[Role.codes].shape[1:3]) * stride * stride
-        pixels = self.operations(chain).pixels(area, values)
-        return max(1, min(self.batching.rows, self.batching.pixels // pixels))
+        limits = self.batch_limits
+        pixels = pipeline.pixels(area, values) if pipeline.noises else area
+        return max(1, min(limits.rows, limits.pixels // pixels))

@@ -1,4 +1,7 @@
-"""The operations of a chain, and what follows from them alone: found once, not for every call."""
+"""A pipeline: several operations of a model in order, and what follows from them.
+
+A pipeline is built once per model and reused by every request (``ServedModel.pipeline_of``).
+"""
 
 import math
 from collections.abc import Collection, Iterator, Mapping
@@ -9,21 +12,31 @@ from service.contract.runner import noise_shape, parameters_of
 
 Number = int | float
 
-# Of a pixel a graph makes some tens of values, of noise hardly more than there are.
-NOISE_OF_A_PIXEL = 16
+SAMPLE = "sample/"
+
+# A graph holds some tens of values per pixel, but hardly more values than noise: the factor between the two.
+NOISE_PER_PIXEL = 16
 
 
-class Operations:
-    """Operations in the order in which they are run.
+class Pipeline:
+    """Operations in the order in which they run.
 
-    - ``parameters``: what a caller may set, by name; of operations that share one, the first declares it
-    - ``defaults``: the values of these where a caller sets none
-    - ``label``: the first input that takes labels, if one does
-    - ``steps``: the parameters by which noise is large
+    - ``names``: the names of the operations
+    - ``name``: these names, joined by ``+``, as in metrics and traces
+    - ``declared``: the parameters of each operation with their names, in order, duplicates included
+    - ``parameters``: the parameters by name; of operations that share a name, the first declares it
+    - ``defaults``: the default value of each parameter
+    - ``label``: the first input of role ``label``, or None
+    - ``noises``: the inputs of noise
+    - ``steps``: the parameters that set the size of a noise axis
+    - ``samples``: whether one of the operations is a sampler
     """
 
-    def __init__(self, named: Mapping[str, Operation]) -> None:
-        self._named = named
+    def __init__(self, operations: Mapping[str, Operation]) -> None:
+        self._operations = operations
+        self.names = tuple(operations)
+        self.name = "+".join(operations)
+        self.samples = any(name.startswith(SAMPLE) for name in operations)
         self.declared = tuple(item for each in self for item in each.parameters.items())
         self.parameters: Mapping[str, Parameter] = parameters_of(self)
         self.defaults: Mapping[str, Number] = MappingProxyType(
@@ -31,39 +44,43 @@ class Operations:
         )
         inputs = [item for each in self for item in each.inputs]
         self.label = next((item for item in inputs if item.role is Role.label), None)
-        self._noises = [item for item in inputs if item.is_noise]
-        self.steps = frozenset(axis for item in self._noises for axis in item.shape if isinstance(axis, str))
+        self.noises = [item for item in inputs if item.is_noise]
+        self.steps = frozenset(axis for item in self.noises for axis in item.shape if isinstance(axis, str))
 
     def __iter__(self) -> Iterator[Operation]:
-        return iter(self._named.values())
+        return iter(self._operations.values())
 
-    def draws(self, still: Collection[str]) -> bool:
-        """Whether noise is drawn, where in some of them, by name, noise that has a default is that."""
-        return bool(self._noises) and any(
-            item.is_noise and not (name in still and item.may_stand_still)
-            for name, operation in self._named.items()
+    def draws(self, default_noise: Collection[str]) -> bool:
+        """Whether a run draws noise from its seed.
+
+        The operations named in ``default_noise`` use the default noise of every input that has one.
+        """
+        return bool(self.noises) and any(
+            item.is_noise and not (name in default_noise and item.has_default_noise)
+            for name, operation in self._operations.items()
             for item in operation.inputs
         )
 
     def pixels(self, area: int, values: Mapping[str, Number]) -> int:
-        """How large a row is whose image has ``area`` pixels: so large, or as draws and noise make it."""
-        if not self._noises:
+        """The memory that one row needs, in pixels, if its image has ``area`` pixels."""
+        if not self.noises:
             return area
         return max(_pixels(operation, area, values) for operation in self)
 
 
 def number(value: float, parameter: Parameter) -> Number:
-    """A value as a parameter has it: whole numbers are ``int``."""
+    """A value in the dtype of a parameter: ``int`` for int64, ``float`` for float32."""
     return int(value) if parameter.dtype == "int64" else value
 
 
 def _pixels(operation: Operation, area: int, values: Mapping[str, Number]) -> int:
-    """Of one operation; if it takes images and several draws for each, it makes an image of every draw.
+    """The memory that one row of an operation needs, in pixels.
 
-    One that draws every pixel of an image works on one pixel of all rows at a time.
+    An operation that takes images and several draws of noise for each makes one image per draw. An operation
+    that draws every pixel of an image works on one pixel of all rows at a time.
     """
     noises = [math.prod(noise_shape(item, values)) for item in operation.inputs]
-    drawn = max(noises) // NOISE_OF_A_PIXEL
+    drawn = max(noises) // NOISE_PER_PIXEL
     draws = [
         math.prod(int(values[axis]) for axis in item.shape if isinstance(axis, str))
         for item in operation.inputs

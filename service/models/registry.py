@@ -1,8 +1,8 @@
-"""The models that are served: found, loaded, chosen, and swapped while requests run.
+"""The registry: the served models, found, loaded, chosen, and replaced without downtime.
 
-A reload loads new and changed folders beside what is served and then swaps everything at once. Requests
-that hold a model keep it; it goes when the last of them ends. A folder that does not verify is refused with
-the reason; if an earlier version of it is served, that stays.
+A reload loads new and changed bundles beside the served models and then replaces all of them at once. A
+running request keeps its model; a replaced model is freed after its last request. A bundle that fails
+validation is refused with the reason; if an earlier version of it is served, that version stays.
 """
 
 import logging
@@ -25,8 +25,8 @@ from service.errors import (
     quoted,
     unknown,
 )
-from service.models.bundle import read_fingerprint, read_folder, read_manifest
-from service.models.model import Batching, Model
+from service.models.bundle import read_bundle, read_fingerprint, read_manifest
+from service.models.model import BatchLimits, ServedModel
 from service.models.validation import load_model
 from service.runtime import memory
 from service.runtime.providers import Provider
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Refusal:
-    """A folder that is not served, and why."""
+    """A bundle that is not served, and why."""
 
     name: str
     reason: str
@@ -44,10 +44,13 @@ class Refusal:
 
 @dataclass
 class Reload:
-    """What a reload did, by the names of the folders.
+    """What a reload did, by the names of the bundles.
 
-    ``kept`` are served as before: unchanged, or refused now and good earlier (then in ``refused`` too).
-    ``good`` are the versions of the folders that verified, which are the same in every worker.
+    - ``loaded``: new or changed, and served now
+    - ``kept``: served as before, because unchanged or refused this time (then in ``refused`` too)
+    - ``refused``: not loaded, with the reason
+    - ``removed``: served before, and without a folder now
+    - ``good``: the version of every valid bundle, which must be equal in all workers
     """
 
     loaded: list[str] = field(default_factory=list)
@@ -58,59 +61,59 @@ class Reload:
 
 
 class Registry:
-    """The served models of a folder. Safe to use from several threads."""
+    """The served models of a folder of bundles. Several threads may use it.
+
+    - ``models``: the served models by name; a reload replaces the mapping and never changes it
+    - ``default``: the name of the model for requests that name none; None if there is no such model
+    - ``refused``: the bundles that the last reload refused
+    """
 
     def __init__(
         self,
         folder: Path,
         provider: Provider,
-        batching: Batching = Batching(),  # noqa: B008 - frozen
+        batch_limits: BatchLimits = BatchLimits(),  # noqa: B008 - frozen
         default: str | None = None,
     ) -> None:
         self.provider = provider
         self.refused: tuple[Refusal, ...] = ()
         self._folder = folder
-        self._batching = batching
+        self._batch_limits = batch_limits
         self._default = default
-        self._models: Mapping[str, Model] = MappingProxyType({})
-        # What a reload has loaded and not yet swapped in.
-        self._prepared: tuple[Mapping[str, Model], Reload] | None = None
+        self.models: Mapping[str, ServedModel] = MappingProxyType({})
+        self.default = default
+        # Loaded by a reload, and not yet served.
+        self._prepared: tuple[Mapping[str, ServedModel], Reload] | None = None
         self._reloading = threading.Lock()
 
-    @property
-    def models(self) -> Mapping[str, Model]:
-        """The served models by name; the mapping never changes, a reload makes a new one."""
-        return self._models
-
-    @property
-    def default(self) -> str | None:
-        """The model that answers when a request names none, if there is one."""
-        if self._default is not None:
-            return self._default
-        models = self._models
-        return next(iter(models)) if len(models) == 1 else None
-
-    def choose(self, name: str | None = None) -> Model:
-        """The model of a name, or the default. Raises UnknownModel, ModelNotChosen or NotReady."""
-        models = self._models
+    def choose(self, name: str | None = None) -> ServedModel:
+        """The model with a name, or the default model. Raises UnknownModel, ModelNotChosen or NotReady."""
+        models = self.models
         if not models:
             raise NotReady(f"no model is loaded{self.why_not()}")
-        wanted = name if name is not None else self.default
+        # Of these models: a reload in another thread may have replaced them.
+        wanted = name if name is not None else self._default_of(models)
         if wanted is None:
-            raise ModelNotChosen(f"choose one with ?model=: {', '.join(models)}", allowed=list(models))
+            detail = f"several models are served, choose one with ?model=: {', '.join(models)}"
+            raise ModelNotChosen(detail, allowed=list(models))
         if wanted not in models:
             raise unknown("model ", wanted, models, UnknownModel)
         return models[wanted]
 
+    def _default_of(self, models: Mapping[str, ServedModel]) -> str | None:
+        if self._default is not None:
+            return self._default
+        return next(iter(models)) if len(models) == 1 else None
+
     def why_not(self) -> str:
-        """Why nothing is loaded: ``": NAME: REASON; ..."``."""
+        """Why no model is loaded: ``": NAME: REASON; ..."``."""
         reasons = "; ".join(f"{each.name}: {each.reason}" for each in self.refused)
-        return f": {reasons}" if reasons else ": the models folder has no model in it"
+        return f": {reasons}" if reasons else ": there is no bundle in the models folder"
 
     def reload(self) -> Reload:
-        """Look at the folder again and swap: ``prepare`` and ``commit``. A second reload waits for the first.
+        """Read the folder again and replace the models: ``prepare`` and ``commit``. Reloads do not overlap.
 
-        Raises ModelsUnreadable, changing nothing, if the folder itself cannot be listed.
+        Raises ModelsUnreadable, and changes nothing, if the folder cannot be listed.
         """
         with self._reloading:
             outcome = self.prepare()
@@ -118,12 +121,12 @@ class Registry:
             return outcome
 
     def prepare(self) -> Reload:
-        """Load and warm what ``commit`` will serve; until then nothing changes.
+        """Load and warm up the models that ``commit`` will serve; until then nothing changes.
 
-        Raises ModelsUnreadable if the folder itself cannot be listed.
+        Raises ModelsUnreadable if the folder cannot be listed.
         """
-        before, outcome = self._models, Reload()
-        after: dict[str, Model] = {}
+        before, outcome = self.models, Reload()
+        after: dict[str, ServedModel] = {}
         for path in self._folders():
             old = model = before.get(path.name)
             try:
@@ -141,47 +144,48 @@ class Registry:
         return outcome
 
     def commit(self) -> None:
-        """Serve what was prepared, if anything was. Quick."""
+        """Serve the prepared models, if there are any. Takes no time."""
         if self._prepared is None:
             return
         (after, outcome), self._prepared = self._prepared, None
-        before, self._models = self._models, after
+        before, self.models = self.models, after
+        self.default = self._default_of(after)
         for name, model in before.items():
             if after.get(name) is not model:
-                memory.give_back_after(model)
+                memory.release_after(model)
         self.refused = tuple(outcome.refused)
         self._report(outcome)
 
     def abandon(self) -> None:
-        """Forget what was prepared."""
+        """Drop the prepared models."""
         if self._prepared is not None:
             (after, _), self._prepared = self._prepared, None
             for name, model in after.items():
-                if self._models.get(name) is not model:
-                    memory.give_back_after(model)
+                if self.models.get(name) is not model:
+                    memory.release_after(model)
 
     def _folders(self) -> list[Path]:
         try:
-            # A name with a dot in front is a publication that is not finished.
+            # A hidden folder is an unfinished publication.
             return sorted(
                 path for path in self._folder.iterdir() if path.is_dir() and not path.name.startswith(".")
             )
         except OSError as error:
             raise ModelsUnreadable(f"the models folder cannot be read: {error.strerror}") from error
 
-    def _fresh(self, path: Path, old: Model | None) -> Model:
-        """The model of a folder: the old one if nothing changed. Raises ModelRefused."""
-        if old is not None and read_fingerprint(path, read_manifest(path)) == old.folder.fingerprint:
+    def _fresh(self, path: Path, old: ServedModel | None) -> ServedModel:
+        """The model of a folder: the old one if the folder is unchanged. Raises ModelRefused."""
+        if old is not None and read_fingerprint(path, read_manifest(path)) == old.bundle.fingerprint:
             return old
-        return load_model(read_folder(path), self.provider, self._batching)
+        return load_model(read_bundle(path), self.provider, self._batch_limits)
 
     def _report(self, outcome: Reload) -> None:
         for name in outcome.loaded:
-            manifest = self._models[name].manifest
+            manifest = self.models[name].manifest
             where = f"{self.provider.name}: {self.provider.reason}"
             log.info("model %s (%s) version %s runs on %s", name, manifest.kind, manifest.version, where)
         for name in outcome.removed:
-            log.info("model %s is gone", name)
-        if self._default is not None and self._default not in self._models:
-            near = did_you_mean(self._default, self._models)
+            log.info("model %s is removed", name)
+        if self._default is not None and self._default not in self.models:
+            near = did_you_mean(self._default, self.models)
             log.warning("the default model %s is not loaded%s", quoted(self._default), near)

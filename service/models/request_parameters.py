@@ -1,4 +1,4 @@
-"""What a caller gives an operation besides arrays, held against the manifest: parameters, labels, seeds."""
+"""Parameters, labels and seeds of a request, checked against the manifest."""
 
 import math
 import secrets
@@ -10,55 +10,55 @@ from numpy.typing import NDArray
 
 from service.contract.manifest import Manifest, Parameter
 from service.errors import BadValue, UnknownName, quoted, uneven, unknown
-from service.models.pipeline import Number, Operations, number
+from service.models.pipeline import Number, Pipeline, number
 
 Label = int | str
 
 LARGEST_SEED = 2**53 - 1
-"""The largest integer that every JSON reader keeps exactly."""
+"""The largest integer that every JSON reader keeps exact."""
 
 
 def draw_seed() -> int:
-    """A fresh seed, for a caller who gave none."""
+    """A random seed in [0, 2^32), for a request without one."""
     return secrets.randbits(32)
 
 
 def parameters(
-    operations: Operations, given: Mapping[str, object], others: Iterable[str] = ()
+    pipeline: Pipeline, given: Mapping[str, object], others: Iterable[str] = ()
 ) -> Mapping[str, Number]:
-    """The value of every parameter of some operations: the caller's, else the default.
+    """The value of every parameter of a pipeline: the given value, else the default.
 
-    Values are numbers, or strings that say one. ``others`` are names that stand beside the parameters where
-    the caller wrote them, for the message about an unknown one. Raises UnknownName or BadValue.
+    ``given`` holds numbers, or strings of numbers. ``others`` are names that are allowed beside the
+    parameters, for the message about an unknown one. Raises UnknownName or BadValue.
     """
     if not given:
-        return operations.defaults
-    allowed = sorted(operations.parameters)
+        return pipeline.defaults
+    allowed = sorted(pipeline.parameters)
     for name in given:
         if name not in allowed:
             raise unknown("parameter ", name, [*others, *allowed])
-    values = dict(operations.defaults)
-    for name, parameter in operations.declared:
+    values = dict(pipeline.defaults)
+    for name, parameter in pipeline.declared:
         if name in given:
             values[name] = _checked(name, given[name], parameter)
     return values
 
 
 def labels(
-    manifest: Manifest, operations: Operations, given: Label | Sequence[Label] | None, rows: int
+    manifest: Manifest, pipeline: Pipeline, given: Label | Sequence[Label] | None, rows: int
 ) -> NDArray[np.int64] | None:
-    """The label of every row: int64 ``(rows,)``, or None if no operation takes one.
+    """The label of every row: int64 ``(rows,)``; None if the pipeline takes no label.
 
-    One label stands for all rows. A label is an index or a name; a string that is no name may be an index.
-    Raises UnknownName or BadValue.
+    One given label applies to all rows. A label is a name or an index; a string that is not a name may be an
+    index. Raises UnknownName or BadValue.
     """
-    if operations.label is None:
+    if pipeline.label is None:
         if given is not None:
-            raise BadValue("a label was given, but this operation takes none", given=given)
+            raise BadValue("a label was given, but this operation takes no label", given=given)
         return None
     names = manifest.labels or ()
     if given is None:
-        default = operations.label.default
+        default = pipeline.label.default
         if default is None:
             raise BadValue("this operation needs a label", allowed=names)
         return np.full(rows, default, dtype=np.int64)
@@ -70,19 +70,21 @@ def labels(
 
 
 @lru_cache(16)
-def _places(names: tuple[str, ...]) -> Mapping[str, int]:
+def _indices(names: tuple[str, ...]) -> Mapping[str, int]:
     return {name: index for index, name in enumerate(names)}
 
 
 def _label_index(label: Label, names: tuple[str, ...]) -> int:
     if isinstance(label, str):
-        if label in _places(names):
-            return _places(names)[label]
+        if label in _indices(names):
+            return _indices(names)[label]
         if not (label.isascii() and label.isdigit()):
             raise unknown("label ", label, names)
         label = int(label[:19])
     if not 0 <= label < len(names):
-        detail = f"there is no label {quoted(label)}; labels are 0 to {len(names) - 1}, or a name"
+        detail = (
+            f"there is no label {quoted(label)}; a label is a name or an index from 0 to {len(names) - 1}"
+        )
         raise UnknownName(detail, given=label, allowed=names)
     return label
 
@@ -97,5 +99,5 @@ def _checked(name: str, given: object, parameter: Parameter) -> Number:
     if isinstance(given, bool) or not parameter.minimum <= value <= parameter.maximum:
         raise BadValue(f"{rule}, not {quoted(given)}", given=given, allowed=bounds)
     if parameter.dtype == "int64" and not value.is_integer():
-        raise BadValue(f"{rule}, so a whole number, not {quoted(given)}", given=given, allowed=bounds)
+        raise BadValue(f"{rule}, a whole number, not {quoted(given)}", given=given, allowed=bounds)
     return number(value, parameter)

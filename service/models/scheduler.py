@@ -1,7 +1,8 @@
-"""What runs the models: one batcher for samplers and one for all other operations.
+"""The scheduler of a process: one batcher for samplers and one for all other operations.
 
-A batch of a sampler may take seconds, and whoever encodes meanwhile does not wait for it. On a GPU one thread
-runs everything: ONNX Runtime keeps a stream, library handles and captured graphs for each thread.
+A batch of a sampler may take seconds; with a batcher of their own, samplers do not delay an encode. On a GPU
+one thread runs everything, because ONNX Runtime keeps a stream, library handles and captured graphs per
+thread.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -11,115 +12,137 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from service.batching.batcher import Batcher
-from service.batching.entries import BatchReport, Entry, Limits
+from service.batching.entries import BatchReport, Entry, QueueLimits
 from service.contract.manifest import Role
-from service.contract.runner import Arrays, Part, Results
-from service.models.model import SAMPLE, Model
-from service.models.pipeline import Number
+from service.contract.runner import Arrays, BatchSlice, Results
+from service.models.model import ServedModel
+from service.models.pipeline import Number, Pipeline
+from service.observability.metrics import Metrics
 from service.runtime.providers import Provider
 
-# Seconds of the CPU; while a GPU works, the event loop can read the next requests.
+# Seconds of CPU time; while a GPU works, the event loop is free for the next requests.
 ON_LOOP_SECONDS = 0.02
 
-Observe = Callable[[Model, tuple[str, ...], BatchReport], None]
+OnBatch = Callable[[ServedModel, Pipeline, BatchReport], None]
+
+
+def batch_metrics(metrics: Metrics) -> OnBatch:
+    """Counts every batch in the metrics."""
+
+    def observe(model: ServedModel, pipeline: Pipeline, report: BatchReport) -> None:
+        labels = (model.manifest.name, pipeline.name)
+        metrics.rows(*labels).inc(report.rows)
+        metrics.batch_rows(*labels).observe(report.rows)
+        metrics.compute_seconds(*labels).observe(report.seconds)
+        queue_seconds = metrics.queue_seconds(*labels)
+        for seconds in report.waits:
+            queue_seconds.observe(seconds)
+
+    return observe
 
 
 class _Key(NamedTuple):
     """What the entries of a batch have in common."""
 
-    model: Model
-    chain: tuple[str, ...]
+    model: ServedModel
+    pipeline: Pipeline
     values: tuple[tuple[str, Number], ...]
-    still: tuple[str, ...]
+    default_noise: tuple[str, ...]
     arrays: tuple[tuple[Role, np.dtype[Any], tuple[int, ...]], ...]
 
 
 class Scheduler:
-    """Runs chains of operations for the requests of an event loop.
+    """Runs pipelines for the requests of one event loop.
 
-    ``observe`` gets a report of every batch, ``ran`` every entry that was run, in the task of its request.
-    ``failed`` gets the reason when a batcher fails, after which only a new process helps.
+    At most ``concurrency`` batches run in threads at a time, and ``sampler_concurrency`` batches of samplers
+    beside them. ``on_batch`` gets a report of every batch. ``on_entry`` gets every finished entry, in the
+    task of its request. ``on_failure`` gets the reason when a batcher fails for good; the process must then
+    be restarted.
     """
 
     def __init__(
         self,
         provider: Provider,
         concurrency: int = 1,
-        samplers: int = 1,
-        limits: Limits = Limits(),  # noqa: B008 - frozen
-        observe: Observe = lambda *_: None,
-        ran: Callable[[Entry[Any]], None] = lambda _: None,
-        failed: Callable[[str], None] = lambda _: None,
+        sampler_concurrency: int = 1,
+        limits: QueueLimits = QueueLimits(),  # noqa: B008 - frozen
+        on_batch: OnBatch = lambda *_: None,
+        on_entry: Callable[[Entry[Any]], None] | None = None,
+        on_failure: Callable[[str], None] = lambda _: None,
         on_loop_seconds: float = ON_LOOP_SECONDS,
     ) -> None:
-        """So many batches in threads at a time, and so many of ``samplers`` beside them."""
-        self._ran = ran
+        self._on_entry = on_entry
         on_gpu = provider.executor is not None
-        self._executor = provider.executor or ThreadPoolExecutor(concurrency + samplers, "batch")
+        self._executor = provider.executor or ThreadPoolExecutor(concurrency + sampler_concurrency, "batch")
         self._operations, self._samplers = (
             Batcher(
                 _run,
                 self._executor,
-                concurrency=1 if on_gpu else number,
+                concurrency=1 if on_gpu else limit,
                 limits=limits,
                 on_loop_seconds=0 if on_gpu else on_loop_seconds,
-                observe=lambda key, report: observe(key.model, key.chain, report),
-                failed=failed,
+                on_batch=lambda key, report: on_batch(key.model, key.pipeline, report),
+                on_failure=on_failure,
             )
-            for number in (concurrency, samplers)
+            for limit in (concurrency, sampler_concurrency)
         )
 
     async def run(
         self,
-        model: Model,
-        chain: tuple[str, ...],
+        model: ServedModel,
+        pipeline: Pipeline,
         given: Arrays,
         rows: int,
         values: Mapping[str, Number],
         seed: int = 0,
-        still: Collection[str] = (),
+        default_noise: Collection[str] = (),
         items: Sequence[int] | None = None,
     ) -> Results:
-        """What ``Model.run`` answers, in batches with what others want. Raises as ``Batcher.submit``."""
+        """The results of ``ServedModel.run``, computed in batches shared with other requests.
+
+        ``items`` are the numbers of the rows, from which their noise follows; 0, 1, ... by default. Raises as
+        ``Batcher.submit``.
+        """
         arrays = tuple([(role, array.dtype, array.shape[1:]) for role, array in given.items()])
-        key = _Key(model, chain, tuple(values.items()), tuple(still), arrays)
-        at_once = model.rows_at_once(chain, given, values)
-        entry = Entry(key, _names(model, chain), given, rows, at_once, seed, items)
-        results = await self._batcher(chain).submit(entry)
-        self._ran(entry)
+        key = _Key(model, pipeline, tuple(values.items()), tuple(default_noise), arrays)
+        batch_rows = model.batch_rows(pipeline, given, values)
+        entry = Entry(key, _operation(model, pipeline), given, rows, batch_rows, seed, items)
+        results = await self._batcher(pipeline).submit(entry)
+        if self._on_entry is not None:
+            self._on_entry(entry)
         return results
 
     @property
     def is_full(self) -> bool:
-        """Whether there is an operation for which no more is taken."""
+        """Whether the queue of some operation is full."""
         return self._operations.queues.is_full or self._samplers.queues.is_full
 
-    def check(self, model: Model, chain: tuple[str, ...]) -> None:
-        """Raises Overloaded if so much waits for a chain of operations that no more is taken."""
-        self._batcher(chain).queues.check(_names(model, chain))
+    def check(self, model: ServedModel, pipeline: Pipeline) -> None:
+        """Raises Overloaded if the queue of a pipeline is full."""
+        self._batcher(pipeline).queues.check(_operation(model, pipeline))
 
-    def _batcher(self, chain: tuple[str, ...]) -> Batcher[_Key]:
-        return self._samplers if any(name.startswith(SAMPLE) for name in chain) else self._operations
+    def _batcher(self, pipeline: Pipeline) -> Batcher[_Key]:
+        return self._samplers if pipeline.samples else self._operations
 
     @property
-    def ailments(self) -> list[str]:
-        """What is wrong that only a new process mends."""
-        return [*self._operations.ailments, *self._samplers.ailments]
+    def fatal_errors(self) -> list[str]:
+        """The errors that only a restart of the process repairs."""
+        return [*self._operations.fatal_errors, *self._samplers.fatal_errors]
 
     @property
     def waiting(self) -> Mapping[tuple[str, str], int]:
-        """The rows that wait, by the name of a model and those of operations, joined by ``+``."""
-        # No operation is run by both.
+        """The rows that wait, by the names of model and pipeline."""
+        # No pipeline is run by both batchers.
         return {**self._operations.queues.rows, **self._samplers.queues.rows}
 
     def close(self) -> None:
-        """Run nothing more; what is under way ends by itself."""
+        """Start no more batches; the batches that run now finish."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
 
-def _names(model: Model, chain: tuple[str, ...]) -> tuple[str, str]:
-    return model.manifest.name, "+".join(chain)
+def _operation(model: ServedModel, pipeline: Pipeline) -> tuple[str, str]:
+    return model.manifest.name, pipeline.name
 
 
-def _run(key: _Key, parts: Sequence[Part]) -> list[Results]:
-    return key.model.run_batch(key.chain, parts, dict(key.values), key.still)
+def _run(key: _Key, slices: Sequence[BatchSlice]) -> list[Results]:
+    return key.model.run_batch(key.pipeline, slices, dict(key.values), key.default_noise)

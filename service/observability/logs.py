@@ -1,4 +1,4 @@
-"""What the service writes to stderr: lines for people, or JSON objects for machines, one a line."""
+"""Logs on stderr: lines of text, or one JSON object per line."""
 
 import logging
 import sys
@@ -8,28 +8,28 @@ import orjson
 
 from service.settings import Settings
 
-# What every record has; anything else was given with ``extra``, and is logged too.
-_USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+# The attributes of every record; all others come from ``extra`` and are logged too.
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
 
 class JSONLines(logging.Formatter):
-    """A record as a JSON object: ``time`` in UTC, ``level``, ``logger``, ``message``, what came beside."""
+    """A record as a JSON object: ``time`` (UTC), ``level``, ``logger``, ``message``, and any ``extra``."""
 
     def format(self, record: logging.LogRecord) -> str:
-        told = {
+        document = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
-            **{name: value for name, value in vars(record).items() if name not in _USUAL},
+            **{name: value for name, value in vars(record).items() if name not in _STANDARD},
         }
         if record.exc_info:
-            told["exception"] = self.formatException(record.exc_info)
-        return orjson.dumps(told, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+            document["exception"] = self.formatException(record.exc_info)
+        return orjson.dumps(document, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
 
 
 def configure(settings: Settings) -> None:
-    """Log as the settings say."""
+    """Set up logging: ``log_format`` and ``log_level`` of the settings."""
     handler = logging.StreamHandler(sys.stderr)
     if settings.log_format == "json":
         handler.setFormatter(JSONLines())

@@ -1,4 +1,4 @@
-"""OpenTelemetry traces, with the extra ``traces``: a span for each call, and in it how it waited and ran."""
+"""OpenTelemetry traces (extra ``traces``): a span per request, with spans of its queue wait and its run."""
 
 import time
 from collections.abc import Mapping
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def to_collector(endpoint: str) -> "TracerProvider":
-    """Traces that go to an OTLP/HTTP collector, such as ``http://localhost:4318``.
+    """A tracer provider that exports to an OTLP/HTTP collector, such as ``http://localhost:4318``.
 
-    What else there is to set (the share of calls that are traced, say) is in OpenTelemetry's own variables.
-    Raises StartupError without the extra.
+    OpenTelemetry's own environment variables set the rest, such as the share of requests that are traced.
+    Raises StartupError if the extra ``traces`` is not installed.
     """
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -25,7 +25,7 @@ def to_collector(endpoint: str) -> "TracerProvider":
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError as error:
-        detail = f"traces need packages that are not installed ({error.name}); pip install 'tessera[traces]'"
+        detail = f"traces need packages that are not installed ({error.name}): install the extra 'traces'"
         raise StartupError(detail) from error
     resource = Resource.create({"service.name": "tessera", "service.version": __version__})
     provider = TracerProvider(resource=resource)
@@ -36,22 +36,22 @@ def to_collector(endpoint: str) -> "TracerProvider":
 
 
 class Traces:
-    """Spans of what is run for a call; that of the call itself is FastAPI's."""
+    """Spans inside the span of a request, which FastAPI's instrumentation makes."""
 
     def __init__(self, provider: "TracerProvider") -> None:
         self.provider = provider
         self._tracer = provider.get_tracer("tessera", __version__)
 
-    def ran(self, entry: Entry[Any]) -> None:
-        """Spans, in that of the call: until a request's first batch began, and until its last one ended."""
-        # The clock that times them does not know the date.
+    def record(self, entry: Entry[Any]) -> None:
+        """Record two spans: ``queue`` until the entry's first batch began, ``run`` until its last ended."""
+        # The times are of the monotonic clock, which does not know the date.
         epoch = time.time() - time.monotonic()
         moments = [round(1e9 * (epoch + moment)) for moment in (entry.arrived, entry.begun, entry.ended)]
         model, operations = entry.operation
-        told: Mapping[str, str | int] = {
+        attributes: Mapping[str, str | int] = {
             "tessera.model": model,
             "tessera.operations": operations,
             "tessera.rows": entry.rows,
         }
         for name, (start, end) in zip(("queue", "run"), pairwise(moments), strict=True):
-            self._tracer.start_span(name, start_time=start, attributes=told).end(end)
+            self._tracer.start_span(name, start_time=start, attributes=attributes).end(end)

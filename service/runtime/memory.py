@@ -1,7 +1,7 @@
-"""The memory in which all graphs of this process work on the CPU, and what is freed goes back to the machine.
+"""The CPU arena that all sessions of this process share, and the return of freed memory to the system.
 
-With an arena each, every graph would keep what its largest batch took, though few run at the same time: under
-mixed load three processes had 519 MiB then, and 436 with one for all.
+With an arena each, every session would keep the memory of its largest batch, though few run at a time: three
+processes under mixed load had 519 MiB then, and 436 MiB with one arena for all.
 """
 
 import ctypes
@@ -15,29 +15,29 @@ import onnxruntime as ort
 
 from service.runtime.providers import CPU, PROBE, PROBE_FEEDS
 
-# Seconds between the end of an object and that of what it held.
-_SOON = 0.5
-# ONNX Runtime takes one arena, and refuses another.
-_making = threading.Lock()
+# Seconds from the end of an object to the release, so that what it held is freed by then.
+_DELAY = 0.5
+# ONNX Runtime allows one arena per process and refuses a second.
+_lock = threading.Lock()
 
 
 def share_arena(options: ort.SessionOptions) -> None:
-    """Have a session work in the arena, but for its weights: they are freed with it."""
-    _first_session()
-    _set(options)
+    """Have a session use the shared arena, except for its weights, which are freed with the session."""
+    _arena_session()
+    _use_arena(options)
 
 
 def shrink_arena() -> None:
-    """Free what no run needs at the moment."""
-    how = ort.RunOptions()
-    how.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-    _first_session().run(None, PROBE_FEEDS, how)
+    """Free the parts of the arena that no run uses at the moment."""
+    options = ort.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    _arena_session().run(None, PROBE_FEEDS, options)
 
 
-def give_back() -> None:
-    """Hand what is free in the allocators to the system, which neither does by itself.
+def release_free_memory() -> None:
+    """Return the free memory of the arena and of malloc to the system.
 
-    Else a model that is gone would leave a hole in the process, and every reload make it larger.
+    Neither does so by itself, and without it the process grows with every reload.
     """
     gc.collect()
     shrink_arena()
@@ -45,41 +45,44 @@ def give_back() -> None:
         trim(0)
 
 
-def give_back_after(held: object) -> None:
-    """The same, when nobody holds something any more."""
-    weakref.finalize(held, _give_back_soon).atexit = False
+def release_after(owner: object) -> None:
+    """Release free memory soon after an object is garbage collected."""
+    weakref.finalize(owner, _release_soon).atexit = False
 
 
-def _give_back_soon() -> None:
-    timer = threading.Timer(_SOON, give_back)
+def _release_soon() -> None:
+    timer = threading.Timer(_DELAY, release_free_memory)
     timer.daemon = True
     timer.start()
 
 
 @cache
 def _trim() -> "ctypes._NamedFuncPointer | None":
-    # musl has none.
+    # musl has no malloc_trim.
     return getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
 
 
-def _first_session() -> ort.InferenceSession:
-    with _making:
-        return _made()
+def _arena_session() -> ort.InferenceSession:
+    with _lock:
+        return _first_session()
 
 
 @cache
-def _made() -> ort.InferenceSession:
-    """The arena, and the first session there: what that takes is never given back, so its graph is small."""
+def _first_session() -> ort.InferenceSession:
+    """Register the arena, and load the first session that uses it.
+
+    The arena never shrinks below what that session takes, so its graph is small.
+    """
     where = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     ort.create_and_register_allocator(where, None)
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
-    _set(options)
+    _use_arena(options)
     session = ort.InferenceSession(PROBE, options, providers=[CPU])
     session.run(None, PROBE_FEEDS)
     return session
 
 
-def _set(options: ort.SessionOptions) -> None:
+def _use_arena(options: ort.SessionOptions) -> None:
     options.add_session_config_entry("session.use_env_allocators", "1")
     options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")

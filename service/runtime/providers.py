@@ -1,10 +1,10 @@
-"""Which of ONNX Runtime's providers runs, and why.
+"""The execution provider of ONNX Runtime: which one runs, and why.
 
-ONNX Runtime takes the CPU silently when CUDA does not work. So CUDA is tried with a small graph before
-anything is loaded, every session is asked which provider it got, and the answer with its reason is
-reported: at start-up, in ``/readyz`` and with every model.
+ONNX Runtime falls back to the CPU silently when CUDA does not work. Therefore a small probe graph runs on
+CUDA before any model is loaded, every session is asked which provider it got, and the provider with its
+reason is reported: at start-up, in ``/readyz`` and with every model.
 
-On CUDA one thread of a process runs everything: the trial, the warm-up of models, and every batch.
+On CUDA one thread of the process runs everything: the probe, the warm-up of models, and every batch.
 """
 
 import contextlib
@@ -29,11 +29,11 @@ log = logging.getLogger(__name__)
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 
-# Fast to start, and memory grows by what is asked for.
+# A fast start, and an arena that grows by no more than each request for memory.
 _CUDA_OPTIONS = {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
 
-# z = MatMul(y, y) of y = Conv(x, w), float32, 4x4 by 3x3: it fails without cuDNN or cuBLAS, and on a card for
-# which there is no code, where an Identity works.
+# z = MatMul(y, y) of y = Conv(x, w), float32, 4x4 by 3x3. Unlike an Identity, it fails without cuDNN or
+# cuBLAS, and on a GPU for which the libraries have no code.
 PROBE = bytes.fromhex(
     "08083a82010a0f0a01780a01771201792204436f6e760a110a01790a017912017a22064d61744d756c120570726f6265"
     "5a1b0a017812160a14080112100a0208010a0208010a0208040a0208045a1b0a017712160a14080112100a0208010a02"
@@ -50,10 +50,14 @@ Execution = list[tuple[str, dict[str, str]]]
 
 @dataclass(frozen=True)
 class Provider:
-    """Where graphs run: ``name`` is ``"cpu"`` or ``"cuda"``, ``reason`` says why, for people.
+    """Where graphs run, and why.
 
-    On CUDA, ``tf32`` rounds what is multiplied to 10 bits, runs of graphs that allow it are captured as CUDA
-    graphs if ``captures``, and ``executor`` is the one thread that runs graphs.
+    - ``name``: ``"cpu"`` or ``"cuda"``
+    - ``reason``: why, in words
+    - ``threads``: the threads of a run on the CPU
+    - ``tf32``: on CUDA, whether factors are rounded to 10 bits
+    - ``captures``: on CUDA, whether runs are captured as CUDA graphs where a graph allows it
+    - ``executor``: on CUDA, the one thread that runs graphs
     """
 
     name: Name
@@ -65,23 +69,23 @@ class Provider:
 
     @property
     def device(self) -> str | None:
-        """The device with memory of its own, as ONNX Runtime calls it, if there is one."""
+        """ONNX Runtime's name of the device with its own memory; None on the CPU."""
         return None if self.name == "cpu" else self.name
 
     def execution(self, *, capturing: bool = False) -> Execution:
-        """What ONNX Runtime is asked for: its providers, the first being the one that is wanted."""
+        """ONNX Runtime's providers with their options, the wanted one first."""
         options = {"use_tf32": str(int(self.tf32)), "enable_cuda_graph": str(int(capturing))}
         return _execution(self.name, options)
 
     def call(self, work: Callable[[], T]) -> T:
-        """Do what runs graphs where they are run: here, or in the one thread for it. Not for that thread."""
+        """The result of ``work``, called in the thread that runs graphs; not to be used in that thread."""
         return work() if self.executor is None else self.executor.submit(work).result()
 
 
 def choose_provider(
     wanted: Literal["auto", "cpu", "cuda"], threads: int = 0, *, tf32: bool = False, captures: bool = False
 ) -> Provider:
-    """The provider that runs, tried. ``threads`` of 0 stands for every CPU this process may use.
+    """The provider to use, after a probe of CUDA. ``threads`` of 0 stands for all CPUs of this process.
 
     Raises StartupError if ``wanted`` is ``"cuda"`` and CUDA does not work.
     """
@@ -98,37 +102,37 @@ def choose_provider(
 
 @cache
 def _gpu_thread() -> ThreadPoolExecutor:
-    """The one thread of this process that runs graphs on CUDA, however often a provider is chosen."""
+    """The one thread of this process that runs graphs on CUDA; the same for every provider."""
     return ThreadPoolExecutor(1, "gpu")
 
 
 def cuda_obstacle() -> str | None:
     """Why CUDA cannot be used here, in one line, or None if a graph ran on it."""
     if CUDA not in ort.get_available_providers():
-        return "this onnxruntime is built without it"
+        return "this onnxruntime is built without CUDA"
     try:
         ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
         return "there is no NVIDIA driver on this machine"
-    said = _preload()
-    # What fails here is reported below, so ONNX Runtime need not write it to stderr in its own way.
+    preload_failure = _preload()
+    # A failure is reported by the caller, so ONNX Runtime need not write it to stderr too.
     ort.set_default_logger_severity(_LOG_FATAL)
     try:
         failure = _cuda_failure()
     finally:
         ort.set_default_logger_severity(_LOG_WARNING)
-    return None if failure is None else said or failure
+    return None if failure is None else preload_failure or failure
 
 
 class CudaProbe:
-    """Whether CUDA still works, without a wait: a look starts a run of the probe, and tells of the last."""
+    """Whether CUDA still works. A call does not wait: it starts a probe and reports the one before."""
 
     def __init__(self, provider: Provider) -> None:
         self._executor = provider.executor
         self._run: Future[str | None] | None = None
 
     def failure(self) -> str | None:
-        """What went wrong in the last run, in one line; None too before it and without CUDA."""
+        """The error of the last probe, in one line. None if it passed, before it, and on the CPU."""
         if self._executor is None or (self._run is not None and not self._run.done()):
             return None
         last, self._run = self._run, self._executor.submit(_cuda_failure)
@@ -136,14 +140,14 @@ class CudaProbe:
 
 
 def _cuda_failure() -> str | None:
-    """Run the probe: what went wrong, in one line."""
+    """Run the probe: its error in one line, or None."""
     try:
         session = _cuda_session()
         session.run(None, PROBE_FEEDS)
     except Exception as error:  # ONNX Runtime's exceptions have no common base
         return one_line(error)
     if session.get_providers()[0] != CUDA:
-        return "ONNX Runtime did not take it"
+        return "ONNX Runtime fell back to the CPU"
     return None
 
 
@@ -160,7 +164,7 @@ def _execution(name: Name, options: Mapping[str, str]) -> Execution:
 
 
 def _preload() -> str:
-    """Load CUDA's libraries from their wheels; what could not be loaded, in one line."""
+    """Load CUDA's libraries from their wheels: the first that failed, in one line, or an empty string."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         ort.preload_dlls()
@@ -171,5 +175,5 @@ def _preload() -> str:
 
 
 def one_line(error: Exception) -> str:
-    """What an error says, without line breaks."""
+    """The message of an error, without line breaks."""
     return " ".join(str(error).split())

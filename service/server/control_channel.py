@@ -1,12 +1,12 @@
-"""The control channel of a worker: messages to and from its supervisor, and questions to all workers.
+"""The control channel of a worker: messages between it and its supervisor, and broadcasts to all workers.
 
-A request meets any one of the workers. What concerns all of them (a reload, the metrics, their health) that
-worker asks of all, through the supervisor (``service.server.supervisor``). A worker without a supervisor asks
-only itself.
+A request reaches one worker. What concerns all workers (a reload, the metrics, how many respond) that worker
+broadcasts through the supervisor (``service.server.supervisor``). A worker without a supervisor queries only
+itself.
 
-The channel belongs to the worker's event loop, so that a worker whose event loop is stuck does not answer,
-and nothing that happens to one question can stop the next from being heard. Messages are pickles with their
-length before them; both ends are processes of the service.
+The channel belongs to the worker's event loop, so a worker whose event loop is blocked does not reply. A
+query that fails does not stop the next one. Messages are pickles with their length in front; both ends are
+processes of the service.
 """
 
 import asyncio
@@ -23,160 +23,163 @@ log = logging.getLogger(__name__)
 
 Handler = Callable[[], Any]
 
-# Seconds that a worker waits for the supervisor beyond the seconds that the supervisor waits for the others.
+# Seconds that a worker waits for the supervisor beyond the seconds that the supervisor waits for the workers.
 _SLACK = 2.0
 _LENGTH_BYTES = 8
 
 
 class Started(NamedTuple):
-    """A worker to the supervisor: it answers requests."""
+    """Worker to supervisor: the worker accepts requests."""
 
 
 class Failed(NamedTuple):
-    """A worker to the supervisor: it cannot start."""
+    """Worker to supervisor: the worker cannot start."""
 
     reason: str
 
 
-class Question(NamedTuple):
-    """A worker to the supervisor, and the supervisor to every worker; ``seconds`` None: no timeout."""
+class Query(NamedTuple):
+    """Worker to supervisor, or supervisor to worker; with ``seconds`` None there is no timeout."""
 
     number: int
     topic: str
     seconds: float | None = None
 
 
-class Answer(NamedTuple):
-    """To who asked: a worker's answer, pickled; of the supervisor those of all, the asker's first."""
+class Reply(NamedTuple):
+    """To the sender of the query of this number. ``content``: a worker's pickled result.
+
+    The supervisor's reply is a list of those, with that of the querying worker first.
+    """
 
     number: int
-    said: Any
+    content: Any
 
 
 def encoded(message: Any) -> bytes:
-    """A message as it goes through a channel."""
+    """The bytes of a message on a channel."""
     content = pickle.dumps(message)
     return len(content).to_bytes(_LENGTH_BYTES, "big") + content
 
 
 async def received(reader: StreamReader) -> Any:
-    """The next message of a channel. Raises EOFError or OSError when there is none any more."""
+    """The next message of a channel. Raises EOFError or OSError after the last."""
     length = int.from_bytes(await reader.readexactly(_LENGTH_BYTES), "big")
     return pickle.loads(await reader.readexactly(length))  # noqa: S301 - from a process of the service
 
 
 class Channel:
-    """One end of a control channel, for one event loop: messages, and questions with their answers."""
+    """One end of a control channel, for one event loop: messages, and queries with their replies."""
 
     def __init__(self) -> None:
         self.writer: StreamWriter | None = None
-        self._asked: dict[int, asyncio.Future[Any]] = {}
+        self._pending: dict[int, asyncio.Future[Any]] = {}
         self._numbers = itertools.count()
 
     async def open(self, end: socket.socket) -> None:
-        """Take one end of a pair of sockets."""
+        """Use one end of a pair of sockets."""
         self._reader, self.writer = await asyncio.open_unix_connection(sock=end)
 
-    async def listen(self, heard: Callable[[Any], None]) -> None:
-        """Hear what comes until the other end is closed; an answer goes to who asked."""
+    async def listen(self, on_message: Callable[[Any], None]) -> None:
+        """Receive until the other end is closed: a reply resolves its query, ``on_message`` gets the rest."""
         assert self.writer is not None  # noqa: S101 - it is open
         with closing(self.writer), suppress(EOFError, OSError):
             while True:
                 message = await received(self._reader)
-                if not isinstance(message, Answer):
-                    heard(message)
-                elif (asked := self._asked.get(message.number)) and not asked.done():
-                    asked.set_result(message.said)
+                if not isinstance(message, Reply):
+                    on_message(message)
+                elif (pending := self._pending.get(message.number)) and not pending.done():
+                    pending.set_result(message.content)
 
-    def ask(self, topic: str, seconds: float | None = None) -> asyncio.Future[Any]:
-        """What is answered, some time."""
-        question = Question(next(self._numbers), topic, seconds)
-        asked = self._asked[question.number] = asyncio.get_running_loop().create_future()
-        asked.add_done_callback(lambda _: self._asked.pop(question.number))
-        self.tell(question)
-        return asked
+    def query(self, topic: str, seconds: float | None = None) -> asyncio.Future[Any]:
+        """Send a query; the future is the content of the reply."""
+        query = Query(next(self._numbers), topic, seconds)
+        pending = self._pending[query.number] = asyncio.get_running_loop().create_future()
+        pending.add_done_callback(lambda _: self._pending.pop(query.number))
+        self.send(query)
+        return pending
 
-    def tell(self, message: Any) -> None:
-        """Send a message, without waiting until it is read."""
+    def send(self, message: Any) -> None:
+        """Send a message, without waiting until the other end has read it."""
         if self.writer is not None and not self.writer.is_closing():
             self.writer.write(encoded(message))
 
     def close(self, error: Exception) -> None:
-        """Nothing comes any more: who waits for an answer gets the error."""
-        for asked in list(self._asked.values()):
-            if not asked.done():
-                asked.set_exception(error)
+        """Close the channel: every pending query raises the error."""
+        for pending in list(self._pending.values()):
+            if not pending.done():
+                pending.set_exception(error)
         if self.writer is not None:
             self.writer.close()
 
 
-class Crew:
-    """All workers, as one of them sees them; without a ``channel`` it is alone.
+class ControlChannel:
+    """A worker's end of its control channel; without an ``end`` the worker is alone.
 
-    ``gone`` is called when the supervisor is gone. Everything but ``on`` and the ``tell`` before ``connect``
-    is for the event loop alone.
+    ``on_disconnect`` is called when the supervisor is gone. Everything but ``handle`` and a ``send`` before
+    ``connect`` is for the event loop alone.
     """
 
-    gone: Callable[[], None]
+    on_disconnect: Callable[[], None]
 
-    def __init__(self, channel: socket.socket | None = None, index: int = 0) -> None:
-        self.index, self.is_alone = index, channel is None
-        self.gone = lambda: None
-        self._end, self._channel = channel, Channel()
+    def __init__(self, end: socket.socket | None = None, index: int = 0) -> None:
+        self.index, self.is_alone = index, end is None
+        self.on_disconnect = lambda: None
+        self._end, self._channel = end, Channel()
         self._handlers: dict[str, tuple[Handler, bool]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def on(self, topic: str, handler: Handler, *, at_once: bool = False) -> None:
-        """Do this when a worker asks, in a thread or ``at_once`` in the event loop; it returns the answer."""
-        self._handlers[topic] = handler, at_once
+    def handle(self, topic: str, handler: Handler, *, on_loop: bool = False) -> None:
+        """Reply to queries of a topic with what ``handler`` returns, in a thread or ``on_loop``."""
+        self._handlers[topic] = handler, on_loop
 
     async def connect(self) -> None:
-        """Answer questions from now on, in the running event loop."""
+        """Reply to queries from now on, in the running event loop."""
         if self._end is not None:
             await self._channel.open(self._end)
-            self._begin(self._listen())
+            self._create_task(self._listen())
 
-    async def ask(self, topic: str, seconds: float | None = None) -> list[Any]:
-        """The answer of every worker, this one first; an exception in place of an answer that failed.
+    async def broadcast(self, topic: str, seconds: float | None = None) -> list[Any]:
+        """The result of every worker, this one first; an exception stands for a result that failed.
 
-        Who does not answer within so many ``seconds`` is a TimeoutError in the list. Raises TimeoutError if
-        the supervisor itself does not answer.
+        A worker that does not reply within ``seconds`` is a TimeoutError in the list. Raises TimeoutError if
+        the supervisor itself does not reply.
         """
         if self.is_alone:
-            return [await self._run(topic, lambda said: said, seconds)]
-        answers = self._channel.ask(topic, seconds)
-        said = await asyncio.wait_for(answers, seconds and seconds + _SLACK)
-        return await asyncio.to_thread(lambda: [pickle.loads(each) for each in said])  # noqa: S301 - as above
+            return [await self._run(topic, lambda result: result, seconds)]
+        replies = self._channel.query(topic, seconds)
+        contents = await asyncio.wait_for(replies, seconds and seconds + _SLACK)
+        return await asyncio.to_thread(lambda: [pickle.loads(each) for each in contents])  # noqa: S301 - as above
 
-    async def answering(self, seconds: float) -> int:
-        """How many workers answer, this one among them. Raises as ``ask``."""
+    async def responsive_workers(self, seconds: float) -> int:
+        """How many workers reply, this one included. Raises as ``broadcast``."""
         if self.is_alone:
             return 1
-        (number,) = await self.ask("workers", seconds)
+        (number,) = await self.broadcast("workers", seconds)
         return int(number)
 
-    def tell(self, message: Started | Failed) -> None:
-        """Tell the supervisor, if there is one."""
+    def send(self, message: Started | Failed) -> None:
+        """Send a message to the supervisor, if there is one."""
         if self._channel.writer is None and self._end is not None:
             self._end.sendall(encoded(message))
         else:
-            self._channel.tell(message)
+            self._channel.send(message)
 
     async def _listen(self) -> None:
-        await self._channel.listen(lambda question: self._begin(self._reply(question)))
-        self.gone()
+        await self._channel.listen(lambda query: self._create_task(self._reply(query)))
+        self.on_disconnect()
 
-    async def _reply(self, question: Question) -> None:
-        said = await self._run(question.topic, pickle.dumps, question.seconds)
-        if isinstance(said, Exception):
-            said = pickle.dumps(said)
-        self._channel.tell(Answer(question.number, said))
+    async def _reply(self, query: Query) -> None:
+        content = await self._run(query.topic, pickle.dumps, query.seconds)
+        if isinstance(content, Exception):
+            content = pickle.dumps(content)
+        self._channel.send(Reply(query.number, content))
 
     async def _run(self, topic: str, form: Callable[[Any], Any], seconds: float | None) -> Any:
-        """What the handler of a topic returns, in a ``form``, or the exception that it raised."""
-        handler, at_once = self._handlers[topic]
+        """The result of the handler of a topic, in a ``form``, or the exception that it raised."""
+        handler, on_loop = self._handlers[topic]
         try:
-            if at_once:
+            if on_loop:
                 return form(handler())
             return await asyncio.wait_for(asyncio.to_thread(lambda: form(handler())), seconds)
         except TimeoutError as error:
@@ -185,7 +188,7 @@ class Crew:
             log.exception("worker %d failed to %s", self.index, topic)
             return error
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+    def _create_task(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

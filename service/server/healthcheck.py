@@ -1,9 +1,9 @@
-"""Whether the service on this machine is ready, as a container's health check asks it.
+"""A container's health check: whether the service on this machine is ready.
 
     python -m service.server.healthcheck
 
-The exit code is 0 if it is, else 1 and a line says why not. The port is ``TESSERA_PORT``'s. Nothing of the
-service is imported: the question is put every few seconds.
+The exit code is 0 if it is; else it is 1, and one line says why. The port is that of ``TESSERA_PORT``.
+Nothing of the service is imported: the check runs every few seconds.
 """
 
 import http.client
@@ -16,22 +16,22 @@ PATIENCE = 5.0
 
 
 def main() -> int:
-    """Ask; the exit code."""
-    # No proxy comes in between, whatever the environment says: it would ask its own machine.
+    """Request ``/readyz``; the exit code."""
+    # http.client ignores the proxies of the environment: a proxy would ask its own machine.
     connection = http.client.HTTPConnection(
         "localhost", int(os.environ.get("TESSERA_PORT") or PORT), timeout=PATIENCE
     )
     try:
         connection.request("GET", "/readyz")
-        answer = connection.getresponse()
-        told = json.loads(answer.read())
+        response = connection.getresponse()
+        document = json.loads(response.read())
     except (OSError, http.client.HTTPException, ValueError) as error:
         sys.stdout.write(f"the service does not answer: {error}\n")
         return 1
     finally:
         connection.close()
-    sys.stdout.write(f"{told.get('detail') or told.get('status')}\n")
-    return 0 if answer.status == http.HTTPStatus.OK else 1
+    sys.stdout.write(f"{document.get('detail') or document.get('status')}\n")
+    return 0 if response.status == http.HTTPStatus.OK else 1
 
 
 if __name__ == "__main__":

@@ -1,20 +1,20 @@
-"""uvicorn, with bounds on slow clients and a shutdown that loses no request.
+"""uvicorn, with timeouts for slow clients, write coalescing and a graceful shutdown.
 
-| bound            | what it limits                                | then                    |
-| ---------------- | --------------------------------------------- | ----------------------- |
-| `header_seconds` | the time for the head of a request            | the connection closes   |
-| `max_head_bytes` | its bytes, but for what one read brings       | 400                     |
-| `write_seconds`  | the time for a client to read a response      | the connection is reset |
+| setting          | limits                                             | beyond it               |
+| ---------------- | -------------------------------------------------- | ----------------------- |
+| `header_seconds` | the time to receive the headers of a request       | the connection closes   |
+| `max_head_bytes` | the bytes of its headers, checked after each read  | 400                     |
+| `write_seconds`  | the time for a client to read a response           | the connection is reset |
 
-Bodies are bounded by ``service.api.middleware.body_limits``.
+``service.api.middleware.body_limits`` limits bodies.
 """
 
 import asyncio
 import signal
 import socket
 import time
-from asyncio import TimerHandle
-from collections.abc import Awaitable, Callable
+from asyncio import AbstractEventLoop, TimerHandle
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from types import FrameType
 from typing import Any
@@ -24,20 +24,70 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from service.server.write_coalescing import corked
 from service.settings import Settings
 
-# A proxy keeps its connections for a minute; the server must not be the first to close one.
+# Seconds. A proxy keeps its connections for a minute; the server must not close one first.
 KEEP_ALIVE = 75
-# Seconds at shutdown in which connections are still accepted, and after that in which one may be idle.
+# Seconds at shutdown in which connections are still accepted, and then for which one may be idle.
 LINGER = 1.0
 _TICK = 0.02
-# Seconds that a worker leaves to the others when it has accepted a connection, for each that it has, up to 8.
-_MODESTY, _MODEST_UP_TO = 50e-6, 8
+# Seconds that a worker sleeps after it has accepted a connection, for each of its connections, up to 8.
+_ACCEPT_DELAY, _MOST_DELAYS = 50e-6, 8
+_HEADERS_START, _HEADERS_END = b"HTTP/1.1 ", b"\r\n\r\n"
+# Bytes; a longer body is not copied to join its headers.
+_SHORT = 2**16
+
+
+class CoalescingTransport:
+    """A transport that holds the headers of a response until its body follows or the event loop runs again.
+
+    Headers written by themselves would wake the client twice, at twice the cost.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._headers = b""
+        self.is_closing: Callable[[], bool] = transport.is_closing
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if self._headers:
+            headers, self._headers = self._headers, b""
+            if len(data) < _SHORT:
+                self._transport.write(headers + data)
+            else:
+                self._transport.writelines([headers, data])
+        elif data.startswith(_HEADERS_START) and data.endswith(_HEADERS_END):
+            self._headers = data
+            self._loop.call_soon(self.flush)
+        else:
+            self._transport.write(data)
+
+    def writelines(self, parts: Iterable[bytes]) -> None:
+        self.flush()
+        self._transport.writelines(parts)
+
+    def flush(self) -> None:
+        """Write the headers, if their body did not follow."""
+        if self._headers:
+            headers, self._headers = self._headers, b""
+            if not self._transport.is_closing():
+                self._transport.write(headers)
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()
+
+
+def coalescing(transport: asyncio.Transport, loop: AbstractEventLoop) -> asyncio.Transport:
+    """The transport with write coalescing."""
+    return CoalescingTransport(transport, loop)  # type: ignore[return-value]  # its __getattr__ has the rest
 
 
 class State(ServerState):
-    """What the connections of a server know of it."""
+    """A server's state and settings, for its connections."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__()
@@ -46,48 +96,48 @@ class State(ServerState):
 
 
 class Protocol(HttpToolsProtocol):
-    """A connection with a timeout for the head of a request and one for reading a response."""
+    """A connection with timeouts for the headers of a request and for reading a response."""
 
     _state: State
-    _head: TimerHandle | None = None
-    _write: TimerHandle | None = None
-    _in_head = True
-    _head_bytes = 0
+    _header_timeout: TimerHandle | None = None
+    _write_timeout: TimerHandle | None = None
+    _in_headers = True
+    _header_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
-        super().connection_made(corked(transport, self.loop))
+        super().connection_made(coalescing(transport, self.loop))
         assert isinstance(self.server_state, State)  # noqa: S101 - Server makes no other
         self._state = self.server_state
-        self._expect_head()
+        self._start_header_timeout()
         if self._state.settings.workers > 1:
-            # Or whoever wakes first would have all connections that come together, for as long as they last.
-            time.sleep(_MODESTY * min(len(self._state.connections), _MODEST_UP_TO))
+            # Otherwise the worker that wakes first would accept all connections of a burst, and keep them.
+            time.sleep(_ACCEPT_DELAY * min(len(self._state.connections), _MOST_DELAYS))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._head_came()
-        self._written()
+        self._stop_header_timeout()
+        self._stop_write_timeout()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        was_in_head = self._in_head
+        was_in_headers = self._in_headers
         super().data_received(data)
-        if not self._in_head:
+        if not self._in_headers:
             return
-        # Nearly all heads come whole, and need no timer.
-        if self._head is None:
-            self._expect_head()
-        self._head_bytes = self._head_bytes + len(data) if was_in_head else 0
+        # Nearly all headers come in one piece, and need no timeout.
+        if self._header_timeout is None:
+            self._start_header_timeout()
+        self._header_bytes = self._header_bytes + len(data) if was_in_headers else 0
         most = self._state.settings.max_head_bytes
-        if self._head_bytes > most and not self.transport.is_closing():
-            self.send_400_response(f"The head of the request has over {most} bytes (--max-head-bytes).")
+        if self._header_bytes > most and not self.transport.is_closing():
+            self.send_400_response(f"The headers of the request have over {most} bytes (--max-head-bytes).")
 
     def on_message_begin(self) -> None:
-        self._in_head = True
+        self._in_headers = True
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        self._in_head, self._head_bytes = False, 0
-        self._head_came()
+        self._in_headers, self._header_bytes = False, 0
+        self._stop_header_timeout()
         super().on_headers_complete()
         if self._state.draining:
             self.cycle.keep_alive = False
@@ -95,50 +145,52 @@ class Protocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if self.transport.is_closing():
-            # What is left in the buffer keeps the connection open until the client has read it.
+            # A buffer that the client has not read keeps the connection open.
             self.pause_writing()
         elif self.cycle.more_body and self.cycle.response_complete:
-            # The request was refused before all of it came; uvicorn discards the rest.
-            self._expect_head()
+            # The request was refused before its body was complete; uvicorn discards the rest.
+            self._start_header_timeout()
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        if self._write is None:
-            self._write = self.loop.call_later(self._state.settings.write_seconds, self.transport.abort)
+        if self._write_timeout is None:
+            self._write_timeout = self.loop.call_later(
+                self._state.settings.write_seconds, self.transport.abort
+            )
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._written()
+        self._stop_write_timeout()
 
     def timeout_keep_alive_handler(self) -> None:
-        """As in uvicorn, but a client that has not read its last response is not waited for."""
+        """As in uvicorn, but reset the connection if the client has not read its last response."""
         if self.transport.get_write_buffer_size():
             self.transport.abort()
         super().timeout_keep_alive_handler()
 
-    def _expect_head(self) -> None:
-        self._head_came()
-        self._head = self.loop.call_later(
+    def _start_header_timeout(self) -> None:
+        self._stop_header_timeout()
+        self._header_timeout = self.loop.call_later(
             self._state.settings.header_seconds, self.timeout_keep_alive_handler
         )
 
-    def _head_came(self) -> None:
-        if self._head is not None:
-            self._head.cancel()
-            self._head = None
+    def _stop_header_timeout(self) -> None:
+        if self._header_timeout is not None:
+            self._header_timeout.cancel()
+            self._header_timeout = None
 
-    def _written(self) -> None:
-        if self._write is not None:
-            self._write.cancel()
-            self._write = None
+    def _stop_write_timeout(self) -> None:
+        if self._write_timeout is not None:
+            self._write_timeout.cancel()
+            self._write_timeout = None
 
 
 class Server(uvicorn.Server):
-    """Serves an app on a socket. ``started`` and ``draining`` are called when it does, and when it is to end.
+    """Serves an app on sockets. It calls ``started`` when it accepts requests, ``draining`` at shutdown.
 
-    SIGTERM ends it without losing a request: it finishes requests in progress, and for a second more it
-    accepts connections and answers, saying in each response that it was the last on its connection.
-    ``fail`` ends it at once for new connections, which other workers accept; ``failed`` is then True.
+    SIGTERM is a graceful shutdown: the server finishes requests in progress (``drain_seconds`` at most). For
+    a second it accepts connections too, and responds with ``Connection: close``. ``fail`` is a graceful
+    shutdown that leaves new connections to other workers; ``failed`` is then True.
     """
 
     def __init__(
@@ -148,7 +200,7 @@ class Server(uvicorn.Server):
         *,
         started: Callable[[], Awaitable[None]],
         draining: Callable[[], None],
-        heeds_interrupts: bool = True,
+        handles_interrupts: bool = True,
     ) -> None:
         super().__init__(
             uvicorn.Config(
@@ -160,7 +212,7 @@ class Server(uvicorn.Server):
                 log_level=settings.log_level,
                 access_log=False,
                 server_header=False,
-                # Nothing else asks for the address of a client behind a proxy.
+                # Only the access log needs the address of a client behind a proxy.
                 proxy_headers=settings.log_calls == "all",
                 timeout_keep_alive=KEEP_ALIVE,
                 timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
@@ -169,11 +221,11 @@ class Server(uvicorn.Server):
         self._state = State(settings)
         self.server_state = self._state
         self._on_started, self._on_draining = started, draining
-        self._heeds_interrupts, self._hurried = heeds_interrupts, False
+        self._handles_interrupts, self._is_interrupted = handles_interrupts, False
         self.failed = False
 
     def fail(self) -> None:
-        """End because something is broken beyond repair. Callable from any thread."""
+        """Shut down because something is broken for good. Callable from any thread."""
         self.failed = self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -182,10 +234,10 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if sig == signal.SIGTERM:
-            # Not told to uvicorn, which would raise the signal again: the exit code is 0.
+            # uvicorn would raise the signal again; the exit code must be 0.
             self.should_exit = True
-        elif self._heeds_interrupts:
-            self._hurried = True
+        elif self._handles_interrupts:
+            self._is_interrupted = True
             super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -195,30 +247,30 @@ class Server(uvicorn.Server):
         for connection in connections:
             if connection.cycle is not None:
                 connection.cycle.keep_alive = False
-        if not self._hurried and not self.failed:
-            await self._quiet()
+        if not self._is_interrupted and not self.failed:
+            await self._no_connections()
         last = [listener.dup() for listener in sockets or []]
         for server in self.servers:
             server.close()
-        # The event loop closes its listeners some time later, and a connection of that time would be reset.
+        # The event loop closes its listeners a little later; a connection made meanwhile would be reset.
         await asyncio.sleep(_TICK)
         for listener in last:
-            # Other workers accept what one that failed leaves.
-            if not self._hurried and (not self.failed or self._state.settings.workers <= 1):
+            # Other workers accept the connections that a failed one leaves.
+            if not self._is_interrupted and (not self.failed or self._state.settings.workers <= 1):
                 await self._accept_waiting(listener)
             listener.close()
-        if not self._hurried:
-            await self._quiet()
+        if not self._is_interrupted:
+            await self._no_connections()
         await super().shutdown(sockets)
 
-    async def _quiet(self) -> None:
-        """Wait until there are no connections, but not longer than may be."""
+    async def _no_connections(self) -> None:
+        """Wait until there are no connections, for LINGER seconds at most."""
         until = asyncio.get_running_loop().time() + LINGER
         while self._state.connections and asyncio.get_running_loop().time() < until:
             await asyncio.sleep(_TICK)
 
     async def _accept_waiting(self, listener: socket.socket) -> None:
-        """Accept the connections that wait in the backlog: closing the socket would reset them."""
+        """Accept the connections in the backlog: closing the socket would reset them."""
         loop = asyncio.get_running_loop()
         listener.setblocking(False)
         accepted = []
@@ -228,7 +280,7 @@ class Server(uvicorn.Server):
         listener.close()
         for connection in accepted:
             connection.setblocking(False)
-            with suppress(OSError):  # the client has left again
+            with suppress(OSError):  # the client has disconnected
                 await loop.connect_accepted_socket(self._protocol, connection)
 
     def _protocol(self) -> Protocol:

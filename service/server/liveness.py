@@ -1,4 +1,4 @@
-"""Whether this worker is well and how many others are, for ``/livez`` and ``/readyz``."""
+"""The state of this worker and the number of workers that respond, for ``/livez`` and ``/readyz``."""
 
 import asyncio
 import math
@@ -6,40 +6,40 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from service.server.control_channel import Crew
+from service.server.control_channel import ControlChannel
 
-# Seconds for an answer, and in which an answer stands for whoever asks.
+# Seconds to wait for the supervisor, and for which a result is valid.
 PATIENCE, FRESH = 5.0, 1.0
 
 
 class Health(NamedTuple):
-    """What is wrong with this worker, and how many workers answer, itself among them."""
+    """The fatal_errors of this worker, and how many workers respond, this one included."""
 
-    ailments: list[str]
-    answering: int
+    fatal_errors: list[str]
+    responsive: int
 
 
-class Checkup:
-    """Looks at most once a second, whoever wants to know.
+class LivenessCheck:
+    """Checks at most once a second, however many probes come.
 
-    The other workers are not asked: one that is ill or hangs is replaced by the supervisor, who counts those
-    that answer its pings.
+    The other workers are not queried: the supervisor replaces one that is ill or blocked, and counts those
+    that reply to its pings.
     """
 
-    def __init__(self, ailments: Callable[[], list[str]], crew: Crew) -> None:
-        self._ailments, self._crew = ailments, crew
-        self._looking = asyncio.Lock()
+    def __init__(self, fatal_errors: Callable[[], list[str]], control: ControlChannel) -> None:
+        self._fatal_errors, self._control = fatal_errors, control
+        self._lock = asyncio.Lock()
         self._until = -math.inf
         self._health = Health([], 0)
 
     async def health(self) -> Health:
-        """The health of the last second."""
-        async with self._looking:
+        """The health, at most a second old."""
+        async with self._lock:
             if time.monotonic() >= self._until:
-                ailments, answering = self._ailments(), 0
+                fatal_errors, responsive = self._fatal_errors(), 0
                 try:
-                    answering = await self._crew.answering(PATIENCE)
+                    responsive = await self._control.responsive_workers(PATIENCE)
                 except TimeoutError:
-                    ailments = [*ailments, f"the supervisor did not answer within {PATIENCE:g} s"]
-                self._health, self._until = Health(ailments, answering), time.monotonic() + FRESH
+                    fatal_errors = [*fatal_errors, f"the supervisor did not reply within {PATIENCE:g} s"]
+                self._health, self._until = Health(fatal_errors, responsive), time.monotonic() + FRESH
             return self._health

@@ -1,4 +1,4 @@
-"""The socket on which the workers listen."""
+"""The listening sockets of the workers."""
 
 import errno
 import socket
@@ -10,7 +10,7 @@ BACKLOG = 2048
 
 
 def listen(host: str, port: int, flag: str = "--port") -> socket.socket:
-    """A socket that listens on an address; port 0 stands for a free one. ``flag`` is that of the port.
+    """A listening socket; port 0 means any free one. ``flag`` is the port's, for the error.
 
     Raises StartupError, saying what to change.
     """
@@ -38,6 +38,6 @@ def listen(host: str, port: int, flag: str = "--port") -> socket.socket:
 
 
 def url(listener: socket.socket) -> str:
-    """Where a socket listens."""
+    """The URL of a listening socket."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -16,7 +16,7 @@ need `wrk`, the first also build/peers. The others need neither:
     python -m tests.benchmarks decoding            pictures of all kinds, mostly broken, both ways; a minute
 
     python -m tests.benchmarks encoding EXPORTED...        images/s of encode and decode
-    python -m tests.benchmarks classifier          train what judges samples; 10 minutes
+    python -m tests.benchmarks classifier          train the reference classifier; 10 minutes
     python -m tests.benchmarks pixels RUN EXPORTED         the pixel loop's graph against full passes in torch
     python -m tests.benchmarks lossy               the VLAE without its parts, other windows; two hours
     python -m tests.benchmarks draws EXPORTED FILE         several images drawn from one code, as a picture
@@ -24,7 +24,7 @@ need `wrk`, the first also build/peers. The others need neither:
     python -m tests.benchmarks chains RUN EXPORTED         Langevin through a service against a torch loop
     python -m tests.benchmarks agreement RUN       a running service's codes against torch's
 
-Each prints a Markdown table, as it stands in BENCHMARKS.md.
+Each prints a Markdown table; docs/benchmarks/ has the figures.
 """
 
 from importlib import import_module

@@ -9,9 +9,9 @@ import torch
 
 from service.codecs import npy
 from trainer.data import Batches, load
-from trainer.models.registry import build
+from trainer.models.base import build
 from trainer.training import checkpoint
-from trainer.training.run_folder import Run
+from trainer.training.run_folder import RunFolder
 
 
 @click.command("agreement")
@@ -20,7 +20,7 @@ from trainer.training.run_folder import Run
 @click.option("--batch", default=500, show_default=True)
 def command(run: Path, url: str, batch: int) -> None:
     """The codes of the service at URL against those of RUN's latest checkpoint."""
-    opened = Run.open(run)
+    opened = RunFolder.open(run)
     dataset = load("mnist")
     model = build(opened.config, dataset.spec, 1.0)
     checkpoint.load_weights(opened.latest_checkpoint(), model, averaged=opened.config.average_decay > 0)

@@ -20,10 +20,10 @@ from service.contract.noise import normal, stream
 from tests.benchmarks.stages import second_stage
 from tests.benchmarks.turns import PAUSE
 from tests.fixtures.processes import serving
-from trainer.export.session import ExportedGraphs
+from trainer.evaluation.exported_model import ExportedGraphs
 from trainer.models.gaussian.energy import Ratio, energy
 from trainer.models.gaussian.noise_contrastive import STEP_SIZE, ClassifierStage
-from trainer.training.run_folder import Run
+from trainer.training.run_folder import RunFolder
 
 SEED = 1
 TIMED = 5
@@ -58,7 +58,7 @@ def _ask(url: str, accept: str) -> bytes:
 @click.option("--rounds", default=5, show_default=True)
 def command(run: Path, exported: Path, count: int, steps: int, rounds: int) -> None:
     """Milliseconds of a chain: a service of EXPORTED against torch loops over the classifier of RUN."""
-    stage = second_stage(Run.open(run), ClassifierStage)
+    stage = second_stage(RunFolder.open(run), ClassifierStage)
     items = range(count)
     start, noise = (
         torch.from_numpy(normal(SEED, items, stream("sample/langevin", name), shape))

@@ -1,4 +1,4 @@
-"""Training the reference classifier, which judges samples, on the training images of MNIST."""
+"""Training the reference classifier of samples on the training images of MNIST."""
 
 from pathlib import Path
 from typing import cast
@@ -10,7 +10,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from trainer.data import Batches, load
-from trainer.evaluation.reference_classifier import FILE, Judge, judge, judged
+from trainer.evaluation.reference_classifier import (
+    FILE,
+    ReferenceClassifier,
+    classified,
+    reference_classifier,
+)
 
 EPOCHS = 8
 BATCH = 128
@@ -24,10 +29,10 @@ def _shifted(images: Tensor) -> Tensor:
     return padded[:, :, SHIFT + down : SHIFT + down + 28, SHIFT + right : SHIFT + right + 28]
 
 
-def fitted(seed: int = 0, epochs: int = EPOCHS) -> Judge:
-    """A judge trained from a seed."""
+def fitted(seed: int = 0, epochs: int = EPOCHS) -> ReferenceClassifier:
+    """A classifier trained from a seed."""
     torch.manual_seed(seed)
-    model = Judge().to(memory_format=torch.channels_last)
+    model = ReferenceClassifier().to(memory_format=torch.channels_last)
     batches = Batches(load("mnist").train, BATCH, seed=seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=epochs * len(batches))
@@ -42,22 +47,22 @@ def fitted(seed: int = 0, epochs: int = EPOCHS) -> Judge:
     return model.eval()
 
 
-def accuracy(model: Judge) -> float:
+def accuracy(model: ReferenceClassifier) -> float:
     """Share of the 10,000 test images whose class it names."""
     split = load("mnist").test
     batch = split.take(torch.arange(len(split)))
-    return float((judged(model, batch.images)[1] == cast("Tensor", batch.labels)).float().mean())
+    return float((classified(model, batch.images)[1] == cast("Tensor", batch.labels)).float().mean())
 
 
 @click.command("classifier")
 @click.option("--file", type=click.Path(path_type=Path), default=FILE, show_default=True)
 def command(file: Path) -> None:
-    """Train the judge of samples and write it to FILE; its test accuracy."""
+    """Train the reference classifier, write it to FILE; its test accuracy."""
     state = fitted().state_dict()
     save_file({name: _kept(tensor) for name, tensor in state.items()}, file)
-    click.echo(f"test accuracy {accuracy(judge(file)):.2%}")
+    click.echo(f"test accuracy {accuracy(reference_classifier(file)):.2%}")
 
 
 def _kept(tensor: Tensor) -> Tensor:
-    """Half the size, and as exact as a judge needs."""
+    """Half the size, and as exact as it needs to be."""
     return tensor.contiguous().half() if tensor.is_floating_point() else tensor

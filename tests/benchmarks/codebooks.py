@@ -33,11 +33,11 @@ from trainer.data import Batches, Dataset, ImageOptions, load
 from trainer.evaluation.exported_model import Reconstructed
 from trainer.evaluation.reconstructions import Reconstructions
 from trainer.models.quantizers import Quantized, Quantizer
-from trainer.models.quantizers.code_usage import counted
+from trainer.models.quantizers.base import counted
 from trainer.models.vqvae import VQVAE
 from trainer.training.device import choose
 from trainer.training.loop import Fit
-from trainer.training.run_folder import Run
+from trainer.training.run_folder import RunFolder
 
 VARIANCE_IMAGES = 4096
 LOW = 8
@@ -112,7 +112,7 @@ class PeerQuantizer(Quantizer):
         raise TypeError("the peer's quantizer is not exported, so it has no gap to its graph")
 
 
-def _fitted(model: VQVAE, dataset: Dataset, run: Run, console: Console) -> VQVAE:
+def _fitted(model: VQVAE, dataset: Dataset, run: RunFolder, console: Console) -> VQVAE:
     """The model, trained as the trainer trains it."""
     config = model.config
     machine = choose(config)
@@ -163,7 +163,7 @@ def _trial(
     model = VQVAE(config, dataset.spec, float((images.float() / 255).var(correction=0)))
     if peer_decay is not None:
         model.quantizer = PeerQuantizer(config, peer_decay, math.prod(model.codes_spec().shape))
-    run = Run.create(config, {})
+    run = RunFolder.create(config, {})
     fitted = _fitted(model, dataset, run, console)
     return _measured(fitted, dataset) | {"images_per_second": _rate(fitted, dataset)}
 

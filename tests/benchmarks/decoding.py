@@ -11,12 +11,12 @@ from pathlib import Path
 
 import click
 
+from service.codecs.images import ImageLimits
 from service.contract.manifest import ImageSpec
-from service.settings import Settings
 from tests.fixtures import fuzz_images
 from tests.fixtures.outcomes import by_pillow_alone, outcome
 
-SETTINGS = Settings(max_pixels=10_000, max_total_pixels=100_000, provider="cpu", threads=1)
+LIMITS = ImageLimits(max_pixels=10_000, max_images=10, max_total_pixels=100_000)
 SPECS = (
     ImageSpec(channels=1, height=12, width=12, multiple_of=1, background=9),
     ImageSpec(channels=3, height=12, width=12, multiple_of=1, background=255, fit="pad"),
@@ -37,8 +37,8 @@ def command(count: int, seed: int, first: int, keep: Path) -> None:
         random = fuzz_images.numbered(f"{seed} {number}")
         data = fuzz_images.picture(random)
         spec, resize = random.choice(SPECS), random.random() < 0.5
-        came = outcome(data, spec, SETTINGS, resize=resize)
-        expected = by_pillow_alone(data, spec, SETTINGS, resize=resize)
+        came = outcome(data, spec, LIMITS, resize=resize)
+        expected = by_pillow_alone(data, spec, LIMITS, resize=resize)
         seen["pixels" if isinstance(came[0], bytes) else came[0].__name__] += 1
         if came != expected:
             faults += 1

@@ -8,7 +8,7 @@ import torch
 from service.contract.manifest import Role
 from trainer.data import load
 from trainer.evaluation.exported_model import open_exported
-from trainer.plots import save_png, sheet
+from trainer.image_sheets import save_png, sheet
 
 
 @click.command("draws")

@@ -8,15 +8,15 @@ import click
 import numpy as np
 
 from service.contract.manifest import Role
-from service.models.bundle import read_folder
-from service.models.model import Batching, Model
+from service.models.bundle import read_bundle
+from service.models.model import BatchLimits, ServedModel
 from service.models.validation import load_model
 from service.runtime.providers import choose_provider
 
 
-def served(folder: Path) -> Model:
+def served(folder: Path) -> ServedModel:
     """An exported folder as the service loads it, on the CPU."""
-    return load_model(read_folder(folder), choose_provider("cpu"), Batching())
+    return load_model(read_bundle(folder), choose_provider("cpu"), BatchLimits())
 
 
 @click.command("encoding")
@@ -33,9 +33,11 @@ def command(exported: tuple[Path, ...], images: int, rounds: int) -> None:
             size = (images, image.height, image.width, image.channels)
             given = {Role.images: np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)}
             for verb in ("encode", "decode"):
-                values = model.operations((verb,)).defaults
+                values = model.pipeline_of(verb).defaults
                 started = time.perf_counter()
-                given = model.run((verb,), given, images, values, still=(verb,)).arrays
+                given = model.run(
+                    model.pipeline_of(verb), given, images, values, default_noise=(verb,)
+                ).arrays
                 if round_:
                     times.setdefault((folder, verb), []).append(time.perf_counter() - started)
     click.echo("| model | codes | encode, images/s | decode, images/s |\n|---|---|---|---|")

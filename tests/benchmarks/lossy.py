@@ -18,11 +18,10 @@ from torch import Tensor
 
 from trainer.config import VLAEConfig, resolve
 from trainer.data import Batch, Batches, Dataset, binarisation, load
-from trainer.models.autoregressive.vlae_graphs import Score
-from trainer.models.vlae import VLAE
+from trainer.models.vlae import VLAE, Score
 from trainer.training.device import choose
 from trainer.training.loop import Fit
-from trainer.training.run_folder import Run
+from trainer.training.run_folder import RunFolder
 
 AT_ONCE = 2048
 
@@ -62,7 +61,7 @@ def trained(variant: Variant, epochs: int, dataset: Dataset, scratch: Path) -> V
     model = variant.model(config, dataset.spec, 0.1, dataset.classes)
     splits = dataset.train, dataset.test
     train, test = (Batches(split, config.batch_size, seed=config.seed) for split in splits)
-    run = Run.create(config, {})
+    run = RunFolder.create(config, {})
     fit = Fit(model, config.schedule(), train, test, run, choose(config), Console(quiet=True))
     fit.begin()
     fit()

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from tests.benchmarks.turns import in_turns
 from trainer.data import load
-from trainer.export.session import ExportedGraphs
-from trainer.models.registry import build
+from trainer.evaluation.exported_model import ExportedGraphs
+from trainer.models.base import build
 from trainer.models.vlae import VLAE
 from trainer.training import checkpoint
-from trainer.training.run_folder import Run
+from trainer.training.run_folder import RunFolder
 
 
-def model_of(run: Run) -> VLAE:
+def model_of(run: RunFolder) -> VLAE:
     """The model of a run on MNIST, as it would be exported. Raises UsageError if it is of another kind."""
     dataset = load("mnist")
     model = build(run.config, dataset.spec, 1.0, dataset.classes)
@@ -52,7 +52,7 @@ def command(run: Path, exported: Path, images: int, rounds: int, threads: int) -
     """Milliseconds for 16 images by label: the graphs of EXPORTED against loops over the model of RUN."""
     if threads:
         torch.set_num_threads(threads)
-    model = model_of(Run.open(run))
+    model = model_of(RunFolder.open(run))
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(images, model.config.latent_dim, generator=generator)
     noise = torch.rand(

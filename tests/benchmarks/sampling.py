@@ -13,11 +13,11 @@ from torch import Tensor
 
 from tests.benchmarks.stages import second_stage
 from tests.benchmarks.turns import in_turns
-from trainer.export.session import ExportedGraphs
+from trainer.evaluation.exported_model import ExportedGraphs
 from trainer.models.code_prior import PriorStage
 from trainer.models.code_prior.network import CodePrior, Ordered
 from trainer.models.samplers.inverse_transform import BELOW_ONE
-from trainer.training.run_folder import Run
+from trainer.training.run_folder import RunFolder
 
 
 def without_cache(prior: CodePrior, noise: Tensor, labels: Tensor, *, growing: bool) -> Tensor:
@@ -71,7 +71,7 @@ def command(run: Path, exported: Path, images: int, rounds: int, threads: int) -
     """Milliseconds for 16 images: the graph of EXPORTED against loops over the prior of RUN, in turns."""
     if threads:
         torch.set_num_threads(threads)
-    stage = second_stage(Run.open(run), PriorStage)
+    stage = second_stage(RunFolder.open(run), PriorStage)
     prior, (graph,) = stage.network, stage.graphs()
     noise = torch.rand(images, prior.grid[0] * prior.grid[1], generator=torch.Generator().manual_seed(0))
     labels = torch.arange(images) % prior.classes

@@ -5,15 +5,14 @@ from typing import TypeVar
 import click
 
 from trainer.data import load
-from trainer.models.base import SecondStage
-from trainer.models.registry import build
+from trainer.models.base import SecondStage, build
 from trainer.training import checkpoint
-from trainer.training.run_folder import Run
+from trainer.training.run_folder import RunFolder
 
 S = TypeVar("S", bound=SecondStage)
 
 
-def second_stage(run: Run, kind: type[S]) -> S:
+def second_stage(run: RunFolder, kind: type[S]) -> S:
     """The second stage of a run as it would be exported. Raises UsageError if it is of another kind."""
     dataset = load("mnist")
     stage = build(run.config, dataset.spec, 1.0).second_stage(dataset.classes)

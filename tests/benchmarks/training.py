@@ -25,11 +25,10 @@ from torch import Tensor, nn
 
 from trainer.config import RunConfig, resolve
 from trainer.data import Batches, Dataset, load
-from trainer.models.base import Model
-from trainer.models.registry import build
+from trainer.models.base import Model, build
 from trainer.training.device import choose
 from trainer.training.loop import Fit
-from trainer.training.run_folder import Run
+from trainer.training.run_folder import RunFolder
 
 VARIANCE = 0.095
 # Where a step costs little, the loop around it shows.
@@ -53,7 +52,7 @@ def ours(config: RunConfig, dataset: Dataset, scratch: Path) -> float:
     config = config.model_copy(update={"out": scratch})
     machine = choose(config)
     train, test = (Batches(split, config.batch_size) for split in (dataset.train, dataset.test))
-    run = Run.create(config, {})
+    run = RunFolder.create(config, {})
     fit = Fit(_model(config, dataset), config.schedule(), train, test, run, machine, Console(quiet=True))
     fit.begin()
     started = time.perf_counter()

@@ -144,8 +144,10 @@ def test_the_head_of_the_file_tells_what_may_be_set() -> None:
     assert [name for name in sorted(used - settings) if not re.search(rf"\b{name}\b", head)] == []
 
 
-def test_the_readme_names_what_there_is() -> None:
-    commands = re.findall(r"docker compose ([^`\n#)]+)", (ROOT / "README.md").read_text())
+def test_the_documents_name_what_there_is() -> None:
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    commands = re.findall(r"docker compose ([^`\n#)]+)", text)
     assert len(commands) > 5
     for command in map(str.split, commands):
         profiles = {each for service in services().values() for each in service.get("profiles", [])}

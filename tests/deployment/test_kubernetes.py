@@ -10,7 +10,7 @@ import yaml
 from service.__main__ import MOST_WORKERS
 from service.api.app import create_app
 from service.cli import unknown_variables
-from service.models.model import Batching
+from service.models.model import BatchLimits
 from service.observability import metrics
 from service.runtime.providers import Provider
 from service.server import liveness
@@ -159,7 +159,7 @@ def test_the_autoscaler_goes_by_the_rows_that_wait(autoscaler: Any, name: Litera
     (metric,) = spec["metrics"]
     assert metric["pods"]["metric"]["name"] == metrics.WAITING_ROWS[0]
     # More than one request counts for, however large it is.
-    batch = Batching.on(Provider(name, "", 1)).rows
+    batch = BatchLimits.on(Provider(name, "", 1)).rows
     assert int(metric["pods"]["target"]["averageValue"]) == batch
     # It says how many there are, and would be contradicted by each update.
     assert "replicas" not in DEPLOYMENT["spec"]

@@ -15,11 +15,11 @@ from PIL import Image
 from service.contract import noise
 from service.contract.manifest import FILE_NAME, ImageSpec, Manifest
 from tests.fixtures.processes import PATIENCE, ROOT, asking, start
+from trainer.models.base import build
 from trainer.models.gaussian.noise_contrastive import STEP_SIZE, ClassifierStage
-from trainer.models.registry import build
 from trainer.models.samplers.langevin import Langevin
 from trainer.training import checkpoint
-from trainer.training.run_folder import Run
+from trainer.training.run_folder import RunFolder
 
 SEVEN = ROOT / "tests" / "fixtures" / "seven.png"
 DIM = 4
@@ -52,7 +52,7 @@ def client(folder: Path) -> Iterator[httpx2.Client]:
 @pytest.fixture(scope="module")
 def stage(folder: Path) -> ClassifierStage:
     """The second stage in torch, from its checkpoint."""
-    run = Run.open(folder / "runs" / "small")
+    run = RunFolder.open(folder / "runs" / "small")
     stage = build(run.config, ImageSpec(**run.facts["image"]), 1.0).second_stage(10)
     assert isinstance(stage, ClassifierStage)
     checkpoint.load_weights(run.stage(stage.name).latest_checkpoint(), stage, averaged=True)

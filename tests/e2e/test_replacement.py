@@ -14,7 +14,7 @@ from tests.e2e.load import Call, Load
 from tests.fixtures import toy_models
 from tests.fixtures.processes import PATIENCE, ROOT, serving, start
 from tests.fixtures.tiny_models import write_digits
-from trainer.export.publish import publication
+from trainer.durable import publication
 from trainer.export.reload import KEY_VARIABLE, have_loaded
 
 KEY = "secret"

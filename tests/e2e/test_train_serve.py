@@ -23,10 +23,10 @@ from trainer.config import VQVAEConfig
 from trainer.data.sources.idx import bundled_mnist
 from trainer.data.sources.pictures import ArrayPictures
 from trainer.export.parity import DRAW_GAP, FLIP_GAP
-from trainer.models.samplers.autoregressive import Sampler
+from trainer.models.samplers.autoregressive import CodeSampler
 from trainer.models.vqvae import VQVAE
 from trainer.training import checkpoint
-from trainer.training.run_folder import Run
+from trainer.training.run_folder import RunFolder
 
 SEVEN = ROOT / "tests" / "fixtures" / "seven.png"
 NPY = "application/x-npy"
@@ -76,7 +76,7 @@ def client(folder: Path) -> Iterator[httpx2.Client]:
 @pytest.fixture(scope="module")
 def model(folder: Path) -> VQVAE:
     """The trained model in torch, from the checkpoint."""
-    run = Run.open(folder / "runs" / "small")
+    run = RunFolder.open(folder / "runs" / "small")
     assert isinstance(run.config, VQVAEConfig)
     model = VQVAE(run.config, ImageSpec(**run.facts["image"]), 1.0)
     checkpoint.load_weights(run.latest_checkpoint(), model, averaged=False)
@@ -84,13 +84,13 @@ def model(folder: Path) -> VQVAE:
 
 
 @pytest.fixture(scope="module")
-def sampler(folder: Path, model: VQVAE) -> Sampler:
+def sampler(folder: Path, model: VQVAE) -> CodeSampler:
     """The trained prior's sampler in torch, from the checkpoint."""
     stage = model.second_stage(10)
     assert stage is not None
-    run = Run.open(folder / "runs" / "small").stage(stage.name)
+    run = RunFolder.open(folder / "runs" / "small").stage(stage.name)
     checkpoint.load_weights(run.latest_checkpoint(), stage, averaged=True)
-    return Sampler(stage.network.eval())
+    return CodeSampler(stage.network.eval())
 
 
 @pytest.fixture(scope="module")
@@ -255,7 +255,7 @@ def test_a_sample_is_the_picture_of_its_codes(client: httpx2.Client) -> None:
 
 @pytest.mark.parametrize("parameters", [{}, {"guidance": 2, "temperature": 0.7, "top_k": 5}], ids=str)
 def test_samples_are_those_of_torch_but_for_ties(
-    client: httpx2.Client, sampler: Sampler, images: Images, parameters: dict[str, float]
+    client: httpx2.Client, sampler: CodeSampler, images: Images, parameters: dict[str, float]
 ) -> None:
     kept, mask = ask(client, "/encode", images[:40]), np.random.default_rng(0).random((40, 7, 7)) < 0.6
     labels = [*range(10)] * 4
@@ -317,6 +317,6 @@ def test_a_training_that_is_told_to_stop_leaves_a_checkpoint(tmp_path: Path) -> 
     assert re.fullmatch(
         r"error: stopped in epoch \d+ after step \d+\. To go on: python -m trainer .*\n", errors
     )
-    position = checkpoint.read_position(Run.open(tmp_path / "runs" / "small").latest_checkpoint())
+    position = checkpoint.read_position(RunFolder.open(tmp_path / "runs" / "small").latest_checkpoint())
     assert position.total >= 8
     assert list((tmp_path / "exported").iterdir()) == []

@@ -221,7 +221,7 @@ def test_when_what_runs_models_fails_every_caller_is_told_and_the_process_ends(
         assert process.wait(PATIENCE) == 1
     assert_nobody_lost(load, 503)
     assert load.counts[503] > 0
-    assert "what runs the models failed" in (tmp_path / "log").read_text()
+    assert "the batcher failed" in (tmp_path / "log").read_text()
 
 
 @pytest.mark.parametrize("workers", [1, 2])

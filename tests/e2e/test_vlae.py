@@ -18,10 +18,10 @@ from service.contract import noise
 from service.contract.manifest import ImageSpec
 from tests.fixtures.processes import PATIENCE, ROOT, asking, start
 from tests.fixtures.tiny_models import write_digits
-from trainer.models.registry import build
+from trainer.models.base import build
 from trainer.models.vlae import VLAE
 from trainer.training import checkpoint
-from trainer.training.run_folder import Run
+from trainer.training.run_folder import RunFolder
 
 SEVEN = ROOT / "tests" / "fixtures" / "seven.png"
 DIM = 4
@@ -67,7 +67,7 @@ def client(folder: Path) -> Iterator[httpx2.Client]:
 @pytest.fixture(scope="module")
 def vlae(folder: Path) -> VLAE:
     """The digits' model in torch, from its checkpoint."""
-    run = Run.open(folder / "runs" / "digits")
+    run = RunFolder.open(folder / "runs" / "digits")
     model = build(run.config, ImageSpec(**run.facts["image"]), 1.0, 10)
     assert isinstance(model, VLAE)
     checkpoint.load_weights(run.latest_checkpoint(), model, averaged=True)
@@ -193,7 +193,7 @@ def test_pictures_in_colour_are_drawn_in_levels(client: httpx2.Client) -> None:
     back = array(client, "/reconstruct?model=pictures", content=SEVEN.read_bytes(), headers=IMAGES)
     assert back.shape == (1, 8, 8, 3)
     answer = client.post("/sample?model=pictures&label=1")
-    assert (answer.status_code, "takes none" in answer.json()["detail"]) == (422, True)
+    assert (answer.status_code, "takes no label" in answer.json()["detail"]) == (422, True)
 
 
 def test_the_model_is_measured_in_full(folder: Path) -> None:

@@ -1,15 +1,15 @@
-"""What the configs of all kinds share."""
+"""The config fields that kinds share: data, optimisation and folders; the convolutional networks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from service.contract.manifest import NAME_PATTERN
+from service.contract.manifest import NAME_PATTERN, ImageSpec
 
-# Flags are text, and YAML takes 32 for a number: a choice may be written either way.
+# Flags are text, and YAML reads 32 as a number: a choice may be written either way.
 WrittenAsNumber = BeforeValidator(lambda value: int(value) if str(value).isdecimal() else value)
 WrittenAsText = BeforeValidator(lambda value: str(value) if isinstance(value, int) else value)
 WrittenWithCommas = BeforeValidator(lambda value: value.split(",") if isinstance(value, str) else value)
@@ -17,7 +17,7 @@ WrittenWithCommas = BeforeValidator(lambda value: value.split(",") if isinstance
 
 @dataclass(frozen=True)
 class Schedule:
-    """How a stage is trained; the fields of ``RunConfig`` of these names say what they mean."""
+    """How a stage is trained; see the fields of ``RunConfig`` of the same names."""
 
     epochs: int
     batch_size: int
@@ -31,10 +31,10 @@ class Schedule:
 
 
 class RunConfig(BaseModel):
-    """What every kind shares: data, optimisation, machine, and where things go.
+    """The fields of every kind: data, optimisation, machine, and folders.
 
-    ``second_stage_fields`` names the fields that nothing reads before the second stage begins,
-    ``free_on_resume`` those that a resumed run may be given anew: others would make it another run.
+    ``free_on_resume`` names the fields that may change when a run is resumed; ``second_stage_fields`` those
+    that may change too until the second stage begins, as nothing reads them before.
     """
 
     second_stage_fields: ClassVar[frozenset[str]] = frozenset()
@@ -44,7 +44,7 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    # A key that is given decides these others, so it goes over what a lower layer says of them.
+    # A key that determines other keys: if a layer has it, those of the layers below are dropped.
     decides: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     kind: str
@@ -84,7 +84,7 @@ class RunConfig(BaseModel):
         default=200, ge=0, description="steps in which the learning rate rises to its peak"
     )
     final_lr: float = Field(
-        default=0.01, ge=0, le=1, description="share of the peak that a cosine lets the rate fall to"
+        default=0.01, ge=0, le=1, description="share of the peak to which the rate falls, along a cosine"
     )
     weight_decay: float = Field(default=1e-4, ge=0, description="decoupled weight decay, of adamw alone")
     clip_norm: float = Field(default=1.0, ge=0, description="largest norm of the gradient; 0: no clipping")
@@ -104,8 +104,44 @@ class RunConfig(BaseModel):
     out: Path = Field(default=Path("runs"), description="folder of the run folders")
     export_to: Path = Field(default=Path("exported"), description="the model is published as DIR/NAME")
     keep_checkpoints: int = Field(default=2, ge=1, description="how many of the latest checkpoints to keep")
-    wandb: bool = Field(default=False, description="log to Weights & Biases too (needs tessera[wandb])")
+    wandb: bool = Field(default=False, description="log to Weights & Biases too (needs the extra 'wandb')")
 
     def schedule(self) -> Schedule:
-        """How the model is trained, in its first or only stage."""
+        """The schedule of the model, the first or only stage."""
         return Schedule(**{item.name: getattr(self, item.name) for item in fields(Schedule)})
+
+
+class ConvolutionalConfig(RunConfig):
+    """The fields of all kinds with a convolutional encoder and decoder and a grid between them."""
+
+    stride: Annotated[Literal[2, 4, 8, 16, 32, 64, 128], WrittenAsNumber] = Field(
+        default=4, description="height and width in pixels of the patch of an innermost cell"
+    )
+    width: int = Field(default=128, ge=8, description="channels at the innermost resolution")
+    stem_width: int = Field(default=32, ge=8, description="channels after the first halving")
+    hidden_width: int = Field(default=64, ge=8, description="channels inside a residual block")
+    blocks: int = Field(default=2, ge=1, description="residual blocks at the innermost resolution")
+
+    @model_validator(mode="after")
+    def _size_fits(self) -> Self:
+        if self.image_size is not None and self.image_size % self.stride:
+            raise ValueError(f"image_size {self.image_size} is no multiple of stride {self.stride}")
+        return self
+
+    def layers(self, image: ImageSpec) -> dict[str, Any]:
+        """The keywords of ``Encoder`` and ``Decoder`` for images.
+
+        Raises ValueError if their size is no multiple of the stride.
+        """
+        if image.height % self.stride or image.width % self.stride:
+            raise ValueError(
+                f"images of {image.height}x{image.width} pixels are no multiple of the stride "
+                f"{self.stride}; choose another stride or image_size"
+            )
+        return {
+            "stride": self.stride,
+            "stem": self.stem_width,
+            "trunk": self.width,
+            "hidden": self.hidden_width,
+            "blocks": self.blocks,
+        }

@@ -5,15 +5,14 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from trainer.config.base import Schedule
-from trainer.config.convolutional import ConvolutionalConfig
+from trainer.config.base import ConvolutionalConfig, Schedule
 
-# Of a temperature: beyond, images are noise.
+# The highest temperature: above it, images are noise.
 HOTTEST = 2.0
 
 
 class GaussianConfig(ConvolutionalConfig):
-    """What the kinds share whose codes are a vector with a Gaussian posterior."""
+    """The fields of all kinds whose codes are a vector with a Gaussian posterior."""
 
     latent_dim: int = Field(default=32, ge=1, le=65536, description="dimensions of a code, d")
     kl_warmup_steps: int = Field(
@@ -22,8 +21,8 @@ class GaussianConfig(ConvolutionalConfig):
     free_bits: float = Field(
         default=0.0,
         ge=0,
-        description="nats of KL divergence that each dimension may take, on average over a batch, before "
-        "they cost anything (1606.04934, eq. 15)",
+        description="nats of KL divergence of each dimension, on average over a batch, that add nothing to "
+        "the loss (1606.04934, eq. 15)",
     )
     flips: bool = Field(default=False, description="mirror half of the training images, left to right")
 
@@ -49,8 +48,8 @@ class VAEConfig(GaussianConfig):
     )
     binarise: bool = Field(
         default=False,
-        description="draw every pixel of a training image as black or white, anew in each step, with its "
-        "level as the probability (1509.00519); takes the bernoulli likelihood",
+        description="make every pixel of a training image black or white, at random in each step, with its "
+        "level as the probability of white (1509.00519); needs the bernoulli likelihood",
     )
     beta: float = Field(default=1.0, ge=0, description="weight of the KL divergence (beta-VAE, 1804.03599)")
     rotations: float = Field(
@@ -68,8 +67,15 @@ class NCPConfig(VAEConfig):
     """A beta-VAE with a noise contrastive prior: a classifier as energy (2010.02917)."""
 
     second_stage_fields: ClassVar[frozenset[str]] = frozenset(
-        f"classifier_{name}"
-        for name in ("width", "layers", "dropout", "lr", "batch_size", "weight_decay", "average_decay")
+        {
+            "classifier_width",
+            "classifier_layers",
+            "classifier_dropout",
+            "classifier_lr",
+            "classifier_batch_size",
+            "classifier_weight_decay",
+            "classifier_average_decay",
+        }
     )
     free_on_resume: ClassVar[frozenset[str]] = VAEConfig.free_on_resume | {"classifier_epochs"}
 
@@ -85,7 +91,7 @@ class NCPConfig(VAEConfig):
     classifier_dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout in the classifier")
     classifier_lr: float = Field(default=1e-3, gt=0, description="peak learning rate of the classifier")
     classifier_batch_size: int = Field(
-        default=512, ge=1, description="images a step of the classifier, each beside a draw from the prior"
+        default=512, ge=1, description="images a step of the classifier, and as many samples of the prior"
     )
     classifier_weight_decay: float = Field(default=0.01, ge=0, description="decoupled, of the classifier")
     classifier_average_decay: float = Field(
@@ -93,7 +99,7 @@ class NCPConfig(VAEConfig):
     )
 
     def classifier_schedule(self) -> Schedule:
-        """How the classifier is trained."""
+        """The schedule of the classifier."""
         return replace(
             self.schedule(),
             epochs=self.classifier_epochs,

@@ -1,5 +1,6 @@
-"""From a preset, a file and flags to a config: the layers, and what is wrong with them."""
+"""From a preset, a file and flags to a config: the three layers, and what is wrong with their values."""
 
+import pkgutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,25 +9,16 @@ import yaml
 from pydantic import ValidationError
 
 from trainer.config.base import RunConfig
-from trainer.config.gaussian import NCPConfig, VAEConfig
-from trainer.config.vlae import VLAEConfig
-from trainer.config.vqvae import VQVAEConfig
 from trainer.errors import ConfigError, nearest
+from trainer.kinds import KINDS
 
 PRESETS = Path(__file__).parents[1] / "presets"
 
-CONFIGS: Mapping[str, type[RunConfig]] = {
-    "vqvae": VQVAEConfig,
-    "vlae": VLAEConfig,
-    "vae": VAEConfig,
-    "ncp": NCPConfig,
-}
-DEFAULT_PRESETS: Mapping[str, str] = {
-    "vqvae": "vqvae-mnist",
-    "vlae": "vlae-mnist",
-    "vae": "vae-pokemon",
-    "ncp": "ncp-mnist",
-}
+
+def config_class(kind: str) -> type[RunConfig]:
+    """The config class of a kind. Raises KeyError for an unknown one."""
+    found: type[RunConfig] = pkgutil.resolve_name(KINDS[kind].config)
+    return found
 
 
 def presets(kind: str) -> list[str]:
@@ -56,7 +48,7 @@ def resolve(
 
     Raises ConfigError for an unknown preset or key, a value out of bounds, or a file for another kind.
     """
-    preset = preset or DEFAULT_PRESETS[kind]
+    preset = preset or KINDS[kind].preset
     if preset not in (names := presets(kind)):
         raise ConfigError(
             f"{kind} has no preset {preset!r}; it has {', '.join(names)}.{nearest(preset, names)}"
@@ -73,14 +65,14 @@ def resolve(
 
 def _laid_over(kind: str, below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """``above`` over ``below``, less what a key given in ``above`` decides."""
-    decides = CONFIGS[kind].decides.items()
+    decides = config_class(kind).decides.items()
     decided = {name for key, names in decides if above.get(key) is not None for name in names}
     return {key: value for key, value in below.items() if key not in decided} | dict(above)
 
 
 def check_keys(kind: str, layer: Mapping[str, Any], source: str) -> None:
     """Raise ConfigError if ``layer`` has a key that the kind's config lacks, naming the nearest it has."""
-    fields = CONFIGS[kind].model_fields
+    fields = config_class(kind).model_fields
     for key in layer:
         if key not in fields:
             raise ConfigError(f"{source}: {kind} has no key {key!r}.{nearest(str(key), fields)}")
@@ -89,7 +81,7 @@ def check_keys(kind: str, layer: Mapping[str, Any], source: str) -> None:
 def validated(kind: str, values: Mapping[str, Any]) -> RunConfig:
     """The frozen config with these values. Raises ConfigError, which names every value that is wrong."""
     try:
-        return CONFIGS[kind].model_validate(values)
+        return config_class(kind).model_validate(values)
     except ValidationError as error:
         raise ConfigError("; ".join(_explain(dict(problem)) for problem in error.errors())) from error
 

@@ -8,7 +8,7 @@ from trainer.config.gaussian import HOTTEST, GaussianConfig
 
 
 def _by_data(given: dict[str, Any]) -> Literal["bernoulli", "logistic"]:
-    """Digits are judged black and white, as in the literature."""
+    """The default: MNIST is binarised, as in the literature."""
     return "bernoulli" if given.get("data") == "mnist" else "logistic"
 
 
@@ -26,7 +26,7 @@ class VLAEConfig(GaussianConfig):
     binarisation: Literal["dynamic", "fixed"] = Field(
         default="dynamic",
         description="of training images for the bernoulli likelihood, with a pixel's level as its chance to "
-        "be white. dynamic: anew in each step (1509.00519); fixed: once, by the seed",
+        "be white. dynamic: at random in each step (1509.00519); fixed: once, by the seed",
     )
     mixture: int = Field(default=5, ge=1, le=32, description="logistic distributions in a pixel's mixture")
     window: int = Field(
@@ -34,7 +34,7 @@ class VLAEConfig(GaussianConfig):
         ge=1,
         le=32,
         description="masked 3x3 layers of the pixel decoder: each pixel sees so many rows above and columns "
-        "to either side, and what cannot be told from them is left to the code",
+        "to either side, and the code holds what these do not determine",
     )
     filters: int = Field(default=12, ge=1, description="filters of each of these layers")
 
@@ -53,8 +53,8 @@ class VLAEConfig(GaussianConfig):
         default=1,
         ge=0,
         le=HOTTEST,
-        description="of sampling, where none is asked for: below 1 more samples are of the class that was "
-        "asked for, and they vary less",
+        description="default temperature of samples: below 1, more samples are of the requested class, and "
+        "they vary less",
     )
     free_bits_weighing: Literal["hard", "soft"] = Field(
         default="hard",

@@ -7,8 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from trainer.config.base import Schedule, WrittenAsNumber, WrittenWithCommas
-from trainer.config.convolutional import ConvolutionalConfig
+from trainer.config.base import ConvolutionalConfig, Schedule, WrittenAsNumber, WrittenWithCommas
 
 # Of the prior over the codes; what the literature uses, and no reason was found to set them otherwise.
 PRIOR_WEIGHT_DECAY = 0.05
@@ -30,7 +29,7 @@ def _allowed_levels(levels: tuple[int, ...] | None) -> tuple[int, ...] | None:
 class VQVAEConfig(ConvolutionalConfig):
     """A VQ-VAE: images to a grid of codes and back (1711.00937)."""
 
-    second_stage_fields = frozenset(
+    second_stage_fields: ClassVar[frozenset[str]] = frozenset(
         f"prior_{name}" for name in ("width", "blocks", "heads", "dropout", "lr", "batch_size", "label_drop")
     )
 
@@ -42,8 +41,8 @@ class VQVAEConfig(ConvolutionalConfig):
 
     fsq_levels: Annotated[tuple[int, ...] | None, WrittenWithCommas, AfterValidator(_allowed_levels)] = Field(
         default=None,
-        description="round each dimension to so many levels, such as 8,5,5,5, in the place of a learned "
-        "codebook: FSQ (2309.15505), which needs no remedy against dead codes; none: a learned codebook",
+        description="round each dimension to so many levels, such as 8,5,5,5, instead of a learned "
+        "codebook: FSQ (2309.15505), whose codes cannot die; none: a learned codebook",
     )
     codebook_size: int = Field(
         default_factory=lambda given: prod(given.get("fsq_levels") or (512,)),
@@ -54,11 +53,11 @@ class VQVAEConfig(ConvolutionalConfig):
     codebook_dim: int = Field(
         default_factory=lambda given: len(given.get("fsq_levels") or range(32)),
         ge=1,
-        description="dimensions of a code, D, and of its lookup: the convolutions beside it project down to "
+        description="dimensions of a code, D, and of its lookup: the convolutions around it project down to "
         "them and up again (2110.04627, sec. 3.2), and few keep large codebooks in use; with FSQ one a level",
     )
     stride: Annotated[Literal[2, 4, 8, 16, 32], WrittenAsNumber] = Field(
-        default=4, description="pixels a code stands for, each way"
+        default=4, description="height and width in pixels of the patch of a code"
     )
     update: Literal["gradient", "ema"] = Field(
         default="ema", description="how the codebook learns: by its loss, or by moving averages"

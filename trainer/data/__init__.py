@@ -6,16 +6,15 @@
         for batch in batches.epoch(0):
             batch.images, batch.labels
 
-A source (``idx``, ``folder``, ``vision``, ``hub``) gives pictures one by one; ``sizing`` settles what they
-are made into, ``decoding`` makes it, and ``splits`` or ``streaming`` give the result, from memory or not.
+A source in ``sources/`` (``idx``, ``folder``, ``vision``, ``hub``) gives pictures one by one. ``sizing``
+chooses the size and the channels of the images, ``loading`` decodes them, ``batches`` reads them from memory
+and ``streaming`` from the source, with worker processes.
 """
 
-from trainer.data.batches import Batches
-from trainer.data.dataset import Dataset
-from trainer.data.loading import load
+from trainer.data.batches import Batch, Batches, ResidentSplit, Split
+from trainer.data.loading import Dataset, load
 from trainer.data.sizing import ImageOptions
 from trainer.data.sources.pictures import Skipped
-from trainer.data.splits import Batch, ResidentSplit, Split
 from trainer.data.streaming import StreamedSplit
 
 __all__ = [

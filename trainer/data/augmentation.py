@@ -1,4 +1,4 @@
-"""Training images varied at random, a whole batch at once on its device."""
+"""Random augmentation of training images, a batch at a time on its device."""
 
 import math
 
@@ -16,7 +16,7 @@ def flipped(images: Tensor) -> Tensor:
 def rotated(images: Tensor, degrees: float, background: int) -> Tensor:
     """Images, uint8 ``(B, C, H, W)``, each turned about its centre by up to ``degrees`` either way.
 
-    What comes in from outside is of the grey level ``background``, 0 to 255.
+    Pixels from outside the image get the grey level ``background``, 0 to 255.
     """
     angles = (torch.rand(len(images), device=images.device) * 2 - 1) * math.radians(degrees)
     cosines, sines, zeros = angles.cos(), angles.sin(), torch.zeros_like(angles)
@@ -30,6 +30,6 @@ def rotated(images: Tensor, degrees: float, background: int) -> Tensor:
         dim=1,
     )
     grid = F.affine_grid(turns, list(images.shape), align_corners=False)
-    # Outside there are zeros, which stand for the background.
+    # Outside there are zeros, which become the background.
     turned = F.grid_sample(images.float() - background, grid, align_corners=False) + background
     return turned.round().clamp(0, 255).byte()

@@ -1,4 +1,4 @@
-"""Images as black and white: each pixel drawn with its level as the chance to be white."""
+"""Images as black and white: each pixel is white with its level as the probability."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,13 +9,13 @@ from torch import Tensor
 # uint8 ``(B, C, H, W)`` to float32 0 or 1.
 Binarise = Callable[[Tensor], Tensor]
 
-# Odd numbers of good bits, by which integers are mixed (SplitMix, doi:10.1145/2660193.2660195).
+# The odd multipliers of SplitMix, which mix integers (doi:10.1145/2660193.2660195).
 _MIX = (0x9E3779B97F4A7C15 - 2**64, 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)
 _KEPT = 2**24
 
 
 def drawn(images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Drawn anew in each call: uint8 ``(B, C, H, W)`` to float32 0 or 1.
+    """At random in each call: uint8 ``(B, C, H, W)`` to float32 0 or 1.
 
     A generator is one of the CPU, so that it draws the same for any device.
     """
@@ -25,7 +25,7 @@ def drawn(images: Tensor, generator: torch.Generator | None = None) -> Tensor:
 
 
 def fixed(images: Tensor, seed: int) -> Tensor:
-    """Drawn by the seed and the image itself, so that an image is the same whenever it comes.
+    """By the seed and the image itself, so that an image is always binarised alike.
 
     uint8 ``(B, C, H, W)`` to float32 0 or 1.
     """
@@ -38,9 +38,11 @@ def fixed(images: Tensor, seed: int) -> Tensor:
 
 
 def trained_with(config: Mapping[str, Any], seed: int) -> tuple[str, Binarise] | None:
-    """How a model with such a config saw images, and the same for others; None for grey ones.
+    """The binarisation of the training images of a model by its config, in words and as a function.
 
-    ``seed`` is for what is drawn anew.
+    None for a model of grey images.
+
+    ``seed`` is that of the generator of dynamic binarisation.
     """
     binary = config.get("likelihood") == "bernoulli"
     if config.get("binarise") or (binary and config.get("binarisation") == "dynamic"):
@@ -52,7 +54,7 @@ def trained_with(config: Mapping[str, Any], seed: int) -> tuple[str, Binarise] |
 
 
 def _mixed(numbers: Tensor) -> Tensor:
-    """int64 to int64 that look random; integers overflow on purpose."""
+    """int64 to pseudo-random int64; integers overflow on purpose."""
     numbers = numbers * _MIX[0]
     numbers = (numbers ^ (numbers >> 30)) * _MIX[1]
     numbers = (numbers ^ (numbers >> 27)) * _MIX[2]

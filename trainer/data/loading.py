@@ -1,21 +1,60 @@
-"""From what ``--data`` says to a dataset whose images all fit one spec."""
+"""From what ``--data`` names to a dataset whose images all fit one spec."""
+
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from service.contract.manifest import ImageSpec
-from trainer.data.dataset import Dataset
-from trainer.data.decoding import Decoded, Progress, decode
+from trainer.data.batches import ResidentSplit, Split
 from trainer.data.sizing import ImageOptions
-from trainer.data.sources.catalog import find
-from trainer.data.sources.pictures import Pictures, Skipped, Source
-from trainer.data.splits import ResidentSplit, Split
+from trainer.data.sources import folder, hub, idx, vision
+from trainer.data.sources.pictures import Decoded, OnProgress, Pictures, Skipped, Source, decode
 from trainer.data.streaming import StreamedSplit
-from trainer.errors import ConfigError, DataError
+from trainer.errors import ConfigError, DataError, nearest
 
 AS_FOUND = ImageOptions()
+BUNDLED = "mnist"
 RESIDENT_BYTES = 2 << 30
+# Skipped pictures that the summary names.
+SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images to train on and images to test on, all made to fit ``spec``.
+
+    ``label_names`` are those of the classes, if the training images have classes. ``skipped`` are the
+    pictures that could not be read, of ``pictures`` that were tried.
+    """
+
+    name: str
+    train: Split
+    test: Split
+    spec: ImageSpec
+    label_names: tuple[str, ...] | None
+    pictures: int
+    skipped: tuple[Skipped, ...] = ()
+
+    @property
+    def classes(self) -> int:
+        """How many classes the images have; 0 if they have none."""
+        return len(self.label_names or ())
+
+    def summary(self) -> str:
+        """Images, their size, classes and skipped pictures in one line."""
+        classes = "no classes" if self.label_names is None else f"{len(self.label_names):,} classes"
+        line = (
+            f"{len(self.train):,} training and {len(self.test):,} test images, "
+            f"{self.spec.height}x{self.spec.width}x{self.spec.channels}, {classes}"
+        )
+        if not self.skipped:
+            return line
+        shown = ", ".join(map(str, self.skipped[:SHOWN]))
+        more = f" and {len(self.skipped) - SHOWN:,} more" if len(self.skipped) > SHOWN else ""
+        return f"{line}; {len(self.skipped):,} of {self.pictures:,} pictures skipped: {shown}{more}"
 
 
 def load(
@@ -26,7 +65,7 @@ def load(
     holdout: float = 0.1,
     seed: int = 0,
     resident_bytes: int = RESIDENT_BYTES,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> Dataset:
     """Load a dataset and make its images fit.
 
@@ -65,8 +104,8 @@ def load(
     keep = count * spec.channels * spec.height * spec.width <= resident_bytes
 
     def read(pictures: Pictures, order: NDArray[np.int64], wanted: int, done: int) -> Decoded:
-        tell = None if progress is None else lambda read, _: progress(done + read, count)
-        return decode(pictures, order, spec, wanted=wanted, keep=keep, progress=tell)
+        report = None if progress is None else lambda read, _: progress(done + read, count)
+        return decode(pictures, order, spec, wanted=wanted, keep=keep, progress=report)
 
     test = read(test_pictures, test_order, test_count, 0)
     if found.test is None:
@@ -109,3 +148,42 @@ def _label_names(found: Source, train: Decoded, test: Decoded) -> tuple[str, ...
     if found.label_names is not None and len(found.label_names) >= classes:
         return found.label_names
     return tuple(str(label) for label in range(classes))
+
+
+def find(source: str) -> Source:
+    """The source of pictures that ``--data`` names.
+
+    In this order: ``mnist`` for the bundled files (a folder of that name is ``./mnist``), ``hf:NAME``, a
+    folder that exists, the name of a torchvision dataset in any case. Raises DataError if it is none of
+    these, or what it names cannot be had or holds no pictures.
+    """
+    if source.lower() == BUNDLED:
+        return idx.bundled_mnist()
+    if source.startswith(hub.PREFIX):
+        return hub.read(source)
+    if (path := _existing(source)) is not None:
+        found = idx.read_set(path) if idx.is_set(path) else folder.read_folder(path)
+    elif (name := vision.find(source)) is not None:
+        found = vision.read(name)
+    else:
+        raise _unknown(source)
+    return found
+
+
+def _existing(source: str) -> Path | None:
+    path = Path(source).expanduser()
+    try:
+        if source and path.exists() and not path.is_dir():
+            raise DataError(f"{source} is a file, not a folder; an archive has to be unpacked first")
+        return path if source and path.is_dir() else None
+    except OSError as error:
+        raise DataError(f"{source} cannot be read: {error.strerror}") from error
+
+
+def _unknown(source: str) -> DataError:
+    folders = [str(entry) for entry in Path(source).expanduser().parent.glob("*/")]
+    return DataError(
+        f"there is no data {source!r}: it can be {BUNDLED}, a folder of IDX files or of pictures, "
+        f"a torchvision dataset (CIFAR10, FashionMNIST, ...) or hf:NAME[:CONFIG]."
+        f"{nearest(source, [*vision.names(), *folders, BUNDLED])}"
+    )

@@ -1,4 +1,4 @@
-"""The size and colours that images get: as asked for, or as found in the pictures."""
+"""The size and the channels of the images: from the options, or from a survey of the pictures."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
 @dataclass(frozen=True)
 class ImageOptions:
-    """What images are wanted; what is None is found in the pictures.
+    """The options of the images; what is None is found in the pictures.
 
     ``size`` is both height and width in pixels, ``channels`` 1 or 3. ``fit``, ``filter`` and ``background``
     are those of ``ImageSpec``, which also checks them.
@@ -84,7 +84,7 @@ class Survey:
 
 
 def survey(pictures: Pictures) -> Survey:
-    """Look at up to 1,000 pictures without decoding them. Raises DataError if none can be opened."""
+    """Open up to 1,000 pictures without decoding them. Raises DataError if none can be opened."""
     sizes: Counter[tuple[int, int]] = Counter()
     grey = True
     broken: list[Skipped] = []

@@ -1,4 +1,4 @@
-"""A split too large to be held in memory: worker processes decode its pictures as they are needed."""
+"""A split too large for memory: worker processes decode its pictures as they are needed."""
 
 import multiprocessing
 import signal
@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils import data as torch_data
 
 from service.contract.manifest import ImageSpec
+from trainer.data.batches import Batch, in_batches
 from trainer.data.sources.pictures import Pictures, Skipped, draw, quiet_pillow
-from trainer.data.splits import Batch, in_batches
 from trainer.errors import DataError
 
 Pixels = NDArray[np.uint8]
@@ -23,7 +23,7 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class StreamedSplit:
-    """A split that is decoded anew each time. ``rows`` are the indices of the readable ``pictures``."""
+    """A split that is decoded on every pass. ``rows`` are the indices of the readable ``pictures``."""
 
     pictures: Pictures
     rows: NDArray[np.int64]
@@ -64,7 +64,7 @@ class StreamedReader:
         self._split = split
         self._device = device
         self._plan = _Plan()
-        self._loader: DataLoader[Pixels | DataError] | None = DataLoader(
+        self._loader: torch_data.DataLoader[Pixels | DataError] | None = torch_data.DataLoader(
             _Decoder(split),
             batch_size=None,
             sampler=self._plan,
@@ -72,9 +72,9 @@ class StreamedReader:
             persistent_workers=workers > 0,
             multiprocessing_context=_context() if workers else None,
             worker_init_fn=_start_worker,
-            # As it comes: tensors would go through shared memory, of which a container has little.
+            # No tensors: these would go through shared memory, of which a container has little.
             collate_fn=_as_it_comes,
-            # Without its own the loader draws from torch's, and so changes what the training draws.
+            # Without a generator of its own the loader advances torch's, on which the training depends.
             generator=torch.Generator(),
         )
 
@@ -105,8 +105,8 @@ class StreamedReader:
         return tensor.to(self._device, non_blocking=True)
 
 
-class _Plan(Sampler[list[int]]):
-    """The batches of the next pass, set anew for each: the workers outlive a pass."""
+class _Plan(torch_data.Sampler[list[int]]):
+    """The batches of the next pass; set before each pass, as the workers outlive it."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
@@ -118,7 +118,7 @@ class _Plan(Sampler[list[int]]):
         return len(self.batches)
 
 
-class _Decoder(Dataset[Pixels | DataError]):
+class _Decoder(torch_data.Dataset[Pixels | DataError]):
     """The split as its workers see it: a whole batch at a time."""
 
     def __init__(self, split: StreamedSplit) -> None:
@@ -138,7 +138,7 @@ def _context() -> BaseContext:
 
 
 def _start_worker(_: int) -> None:
-    # Ctrl-C reaches every process of a terminal; it is for the main one to end the training in order.
+    # Ctrl-C reaches every process of a terminal; the main process ends the training in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

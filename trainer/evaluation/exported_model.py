@@ -1,31 +1,82 @@
-"""An exported model, run by the roles of its operations through the runner that the service uses."""
+"""An exported model: its graphs in ONNX Runtime, run by role through the runner that the service uses."""
 
 import hashlib
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import onnxruntime
 import torch
+from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor
 
+from service.contract.cpu_count import available_cpus
 from service.contract.manifest import FILE_NAME, CodesSpec, File, Manifest, Operation, Role
-from service.contract.runner import Graphs, Part, Runner, WrongOutput, noise_shape, parameters_of
-from trainer.data import Batch
+from service.contract.runner import BatchSlice, Graphs, Runner, WrongOutput, noise_shape, parameters_of
+from trainer.data import Batch, Batches, Dataset
 from trainer.errors import ExportError
-from trainer.export.session import ExportedGraphs
+from trainer.models.base import Graph
 
 SAMPLE = "sample/"
 RECONSTRUCT = ("encode", "decode")
-# At once, of images or noise; beside them, a graph holds the distances of every cell to every code.
+# Images or noise in one run; beside them, a graph holds the distances of every cell to every code.
 MOST_ROWS, MOST_VALUES = 250, 2**20
+MOST_PIXELS = 2**18
+
+
+class ExportedGraph:
+    """A graph in a file, loaded when it is first run. ``threads`` is that of one operation."""
+
+    def __init__(self, file: Path, threads: int) -> None:
+        self._file, self._threads = file, threads
+        self._session: onnxruntime.InferenceSession | None = None
+
+    def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> Sequence[NDArray[Any]]:
+        """The named outputs, as arrays. Raises ExportError if ONNX Runtime cannot load or run the graph."""
+        try:
+            if self._session is None:
+                self._session = self._loaded()
+            return self._session.run(list(outputs), dict(feeds))
+        except Exception as error:  # onnxruntime's own exceptions share no public base
+            raise ExportError(f"ONNX Runtime does not run {self._file.name}: {error}") from error
+
+    def _loaded(self) -> onnxruntime.InferenceSession:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        # Errors alone: its warnings are of how it simplifies a graph.
+        options.log_severity_level = 3
+        return onnxruntime.InferenceSession(str(self._file), options, providers=["CPUExecutionProvider"])
+
+
+class ExportedGraphs:
+    """The graphs of an exported folder, by file.
+
+    ``threads`` is that of one operation; 0 is every CPU that this process may use.
+    """
+
+    def __init__(self, folder: Path, threads: int = 0) -> None:
+        self._folder, self._threads = folder, threads or available_cpus()
+        self._loaded: dict[str, ExportedGraph] = {}
+
+    def __getitem__(self, file: str) -> ExportedGraph:
+        """The graph in a file."""
+        if file not in self._loaded:
+            self._loaded[file] = ExportedGraph(self._folder / file, self._threads)
+        return self._loaded[file]
+
+    def __call__(self, graph: Graph, inputs: Mapping[str, Tensor]) -> Sequence[Tensor]:
+        """The outputs of a graph, in its order, for its inputs by name. Raises ExportError."""
+        feeds = {name: tensor.numpy() for name, tensor in inputs.items()}
+        outputs = self[graph.file].run(feeds, [output.name for output in graph.outputs])
+        return [torch.from_numpy(array) for array in outputs]
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What operations gave: arrays by role, and figures, float32 ``(N,)``, by name."""
+    """The outputs of operations: arrays by role, and figures, float32 ``(N,)``, by name."""
 
     arrays: dict[Role, Tensor] = field(default_factory=dict)
     figures: dict[str, Tensor] = field(default_factory=dict)
@@ -42,8 +93,8 @@ class Reconstructed(NamedTuple):
 class ExportedModel:
     """The operations of an exported model, and its graphs by file.
 
-    Noise follows from a seed and the number of a row, as in the service: what is answered here for a seed is
-    what the service answers for it.
+    Noise follows from a seed and the number of a row, as in the service: both give the same output for the
+    same seed.
     """
 
     def __init__(self, graphs: Graphs, operations: Mapping[str, Operation], codes: CodesSpec) -> None:
@@ -53,7 +104,7 @@ class ExportedModel:
 
     @property
     def samplers(self) -> list[str]:
-        """The operations that draw from nothing but noise and classes."""
+        """The operations that sample from noise and classes alone."""
         return [
             name
             for name, operation in self.operations.items()
@@ -72,10 +123,10 @@ class ExportedModel:
     ) -> Outputs:
         """Run operations one after the other on rows that have the numbers ``items``.
 
-        ``given`` are their arrays by role. ``values`` go over the defaults of the parameters. In the
+        ``given`` are their arrays by role. ``values`` replace the defaults of parameters. In the
         operations ``default_noise``, noise that has a default is that. Raises ExportError.
         """
-        part = Part({role: tensor.numpy() for role, tensor in given.items()}, items, seed)
+        part = BatchSlice({role: tensor.numpy() for role, tensor in given.items()}, items, seed)
         try:
             (results,) = self._runner.run(names, [part], self._values(names, values), default_noise)
         except WrongOutput as error:
@@ -145,9 +196,15 @@ def open_exported(folder: Path) -> tuple[ExportedModel, Manifest]:
 
 
 def file_entries(folder: Path) -> dict[str, File]:
-    """What the manifest says of the files in a folder: the sha256 and size of each."""
+    """The manifest's entries for the files in a folder: the sha256 and size of each."""
     return {
         path.name: File(sha256=hashlib.sha256(path.read_bytes()).hexdigest(), size=path.stat().st_size)
         for path in sorted(folder.iterdir())
         if path.is_file()
     }
+
+
+def whole_test(dataset: Dataset) -> Batches:
+    """The test images, in batches small enough for an exported graph."""
+    pixels = dataset.spec.height * dataset.spec.width
+    return Batches(dataset.test, max(1, min(MOST_ROWS, MOST_PIXELS // pixels)))

@@ -30,7 +30,7 @@ def peak_signal_to_noise_ratios(errors: Tensor) -> Tensor:
 
 @dataclass
 class Reconstructions:
-    """Figures over a test set, gathered batch by batch.
+    """Metrics over a test set, added batch by batch.
 
     - ``mse``: mean squared error, pixels in [0, 1]
     - ``psnr``: mean over the images of their PSNR, in dB
@@ -59,7 +59,7 @@ class Reconstructions:
             self.counts = counts if self.counts is None else self.counts + counts
 
     def values(self) -> dict[str, float]:
-        """The figures by name."""
+        """The metrics by name."""
         errors = torch.cat(self.errors)
         values = {"mse": float(errors.mean()), "psnr": float(peak_signal_to_noise_ratios(errors).mean())}
         if self.similarities:

@@ -1,7 +1,7 @@
-"""What judges samples of digits: a small classifier of MNIST, frozen, independent of every model judged.
+"""The reference classifier of digits: small, trained on MNIST, frozen, independent of all measured models.
 
-``python -m tests.benchmarks classifier`` trained it, on the training images alone; BENCHMARKS.md has its
-accuracy.
+``python -m tests.benchmarks classifier`` trained it, on the training images alone;
+docs/benchmarks/models.md has its accuracy.
 """
 
 from functools import cache
@@ -16,7 +16,7 @@ FEATURES, CLASSES = 128, 10
 AT_ONCE = 500
 
 
-class Judge(nn.Module):
+class ReferenceClassifier(nn.Module):
     """Digits, uint8 ``(N, 1, 28, 28)``, to logits, float32 ``(N, 10)``."""
 
     def __init__(self) -> None:
@@ -48,15 +48,15 @@ def _block(narrow: int, wide: int) -> list[nn.Module]:
 
 
 @cache
-def judge(file: Path = FILE) -> Judge:
-    """The judge as it was trained. Raises FileNotFoundError if there is no such file."""
-    model = Judge()
+def reference_classifier(file: Path = FILE) -> ReferenceClassifier:
+    """The classifier with its trained weights. Raises FileNotFoundError if there is no such file."""
+    model = ReferenceClassifier()
     model.load_state_dict({name: tensor.float() for name, tensor in load_file(file).items()})
     return model.eval().requires_grad_(requires_grad=False)
 
 
 @torch.no_grad()
-def judged(model: Judge, images: Tensor) -> tuple[Tensor, Tensor]:
+def classified(model: ReferenceClassifier, images: Tensor) -> tuple[Tensor, Tensor]:
     """Features and class of each image: float32 ``(N, 128)`` and int64 ``(N,)``."""
-    parts = [model.penultimate(part) for part in images.split(AT_ONCE)]
-    return torch.cat(parts), torch.cat([model.head(part).argmax(dim=1) for part in parts])
+    features = torch.cat([model.penultimate(some) for some in images.split(AT_ONCE)])
+    return features, model.head(features).argmax(dim=1)

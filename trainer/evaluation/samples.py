@@ -1,4 +1,4 @@
-"""How samples of digits compare with real ones, in the features of the judge.
+"""How samples of digits compare with real ones, in the features of the reference classifier.
 
 The distance is called MNIST-FD, and is no FID: its features are those of a small classifier of digits.
 """
@@ -13,20 +13,20 @@ from prdc import compute_prdc
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from trainer.evaluation.reference_classifier import FEATURES, Judge, judged
+from trainer.evaluation.reference_classifier import FEATURES, ReferenceClassifier, classified
 
 NEAREST = 5
 
 
-class _AsTheyAre(nn.Identity):
-    """In the place of a network: what comes in are features already."""
+class _Features(nn.Identity):
+    """Instead of a feature network: the inputs are features already."""
 
     num_features = FEATURES
 
 
 def frechet_distance(reference: Tensor, others: Tensor) -> float:
     """Frechet distance of normal distributions fitted to features, float32 ``(N, 128)`` (1706.08500)."""
-    distance = FrechetInceptionDistance(feature=_AsTheyAre())
+    distance = FrechetInceptionDistance(feature=_Features())
     distance.update(reference, real=True)
     distance.update(others, real=False)
     return float(distance.compute())
@@ -36,26 +36,26 @@ def frechet_distance(reference: Tensor, others: Tensor) -> float:
 class Reference:
     """Real digits that samples are compared with: their features, float32 ``(N, 128)``."""
 
-    judge: Judge
+    classifier: ReferenceClassifier
     features: Tensor
 
     @classmethod
-    def of(cls, judge: Judge, images: Tensor) -> "Reference":
+    def of(cls, classifier: ReferenceClassifier, images: Tensor) -> "Reference":
         """Of real images, uint8 ``(N, 1, 28, 28)``."""
-        return cls(judge, judged(judge, images)[0])
+        return cls(classifier, classified(classifier, images)[0])
 
     def compare(self, images: Tensor, labels: Tensor | None = None) -> dict[str, float]:
-        """Figures of images, uint8 ``(N, 1, 28, 28)``, at least 6 of them.
+        """Metrics of images, uint8 ``(N, 1, 28, 28)``, at least 6 of them.
 
         - ``mnist_fd``: Frechet distance of the features; 0 is best
         - ``precision``, ``recall``: shares of the images near real ones, and of real ones near images
           (1904.06991)
         - ``density``, ``coverage``: the same, less moved by outliers (2002.09797)
-        - ``accuracy``: share that the judge names as asked, where ``labels``, int64 ``(N,)``, were
+        - ``accuracy``: share that the classifier assigns to the class of ``labels``, int64 ``(N,)``, if given
         """
-        features, found = judged(self.judge, images)
-        # It prints how many there are, and asks for threads, which gain nothing here and race for the
-        # process's warning filters.
+        features, found = classified(self.classifier, images)
+        # It prints how many images there are, and starts threads, which gain nothing here and race for
+        # the process's warning filters.
         with contextlib.redirect_stdout(io.StringIO()), joblib.parallel_config(backend="sequential"):
             manifold = compute_prdc(self.features.numpy(), features.numpy(), nearest_k=NEAREST)
         values = {"mnist_fd": frechet_distance(self.features, features)}
@@ -66,5 +66,5 @@ class Reference:
 
 
 def spread_labels(count: int, classes: int) -> Tensor:
-    """Every class evenly: int64 ``(count,)``."""
+    """Labels with every class equally often: int64 ``(count,)``."""
     return torch.arange(count) % classes

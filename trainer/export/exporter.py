@@ -1,9 +1,11 @@
-"""A trained model to a folder that the service can serve: graphs, codebook, manifest, preview, model card.
+"""A trained model to a bundle that the service can serve: graphs, codebook, manifest, preview, model card.
 
-What is measured and drawn here goes through ONNX Runtime and the exported files, as it will be served.
+All metrics and pictures here come from the exported files through ONNX Runtime, as in the service.
 """
 
 import copy
+import os
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,21 +19,24 @@ from service.contract import manifest as contract
 from service.contract.manifest import Codebook, Manifest, Measures, Parity, Role, content_version
 from trainer.config import RunConfig
 from trainer.data import Batch, Dataset
-from trainer.evaluation.exported_model import ExportedModel, file_entries
+from trainer.durable import publication
+from trainer.evaluation.exported_model import ExportedGraphs, ExportedModel, file_entries, whole_test
 from trainer.evaluation.likelihood import SCORE
 from trainer.evaluation.reconstructions import Reconstructions
-from trainer.evaluation.results import RECONSTRUCTIONS, likelihood_row, whole_test
+from trainer.evaluation.results import RECONSTRUCTIONS, likelihood_row
 from trainer.export.model_card import CARD, SAMPLES, SHOWN_SEED, model_card
 from trainer.export.onnx_export import CODEBOOK_FILE, CODEBOOK_TENSOR, write_codebook, write_graph
 from trainer.export.parity import Drawing, ParityCheck, gap_of_others, with_draws
-from trainer.export.provenance import git_revision
-from trainer.export.publish import publication
-from trainer.export.session import ExportedGraphs
+from trainer.image_sheets import panels, save_png, sheet, side_by_side
 from trainer.models.base import PICTURED_IMAGES, Graph, Model, SecondStage, Stage
-from trainer.plots import panels, save_png, sheet, side_by_side
 
 PARITY_IMAGES = 2000
 SAMPLE_COLUMNS, SAMPLE_ROWS = 10, 10
+
+PACKAGE = Path(__file__).parents[1]
+# Both packages decide what is exported.
+SOURCES = (".", "../service")
+GIT_SECONDS = 10.0
 
 S = TypeVar("S", bound=Stage)
 
@@ -49,13 +54,14 @@ def export(model: Model, second: SecondStage | None, config: RunConfig, dataset:
 
     ``second`` is the stage trained after it, if there is one.
 
-    Raises ExportError if ONNX Runtime disagrees with torch, or nothing can be written; then what was
-    published before stays.
+    Raises ExportError if ONNX Runtime disagrees with torch or the folder cannot be written, and then leaves
+    the former model published.
     """
     target = config.export_to / config.name
     model = _plain(model)
     second = None if second is None else _upon(model, second, dataset)
-    graphs = [*model.graphs(), *(second.graphs() if second else [])]
+    own, further = model.graphs(), second.graphs() if second else []
+    graphs = [*own, *further]
     with publication(target) as folder:
         codebook = model.codebook()
         if codebook is not None:
@@ -65,14 +71,14 @@ def export(model: Model, second: SecondStage | None, config: RunConfig, dataset:
         run = ExportedGraphs(folder)
         operations = {graph.operation: graph.as_operation() for graph in graphs}
         exported = ExportedModel(run, operations, model.codes_spec())
-        values, parity, preview = _examine(model, exported, dataset)
+        values, parity, preview = _examine(model, own, exported, dataset)
         save_png(preview, folder / "preview.png")
-        others = [graph for graph in model.graphs() if _to_be_compared_alone(graph)]
+        others = [graph for graph in own if _to_be_compared_alone(graph)]
         if others:
             parity = with_draws(parity, gap_of_others(others, run))
         if second is not None:
             values |= _measured(second, dataset)
-            parity = with_draws(parity, second.parity(run))
+            parity = with_draws(parity, second.parity(further, run))
         shown = {**model.shown, **(second.shown if second else {})}
         if shown:
             save_png(_samples(exported, shown, dataset.classes), folder / SAMPLES)
@@ -93,18 +99,19 @@ def export(model: Model, second: SecondStage | None, config: RunConfig, dataset:
 
 
 def _to_be_compared_alone(graph: Graph) -> bool:
-    """Whether encoding and decoding test images, without noise, leaves something of it unseen."""
+    """Whether the comparison on test images, which is without noise, misses some of its outputs."""
     return graph.operation not in ("encode", "decode") or isinstance(graph.module, Drawing)
 
 
 def _plain(stage: S) -> S:
-    """A copy as it is exported: on the CPU, in float32, with dropout and the like off."""
-    # The memory layout shows in the graph; that of training must not, or a checkpoint's would differ.
+    """A copy for the export: on the CPU, in float32, in evaluation mode."""
+    # The memory layout shows in the graph: without one layout, a trained model and its checkpoint would
+    # export differently.
     return copy.deepcopy(stage).cpu().float().eval().to(memory_format=torch.contiguous_format)
 
 
 def _upon(model: Model, second: SecondStage, dataset: Dataset) -> SecondStage:
-    """A copy of a second stage as it is exported: upon this model, not the one it was trained upon."""
+    """A copy of a second stage for the export, on this copy of the model."""
     copied = model.second_stage(dataset.classes)
     if copied is None:
         raise ValueError(f"{type(model).__name__} has no second stage, and a {second.name} is to be exported")
@@ -113,20 +120,20 @@ def _upon(model: Model, second: SecondStage, dataset: Dataset) -> SecondStage:
 
 
 def _examine(
-    model: Model, exported: ExportedModel, dataset: Dataset
+    model: Model, graphs: Sequence[Graph], exported: ExportedModel, dataset: Dataset
 ) -> tuple[dict[str, float], Parity, Tensor]:
-    """Run the test images through the exported files: figures, parity with torch, and the preview."""
-    figures, parity = Reconstructions(model.codes_spec()), ParityCheck(model)
+    """Run the test images through the exported files: metrics, parity with torch, and the preview."""
+    metrics, parity = Reconstructions(model.codes_spec()), ParityCheck(model, graphs)
     previews: list[Tensor] = []
     with whole_test(dataset) as batches:
         for batch in exported.reconstruct(batches.ordered()):
-            figures.add(batch)
+            metrics.add(batch)
             if parity.images < PARITY_IMAGES:
                 parity.add(batch.images.numpy(), batch.codes.numpy(), batch.decoded.numpy())
             if not previews:
                 originals, decoded = (rows.permute(0, 3, 1, 2) for rows in (batch.images, batch.decoded))
                 previews.append(side_by_side(originals[:PICTURED_IMAGES], decoded[:PICTURED_IMAGES]))
-    return figures.values(), parity.verdict(), previews[0]
+    return metrics.values(), parity.verdict(), previews[0]
 
 
 def _measured(second: SecondStage, dataset: Dataset) -> dict[str, float]:
@@ -135,7 +142,7 @@ def _measured(second: SecondStage, dataset: Dataset) -> dict[str, float]:
 
 
 def _samples(exported: ExportedModel, shown: Mapping[str, str], classes: int) -> Tensor:
-    """A picture of what the service answers for the seed ``SHOWN_SEED``, each column of one class if any."""
+    """A picture of the samples that the service gives for ``SHOWN_SEED``, each column of one class if any."""
     count = SAMPLE_COLUMNS * SAMPLE_ROWS
     sheets: dict[str, Tensor] = {}
     for title, name in shown.items():
@@ -169,7 +176,7 @@ def _manifest(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         git_revision=git_revision(),
         seed=config.seed,
-        # Where the trainer's machine keeps things is no business of the model's users.
+        # Folders of the trainer's machine mean nothing to the model's users.
         config=config.model_dump(mode="json", exclude={"out", "export_to"}) | {"data": dataset.name},
         image=model.image_spec(),
         codes=model.codes_spec(),
@@ -180,3 +187,34 @@ def _manifest(
         parity=parity,
         files=files,
     )
+
+
+def git_revision(package: Path = PACKAGE) -> str | None:
+    """The commit of a package's own sources, with ``-dirty`` after it if they have changed since.
+
+    None if it is not known: the package is no checkout or lies in another repository, or git is missing,
+    fails or takes too long.
+    """
+    try:
+        # A repository around installed packages does not track them.
+        _git(package, "ls-files", "--error-unmatch", "__init__.py")
+        commit = _git(package, "rev-parse", "--verify", "HEAD")
+        changed = _git(package, "status", "--porcelain", "--", *SOURCES)
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
+    return f"{commit}-dirty" if changed else commit
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    # Within a hook, say, such variables name another repository.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    run = subprocess.run(  # noqa: S603
+        ["git", "--no-optional-locks", "-C", str(folder), *arguments],  # noqa: S607
+        capture_output=True,
+        text=True,
+        check=True,
+        stdin=subprocess.DEVNULL,
+        env=environment,
+        timeout=GIT_SECONDS,
+    )
+    return run.stdout.strip()

@@ -1,4 +1,4 @@
-"""The model card: what an exported folder is, for people."""
+"""The model card: README.md of an exported folder."""
 
 import math
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import yaml
 
 from service.contract.manifest import Manifest, Measures
-from trainer.evaluation.descriptions import MEANINGS
+from trainer.evaluation.descriptions import DESCRIPTIONS
 from trainer.evaluation.exported_model import SAMPLE
 from trainer.evaluation.results import REAL_IMAGES
 
@@ -24,7 +24,7 @@ def model_card(manifest: Manifest) -> str:
                 _summary(manifest),
                 "![originals, each row above its reconstructions](preview.png)",
                 _samples(manifest),
-                _figures(manifest),
+                _metrics(manifest),
                 _operations(manifest),
                 _use(manifest),
                 _origin(manifest),
@@ -58,19 +58,23 @@ def _samples(manifest: Manifest) -> str:
     return f"Drawn with the defaults and the seed {SHOWN_SEED}:\n\n![samples]({SAMPLES})"
 
 
-def _figures(manifest: Manifest) -> str:
+def _metrics(manifest: Manifest) -> str:
     tables = [
         _table([row for row in manifest.measures if _group(row) == group])
         for group in dict.fromkeys(map(_group, manifest.measures))
     ]
     named = {name for row in manifest.measures for name in row.values}
-    notes = [f"- `{name}`: {meaning}." for name, meaning in _meanings(manifest).items() if name in named]
+    notes = [
+        f"- `{name}`: {description}."
+        for name, description in _descriptions(manifest).items()
+        if name in named
+    ]
     parts = ["## Figures", "Measured on the exported files.", *tables, "\n".join(notes), _parity(manifest)]
     return "\n\n".join(part for part in parts if part)
 
 
 def _group(row: Measures) -> str:
-    """Samples by whatever method stand in one table, with the real images that are the best they can be."""
+    """Samples of all samplers are in one table, with real images, which are the best that they can reach."""
     return "samples" if row.of.startswith(SAMPLE) or row.of == REAL_IMAGES else row.of
 
 
@@ -91,13 +95,13 @@ def _title(row: Measures) -> str:
     return f"{row.of}: {row.dataset}, {row.split}, {row.images:,} images"
 
 
-def _meanings(manifest: Manifest) -> dict[str, str]:
-    """What each figure is."""
-    meanings = dict(MEANINGS)
+def _descriptions(manifest: Manifest) -> dict[str, str]:
+    """The description of each metric, by name."""
+    descriptions = dict(DESCRIPTIONS)
     if manifest.codes.codebook_size is not None:
         plain = math.prod(manifest.codes.shape) * math.log2(manifest.codes.codebook_size)
-        meanings["bits"] += f"; without a prior it is {plain:,.0f}"
-    return meanings
+        descriptions["bits"] += f"; without a prior it is {plain:,.0f}"
+    return descriptions
 
 
 def _parity(manifest: Manifest) -> str:

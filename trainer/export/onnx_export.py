@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.export import Dim
 
 from trainer.models.base import Graph
-from trainer.models.samplers.onnx_scan import Chain, Part, assembled
+from trainer.models.samplers.onnx_scan import Chain, Subgraph, assembled
 
 CODEBOOK_FILE = "codebook.safetensors"
 CODEBOOK_TENSOR = "codebook"
@@ -40,7 +40,7 @@ def write_graph(graph: Graph, folder: Path, codebook_name: str | None) -> None:
 
 
 def _exported(graph: Graph) -> onnx.ModelProto:
-    whole = Part(
+    whole = Subgraph(
         graph.module.eval(),
         {item.name: example for item, example in zip(graph.inputs, graph.examples, strict=True)},
         graph.axes,
@@ -61,23 +61,23 @@ def _exported(graph: Graph) -> onnx.ModelProto:
     return proto
 
 
-def _export(part: Part, outputs: Sequence[str] | None = None) -> ir.Model:
+def _export(subgraph: Subgraph, outputs: Sequence[str] | None = None) -> ir.Model:
     sizes: dict[str, Dim] = {}
-    shapes = tuple({axis: _size(name, sizes) for axis, name in axes.items()} for axes in part.axes)
+    shapes = tuple({axis: _size(name, sizes) for axis, name in axes.items()} for axes in subgraph.axes)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         # The exporter warns of its own dependencies' deprecations, and reports its progress on stdout.
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            part.module,
-            tuple(part.inputs.values()),
+            subgraph.module,
+            tuple(subgraph.inputs.values()),
             dynamo=True,
-            dynamic_shapes=(shapes,) if part.variadic else shapes,
-            input_names=[*part.inputs],
+            dynamic_shapes=(shapes,) if subgraph.variadic else shapes,
+            input_names=[*subgraph.inputs],
             output_names=outputs,
             verbose=False,
         )
     if program is None:
-        raise RuntimeError(f"torch exported nothing for {type(part.module).__name__}")
+        raise RuntimeError(f"torch exported nothing for {type(subgraph.module).__name__}")
     return program.model
 
 

@@ -1,4 +1,4 @@
-"""Does ONNX Runtime compute what torch does? Compared on real images, with what may differ and why."""
+"""Parity of ONNX Runtime and torch on real images, with a tolerance for each output and its reason."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from service.contract.manifest import Parity, Role
-from service.contract.runner import Part, Runner, parameters_of
+from service.contract.runner import BatchSlice, Runner, parameters_of
 from trainer.errors import ExportError
-from trainer.models.base import Graph, Model, Run
+from trainer.models.base import Graph, Model, RunGraph
 
 # Both sum float32 products in another order. A discrete code may flip only if the two distances are this
 # close, relative to the vector's squared length and the code's; a pixel near x.5 may round to the neighbour.
@@ -20,7 +20,7 @@ FLIP_GAP = 1e-5
 PIXELS_WITHIN_ONE_LEVEL = 0.999
 # A code that is a float may differ by this much, relative to itself or to the prior's standard deviation.
 CODE_GAP = 1e-3
-# What a sampler draws may differ only if its noise is this close to where the probabilities meet; what it
+# A sample may differ only if its noise is this close to the border of two choices; a number that a sampler
 # computes, by this much of its size.
 DRAW_GAP = 1e-4
 PIXELS_TOLERANCE = f"{PIXELS_WITHIN_ONE_LEVEL:.1%} of pixels within 1 of 255 for the same codes"
@@ -33,7 +33,7 @@ REASON = "float32 sums in another order"
 
 @runtime_checkable
 class Drawing(Protocol):
-    """A graph's module whose outputs are draws, which hang on noise in steps."""
+    """A graph's module whose outputs are samples: noise decides between discrete choices."""
 
     def eval(self) -> Self:
         """Itself, out of training."""
@@ -43,13 +43,12 @@ class Drawing(Protocol):
 
 
 class ParityCheck:
-    """Gathers the differences between a torch model and its exported graphs."""
+    """Collects the differences between a torch model and its exported graphs; ``graphs`` are the model's."""
 
-    def __init__(self, model: Model) -> None:
-        graphs = {graph.operation: graph for graph in model.graphs()}
+    def __init__(self, model: Model, graphs: Sequence[Graph]) -> None:
         self._model, spec = model, model.codes_spec()
-        operations = {name: graph.as_operation() for name, graph in graphs.items()}
-        self._runner = Runner(operations, spec, {graph.file: _InTorch(graph) for graph in graphs.values()})
+        operations = {graph.operation: graph.as_operation() for graph in graphs}
+        self._runner = Runner(operations, spec, {graph.file: _InTorch(graph) for graph in graphs})
         parameters = parameters_of(operations[name] for name in ("encode", "decode"))
         self._values = {name: parameter.default for name, parameter in parameters.items()}
         dtype = spec.dtype
@@ -83,11 +82,11 @@ class ParityCheck:
         self, name: str, role: Role, array: NDArray[np.generic]
     ) -> Mapping[Role, NDArray[np.generic]]:
         """What torch gives, by role, where ONNX Runtime was given the same array and the default noise."""
-        part = Part({role: array}, range(len(array)), seed=0)
+        part = BatchSlice({role: array}, range(len(array)), seed=0)
         return self._runner.run((name,), [part], self._values, (name,))[0].arrays
 
     def verdict(self) -> Parity:
-        """The figures for the manifest. Raises ExportError if they are out of tolerance."""
+        """The result for the manifest. Raises ExportError if it is out of tolerance."""
         parity = Parity(
             images=self.images,
             within_one_level=self._within / self._pixels,
@@ -125,10 +124,10 @@ class _InTorch:
 
 
 @torch.no_grad()
-def gap_of_others(graphs: Iterable[Graph], run: Run) -> float:
-    """How far what further graphs give for their examples is from torch's: relative to itself, or to 1.
+def gap_of_others(graphs: Iterable[Graph], run: RunGraph) -> float:
+    """The largest difference of further graphs from torch on their examples: relative to the value, or to 1.
 
-    What tells by itself how far the noise was from other draws is taken at its word.
+    A module that is ``Drawing`` measures the gap by itself.
     """
     largest = 0.0
     for graph in graphs:
@@ -146,12 +145,12 @@ def gap_of_others(graphs: Iterable[Graph], run: Run) -> float:
 
 
 def _largest(differences: Tensor) -> float:
-    """Infinite if one is no number, which a comparison would pass over."""
+    """The largest difference; infinite if one is not a number, which ``max`` would pass over."""
     return float(differences.nan_to_num(nan=math.inf, posinf=math.inf).max())
 
 
 def with_draws(parity: Parity, gap: float) -> Parity:
-    """Add how far what samplers draw is from torch's draws. Raises ExportError if it is out of tolerance."""
+    """Add the gap between the samples and torch's. Raises ExportError if it is out of tolerance."""
     if not gap <= DRAW_GAP:
         raise ExportError(
             f"ONNX Runtime disagrees with torch: what a sampler drew is {gap:.2g} away from what torch draws "

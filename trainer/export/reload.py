@@ -12,52 +12,20 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
-import click
-
 from trainer.errors import ReloadError
 
 URL_VARIABLE = "TESSERA_RELOAD_URL"
 KEY_VARIABLE = "TESSERA_RELOAD_KEY"
 
 PATH = "/models/reload"
-# It loads the model and runs each operation of it once, in every worker, before it answers.
-PATIENCE = 600.0
-
-
-class ServiceAddress(click.ParamType[str]):
-    """``http://HOST:PORT``, or the same with https or a path before the service's own."""
-
-    name = "URL"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Check an address: before hours of training, not after."""
-        try:
-            parts = urlsplit(value)
-            good = parts.scheme in _CONNECTIONS and parts.hostname and parts.port != 0
-        except ValueError:
-            good = False
-        if not good:
-            self.fail(f"{value!r} is no address of a service, such as http://127.0.0.1:8000", param, ctx)
-        return str(value).rstrip("/")
-
-
-def reload_option() -> click.Option:
-    """The flag ``--reload``."""
-    return click.Option(
-        ["--reload"],
-        type=ServiceAddress(),
-        metavar="URL",
-        envvar=URL_VARIABLE,
-        help=f"have the service there load it, such as http://127.0.0.1:8000; its key for a reload is "
-        f"${KEY_VARIABLE}. Exit code {ReloadError.exit_code}: published, and not loaded  "
-        f"[default: ${URL_VARIABLE}]",
-    )
+# Before it responds, every worker loads the model and runs each of its operations once.
+TIMEOUT_SECONDS = 600.0
 
 
 def have_loaded(address: str, name: str) -> str:
-    """Have the service at an address load the model of this name, which was published: what it did.
+    """Have the service at an address load the published model of this name; a line about the result.
 
-    Raises ReloadError if it cannot be asked, refuses, or does not see the model.
+    Raises ReloadError if the service cannot be reached, refuses the model or does not find it.
     """
     try:
         status, answer = _post(address)
@@ -71,27 +39,27 @@ def have_loaded(address: str, name: str) -> str:
     served = [*answer["loaded"], *answer["kept"]]
     if name not in served:
         raise _failed(address, f"reads another folder: it serves {', '.join(served) or 'no model'}")
-    did = {**answer, "refused": refused}
-    return f"{address}: " + "; ".join(f"{verb} {', '.join(names)}" for verb, names in did.items() if names)
+    result = {**answer, "refused": refused}
+    return f"{address}: " + "; ".join(f"{verb} {', '.join(names)}" for verb, names in result.items() if names)
 
 
 def _post(address: str) -> tuple[int, dict[str, Any]]:
-    """The status and the JSON object of an answer. A redirect is not followed, lest another gets the key."""
+    """The status and the JSON object of the response. Redirects are not followed: they would leak the key."""
     parts = urlsplit(address)
     key = os.environ.get(KEY_VARIABLE, "").strip()
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    connection = _CONNECTIONS[parts.scheme](parts.hostname or "", parts.port, timeout=PATIENCE)
+    connection = _CONNECTIONS[parts.scheme](parts.hostname or "", parts.port, timeout=TIMEOUT_SECONDS)
     try:
         connection.request("POST", parts.path + PATH, headers=headers)
-        answer = connection.getresponse()
-        body = answer.read()
+        response = connection.getresponse()
+        body = response.read()
     finally:
         connection.close()
     try:
-        told = json.loads(body)
+        document = json.loads(body)
     except ValueError:
-        told = None
-    return answer.status, told if isinstance(told, dict) else {}
+        document = None
+    return response.status, document if isinstance(document, dict) else {}
 
 
 def _why(status: int, problem: Mapping[str, Any]) -> str:

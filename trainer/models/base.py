@@ -1,5 +1,6 @@
-"""What the training loop, the measures and the exporter need of a model of any kind."""
+"""The interface of models of every kind, for the training loop, the evaluation and the exporter."""
 
+import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,9 +10,10 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from service.contract.manifest import CodesSpec, ImageSpec, Input, Operation, Output, Parameter
-from trainer.config import Schedule
+from trainer.config import RunConfig, Schedule
 from trainer.data import Batch
-from trainer.plots import side_by_side
+from trainer.image_sheets import side_by_side
+from trainer.kinds import KINDS
 
 PICTURED_IMAGES = 32
 
@@ -20,9 +22,10 @@ class Step(NamedTuple):
     """The result of one forward pass in training.
 
     - ``loss``: scalar, what is minimised
-    - ``metrics``: scalars to be averaged over the epoch, by name
-    - ``counts``: float32 ``(K,)``, how often each code was used, to be summed over the epoch; or None
-    - ``lowest``: scalars of which the lowest of the epoch is kept, by name
+    - ``metrics``: scalars by name; an epoch has their means
+    - ``counts``: float32 ``(K,)``, such as the uses of each code; an epoch has their sum, of which the stage
+      computes further metrics; or None
+    - ``lowest``: scalars by name; an epoch has the lowest of each
     """
 
     loss: Tensor
@@ -51,7 +54,7 @@ class Graph:
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
 
     def as_operation(self) -> Operation:
-        """The graph as the manifest tells of it."""
+        """The entry of the graph in the manifest."""
         return Operation(
             graph=self.file,
             inputs=self.inputs,
@@ -62,42 +65,57 @@ class Graph:
 
 
 # Runs an exported graph: its inputs by name to its outputs in order.
-Run = Callable[[Graph, Mapping[str, Tensor]], Sequence[Tensor]]
+RunGraph = Callable[[Graph, Mapping[str, Tensor]], Sequence[Tensor]]
 
 
 class Stage(nn.Module, ABC):
-    """Something that the training loop can fit.
+    """A module that the training loop can fit: a model, or what is trained after it.
 
-    ``rate_flag`` is the flag that sets its learning rate. ``kept`` names the folder in the run folder in
-    which the weights of an epoch are kept for good, with ``{epoch}`` in it; None keeps only checkpoints.
-    ``shown`` names the operations whose samples the model card shows, by title.
+    - ``rate_flag``: the flag of its learning rate
+    - ``kept``: the folder in the run folder that keeps the weights of an epoch, with ``{epoch}`` in its name;
+      None keeps only checkpoints
+    - ``shown``: the operations whose samples the model card shows, by title
+    - ``plotted``: the metrics that have a plot of their own, each with the ends of its vertical axis
     """
 
     rate_flag = "--lr"
     kept: str | None = None
     shown: Mapping[str, str] = MappingProxyType({})
+    plotted: Mapping[str, tuple[float | None, float | None]] = MappingProxyType({})
 
     @abstractmethod
     def forward(self, inputs: Tensor, labels: Tensor | None = None, /) -> Step:
-        """The losses of a batch of what the stage is trained on, and int64 ``(B,)`` classes if it has any."""
+        """The loss of a batch of training inputs, with their classes, int64 ``(B,)``, if they have any."""
 
     def begin(self, batches: Iterable[Tensor]) -> None:
-        """Look at training inputs once before the first step of a new run."""
+        """Initialise from training inputs, before the first step of a new run."""
+
+    def count_metrics(self, counts: Tensor) -> dict[str, float]:  # noqa: ARG002 - for those that count
+        """The metrics of an epoch whose steps have ``counts``, of their sum, float32 ``(K,)``."""
+        return {}
+
+    def warning(self, record: Mapping[str, float]) -> str | None:  # noqa: ARG002 - for those that warn
+        """What is wrong with training by the metrics of an epoch, and what helps; None if nothing is."""
+        return None
 
     @abstractmethod
     def monitor(self, batches: Iterable[Batch]) -> dict[str, float]:
-        """Figures on some test inputs after an epoch; a glance, not what is reported."""
+        """Metrics on some test inputs after an epoch: a quick check, not the reported values."""
 
     @abstractmethod
     def pictures(self, batch: Batch) -> Mapping[str, Tensor]:
-        """Pictures of how far training is, uint8 ``(3, H', W')``, by where they go in the run folder.
+        """Pictures that show the progress of training, uint8 ``(3, H', W')``, by file name without suffix.
 
-        ``{epoch}`` in a name, or ``{epoch:03}``, stands for the epoch.
+        The names are relative to the run folder; ``{epoch}`` or ``{epoch:03}`` in a name is the epoch.
         """
 
 
 class Model(Stage):
-    """A model of some kind. Images are uint8 ``(B, C, H, W)``; scaling to floats happens inside."""
+    """A model of a kind. Images are uint8 ``(B, C, H, W)``; the model scales them to floats.
+
+    A subclass is made of its config, the images of the data, the variance of their pixels in [0, 1], and the
+    number of their classes, 0 for none: see ``build``.
+    """
 
     @abstractmethod
     def reconstruct(self, images: Tensor) -> Tensor:
@@ -113,7 +131,7 @@ class Model(Stage):
 
     @abstractmethod
     def graphs(self) -> list[Graph]:
-        """The graphs to be exported: ``encode`` and ``decode``, and what else the kind offers."""
+        """The graphs to be exported: ``encode`` and ``decode``, and further operations of the kind."""
 
     def monitor(self, batches: Iterable[Batch]) -> dict[str, float]:
         """``test_mse``: mean squared error of the reconstructions, pixels in [0, 1]."""
@@ -130,12 +148,12 @@ class Model(Stage):
         return {"reconstructions/epoch-{epoch:03}": side_by_side(originals, self.reconstruct(originals))}
 
     def second_stage(self, classes: int) -> "SecondStage | None":  # noqa: ARG002 - for those that have one
-        """What is trained after this model, on images of so many classes; None if nothing is."""
+        """The stage that is trained after this model, on images of so many classes; None if there is none."""
         return None
 
     @abstractmethod
     def code_gap(self, images: Tensor, codes: Tensor) -> Tensor:
-        """How far given codes are from this model's own for images, cell by cell, relative to their scale.
+        """The distance of given codes from this model's own for images, by cell, relative to their scale.
 
         ``images`` are uint8 ``(N, H, W, C)``, ``codes`` and the result have the codes' shape. For discrete
         codes: the difference of the two distances over |z|^2 + |e|^2; 0 for the same code or an exact tie.
@@ -148,35 +166,43 @@ class Model(Stage):
 
 
 class SecondStage(Stage):
-    """Something that is trained on what a model, by now fixed, makes of the images: a prior, say.
+    """A stage that is trained on the output of a fixed model: a prior over the codes, for example.
 
-    ``name`` is that of its folder in the run folder.
+    ``name`` is the name of its folder in the run folder.
     """
 
     name: str
 
     @abstractmethod
     def schedule(self) -> Schedule:
-        """How it is trained."""
+        """Epochs, batch size, optimiser and learning rate."""
 
     @abstractmethod
     def inputs(self, images: Tensor) -> Tensor:
-        """What it is trained on, computed once: uint8 ``(B, C, H, W)`` to ``(B, ...)``."""
+        """The training inputs of images, computed once: uint8 ``(B, C, H, W)`` to ``(B, ...)``."""
 
     @abstractmethod
     def graphs(self) -> list[Graph]:
-        """The graphs to be exported beside the model's."""
+        """The graphs to be exported after the model's."""
 
     @abstractmethod
-    def parity(self, run: Run) -> float:
-        """How far what the exported graphs draw is from this stage's own draws for the same noise.
+    def parity(self, graphs: Sequence[Graph], run: RunGraph) -> float:
+        """The largest gap between the samples of the exported graphs and this stage's own for the same noise.
 
-        In units of the noise: 0 if all are the same. ``run`` runs a graph as it was exported.
+        In units of the noise: 0 if all samples are the same. ``graphs`` are those of ``graphs()``; ``run``
+        runs an exported graph.
         """
 
     @abstractmethod
     def measure(self, batches: Iterable[Batch]) -> dict[str, float]:
-        """The figures to be reported, over the whole test split."""
+        """The reported metrics, over the whole test split."""
+
+
+def build(config: RunConfig, image: ImageSpec, variance: float, classes: int = 0) -> Model:
+    """A new model of the config's kind."""
+    model_class = pkgutil.resolve_name(KINDS[config.kind].model)
+    model: Model = model_class(config, image, variance, classes)
+    return model
 
 
 def to_shares(images: Tensor) -> Tensor:

@@ -1,18 +1,22 @@
 """Convolutional VAE: images to a vector of codes and back (Kingma and Welling, 1312.6114)."""
 
 from collections.abc import Iterable
+from types import MappingProxyType
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from service.contract.manifest import ImageSpec
-from trainer.config import VAEConfig
+from service.contract.manifest import ImageSpec, Input, Output, Parameter, Role
+from trainer.config import NCPConfig, VAEConfig
+from trainer.config.gaussian import HOTTEST
 from trainer.data import Batch, binarisation
 from trainer.data.augmentation import flipped, rotated
 from trainer.models.base import Graph, Step, to_shares
-from trainer.models.gaussian import vae_graphs
 from trainer.models.gaussian.base import GaussianModel
 from trainer.models.gaussian.likelihoods import likelihood_for
+from trainer.models.gaussian.noise_contrastive import ClassifierStage
+from trainer.models.gaussian.operations import BATCH, encoding, interpolation
+from trainer.models.gaussian.scores import for_every_draw, negative_log_mean, scoring
 
 
 class VAE(GaussianModel):
@@ -22,9 +26,12 @@ class VAE(GaussianModel):
     likelihood ``mse`` the first part is the sum of squared errors, pixels in [0, 1].
     """
 
+    plotted = MappingProxyType({"kl": (0, None), "test_elbo": (None, None)})
+
+    config: VAEConfig
+
     def __init__(self, config: VAEConfig, image: ImageSpec, _variance: float, _classes: int = 0) -> None:
         super().__init__(config, image, outputs=image.channels)
-        self.config = config
         self.likelihood = likelihood_for(config.likelihood)
 
     def forward(self, inputs: Tensor, _labels: Tensor | None = None, /) -> Step:
@@ -81,4 +88,94 @@ class VAE(GaussianModel):
         return (pixels * 255).clamp(0, 255).round().byte()
 
     def graphs(self) -> list[Graph]:
-        return vae_graphs.of_vae(self)
+        """``encode``, ``decode``, ``score``, ``sample/prior`` and ``sample/interpolate``."""
+        dim = self.config.latent_dim
+        codes = torch.randn(2, dim, generator=torch.Generator().manual_seed(0))
+        return [
+            encoding(self),
+            Graph(
+                operation="decode",
+                file="decoder.onnx",
+                module=_Decode(self),
+                examples=(codes,),
+                axes=(BATCH,),
+                inputs=(Input(name="codes", role=Role.codes),),
+                outputs=(Output(name="images", role=Role.images),),
+                description="The expected image of a code.",
+            ),
+            scoring(_Score(self), self.image, dim),
+            Graph(
+                operation="sample/prior",
+                file="sample_prior.onnx",
+                module=_Prior(),
+                examples=(codes, torch.tensor(1.0)),
+                axes=(BATCH, {}),
+                inputs=(
+                    Input(name="noise", role=Role.normal, shape=(dim,)),
+                    Input(name="temperature", role=Role.parameter),
+                ),
+                outputs=(Output(name="codes", role=Role.codes),),
+                description="Codes from the prior, a standard normal distribution.",
+                parameters={
+                    "temperature": Parameter(
+                        dtype="float32",
+                        default=1,
+                        minimum=0,
+                        maximum=HOTTEST,
+                        description="Standard deviation of the codes: below 1, images are more usual.",
+                    )
+                },
+            ),
+            interpolation(dim),
+        ]
+
+    def second_stage(self, _classes: int) -> ClassifierStage | None:
+        """The classifier of a noise contrastive prior, if the config is that of one (2010.02917)."""
+        if not isinstance(self.config, NCPConfig):
+            return None
+        # Functions rather than the module: the stage has no weights but its own.
+        return ClassifierStage(
+            self.config,
+            posterior=lambda images: torch.cat(self.posterior(to_shares(images)), dim=1),
+            decode=lambda codes: self.decoded(codes),
+        )
+
+
+class _Decode(nn.Module):
+    """Codes, float32 ``(N, d)``, to images, uint8 ``(N, H, W, C)``."""
+
+    def __init__(self, model: VAE) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, codes: Tensor) -> Tensor:
+        return self.model.decoded(codes).permute(0, 2, 3, 1)
+
+
+class _Score(nn.Module):
+    """Images, uint8 ``(N, H, W, C)``, and noise, float32 ``(N, S, d)``, to ``FIGURES``, float32 ``(N,)``."""
+
+    def __init__(self, model: VAE) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        pixels = to_shares(images.permute(0, 3, 1, 2))
+        posterior = self.model.posterior(pixels)
+        kl = posterior.divergence().sum(dim=1)
+        log_variance = posterior.log_variance[:, None]
+        codes = posterior.mean[:, None] + (log_variance / 2).exp() * noise
+        output = self.model.decoder(codes.flatten(0, 1))
+        fit = self.model.likelihood.log_prob(output, for_every_draw(pixels, noise)).view_as(noise[:, :, 0])
+        # log p(z) - log q(z|x), of which the constants cancel.
+        ratio = (noise.square() - codes.square() + log_variance).sum(dim=2) / 2
+        nll = negative_log_mean(fit.double() + ratio.double())
+        reconstruction = fit.double().mean(dim=1).float()
+        return reconstruction - kl, reconstruction, kl, nll.float()
+
+
+class _Prior(nn.Module):
+    """Noise, float32 ``(N, d)``, and a temperature to codes, float32 ``(N, d)``."""
+
+    def forward(self, noise: Tensor, temperature: Tensor) -> Tensor:
+        return noise * temperature

@@ -4,20 +4,21 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from service.contract.manifest import ImageSpec
 from service.contract.runner import default_noise
 from trainer.config import VLAEConfig
 from trainer.data import Batch, binarisation
 from trainer.data.augmentation import flipped
-from trainer.models.autoregressive import vlae_graphs
-from trainer.models.autoregressive.flow_prior import FlowPrior, drawn_codes
-from trainer.models.autoregressive.pixel_decoder import PixelLoop, PixelStack
+from trainer.image_sheets import sheet, side_by_side
+from trainer.models.autoregressive.flow_prior import FlowPrior, drawn_codes, sampling
+from trainer.models.autoregressive.pixel_decoder import PixelLoop, PixelStack, decoding
 from trainer.models.autoregressive.pixel_distributions import pixel_distribution
 from trainer.models.base import PICTURED_IMAGES, Graph, Step, to_shares
 from trainer.models.gaussian.base import GaussianModel
-from trainer.plots import sheet, side_by_side
+from trainer.models.gaussian.operations import encoding, interpolation
+from trainer.models.gaussian.scores import for_every_draw, negative_log_mean, scoring
 
 COLUMNS, ROWS = 10, 10
 # Of soft free bits: how far above them the divergence may be, and by what the weight moves in a step.
@@ -33,12 +34,15 @@ class VLAE(GaussianModel):
 
     kept = "vlae_condprior_epoch{epoch}"
     shown = MappingProxyType({"prior": "sample/prior"})
+    plotted = MappingProxyType(
+        {"kl": (0, None), "test_elbo": (None, None), "test_elbo_given_class": (None, None)}
+    )
 
+    config: VLAEConfig
     weight: Tensor
 
     def __init__(self, config: VLAEConfig, image: ImageSpec, _variance: float, classes: int = 0) -> None:
         super().__init__(config, image, outputs=config.filters)
-        self.config = config
         self.classes = classes
         self.pixel = pixel_distribution(config.likelihood, image.channels, config.mixture)
         self.stack = PixelStack(image.channels, config.filters, config.window, self.pixel.outputs)
@@ -148,7 +152,7 @@ class VLAE(GaussianModel):
         They are drawn by noise or, without any, by the default noise as in the service.
         """
         if noise is None:
-            item = vlae_graphs.pixel_noise(self)
+            item = self.loop().noise_input()
             shape = [int(size) for size in item.shape]
             noise = torch.from_numpy(default_noise("decode", item, len(codes), shape)).to(codes.device)
         scalars = (tensor.to(codes.device) for tensor in self._as_shown())
@@ -164,4 +168,39 @@ class VLAE(GaussianModel):
         return PixelLoop(self.stack, self.pixel, self.decoder, (self.image.height, self.image.width))
 
     def graphs(self) -> list[Graph]:
-        return vlae_graphs.of_vlae(self)
+        """``encode``, ``decode``, ``score``, ``sample/prior`` and ``sample/interpolate``."""
+        dim = self.config.latent_dim
+        return [
+            encoding(self),
+            decoding(self.loop(), dim),
+            scoring(Score(self), self.image, dim, self.prior.no_label if self.classes else None),
+            sampling(self.prior, self.config.code_temperature),
+            interpolation(dim),
+        ]
+
+
+class Score(nn.Module):
+    """Images, uint8 ``(N, H, W, C)``, noise, float32 ``(N, S, d)``, and classes to figures ``(N,)``."""
+
+    def __init__(self, model: VLAE) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, images: Tensor, noise: Tensor, label: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        model = self.model
+        pixels = to_shares(images.permute(0, 3, 1, 2))
+        labels = torch.zeros_like(images[:, 0, 0, 0]).long() if label is None else label
+        posterior = model.posterior(pixels)
+        codes = posterior.mean[:, None] + (posterior.log_variance[:, None] / 2).exp() * noise
+        flat = codes.flatten(0, 1)
+        fit = model.log_prob(for_every_draw(pixels, noise), flat).view_as(noise[:, :, 0]).double()
+        prior = model.prior.log_probs(flat, for_every_draw(labels, noise)).sum(dim=1).view_as(fit).double()
+        entropy = posterior.entropy().sum(dim=1).double()
+        # -log q(z|x) of a draw, by its noise.
+        surprise = entropy[:, None] + (noise.square() - 1).sum(dim=2).double() / 2
+        nll = negative_log_mean(fit + prior + surprise)
+        reconstruction = fit.mean(dim=1)
+        kl = -(prior.mean(dim=1) + entropy)
+        return (reconstruction - kl).float(), reconstruction.float(), kl.float(), nll.float()

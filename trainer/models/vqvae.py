@@ -1,6 +1,7 @@
 """VQ-VAE: images to a grid of codes and back (van den Oord et al., 1711.00937)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -11,19 +12,28 @@ from trainer.data.augmentation import flipped
 from trainer.models.base import Graph, Model, Step, to_pixels, to_unit
 from trainer.models.code_prior import PriorStage
 from trainer.models.layers.convolutional import Decoder, Encoder
-from trainer.models.quantizers import Quantizer, quantizer_for
+from trainer.models.quantizers import FSQ, LearnedCodebook, Quantizer, perplexity, usage
 
-# Enough encoder outputs a code for its k-means centre to mean something.
+# Encoder outputs for each code: enough for its k-means centre to mean something.
 ROWS_PER_CODE = 64
+# A codebook collapses if after some epochs less than this share of its codes is in use.
+COLLAPSED, COLLAPSED_AFTER = 0.10, 2
+COLLAPSE_ADVICE = (
+    "What helps: --update ema, --kmeans-start, a higher --restart-below, a smaller --codebook-dim, "
+    "--normalise-codes, fewer codes (--codebook-size), a lower --lr, or --fsq-levels instead of a learned "
+    "codebook."
+)
 
 
 class VQVAE(Model):
     """Encoder, codebook and decoder.
 
     The loss is reconstruction / spread + codebook loss + beta x commitment loss, eq. 3, less the losses that
-    the quantizer has no use for. ``spread`` is the variance of the data's pixels in [0, 1] (its square root
+    the quantizer does not have. ``spread`` is the variance of the data's pixels in [0, 1] (its square root
     for the L1 loss), so that beta and the learning rate mean the same on any data.
     """
+
+    plotted = MappingProxyType({"perplexity": (0, None), "usage": (0, 1)})
 
     spread: Tensor
 
@@ -45,14 +55,14 @@ class VQVAE(Model):
         error = (self.decoder(quantized.vectors).float() - target) / 2
         reconstruction = error.square().mean() if self.config.reconstruction == "mse" else error.abs().mean()
         loss = reconstruction / self.spread
-        parts: dict[str, Tensor] = {self.config.reconstruction: reconstruction.detach()}
+        losses: dict[str, Tensor] = {self.config.reconstruction: reconstruction.detach()}
         if quantized.commitment_loss is not None:
             loss = loss + self.config.commitment * quantized.commitment_loss
-            parts["commitment_loss"] = quantized.commitment_loss.detach()
+            losses["commitment_loss"] = quantized.commitment_loss.detach()
         if quantized.codebook_loss is not None:
             loss = loss + quantized.codebook_loss
-            parts["codebook_loss"] = quantized.codebook_loss.detach()
-        return Step(loss, {"loss": loss.detach(), **parts}, quantized.counts)
+            losses["codebook_loss"] = quantized.codebook_loss.detach()
+        return Step(loss, {"loss": loss.detach(), **losses}, quantized.counts)
 
     @torch.no_grad()
     def begin(self, batches: Iterable[Tensor]) -> None:
@@ -65,6 +75,16 @@ class VQVAE(Model):
             if sum(map(len, rows)) >= ROWS_PER_CODE * self.config.codebook_size:
                 break
         self.quantizer.start(torch.cat(rows), batch_rows=len(rows[0]))
+
+    def count_metrics(self, counts: Tensor) -> dict[str, float]:
+        """``perplexity`` and ``usage`` of the codebook."""
+        return {"perplexity": perplexity(counts), "usage": usage(counts)}
+
+    def warning(self, record: Mapping[str, float]) -> str | None:
+        """Advice against a collapse of the codebook."""
+        if record["epoch"] < COLLAPSED_AFTER or record["usage"] >= COLLAPSED:
+            return None
+        return f"the codebook is collapsing: {record['usage']:.1%} of its codes are in use. {COLLAPSE_ADVICE}"
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor) -> Tensor:
@@ -87,7 +107,7 @@ class VQVAE(Model):
         if not self.config.prior_epochs:
             return None
         encode, decode = _Encode(self), _Decode(self)
-        # Functions rather than modules: the weights of the stage are its own alone.
+        # Functions rather than modules: the stage has no weights but its own.
         return PriorStage(
             self.config,
             self.codes_spec(),
@@ -127,7 +147,7 @@ class VQVAE(Model):
                 axes=({0: "n", 1: "h", 2: "w"},),
                 inputs=(Input(name="codes", role=Role.codes),),
                 outputs=(Output(name="images", role=Role.images),),
-                description="The image that the decoder makes of a grid of codes.",
+                description="The decoder's image of a grid of codes.",
             ),
         ]
 
@@ -155,3 +175,18 @@ class _Decode(nn.Module):
 
     def forward(self, codes: Tensor) -> Tensor:
         return to_pixels(self.decoder(self.quantizer.embed(codes))).permute(0, 2, 3, 1)
+
+
+def quantizer_for(config: VQVAEConfig) -> Quantizer:
+    """A new quantizer by the config: FSQ if it has levels, a learned codebook if not."""
+    if config.fsq_levels is not None:
+        return FSQ(config.fsq_levels)
+    return LearnedCodebook(
+        config.codebook_size,
+        config.codebook_dim,
+        update=config.update,
+        decay=config.decay,
+        restart_below=config.restart_below,
+        normalise=config.normalise_codes,
+        rotate=config.rotation_trick,
+    )

@@ -1,13 +1,13 @@
-"""Checkpoints: everything an interrupted run needs to go on as if it had not been.
+"""Checkpoints: all that an interrupted run needs to continue to the same result.
 
     step-00000469/
       model.safetensors     weights and buffers
       average.safetensors   averaged weights, where the run averages them
       state.pt              optimizer, random generators, sums of the epoch under way
-      checkpoint.json       position, for people and for choosing the latest
+      checkpoint.json       position
 
-A checkpoint is written beside, brought to the disk and renamed, so there is never half of one. It may come
-from another device: what it holds goes where the model and the optimizer are.
+A checkpoint is written to another folder, synced and renamed, so there is never half of one. It may come from
+another device: its tensors are loaded to the device of the model and the optimizer.
 """
 
 import json
@@ -31,7 +31,7 @@ STEPS = "step-*"
 
 @dataclass(frozen=True)
 class Position:
-    """Where a run stands: ``step`` steps of epoch ``epoch`` are done, counted from 0; ``total`` in all."""
+    """The position of a run: ``step`` steps of epoch ``epoch``, from 0, are done; ``total`` in all epochs."""
 
     epoch: int = 0
     step: int = 0
@@ -62,7 +62,7 @@ def save(
 
 
 def save_result(target: Path, position: Position, model: nn.Module) -> None:
-    """Write the weights and the position alone, to be kept: the folder can be loaded from, not resumed."""
+    """Write only the weights and the position: enough to load a model, not to resume a run."""
     try:
         with durable.written(target) as unfinished:
             _save_result(unfinished, position, model)
@@ -100,7 +100,7 @@ def save_weights(model: nn.Module, file: Path) -> None:
 
 
 def load_weights(checkpoint: Path, model: nn.Module, *, averaged: bool) -> None:
-    """Load the weights of a checkpoint alone; the averaged ones where asked for."""
+    """Load only the weights of a checkpoint: the averaged ones, or those of the last step."""
     file = checkpoint / ("average.safetensors" if averaged else "model.safetensors")
     try:
         model.load_state_dict(load_file(file))
@@ -134,6 +134,6 @@ def _random_state() -> dict[str, Any]:
 
 def _restore_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["cpu"])
-    # Of another number of GPUs there is nothing to restore.
+    # The states of another number of GPUs fit none of these.
     if state["cuda"] and torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])

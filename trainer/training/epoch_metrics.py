@@ -1,19 +1,25 @@
-"""Figures of an epoch: means and lowest values of the steps' metrics, and the use of the codebook."""
+"""The metrics of an epoch: means, lowest values, and what a stage computes from counts."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from trainer.models.base import Step
-from trainer.models.quantizers import perplexity, usage
+
+CountMetrics = Callable[[Tensor], dict[str, float]]
 
 
-class Totals:
-    """Sums over the steps of an epoch, kept on the device so that no step waits for it."""
+class EpochMetrics:
+    """Sums over the steps of an epoch, kept on the device so that no step waits for them.
 
-    def __init__(self) -> None:
+    ``of_counts`` computes metrics from the sum of the steps' counts, float ``(K,)``.
+    """
+
+    def __init__(self, of_counts: CountMetrics) -> None:
         self.steps = 0
+        self._of_counts = of_counts
         self._names: list[str] = []
         self._sums: Tensor | None = None
         self._counts: Tensor | None = None
@@ -35,18 +41,18 @@ class Totals:
         if self._counts is not None and counts is not None:
             self._counts += counts
 
-    def figures(self) -> dict[str, float]:
-        """Means and lowest values by name, with ``perplexity`` and ``usage`` where there is a codebook."""
+    def values(self) -> dict[str, float]:
+        """Means, lowest values and metrics of the counts, by name; nothing before the first step."""
         if self._sums is None:
             return {}
-        means = dict(zip(self._names, (self._sums / self.steps).tolist(), strict=True))
-        means |= {name: float(value) for name, value in self._lowest.items()}
+        values = dict(zip(self._names, (self._sums / self.steps).tolist(), strict=True))
+        values |= {name: float(value) for name, value in self._lowest.items()}
         if self._counts is not None:
-            means |= {"perplexity": perplexity(self._counts), "usage": usage(self._counts)}
-        return means
+            values |= self._of_counts(self._counts)
+        return values
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """The sums, for a checkpoint."""
         return {
             "steps": self.steps,
             "names": self._names,
@@ -56,12 +62,12 @@ class Totals:
         }
 
     @classmethod
-    def restored(cls, state: dict[str, Any], device: torch.device) -> "Totals":
-        """The sums of a checkpoint."""
-        totals = cls()
-        totals.steps = state["steps"]
-        totals._names = list(state["names"])
-        totals._sums = state["sums"].to(device) if state["sums"] is not None else None
-        totals._counts = state["counts"].to(device) if state["counts"] is not None else None
-        totals._lowest = {name: value.to(device) for name, value in state.get("lowest", {}).items()}
-        return totals
+    def restored(cls, state: dict[str, Any], device: torch.device, of_counts: CountMetrics) -> "EpochMetrics":
+        """The sums of a checkpoint, on a device."""
+        metrics = cls(of_counts)
+        metrics.steps = state["steps"]
+        metrics._names = list(state["names"])
+        metrics._sums = state["sums"].to(device) if state["sums"] is not None else None
+        metrics._counts = state["counts"].to(device) if state["counts"] is not None else None
+        metrics._lowest = {name: value.to(device) for name, value in state.get("lowest", {}).items()}
+        return metrics

@@ -1,13 +1,15 @@
-"""The one training loop, for models of every kind, on Lightning Fabric."""
+"""The training loop of every stage of every kind, on Lightning Fabric."""
 
 import logging
 import math
 import shlex
+import signal
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from itertools import islice
-from typing import Generic, TypeVar, cast
+from types import FrameType
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 from lightning_fabric import Fabric
@@ -19,40 +21,54 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from trainer.config import RunConfig, Schedule
 from trainer.data import Batches
 from trainer.errors import DivergenceError, Interrupted
+from trainer.image_sheets import save_png
 from trainer.models.base import Stage
-from trainer.models.quantizers import COLLAPSE_ADVICE
-from trainer.plots import plot, save_png
 from trainer.training import checkpoint
 from trainer.training.checkpoint import Position
 from trainer.training.device import Machine
-from trainer.training.epoch_metrics import Totals
-from trainer.training.interrupt import StopRequest
-from trainer.training.progress import Display
-from trainer.training.run_folder import Record, Run
+from trainer.training.epoch_metrics import EpochMetrics
+from trainer.training.progress import Progress
+from trainer.training.run_folder import Record, RunFolder
 from trainer.training.trackers import trackers
 
 # Fabric announces the precision, which the trainer does itself, with the reason.
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
 
 BETAS = (0.9, 0.99)
-# A look at the sums makes a GPU wait, so not at every step.
-LOOK_EVERY = 50
-# Test images looked at after each epoch; the exported model is measured on all of them.
+# Reading the metrics makes a GPU wait, so not at every step.
+READ_EVERY = 50
+# Test images measured after each epoch; the exported model is measured on all of them.
 MONITORED_IMAGES = 2000
-COLLAPSED = 0.10
-# What gets a plot of its own, beside the losses, between which limits.
-PLOTTED: dict[str, tuple[float | None, float | None]] = {
-    "perplexity": (0, None),
-    "usage": (0, 1),
-    "test_bits": (None, None),
-    "kl": (0, None),
-    "test_elbo": (None, None),
-    "test_elbo_given_class": (None, None),
-    "lowest_loss": (None, None),
-}
 
 S = TypeVar("S", bound=Stage)
 Tensors = tuple[Tensor, ...] | list[Tensor]
+
+
+class StopRequest(AbstractContextManager["StopRequest"]):
+    """Within the block, a first SIGINT or SIGTERM is kept in ``signal``; a second acts as usual.
+
+    The loop reads it after each step, so that it can write a checkpoint.
+    """
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+        self._handlers: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "StopRequest":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._handlers[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self.signal = signal.Signals(number)
+        self._restore()
+
+    def _restore(self) -> None:
+        while self._handlers:
+            signal.signal(*self._handlers.popitem())
 
 
 class Fit(Generic[S]):
@@ -64,7 +80,7 @@ class Fit(Generic[S]):
         schedule: Schedule,
         train: Batches,
         test: Batches,
-        run: Run,
+        run: RunFolder,
         machine: Machine,
         console: Console,
     ) -> None:
@@ -81,7 +97,7 @@ class Fit(Generic[S]):
         self._module, self._stepper = self.fabric.setup(stage, self.optimizer)
         self.average = AveragedModel(stage, multi_avg_fn=self._averaged) if schedule.average_decay else None
         self.position = Position()
-        self.totals = Totals()
+        self.metrics = EpochMetrics(self.stage.count_metrics)
 
     @property
     def result(self) -> S:
@@ -90,7 +106,7 @@ class Fit(Generic[S]):
         return cast("S", module)
 
     def begin(self) -> None:
-        """Start a new run: let the stage look at the data, and leave a first checkpoint."""
+        """Start a new run: the stage sees the data once, and a first checkpoint is written."""
         self.stage.train()
         self.stage.begin(batch.images for batch in self.train.epoch(0))
         if self.average is not None:
@@ -98,35 +114,34 @@ class Fit(Generic[S]):
         self._checkpoint()
 
     def resume(self) -> None:
-        """Go on from the latest checkpoint of the run, as if it had never been left."""
+        """Continue from the latest checkpoint of the run, to the result of an unbroken run."""
         latest = self.run.latest_checkpoint()
         self.position, sums = checkpoint.load(latest, self.stage, self.average, self.optimizer)
-        self.totals = Totals.restored(sums, self.fabric.device)
+        self.metrics = EpochMetrics.restored(sums, self.fabric.device, self.stage.count_metrics)
         self.run.rewind(self.position.epoch)
 
     def __call__(self) -> None:
         """Train to the last epoch.
 
-        Raises Interrupted, having left a checkpoint, on SIGINT or SIGTERM, and DivergenceError if the loss
-        is no longer finite.
+        Writes a checkpoint and raises Interrupted on SIGINT or SIGTERM; raises DivergenceError if a
+        metric or a weight is not finite.
         """
-        display = Display(
+        progress = Progress(
             self.console, self.schedule.epochs, len(self.train), self.train.batch_size, self.position.total
         )
         with ExitStack() as leaving:
-            leaving.callback(self._plot)
             for batches in (self.train, self.test):
                 leaving.enter_context(batches)
-            tracked = trackers(self.run, self.position.epoch + 1)
+            tracked = trackers(self.run, self.position.epoch + 1, self.stage.plotted)
             for tracker in tracked:
                 leaving.callback(tracker.close)
-            leaving.enter_context(display)
+            leaving.enter_context(progress)
             stop = leaving.enter_context(StopRequest())
             for epoch in range(self.position.epoch, self.schedule.epochs):
-                record = self._epoch(epoch, display, stop)
+                record = self._epoch(epoch, progress, stop)
                 self.run.log(record)
-                display.epoch_done(record)
-                self._warn_of_collapse(record)
+                progress.epoch_done(record)
+                self._warn(record)
                 pictures = self._pictures()
                 for name, picture in pictures.items():
                     save_png(picture, self.run.picture(f"{name.format(epoch=epoch + 1)}.png"))
@@ -141,7 +156,7 @@ class Fit(Generic[S]):
                 if stop.signal is not None:
                     raise self._interrupted(stop.signal)
 
-    def _epoch(self, epoch: int, display: Display, stop: StopRequest) -> Record:
+    def _epoch(self, epoch: int, progress: Progress, stop: StopRequest) -> Record:
         started, first = time.monotonic(), self.position.step
         self._module.train()
         for batch in self.train.epoch(epoch, first):
@@ -152,7 +167,7 @@ class Fit(Generic[S]):
             self.optimizer.zero_grad(set_to_none=True)
             self.fabric.backward(step.loss)
             if self.schedule.clip_norm:
-                # A norm that is not finite shows in the figures; asking here would make a GPU wait.
+                # A norm that is not finite shows in the metrics; a check here would make a GPU wait.
                 self.fabric.clip_gradients(
                     self._module,
                     self._stepper,
@@ -162,12 +177,12 @@ class Fit(Generic[S]):
             self._stepper.step()
             if self.average is not None:
                 self.average.update_parameters(self.stage)
-            self.totals.add(step)
+            self.metrics.add(step)
             done = self.position.step + 1
             self.position = Position(epoch, done, self.position.total + 1)
-            look = done % LOOK_EVERY == 0 or done == len(self.train) or stop.signal is not None
-            figures = self._finite_figures() if look else None
-            display.advance(epoch + 1, figures)
+            read = done % READ_EVERY == 0 or done == len(self.train) or stop.signal is not None
+            metrics = self._finite_metrics() if read else None
+            progress.advance(epoch + 1, metrics)
             if stop.signal is not None:
                 self._checkpoint()
                 raise self._interrupted(stop.signal)
@@ -175,21 +190,21 @@ class Fit(Generic[S]):
         record = {
             "epoch": epoch + 1,
             "step": self.position.total,
-            **self.totals.figures(),
+            **self.metrics.values(),
             **self._monitor(),
             "lr": self._learning_rate(),
             "seconds": round(seconds, 3),
             "images_per_second": round((self.position.step - first) * self.train.batch_size / seconds, 1),
         }
-        self.totals = Totals()
+        self.metrics = EpochMetrics(self.stage.count_metrics)
         self.position = Position(epoch + 1, 0, self.position.total)
         return record
 
     def _averaged(self, averages: Tensors, weights: Tensors, count: Tensor | int) -> None:
-        """Take the weights into their averages.
+        """Update the averages with the weights.
 
-        The decay rises to its value from (1 + t) / (10 + t) at step t: a short run must not be averaged with
-        its start.
+        The decay rises to its value from (1 + t) / (10 + t) at step t, so that the average of a short run is
+        not held at its start.
         """
         done = self.position.total
         decay = min(self.schedule.average_decay, (1 + done) / (10 + done))
@@ -201,14 +216,14 @@ class Fit(Generic[S]):
         warmup = min(self.schedule.warmup_steps, steps // 10)
         if self.position.total < warmup:
             return self.schedule.lr * (self.position.total + 1) / warmup
-        progress = (self.position.total - warmup) / max(steps - warmup, 1)
-        share = self.schedule.final_lr + (1 - self.schedule.final_lr) * (1 + math.cos(math.pi * progress)) / 2
+        done = (self.position.total - warmup) / max(steps - warmup, 1)
+        share = self.schedule.final_lr + (1 - self.schedule.final_lr) * (1 + math.cos(math.pi * done)) / 2
         return self.schedule.lr * share
 
-    def _finite_figures(self) -> dict[str, float]:
-        figures = self.totals.figures()
-        wrong = [f"{name} {value}" for name, value in figures.items() if not math.isfinite(value)]
-        # The last step's update is in no loss yet, and is about to be kept in a checkpoint.
+    def _finite_metrics(self) -> dict[str, float]:
+        metrics = self.metrics.values()
+        wrong = [f"{name} {value}" for name, value in metrics.items() if not math.isfinite(value)]
+        # No loss shows the last step's update yet, and a checkpoint is about to keep it.
         if not torch.stack([value.isfinite().all() for value in self.stage.state_dict().values()]).all():
             wrong.append("weights not finite")
         if wrong:
@@ -219,17 +234,17 @@ class Fit(Generic[S]):
                 f"Try a lower {self.stage.rate_flag} (it is {self.schedule.lr:g}), a lower --clip-norm "
                 f"(it is {self.schedule.clip_norm:g}) or --precision 32"
             )
-        return figures
+        return metrics
 
     @torch.no_grad()
     def _monitor(self) -> Record:
-        """Figures on the first test images; a glance, not what is reported."""
+        """Metrics on the first test images: a quick check, not the reported values."""
         stage = self.result.eval()
         batches = islice(self.test.ordered(), math.ceil(MONITORED_IMAGES / self.test.batch_size))
         with self.fabric.autocast():
-            figures = stage.monitor(batches)
+            metrics = stage.monitor(batches)
         self.stage.train()
-        return figures
+        return metrics
 
     @torch.no_grad()
     def _pictures(self) -> Mapping[str, Tensor]:
@@ -239,17 +254,14 @@ class Fit(Generic[S]):
         self.stage.train()
         return pictures
 
-    def _warn_of_collapse(self, record: Record) -> None:
-        if record["epoch"] >= 2 and record.get("usage", 1.0) < COLLAPSED:
-            self.console.print(
-                f"warning: the codebook is collapsing: {record['usage']:.1%} of its codes are in use. "
-                f"{COLLAPSE_ADVICE}",
-                style="yellow",
-            )
+    def _warn(self, record: Record) -> None:
+        warning = self.stage.warning(record)
+        if warning is not None:
+            self.console.print(f"warning: {warning}", style="yellow")
 
     def _checkpoint(self) -> None:
         folder = self.run.checkpoints
-        checkpoint.save(folder, self.position, self.stage, self.average, self.optimizer, self.totals.state())
+        checkpoint.save(folder, self.position, self.stage, self.average, self.optimizer, self.metrics.state())
         checkpoint.prune(folder, self.config.keep_checkpoints)
 
     def _interrupted(self, signal_number: int) -> Interrupted:
@@ -261,18 +273,6 @@ class Fit(Generic[S]):
             f" --name {self.config.name} --out {shlex.quote(str(self.config.out))}",
             signal_number,
         )
-
-    def _plot(self) -> None:
-        records = self.run.records()
-        if records:
-            named = [name for name in records[0] if name.endswith(("loss", "mse", "l1"))]
-            losses = [name for name in named if name not in PLOTTED]
-            # A density can be above 1, and its loss below 0.
-            positive = all(record.get(name, 1) > 0 for record in records for name in losses)
-            plot(records, losses, self.run.picture("plots", "loss.png"), log=positive)
-            for name, limits in PLOTTED.items():
-                if name in records[0]:
-                    plot(records, [name], self.run.picture("plots", f"{name}.png"), limits=limits)
 
 
 def _optimizer(stage: Stage, schedule: Schedule) -> Optimizer:

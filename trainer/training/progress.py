@@ -1,38 +1,40 @@
-"""What a run shows while it goes on: a live line on a terminal, plain lines in a file."""
+"""The progress of a run: a live line on a terminal, plain lines in a file."""
 
 import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
+from rich import progress
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from trainer.training.run_folder import Record
 
 # On no terminal, a line this often between epochs shows that the run is alive.
 QUIET_SECONDS = 30.0
+# Metrics that are shown in percent.
+PERCENTAGES = frozenset({"usage"})
 
 
-class Display:
-    """Shows the progress of an epoch: losses, perplexity, images/s and time left."""
+class Progress:
+    """Shows how far training is: the metrics of the epoch so far, images/s and time left."""
 
     def __init__(self, console: Console, epochs: int, steps: int, batch_size: int, done: int) -> None:
         self.console = console
         self._epochs, self._steps, self._batch_size = epochs, steps, batch_size
         self._started = self._spoke = time.monotonic()
         self._first = self._done = done
-        self._bar = Progress(
-            TextColumn("epoch {task.fields[epoch]}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"),
-            TimeRemainingColumn(),
+        self._bar = progress.Progress(
+            progress.TextColumn("epoch {task.fields[epoch]}"),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TextColumn("{task.fields[metrics]}"),
+            progress.TimeRemainingColumn(),
             console=console,
             transient=True,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task("fit", total=epochs * steps, completed=done, epoch="", figures="")
+        self._task = self._bar.add_task("fit", total=epochs * steps, completed=done, epoch="", metrics="")
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -43,19 +45,19 @@ class Display:
     ) -> None:
         self._bar.stop()
 
-    def advance(self, epoch: int, figures: Mapping[str, float] | None = None) -> None:
-        """One more step is done; ``figures`` are the means of the epoch so far, where they are at hand."""
+    def advance(self, epoch: int, metrics: Mapping[str, float] | None = None) -> None:
+        """One more step is done; ``metrics`` are those of the epoch so far, if they were computed."""
         self._done += 1
         shown: dict[str, Any] = {"completed": self._done, "epoch": f"{epoch}/{self._epochs}"}
-        if figures is not None:
-            shown["figures"] = f"{describe(figures)}  {self._rate():,.0f} images/s"
+        if metrics is not None:
+            shown["metrics"] = f"{describe(metrics)}  {self._rate():,.0f} images/s"
         self._bar.update(self._task, **shown)
-        if figures is not None and not self.console.is_terminal:
+        if metrics is not None and not self.console.is_terminal:
             now = time.monotonic()
             if now - self._spoke >= QUIET_SECONDS:
                 self._spoke = now
                 step = (self._done - 1) % self._steps + 1
-                self.console.print(f"  step {step}/{self._steps} of epoch {epoch}  {shown['figures']}")
+                self.console.print(f"  step {step}/{self._steps} of epoch {epoch}  {shown['metrics']}")
 
     def epoch_done(self, record: Record) -> None:
         """Print the line of an epoch."""
@@ -63,9 +65,9 @@ class Display:
         steps_left = self._epochs * self._steps - self._done
         left = steps_left * self._batch_size / max(record["images_per_second"], 1e-9)
         skipped = ("epoch", "step", "lr", "seconds", "images_per_second")
-        figures = {name: value for name, value in record.items() if name not in skipped}
+        metrics = {name: value for name, value in record.items() if name not in skipped}
         self.console.print(
-            f"epoch {record['epoch']:.0f}/{self._epochs}  {describe(figures)}  "
+            f"epoch {record['epoch']:.0f}/{self._epochs}  {describe(metrics)}  "
             f"{record['images_per_second']:,.0f} images/s  {duration(left)} left"
         )
 
@@ -74,13 +76,13 @@ class Display:
         return (self._done - self._first) * self._batch_size / elapsed
 
 
-def describe(figures: Mapping[str, float]) -> str:
-    """Figures on one line: ``loss 0.0412  perplexity 402.5  usage 99.8 %``."""
-    return "  ".join(f"{name} {_figure(name, value)}" for name, value in figures.items())
+def describe(metrics: Mapping[str, float]) -> str:
+    """Metrics on one line: ``loss 0.0412  perplexity 402.5  usage 99.8 %``."""
+    return "  ".join(f"{name} {_formatted(name, value)}" for name, value in metrics.items())
 
 
-def _figure(name: str, value: float) -> str:
-    return f"{value:.1%}" if name == "usage" else f"{value:.4g}"
+def _formatted(name: str, value: float) -> str:
+    return f"{value:.1%}" if name in PERCENTAGES else f"{value:.4g}"
 
 
 def duration(seconds: float) -> str:

@@ -1,12 +1,12 @@
-"""The run folder: all that a training run leaves behind.
+"""The run folder: the files of one training run.
 
     runs/NAME/
-      config.yaml         the resolved config; `--config` takes it
+      config.yaml         the resolved config, which `--config` can read
       run.json            dataset, image spec, versions and device
       metrics.jsonl       one line an epoch
       tensorboard/        the same for TensorBoard
       reconstructions/    originals above reconstructions, one picture an epoch
-      plots/              losses, perplexity and usage over the epochs
+      plots/              losses and other metrics over the epochs
       checkpoints/        the latest ones, to resume from
       prior/              the same of a second stage, the prior over the codes, if there is one
 
@@ -22,14 +22,15 @@ from typing import Any
 
 import yaml
 
-from trainer.config import CONFIGS, RunConfig, check_keys, read_yaml, validated
+from trainer.config import RunConfig, check_keys, read_yaml, validated
 from trainer.errors import RunError, nearest
+from trainer.kinds import KINDS
 from trainer.training import checkpoint
 
 Record = dict[str, float]
 
 
-class Run:
+class RunFolder:
     """A run folder that exists."""
 
     def __init__(self, folder: Path, config: RunConfig, title: str | None = None) -> None:
@@ -39,8 +40,8 @@ class Run:
         self.checkpoints = folder / "checkpoints"
 
     @classmethod
-    def create(cls, config: RunConfig, facts: Mapping[str, Any]) -> "Run":
-        """Make a new run folder, with the config and what else is known of the run.
+    def create(cls, config: RunConfig, facts: Mapping[str, Any]) -> "RunFolder":
+        """Make a new run folder, with the config and further facts about the run.
 
         Raises RunError if it cannot be written.
         """
@@ -64,19 +65,19 @@ class Run:
         return run
 
     @classmethod
-    def open(cls, folder: Path) -> "Run":
+    def open(cls, folder: Path) -> "RunFolder":
         """Open a run folder. Raises RunError if it is none."""
         if not (folder / "config.yaml").is_file():
             raise RunError(f"{folder} is no run folder: it has no config.yaml")
         values = read_yaml(folder / "config.yaml")
         kind = str(values.get("kind"))
-        if kind not in CONFIGS:
-            raise RunError(f"{folder} is of the unknown kind {kind!r}.{nearest(kind, CONFIGS)}")
+        if kind not in KINDS:
+            raise RunError(f"{folder} is of the unknown kind {kind!r}.{nearest(kind, KINDS)}")
         check_keys(kind, values, str(folder / "config.yaml"))
         return cls(folder, validated(kind, values))
 
     @classmethod
-    def latest(cls, out: Path, name: str) -> "Run":
+    def latest(cls, out: Path, name: str) -> "RunFolder":
         """The newest run of a name: of NAME, NAME-2, ... the one with the highest number."""
         pattern = re.compile(rf"{re.escape(name)}(?:-(\d+))?")
         numbers = {
@@ -91,7 +92,7 @@ class Run:
         raise RunError(f"nothing to resume: {out} holds no run named {name!r}")
 
     def configure(self, config: RunConfig) -> None:
-        """Take on a config, and write it down."""
+        """Make a config that of the run, and write it to config.yaml."""
         content = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
         try:
             (self.folder / "config.yaml").write_text(content, encoding="utf-8")
@@ -99,9 +100,9 @@ class Run:
             raise RunError(f"cannot write into {self.folder}: {error.strerror}") from error
         self.config = config
 
-    def stage(self, name: str) -> "Run":
-        """A further stage of this run: a folder in its own, which the first checkpoint makes."""
-        return Run(self.folder / name, self.config, f"{self.title}-{name}")
+    def stage(self, name: str) -> "RunFolder":
+        """A further stage of this run: a folder inside this one, which the first checkpoint makes."""
+        return RunFolder(self.folder / name, self.config, f"{self.title}-{name}")
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -136,14 +137,14 @@ class Run:
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def rewind(self, epochs: int) -> None:
-        """Forget what was logged after the first ``epochs`` epochs: a resumed run does those again."""
+        """Delete the lines after the first ``epochs`` epochs: a resumed run trains those again."""
         kept = [record for record in self.records() if record["epoch"] <= epochs]
         unfinished = self.folder / ".metrics.jsonl"
         unfinished.write_text("".join(json.dumps(record) + "\n" for record in kept))
         unfinished.replace(self.folder / "metrics.jsonl")
 
     def log(self, record: Record) -> None:
-        """Append one epoch's figures to metrics.jsonl."""
+        """Append the metrics of one epoch to metrics.jsonl."""
         with (self.folder / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(record) + "\n")
 

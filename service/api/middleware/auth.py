@@ -1,4 +1,4 @@
-"""Who may call: anyone, or only who has a key (RFC 6750); and the port that the metrics may have."""
+"""Authentication by bearer keys (RFC 6750), and a port of its own for the metrics."""
 
 import hmac
 from collections.abc import Iterable, Sequence
@@ -8,25 +8,25 @@ from typing import Literal
 from pydantic import SecretStr
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.api import problems
 from service.api.content_negotiation import header
-from service.api.problems import answer
 from service.errors import InsufficientKey, NoKey, Problem, WrongKey, WrongPort
 
 RELOAD = "/models/reload"
 METRICS = "/metrics"
-# What must answer before anyone has a key, and the pages, which hold nothing of anyone's.
+# Probes have no key, and the pages hold no data.
 HEALTH = frozenset({"/livez", "/readyz", "/v2/health/live", "/v2/health/ready"})
 OPEN = HEALTH | {"/", "/docs", "/openapi.json", "/docs/oauth2-redirect"}
 OPEN_FOLDERS = ("/static-offline-docs/",)
 
-Right = Literal["call", "reload"]
+Permission = Literal["call", "reload"]
 
 
-class Keys:
-    """Answers 401 to calls without one of the ``keys``, and to a reload without the ``reload_key``.
+class Authentication:
+    """Refuses requests without one of the ``keys``, and a reload without the ``reload_key``, with 401.
 
-    A key that is known and is not for this call is answered 403. Without ``keys`` everyone may call; without
-    a ``reload_key`` a reload is a call like the others here. ``is_open`` are further paths without a key.
+    A known key without the permission is 403. Without ``keys`` every client may call; without a
+    ``reload_key`` a reload needs one of the ``keys``. ``is_open`` are further paths that need no key.
     """
 
     def __init__(
@@ -38,54 +38,54 @@ class Keys:
     ) -> None:
         self.app = app
         self._open = OPEN | set(is_open)
-        self._keys: list[tuple[bytes, Right]] = [(_digest(key), "call") for key in keys]
+        self._keys: list[tuple[bytes, Permission]] = [(_digest(key), "call") for key in keys]
         if reload_key is not None:
             self._keys.append((_digest(reload_key), "reload"))
-        self._rights = {right for _, right in self._keys}
+        self._permissions = {permission for _, permission in self._keys}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and (problem := self._refusal(scope)) is not None:
-            await answer(problem, scope)(scope, receive, send)
+            await problems.response(problem, scope)(scope, receive, send)
             return
         await self.app(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> Problem | None:
         needed = self._needed(scope["path"])
-        if needed not in self._rights:
+        if needed not in self._permissions:
             return None
         scheme, _, key = (header(scope, b"authorization") or "").partition(" ")
         if scheme.lower() != "bearer" or not key.strip():
             return NoKey("a key is needed: send it as `Authorization: Bearer KEY`")
         given = sha256(key.strip().encode("latin-1")).digest()
-        # All are compared, each in constant time: how long it takes says nothing about any of them.
-        found = [(hmac.compare_digest(given, each), right) for each, right in self._keys]
-        rights = {right for matches, right in found if matches}
-        if not rights:
-            return WrongKey("the key that was sent is none of this service's")
-        if needed not in rights:
-            return InsufficientKey(f"the key that was sent is good, but not for {_FOR[needed]}")
+        # All are compared, each in constant time: the time says nothing about any key.
+        found = [(hmac.compare_digest(given, each), permission) for each, permission in self._keys]
+        permissions = {permission for matches, permission in found if matches}
+        if not permissions:
+            return WrongKey("the service does not have the key that was sent")
+        if needed not in permissions:
+            return InsufficientKey(f"the key that was sent is valid, but not for {_FOR[needed]}")
         return None
 
-    def _needed(self, path: str) -> Right | None:
-        """What a key must give a right to; None if there is nothing to be shown."""
-        if path == RELOAD and "reload" in self._rights:
+    def _needed(self, path: str) -> Permission | None:
+        """The permission that a path needs; None if it needs no key."""
+        if path == RELOAD and "reload" in self._permissions:
             return "reload"
         return None if path in self._open or path.startswith(OPEN_FOLDERS) else "call"
 
 
-_FOR: dict[Right | None, str] = {
-    "reload": "a reload, which takes that of the setting reload_key",
-    "call": "anything but a reload, which takes one of the setting api_keys",
+_FOR: dict[Permission | None, str] = {
+    "reload": "a reload, which needs the key of the setting reload_key",
+    "call": "anything but a reload; other requests need a key of the setting api_keys",
 }
 
 
 def _digest(key: SecretStr) -> bytes:
-    # Of one length, which says nothing of the key's.
+    # All digests have one length, whatever that of the key.
     return sha256(key.get_secret_value().encode()).digest()
 
 
 class MetricsPort:
-    """Without keys: 404 to all but ``/metrics`` on ``port``, and to ``/metrics`` on any other."""
+    """Serves ``/metrics``, without keys, on ``port`` alone, and nothing else there: the rest is 404."""
 
     def __init__(self, app: ASGIApp, port: int) -> None:
         self.app, self._port = app, port
@@ -95,6 +95,6 @@ class MetricsPort:
             is_here = (scope.get("server") or ("", None))[1] == self._port
             if is_here != (scope["path"] == METRICS):
                 what = f"{METRICS} and nothing else" if is_here else f"anything but {METRICS}"
-                await answer(WrongPort(f"this port answers {what}"), scope)(scope, receive, send)
+                await problems.response(WrongPort(f"this port serves {what}"), scope)(scope, receive, send)
                 return
         await self.app(scope, receive, send)

@@ -1,9 +1,9 @@
-"""The short way to the endpoints that run models, for calls that need none of what FastAPI does for each.
+"""The fast path: endpoints that run models are called without FastAPI's work for each request.
 
-For every call FastAPI opens exit stacks, solves dependencies and validates the query anew: more work than an
-endpoint does that only hands a small picture on ("The fast path, part by part" in BENCHMARKS.md).
-Here it is called with its query, which is kept for the next call that has the same one. A query that is
-refused goes on to FastAPI, which says why.
+For every request FastAPI opens exit stacks, solves dependencies and validates the query: more work than the
+endpoint does for a small image (docs/benchmarks/serving.md, "The fast path, part by part"). It calls the
+endpoint itself, with a validated query from a cache. FastAPI gets the requests whose query is invalid, and
+responds with the reason.
 """
 
 import inspect
@@ -19,49 +19,53 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.api import problems
 from service.api.dependencies import Context
-from service.api.problems import answer
 from service.errors import Problem
 
-# Queries that are remembered: so many of each route, and none that is longer.
+# Validated queries that are kept for each route, and the bytes of the longest.
 KEPT, LONGEST = 1024, 512
 
 Endpoint = Callable[[Request, Context, BaseModel], Awaitable[Response]]
 
 
-class _Way(NamedTuple):
+class FastRoute(APIRoute):
+    """A POST route without path parameters, whose endpoint takes ``request``, ``context`` and ``query``."""
+
+
+class _Target(NamedTuple):
     endpoint: Endpoint
-    read: Callable[[bytes], BaseModel | None]
+    query: Callable[[bytes], BaseModel | None]
 
 
-class Direct:
-    """Calls the endpoints of ``routes``, which take a request, the context and a query."""
+class FastPath:
+    """Calls the endpoints of the FastRoutes among ``routes``; other requests go on to ``app``."""
 
     def __init__(self, app: ASGIApp, routes: Iterable[BaseRoute], context: Context) -> None:
         self.app, self._context = app, context
-        self._ways = {
-            ("POST", route.path): _Way(route.endpoint, _reader(route.endpoint))
+        self._targets = {
+            ("POST", route.path): _Target(route.endpoint, _query_reader(route.endpoint))
             for route in routes
-            if isinstance(route, APIRoute)
+            if isinstance(route, FastRoute)
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or len(scope["query_string"]) > LONGEST:
             return await self.app(scope, receive, send)
-        way = self._ways.get((scope["method"], scope["path"]))
-        query = way and way.read(scope["query_string"])
-        if way is None or query is None:
+        target = self._targets.get((scope["method"], scope["path"]))
+        query = target and target.query(scope["query_string"])
+        if target is None or query is None:
             return await self.app(scope, receive, send)
         try:
-            response = await way.endpoint(Request(scope, receive), self._context, query)
+            response = await target.endpoint(Request(scope, receive), self._context, query)
         except Problem as error:
-            response = answer(error, scope)
+            response = problems.response(error, scope)
         except ClientDisconnect:
             return None
         return await response(scope, receive, send)
 
 
-def _reader(endpoint: Endpoint) -> Callable[[bytes], BaseModel | None]:
+def _query_reader(endpoint: Endpoint) -> Callable[[bytes], BaseModel | None]:
     query: type[BaseModel] = get_args(inspect.signature(endpoint).parameters["query"].annotation)[0]
     return lru_cache(KEPT)(partial(read_query, query))
 
@@ -71,13 +75,13 @@ def _takes_list(annotation: Any) -> bool:
 
 
 def read_query(query: type[BaseModel], text: bytes) -> BaseModel | None:
-    """The query of a call, with all values of what comes several times; None if it is refused."""
+    """The validated query of a query string, with all values of a repeated name; None if it is invalid."""
     given = QueryParams(text)
     values = {}
     for name in given:
         several = given.getlist(name)
         known = query.model_fields.get(name)
-        # An extra name becomes a parameter of the operation, and FastAPI makes a list of several.
+        # An extra name becomes a parameter of the operation; FastAPI makes a list of repeated ones.
         is_list = len(several) > 1 if known is None else _takes_list(known.annotation)
         values[name] = several if is_list else several[-1]
     try:

@@ -4,7 +4,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class HeadRequests:
-    """Has HEAD answered as GET, and leaves the body out."""
+    """Handles HEAD as GET, and drops the body of the response."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -17,10 +17,10 @@ class HeadRequests:
         async def without_body(message: Message) -> None:
             await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
 
-        # The server must see HEAD, or it would wait for as many bytes as are announced.
+        # The server must see HEAD: for GET it would wait for as many bytes as Content-Length says.
         as_get = {**scope, "method": "GET"}
         try:
             await self.app(as_get, receive, without_body)
         finally:
-            # What is counted and logged of the call outside of here.
+            # The access log reads the route and the problem from the scope.
             scope.update(as_get, method="HEAD")

@@ -1,8 +1,8 @@
-"""Whether a request comes from a program on this machine, and is not passed on for someone elsewhere.
+"""Whether a request comes from a program on this machine, and not through a proxy or a browser.
 
-The address of the peer alone does not say so: a proxy on the same machine has a loopback address too, and so
-has a browser that runs the scripts of a web page from elsewhere. A proxy that adds no header, keeps to
-HTTP/1.1 and sends a local ``Host`` cannot be told from a local program; ``TESSERA_RELOAD_KEY`` can.
+The address of the peer alone does not show that: a proxy on the same machine has a loopback address too, and
+so has a browser that runs the scripts of a remote web page. A proxy that adds no header, speaks HTTP/1.1 and
+sends a local ``Host`` looks like a local program; ``TESSERA_RELOAD_KEY`` protects a reload there.
 """
 
 import ipaddress
@@ -13,7 +13,7 @@ from starlette.types import Scope
 
 from service.errors import quoted
 
-# Begins of the names of headers with which proxies, balancers and content networks say for whom they call.
+# Prefixes of the headers in which proxies, load balancers and CDNs name their client.
 _FORWARDING = re.compile(
     r"forwarded|via|client-ip|true-client|(cdn|cf|fastly|fly|proxy)-|x-(real|arr)-|x-(forwarded|original"
     r"|originating|client|cluster-client|remote|envoy|azure|amz|appengine|akamai|varnish|host|proxy)"
@@ -22,7 +22,7 @@ _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^\[\]:/@\s]+)(:\d{1,5})?", re.IGNORECASE)
 
 
 def why_not_local(scope: Scope) -> str | None:
-    """What shows that a request does not come from this machine, or cannot be trusted to; None if nothing."""
+    """Why a request is not taken for one of a program on this machine; None if it is."""
     client = scope.get("client")
     if client is None or not _is_loopback(client[0]):
         return "it comes from another machine"
@@ -30,15 +30,15 @@ def why_not_local(scope: Scope) -> str | None:
     for name, value in headers:
         if _FORWARDING.match(name):
             return f"it came through a proxy: it has the header {quoted(name)}"
-        # A browser says of a script's request from which page it is; "null" is said of those of no page.
+        # A browser names the origin of a script; "null" stands for none.
         if name == "origin" and not _is_local_host(_host_of(value)):
             return f"it comes from the web page {quoted(value)}"
     hosts = [value for name, value in headers if name == "host"]
     if len(hosts) != 1 or not _is_local_host(hosts[0]):
-        # A name that leads here may be anyone's: DNS says what its owner likes.
+        # Any name may resolve to this machine: its owner writes its DNS.
         return f"its Host is {quoted(', '.join(hosts))}, not localhost or 127.0.0.1"
     if scope["http_version"] == "1.0":
-        # The default of nginx towards its upstream, whose Host may be local.
+        # nginx uses HTTP/1.0 for upstreams by default, perhaps with a local Host.
         return "it is HTTP/1.0, as a proxy's"
     return None
 
@@ -64,6 +64,6 @@ def _is_loopback(host: str) -> bool:
         address = ipaddress.ip_address(host)
     except ValueError:
         return False
-    # A socket for both families tells IPv4 addresses as IPv6.
+    # A dual-stack socket has IPv4 addresses in their IPv6 form.
     mapped = getattr(address, "ipv4_mapped", None)
     return (mapped or address).is_loopback

@@ -1,6 +1,6 @@
-"""``/encode``, ``/decode`` and ``/reconstruct``: images to codes, codes to images, and both."""
+"""``/encode``, ``/decode`` and ``/reconstruct``: images to codes, codes to images, and both in order."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Query
@@ -8,18 +8,42 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api import content_negotiation, request_bodies, responses
-from service.api.dependencies import Context, Shared
-from service.api.inference_call import Call, check_room, choose_model, make_call
-from service.api.openapi import DECODE, ENCODE, RECONSTRUCT
-from service.api.schemas import ImagesQuery, OperationQuery
+from service.api.content_negotiation import BYTES, NPY, PNG
+from service.api.dependencies import Shared
+from service.api.inference_call import check_queue, choose_model, images_call, operation_call
+from service.api.middleware.fast_path import FastRoute
+from service.api.openapi import BINARY, IMAGES_BODY, SEED_HEADER, body, json_content, runs_model
+from service.api.schemas import CodesDocument, ImagesQuery, ImagesResponse, ModelResponse, OperationQuery
 from service.codecs.images import Pixels
 from service.contract.manifest import Role
-from service.models.model import Model
-
-router = APIRouter(tags=["codes"], default_response_class=Response)
 
 
-@router.post("/encode", **ENCODE)
+class CodesResponse(ModelResponse):
+    """The codes of some images."""
+
+    shape: list[int]
+    """`[n, h, w]` for grids, `[n, d]` for vectors."""
+    dtype: str
+    codes: list[Any]
+    """Nested lists of this shape."""
+
+
+class ReconstructionResponse(ImagesResponse):
+    """Reconstructions, with their distance from what was encoded (the resized image, if it was resized)."""
+
+    mse: list[float]
+    """Of pixels in [0, 1], for each image."""
+    psnr: list[float | None]
+    """In dB, for each image; null if there is no difference."""
+
+
+_CODES = {"model": "vqvae-mnist", "codes": [[[17, 301, 4], [88, 12, 12], [0, 511, 63]]]}
+_CODES_BODY = body(json_content(CodesDocument, grid=_CODES) | {NPY: BINARY})
+
+router = APIRouter(tags=["codes"], route_class=FastRoute, default_response_class=Response)
+
+
+@router.post("/encode", **runs_model(CodesResponse, NPY, BYTES, body=IMAGES_BODY, headers=SEED_HEADER))
 async def encode(request: Request, context: Shared, query: Annotated[ImagesQuery, Query()]) -> Response:
     """Turn images into codes.
 
@@ -32,36 +56,38 @@ async def encode(request: Request, context: Shared, query: Annotated[ImagesQuery
     )
     call, pixels = await images_call(request, context, query, "encode")
     results = await call.run(context, len(pixels), {Role.images: pixels})
-    found = results.arrays[Role.codes]
+    codes = results.arrays[Role.codes]
     headers = {"X-Tessera-Seed": str(call.seed)} if call.draws else {}
-    return await context.convert(lambda: responses.of_codes(call.model, found, form, headers), found.size)
+    return await context.convert(lambda: responses.of_codes(call.model, codes, form, headers), codes.size)
 
 
-@router.post("/decode", **DECODE)
+@router.post("/decode", **runs_model(ImagesResponse, PNG, NPY, BYTES, body=_CODES_BODY, headers={}))
 async def decode(request: Request, context: Shared, query: Annotated[OperationQuery, Query()]) -> Response:
     """Turn codes into images.
 
-    The body is what `/encode` answers, JSON or npy. Grids of another size than the model's own are images of
-    another size, where the model can. As PNG, several images come as a grid.
+    The body is the response of `/encode`, JSON or npy. Grids of another size than the model's own are images
+    of another size, where the model can. As PNG, several images are a grid.
     """
     form = content_negotiation.choose(
         content_negotiation.header(request.scope, b"accept"), responses.IMAGES_FORMS
     )
-    check_room(context, query, "decode", request.scope)
-    sent = await request_bodies.read_codes(request, context)
-    model = choose_model(context, query, sent.named)
-    call = _call(model, "decode", query, draws=query.seed is not None)
+    check_queue(context, query, "decode", request.scope)
+    received = await request_bodies.read_codes(request, context)
+    model = choose_model(context, query, received.named)
+    call = operation_call(model, "decode", query, draws=query.seed is not None)
     grids = await request_bodies.convert_json(
-        sent.size, lambda: sent.read(model, context.settings), sent.weight, context
+        received.size, lambda: received.read(model, context.limits.images), received.weight, context
     )
     results = await call.run(context, len(grids), {Role.codes: grids})
-    made = results.arrays[Role.images]
-    return await context.convert(lambda: responses.of_images(model, made, form), made.size)
+    pixels = results.arrays[Role.images]
+    return await context.convert(lambda: responses.of_images(model, pixels, form), pixels.size)
 
 
-@router.post("/reconstruct", **RECONSTRUCT)
+@router.post(
+    "/reconstruct", **runs_model(ReconstructionResponse, PNG, NPY, BYTES, body=IMAGES_BODY, headers={})
+)
 async def reconstruct(request: Request, context: Shared, query: Annotated[ImagesQuery, Query()]) -> Response:
-    """Encode images and decode their codes: what the model keeps of them.
+    """Encode images and decode their codes: what the model preserves of them.
 
     The body is as for `/encode`. The JSON has the mean squared error and the PSNR of each image.
     """
@@ -70,36 +96,15 @@ async def reconstruct(request: Request, context: Shared, query: Annotated[Images
     )
     call, pixels = await images_call(request, context, query, "reconstruct")
     results = await call.run(context, len(pixels), {Role.images: pixels})
-    made = results.arrays[Role.images]
+    decoded = results.arrays[Role.images]
     return await context.convert(
-        lambda: responses.of_images(call.model, made, form, more=_distances(pixels, made)), 2 * made.size
+        lambda: responses.of_images(call.model, decoded, form, more=_distances(pixels, decoded)),
+        2 * decoded.size,
     )
-
-
-async def images_call(
-    request: Request, context: Context, query: ImagesQuery, verb: str
-) -> tuple[Call, Pixels]:
-    """The images of a request, and the call that runs a chain of operations on them."""
-    check_room(context, query, verb, request.scope)
-    sent = await request_bodies.read_images(request, context)
-    model = choose_model(context, query, sent.named)
-    call = _call(model, verb, query, draws=query.seed is not None or verb == "score")
-    fitted = await context.convert(
-        lambda: sent.fitted(model, context.settings, resize=query.resize), sent.weight
-    )
-    return call, fitted.pixels
-
-
-def _call(model: Model, verb: str, query: OperationQuery, *, draws: bool) -> Call:
-    """What a query asks for; unless it ``draws``, noise that has a default is that."""
-    chain, given = model.chain(verb), query.parameters()
-    still = () if draws else chain
-    others = type(query).model_fields if given else ()
-    return make_call(model, chain, given, seed=query.seed, still=still, label=query.label, others=others)
 
 
 def _distances(originals: Pixels, reconstructions: Pixels) -> dict[str, list[float] | list[float | None]]:
-    """MSE of pixels in [0, 1] and PSNR in dB of each image."""
+    """MSE of pixels in [0, 1] and PSNR in dB, for each of the images uint8 ``(N, H, W, C)``."""
     difference = (originals.astype(np.float32) - reconstructions) / 255
     mse = np.square(difference).mean(axis=(1, 2, 3), dtype=np.float64)
     return {

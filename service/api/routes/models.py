@@ -1,4 +1,4 @@
-"""``/models``: what is served, the codebooks and previews, and loading anew."""
+"""``/models``: the models that are served, their codebooks and previews, and reloading."""
 
 from typing import Annotated
 
@@ -10,13 +10,53 @@ from service.api import content_negotiation
 from service.api.content_negotiation import BYTES, JSON, NPY, PNG, SAFETENSORS
 from service.api.dependencies import Shared
 from service.api.middleware.local_clients import why_not_local
-from service.api.openapi import file_answer, problems
+from service.api.openapi import file_response, problems
 from service.api.responses import json_bytes
-from service.api.schemas import ModelDetail, ModelList, ModelSummary
+from service.api.schemas import Document, NamedVersion
 from service.codecs import npy
+from service.contract.manifest import CodesSpec, ImageSpec, Measures, Operation, Parity
 from service.errors import MissingFile, NotLocal
 from service.models.registry import Reload
 from service.settings import variable
+
+
+class ModelSummary(NamedVersion):
+    """A model in the list of models."""
+
+    kind: str
+    default: bool
+    """Whether it is the model for requests that name none."""
+    image: ImageSpec
+    codes: CodesSpec
+    operations: list[str]
+
+
+class ModelList(Document):
+    """The models that are served."""
+
+    models: list[ModelSummary]
+
+
+class ModelDetail(NamedVersion):
+    """A model in full."""
+
+    kind: str
+    created: str
+    git_revision: str | None
+    seed: int
+    provider: str
+    """Where it runs: `cpu` or `cuda`."""
+    reason: str
+    """Why it runs there."""
+    image: ImageSpec
+    codes: CodesSpec
+    labels: tuple[str, ...] | None
+    operations: dict[str, Operation]
+    codebook: list[int] | None
+    """Shape of the codebook."""
+    measures: tuple[Measures, ...]
+    parity: Parity | None
+
 
 router = APIRouter(prefix="/models", tags=["models"])
 
@@ -42,19 +82,19 @@ async def list_models(context: Shared) -> ModelList:
 
 @router.post("/reload", responses=problems(403, 503))
 async def reload(request: Request, context: Shared) -> Reload:
-    """Load new and changed folders, drop removed ones, in every worker; what runs goes on.
+    """Load new and changed models and drop removed ones, in every worker, without downtime.
 
-    All workers load first and then all swap: if one cannot, or they do not agree, none does, and the answer
-    is 503. A second reload waits for the first. A folder that does not verify is refused with the reason; if
-    it was served before, that stays. Needs the key for it, if the service has one; else it answers only to
-    clients on the same machine.
+    All workers prepare, and then all swap: if one fails, or they do not agree, none swaps, and the response
+    is 503. A second reload waits for the first. An invalid model bundle is refused with the reason; a version
+    that was served before stays. A reload needs the key `reload_key`, if the service has one; else only
+    clients on the same machine may reload.
     """
     if context.settings.reload_key is None and (why := why_not_local(request.scope)) is not None:
         raise NotLocal(
-            "the models are reloaded only for clients on the same machine, unless the service has a key for "
-            f"it ({variable('reload_key')}), and this request is not taken for one: {why}"
+            "only clients on the same machine may reload, unless the service has a key for it "
+            f"({variable('reload_key')}); this request does not count as one: {why}"
         )
-    (outcome,) = await context.crew.ask("reload")
+    (outcome,) = await context.control.broadcast("reload")
     if not isinstance(outcome, Reload):
         raise outcome
     return outcome
@@ -62,7 +102,7 @@ async def reload(request: Request, context: Shared) -> Reload:
 
 @router.get("/{name}", responses=problems(404, 422, 503))
 async def show_model(name: ModelName, context: Shared) -> ModelDetail:
-    """Show what a model takes and gives, its operations with their parameters, and how good it is."""
+    """Show the inputs and outputs of a model, its operations with their parameters, and its metrics."""
     model = context.registry.choose(name)
     manifest = model.manifest
     return ModelDetail(
@@ -76,35 +116,35 @@ async def show_model(name: ModelName, context: Shared) -> ModelDetail:
 @router.get(
     "/{name}/codebook",
     response_class=Response,
-    responses=file_answer("The code vectors, float32 `[size, dimension]`.", SAFETENSORS, NPY, BYTES, JSON)
+    responses=file_response("The code vectors, float32 `[size, dimension]`.", SAFETENSORS, NPY, BYTES, JSON)
     | problems(404, 406, 422, 503),
 )
 async def show_codebook(name: ModelName, request: Request, context: Shared) -> Response:
-    """Give the code vectors, as the safetensors file, npy or JSON."""
+    """Show the code vectors, as the safetensors file, npy or JSON."""
     form = content_negotiation.choose(content_negotiation.header(request.scope, b"accept"), CODEBOOK_FORMS)
-    folder = context.registry.choose(name).folder
-    vectors = folder.vectors
-    if folder.codebook is None or vectors is None:
+    bundle = context.registry.choose(name).bundle
+    vectors = bundle.vectors
+    if bundle.codebook is None or vectors is None:
         raise MissingFile(f"model {name!r} has no codebook")
     headers = {"Vary": "Accept"}
     if form == JSON:
-        content = {"model": name, "version": folder.manifest.version, "shape": list(vectors.shape)}
+        content = {"model": name, "version": bundle.manifest.version, "shape": list(vectors.shape)}
         text = await context.convert(lambda: json_bytes(content | {"codebook": vectors}))
         return Response(text, 200, headers, JSON)
     if form == NPY:
         return Response(await context.convert(lambda: npy.dump(vectors)), 200, headers, NPY)
     headers["Content-Disposition"] = f'attachment; filename="{name}.safetensors"'
-    return Response(folder.codebook, 200, headers, form)
+    return Response(bundle.codebook, 200, headers, form)
 
 
 @router.get(
     "/{name}/preview.png",
     response_class=Response,
-    responses=file_answer("Originals, reconstructions and samples.", PNG) | problems(404, 422, 503),
+    responses=file_response("Originals, reconstructions and samples.", PNG) | problems(404, 422, 503),
 )
 async def show_preview(name: ModelName, context: Shared) -> Response:
-    """Give the picture that was made when the model was exported."""
-    preview = context.registry.choose(name).folder.preview
+    """Show the preview image of the export: originals, reconstructions and samples."""
+    preview = context.registry.choose(name).bundle.preview
     if preview is None:
         raise MissingFile(f"model {name!r} has no preview")
     return Response(preview, media_type=PNG)

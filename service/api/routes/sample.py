@@ -1,7 +1,7 @@
-"""``/sample``: new images, from noise, by any method that the model was exported with.
+"""``/sample``: new images, from noise, by any sampling method of a model.
 
-Methods that can keep codes also complete what they are given (``service.api.routes.sample_inputs``), and
-others go from one code to another. What a chain passed on its way is answered too.
+Methods that take a mask also complete given codes or images (``service.api.routes.sample_inputs``), and
+methods that take a target interpolate. The response may have the states of a Markov chain too.
 """
 
 import math
@@ -15,52 +15,85 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api import content_negotiation, request_bodies, responses
+from service.api.content_negotiation import BYTES, NPY, PNG
 from service.api.dependencies import Context, Shared
-from service.api.inference_call import Call, choose_model, make_call
-from service.api.openapi import SAMPLE as SAMPLE_CALL
-from service.api.request_bodies import SentSample
+from service.api.inference_call import POINTS, Call, check_states, choose_model, image_size, make_call
+from service.api.middleware.fast_path import FastRoute
+from service.api.openapi import IMAGES_CONTENT, SEED_HEADER, json_content, runs_model
+from service.api.openapi import body as described_body
+from service.api.request_bodies import SampleBody
 from service.api.routes import sample_inputs
-from service.api.schemas import SampleDocument, SampleQuery
+from service.api.schemas import ImagesResponse, SampleDocument, SampleQuery
 from service.codecs import masks
-from service.codecs.images import check_count, check_total
 from service.contract.manifest import Role
 from service.contract.runner import Results
-from service.errors import BadValue, TooLarge
-from service.models.model import SAMPLE, Model
-from service.settings import Settings
-
-router = APIRouter(tags=["samples"], default_response_class=Response)
+from service.errors import BadValue
+from service.models.model import ServedModel
+from service.models.pipeline import SAMPLE, Pipeline
 
 
-@router.post("/sample", **SAMPLE_CALL)
+class SampleResponse(ImagesResponse):
+    """Samples, and all that is needed to get them again."""
+
+    method: str
+    seed: int
+    parameters: dict[str, float]
+    labels: list[int] | None
+    """Index of the class of each; null for no classes."""
+    codes: list[Any] | None
+    """Nested lists; null if the method gives images alone."""
+    mask: list[Any] | None
+    """Nested lists of the shape of `codes`: 1 where one was sampled, 0 where it was kept; null if nothing
+    was given to complete."""
+    states: list[Any] | None
+    """The states of each chain, `[n, states, ...]`; null without `every`."""
+    state_images: list[list[str]] | None
+    """Their images, as base64 PNG."""
+    figures: dict[str, list[float | None]] | None
+    """Figures of each sample by name, such as `acceptance_rate`; null if there are none."""
+
+
+_SAMPLE_JSON = json_content(
+    SampleDocument,
+    langevin={"method": "langevin", "n": 16, "seed": 1, "parameters": {"steps": 200}},
+    codes_and_mask={"codes": [[17, 301], [88, 12]], "mask": [[0, 0], [1, 1]], "n": 8},
+    image_and_box={"image": "iVBORw0KGgo...", "box": [0, 14, 28, 28], "n": 8},
+    two_images={"method": "interpolate", "images": ["iVBORw0KGgo...", "iVBORw0KGgo..."], "n": 9},
+)
+_SAMPLE_BODY = described_body(_SAMPLE_JSON | IMAGES_CONTENT, required=False)
+
+router = APIRouter(tags=["samples"], route_class=FastRoute, default_response_class=Response)
+
+
+@router.post("/sample", **runs_model(SampleResponse, PNG, NPY, BYTES, body=_SAMPLE_BODY, headers=SEED_HEADER))
 async def sample(request: Request, context: Shared, query: Annotated[SampleQuery, Query()]) -> Response:
-    """Draw new images, complete some, or go from one to another.
+    """Draw new images, complete some, or interpolate between two.
 
     The request is JSON, or plain query parameters: `/sample?method=langevin&steps=200&n=16&seed=1`. The same
-    seed gives the same images, each whatever `n` is; without one a seed is drawn and told, in the JSON and
-    in the header `X-Tessera-Seed`. As PNG, several images come as a grid.
+    seed gives the same images, each whatever `n` is; without one a seed is drawn, and is in the JSON and the
+    header `X-Tessera-Seed` of the response. As PNG, several images are a grid.
 
     Methods that take a mask also complete: given `codes` and a `mask`, they sample the codes where it is true
     and keep the others; given an image and a `box`, they do the same with the image's codes, and sample those
-    that the box touches. The image comes in JSON, or is the body as for `/encode`, with the box in the query:
-    `/sample?box=0,14,28,28&n=8`. Of one image or row of codes come `n` completions, of several one each.
+    that the box touches. The image is in the JSON, or is the body as for `/encode`, with the box in the
+    query: `/sample?box=0,14,28,28&n=8`. One image or row of codes has `n` completions, several have one each.
 
-    Methods that take a target go from one code to another: given two rows of `codes`, or two images, they
-    answer `n` points evenly on the way, both ends among them: `/sample?method=interpolate&n=9`.
+    Methods that take a target interpolate: given two rows of `codes`, or two images, they respond with `n`
+    evenly spaced points, including both ends: `/sample?method=interpolate&n=9`.
 
-    A chain that is asked for its states (`every=20`) answers these instead of its last alone: as PNG a row of
-    images for each sample, as npy `[n, states, h, w, c]`, in JSON beside it.
+    With `every=20` the response has every 20th state of each chain instead of the last alone: as PNG a row of
+    images for each sample, as npy `[n, states, h, w, c]`, in JSON beside the last.
     """
     form = content_negotiation.choose(
         content_negotiation.header(request.scope, b"accept"), responses.IMAGES_FORMS
     )
-    sent = _merged(await request_bodies.read_sample(request, context), query)
-    model = choose_model(context, sent.document)
-    operation = model.sampler(sent.document.method)
+    body = _merged(await request_bodies.read_sample(request, context), query)
+    model = choose_model(context, body.document)
+    operation = model.sampler(body.document.method)
     method = operation.removeprefix(SAMPLE)
-    goes_between = method in model.methods_that_take(Role.target)
-    run = _gone_between if goes_between else _drawn
-    call, results = await run(context, model, operation, sent, query)
+    interpolates = method in model.methods_that_take(Role.target)
+    run = _interpolated if interpolates else _drawn
+    call, results = await run(context, model, operation, body, query)
     arrays = results.arrays
     pixels, states, mask = arrays[Role.images], arrays.get(Role.states), arrays.get(Role.mask)
     passed = None
@@ -79,7 +112,7 @@ async def sample(request: Request, context: Shared, query: Annotated[SampleQuery
     headers = {"X-Tessera-Seed": str(call.seed)}
     if passed is not None:
         return await context.convert(lambda: responses.of_chains(model, pixels, passed, form, more, headers))
-    columns = len(pixels) if goes_between else None
+    columns = len(pixels) if interpolates else None
     more["state_images"] = None
     weight = pixels.size + sum(array.size for array in arrays.values())
     return await context.convert(
@@ -88,60 +121,65 @@ async def sample(request: Request, context: Shared, query: Annotated[SampleQuery
 
 
 async def _drawn(
-    context: Context, model: Model, operation: str, sent: SentSample, query: SampleQuery
+    context: Context, model: ServedModel, operation: str, body: SampleBody, query: SampleQuery
 ) -> tuple[Call, Results]:
     """Samples from noise, or of what was given to be completed."""
-    completes = sample_inputs.is_completion(sent, model)
-    chain = sample_inputs.completion_chain(model, operation, sent) if completes else model.chain(operation)
-    call = _call(model, chain, operation, sent, query)
+    completes = sample_inputs.is_completion(body, model)
+    pipeline = (
+        sample_inputs.completion_pipeline(model, operation, body) if completes else model.pipeline(operation)
+    )
+    call = _call(model, pipeline, operation, body, query)
     kept: dict[Role, NDArray[Any]] = {}
     if completes:
         kept = await request_bodies.convert_json(
-            sent.size, lambda: sample_inputs.read_completion(sent, model, context.settings), math.inf, context
+            body.size,
+            lambda: sample_inputs.read_completion(body, model, context.limits.images),
+            math.inf,
+            context,
         )
-    rows = _rows(sent.document, len(kept[Role.mask]) if completes else 1)
-    check_count(rows, context.settings)
-    check_total(rows, model.manifest.image.height, model.manifest.image.width, context.settings)
+    rows = _rows(body.document, len(kept[Role.mask]) if completes else 1)
+    context.limits.images.check_count(rows)
+    context.limits.images.check_total(rows, model.manifest.image.height, model.manifest.image.width)
     kept = {role: array.repeat(rows // len(array), axis=0) for role, array in kept.items()}
     return call, await call.run(context, rows, kept)
 
 
-async def _gone_between(
-    context: Context, model: Model, operation: str, sent: SentSample, query: SampleQuery
+async def _interpolated(
+    context: Context, model: ServedModel, operation: str, body: SampleBody, query: SampleQuery
 ) -> tuple[Call, Results]:
     """Points from one of two codes or images to the other."""
-    sample_inputs.check_ends(sent, operation.removeprefix(SAMPLE))
-    before = () if sent.images is None else model.chain("encode")
-    after = model.chain(operation)
-    call = _call(model, (*before, *after), operation, sent, query)
-    rows = sent.document.n or sample_inputs.POINTS
-    check_count(rows, context.settings)
+    sample_inputs.check_ends(body, operation.removeprefix(SAMPLE))
+    encodes, sampling = body.images is not None, model.pipeline(operation)
+    pipeline = model.pipeline_of("encode", *sampling.names) if encodes else sampling
+    call = _call(model, pipeline, operation, body, query)
+    rows = body.document.n or POINTS
+    context.limits.images.check_count(rows)
     ends = await request_bodies.convert_json(
-        sent.size, lambda: sample_inputs.read_ends(sent, model, context.settings), math.inf, context
+        body.size, lambda: sample_inputs.read_ends(body, model, context.limits.images), math.inf, context
     )
     # Before anything runs: n points of these ends may be more than two of them.
-    check_total(rows, *sample_inputs.image_size(ends, model), context.settings)
-    if before:
-        ends = (await call._replace(chain=before).run(context, len(ends[Role.images]), ends)).arrays
+    context.limits.images.check_total(rows, *image_size(ends, model))
+    if encodes:
+        encoding = call._replace(pipeline=model.pipeline("encode"))
+        ends = (await encoding.run(context, len(ends[Role.images]), ends)).arrays
     between = sample_inputs.between(ends[Role.codes], rows)
-    return call, await call._replace(chain=after).run(context, rows, between)
+    return call, await call._replace(pipeline=sampling).run(context, rows, between)
 
 
-def _call(model: Model, chain: tuple[str, ...], operation: str, sent: SentSample, query: SampleQuery) -> Call:
-    """A call of a sampler. What comes before it is no sample: noise that has a default stands still there."""
-    wanted, still, others = sent.document, chain[: chain.index(operation)], SampleQuery.model_fields
-    given = wanted.parameters | query.parameters()
-    return make_call(model, chain, given, seed=wanted.seed, still=still, label=wanted.label, others=others)
-
-
-def check_states(model: Model, states: NDArray[Any], settings: Settings) -> None:
-    """Raise TooLarge if the images of states ``(N, S, *codes.shape)`` are more than one answer may have."""
-    (chains, passed), image = states.shape[:2], model.manifest.image
-    try:
-        check_total(chains * passed, image.height, image.width, settings)
-    except TooLarge as error:
-        detail = f"{chains} chains with {passed} states each: {error}; ask for fewer samples or states"
-        raise TooLarge(detail, **error.members) from error
+def _call(
+    model: ServedModel, pipeline: Pipeline, operation: str, body: SampleBody, query: SampleQuery
+) -> Call:
+    """The call of a sampler. The operations before the sampler use default noise."""
+    document = body.document
+    return make_call(
+        model,
+        pipeline,
+        document.parameters | (query.model_extra or {}),
+        seed=document.seed,
+        default_noise=pipeline.names[: pipeline.names.index(operation)],
+        label=document.label,
+        others=SampleQuery.model_fields,
+    )
 
 
 async def _decoded(
@@ -152,30 +190,31 @@ async def _decoded(
     Raises TooLarge.
     """
     model, (chains, passed) = call.model, states.shape[:2]
-    check_states(model, states, context.settings)
-    chain = model.chain("decode")
-    values = {**model.operations(chain).defaults, **call.values}
+    check_states(model, states, context.limits.images)
+    pipeline = model.pipeline("decode")
+    values = {**pipeline.defaults, **call.values}
     given = {} if label is None else {Role.label: label.repeat(passed)}
     given[Role.codes] = states.reshape(-1, *states.shape[2:])
-    # The noise of a decoder is that of the chain, so that the last state has the picture of the answer.
+    # The noise of the decoder is that of the chain, so that the last state has the image of the response.
     items = [item for item in range(chains) for _ in range(passed)]
-    results = await context.scheduler.run(model, chain, given, len(items), values, call.seed, items=items)
+    results = await context.scheduler.run(model, pipeline, given, len(items), values, call.seed, items=items)
     images = results.arrays[Role.images]
     return images.reshape(chains, passed, *images.shape[1:])
 
 
-def _merged(sent: SentSample, query: SampleQuery) -> SentSample:
+def _merged(body: SampleBody, query: SampleQuery) -> SampleBody:
     """The body and the query as one request. Raises BadValue if both say the same thing."""
-    asked: dict[str, Any] = query.model_dump(include=set(SampleQuery.model_fields), exclude_unset=True)
-    document: SampleDocument = sent.document
+    queried: dict[str, Any] = query.model_dump(include=set(SampleQuery.model_fields), exclude_unset=True)
+    document: SampleDocument = body.document
     twice = sorted(
-        document.model_fields_set & asked.keys() | document.parameters.keys() & query.parameters().keys()
+        document.model_fields_set & queried.keys()
+        | document.parameters.keys() & (query.model_extra or {}).keys()
     )
     if twice:
         raise BadValue(f"both the body and the query say {', '.join(twice)}", given=twice)
     if query.box is not None:
-        asked["box"] = [list(box) for box in masks.boxes_from_query(query.box)]
-    return replace(sent, document=document.model_copy(update=asked))
+        queried["box"] = [list(box) for box in masks.boxes_from_query(query.box)]
+    return replace(body, document=document.model_copy(update=queried))
 
 
 def _rows(wanted: SampleDocument, given: int) -> int:

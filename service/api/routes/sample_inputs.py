@@ -1,9 +1,11 @@
-"""What ``/sample`` is given beside noise, as it was sent: something to complete, or two ends to go between.
+"""The inputs of ``/sample`` beside noise: something to complete, or the two ends of an interpolation.
 
-nothing                       every code is sampled
-codes and mask                the codes under the mask are sampled, the others kept
-images and box                the same, with the codes of the images and the mask of the box
-two rows of codes, or images  points on the way from one to the other, by a method that takes a target
+| given                         | sampled                                                                    |
+| ----------------------------- | -------------------------------------------------------------------------- |
+| nothing                       | every code                                                                 |
+| codes and mask                | the codes under the mask; the others are kept                              |
+| images and box                | the same, with the codes of the images and the mask of the box             |
+| two rows of codes, or images  | points between the two, by a method that takes a target                    |
 """
 
 from typing import Any
@@ -11,73 +13,73 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.api.request_bodies import SentSample
+from service.api.request_bodies import SampleBody
 from service.codecs import code_arrays, masks
+from service.codecs.images import ImageLimits
 from service.contract.manifest import Role
 from service.errors import BadCodes, BadValue
-from service.models.model import SAMPLE, Model
-from service.settings import Settings
+from service.models.model import ServedModel
+from service.models.pipeline import SAMPLE, Pipeline
 
-POINTS = 9
 _ENDS = 2
-# What goes with what, and why not alone.
+# Inputs that need a partner, and the error without it.
 _PARTNERS = {
-    "codes": ("mask", "codes were given without a mask, which says which of them to sample anew"),
+    "codes": ("mask", "codes were given without a mask, which says which of them to sample"),
     "mask": ("codes", "a mask was given without codes, of which it keeps some"),
-    "image": ("box", "an image was given without a box, which says what of it to sample anew"),
-    "box": ("image", "a box was given without an image, of which it samples a part anew"),
-    "shape": ("codes", "a shape was given without the codes that have it"),
-    "dtype": ("codes", "a dtype was given without the codes that have it"),
+    "image": ("box", "an image was given without a box, which says which part of it to sample"),
+    "box": ("image", "a box was given without an image, of which it is a part"),
+    "shape": ("codes", "a shape was given without codes"),
+    "dtype": ("codes", "a dtype was given without codes"),
 }
 
 
-def is_completion(sent: SentSample, model: Model) -> bool:
-    """Whether there is something to complete. Raises BadValue if a part of it is missing."""
+def is_completion(body: SampleBody, model: ServedModel) -> bool:
+    """Whether the request is a completion. Raises BadValue if a part of it is missing."""
     given = {
         name
         for name in ("codes", "mask", "box", "shape", "dtype")
-        if getattr(sent.document, name) is not None
+        if getattr(body.document, name) is not None
     }
-    if sent.images is not None:
+    if body.images is not None:
         given.add("image")
     if {"codes", "image"} <= given:
         raise BadValue("both codes and an image were given; give codes and a mask, or an image and a box")
     for name, (partner, complaint) in _PARTNERS.items():
         if name in given and partner not in given:
-            between = ", ".join(model.methods_that_take(Role.target))
-            hint = f"; to go between two, choose a method that does: {between}" if between else ""
+            between = " or ".join(model.methods_that_take(Role.target))
+            hint = f"; to interpolate, choose the method {between}" if between else ""
             raise BadValue(complaint + hint, missing=partner)
     return bool(given)
 
 
-def completion_chain(model: Model, operation: str, sent: SentSample) -> tuple[str, ...]:
-    """The operations that complete what was sent by a sampler, ``sample/METHOD``.
+def completion_pipeline(model: ServedModel, operation: str, body: SampleBody) -> Pipeline:
+    """The pipeline that completes the given codes or images by a sampler, ``sample/METHOD``.
 
-    Raises BadValue if it samples only everything anew, UnknownOperation if the model cannot encode images.
+    Raises BadValue if the method cannot complete, UnknownOperation if the model cannot encode images.
     """
     method, methods = operation.removeprefix(SAMPLE), model.methods_that_take(Role.mask)
     if method not in methods:
-        able = f"these can: {', '.join(methods)}" if methods else "no method of this model can"
+        able = f"methods that can are {', '.join(methods)}" if methods else "no method of this model can"
         raise BadValue(
-            f"method {method!r} of {model.manifest.name!r} samples every code anew and keeps none; {able}",
+            f"method {method!r} of {model.manifest.name!r} samples every code and cannot complete; {able}",
             given=method,
             allowed=methods,
         )
-    before = () if sent.images is None else model.chain("encode")
-    return (*before, *model.chain(operation))
+    pipeline = model.pipeline(operation)
+    return pipeline if body.images is None else model.pipeline_of("encode", *pipeline.names)
 
 
-def read_completion(sent: SentSample, model: Model, settings: Settings) -> dict[Role, NDArray[Any]]:
-    """What was sent, by role: ``codes`` or ``images``, and the ``mask`` of each row of them.
+def read_completion(body: SampleBody, model: ServedModel, limits: ImageLimits) -> dict[Role, NDArray[Any]]:
+    """The inputs by role: ``codes`` or ``images``, and the ``mask`` of each row of them.
 
     Raises what ``service.codecs.code_arrays``, ``service.codecs.images`` and ``service.codecs.masks`` raise.
     """
-    document, manifest = sent.document, model.manifest
-    if sent.images is not None:
+    document, manifest = body.document, model.manifest
+    if body.images is not None:
         boxes = masks.boxes_from_json(document.box or [])
-        pixels, sizes = sent.images.fitted(model, settings)
+        pixels, sizes = body.images.fitted(model, limits)
         return {Role.images: pixels, Role.mask: masks.from_boxes(boxes, sizes, manifest)}
-    grids = code_arrays.from_json(dict(document), manifest, settings)
+    grids = code_arrays.from_json(dict(document), manifest, limits)
     if grids.shape[1:] != manifest.codes.shape:
         own = list(manifest.codes.shape)
         detail = (
@@ -88,49 +90,39 @@ def read_completion(sent: SentSample, model: Model, settings: Settings) -> dict[
     return {Role.codes: grids, Role.mask: masks.from_json(document.mask or [], manifest, len(grids))}
 
 
-def check_ends(sent: SentSample, method: str) -> None:
+def check_ends(body: SampleBody, method: str) -> None:
     """Raise BadValue if this is not two codes or two images, or if there is more than them."""
-    document = sent.document
-    if (document.codes is None) == (sent.images is None):
-        given = "both" if sent.images is not None else "neither"
+    document = body.document
+    if (document.codes is None) == (body.images is None):
+        given = "both" if body.images is not None else "neither"
         raise BadValue(
-            f"method {method!r} goes from one code to another: give codes, two rows of them, or two images; "
-            f"{given} came"
+            f"method {method!r} interpolates: give two rows of codes or two images; {given} were given"
         )
     for name in ("shape", "dtype"):
         if document.codes is None and getattr(document, name) is not None:
-            raise BadValue(f"a {name} was given without the codes that have it", missing="codes")
+            raise BadValue(f"a {name} was given without codes", missing="codes")
     for name in ("mask", "box"):
         if getattr(document, name) is not None:
-            raise BadValue(f"a {name} was given, but method {method!r} completes nothing", given=name)
+            raise BadValue(f"a {name} was given, but method {method!r} does not complete", given=name)
     if document.n is not None and document.n < _ENDS:
-        detail = f"n is {document.n}; it counts both ends, so it must be {_ENDS} or more"
+        detail = f"n is {document.n}; it includes both ends, so it must be {_ENDS} or more"
         raise BadValue(detail, given=document.n, allowed=[_ENDS, None])
 
 
-def read_ends(sent: SentSample, model: Model, settings: Settings) -> dict[Role, NDArray[Any]]:
+def read_ends(body: SampleBody, model: ServedModel, limits: ImageLimits) -> dict[Role, NDArray[Any]]:
     """The two ends, by role: ``codes`` or ``images``, two rows.
 
     Raises BadValue for another number of them, and what ``service.codecs.code_arrays`` and
     ``service.codecs.images`` raise.
     """
-    if sent.images is not None:
-        return {Role.images: _two(sent.images.fitted(model, settings).pixels, "images")}
-    document = dict(sent.document)
-    return {Role.codes: _two(code_arrays.from_json(document, model.manifest, settings), "rows of codes")}
-
-
-def image_size(ends: dict[Role, NDArray[Any]], model: Model) -> tuple[int, int]:
-    """Height and width of the images that belong to the ends, in pixels."""
-    image, stride = model.manifest.image, model.manifest.codes.stride
-    if Role.codes in ends and stride is not None:
-        down, right = ends[Role.codes].shape[1:]
-        return down * stride, right * stride
-    return image.height, image.width
+    if body.images is not None:
+        return {Role.images: _two(body.images.fitted(model, limits).pixels, "images")}
+    document = dict(body.document)
+    return {Role.codes: _two(code_arrays.from_json(document, model.manifest, limits), "rows of codes")}
 
 
 def between(ends: NDArray[Any], rows: int) -> dict[Role, NDArray[Any]]:
-    """What an operation takes for ``rows`` points evenly from one code to the other, both ends among them."""
+    """The inputs by role for ``rows`` evenly spaced points from one code to the other, including both."""
     return {
         Role.codes: ends[:1].repeat(rows, axis=0),
         Role.target: ends[1:].repeat(rows, axis=0),
@@ -140,5 +132,7 @@ def between(ends: NDArray[Any], rows: int) -> dict[Role, NDArray[Any]]:
 
 def _two(ends: NDArray[Any], what: str) -> NDArray[Any]:
     if len(ends) != _ENDS:
-        raise BadValue(f"{len(ends)} {what} came; to go between, give two", given=len(ends), allowed=[_ENDS])
+        raise BadValue(
+            f"{len(ends)} {what} were given; an interpolation needs two", given=len(ends), allowed=[_ENDS]
+        )
     return ends

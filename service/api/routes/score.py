@@ -9,21 +9,34 @@ from starlette.responses import Response
 from service.api import content_negotiation, responses
 from service.api.content_negotiation import JSON
 from service.api.dependencies import Shared
-from service.api.openapi import SCORE
-from service.api.routes.codes import images_call
-from service.api.schemas import ImagesQuery
+from service.api.inference_call import images_call
+from service.api.middleware.fast_path import FastRoute
+from service.api.openapi import IMAGES_BODY, SEED_HEADER, runs_model
+from service.api.schemas import ImagesQuery, ModelResponse
 from service.contract.manifest import Role
 
-router = APIRouter(tags=["scores"], default_response_class=Response)
+
+class ScoreResponse(ModelResponse):
+    """How likely the model finds images, and all that is needed to get the same again."""
+
+    shape: list[int]
+    """`[n]`."""
+    seed: int
+    parameters: dict[str, float]
+    figures: dict[str, list[float | None]]
+    """By name, one for each image: in nats, and null if it is no finite number."""
 
 
-@router.post("/score", **SCORE)
+router = APIRouter(tags=["scores"], route_class=FastRoute, default_response_class=Response)
+
+
+@router.post("/score", **runs_model(ScoreResponse, body=IMAGES_BODY, headers=SEED_HEADER))
 async def score(request: Request, context: Shared, query: Annotated[ImagesQuery, Query()]) -> Response:
-    """Tell how likely the model finds images: to find the odd one among many, say.
+    """Score how likely the model finds images, for example to find an outlier among many.
 
-    The body is as for `/encode`. The figures are the model's own: for a VAE the ELBO and its parts, and the
+    The body is as for `/encode`. The figures depend on the model: for a VAE the ELBO and its parts, and the
     negative log-likelihood by importance sampling, closer with more `samples`. The noise of the draws is that
-    of `seed`; without one a seed is drawn and told.
+    of `seed`; without one a seed is drawn, and is in the response.
     """
     content_negotiation.choose(content_negotiation.header(request.scope, b"accept"), (JSON,))
     call, pixels = await images_call(request, context, query, "score")

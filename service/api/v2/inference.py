@@ -1,7 +1,7 @@
 """``/v2``: the Open Inference Protocol, for clients of KServe and Triton.
 
-``service.models.signature`` says what a model is there. An inference goes the way of ``/encode``, ``/decode``
-and ``/sample``: the same chains, limits and errors, and the same batches as theirs.
+``service.models.signature`` maps models to the protocol. An inference has the operations, limits and errors
+of ``/encode``, ``/decode`` and ``/sample``, and shares their batches.
 """
 
 from collections.abc import Callable
@@ -13,31 +13,33 @@ from starlette.responses import Response
 
 from service import __version__
 from service.api import request_bodies
-from service.api.dependencies import Shared
-from service.api.inference_call import Call, make_call
+from service.api.content_negotiation import BYTES
+from service.api.dependencies import RequestLimits, Shared
+from service.api.inference_call import Call, check_states, make_call
 from service.api.middleware.body_limits import HOLD
-from service.api.openapi import INDEX_BODY, INFER, problems
-from service.api.routes import health, sample
+from service.api.openapi import BINARY, RUN_REFUSALS, body, json_content, json_response, problems
 from service.api.v2 import inputs, wire
 from service.api.v2.inputs import Inputs
 from service.api.v2.metadata import describe
 from service.api.v2.protocol import (
     IndexDocument,
     IndexEntry,
-    ModelAnswer,
-    ModelReadyAnswer,
-    ServerAnswer,
-    ServerLiveAnswer,
-    ServerReadyAnswer,
+    InferenceDocument,
+    InferenceResponse,
+    ModelMetadata,
+    ModelReady,
+    ServerLive,
+    ServerMetadata,
+    ServerReady,
 )
-from service.api.v2.wire import ALL_BINARY, SentInference
+from service.api.v2.wire import ALL_BINARY, LENGTH, InferenceBody
+from service.codecs.images import ImageLimits
 from service.contract.manifest import Role
 from service.contract.runner import Results
 from service.errors import BadValue, quoted, unknown
-from service.models.model import Model
+from service.models.model import ServedModel
 from service.models.request_parameters import LARGEST_SEED
 from service.models.signature import ENCODE, RECONSTRUCT, Signature, find, names, signature
-from service.settings import Settings
 
 router = APIRouter(prefix="/v2", tags=["inference"])
 
@@ -58,61 +60,80 @@ Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 _REFUSALS = problems(404, 422, 503)
 _EXTENSIONS = ["binary_tensor_data", "parameters"]
 _SEED, _COUNT = "seed", "n"
-# Where nobody asked for a draw, noise that may stand still does.
-_STILL = (ENCODE, "decode", RECONSTRUCT)
+# Without a seed these verbs use the default noise of every input that has one.
+_DEFAULT_NOISE = (ENCODE, "decode", RECONSTRUCT)
 
 
-async def _found(name: ModelName, request: Request, context: Shared) -> tuple[Model, str]:
+# There is one form of response, and the version is a part of the path: 406 and 409 do not occur.
+_LENGTH = {
+    "description": "How many bytes are JSON, if tensors follow.",
+    "schema": {"type": "integer", "minimum": 0},
+}
+_TENSORS = {"inputs": [{"name": "images", "shape": [1], "datatype": "BYTES", "data": ["iVBORw0KGgo..."]}]}
+_INFER: dict[str, Any] = {
+    "responses": json_response(InferenceResponse, BYTES, headers={LENGTH: _LENGTH})
+    | problems(*(status for status in RUN_REFUSALS if status not in (406, 409))),
+    "openapi_extra": body(
+        json_content(InferenceDocument, one=_TENSORS) | {BYTES: BINARY},
+        {"name": LENGTH, "in": "header", **_LENGTH},
+    ),
+}
+_INDEX_BODY = {
+    "requestBody": {"required": False, "content": json_content(IndexDocument, ready={"ready": True})}
+}
+
+
+async def _found(name: ModelName, request: Request, context: Shared) -> tuple[ServedModel, str]:
     return find(context.registry, name, request.path_params.get("version"))
 
 
 async def _of_version(version: Version) -> None:
-    """Only to be described: a model is looked up once, with its version."""
+    """The description alone: ``_found`` looks the model and its version up."""
 
 
-Found = Annotated[tuple[Model, str], Depends(_found)]
+Found = Annotated[tuple[ServedModel, str], Depends(_found)]
 
 
-def _of_model(method: str, path: str, **told: Any) -> Callable[[Endpoint], Endpoint]:
-    """Two routes to an endpoint: to a model, and to a version of it."""
+def _of_model(method: str, path: str, **described: Any) -> Callable[[Endpoint], Endpoint]:
+    """Two routes to an endpoint: of a model, and of a version of it."""
 
     def add(endpoint: Endpoint) -> Endpoint:
         for prefix, dependencies in (("", []), ("/versions/{version}", [Depends(_of_version)])):
             whole = f"/models/{{name}}{prefix}{path}"
-            router.add_api_route(whole, endpoint, methods=[method], dependencies=dependencies, **told)
+            router.add_api_route(whole, endpoint, methods=[method], dependencies=dependencies, **described)
         return endpoint
 
     return add
 
 
 @router.get("")
-async def show_server() -> ServerAnswer:
+async def show_server() -> ServerMetadata:
     """Name the server, and the extensions of the protocol that it has."""
-    return ServerAnswer(name="tessera", version=__version__, extensions=_EXTENSIONS)
+    return ServerMetadata(name="tessera", version=__version__, extensions=_EXTENSIONS)
 
 
 @router.get("/health/live", responses=problems(503))
-async def live(context: Shared) -> ServerLiveAnswer:
-    """Say that the service is well, as `/livez` does."""
-    await health.livez(context)
-    return ServerLiveAnswer(live=True)
+async def live(context: Shared) -> ServerLive:
+    """Respond 200 while the service is well, as `/livez`."""
+    await context.check_live()
+    return ServerLive(live=True)
 
 
 @router.get("/health/ready", responses=problems(503))
-async def ready(context: Shared) -> ServerReadyAnswer:
-    """Say that a model is loaded, as `/readyz` does."""
-    await health.readyz(context)
-    return ServerReadyAnswer(ready=True)
+async def ready(context: Shared) -> ServerReady:
+    """Respond 200 while a model is loaded, as `/readyz`."""
+    await context.check_ready()
+    return ServerReady(ready=True)
 
 
-@router.post("/repository/index", responses=problems(400, 408, 413, 422), openapi_extra=INDEX_BODY)
+@router.post("/repository/index", responses=problems(400, 408, 413, 422), openapi_extra=_INDEX_BODY)
 async def index(request: Request, context: Shared) -> list[IndexEntry]:
-    """List every name that a model has here, and the folders that are refused."""
-    body = await request_bodies.whole(request)
-    asked = IndexDocument()
-    if body:
-        asked = await request_bodies.read_off_loop(
-            body, lambda: IndexDocument.read(request_bodies.from_json(body, context.settings)), context
+    """List every name that a model has here, and the refused bundles."""
+    content = await request_bodies.whole(request)
+    query = IndexDocument()
+    if content:
+        query = await request_bodies.read_off_loop(
+            content, lambda: IndexDocument.read(context.limits.json.parse(content)), context
         )
     served = [
         IndexEntry(name=name, version=model.manifest.version, state="READY", reason="")
@@ -123,14 +144,14 @@ async def index(request: Request, context: Shared) -> list[IndexEntry]:
         IndexEntry(name=item.name, version="", state="UNAVAILABLE", reason=item.reason)
         for item in context.registry.refused
     ]
-    return served if asked.ready else served + refused
+    return served if query.ready else served + refused
 
 
 @_of_model("GET", "", responses=_REFUSALS, response_model_exclude_none=True)
-async def show_model(name: ModelName, found: Found) -> ModelAnswer:
-    """Show what a model takes and gives.
+async def show_model(name: ModelName, found: Found) -> ModelMetadata:
+    """Show the inputs, outputs and parameters of a model.
 
-    An axis of -1 has any length, and the first are the rows. Images may also come as `BYTES` of shape `[n]`,
+    An axis of -1 has any length, and the first is that of rows. Images may also be `BYTES` of shape `[n]`,
     a PNG, JPEG or WebP file each, and labels by their names. Noise is no input: the parameter `seed` makes
     it.
     """
@@ -138,83 +159,93 @@ async def show_model(name: ModelName, found: Found) -> ModelAnswer:
 
 
 @_of_model("GET", "/ready", responses=_REFUSALS)
-async def model_ready(name: ModelName, found: Found) -> ModelReadyAnswer:  # noqa: ARG001 - or it is 404
-    """Say that a model is served, or 404."""
-    return ModelReadyAnswer(name=name, ready=True)
+async def model_ready(name: ModelName, found: Found) -> ModelReady:  # noqa: ARG001 - or it is 404
+    """Respond 200 if a model is served, or 404."""
+    return ModelReady(name=name, ready=True)
 
 
-@_of_model("POST", "/infer", response_class=Response, **INFER)
+@_of_model("POST", "/infer", response_class=Response, **_INFER)
 async def infer(name: ModelName, found: Found, request: Request, context: Shared) -> Response:
     """Run a model on tensors.
 
-    These come as JSON, or as bytes behind the JSON object (Triton's binary tensor data extension); so do the
-    outputs, all or those that are asked for. The request's `parameters` are the operation's own, and `seed`,
-    which makes the noise: without one, encoders and decoders draw nothing, and samplers draw one, which is in
-    the response. What samples takes `n` rows, or as many as it has labels; one row of codes then stands for
-    all. What goes from `codes` to a `target` takes the `fraction` of each row, or `n`. The body may be
+    Inputs are JSON, or bytes after the JSON object (Triton's binary tensor data extension); so are the
+    outputs, all or those in `outputs`. The `parameters` are those of the operation, and `seed`, that of the
+    noise: without one, encoders and decoders draw no noise, and samplers draw a seed, which is in the
+    response. A sampler has `n` rows, or as many as there are labels; one row of codes then stands for all. An
+    interpolation from `codes` to a `target` has the `fraction` of each row, or `n`. The body may be
     compressed with gzip or deflate.
     """
     model, verb = found
     face = signature(model, verb)
-    settings, headers, body = context.settings, request.headers, await request_bodies.whole(request)
-    sent = await request_bodies.convert_json(
-        wire.json_size(body, headers),
-        lambda: wire.read(body, headers, settings),
-        wire.weight(body, headers),
+    limits, headers, content = context.limits, request.headers, await request_bodies.whole(request)
+    received = await request_bodies.convert_json(
+        wire.json_size(content, headers),
+        lambda: wire.read(content, headers, limits),
+        wire.weight(content, headers),
         context,
     )
-    request.scope[HOLD](sent.size)
-    call, given = await context.convert(lambda: _prepared(sent, model, verb, face, settings), sent.weight)
+    request.scope[HOLD](received.size)
+    call, given = await context.convert(
+        lambda: _prepared(received, model, verb, face, limits.images), received.weight
+    )
     results = await call.run(context, given.rows, given.arrays)
-    made = sum(array.size for array in results.arrays.values())
-    head = {"model_name": name, "model_version": model.manifest.version}
-    return await context.convert(lambda: _answer(head, sent, call, results, face, settings), made)
+    size = sum(array.size for array in results.arrays.values())
+    members = {"model_name": name, "model_version": model.manifest.version}
+    return await context.convert(lambda: _response(members, received, call, results, face, limits), size)
 
 
 def _prepared(
-    sent: SentInference, model: Model, verb: str, face: Signature, settings: Settings
+    received: InferenceBody, model: ServedModel, verb: str, face: Signature, limits: ImageLimits
 ) -> tuple[Call, Inputs]:
     allowed = [slot.name for slot in face.outputs]
-    for name in sent.outputs or ():
+    for name in received.outputs or ():
         if name not in allowed:
             raise unknown("output ", name, allowed, hint=f"there are {', '.join(allowed)}")
-    parameters = dict(sent.parameters)
+    parameters = dict(received.parameters)
     seed = _whole(parameters, _SEED, 0, LARGEST_SEED)
     n = _whole(parameters, _COUNT, 1, LARGEST_SEED) if face.repeats else None
-    given = inputs.read(sent.inputs, face, model, n, settings)
-    still = face.chain if seed is None and verb in _STILL else ()
+    given = inputs.read(received.inputs, face, model, n, limits)
+    default_noise = face.pipeline.names if seed is None and verb in _DEFAULT_NOISE else ()
     others = [_SEED, *([_COUNT] if face.repeats else []), ALL_BINARY]
-    call = make_call(model, face.chain, parameters, seed=seed, still=still, label=given.label, others=others)
+    call = make_call(
+        model,
+        face.pipeline,
+        parameters,
+        seed=seed,
+        default_noise=default_noise,
+        label=given.label,
+        others=others,
+    )
     return call, given
 
 
-def _answer(
-    head: dict[str, Any],
-    sent: SentInference,
+def _response(
+    members: dict[str, Any],
+    received: InferenceBody,
     call: Call,
     results: Results,
     face: Signature,
-    settings: Settings,
+    limits: RequestLimits,
 ) -> Response:
-    if sent.id is not None:
-        head["id"] = sent.id
-    if told := {_SEED: call.seed, **call.values} if call.draws else dict(call.values):
-        head["parameters"] = told
+    if received.id is not None:
+        members["id"] = received.id
+    if parameters := {_SEED: call.seed, **call.values} if call.draws else dict(call.values):
+        members["parameters"] = parameters
     roles = {slot.name: slot.role for slot in face.outputs}
     outputs = []
-    for name, binary in (sent.outputs or dict.fromkeys(roles, sent.binary)).items():
+    for name, binary in (received.outputs or dict.fromkeys(roles, received.binary)).items():
         role = roles[name]
-        array = results.figures[name] if role is Role.figure else results.arrays[role]
+        array = results.figures[name] if role.spec.by_name else results.arrays[role]
         if role is Role.states:
-            sample.check_states(call.model, array, settings)
+            check_states(call.model, array, limits.images)
         outputs.append((name, array, binary))
-    return wire.answer(head, outputs, settings)
+    return wire.response(members, outputs, limits.json)
 
 
 def _whole(parameters: dict[str, Any], name: str, least: int, most: int) -> int | None:
-    """A whole number among the parameters, which is taken out. Raises BadValue."""
+    """Remove an integer from the parameters. Raises BadValue."""
     value = parameters.pop(name, None)
     if value is not None and (type(value) is not int or not least <= value <= most):
-        detail = f"{name} is a whole number in {least} to {most}, not {quoted(value)}"
+        detail = f"{name} is {quoted(value)}; it must be an integer from {least} to {most}"
         raise BadValue(detail, given=value, allowed=[least, most])
     return value

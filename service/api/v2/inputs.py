@@ -1,8 +1,8 @@
-"""The input tensors of an inference, by role: each held against the signature, and all against each other.
+"""The input tensors of an inference by role, validated against the signature and each other.
 
-Who may say how many rows there are (of samples, completions, points on a way) says it with ``n``, or with an
-input of so many rows; other inputs then have as many, or one that stands for all. Otherwise the images or
-codes say it, and a label stands for all of them or for one each.
+The number of rows of samples, completions and interpolations is ``n``, or that of an input with several rows;
+the other inputs have as many rows, or one that stands for all. Otherwise it is that of the images or codes,
+with one label for all rows or one for each.
 """
 
 from collections.abc import Mapping
@@ -11,18 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from service.api.request_bodies import from_base64
-from service.api.routes.sample_inputs import POINTS, image_size
+from service.api.inference_call import POINTS, image_size
 from service.codecs import code_arrays, images
-from service.codecs.images import check_count, check_total
+from service.codecs.images import ImageLimits
 from service.codecs.oip_tensors import BYTES, DTYPES, Tensor, datatype
-from service.contract.manifest import Role, fits
+from service.contract.manifest import ImageSpec, fits
+from service.contract.roles import Role
 from service.contract.runner import Array
 from service.errors import BadTensor, BadValue, unknown
-from service.models.model import Model
+from service.models.model import ServedModel
 from service.models.request_parameters import Label
-from service.models.signature import FREE, Signature, Slot
-from service.settings import Settings
+from service.models.signature import FREE, Signature, TensorSpec
 
 _INTEGERS = tuple(name for name in DTYPES if "INT" in name)
 _FLOATS = tuple(name for name in DTYPES if name.startswith("FP"))
@@ -38,7 +37,11 @@ class Inputs:
 
 
 def read(
-    tensors: Mapping[str, Tensor], signature: Signature, model: Model, n: int | None, settings: Settings
+    tensors: Mapping[str, Tensor],
+    signature: Signature,
+    model: ServedModel,
+    n: int | None,
+    limits: ImageLimits,
 ) -> Inputs:
     """The inputs that some tensors are; ``n`` is for a signature that ``repeats``.
 
@@ -56,46 +59,45 @@ def read(
         if slot.role is Role.label:
             label = _labels(slot, tensor)
         else:
-            arrays[slot.role] = _array(slot, tensor, model, settings)
+            arrays[slot.role] = _array(slot, tensor, model, limits)
     counts = {slot.name: len(arrays[slot.role]) for slot in signature.inputs if slot.role in arrays}
     taker = signature.input(Role.label)
     if taker and label is not None and signature.repeats:
         counts[taker.name] = len(label)
     most = max(counts.values(), default=1)
-    # They go from one code to another, and nobody said how far each is on its way.
+    # An interpolation without the position of each row.
     is_open = signature.input(Role.fraction) is not None and Role.fraction not in arrays
     if is_open and most > 1:
         raise BadValue(
-            f"there are {most} rows to go between, and no fraction that says how far each is on its way; "
-            f"give one for each, or one row to go from and one to go to"
+            f"there are {most} rows to interpolate, and no fraction with the position of each; give one "
+            f"for each row, or one row of codes and one of targets"
         )
     rows = n or (POINTS if is_open else most)
     allowed = [1, rows] if signature.repeats else [rows]
     for name, count in counts.items():
         if count not in allowed:
-            told = f"input {name!r} has {count} rows, where there are {rows}; give"
-            raise BadTensor(f"{told} {' or '.join(map(str, allowed))}", given=count, allowed=allowed)
+            detail = f"input {name!r} has {count} rows, and the request has {rows}; give"
+            raise BadTensor(f"{detail} {' or '.join(map(str, allowed))}", given=count, allowed=allowed)
     if not signature.repeats:
         return Inputs(arrays, rows, label)
-    check_count(rows, settings)
-    check_total(rows, *image_size(arrays, model), settings)
+    limits.check_count(rows)
+    limits.check_total(rows, *image_size(arrays, model))
     arrays = {role: array.repeat(rows // len(array), axis=0) for role, array in arrays.items()}
     if is_open:
         arrays[Role.fraction] = np.linspace(0, 1, rows, dtype=np.float32)
     return Inputs(arrays, rows, label)
 
 
-def datatypes(slot: Slot) -> tuple[str, ...]:
+def datatypes(slot: TensorSpec) -> tuple[str, ...]:
     """The datatypes that an input may have; the first is its own."""
     own = datatype(np.dtype(slot.dtype))
-    if slot.role in (Role.images, Role.mask):
-        return (own, BYTES) if slot.role is Role.images else (own,)
+    role = slot.role.spec
     family = _INTEGERS if own in _INTEGERS else _FLOATS
-    others = [name for name in family if name != own]
-    return (own, *others, BYTES) if slot.role is Role.label else (own, *others)
+    others = [name for name in family if name != own] if role.casts else []
+    return (own, *others) if role.as_bytes is None else (own, *others, BYTES)
 
 
-def _check_names(tensors: Mapping[str, Tensor], signature: Signature, model: Model) -> None:
+def _check_names(tensors: Mapping[str, Tensor], signature: Signature, model: ServedModel) -> None:
     allowed = [slot.name for slot in signature.inputs]
     for name in tensors:
         if name not in allowed:
@@ -111,13 +113,12 @@ def _check_names(tensors: Mapping[str, Tensor], signature: Signature, model: Mod
     if codes and mask and (codes.name in tensors) != (mask.name in tensors):
         given, lacking = (codes, mask) if codes.name in tensors else (mask, codes)
         raise BadValue(
-            f"{given.name!r} was given without {lacking.name!r}: codes, and which of them to sample anew, go "
-            f"together",
+            f"{given.name!r} was given without {lacking.name!r}: codes and mask go together",
             missing=[lacking.name],
         )
 
 
-def _check_type(slot: Slot, tensor: Tensor, model: Model) -> None:
+def _check_type(slot: TensorSpec, tensor: Tensor, model: ServedModel) -> None:
     allowed, shape = datatypes(slot), list(tensor.array.shape)
     if tensor.datatype not in allowed:
         detail = f"input {slot.name!r} has the datatype {tensor.datatype}; it must be {' or '.join(allowed)}"
@@ -131,31 +132,34 @@ def _check_type(slot: Slot, tensor: Tensor, model: Model) -> None:
         raise BadTensor(detail, given=shape, allowed=wanted)
 
 
-def _array(slot: Slot, tensor: Tensor, model: Model, settings: Settings) -> Array:
-    manifest, array = model.manifest, tensor.array
-    match slot.role:
-        case Role.images:
-            spec = manifest.image
-            if tensor.datatype != BYTES:
-                return images.from_array(array, spec, settings, resize=False)
-            files = [
-                from_base64(file, index) if isinstance(file, str) else file
-                for index, file in enumerate(array.tolist())
-            ]
-            return images.from_files(files, spec, settings).pixels
-        case Role.codes | Role.target:
-            return code_arrays.from_array(array, manifest, settings, slot.name)
-        case Role.mask:
-            if not array.any():
-                raise BadTensor(f"input {slot.name!r} samples nothing: it is true nowhere")
-            return array
-    share = array.astype(np.float32)
-    if not ((share >= 0) & (share <= 1)).all():
-        raise BadTensor(f"input {slot.name!r} has values outside of 0 to 1", allowed=[0, 1])
-    return share
+def _array(slot: TensorSpec, tensor: Tensor, model: ServedModel, limits: ImageLimits) -> Array:
+    manifest, array, role = model.manifest, tensor.array, slot.role.spec
+    if slot.role is Role.images:
+        return _pixels(tensor, manifest.image, limits)
+    if role.dtype == "codes":
+        return code_arrays.from_array(array, manifest, limits, slot.name)
+    if slot.role is Role.mask and not array.any():
+        raise BadTensor(f"input {slot.name!r} samples nothing: it is true nowhere")
+    array = array.astype(slot.dtype)
+    if role.bounds is not None:
+        low, high = role.bounds
+        if not ((array >= low) & (array <= high)).all():
+            detail = f"input {slot.name!r} has values outside of {low:g} to {high:g}"
+            raise BadTensor(detail, allowed=list(role.bounds))
+    return array
 
 
-def _labels(slot: Slot, tensor: Tensor) -> list[Label]:
+def _pixels(tensor: Tensor, spec: ImageSpec, limits: ImageLimits) -> Array:
+    if tensor.datatype != BYTES:
+        return images.from_array(tensor.array, spec, limits, resize=False)
+    files = [
+        images.from_base64(file, index) if isinstance(file, str) else file
+        for index, file in enumerate(tensor.array.tolist())
+    ]
+    return images.from_files(files, spec, limits).pixels
+
+
+def _labels(slot: TensorSpec, tensor: Tensor) -> list[Label]:
     given: list[Any] = tensor.array.tolist()
     try:
         return [label.decode() if isinstance(label, bytes) else label for label in given]

@@ -1,7 +1,7 @@
 """The JSON objects of the Open Inference Protocol, as OpenAPI describes them.
 
-What callers send is read as these; what they get is written straight from numpy by
-``service.api.v2.wire``. Members that are null are as good as left out: some clients write them all.
+Requests are validated by these classes; responses are written directly from numpy by ``service.api.v2.wire``.
+A member that is null counts as missing: some clients write them all.
 """
 
 from typing import Annotated, Any
@@ -12,7 +12,7 @@ from service.api.schemas import FEW, Closed, Document
 from service.contract.manifest import Parameter
 
 Data = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "array", "items": {}}, {"type": "null"}]})]
-"""The values of a tensor; ``service.codecs.oip_tensors`` says what is wrong with others."""
+"""The values of a tensor; ``service.codecs.oip_tensors`` validates them."""
 
 # Characters of the name of a tensor or of a request; tensors and axes of one request.
 _LONGEST_NAME = 256
@@ -23,57 +23,57 @@ Parameters = Annotated[dict[str, Any], FEW]
 
 
 class InputDocument(Closed):
-    """An input tensor: with `data`, or with `binary_data_size` bytes of it behind the JSON object."""
+    """An input tensor: with `data`, or with `binary_data_size` bytes after the JSON object."""
 
     name: Name
     shape: list[NonNegativeInt] = Field(max_length=_MOST_AXES, examples=[[1, 28, 28, 1]])
     datatype: Name = Field(examples=["UINT8"])
     """`UINT8`, `INT32`, `FP32`, ... or `BYTES`."""
     parameters: Parameters | None = None
-    """`binary_data_size`, if the values come as bytes."""
+    """`binary_data_size`, if the values are binary."""
     data: Data = None
     """The values, flat or nested; of images as BYTES the files in base64."""
 
 
 class OutputDocument(Closed):
-    """An output that is wanted."""
+    """An output that the client wants."""
 
     name: Name
     parameters: Parameters | None = None
-    """`binary_data`: whether it comes as bytes."""
+    """`binary_data`: whether its values are binary."""
 
 
 class InferenceDocument(Closed):
     """An inference request."""
 
     id: Name | None = None
-    """Comes back with the answer."""
+    """Is in the response too."""
     model_name: Name | None = None
-    """As clients write it; not looked at."""
+    """As clients write it; ignored."""
     model_version: Name | None = None
-    """As clients write it; not looked at."""
+    """As clients write it; ignored."""
     parameters: Parameters | None = Field(default=None, examples=[{"seed": 1}])
-    """The operation's own, as the model's metadata has them, and `seed`; `n`, the number of rows, where no
-    input says it; `binary_data_output`: whether all outputs come as bytes."""
+    """Those of the operation, as in the model's metadata, and `seed`; `n`, the number of rows, where no input
+    has it; `binary_data_output`: whether all outputs are binary."""
     inputs: list[InputDocument] = Field(max_length=_MOST_TENSORS)
     outputs: list[OutputDocument] | None = Field(default=None, max_length=_MOST_TENSORS)
-    """What is wanted; without it, everything."""
+    """The outputs that the client wants; without it, all."""
 
 
-class OutputAnswer(Document):
+class OutputTensor(Document):
     """An output tensor."""
 
     name: str
     datatype: str
     shape: list[int]
     parameters: dict[str, int] = Field(default={})
-    """`binary_data_size`, if it comes as bytes."""
+    """`binary_data_size`, if its values are binary."""
     data: list[float | None] = Field(default=[])
     """The values, one flat list; null where one is no finite number."""
 
 
-class InferenceAnswer(Document):
-    """What came out of an inference."""
+class InferenceResponse(Document):
+    """The response to an inference."""
 
     model_name: str
     model_version: str
@@ -81,10 +81,10 @@ class InferenceAnswer(Document):
     """That of the request, if it had one."""
     parameters: dict[str, float] = Field(default={})
     """Those of the operation, and the seed if anything was drawn."""
-    outputs: list[OutputAnswer]
+    outputs: list[OutputTensor]
 
 
-class ServerAnswer(Document):
+class ServerMetadata(Document):
     """The server."""
 
     name: str
@@ -92,34 +92,34 @@ class ServerAnswer(Document):
     extensions: list[str]
 
 
-class ServerLiveAnswer(Document):
-    """The server is well."""
+class ServerLive(Document):
+    """Whether the server is live."""
 
     live: bool
 
 
-class ServerReadyAnswer(Document):
-    """The server answers."""
+class ServerReady(Document):
+    """Whether the server is ready."""
 
     ready: bool
 
 
-class ModelReadyAnswer(ServerReadyAnswer):
-    """A model answers."""
+class ModelReady(ServerReady):
+    """Whether a model is ready."""
 
     name: str
 
 
 class TensorNotes(Document):
-    """What the protocol has no member for."""
+    """Members beyond the protocol."""
 
     description: str
     optional: bool | None = None
     """Whether an input may be left out."""
 
 
-class TensorAnswer(Document):
-    """What a tensor must be, or is."""
+class TensorMetadata(Document):
+    """An input or output."""
 
     name: str
     datatype: str
@@ -128,27 +128,27 @@ class TensorAnswer(Document):
     parameters: TensorNotes
 
 
-class ModelAnswer(Document):
+class ModelMetadata(Document):
     """An operation of a model, as a model of the protocol."""
 
     name: str
     versions: list[str]
     platform: str
-    inputs: list[TensorAnswer]
-    outputs: list[TensorAnswer]
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
     parameters: dict[str, Parameter]
-    """What the `parameters` of a request may have, beside `seed` and `n`."""
+    """The `parameters` of a request, beside `seed` and `n`."""
 
 
 class IndexDocument(Closed):
-    """Which models are wanted."""
+    """A query of the index."""
 
     ready: bool | None = None
-    """Leave out those that are refused."""
+    """Leave out refused bundles."""
 
 
 class IndexEntry(Document):
-    """A name in the index. A folder that is refused is `UNAVAILABLE`, for a reason."""
+    """A name in the index. A refused bundle is `UNAVAILABLE`, with the reason."""
 
     name: str
     version: str

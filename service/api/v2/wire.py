@@ -1,7 +1,7 @@
-"""Requests and answers of the Open Inference Protocol as bytes: a JSON object, and perhaps tensors behind it.
+"""Requests and responses of the Open Inference Protocol as bytes.
 
-Tensors come as JSON, or with Triton's binary tensor data extension as bytes behind the JSON object, whose
-length the header ``Inference-Header-Content-Length`` then says. The bytes have the order of the tensors.
+Tensors are JSON, or, with Triton's binary tensor data extension, bytes after the JSON object. The header
+``Inference-Header-Content-Length`` is then the length of the JSON. The bytes have the order of the tensors.
 """
 
 import math
@@ -15,18 +15,19 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 
 from service.api.content_negotiation import BYTES, JSON
-from service.api.request_bodies import JSON_WEIGHT, SentImages, from_json
+from service.api.dependencies import RequestLimits
+from service.api.request_bodies import JSON_WEIGHT, ImagesBody
 from service.api.v2.protocol import InferenceDocument, InputDocument, OutputDocument
 from service.codecs import compression, oip_tensors
-from service.codecs.images import check_count
+from service.codecs.images import ImageLimits
+from service.codecs.json_arrays import JsonLimits
 from service.codecs.oip_tensors import Tensor
 from service.errors import BadBody, BadTensor, BadValue, EmptyBody, quoted, too_large, unknown
-from service.settings import Settings
 
 LENGTH = "Inference-Header-Content-Length"
 _LONGEST_LENGTH = 20
 SIZE, BINARY, ALL_BINARY = "binary_data_size", "binary_data", "binary_data_output"
-# What other servers do with a tensor and this one does not, and what to do instead.
+# Features of other servers that this one does not have, with advice.
 _REFUSED = {
     "shared_memory": "shared memory is not read or written here; send the tensor itself",
     "classification": "outputs are not turned into classes here; leave classification out",
@@ -34,11 +35,11 @@ _REFUSED = {
 
 
 @dataclass(frozen=True)
-class SentInference:
-    """An inference request as it came.
+class InferenceBody:
+    """An inference request.
 
-    ``outputs`` are the names of what is wanted, and whether as bytes; None for everything, in the way that
-    ``binary`` says.
+    ``outputs`` are the names of the outputs that the client wants, and whether as bytes; None stands for all,
+    as bytes if ``binary``.
     """
 
     inputs: Mapping[str, Tensor]
@@ -47,16 +48,16 @@ class SentInference:
     binary: bool
     id: str | None
     size: int
-    """Bytes of the body, unpacked."""
+    """Bytes of the body, uncompressed."""
 
     @property
     def weight(self) -> float:
-        """Of taking the inputs, in pixels or numbers as far as that can be told."""
+        """Of converting the inputs, in pixels or numbers; infinite if unknown."""
         return sum(map(_weight, self.inputs.values()))
 
 
 def weight(body: bytes, headers: Headers) -> float:
-    """Of reading a body, in numbers; of one that is packed it is not known."""
+    """Of parsing a body, in numbers; infinite if it is compressed."""
     if headers.get("content-encoding") is not None:
         return math.inf
     json = json_size(body, headers)
@@ -64,22 +65,22 @@ def weight(body: bytes, headers: Headers) -> float:
 
 
 def json_size(body: bytes, headers: Headers) -> int:
-    """Bytes of JSON in a body, as it came."""
+    """Bytes of JSON in a body, before decompression."""
     length = headers.get(LENGTH, "")
     return min(len(body), int(length)) if _is_length(length) else len(body)
 
 
-def read(body: bytes, headers: Headers, settings: Settings) -> SentInference:
+def read(body: bytes, headers: Headers, limits: RequestLimits) -> InferenceBody:
     """The request in a body. Raises EmptyBody, BadBody, BadValue, TooLarge or UnsupportedMediaType."""
     if not body:
         raise EmptyBody("the request has no body")
-    body = compression.unpacked(body, headers.get("content-encoding"), settings.max_body_bytes)
+    body = compression.decompressed(body, headers.get("content-encoding"), limits.max_body_bytes)
     head, tail = _split(memoryview(body), headers.get(LENGTH))
-    document = InferenceDocument.read(from_json(bytes(head), settings))
+    document = InferenceDocument.read(limits.json.parse(bytes(head)))
     parameters = document.parameters or {}
     binary = _flag(parameters, ALL_BINARY, "the request", default=False)
-    return SentInference(
-        _inputs(document.inputs, tail, settings),
+    return InferenceBody(
+        _inputs(document.inputs, tail, limits.images),
         _outputs(document.outputs, binary) if document.outputs else None,
         {name: value for name, value in parameters.items() if name != ALL_BINARY},
         binary,
@@ -88,19 +89,20 @@ def read(body: bytes, headers: Headers, settings: Settings) -> SentInference:
     )
 
 
-def answer(
-    head: Mapping[str, Any], outputs: Sequence[tuple[str, NDArray[Any], bool]], settings: Settings
+def response(
+    members: Mapping[str, Any], outputs: Sequence[tuple[str, NDArray[Any], bool]], limits: JsonLimits
 ) -> Response:
-    """The response with some outputs by name, as bytes or not; ``head`` is the rest of its JSON object.
+    """The response with outputs: their names, arrays and whether as bytes.
 
-    Raises TooLarge for more values as JSON than a body may have.
+    ``members`` are the rest of the JSON object. Raises TooLarge for more values in JSON than a request may
+    have.
     """
     values = sum(array.size for _, array, binary in outputs if not binary)
-    if values > settings.max_json_values:
+    if values > limits.max_json_values:
         what = f"the outputs have {values} values as JSON"
         hint = f"ask for bytes with {BINARY} or {ALL_BINARY}"
-        raise too_large(what, values, settings.max_json_values, "max_json_values", hint)
-    told, blobs = [], []
+        raise too_large(what, values, limits.max_json_values, "max_json_values", hint)
+    tensors, blobs = [], []
     for name, array, binary in outputs:
         output: dict[str, Any] = {
             "name": name,
@@ -112,8 +114,8 @@ def answer(
             output["parameters"] = {SIZE: array.nbytes}
         else:
             output["data"] = oip_tensors.to_json(array)
-        told.append(output)
-    content = orjson.dumps({**head, "outputs": told}, option=orjson.OPT_SERIALIZE_NUMPY)
+        tensors.append(output)
+    content = orjson.dumps({**members, "outputs": tensors}, option=orjson.OPT_SERIALIZE_NUMPY)
     if not blobs:
         return Response(content, media_type=JSON)
     headers = {LENGTH: str(len(content))}
@@ -126,15 +128,17 @@ def _weight(tensor: Tensor) -> float:
     elements = tensor.array.ravel().tolist()
     if any(isinstance(element, str) for element in elements):
         return math.inf
-    return SentImages(files=elements).weight
+    return ImagesBody(files=elements).weight
 
 
 def _split(body: memoryview, length: str | None) -> tuple[memoryview, memoryview]:
-    """The JSON object, and what follows it."""
+    """The JSON object, and the bytes after it."""
     if length is None:
         return body, body[len(body) :]
     if not _is_length(length) or int(length) > len(body):
-        detail = f"{LENGTH} is {quoted(length)}; it is how many bytes of the body are JSON, 0 to {len(body)}"
+        detail = (
+            f"{LENGTH} is {quoted(length)}; it must be how many bytes of the body are JSON, 0 to {len(body)}"
+        )
         raise BadBody(detail, given=length, allowed=[0, len(body)])
     return body[: int(length)], body[int(length) :]
 
@@ -143,7 +147,7 @@ def _is_length(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) < _LONGEST_LENGTH
 
 
-def _inputs(documents: Sequence[InputDocument], tail: memoryview, settings: Settings) -> dict[str, Tensor]:
+def _inputs(documents: Sequence[InputDocument], tail: memoryview, limits: ImageLimits) -> dict[str, Tensor]:
     inputs: dict[str, Tensor] = {}
     start = 0
     for document in documents:
@@ -152,13 +156,13 @@ def _inputs(documents: Sequence[InputDocument], tail: memoryview, settings: Sett
             raise BadTensor(f"{where} was given twice", given=document.name)
         oip_tensors.check(where, document.datatype, document.shape)
         if document.datatype == oip_tensors.BYTES:
-            check_count(math.prod(document.shape), settings)
+            limits.check_count(math.prod(document.shape))
         parameters = document.parameters or {}
         _check_names(parameters, [SIZE], where)
         size = parameters.get(SIZE)
         if (size is None) == (document.data is None):
             both = "both" if size is not None else "neither"
-            raise BadTensor(f"{where} has {both} of data and {SIZE}; it must have one")
+            raise BadTensor(f"{where} has {both} of data and {SIZE}; it must have one of them")
         if size is None:
             tensor = oip_tensors.from_json(where, document.datatype, document.shape, document.data)
         else:
@@ -168,7 +172,7 @@ def _inputs(documents: Sequence[InputDocument], tail: memoryview, settings: Sett
             start += size
         inputs[document.name] = tensor
     if start != len(tail):
-        detail = f"{len(tail)} bytes follow the JSON, and the inputs have {start} of them by their {SIZE}"
+        detail = f"{len(tail)} bytes follow the JSON, and the inputs have {start} by their {SIZE}"
         raise BadBody(detail, given=len(tail), allowed=start)
     return inputs
 
@@ -178,8 +182,7 @@ def _check_size(size: Any, left: int, where: str) -> None:
         raise BadTensor(f"{SIZE} of {where} is {quoted(size)}; it must be a number of bytes", given=size)
     if size > left:
         detail = (
-            f"{SIZE} of {where} is {size}, and {left} bytes are left of what follows the JSON, whose length "
-            f"{LENGTH} says"
+            f"{SIZE} of {where} is {size}, and {left} bytes are left after the JSON, whose length is {LENGTH}"
         )
         raise BadTensor(detail, given=size, allowed=left)
 
@@ -189,7 +192,7 @@ def _outputs(documents: Sequence[OutputDocument], binary: bool) -> dict[str, boo
     for document in documents:
         where = f"output {quoted(document.name)}"
         if document.name in outputs:
-            raise BadValue(f"{where} was asked for twice", given=document.name)
+            raise BadValue(f"{where} was requested twice", given=document.name)
         parameters = document.parameters or {}
         _check_names(parameters, [BINARY], where)
         outputs[document.name] = _flag(parameters, BINARY, where, default=binary)

@@ -1,6 +1,6 @@
 """The service without a part of its fast path, to see what that part is worth by itself.
 
-    WITHOUT=cork python -m tests.benchmarks.serving.without --models exported
+    WITHOUT=write-coalescing python -m tests.benchmarks.serving.without --models exported
 
 Workers import this module too, so the part is gone from them as well.
 """
@@ -27,15 +27,15 @@ def _scheduler(seconds: float) -> Callable[..., Scheduler]:
 
 
 # What stands in for what: FastAPI's own routes answer, Pillow reads and writes all pictures, all batches run
-# in a thread, the head of a response is written by itself.
+# in a thread, the headers of a response are written by themselves.
 PARTS: Mapping[str, Mapping[tuple[Any, str], Any]] = MappingProxyType(
     {
-        "routes": {(app, "DIRECT"): ()},
+        "routes": {(app, "FastPath"): lambda inner, **_: inner},
         "png": {(fast_png, "decode"): lambda *_: None, (fast_png, "encode"): lambda *_: None},
         "loop": {(dependencies, "Scheduler"): _scheduler(0)},
         "loop-over-1ms": {(dependencies, "Scheduler"): _scheduler(0.001)},
         "loop-over-5ms": {(dependencies, "Scheduler"): _scheduler(0.005)},
-        "cork": {(http, "corked"): lambda transport, _: transport},
+        "write-coalescing": {(http, "coalescing"): lambda transport, _: transport},
     }
 )
 

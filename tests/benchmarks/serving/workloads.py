@@ -12,7 +12,7 @@ from tests.benchmarks.serving.work import JSON, NPY, PNG, Codes, Encoder, Pixels
 from trainer.config import resolve
 from trainer.data import ImageOptions, load
 from trainer.export.exporter import export
-from trainer.models.registry import build
+from trainer.models.base import build
 
 # Many pictures, so that nobody could answer from memory; and few enough for the processor's cache.
 PICTURES = 64

@@ -6,9 +6,9 @@ import pytest
 from fastapi.testclient import TestClient
 from httpx2 import Response
 
-from service.api.app import create_app
-from service.models.bundle import read_folder
-from service.models.model import Batching, Model
+from service.api.app import App, create_app
+from service.models.bundle import read_bundle
+from service.models.model import BatchLimits, ServedModel
 from service.models.validation import load_model
 from service.runtime.providers import Provider
 from service.settings import Settings
@@ -43,45 +43,53 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def load(exported: Path) -> Callable[..., Model]:
+def load(exported: Path) -> Callable[..., ServedModel]:
     """Loads a toy model, in pieces of any size."""
 
-    def load(name: str, **batching: int) -> Model:
-        return load_model(read_folder(exported / name), CPU, Batching(**batching))
+    def load(name: str, **batching: int) -> ServedModel:
+        return load_model(read_bundle(exported / name), CPU, BatchLimits(**batching))
 
     return load
 
 
 @pytest.fixture(scope="session")
-def levels(load: Callable[..., Model]) -> Model:
+def levels(load: Callable[..., ServedModel]) -> ServedModel:
     return load("levels")
 
 
 @pytest.fixture(scope="session")
-def colours(load: Callable[..., Model]) -> Model:
+def colours(load: Callable[..., ServedModel]) -> ServedModel:
     return load("colours")
 
 
 @pytest.fixture(scope="session")
-def oddity(load: Callable[..., Model]) -> Model:
+def oddity(load: Callable[..., ServedModel]) -> ServedModel:
     return load("oddity")
 
 
 @pytest.fixture(scope="session")
-def quilt(load: Callable[..., Model]) -> Model:
+def quilt(load: Callable[..., ServedModel]) -> ServedModel:
     return load("patchwork")
 
 
 @pytest.fixture(scope="session")
-def wandering(load: Callable[..., Model]) -> Model:
+def wandering(load: Callable[..., ServedModel]) -> ServedModel:
     return load("wanderer")
 
 
-def make_client(models: Path, *, host: str = "127.0.0.1", **settings: object) -> TestClient:
+class ServiceClient(TestClient):
+    """A client of an app that has its ``context`` at hand."""
+
+    def __init__(self, app: App, **options: Any) -> None:
+        super().__init__(app.asgi, **options)
+        self.context = app.context
+
+
+def make_client(models: Path, *, host: str = "127.0.0.1", **settings: object) -> ServiceClient:
     """A client of an app of its own, that seems to call from ``host``."""
     given = {"provider": "cpu", "threads": 1, **settings}
     chosen = Settings(models=models, **given)  # type: ignore[arg-type]  # pydantic checks them
-    return TestClient(
+    return ServiceClient(
         create_app(chosen),
         base_url="http://localhost:8000",
         client=(host, 50000),
@@ -90,7 +98,7 @@ def make_client(models: Path, *, host: str = "127.0.0.1", **settings: object) ->
 
 
 @pytest.fixture(scope="session")
-def client(exported: Path) -> Iterator[TestClient]:
+def client(exported: Path) -> Iterator[ServiceClient]:
     """A client of all toy models; ``levels`` is the default."""
     with make_client(exported, default_model="levels") as client:
         yield client

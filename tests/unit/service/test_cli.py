@@ -1,6 +1,6 @@
 import pytest
 
-from service.cli import OF_THE_TRAINER, from_command_line, unknown_variables
+from service.cli import TRAINER_VARIABLES, from_command_line, unknown_variables
 from trainer.data.sources.vision import CACHE_VARIABLE
 from trainer.export.reload import URL_VARIABLE
 
@@ -33,8 +33,8 @@ def test_other_variables_are_no_business_of_ours(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("tessera_port", "9003")
     assert from_command_line([]).port == 9003
     fine = ["TESSERA_PORT", "TESSERACT_PORT", "TESSDATA_PREFIX", "PORT", "API_KEYS", "MODELS", "T" * 10**5]
-    assert unknown_variables(dict.fromkeys([*fine, *OF_THE_TRAINER], "1")) == []
-    assert {CACHE_VARIABLE, URL_VARIABLE} == OF_THE_TRAINER
+    assert unknown_variables(dict.fromkeys([*fine, *TRAINER_VARIABLES], "1")) == []
+    assert {CACHE_VARIABLE, URL_VARIABLE} == TRAINER_VARIABLES
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 
+from service import __version__
+
 ROOT = Path(__file__).parents[3]
 
 
@@ -69,10 +71,10 @@ def test_a_service_without_a_model_starts_and_says_why(tmp_path: Path) -> None:
             line = process.stderr.readline()
             assert line, log
             log += line
-        assert "model half is refused: it is half written: there is no 'manifest.json'" in log
+        assert "model half is refused: the bundle is incomplete: there is no 'manifest.json'" in log
         answer = httpx.get(f"{found[1]}/readyz", timeout=30)
         assert answer.status_code == 503
-        assert "half written" in answer.json()["detail"]
+        assert "bundle is incomplete" in answer.json()["detail"]
     finally:
         process.terminate()
         process.communicate(timeout=30)
@@ -96,7 +98,26 @@ def test_a_port_in_use(exported: Path) -> None:
 
 @pytest.mark.slow
 def test_an_unknown_flag() -> None:
-    assert "did you mean '--models'" in refusal("--model-dir", "x", code=2) + refusal("--modls", "x", code=2)
+    assert "Did you mean '--models'" in refusal("--model-dir", "x", code=2)
+
+
+def test_the_version() -> None:
+    said = subprocess.check_output([sys.executable, "-m", "service", "--version"], cwd=ROOT, text=True)
+    assert said == f"tessera, version {__version__}\n"
+
+
+def test_the_console_script_calls_itself_by_its_name(tmp_path: Path) -> None:
+    script = tmp_path / "tessera-serve"
+    script.write_text("import sys\nfrom service.__main__ import main\nsys.exit(main())\n")
+    called = subprocess.run(
+        [sys.executable, script, "--port", "many"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert called.returncode == 2
+    assert called.stderr.startswith("tessera-serve: --port: Input should be a valid integer")
 
 
 @pytest.mark.slow

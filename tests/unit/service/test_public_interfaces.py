@@ -20,12 +20,12 @@ ROOT = Path(__file__).parents[3]
 DEPENDENCIES = {"uvicorn", "fastapi", "starlette", "prometheus_client", "fastapi_offline"}
 INSIDE = "fastapi.dependencies"
 NAMES = {"dependant", "request_params_to_args", "solve_dependencies", "get_dependant", "get_flat_dependant"}
-# They are public: Python's documentation of namedtuple says why they begin so.
-OF_NAMED_TUPLES = {"_asdict", "_fields", "_field_defaults", "_make", "_replace"}
+# Public in spite of the underscore, as Python's documentation of namedtuple and enum says.
+PUBLIC = {"_asdict", "_fields", "_field_defaults", "_make", "_replace", "_value_"}
 
 
 def is_private(name: str) -> bool:
-    return name.startswith("_") and not name.endswith("__") and name not in OF_NAMED_TUPLES | {"_"}
+    return name.startswith("_") and not name.endswith("__") and name not in PUBLIC | {"_"}
 
 
 def is_of_a_dependency(module: str | None) -> bool:

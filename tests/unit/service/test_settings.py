@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from service.cli import from_command_line
-from service.settings import Settings, flag, markdown_table, meaning, variable
+from service.settings import Settings, flag, meaning, variable
 
 
 def test_defaults() -> None:
@@ -41,7 +41,7 @@ def test_empty_variables_are_as_good_as_unset(monkeypatch: pytest.MonkeyPatch) -
         *(("TESSERA_RELOAD_KEY", bad) for bad in (" ", "\n", "sec ret", "s\u00e9cret", "s" * 513)),
     ],
 )
-def test_what_is_no_key_ends_the_start_and_is_not_told(
+def test_an_invalid_key_stops_the_start_and_is_not_shown(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, bad: str
 ) -> None:
     monkeypatch.setenv(name, bad)
@@ -49,7 +49,7 @@ def test_what_is_no_key_ends_the_start_and_is_not_told(
         from_command_line([])
     said = capsys.readouterr().err
     assert exit_.value.code == 2
-    assert f"{name}: Value error, " in said
+    assert f"{name}: a key is empty" in said
     assert "is empty, has over 512 characters or one that a header cannot carry" in said
     assert said.count("\n") == 1
     assert not {"secret", "sec", "other"} & set(said.replace(",", " ").split())
@@ -70,16 +70,19 @@ def test_settings_are_frozen() -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--prot", "9000"], "unknown argument '--prot'; did you mean '--port'?"),
-        (["--modles=x"], "unknown argument '--modles=x'; did you mean '--models'?"),
-        (["exported"], "unknown argument 'exported'"),
+        (
+            ["--prot", "9000"],
+            "No such option '--prot'. (Did you mean one of: '--host', '--port', '--provider'?)",
+        ),
+        (["--modles=x"], "No such option '--modles'. (Did you mean one of: '--models', '--samplers'?)"),
+        (["exported"], "Got unexpected extra argument (exported)"),
         (["--port", "many"], "--port: Input should be a valid integer"),
         (["--port", "70000"], "--port: Input should be less than or equal to 65535, not '70000'"),
         (["--provider", "tpu"], "--provider: Input should be 'auto', 'cpu' or 'cuda', not 'tpu'"),
-        (["--port"], "argument --port: expected one argument"),
+        (["--port"], "Option '--port' requires an argument."),
         (
             ["--metrics=all"],
-            "--metrics: Value error, Input should be 'key', 'open' or a port from 0 to 65535",
+            "--metrics: Input should be 'key', 'open' or a port from 0 to 65535",
         ),
         (["--metrics=65536"], "'key', 'open' or a port from 0 to 65535, not '65536'"),
         (["--cors-origins=app.example"], "an origin is a scheme, a host and perhaps a port"),
@@ -115,18 +118,15 @@ def test_origins_have_commas_between_them(monkeypatch: pytest.MonkeyPatch) -> No
     assert from_command_line(["--cors-origins=*"]).cors_origins == ("*",)
 
 
-def test_help_and_table_show_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_shows_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         from_command_line(["--help"])
     shown = " ".join(capsys.readouterr().out.split())
     assert exit_.value.code == 0
-    table = markdown_table()
     for name, field in Settings.model_fields.items():
         assert meaning(field)
         assert (flag(name) or variable(name)) in shown
         assert meaning(field) in shown
-        assert f"`{variable(name)}` |" in table
-        assert meaning(field) in table
 
 
 def test_keys_come_from_the_environment_alone_and_are_not_shown(
@@ -140,7 +140,10 @@ def test_keys_come_from_the_environment_alone_and_are_not_shown(
     assert not {"one", "two", "three"} & set(str(settings).replace("'", " ").split())
     with pytest.raises(SystemExit):
         from_command_line(["--api-keys", "four"])
-    assert "unknown argument '--api-keys'" in capsys.readouterr().err
+    assert (
+        "TESSERA_API_KEYS is no flag, because all users of the machine can read flags; set the variable"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(("said", "meant"), [("true", True), ("1", True), ("false", False)])
@@ -164,4 +167,4 @@ def test_less_room_for_bodies_than_for_one_is_no_start(capsys: pytest.CaptureFix
         from_command_line(["--max-inflight-bytes", "999", "--max-body-bytes", "1000"])
     assert ended.value.code == 2
     said = capsys.readouterr().err
-    assert "--max-inflight-bytes: Value error, must be at least --max-body-bytes (1000), not '999'" in said
+    assert "--max-inflight-bytes: must be at least --max-body-bytes (1000), not '999'" in said

@@ -14,7 +14,7 @@ from trainer.data import load
 from trainer.export.exporter import Exported
 from trainer.models.vqvae import VQVAE
 from trainer.training import checkpoint
-from trainer.training.run_folder import Run
+from trainer.training.run_folder import RunFolder
 
 # The tensors here are so small that threads would only wait for each other.
 torch.set_num_threads(1)
@@ -75,10 +75,10 @@ def generating(trained: Trained) -> Trained:
     return replace(trained, config=run.config, run=run, exported=exported, printed=printed)
 
 
-def opened(name: str) -> tuple[Run, Exported, str]:
+def opened(name: str) -> tuple[RunFolder, Exported, str]:
     """The run of a model that is kept on disk, what was published of it, and what training printed."""
     folder = trained_models.folder_of(name)
     published = folder / "exported" / "tiny"
     manifest = Manifest.model_validate_json((published / FILE_NAME).read_text(encoding="utf-8"))
     printed = (folder / "printed.txt").read_text(encoding="utf-8")
-    return Run.open(folder / "runs" / "tiny"), Exported(published, manifest), printed
+    return RunFolder.open(folder / "runs" / "tiny"), Exported(published, manifest), printed

@@ -5,7 +5,8 @@ import pytest
 from click.testing import CliRunner
 
 from trainer.cli import KindCommand
-from trainer.config import CONFIGS
+from trainer.config import config_class
+from trainer.kinds import KINDS
 
 
 def command(kind: str = "vqvae") -> KindCommand:
@@ -16,10 +17,10 @@ def parse(*arguments: str, kind: str = "vqvae") -> dict[str, Any]:
     return command(kind).make_context(kind, list(arguments)).params
 
 
-@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_field_has_a_flag_with_its_description(kind: str) -> None:
-    options = {item.name: item for item in command(kind).params if isinstance(item, click.Option)}
-    for name, field in CONFIGS[kind].model_fields.items():
+    options = {item.name: item for group in command(kind).groups.values() for item in group}
+    for name, field in config_class(kind).model_fields.items():
         if name == "kind":
             assert name not in options
             continue
@@ -85,7 +86,7 @@ def test_a_vae_has_no_flags_of_a_classifier() -> None:
         parse("--classifier-epochs", "7", kind="vae")
 
 
-@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_flag_has_no_default_of_its_own(kind: str) -> None:
     given = command(kind).make_context(kind, []).params
     assert {name for name, value in given.items() if value is not None} == {"resume"}

@@ -10,19 +10,19 @@ from pydantic import ValidationError
 
 from tests.fixtures import tiny_models
 from trainer.config import (
-    CONFIGS,
-    DEFAULT_PRESETS,
     PRESETS,
     NCPConfig,
     RunConfig,
     VAEConfig,
     VQVAEConfig,
+    config_class,
     presets,
     read_yaml,
     resolve,
     validated,
 )
 from trainer.errors import ConfigError
+from trainer.kinds import KINDS
 
 
 @pytest.mark.parametrize("file", sorted(PRESETS.glob("*.yaml")), ids=lambda path: path.stem)
@@ -32,10 +32,10 @@ def test_every_preset_is_valid(file: Path) -> None:
     assert resolve(kind, preset=file.stem, flags={}).name == file.stem
 
 
-@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_has_presets_and_a_default_one(kind: str) -> None:
-    assert DEFAULT_PRESETS[kind] in presets(kind)
-    assert type(resolve(kind, flags={})) is CONFIGS[kind]
+    assert KINDS[kind].preset in presets(kind)
+    assert type(resolve(kind, flags={})) is config_class(kind)
     assert presets("vae") == ["vae-mnist", "vae-pokemon"]
     assert presets("ncp") == ["ncp-mnist"]
 
@@ -164,9 +164,9 @@ def test_the_contrast_of_the_classifier_is_trained_by_fields_of_its_own() -> Non
     assert (config.schedule().lr, own.lr, own.clip_norm) == (0.25, 0.5, 3.0)
 
 
-@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_what_may_be_given_anew_is_a_field(kind: str) -> None:
-    config = CONFIGS[kind]
+    config = config_class(kind)
     assert config.free_on_resume | config.second_stage_fields <= config.model_fields.keys()
     assert config.free_on_resume >= RunConfig.free_on_resume
     assert not config.free_on_resume & config.second_stage_fields
@@ -196,9 +196,9 @@ def test_a_config_is_frozen() -> None:
         tiny_models.config().epochs = 3
 
 
-@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_field_is_described(kind: str) -> None:
-    fields = CONFIGS[kind].model_fields
+    fields = config_class(kind).model_fields
     assert [name for name, field in fields.items() if not field.description and name != "kind"] == []
 
 

@@ -12,9 +12,9 @@ from tests.fixtures import tiny_models
 from tests.fixtures.tiny_models import Trained
 from trainer import pipeline
 from trainer.__main__ import main
-from trainer.config import CONFIGS
+from trainer.kinds import KINDS
 from trainer.training.loop import Fit
-from trainer.training.run_folder import Run
+from trainer.training.run_folder import RunFolder
 
 
 def trainer(*arguments: str) -> Result:
@@ -35,7 +35,7 @@ def test_the_help_shows_commands_to_copy_and_every_kind() -> None:
     result = trainer("--help")
     assert result.exit_code == 0
     assert "python -m trainer vqvae --epochs 1 --limit 5000    the same in 25 seconds" in result.output
-    for command in (*CONFIGS, "export", "sample", "evaluate"):
+    for command in (*KINDS, "export", "sample", "evaluate"):
         assert re.search(rf"^  {command} +\w", result.output, re.MULTILINE)
 
 
@@ -44,6 +44,22 @@ def test_the_help_of_a_kind_says_what_it_is() -> None:
     assert result.exit_code == 0
     assert "Train a vqvae: A VQ-VAE: images to a grid of codes and back (1711.00937)." in result.output
     assert "--resume" in result.output
+
+
+def test_the_version_is_shown() -> None:
+    result = CliRunner().invoke(main, ["--version"], prog_name="tessera-train")
+    assert result.exit_code == 0
+    assert result.output.startswith("tessera-train, version ")
+
+
+def test_the_list_of_commands_needs_no_config() -> None:
+    program = (
+        "import sys; from click.testing import CliRunner; from trainer.__main__ import main\n"
+        "from trainer.config import resolution\n"
+        "resolution.config_class = None\n"
+        "sys.exit(CliRunner().invoke(main, ['--help']).exit_code)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 def test_without_a_command_there_is_the_help() -> None:
@@ -155,7 +171,7 @@ def test_an_interrupted_run_goes_on_as_it_says(
     advice = shlex.split(result.stderr.split("python -m trainer ")[1])
     resumed = trainer(*advice)
     assert resumed.exit_code == 0, resumed.stderr
-    run = Run.open(tmp_path / "tiny")
+    run = RunFolder.open(tmp_path / "tiny")
     assert f"resuming {run.folder} in epoch 2, step 3" in resumed.output
     assert tiny_models.figures(run) == tiny_models.figures(trained.run)
     first, second = (each.latest_checkpoint() / "model.safetensors" for each in (trained.run, run))

@@ -22,7 +22,7 @@ from trainer.models.base import Model, SecondStage, Stage, Step
 from trainer.models.code_prior import PriorStage
 from trainer.models.vqvae import VQVAE
 from trainer.training.loop import Fit
-from trainer.training.run_folder import Run
+from trainer.training.run_folder import RunFolder
 
 Published = list[tuple[Model, SecondStage | None, VQVAEConfig]]
 
@@ -41,17 +41,17 @@ def published(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> Published:
 
 
 @pytest.fixture
-def run(trained: Trained, tmp_path: Path) -> Run:
+def run(trained: Trained, tmp_path: Path) -> RunFolder:
     """A copy of the trained run."""
-    return Run.open(shutil.copytree(trained.run.folder, tmp_path / "runs" / "tiny"))
+    return RunFolder.open(shutil.copytree(trained.run.folder, tmp_path / "runs" / "tiny"))
 
 
-def resume(run: Run, **flags: Any) -> None:
+def resume(run: RunFolder, **flags: Any) -> None:
     flags.setdefault("export_to", run.folder.parent.parent / "exported")
     pipeline.resume("vqvae", run.folder.parent, run.config.name, flags, tiny_models.console())
 
 
-def same_weights(stage: Stage | None, run: Run, file: str = "model.safetensors") -> bool:
+def same_weights(stage: Stage | None, run: RunFolder, file: str = "model.safetensors") -> bool:
     assert stage is not None
     stored = tiny_models.weights(run, file)
     return all(torch.equal(tensor, stored[name]) for name, tensor in stage.state_dict().items())
@@ -130,7 +130,7 @@ def test_where_nothing_can_be_written_nothing_is_trained(
 
 
 @pytest.mark.slow
-def test_a_finished_run_may_be_published_again(run: Run, published: Published) -> None:
+def test_a_finished_run_may_be_published_again(run: RunFolder, published: Published) -> None:
     before = tiny_models.figures(run)
     resume(run)
     ((model, second, _),) = published
@@ -140,18 +140,18 @@ def test_a_finished_run_may_be_published_again(run: Run, published: Published) -
 
 
 @pytest.mark.slow
-def test_a_run_may_be_given_more_epochs(run: Run, published: Published) -> None:
+def test_a_run_may_be_given_more_epochs(run: RunFolder, published: Published) -> None:
     resume(run, epochs=3)
     assert [record["epoch"] for record in run.records()] == [1, 2, 3]
     assert same_weights(published[0][0], run)
     # Written down, so that the next --resume knows of it.
-    assert Run.open(run.folder).config.epochs == 3
+    assert RunFolder.open(run.folder).config.epochs == 3
 
 
 @pytest.mark.parametrize(
     ("name", "value"), [("lr", 0.5), ("codebook_size", 32), ("seed", 1), ("data", "elsewhere"), ("limit", 10)]
 )
-def test_what_would_make_it_another_run_is_refused_by_name(run: Run, name: str, value: object) -> None:
+def test_what_would_make_it_another_run_is_refused_by_name(run: RunFolder, name: str, value: object) -> None:
     before = getattr(run.config, name)
     with pytest.raises(ConfigError) as caught:
         resume(run, **{name: value})
@@ -159,12 +159,12 @@ def test_what_would_make_it_another_run_is_refused_by_name(run: Run, name: str, 
     assert "Only device, epochs, export_to," in str(caught.value)
 
 
-def test_a_run_of_another_kind_is_refused(run: Run) -> None:
+def test_a_run_of_another_kind_is_refused(run: RunFolder) -> None:
     with pytest.raises(RunError, match="the run tiny is of kind 'vqvae', not 'vae'"):
         pipeline.resume("vae", run.folder.parent, "tiny", {}, tiny_models.console())
 
 
-def test_other_data_under_the_same_name_is_refused(tmp_path: Path, trained: Trained, run: Run) -> None:
+def test_other_data_under_the_same_name_is_refused(tmp_path: Path, trained: Trained, run: RunFolder) -> None:
     other = tiny_models.write_digits(tmp_path / "mnist", train=255)
     run.configure(run.config.model_copy(update={"data": str(other)}))
     with pytest.raises(
@@ -177,7 +177,7 @@ def test_other_data_under_the_same_name_is_refused(tmp_path: Path, trained: Trai
 def test_the_averaged_weights_are_published(make_config: MakeConfig, published: Published) -> None:
     config = make_config(average_decay=0.9, epochs=1)
     pipeline.train(config, tiny_models.console())
-    run = Run.open(config.out / config.name)
+    run = RunFolder.open(config.out / config.name)
     pipeline.export_run(run.folder, None, None, tiny_models.console())
     for model, _, _ in published:
         assert same_weights(model, run, "average.safetensors")
@@ -185,7 +185,7 @@ def test_the_averaged_weights_are_published(make_config: MakeConfig, published: 
 
 
 def test_an_export_goes_where_the_run_says_or_where_it_is_told(
-    run: Run, published: Published, tmp_path: Path
+    run: RunFolder, published: Published, tmp_path: Path
 ) -> None:
     pipeline.export_run(run.folder, None, None, tiny_models.console())
     pipeline.export_run(run.folder, tmp_path / "there", "other", tiny_models.console())
@@ -193,7 +193,7 @@ def test_an_export_goes_where_the_run_says_or_where_it_is_told(
     assert places == [(run.config.export_to, "tiny"), (tmp_path / "there", "other")]
 
 
-def test_a_run_without_a_checkpoint_has_nothing_to_export(run: Run, published: Published) -> None:
+def test_a_run_without_a_checkpoint_has_nothing_to_export(run: RunFolder, published: Published) -> None:
     shutil.rmtree(run.checkpoints)
     with pytest.raises(RunError, match="holds no checkpoint"):
         pipeline.export_run(run.folder, None, None, tiny_models.console())
@@ -237,7 +237,7 @@ def test_it_tells_of_the_second_stage(generating: Trained) -> None:
 
 @pytest.mark.slow
 def test_the_prior_is_trained_on_the_codes_of_the_images_and_their_classes(
-    trained: Trained, run: Run, published: Published, monkeypatch: pytest.MonkeyPatch
+    trained: Trained, run: RunFolder, published: Published, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[Tensor, Tensor]] = []
     forward = PriorStage.forward
@@ -265,7 +265,7 @@ def test_both_stages_are_trained_and_published(
 ) -> None:
     config = make_config(prior_epochs=2)
     pipeline.train(config, tiny_models.console())
-    run = Run.open(config.out / "tiny")
+    run = RunFolder.open(config.out / "tiny")
     ((model, second, _),) = published
     assert same_weights(model, run)
     assert same_weights(second, run.stage("prior"), "average.safetensors")
@@ -278,7 +278,7 @@ def test_both_stages_are_trained_and_published(
     assert same_weights(second, run.stage("prior"), "average.safetensors")
 
 
-def assert_same_prior(run: Run, other: Run) -> None:
+def assert_same_prior(run: RunFolder, other: RunFolder) -> None:
     ours, theirs = run.stage("prior"), other.stage("prior")
     assert tiny_models.figures(ours) == tiny_models.figures(theirs)
     for file in ("model.safetensors", "average.safetensors"):
@@ -302,7 +302,7 @@ def test_wherever_it_is_interrupted_it_ends_in_the_same_prior(
         tiny_models.signal_in_step(patch, step, signal.SIGTERM, stage)
         with pytest.raises(Interrupted, match=r"To go on: python -m trainer vqvae --resume --name tiny "):
             pipeline.train(config, tiny_models.console())
-    run = Run.open(config.out / "tiny")
+    run = RunFolder.open(config.out / "tiny")
     assert run.has_later_stage == (stage is PriorStage)
     torch.manual_seed(12345)
     resume(run)
@@ -311,13 +311,13 @@ def test_wherever_it_is_interrupted_it_ends_in_the_same_prior(
 
 
 @pytest.fixture
-def prior_run(generating: Trained, tmp_path: Path) -> Run:
+def prior_run(generating: Trained, tmp_path: Path) -> RunFolder:
     """A copy of the run that has a prior."""
-    return Run.open(shutil.copytree(generating.run.folder, tmp_path / "runs" / "tiny"))
+    return RunFolder.open(shutil.copytree(generating.run.folder, tmp_path / "runs" / "tiny"))
 
 
 @pytest.mark.slow
-def test_a_prior_may_be_given_more_epochs(prior_run: Run, published: Published) -> None:
+def test_a_prior_may_be_given_more_epochs(prior_run: RunFolder, published: Published) -> None:
     first = prior_run.latest_checkpoint() / "model.safetensors"
     before = first.read_bytes()
     resume(prior_run, prior_epochs=3)
@@ -329,13 +329,13 @@ def test_a_prior_may_be_given_more_epochs(prior_run: Run, published: Published) 
 
 
 @pytest.mark.slow
-def test_a_model_may_be_published_without_its_prior(prior_run: Run, published: Published) -> None:
+def test_a_model_may_be_published_without_its_prior(prior_run: RunFolder, published: Published) -> None:
     resume(prior_run, prior_epochs=0)
     assert [second for _, second, _ in published] == [None]
 
 
 @pytest.mark.slow
-def test_what_the_prior_is_may_change_until_it_was_begun(run: Run, published: Published) -> None:
+def test_what_the_prior_is_may_change_until_it_was_begun(run: RunFolder, published: Published) -> None:
     resume(run, prior_epochs=1, prior_width=8, prior_lr=0.01)
     assert tiny_models.weights(run.stage("prior"))["network.code.weight"].shape == (17, 8)
     assert published[0][2].prior_lr == 0.01
@@ -343,14 +343,14 @@ def test_what_the_prior_is_may_change_until_it_was_begun(run: Run, published: Pu
 
 @pytest.mark.parametrize(("name", "value"), [("prior_width", 8), ("prior_lr", 0.5), ("epochs", 3)])
 def test_what_the_prior_hangs_on_may_not_change_once_it_was_begun(
-    prior_run: Run, name: str, value: object
+    prior_run: RunFolder, name: str, value: object
 ) -> None:
     before = getattr(prior_run.config, name)
     with pytest.raises(ConfigError) as caught:
         resume(prior_run, **{name: value})
     assert f"has {name} {before!r}, and now {value!r} is asked for" in str(caught.value)
     assert "Only device, export_to, keep_checkpoints, precision, prior_epochs, wandb may" in str(caught.value)
-    assert getattr(Run.open(prior_run.folder).config, name) == before
+    assert getattr(RunFolder.open(prior_run.folder).config, name) == before
 
 
 @pytest.mark.slow
@@ -377,7 +377,7 @@ def test_a_run_whose_prior_was_not_begun_says_how_to_train_it(
     trained: Trained, published: Published, tmp_path: Path
 ) -> None:
     out = tmp_path / "two words"
-    run = Run.open(shutil.copytree(trained.run.folder, out / "tiny"))
+    run = RunFolder.open(shutil.copytree(trained.run.folder, out / "tiny"))
     run.configure(run.config.model_copy(update={"prior_epochs": 1, "out": out}))
     with pytest.raises(RunError) as caught:
         pipeline.export_run(run.folder, None, None, tiny_models.console())
@@ -391,7 +391,7 @@ def test_a_run_whose_prior_was_not_begun_says_how_to_train_it(
 
 @pytest.mark.slow
 def test_a_prior_that_diverges_says_what_to_try(
-    run: Run, published: Published, monkeypatch: pytest.MonkeyPatch
+    run: RunFolder, published: Published, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny_models.poison(monkeypatch, 6, PriorStage)
     with pytest.raises(DivergenceError) as caught:

@@ -2,7 +2,7 @@
 
 - A picture is a file with an extension of one of the ``FORMATS``. Hidden files and folders are left out.
 - There are classes if every picture lies in one of at least two sub-folders, at any depth; they are the
-  sorted names of the sub-folders. Pictures beside the sub-folders mean that these are no classes.
+  sorted names of the sub-folders. If there are pictures next to the sub-folders, these are no classes.
 - The order of the pictures is that of their paths, the classes taking turns, so that the first N of them
   show every class.
 - Links to folders are followed, but no folder is read twice: a loop of links ends.
@@ -48,7 +48,7 @@ def read_folder(folder: Path) -> Source:
     """The pictures of a folder. Raises DataError if it has none, and says what it holds instead.
 
     A folder with nothing in it but ``train`` and ``test`` is split so; ``val``, ``valid`` or ``validation``
-    stand in for ``test`` if there is none.
+    are taken if there is no ``test``.
     """
     name = folder.resolve().name
     if (parts := _split_folders(folder)) is not None:

@@ -39,13 +39,13 @@ def read(source: str) -> Source:
     """A dataset by ``hf:NAME`` or ``hf:NAME:CONFIG``, where NAME may be a local folder.
 
     The pictures are the first column that holds images; the labels the first that holds classes, if any. A
-    label of -1, which stands for unknown, is none. Raises DataError if the ``datasets`` package is missing,
+    label of -1, for unknown, is none. Raises DataError if the ``datasets`` package is missing,
     the dataset cannot be had, or holds no images or no training split.
     """
     try:
         import datasets
     except ImportError as error:
-        raise DataError(f"{source} needs the datasets package: pip install 'tessera[hf]'") from error
+        raise DataError(f"{source} needs the datasets package: install the extra 'hf'") from error
 
     name, _, config = source.removeprefix(PREFIX).partition(":")
     try:

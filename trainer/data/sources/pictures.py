@@ -1,11 +1,16 @@
-"""Pictures as every source gives them: opened one by one, in any mode and size."""
+"""Pictures as every source gives them, opened one by one in any mode and size, and how they are decoded.
+
+Many are decoded at once, in threads: Pillow releases the interpreter lock while it works.
+"""
 
 import io
 import textwrap
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -13,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from service.contract.cpu_count import available_cpus
 from service.contract.image_preprocessing import prepare
 from service.contract.manifest import ImageSpec
 
@@ -20,6 +26,11 @@ from service.contract.manifest import ImageSpec
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 MAX_PIXELS = 89_478_485  # a quarter of a GiB of RGB, and where Pillow itself begins to warn
 MOST_REASON = 200
+# Pictures that are handed to the threads at once.
+CHUNK = 256
+
+OnProgress = Callable[[int, int], None]
+"""Called with the number of pictures read so far, and of those there are to read."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +50,12 @@ class Pictures(Protocol):
         """What to call a picture when it is skipped: its path, say."""
 
     def open(self, index: int) -> Picture:
-        """Open a picture; its pixels may still be undecoded. Raises whatever a broken one brings about."""
+        """Open a picture; its pixels may still be undecoded. A broken one raises any exception."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """What a ``--data`` stands for. Without ``test``, some of ``train`` is held out."""
+    """The pictures that ``--data`` names. Without ``test``, a share of ``train`` is held out."""
 
     name: str
     train: Pictures
@@ -93,6 +104,22 @@ class ArrayPictures:
         return self.pixels.shape[1:] == (spec.height, spec.width) and spec.channels == 1
 
 
+@dataclass(frozen=True)
+class Decoded:
+    """The result of decoding pictures.
+
+    ``rows`` are the indices of those that could be read, in order; ``images``, uint8 ``(N, C, H, W)`` unless
+    they were not kept, and ``labels``, int64 ``(N,)`` unless some picture has none, belong to them.
+    ``looked_at`` counts the pictures tried, the skipped ones too.
+    """
+
+    rows: NDArray[np.int64]
+    images: NDArray[np.uint8] | None
+    labels: NDArray[np.int64] | None
+    skipped: tuple[Skipped, ...]
+    looked_at: int
+
+
 def open_image(file: str | Path | bytes) -> Image.Image:
     """Open a picture from a path or from the bytes of a file, in one of ``FORMATS``."""
     Image.init()
@@ -123,8 +150,59 @@ def reason(error: Exception) -> str:
 
 @contextmanager
 def quiet_pillow() -> Iterator[None]:
-    """Silence what Pillow says of odd pictures, in all threads: enter it before they start."""
+    """Silence Pillow's warnings of odd pictures, in all threads: enter it before they start."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         warnings.filterwarnings("ignore", module=r"PIL\.")
         yield
+
+
+def decode(
+    pictures: Pictures,
+    order: NDArray[np.int64],
+    spec: ImageSpec,
+    *,
+    wanted: int,
+    keep: bool = True,
+    progress: OnProgress | None = None,
+) -> Decoded:
+    """Decode pictures in the given order until ``wanted`` of them could be read, or there are no more.
+
+    Without ``keep`` the pixels are thrown away: it is then known which pictures can be read. Pixels that
+    already are what ``spec`` asks for are taken as they are, and always kept.
+    """
+    wanted = min(wanted, len(order))
+    if isinstance(pictures, ArrayPictures) and pictures.fits(spec):
+        return _taken(pictures, order[:wanted])
+    shape = (wanted if keep else 0, spec.channels, spec.height, spec.width)
+    images = np.empty(shape, dtype=np.uint8)
+    rows: list[int] = []
+    labels: list[int | None] = []
+    skipped: list[Skipped] = []
+    looked_at = 0
+    with quiet_pillow(), ThreadPoolExecutor(available_cpus()) as pool:
+        while len(rows) < wanted and looked_at < len(order):
+            chunk = order[looked_at : looked_at + min(CHUNK, wanted - len(rows))].tolist()
+            for index, result in zip(chunk, pool.map(partial(draw, pictures, spec=spec), chunk), strict=True):
+                if isinstance(result, Skipped):
+                    skipped.append(result)
+                    continue
+                if keep:
+                    images[len(rows)] = result.pixels
+                rows.append(index)
+                labels.append(result.label)
+            looked_at += len(chunk)
+            if progress is not None:
+                progress(min(looked_at, wanted), wanted)
+    return Decoded(
+        rows=np.array(rows, dtype=np.int64),
+        images=images[: len(rows)] if keep else None,
+        labels=None if None in labels else np.array(labels, dtype=np.int64),
+        skipped=tuple(skipped),
+        looked_at=looked_at,
+    )
+
+
+def _taken(pictures: ArrayPictures, rows: NDArray[np.int64]) -> Decoded:
+    images, labels = pictures.pixels[rows][:, None], pictures.labels[rows]
+    return Decoded(rows, images, labels, skipped=(), looked_at=len(rows))

@@ -47,7 +47,7 @@ def find(name: str) -> str | None:
 
 
 def names() -> list[str]:
-    """The datasets that can be downloaded with nothing told but where to."""
+    """The datasets that can be downloaded with no option but the folder."""
     datasets = _datasets()
     return sorted(name for name in datasets.__all__ if _is_simple(getattr(datasets, name)))
 
@@ -81,7 +81,7 @@ def cache_folder() -> Path:
 
 
 def _datasets() -> Any:
-    # Imported when asked for: it takes as long as torch itself, and most training does without.
+    # A late import: it takes as long as torch itself, and most runs do not need it.
     from torchvision import datasets
 
     return datasets

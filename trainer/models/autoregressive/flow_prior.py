@@ -1,6 +1,6 @@
 """The prior over codes: an autoregressive flow, conditioned on the class (1611.02731, sec. 3.2).
 
-A code z becomes u by steps u = z - m(z), in which m of a dimension hangs on those before it alone; from
+A code z becomes u by steps u = z - m(z), in which m of a dimension depends on those before it alone; from
 step to step the order is reversed. Each step keeps volumes (mean-only, which the paper found stable), so
 log p(z) is that of u under the base: a normal distribution with a mean and a variance of each dimension.
 """
@@ -11,12 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from service.contract.manifest import Input, Output, Parameter, Role
+from trainer.config.gaussian import HOTTEST
+from trainer.models.base import Graph
+from trainer.models.gaussian.operations import BATCH
 from trainer.models.layers.masked import MaskedMLP
 from trainer.models.samplers.onnx_scan import Axes, Chain, Loop, Tensors
 
 
 class FlowPrior(nn.Module):
-    """p(z | y), with ``no_label`` as the class that stands for any: then it is p(z).
+    """p(z | y); with the class ``no_label`` it is p(z).
 
     Args:
         dim: dimensions of a code, d.
@@ -42,7 +46,7 @@ class FlowPrior(nn.Module):
 
     @property
     def no_label(self) -> int:
-        """The class that stands for any."""
+        """The label of an unconditional density."""
         return self.classes
 
     def log_probs(self, codes: Tensor, labels: Tensor) -> Tensor:
@@ -83,7 +87,7 @@ class FlowSampler(Chain):
 
     - ``noise``: float32 ``(n, d)``, standard normal
     - ``code_temperature``: float32 scalar, what the base's standard deviations are multiplied by
-    - if the prior has classes, ``label``: int64 ``(n,)``, ``no_label`` for any
+    - if the prior has classes, ``label``: int64 ``(n,)``, ``no_label`` for none
 
     The output is ``codes``, float32 ``(n, d)``.
     """
@@ -114,7 +118,7 @@ class FlowSampler(Chain):
         return Loop({"codes": codes}, {"place": place, "which": which}, fixed)
 
     def step(self, carried: Tensors, sliced: Tensors, fixed: Tensors) -> tuple[Tensors, Tensors]:
-        """Undo a step of the flow in one dimension; those after it in its order are not looked at."""
+        """Undo a step of the flow in one dimension; the dimensions after it in its order do not matter."""
         codes, which = carried["codes"], sliced["which"]
         x, layers = codes, self.prior.layers
         contexts = fixed["contexts"][which].chunk(layers, dim=1)
@@ -131,7 +135,7 @@ class FlowSampler(Chain):
 
 
 def sampler(prior: FlowPrior) -> nn.Module:
-    """What draws codes from a prior."""
+    """The module that samples codes from a prior."""
     return FlowSampler(prior) if len(prior.steps) else BaseSampler(prior)
 
 
@@ -140,3 +144,36 @@ def drawn_codes(prior: FlowPrior, noise: Tensor, labels: Tensor, temperature: fl
     given = (noise, torch.tensor(temperature, device=noise.device), *([labels] if prior.classes else []))
     (codes,) = sampler(prior)(*given)
     return codes
+
+
+def sampling(prior: FlowPrior, temperature: float) -> Graph:
+    """``sample/prior``; ``temperature`` is the default of its parameter ``code_temperature``."""
+    inputs = [
+        Input(name="noise", role=Role.normal, shape=(prior.dim,)),
+        Input(name="code_temperature", role=Role.parameter),
+    ]
+    examples = [torch.randn(2, prior.dim, generator=torch.Generator().manual_seed(0)), torch.tensor(1.0)]
+    axes: list[dict[int, str]] = [BATCH, {}]
+    if prior.classes:
+        inputs.append(Input(name="label", role=Role.label, default=prior.no_label))
+        examples.append(torch.tensor([0, prior.no_label]))
+        axes.append(BATCH)
+    return Graph(
+        operation="sample/prior",
+        file="sample_prior.onnx",
+        module=sampler(prior),
+        examples=tuple(examples),
+        axes=tuple(axes),
+        inputs=tuple(inputs),
+        outputs=(Output(name="codes", role=Role.codes),),
+        description="Codes from the prior, an autoregressive flow; with a label, of that class.",
+        parameters={
+            "code_temperature": Parameter(
+                dtype="float32",
+                default=temperature,
+                minimum=0,
+                maximum=HOTTEST,
+                description="Of the codes: what the base's standard deviations are multiplied by.",
+            )
+        },
+    )

@@ -1,23 +1,31 @@
-"""p(x | z), pixel by pixel: a short stack of masked convolutions that reads a feature map beside the image.
+"""p(x | z), pixel by pixel: a short stack of masked convolutions that reads the image and a feature map.
 
-Its window is small on purpose: what can be told from the pixels nearby is left to it, and the code holds
-what cannot (1611.02731, sec. 3.1 and appendix A).
+Its window is small on purpose: it models what follows from the pixels nearby, and the code holds the rest
+(1611.02731, sec. 3.1 and appendix A).
 """
+
+import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from service.contract.manifest import Input, Output, Parameter, Role
+from trainer.config.gaussian import HOTTEST
 from trainer.models.autoregressive.pixel_distributions import PixelDistribution
+from trainer.models.base import Graph
+from trainer.models.gaussian.operations import BATCH
 from trainer.models.layers.masked import MaskedConv
 from trainer.models.samplers.onnx_scan import Axes, Chain, Loop, Tensors
 
 # The pixels before its own that a masked 3x3 convolution sees.
 TAPS = 4
+# Images whose exported draws are compared with torch's.
+COMPARED = 16
 
 
 class PixelStack(nn.Module):
-    """Masked 3x3 convolutions, the first strict: what they say of a pixel hangs on those before it alone.
+    """Masked 3x3 convolutions, the first strict: the output at a pixel depends on the pixels before it alone.
 
     A pixel is seen up to ``layers`` rows above and ``layers`` columns to either side. The first convolution's
     output is joined with the feature map; those that follow are residual.
@@ -43,7 +51,7 @@ class PixelStack(nn.Module):
         return [layer for layer in (self.first, *self.further) if isinstance(layer, MaskedConv)]
 
     def weight_before(self) -> Tensor:
-        """Weights of what lies before a pixel, of all layers at once: ``(4 * S, layers * filters)``.
+        """Weights of the pixels before a pixel, all layers in one matrix: ``(4 * S, layers * filters)``.
 
         ``S = C + (layers - 1) * filters`` are the values that the layers take in, one after the other.
         """
@@ -60,10 +68,10 @@ class PixelLoop(Chain):
 
     Inputs, for ``n`` images:
 
-    - ``features``: float32 ``(n, filters, H, W)``, or what ``decoder`` makes such of
+    - ``codes``: the input of ``decoder``, which maps it to features, float32 ``(n, filters, H, W)``
     - ``noise``: float32 ``(n, H * W, noises)``, uniform in [0, 1)
     - ``temperature``: float32 scalar; 0 is the likeliest pixel each time
-    - ``mean``: int64 scalar; 1 answers the means of what each pixel was drawn from
+    - ``mean``: int64 scalar; 1 gives the mean of each pixel's distribution instead of the pixel drawn
 
     The output is ``images``, uint8 ``(n, H, W, C)``.
     """
@@ -135,9 +143,56 @@ class PixelLoop(Chain):
     def gap(self, inputs: tuple[Tensor, ...], images: Tensor) -> float:
         """How far images, uint8 ``(n, H, W, C)``, are from those that these inputs draw.
 
-        The largest of the distribution's gaps, each pixel judged after the given ones.
+        The largest of the distribution's gaps, where each pixel is compared given the pixels before it.
         """
         codes, noise, temperature, _ = inputs
         pixels = images.permute(0, 3, 1, 2).float() / 255
         output = self.stack(pixels, self.decoder(codes)).permute(0, 2, 3, 1).flatten(1, 2)
         return float(self.distribution.gap(output, noise, temperature, images.flatten(1, 2) / 255).max())
+
+    def noise_input(self) -> Input:
+        """The noise of ``decode``.
+
+        Without a seed the pixels are drawn with one default noise: the likeliest pixels would miss thin
+        strokes, for the first pixel of a stroke is never likely.
+        """
+        shape = (math.prod(self.size), self.distribution.noises)
+        return Input(name="noise", role=Role.uniform, shape=shape, default_seed=0)
+
+
+def decoding(loop: PixelLoop, dim: int) -> Graph:
+    """``decode``, from codes of ``dim`` dimensions."""
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randn(COMPARED, dim, generator=generator)
+    noise = torch.rand(COMPARED, math.prod(loop.size), loop.distribution.noises, generator=generator)
+    return Graph(
+        operation="decode",
+        file="decoder.onnx",
+        module=loop,
+        examples=(codes, noise, torch.tensor(1.0), torch.tensor(0)),
+        axes=(BATCH, BATCH, {}, {}),
+        inputs=(
+            Input(name="codes", role=Role.codes),
+            loop.noise_input(),
+            Input(name="temperature", role=Role.parameter),
+            Input(name="mean", role=Role.parameter),
+        ),
+        outputs=(Output(name="images", role=Role.images),),
+        description="An image of a code, drawn pixel by pixel: always the same one, or with a seed another.",
+        parameters={
+            "temperature": Parameter(
+                dtype="float32",
+                default=1,
+                minimum=0,
+                maximum=HOTTEST,
+                description="Of the pixels' draws: 0 takes the likeliest each time.",
+            ),
+            "mean": Parameter(
+                dtype="int64",
+                default=int(loop.distribution.shows_mean),
+                minimum=0,
+                maximum=1,
+                description="1: answer for each pixel the mean of what it is drawn from; 0: the pixel drawn.",
+            ),
+        },
+    )

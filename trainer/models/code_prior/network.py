@@ -1,7 +1,7 @@
-"""A prior over the codes of a VQ-VAE: a causal transformer, after which a VQ-VAE can generate.
+"""A prior over the codes of a VQ-VAE: a causal transformer, from which a VQ-VAE generates images.
 
 The codes of an image are predicted one after the other, each from those before it, as in 1711.00937, section
-3.3, with a transformer in the place of the PixelCNN. The order is not fixed: the codes that are given come
+3.3, with a transformer instead of the PixelCNN. The order is not fixed: the codes that are given come
 first, the masked ones after them, both row by row. So one network draws whole images (nothing is given) and
 completes parts of them (the masked codes see all that are kept, also those below and to the right).
 
@@ -41,7 +41,7 @@ class Ordered(NamedTuple):
         """The given codes first, the masked ones after them: ``mask`` is bool ``(B, h, w)``."""
         flat = mask.flatten(1)
         places = flat.shape[1]
-        # Every key is another, so that no order hangs on how ties are sorted.
+        # All keys differ, so that the order does not depend on how ties are sorted.
         order = (flat.long() * places + torch.arange(places, device=mask.device)).argsort(dim=1)
         return cls(order, flat.gather(1, order))
 
@@ -101,7 +101,7 @@ class CodePrior(nn.Module):
         return F.cross_entropy(logits.transpose(1, 2), sequence, reduction="none")
 
     def context(self, order: Tensor, labels: Tensor) -> Tensor:
-        """What is known of each position beside the codes: the places and the class.
+        """The embedding of each position without its code: the places and the class.
 
         ``order`` is int64 ``(B, T)``, ``labels`` int64 ``(B,)``; the result is float ``(B, T, width)``.
         """

@@ -1,7 +1,7 @@
-"""The prior over the codes as a stage of training: its loss, its figures, and the graph that samples it."""
+"""The prior over the codes as a stage of training: its loss, its metrics, and the graph that samples it."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 import torch
@@ -10,14 +10,14 @@ from torch import Tensor
 from service.contract.manifest import CodesSpec, Input, Output, Parameter, Role
 from trainer.config import Schedule, VQVAEConfig
 from trainer.data import Batch
-from trainer.models.base import Graph, Run, SecondStage, Step
+from trainer.image_sheets import sheet
+from trainer.models.base import Graph, RunGraph, SecondStage, Step
 from trainer.models.code_prior.network import CodePrior, Ordered, random_masks
-from trainer.models.samplers.autoregressive import Sampler
-from trainer.plots import sheet
+from trainer.models.samplers.autoregressive import CodeSampler
 
 COLUMNS, ROWS = 10, 10
 DRAWN_FOR_PARITY = 64
-# Of temperature and guidance; beyond, there is noise or a handful of images.
+# The bounds of temperature and guidance: beyond, there is noise, or a handful of images.
 HOTTEST, STRONGEST = 2.0, 10.0
 # On MNIST 93 % of the samples are the asked digit without guidance, 99 % with this, and more gains little.
 GUIDANCE = 1.5
@@ -38,6 +38,7 @@ class PriorStage(SecondStage):
     name = "prior"
     rate_flag = "--prior-lr"
     shown = MappingProxyType({"prior": "sample/autoregressive"})
+    plotted = MappingProxyType({"test_bits": (None, None)})
 
     def __init__(
         self,
@@ -66,12 +67,12 @@ class PriorStage(SecondStage):
         return self.config.prior_schedule()
 
     def inputs(self, images: Tensor) -> Tensor:
-        """The codes of images, int16 or, for large codebooks, int32: an epoch of them stays in memory."""
+        """The codes of images, int16 or, for large codebooks, int32, as those of all images are in memory."""
         codes = self.encode(images)
         return codes.short() if self.network.size <= torch.iinfo(torch.int16).max else codes.int()
 
     def forward(self, inputs: Tensor, labels: Tensor | None = None, /) -> Step:
-        """The mean cross-entropy of the codes to be drawn, in nats; of others nobody asks."""
+        """The mean cross-entropy of the masked codes, in nats."""
         network, codes = self.network, inputs.long()
         masks = random_masks(len(codes), network.grid, codes.device)
         ordered = Ordered.of(masks)
@@ -90,20 +91,20 @@ class PriorStage(SecondStage):
         """A hundred draws from the prior; where there are classes, each column is of one of the first ten."""
         device = batch.images.device
         inputs = [tensor.to(device) for tensor in self._pictured().values()]
-        (codes,) = Sampler(self.network)(*inputs)
+        (codes,) = CodeSampler(self.network)(*inputs)
         return {"samples/epoch-{epoch:03}": sheet(self.decode(codes.long()), COLUMNS)}
 
     @torch.no_grad()
     def measure(self, batches: Iterable[Batch]) -> dict[str, float]:
         """``bits``, and ``bits_given_class`` where the classes are known: of a test image's codes.
 
-        It is what an entropy coder would reach with this prior: -log2 p(codes), the mean over the images.
+        The size that an entropy coder reaches with this prior: -log2 p(codes), the mean over the images.
         """
         kept = list(batches)
-        figures = {"bits": self._bits(kept, with_labels=False)}
+        metrics = {"bits": self._bits(kept, with_labels=False)}
         if self.network.classes and all(batch.labels is not None for batch in kept):
-            figures["bits_given_class"] = self._bits(kept, with_labels=True)
-        return figures
+            metrics["bits_given_class"] = self._bits(kept, with_labels=True)
+        return metrics
 
     def graphs(self) -> list[Graph]:
         """``sample/autoregressive``."""
@@ -149,7 +150,7 @@ class PriorStage(SecondStage):
             Graph(
                 operation="sample/autoregressive",
                 file="sample_autoregressive.onnx",
-                module=Sampler(network),
+                module=CodeSampler(network),
                 examples=tuple(self._examples(2, guidance=2.0).values()),
                 axes=tuple(axes),
                 inputs=tuple(inputs),
@@ -161,12 +162,12 @@ class PriorStage(SecondStage):
         ]
 
     @torch.no_grad()
-    def parity(self, run: Run) -> float:
+    def parity(self, graphs: Sequence[Graph], run: RunGraph) -> float:
         """Run the sampler's graph; the largest gap between a draw's noise and the interval of its code."""
-        (graph,) = self.graphs()
+        (graph,) = graphs
         inputs = self._examples(DRAWN_FOR_PARITY, guidance=1.5)
         (codes,) = run(graph, inputs)
-        return Sampler(self.network).gap(tuple(inputs.values()), codes)
+        return CodeSampler(self.network).gap(tuple(inputs.values()), codes)
 
     def _pictured(self) -> dict[str, Tensor]:
         count = COLUMNS * ROWS

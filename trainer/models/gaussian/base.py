@@ -17,7 +17,7 @@ class GaussianModel(Model):
 
     def __init__(self, config: GaussianConfig, image: ImageSpec, outputs: int) -> None:
         super().__init__()
-        self.shared = config
+        self.config = config
         self.image = image
         net = config.layers(image)
         neck = (config.neck_width, image.height // config.stride, image.width // config.stride)
@@ -44,15 +44,15 @@ class GaussianModel(Model):
         done = self.steps.clone()
         if self.training:
             self.steps += 1
-        if not self.shared.kl_warmup_steps:
+        if not self.config.kl_warmup_steps:
             return torch.ones_like(done)
-        return (done / self.shared.kl_warmup_steps).clamp(max=1)
+        return (done / self.config.kl_warmup_steps).clamp(max=1)
 
     def image_spec(self) -> ImageSpec:
         return self.image
 
     def codes_spec(self) -> CodesSpec:
-        return CodesSpec(dtype="float32", shape=(self.shared.latent_dim,))
+        return CodesSpec(dtype="float32", shape=(self.config.latent_dim,))
 
     @torch.no_grad()
     def code_gap(self, images: Tensor, codes: Tensor) -> Tensor:

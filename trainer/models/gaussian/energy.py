@@ -1,11 +1,11 @@
 """The noise contrastive prior: a classifier between posterior and prior, and its energy (2010.02917).
 
-A classifier D that tells codes of the aggregate posterior q(z) from draws of the prior p(z) = N(0, 1) knows
+A classifier D between codes of the aggregate posterior q(z) and samples of the prior p(z) = N(0, 1) estimates
 their ratio: at its optimum D / (1 - D) = q(z) / p(z), whose logarithm is the logit. So
 
     p(z) D(z) / (1 - D(z)) = exp(-E(z)) / Z    with    E(z) = |z|^2 / 2 - logit D(z)
 
-is a prior that has the holes that the posterior leaves.
+is a prior that is low where the posterior has no codes.
 """
 
 from abc import abstractmethod
@@ -24,7 +24,7 @@ class Valued(NamedTuple):
 
 
 class Ratio(nn.Module):
-    """log q(z) / p(z), whose gradient is written by hand: a loop that is exported cannot differentiate."""
+    """log q(z) / p(z), whose gradient is written out: an exported loop cannot differentiate."""
 
     @abstractmethod
     def forward(self, codes: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ class Ratio(nn.Module):
 
 
 class Classifier(Ratio):
-    """An MLP whose output is the logit of D. Smooth, for a gradient is followed: its layers have SiLU."""
+    """An MLP whose output is the logit of D. Its layers have SiLU, as the samplers need a smooth gradient."""
 
     def __init__(self, dim: int, width: int, layers: int, dropout: float = 0.0) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""The classifier between posterior and prior as a stage of training: its loss, its figures, its samplers."""
+"""The classifier between posterior and prior as a stage of training: its loss, its metrics, its samplers."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 import torch
@@ -10,15 +10,15 @@ from torch import Tensor
 from service.contract.manifest import Input, Output, Parameter, Role
 from trainer.config import NCPConfig, Schedule
 from trainer.data import Batch
-from trainer.models.base import Graph, Run, SecondStage, Step
+from trainer.image_sheets import panels, sheet
+from trainer.models.base import Graph, RunGraph, SecondStage, Step
 from trainer.models.gaussian.energy import Classifier
 from trainer.models.samplers.langevin import Langevin, Metropolis
 from trainer.models.samplers.resampling import Resampling
-from trainer.plots import panels, sheet
 
 MOST_STEPS = 2000
 MOST_PROPOSALS = 4096
-# What was best on MNIST; the bounds are where a chain no longer moves, and where it leaves for good.
+# The best on MNIST. At the bounds of the step size a chain no longer moves, and diverges.
 STEPS, STEP_SIZE, PROPOSALS = 200, 0.02, 256
 SMALLEST_STEP, LARGEST_STEP = 1e-5, 1.0
 COLUMNS, ROWS = 8, 8
@@ -26,7 +26,7 @@ CHAINS_FOR_PARITY, STEPS_FOR_PARITY = 16, 50
 
 
 class ClassifierStage(SecondStage):
-    """Trains a ``Classifier`` to tell codes of the training images from draws of the prior.
+    """Trains a ``Classifier`` between codes of the training images and samples of the prior.
 
     Args:
         config: whose ``classifier_...`` fields say how.
@@ -38,6 +38,7 @@ class ClassifierStage(SecondStage):
     name = "classifier"
     rate_flag = "--classifier-lr"
     shown = MappingProxyType({"prior": "sample/prior", "Langevin": "sample/langevin"})
+    plotted = MappingProxyType({"lowest_loss": (None, None)})
 
     def __init__(
         self,
@@ -57,7 +58,7 @@ class ClassifierStage(SecondStage):
         return self.config.classifier_schedule()
 
     def inputs(self, images: Tensor) -> Tensor:
-        """Mean and log-variance of the codes: from them, each step draws anew."""
+        """Mean and log-variance of the codes; each step samples codes from them."""
         return self.posterior(images)
 
     def forward(self, inputs: Tensor, _labels: Tensor | None = None, /) -> Step:
@@ -69,12 +70,12 @@ class ClassifierStage(SecondStage):
 
     def monitor(self, batches: Iterable[Batch]) -> dict[str, float]:
         """``test_loss`` and ``test_accuracy``, on codes of test images."""
-        figures = self.measure(batches)
-        return {f"test_{name.removeprefix('classifier_')}": value for name, value in figures.items()}
+        metrics = self.measure(batches)
+        return {f"test_{name.removeprefix('classifier_')}": value for name, value in metrics.items()}
 
     @torch.no_grad()
     def measure(self, batches: Iterable[Batch]) -> dict[str, float]:
-        """``classifier_loss`` in nats and ``classifier_accuracy``: log 2 and 1/2 where it knows nothing."""
+        """``classifier_loss`` in nats and ``classifier_accuracy``: log 2 and 1/2 for a guess."""
         generator = torch.Generator().manual_seed(0)
         loss, right, seen = 0.0, 0.0, 0
         for batch in batches:
@@ -88,7 +89,7 @@ class ClassifierStage(SecondStage):
         return {"classifier_loss": loss / seen, "classifier_accuracy": right / seen}
 
     def pictures(self, batch: Batch) -> Mapping[str, Tensor]:
-        """Images of draws from the prior, and what Langevin makes of the same draws."""
+        """Images of samples of the prior, and of the same samples after Langevin steps."""
         device = batch.images.device
         inputs = [tensor.to(device) for tensor in self._chain_inputs(COLUMNS * ROWS, STEPS).values()]
         codes = Langevin(self.network)(*inputs)[0]
@@ -161,9 +162,9 @@ class ClassifierStage(SecondStage):
         ]
 
     @torch.no_grad()
-    def parity(self, run: Run) -> float:
+    def parity(self, graphs: Sequence[Graph], run: RunGraph) -> float:
         """Run the samplers' graphs; the largest gap between a state and torch's after the same one before."""
-        langevin, metropolis, resampling = self.graphs()
+        langevin, metropolis, resampling = graphs
         chain = self._chain_inputs(CHAINS_FOR_PARITY, STEPS_FOR_PARITY, every=1)
         corrected = self._metropolis_inputs(CHAINS_FOR_PARITY, STEPS_FOR_PARITY, every=1)
         generator = torch.Generator().manual_seed(1)
@@ -177,7 +178,7 @@ class ClassifierStage(SecondStage):
         # The codes are the last of the states.
         gaps += [float((found[0] - found[1][:, -1]).abs().max()) for _, _, found in chains]
         gaps += [Resampling(self.network).gap((draws, proposals["uniform"]), run(resampling, proposals)[0])]
-        # A gap that is no number stays one, which max() would hide.
+        # Unlike max(), this keeps a gap that is not a number.
         return float(torch.tensor(gaps).max())
 
     def _chain_inputs(self, count: int, steps: int, *, every: int = 0) -> dict[str, Tensor]:
@@ -229,5 +230,5 @@ def _every() -> Parameter:
         default=0,
         minimum=0,
         maximum=MOST_STEPS,
-        description="Answer every so many states of the chain too, to watch it; 0 for none.",
+        description="Return every n-th state of the chain too; 0 returns none.",
     )

@@ -1,24 +1,20 @@
-"""What all models with Gaussian codes export alike: to encode, and to go from one code to another."""
-
-from typing import TYPE_CHECKING
+"""The graphs that all models with Gaussian codes have: ``encode`` and ``sample/interpolate``."""
 
 import torch
 from torch import Tensor, nn
 
 from service.contract.manifest import ImageSpec, Input, Output, Parameter, Role
 from trainer.models.base import Graph, to_shares
-
-if TYPE_CHECKING:
-    from trainer.models.gaussian.base import GaussianModel
+from trainer.models.gaussian.base import GaussianModel
 
 # Where two codes are this close to one direction, or to opposite ones, an arc between them is not defined.
 SMALLEST_SINE = 1e-3
 BATCH = {0: "n"}
 
 
-def encoding(model: "GaussianModel") -> Graph:
+def encoding(model: GaussianModel) -> Graph:
     """``encode``: the posterior's mean, or a draw from it."""
-    dim = model.shared.latent_dim
+    dim = model.config.latent_dim
     return Graph(
         operation="encode",
         file="encoder.onnx",
@@ -73,7 +69,7 @@ def example_images(image: ImageSpec, generator: torch.Generator) -> Tensor:
 class _Encode(nn.Module):
     """Images, uint8 ``(N, H, W, C)``, and noise, float32 ``(N, d)``, to codes, float32 ``(N, d)``."""
 
-    def __init__(self, model: "GaussianModel") -> None:
+    def __init__(self, model: GaussianModel) -> None:
         super().__init__()
         self.model = model
 

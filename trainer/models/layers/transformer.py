@@ -22,7 +22,7 @@ Cache = tuple[Tensor, Tensor]
 class Block(nn.Module):
     """Attention and a feed-forward layer of four times the width, each added to what came in.
 
-    Dropout falls on what is added.
+    Dropout applies to what is added.
     """
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:

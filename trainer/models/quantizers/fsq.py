@@ -4,7 +4,7 @@
                                │
                                └─ the digits, as a number with the levels as bases: the code
 
-All combinations of levels are the codebook, so there is nothing to learn and nothing that could die.
+The codebook is all combinations of levels: nothing is learned, and no code can die.
 """
 
 import math
@@ -13,9 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from trainer.models.quantizers.base import Quantized, Quantizer
-from trainer.models.quantizers.code_usage import counted
-from trainer.models.quantizers.gradients import straight_through
+from trainer.models.quantizers.base import Quantized, Quantizer, counted, straight_through
 
 # Keeps bounded values from being rounded beyond the outermost level; up to 999 levels it takes none away.
 MARGIN = 1e-3
@@ -24,9 +22,9 @@ MARGIN = 1e-3
 class FSQ(Quantizer):
     """Rounds dimension i of each vector of a grid to one of ``levels[i]`` levels (appendix A.1).
 
-    ``levels`` are at least 3 each, as 2 would be told apart far from 0. There are their product of codes, and
-    as many dimensions as levels. Code vectors are in [-1, 1], and the first dimension's digit counts least in
-    a code. Nothing is learned, and nothing is in the state dict.
+    ``levels`` are at least 3 each, as the border between 2 levels would be far from 0. Their product is the
+    number of codes, their number that of dimensions. Code vectors are in [-1, 1]; the first dimension is the
+    least significant digit of a code. Nothing is learned, and nothing is in the state dict.
     """
 
     codebook: Tensor

@@ -4,7 +4,8 @@
                             │
                             └─ moved towards its z: by a gradient (eq. 3) or by moving averages (appendix A.1)
 
-Codes die when no z is near them; in many dimensions most do (2406.06525, table 2a). The remedies:
+A code without a z near it dies: it is no longer trained. In many dimensions most codes do (2406.06525,
+table 2a). The remedies:
 
 - few dimensions: the networks' convolutions next to the lookup project down to ``dim`` and up again, which is
   the factorized codebook of 2110.04627, sec. 3.2, so it needs no layers of its own
@@ -14,22 +15,27 @@ Codes die when no z is near them; in many dimensions most do (2406.06525, table 
 - the rotation trick: gradients that differ within a code's region (2410.06424)
 """
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.models.quantizers.base import Quantized, Quantizer, in_float32
-from trainer.models.quantizers.code_usage import counted
-from trainer.models.quantizers.distributed import drawn, total
-from trainer.models.quantizers.gradients import rotated, straight_through
-from trainer.models.quantizers.kmeans import kmeans
-from trainer.models.quantizers.lookup import nearest, on_sphere
+from trainer.models.quantizers.base import (
+    Quantized,
+    Quantizer,
+    counted,
+    in_float32,
+    nearest,
+    on_sphere,
+    rotated,
+    straight_through,
+)
 
 Update = Literal["gradient", "ema"]
 
-# A code that is used less by its moving average has no members to speak of, and stays where it is.
+# A code whose moving average of uses is below this has practically no members, and does not move.
 FEWEST_USES = 1e-5
 
 
@@ -41,14 +47,14 @@ class LearnedCodebook(Quantizer):
         dim: dimensions of a code, D.
         update: ``gradient`` trains the codebook by its loss, ``ema`` by moving averages of its members.
         decay: of the moving averages, reached from (1 + t) / (10 + t) at step t: a young codebook has to keep
-            up with its encoder, or most codes are left behind. They also count the use under ``gradient``.
+            up with its encoder. Under ``gradient`` they count the uses alone.
         restart_below: a code used less than this share of an even use, 1 / K, is moved to a random encoder
             output of the batch; 0 never restarts.
         normalise: look up on the unit sphere, where encoder outputs and code vectors are scaled to length 1.
         rotate: turn the gradient of the decoder with the vector, rather than pass it straight through.
 
     With several processes, all of them learn from all batches and their codebooks stay the same, if they
-    start the same; under ``gradient`` that is for whoever averages the gradients.
+    start the same; under ``gradient`` the caller averages the gradients.
 
     """
 
@@ -115,7 +121,7 @@ class LearnedCodebook(Quantizer):
     def vectors(self) -> Tensor:
         """The code vectors as they are looked up, float32 ``(K, D)``; of length 1 with ``normalise``."""
         if self.normalise and self.update == "gradient":
-            # Of a copy: a restart writes into the codebook before the gradient is computed.
+            # From a copy: a restart writes into the codebook before the gradient is computed.
             return on_sphere(self.codebook.clone())
         return self.codebook
 
@@ -172,11 +178,11 @@ class LearnedCodebook(Quantizer):
             self._restart(rows, counts)
 
     def _restart(self, rows: Tensor, counts: Tensor) -> None:
-        """Put each dead code on a random row of its own, as if evenly used, so that it has time to live."""
-        # Without a branch on the data, so that a GPU need not be waited for.
+        """Move each dead code to a random row of its own, counted as evenly used, so that it survives."""
+        # Without a branch on the data, which would wait for a GPU.
         available = counts.sum()
         even_use = available / self.size
-        # Where there are fewer rows than codes, that many codes have their turn at each step.
+        # With fewer rows than codes, each step may restart as many codes as there are rows, in turn.
         turn = self.steps.long() * available.long()
         places = (torch.arange(self.size, device=rows.device) - turn) % self.size
         dead = (self.uses < self.restart_below * even_use) & (places < available)
@@ -184,3 +190,62 @@ class LearnedCodebook(Quantizer):
         self.codebook.copy_(torch.where(dead[:, None], picked, self.codebook))
         self.sums.copy_(torch.where(dead[:, None], picked * even_use, self.sums))
         self.uses.copy_(torch.where(dead, even_use, self.uses))
+
+
+class Clusters(NamedTuple):
+    """What k-means found: ``size`` clusters.
+
+    - ``centres``: float32 ``(size, D)``
+    - ``sums``: float32 ``(size, D)``, of the rows of each
+    - ``counts``: float32 ``(size,)``, how many rows each has, at least 1
+    """
+
+    centres: Tensor
+    sums: Tensor
+    counts: Tensor
+
+
+def kmeans(rows: Tensor, size: int, *, spherical: bool = False, rounds: int = 10) -> Clusters:
+    """Lloyd's algorithm on float32 ``(n, D)``, of all processes together.
+
+    Starts from random rows (with repetition if there are fewer than ``size``); a centre left empty is put on
+    a random row again. With ``spherical`` the rows are of length 1 and so are the centres, which makes the
+    nearest one that of the smallest angle.
+    """
+    centres = drawn(rows, size)
+    sums, counts = centres, torch.ones(size, device=rows.device)
+    for _ in range(rounds):
+        codes = nearest(rows, centres)
+        counts = total(counted(codes, size))
+        sums = total(torch.zeros_like(centres).index_add_(0, codes, rows))
+        sums = torch.where(counts[:, None] > 0, sums, drawn(rows, size))
+        counts = counts.clamp(min=1)
+        centres = on_sphere(sums) if spherical else sums / counts[:, None]
+    return Clusters(centres, sums, counts)
+
+
+def total(values: Tensor) -> Tensor:
+    """The sum of a tensor over all processes; ``values`` itself stays as it is."""
+    if _count() == 1:
+        return values
+    values = values.clone()
+    dist.all_reduce(values)
+    return values
+
+
+def drawn(rows: Tensor, count: int) -> Tensor:
+    """``count`` random rows of those of all processes, float ``(n, D)`` to ``(count, D)``, in turn from each.
+
+    A row is drawn again only when all have been.
+    """
+    processes, places = _count(), torch.arange(count, device=rows.device)
+    order = torch.randperm(len(rows), device=rows.device)
+    picked = rows[order[places // processes % len(rows)]]
+    if processes == 1:
+        return picked
+    mine = places % processes == dist.get_rank()
+    return total(torch.where(mine[:, None], picked, torch.zeros_like(picked)))
+
+
+def _count() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

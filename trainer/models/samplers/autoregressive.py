@@ -14,7 +14,7 @@ from trainer.models.samplers.onnx_scan import Chain, Loop, Tensors
 COLDEST = 1e-6
 
 
-class Sampler(Chain):
+class CodeSampler(Chain):
     """Codes by inverse transform sampling: of the cumulative probabilities, the first above the noise.
 
     Inputs, for ``n`` images and grids of ``T`` codes:
@@ -65,7 +65,7 @@ class Sampler(Chain):
         copies = 1
         if prior.classes:
             label, guidance = inputs[5:]
-            # Rows that would change nothing are not computed.
+            # Without a class or guidance, the second rows would change nothing and are not computed.
             further = cast("int", ((label != prior.no_label).any() & (guidance != 1)).long().item())
             torch._check(further >= 0)
             torch._check(further <= 1)
@@ -121,8 +121,8 @@ class Sampler(Chain):
         """How far codes, int32 ``(n, h, w)``, are from those that these inputs draw.
 
         It is the largest distance of a draw's noise from the interval of cumulative probabilities in which
-        its code is drawn; each draw is judged after the given codes, whatever would have been drawn there.
-        It is infinite if a code that is to be kept was not.
+        its code is drawn, each draw given the codes before it. It is infinite if a code outside the mask has
+        changed.
         """
         noise, kept, mask, *others = inputs
         if not torch.equal(torch.where(mask, kept, codes), kept):
@@ -160,7 +160,7 @@ def cumulative(logits: Tensor, temperature: Tensor, top_k: Tensor) -> Tensor:
     """
     size = logits.shape[-1]
     logits = (logits - logits.amax(dim=-1, keepdim=True)) / temperature
-    # To sort all of them for nothing would be the dearest part of a step.
+    # Sorting all of them for nothing would be the most expensive part of a step.
     among = cast("int", torch.where(top_k < size, top_k, 1).item())
     torch._check(among >= 1)
     torch._check(among <= size)

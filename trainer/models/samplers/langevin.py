@@ -1,4 +1,4 @@
-"""Following an energy: Langevin chains, unadjusted and with a Metropolis correction, each one graph."""
+"""Langevin chains down an energy, unadjusted and with a Metropolis correction, each one graph."""
 
 from abc import abstractmethod
 from typing import cast
@@ -17,7 +17,7 @@ class _EnergyChain(Chain):
 
     - ``start``: float32 ``(n, d)``, draws from the prior
     - ``noise``: float32 ``(n, T, d)``, standard normal
-    - what a subclass adds for each step
+    - further noise of a subclass
     - ``step_size``: float32 scalar, epsilon
     - ``every``: int64 scalar, emit every so many states; 0 for none
 
@@ -28,7 +28,7 @@ class _EnergyChain(Chain):
 
     @abstractmethod
     def gap(self, inputs: tuple[Tensor, ...], states: Tensor) -> float:
-        """How far states, ``(n, T, d)``, are from those of these inputs: each judged after the one before it.
+        """The gap between states, ``(n, T, d)``, and those of these inputs, each given the state before it.
 
         Relative to the larger of a state's values and 1, the prior's standard deviation.
         """

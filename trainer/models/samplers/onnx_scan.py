@@ -1,7 +1,7 @@
 """Loops as one ONNX graph: a start, an ONNX ``Scan`` over slices, and a finish.
 
 torch's own loop operators do not export with dynamic shapes, so each of the three parts is exported by itself
-and they are joined here. The weights stand once, in the outer graph, where the body of the loop sees them.
+and they are joined here. The weights are in the outer graph, once; the body of the loop refers to them.
 """
 
 import logging
@@ -19,7 +19,7 @@ from onnx_ir.passes.common import (
 )
 from torch import Tensor, nn
 
-# It tells of every constant that it leaves as it is.
+# It logs every constant that it does not fold.
 logging.getLogger("onnx_ir").setLevel(logging.ERROR)
 
 Tensors = dict[str, Tensor]
@@ -73,7 +73,7 @@ class Chain(nn.Module, ABC):
         return self.finish(carried, stacked, fixed)
 
 
-class Part(NamedTuple):
+class Subgraph(NamedTuple):
     """A module to be exported, with its inputs by name and their axes that may vary.
 
     ``variadic`` says that the module takes them as ``*tensors``.
@@ -85,13 +85,13 @@ class Part(NamedTuple):
     variadic: bool = False
 
 
-Export = Callable[[Part], ir.Model]
+Export = Callable[[Subgraph], ir.Model]
 
 
-def assembled(chain: Chain, whole: Part, outputs: Sequence[str], export: Export) -> ir.Model:
+def assembled(chain: Chain, whole: Subgraph, outputs: Sequence[str], export: Export) -> ir.Model:
     """The graph of a chain. ``whole`` is it with its inputs, ``export`` turns one part of it into a graph.
 
-    Raises ValueError if a name stands for two things.
+    Raises ValueError if two tensors have one name.
     """
     with torch.no_grad():
         carried, slices, fixed = chain.start(*whole.inputs.values())
@@ -117,9 +117,9 @@ def assembled(chain: Chain, whole: Part, outputs: Sequence[str], export: Export)
     def finish(*tensors: Tensor) -> Iterable[Tensor]:
         return chain.finish(*_named(tensors, carried, emitted, fixed))
 
-    model = export(Part(_Function(chain, start), whole.inputs, whole.axes, variadic=True))
-    body = export(_part(chain, step, carried | sliced | fixed, axes | axes_of_slice)).graph
-    end = export(_part(chain, finish, carried | every | fixed, axes)).graph
+    model = export(Subgraph(_Function(chain, start), whole.inputs, whole.axes, variadic=True))
+    body = export(_subgraph(chain, step, carried | sliced | fixed, axes | axes_of_slice)).graph
+    end = export(_subgraph(chain, finish, carried | every | fixed, axes)).graph
     _append_loop(model.graph, body, end, counts=(len(carried), len(slices)), outputs=outputs)
     # Identities stay: without them ONNX Runtime 1.31 drew other codes than torch.
     tidy = ir.passes.Sequential(
@@ -149,10 +149,10 @@ class _Function(nn.Module):
         return tuple(self.function(*tensors))
 
 
-def _part(
+def _subgraph(
     chain: Chain, function: Callable[..., Iterable[Tensor]], inputs: Tensors, axes: Mapping[str, Axes]
-) -> Part:
-    return Part(
+) -> Subgraph:
+    return Subgraph(
         _Function(chain, function), inputs, tuple(axes.get(name, {}) for name in inputs), variadic=True
     )
 

@@ -14,9 +14,8 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from service.api import request_bodies
-from service.api.v2 import wire
 from service.codecs import images, npy
+from service.codecs.json_arrays import JsonLimits
 from tests.fixtures.oip_requests import post
 from tests.unit.service.conftest import make_client, problem
 
@@ -169,8 +168,7 @@ def test_json_of_more_than_a_few_kib_is_read_off_the_event_loop(
         seen.append(threading.get_ident())
         return sent
 
-    monkeypatch.setattr(request_bodies, "from_json", read)
-    monkeypatch.setattr(wire, "from_json", read)
+    monkeypatch.setattr(JsonLimits, "parse", read)
     client.post(path, content=b"{" + b" " * 8000)
     client.post(path, content=b"{" + b" " * 9000)
     assert seen[0] == loop

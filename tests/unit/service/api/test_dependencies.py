@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.models.model import Model
+from service.models.model import ServedModel
 from tests.unit.service.conftest import make_client
 
 
 def test_the_service_answers_while_models_run_and_runs_no_more_than_allowed(
     exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = Model.run_batch
+    run = ServedModel.run_batch
     started, release = threading.Semaphore(0), threading.Event()
     running = most = 0
 
@@ -28,7 +28,7 @@ def test_the_service_answers_while_models_run_and_runs_no_more_than_allowed(
 
     names = ["levels", "colours", "patchwork", "wanderer"]
     with make_client(exported, concurrency=2) as client, ThreadPoolExecutor(4) as callers:
-        monkeypatch.setattr(Model, "run_batch", slow)
+        monkeypatch.setattr(ServedModel, "run_batch", slow)
         shapes = [client.get(f"/models/{name}").json()["codes"]["shape"] for name in names]
         bodies = [
             {"model": name, "codes": np.zeros((1, *shape), int).tolist()}

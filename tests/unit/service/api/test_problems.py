@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from service.models.model import Model
+from service.models.model import ServedModel
 from tests.unit.service.conftest import make_client, problem
 
 
@@ -47,11 +47,11 @@ def test_what_nobody_foresaw_tells_the_log_alone(
         raise RuntimeError("/secret/path")
 
     with make_client(exported) as client:
-        monkeypatch.setattr(Model, "run_batch", fail)
+        monkeypatch.setattr(ServedModel, "run_batch", fail)
         answer = client.post(path, json=sent, headers={"X-Request-ID": "mine"})
     told = problem(answer, 500, "problem")
     assert "secret" not in answer.text
-    assert told["detail"] == "something failed inside the service; its log says more"
+    assert told["detail"] == "the service failed on this request; its log has the exception"
     assert answer.headers["x-request-id"] == "mine"
     (record,) = [record for record in caplog.records if record.name == "service.calls"]
     assert vars(record)["request_id"] == "mine"
@@ -59,12 +59,12 @@ def test_what_nobody_foresaw_tells_the_log_alone(
 
 def test_a_graph_that_fails_tells_nothing(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with make_client(exported) as client:
-        model = client.app.context.registry.choose("levels")  # type: ignore[attr-defined]  # httpx types the app as any ASGI callable
+        model = client.context.registry.choose("levels")
 
         def fail(*_: object) -> None:
             raise RuntimeError("/secret/path")
 
-        monkeypatch.setattr(model.graphs["decoder.onnx"]._session, "run", fail, raising=False)
+        monkeypatch.setattr(model.sessions["decoder.onnx"]._session, "run", fail, raising=False)
         answer = client.post("/decode?model=levels", json={"codes": [[1]]})
     problem(answer, 500, "graph-failed")
     assert "secret" not in answer.text

@@ -1,4 +1,4 @@
-"""What shares a batch, where it runs, what fails alone, and which errors a request gets."""
+"""Which entries share a batch, where it runs, and which errors they get."""
 
 import asyncio
 import threading
@@ -14,18 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.batching.batcher import Batcher
-from service.batching.entries import BatchReport, Entry, Limits
+from service.batching.entries import BatchReport, Entry, QueueLimits
 from service.contract.manifest import Role
-from service.contract.runner import Part, Results
+from service.contract.runner import BatchSlice, Results
 from service.errors import BadValue, BatcherFailed, GraphFailed, Overloaded, QueueTimeout
 
 PATIENCE = 10.0
 Toy = Batcher[Hashable]
-Run = Callable[[Hashable, Sequence[Part]], list[Results]]
+Run = Callable[[Hashable, Sequence[BatchSlice]], list[Results]]
 
 
 class Doubler:
-    """A fake model: answers twice the images, and records each batch and its thread."""
+    """A fake model: returns twice the images, and records each batch and its thread."""
 
     def __init__(self) -> None:
         self.batches: list[tuple[Hashable, list[int]]] = []
@@ -34,15 +34,15 @@ class Doubler:
         self.gate.set()
         self.begun = threading.Semaphore(0)
 
-    def __call__(self, key: Hashable, parts: Sequence[Part]) -> list[Results]:
+    def __call__(self, key: Hashable, slices: Sequence[BatchSlice]) -> list[Results]:
         self.begun.release()
         assert self.gate.wait(PATIENCE)
         self.threads.append(threading.current_thread().name.partition("_")[0])
-        rows = [int(value) for part in parts for value in part.given[Role.images]]
+        rows = [int(value) for each in slices for value in each.given[Role.images]]
         self.batches.append((key, rows))
         if any(row < 0 for row in rows):
             raise GraphFailed("a negative row")
-        return [Results({Role.images: part.given[Role.images] * 2}, {}) for part in parts]
+        return [Results({Role.images: each.given[Role.images] * 2}, {}) for each in slices]
 
     @property
     def rows(self) -> list[list[int]]:
@@ -58,7 +58,7 @@ def answer(results: Results) -> list[int]:
 
 
 def with_batcher(run: Run, use: Callable[[Toy], Awaitable[Any]], **options: Any) -> Any:
-    """What ``use`` returns; afterwards nothing waits."""
+    """The result of ``use``; afterwards the queues are empty."""
 
     async def main() -> Any:
         with ThreadPoolExecutor(8, "thread") as executor:
@@ -72,7 +72,7 @@ def with_batcher(run: Run, use: Callable[[Toy], Awaitable[Any]], **options: Any)
 
 
 async def held(batcher: Toy, run: Doubler, *first: int) -> "asyncio.Task[Results]":
-    """A task whose batch is under way in a thread until the gate is opened."""
+    """A task whose batch runs in a thread until the gate is opened."""
     run.gate.clear()
     task = asyncio.create_task(batcher.submit(entry(*(first or (0,)), key="held")))
     assert await asyncio.to_thread(run.begun.acquire, timeout=PATIENCE)
@@ -80,13 +80,13 @@ async def held(batcher: Toy, run: Doubler, *first: int) -> "asyncio.Task[Results
 
 
 async def waiting(batcher: Toy, *entries: Entry[Hashable]) -> "list[asyncio.Task[Results]]":
-    """Tasks whose entries wait."""
+    """Tasks whose entries are queued."""
     tasks = [asyncio.create_task(batcher.submit(each)) for each in entries]
     await asyncio.sleep(0)
     return tasks
 
 
-def test_a_lone_entry_waits_for_nothing() -> None:
+def test_a_single_entry_runs_without_delay() -> None:
     run = Doubler()
     assert with_batcher(run, lambda batcher: batcher.submit(entry(1, 2))).arrays[Role.images].tolist() == [
         2,
@@ -95,7 +95,7 @@ def test_a_lone_entry_waits_for_nothing() -> None:
     assert run.batches == [("k", [1, 2])]
 
 
-def test_what_waits_shares_a_batch_up_to_the_most_rows() -> None:
+def test_waiting_entries_share_a_batch_up_to_its_largest_size() -> None:
     run, reports = Doubler(), list[BatchReport]()
 
     async def use(batcher: Toy) -> list[list[int]]:
@@ -106,14 +106,14 @@ def test_what_waits_shares_a_batch_up_to_the_most_rows() -> None:
         await first
         return [answer(await task) for task in tasks]
 
-    observe = lambda _, report: reports.append(report)  # noqa: E731 - a line
-    assert with_batcher(run, use, observe=observe) == [[2], [4, 6], [8], [10]]
+    on_batch = lambda _, report: reports.append(report)  # noqa: E731 - a line
+    assert with_batcher(run, use, on_batch=on_batch) == [[2], [4, 6], [8], [10]]
     assert run.rows == [[0], [1, 2, 3, 4], [5]]
     assert [report.rows for report in reports] == [1, 4, 1]
     assert all(wait >= 0 for report in reports for wait in report.waits)
 
 
-def test_keys_take_turns() -> None:
+def test_keys_are_served_round_robin() -> None:
     run = Doubler()
 
     async def use(batcher: Toy) -> None:
@@ -127,7 +127,7 @@ def test_keys_take_turns() -> None:
     assert run.batches[1:] == [("a", [1, 3]), ("b", [2, 4]), ("a", [5])]
 
 
-def test_an_entry_of_many_rows_lets_others_in_between() -> None:
+def test_other_keys_run_between_the_batches_of_a_large_entry() -> None:
     run = Doubler()
 
     async def use(batcher: Toy) -> list[list[int]]:
@@ -142,19 +142,19 @@ def test_an_entry_of_many_rows_lets_others_in_between() -> None:
     assert run.rows == [[0], [0, 1, 2, 3], [77, 4, 5, 6], [7, 8, 9]]
 
 
-def test_slices_of_one_entry_may_run_side_by_side() -> None:
+def test_slices_of_one_entry_may_run_in_parallel() -> None:
     async def use(batcher: Toy) -> list[int]:
         return answer(await batcher.submit(entry(*range(9), at_once=2)))
 
-    def uneven(_: Hashable, parts: Sequence[Part]) -> list[Results]:
-        time.sleep(0.02 if 0 in parts[0].items else 0)
-        return [Results({Role.images: part.given[Role.images]}, {}) for part in parts]
+    def uneven(_: Hashable, slices: Sequence[BatchSlice]) -> list[Results]:
+        time.sleep(0.02 if 0 in slices[0].items else 0)
+        return [Results({Role.images: each.given[Role.images]}, {}) for each in slices]
 
     assert with_batcher(uneven, use, concurrency=3) == list(range(9))
 
 
 @pytest.mark.parametrize("on_loop_seconds", [0, PATIENCE])
-def test_of_a_batch_that_fails_only_what_is_at_fault_does(on_loop_seconds: float) -> None:
+def test_only_the_faulty_slice_of_a_failed_batch_fails(on_loop_seconds: float) -> None:
     run = Doubler()
 
     async def use(batcher: Toy) -> list[object]:
@@ -174,7 +174,7 @@ def test_an_error_in_the_first_slice_ends_the_entry() -> None:
     assert len(run.batches) == 1
 
 
-def test_who_leaves_is_not_run_and_no_longer_counts() -> None:
+def test_a_cancelled_entry_is_neither_run_nor_counted() -> None:
     run = Doubler()
 
     async def use(batcher: Toy) -> None:
@@ -193,9 +193,9 @@ def test_who_leaves_is_not_run_and_no_longer_counts() -> None:
 
 @pytest.mark.parametrize(
     ("limits", "more", "told"),
-    [(Limits(rows=5), 5, "5 rows wait"), (Limits(nbytes=48), 48, "48 bytes wait")],
+    [(QueueLimits(rows=5), 5, "5 rows wait"), (QueueLimits(nbytes=48), 48, "48 bytes wait")],
 )
-def test_too_much_that_waits_is_refused(limits: Limits, more: int, told: str) -> None:
+def test_a_full_queue_refuses_entries(limits: QueueLimits, more: int, told: str) -> None:
     run = Doubler()
 
     async def use(batcher: Toy) -> None:
@@ -214,17 +214,19 @@ def test_too_much_that_waits_is_refused(limits: Limits, more: int, told: str) ->
     with_batcher(run, use, limits=limits)
 
 
-def test_an_entry_over_the_limit_runs_where_nothing_waits() -> None:
-    results = with_batcher(Doubler(), lambda batcher: batcher.submit(entry(*range(9))), limits=Limits(rows=2))
+def test_an_entry_over_the_limit_runs_if_the_queue_is_empty() -> None:
+    results = with_batcher(
+        Doubler(), lambda batcher: batcher.submit(entry(*range(9))), limits=QueueLimits(rows=2)
+    )
     assert len(answer(results)) == 9
 
 
-def test_who_waited_for_too_long_is_told_at_once() -> None:
+def test_a_late_entry_is_refused_at_once() -> None:
     run = Doubler()
 
     async def use(batcher: Toy) -> None:
         first = await held(batcher, run)
-        with pytest.raises(QueueTimeout, match=r"waited for 0\.05 s.*--max-queue-seconds"):
+        with pytest.raises(QueueTimeout, match=r"queued for 0\.05 s.*--max-queue-seconds"):
             await batcher.submit(entry(1))
         assert not first.done(), "nobody had to look at the queue for that"
         assert +Counter(batcher.queues.rows) == {}
@@ -232,19 +234,19 @@ def test_who_waited_for_too_long_is_told_at_once() -> None:
         await first
         assert answer(await batcher.submit(entry(2))) == [4]
 
-    with_batcher(run, use, limits=Limits(seconds=0.05))
+    with_batcher(run, use, limits=QueueLimits(seconds=0.05))
     assert run.rows == [[0], [2]]
 
 
-def test_so_many_batches_run_in_threads_and_no_more() -> None:
+def test_the_concurrency_limit() -> None:
     running, most = list[int](), [0]
 
-    def run(_: Hashable, parts: Sequence[Part]) -> list[Results]:
+    def run(_: Hashable, slices: Sequence[BatchSlice]) -> list[Results]:
         running.append(1)
         most[0] = max(most[0], len(running))
         time.sleep(0.01)
         running.pop()
-        return [Results({Role.images: part.given[Role.images]}, {}) for part in parts]
+        return [Results({Role.images: each.given[Role.images]}, {}) for each in slices]
 
     async def use(batcher: Toy) -> None:
         await asyncio.gather(*(batcher.submit(entry(1, key=key)) for key in range(12)))
@@ -253,7 +255,7 @@ def test_so_many_batches_run_in_threads_and_no_more() -> None:
     assert most[0] == 2
 
 
-def test_what_was_quick_with_as_many_rows_runs_on_the_event_loop() -> None:
+def test_a_fast_batch_runs_on_the_event_loop() -> None:
     run = Doubler()
 
     async def use(batcher: Toy) -> None:
@@ -265,12 +267,12 @@ def test_what_was_quick_with_as_many_rows_runs_on_the_event_loop() -> None:
     assert run.threads == ["thread", "MainThread", "MainThread", "thread", "MainThread", "thread"]
 
 
-def test_what_is_slow_with_more_rows_runs_whole_in_a_thread() -> None:
+def test_a_batch_that_is_slow_with_more_rows_runs_in_a_thread() -> None:
     run = Doubler()
 
-    def slow(key: Hashable, parts: Sequence[Part]) -> list[Results]:
-        time.sleep(0.05 if sum(len(part.items) for part in parts) > 2 else 0)
-        return run(key, parts)
+    def slow(key: Hashable, slices: Sequence[BatchSlice]) -> list[Results]:
+        time.sleep(0.05 if sum(len(each.items) for each in slices) > 2 else 0)
+        return run(key, slices)
 
     async def use(batcher: Toy) -> None:
         for rows in ([0], [1], [2, 3, 4], [5, 6, 7], [8]):
@@ -281,7 +283,7 @@ def test_what_is_slow_with_more_rows_runs_whole_in_a_thread() -> None:
     assert run.rows == [[0], [1], [2, 3, 4], [5, 6, 7], [8]]
 
 
-def test_what_is_quick_waits_for_no_slot_and_what_waits_for_one_gets_it() -> None:
+def test_a_fast_batch_runs_while_all_threads_are_busy() -> None:
     run = Doubler()
 
     async def use(batcher: Toy) -> None:
@@ -297,10 +299,10 @@ def test_what_is_quick_waits_for_no_slot_and_what_waits_for_one_gets_it() -> Non
     assert ("quick", [3, 4, 5]) in run.batches
 
 
-def test_an_error_of_ours_is_logged_and_that_of_a_caller_is_not(caplog: pytest.LogCaptureFixture) -> None:
+def test_unexpected_errors_are_logged_and_problems_are_not(caplog: pytest.LogCaptureFixture) -> None:
     for error, logged in ((BadValue("no"), False), (ZeroDivisionError(), True)):
 
-        def wrong(_: Hashable, __: Sequence[Part], error: Exception = error) -> list[Results]:
+        def wrong(_: Hashable, __: Sequence[BatchSlice], error: Exception = error) -> list[Results]:
             raise error
 
         with pytest.raises(type(error)):
@@ -314,7 +316,7 @@ def test_a_thread_that_ends_ends_the_batcher() -> None:
 
     begun, gate, told = threading.Semaphore(0), threading.Event(), list[str]()
 
-    def run(_key: Hashable, _parts: Sequence[Part]) -> list[Results]:
+    def run(_key: Hashable, _parts: Sequence[BatchSlice]) -> list[Results]:
         begun.release()
         assert gate.wait(PATIENCE)
         raise Killed
@@ -323,29 +325,29 @@ def test_a_thread_that_ends_ends_the_batcher() -> None:
         under_way = asyncio.create_task(batcher.submit(entry(1)))
         assert await asyncio.to_thread(begun.acquire, timeout=PATIENCE)
         tasks = [under_way, *await waiting(batcher, entry(2), entry(3, key="unlike"))]
-        assert batcher.ailments == []
+        assert batcher.fatal_errors == []
         gate.set()
         for outcome in await asyncio.gather(*tasks, return_exceptions=True):
             assert isinstance(outcome, BatcherFailed)
-        assert batcher.ailments == told != []
+        assert batcher.fatal_errors == told != []
         with pytest.raises(BatcherFailed):
             await batcher.submit(entry(4))
 
-    with_batcher(run, use, failed=told.append)
+    with_batcher(run, use, on_failure=told.append)
 
 
-def test_a_batch_that_runs_for_too_long_is_an_ailment() -> None:
+def test_a_hung_batch_is_a_fatal_error() -> None:
     run = Doubler()
 
     async def use(batcher: Toy) -> None:
         first = await held(batcher, run)
         await asyncio.sleep(0.03)
-        assert ["--max-run-seconds" in each for each in batcher.ailments] == [True]
+        assert ["--max-run-seconds" in each for each in batcher.fatal_errors] == [True]
         run.gate.set()
         await first
-        assert batcher.ailments == []
+        assert batcher.fatal_errors == []
 
-    with_batcher(run, use, limits=Limits(run_seconds=0.01))
+    with_batcher(run, use, limits=QueueLimits(run_seconds=0.01))
 
 
 @settings(max_examples=50, deadline=None)
@@ -361,7 +363,7 @@ def test_a_batch_that_runs_for_too_long_is_an_ailment() -> None:
     st.sampled_from([0.0, PATIENCE]),
     st.integers(1, 3),
 )
-def test_everyone_gets_their_own_or_leaves(
+def test_every_entry_gets_its_own_results_or_is_cancelled(
     wanted: list[tuple[list[int], str, bool]], at_once: int, on_loop_seconds: float, concurrency: int
 ) -> None:
     run = Doubler()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.codecs.compression import unpacked
+from service.codecs.compression import decompressed
 from service.errors import BadBody, TooLarge, UnsupportedMediaType
 
 PACK: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "deflate": zlib.compress}
@@ -14,36 +14,36 @@ PACK: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "deflate": z
 
 @given(st.binary(max_size=300), st.sampled_from(sorted(PACK)))
 def test_what_was_packed_comes_back(content: bytes, encoding: str) -> None:
-    assert unpacked(PACK[encoding](content), encoding, 300) == content
-    assert unpacked(PACK[encoding](content), f" {encoding.upper()} ", 300) == content
+    assert decompressed(PACK[encoding](content), encoding, 300) == content
+    assert decompressed(PACK[encoding](content), f" {encoding.upper()} ", 300) == content
 
 
 @pytest.mark.parametrize("encoding", [None, "", "identity"])
 def test_what_was_not_packed_stays_as_it_is(encoding: str | None) -> None:
-    assert unpacked(b"abc", encoding, 3) == b"abc"
+    assert decompressed(b"abc", encoding, 3) == b"abc"
 
 
 @pytest.mark.parametrize("encoding", sorted(PACK))
 def test_a_bomb_stays_packed(encoding: str) -> None:
     bomb = PACK[encoding](bytes(10**7))
-    assert len(unpacked(bomb, encoding, 10**7)) == 10**7
-    with pytest.raises(TooLarge, match="more than 9999999 bytes when it is unpacked"):
-        unpacked(bomb, encoding, 10**7 - 1)
+    assert len(decompressed(bomb, encoding, 10**7)) == 10**7
+    with pytest.raises(TooLarge, match="more than 9999999 bytes uncompressed"):
+        decompressed(bomb, encoding, 10**7 - 1)
 
 
 @pytest.mark.parametrize("encoding", sorted(PACK))
 def test_what_is_damaged_is_refused(encoding: str) -> None:
     packed = PACK[encoding](b"abc" * 50)
     with pytest.raises(BadBody, match="truncated"):
-        unpacked(packed[:-1], encoding, 1000)
+        decompressed(packed[:-1], encoding, 1000)
     with pytest.raises(BadBody, match="3 bytes follow"):
-        unpacked(packed + b"xyz", encoding, 1000)
+        decompressed(packed + b"xyz", encoding, 1000)
     with pytest.raises(BadBody, match=f"is no {encoding}"):
-        unpacked(b"{}", encoding, 1000)
+        decompressed(b"{}", encoding, 1000)
 
 
 @pytest.mark.parametrize("encoding", ["br", "gzip, deflate", "zstd"])
 def test_another_encoding_is_named_with_those_that_are_taken(encoding: str) -> None:
     with pytest.raises(UnsupportedMediaType, match="gzip or deflate or identity") as caught:
-        unpacked(b"abc", encoding, 1000)
+        decompressed(b"abc", encoding, 1000)
     assert caught.value.members["given"] == encoding

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from service.codecs import fast_png, images
+from service.codecs.images import ImageLimits
 from service.contract.manifest import ImageSpec
-from service.settings import Settings
 from tests.fixtures import fuzz_images, png_builder
 from tests.fixtures.outcomes import by_pillow_alone, outcome
 from tests.fixtures.png_builder import header
 
 MOST = 10_000
-SETTINGS = Settings(max_pixels=MOST)
+LIMITS = ImageLimits(max_pixels=MOST, max_images=1024, max_total_pixels=2**26)
 GREY_STRETCHED = ImageSpec(channels=1, height=12, width=12, multiple_of=1, background=9)
 COLOUR_PADDED = ImageSpec(channels=3, height=12, width=12, multiple_of=1, background=255, fit="pad")
 
@@ -131,15 +131,15 @@ def assert_nobody_can_tell(data: bytes) -> None:
     """The outcome is the same whoever reads a file."""
     for spec in (GREY_STRETCHED, COLOUR_PADDED):
         for resize in (True, False):
-            expected = by_pillow_alone(data, spec, SETTINGS, resize=resize)
-            assert outcome(data, spec, SETTINGS, resize=resize) == expected
+            expected = by_pillow_alone(data, spec, LIMITS, resize=resize)
+            assert outcome(data, spec, LIMITS, resize=resize) == expected
 
 
 def test_pillow_opens_no_plain_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("Pillow was asked"))
     for data in PLAIN.values():
         for spec in (GREY_STRETCHED, COLOUR_PADDED):
-            assert images.from_files([data, data], spec, SETTINGS, resize=True).pixels.shape[:3] == (
+            assert images.from_files([data, data], spec, LIMITS, resize=True).pixels.shape[:3] == (
                 2,
                 12,
                 12,
@@ -151,9 +151,7 @@ def test_pillow_opens_no_plain_picture(monkeypatch: pytest.MonkeyPatch) -> None:
 @given(st.integers(0, 2**32), st.booleans(), st.sampled_from([GREY_STRETCHED, COLOUR_PADDED]))
 def test_nobody_can_tell_who_read_a_wild_file(seed: int, resize: bool, spec: ImageSpec) -> None:
     data = fuzz_images.picture(fuzz_images.numbered(seed))
-    assert outcome(data, spec, SETTINGS, resize=resize) == by_pillow_alone(
-        data, spec, SETTINGS, resize=resize
-    )
+    assert outcome(data, spec, LIMITS, resize=resize) == by_pillow_alone(data, spec, LIMITS, resize=resize)
 
 
 def test_the_wild_files_are_plain_and_not() -> None:

@@ -125,7 +125,7 @@ def hostile() -> dict[str, bytes]:
 def test_metadata_costs_nothing(kind: str) -> None:
     data = hostile()[kind]
     tracemalloc.start()
-    picture = images.open_picture(data, 10_000)
+    picture = images.open_image(data, images.ImageLimits(10_000, 1, 10_000))
     picture.load()
     picture.getexif()
     assert tracemalloc.get_traced_memory()[1] < len(data) + 2**20
@@ -155,4 +155,4 @@ def test_too_many_parts_are_refused() -> None:
         (scans, "scans"),
     ):
         with pytest.raises(TooLarge, match=f"the image has .* {told}"):
-            images.open_picture(data, 10_000)
+            images.open_image(data, images.ImageLimits(10_000, 1, 10_000))

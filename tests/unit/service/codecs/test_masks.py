@@ -10,13 +10,13 @@ from service.codecs import masks
 from service.codecs.masks import Box
 from service.contract.manifest import CodesSpec, Manifest
 from service.errors import BadValue
-from service.models.model import Model
+from service.models.model import ServedModel
 
 EYE = np.eye(7, dtype=np.bool_)
 
 
 @pytest.fixture(scope="module")
-def manifest(quilt: Model) -> Manifest:
+def manifest(quilt: ServedModel) -> Manifest:
     """28 x 28 pixels, 7 x 7 codes with a stride of 4."""
     return quilt.manifest
 
@@ -64,7 +64,7 @@ def changed(row: int, column: int, value: Any) -> list[list[Any]]:
         ([1] * 49, r"mask of shape \[49\]"),
         ([[EYE.tolist()]], r"mask of shape \[1, 1, 7, 7\]"),
         ([[1, 0], [1]], r"the lists are ragged: mask\[1\] has length 1"),
-        (changed(2, 5, 2), r"mask\[2\]\[5\] is 2; it must be true or 1 where a code is to be sampled"),
+        (changed(2, 5, 2), r"mask\[2\]\[5\] is 2; it must be true or 1 where a code is sampled"),
         (changed(0, 1, -1), r"mask\[0\]\[1\] is -1"),
         (changed(0, 1, 1.0), r"mask\[0\]\[1\] is 1\.0"),
         (changed(0, 1, "1"), r"mask\[0\]\[1\] is '1'"),
@@ -197,7 +197,7 @@ def test_a_box_too_small_to_be_seen(manifest: Manifest) -> None:
         masks.from_boxes([Box(500, 500, 501, 501)], [(1000, 1000)], manifest)
 
 
-def test_codes_without_a_place_in_the_image(colours: Model) -> None:
+def test_codes_without_a_place_in_the_image(colours: ServedModel) -> None:
     with pytest.raises(
         BadValue, match=r"'colours' have no place in the image .*no stride.*send codes and a mask"
     ):

@@ -142,12 +142,12 @@ def test_no_such_tensor(datatype: str, shape: list[int], complaint: str) -> None
 @pytest.mark.parametrize(
     ("datatype", "shape", "data", "complaint"),
     [
-        ("INT32", [2, 2], bytes(15), r"x is INT32 \[2, 2\], which is 16 bytes, and 15 came"),
-        ("INT32", [2**62, 2**62], b"", "bytes, and 0 came"),
+        ("INT32", [2, 2], bytes(15), r"x is INT32 \[2, 2\], which is 16 bytes, and 15 were sent"),
+        ("INT32", [2**62, 2**62], b"", "bytes, and 0 were sent"),
         ("BOOL", [3], b"\0\1\2", "each byte is 0 or 1, and one is 2"),
         ("BYTES", [2], packed([b"a"]), "with 2 elements, and its bytes end after 1"),
         ("BYTES", [2**40], packed([b"a"]), "its bytes end after"),
-        ("BYTES", [1], packed([b"abc"])[:-1], "element 0 of x says it has 3 bytes, and 2 are left"),
+        ("BYTES", [1], packed([b"abc"])[:-1], "element 0 of x has 3 bytes, and 2 are left"),
         ("BYTES", [1], packed([b"a", b"b"]), "5 bytes follow the last of the 1 elements"),
     ],
 )

@@ -9,7 +9,7 @@ from service.contract import cpu_count
 
 @pytest.fixture
 def cgroups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Control groups of our own, of a process that is bound to 16 CPUs."""
+    """Control groups in a temporary folder, of a process with an affinity mask of 16 CPUs."""
     monkeypatch.setattr(cpu_count, "CGROUPS", tmp_path)
     monkeypatch.setattr(cpu_count, "OWN_CGROUPS", tmp_path / "own")
     if sys.platform == "linux":
@@ -25,7 +25,7 @@ def write_first_version(cgroups: Path, quota: str) -> None:
 
 
 @pytest.mark.usefixtures("cgroups")
-def test_without_control_groups_it_is_what_the_process_is_bound_to() -> None:
+def test_without_control_groups_the_affinity_mask_counts() -> None:
     assert cpu_count.available_cpus() == 16
 
 
@@ -39,18 +39,18 @@ def test_without_control_groups_it_is_what_the_process_is_bound_to() -> None:
         ("9900000 100000", 16),
     ],
 )
-def test_a_share_of_time_counts_as_so_many_cpus(cgroups: Path, limit: str, count: int) -> None:
+def test_a_quota_is_rounded_up_to_cpus(cgroups: Path, limit: str, count: int) -> None:
     (cgroups / "cpu.max").write_text(f"{limit}\n")
     assert cpu_count.available_cpus() == count
 
 
 @pytest.mark.parametrize(("quota", "count"), [("-1", 16), ("250000", 3)])
-def test_so_it_does_in_the_first_version_of_control_groups(cgroups: Path, quota: str, count: int) -> None:
+def test_a_quota_of_control_groups_version_1(cgroups: Path, quota: str, count: int) -> None:
     write_first_version(cgroups / "cpu", quota)
     assert cpu_count.available_cpus() == count
 
 
-def test_what_cannot_be_read_limits_nothing(cgroups: Path) -> None:
+def test_an_unreadable_quota_is_ignored(cgroups: Path) -> None:
     (cgroups / "cpu.max").write_text("")
     assert cpu_count.available_cpus() == 16
 
@@ -64,7 +64,7 @@ def test_what_cannot_be_read_limits_nothing(cgroups: Path) -> None:
         ({"user.slice/another.service": "100000"}, 16),
     ],
 )
-def test_a_group_is_limited_by_those_around_it_too(cgroups: Path, limits: dict[str, str], count: int) -> None:
+def test_the_quotas_of_parent_groups_apply(cgroups: Path, limits: dict[str, str], count: int) -> None:
     (cgroups / "own").write_text("0::/user.slice/mine.service\n")
     for group, quota in limits.items():
         (cgroups / group).mkdir(parents=True)
@@ -72,14 +72,14 @@ def test_a_group_is_limited_by_those_around_it_too(cgroups: Path, limits: dict[s
     assert cpu_count.available_cpus() == count
 
 
-def test_groups_of_the_first_version_have_paths_of_their_own(cgroups: Path) -> None:
+def test_paths_of_control_groups_version_1(cgroups: Path) -> None:
     (cgroups / "own").write_text("5:memory:/other\n4:cpu,cpuacct:/docker/abc\n0::/\n")
     write_first_version(cgroups / "cpu" / "docker" / "abc", "200000")
     write_first_version(cgroups / "cpu" / "other", "100000")
     assert cpu_count.available_cpus() == 2
 
 
-def test_a_path_outside_of_what_is_seen_is_left_alone(cgroups: Path) -> None:
+def test_a_path_outside_the_mounted_groups_is_ignored(cgroups: Path) -> None:
     (cgroups / "own").write_text("0::/../beside\n")
     (cgroups / "cpu.max").write_text("400000 100000\n")
     assert cpu_count.available_cpus() == 4

@@ -1,4 +1,4 @@
-"""A box goes where its picture goes."""
+"""A box is resized like its picture."""
 
 from typing import Any
 
@@ -55,7 +55,7 @@ def boxed(draw: st.DrawFn) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
 
 @settings(max_examples=100, deadline=None)
 @given(boxed(), st.sampled_from(["stretch", "crop", "pad"]), st.sampled_from(["bilinear", "box"]))
-def test_what_is_changed_in_the_box_changes_nothing_beside_it(
+def test_pixels_outside_the_box_do_not_depend_on_it(
     drawn: tuple[tuple[int, int], tuple[int, int, int, int]], fit: str, method: str
 ) -> None:
     size, (left, top, right, bottom) = drawn

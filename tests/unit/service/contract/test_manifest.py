@@ -22,7 +22,7 @@ from service.contract.manifest import (
 
 
 @pytest.mark.parametrize("name", ["levels", "colours", "oddity", "patchwork", "wanderer"])
-def test_a_manifest_comes_back_from_its_json(exported: Path, name: str) -> None:
+def test_a_manifest_survives_json(exported: Path, name: str) -> None:
     text = (exported / name / "manifest.json").read_text()
     manifest = Manifest.model_validate_json(text)
     assert Manifest.model_validate_json(manifest.model_dump_json()) == manifest
@@ -32,7 +32,7 @@ def test_a_manifest_comes_back_from_its_json(exported: Path, name: str) -> None:
 @given(st.integers(1, 64), st.integers(1, 64), st.none() | st.integers(1, 16))
 def test_the_native_size_is_always_allowed(height: int, width: int, step: int | None) -> None:
     if step is not None and (height % step or width % step):
-        with pytest.raises(ValidationError, match="no multiple"):
+        with pytest.raises(ValidationError, match="not a multiple"):
             ImageSpec(channels=1, height=height, width=width, multiple_of=step)
     else:
         spec = ImageSpec(channels=1, height=height, width=width, multiple_of=step)
@@ -43,7 +43,7 @@ def test_the_native_size_is_always_allowed(height: int, width: int, step: int | 
 
 @settings(max_examples=50, deadline=None)
 @given(st.dictionaries(st.text(st.characters(codec="ascii"), min_size=1, max_size=8), st.integers(0, 2**16)))
-def test_the_version_is_that_of_graphs_and_tensors(sizes: dict[str, int]) -> None:
+def test_the_version_depends_on_graphs_and_tensors_only(sizes: dict[str, int]) -> None:
     def files(**sizes: int) -> dict[str, File]:
         return {name: File(sha256=f"{size:064x}", size=size) for name, size in sizes.items()}
 
@@ -81,12 +81,12 @@ def changed(document: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("codes>codebook_size", None, "need a codebook_size"),
         ("codes>shape", [7], "stride is for a grid"),
         ("codes>shape", [0, 7], "empty"),
-        ("image>height", 27, "no multiple"),
+        ("image>height", 27, "not a multiple"),
         ("image>height", 32, "with stride 4 do not belong to an image of 32x28"),
         ("codes>stride", 2, r"codes of shape \(7, 7\) with stride 2 do not belong to an image of 28x28"),
     ],
 )
-def test_what_does_not_agree_is_refused(exported: Path, path: str, value: Any, complaint: str) -> None:
+def test_contradictions_are_refused(exported: Path, path: str, value: Any, complaint: str) -> None:
     document = orjson.loads((exported / "levels" / "manifest.json").read_bytes())
     with pytest.raises(ValidationError, match=complaint):
         Manifest.model_validate(changed(document, path, value))
@@ -98,7 +98,7 @@ def test_an_operation_declares_its_parameters_and_axes() -> None:
         Operation.model_validate(
             {"graph": "g.onnx", "inputs": [{"name": "t", "role": "parameter"}], "outputs": [output]}
         )
-    with pytest.raises(ValidationError, match="no int64 parameters"):
+    with pytest.raises(ValidationError, match="not int64 parameters"):
         Operation.model_validate(
             {
                 "graph": "g.onnx",
@@ -108,9 +108,9 @@ def test_an_operation_declares_its_parameters_and_axes() -> None:
         )
 
 
-def test_a_mask_comes_with_the_codes_it_keeps() -> None:
+def test_a_mask_needs_codes() -> None:
     mask, codes = {"name": "mask", "role": "mask"}, {"name": "codes", "role": "codes"}
-    with pytest.raises(ValidationError, match="takes a mask, but no codes for the mask to keep"):
+    with pytest.raises(ValidationError, match="takes mask, but no codes"):
         Operation.model_validate({"graph": "g.onnx", "inputs": [mask], "outputs": [codes]})
     operation = Operation.model_validate({"graph": "g.onnx", "inputs": [mask, codes], "outputs": [codes]})
     assert operation.takes(Role.mask)
@@ -132,23 +132,23 @@ def an_operation(*inputs: Role, gives: tuple[Role, ...] = (Role.codes,)) -> Oper
 @pytest.mark.parametrize(
     ("inputs", "gives", "complaint"),
     [
-        ((Role.mask,), (Role.codes,), "no codes for the mask to keep"),
-        ((Role.target,), (Role.codes,), "no codes to start from"),
-        ((Role.codes, Role.fraction), (Role.codes,), "but no target"),
-        ((Role.normal,), (Role.states, Role.images), "no codes at its end"),
-        ((Role.figure,), (Role.codes,), "'figure' is an input"),
-        ((Role.states,), (Role.codes,), "'states' is an input"),
-        ((Role.normal,), (Role.label,), "Input should be"),
+        ((Role.mask,), (Role.codes,), "takes mask, but no codes"),
+        ((Role.target,), (Role.codes,), "takes target, but no codes"),
+        ((Role.codes, Role.fraction), (Role.codes,), "takes fraction, but no target"),
+        ((Role.normal,), (Role.states, Role.images), "gives states, but no codes"),
+        ((Role.figure,), (Role.codes,), "input 'figure' has the role figure, which is for outputs"),
+        ((Role.states,), (Role.codes,), "which is for outputs"),
+        ((Role.normal,), (Role.label,), "which is for inputs"),
     ],
 )
-def test_roles_that_miss_their_partners(
+def test_roles_without_the_role_they_need(
     inputs: tuple[Role, ...], gives: tuple[Role, ...], complaint: str
 ) -> None:
     with pytest.raises(ValidationError, match=complaint):
         an_operation(*inputs, gives=gives)
 
 
-def test_roles_with_their_partners() -> None:
+def test_roles_with_the_role_they_need() -> None:
     assert an_operation(Role.codes, Role.target, Role.fraction).takes(Role.fraction)
     assert an_operation(Role.normal, gives=(Role.codes, Role.states, Role.figure)).gives(Role.states)
 
@@ -164,7 +164,7 @@ def test_roles_with_their_partners() -> None:
         (Role.normal, {"default_seed": -1}, False),
     ],
 )
-def test_a_seed_of_its_own_is_for_noise_without_a_default(
+def test_a_default_seed_is_for_noise_without_a_default(
     role: Role, more: dict[str, int], allowed: bool
 ) -> None:
     with nullcontext() if allowed else pytest.raises(ValidationError, match="default_seed"):
@@ -180,5 +180,5 @@ def test_a_seed_of_its_own_is_for_noise_without_a_default(
         (Role.label, {"default": 0}, False),
     ],
 )
-def test_noise_with_a_default_may_stand_still(role: Role, more: dict[str, int], expected: bool) -> None:
-    assert Input(name="x", role=role, **more).may_stand_still == expected  # type: ignore[arg-type]  # as above
+def test_default_noise(role: Role, more: dict[str, int], expected: bool) -> None:
+    assert Input(name="x", role=role, **more).has_default_noise == expected  # type: ignore[arg-type]  # as above

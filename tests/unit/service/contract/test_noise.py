@@ -37,6 +37,6 @@ def test_distributions() -> None:
 
 
 def test_a_seed_gives_what_it_always_gave() -> None:
-    # A change here changes every sample that a caller has a seed of: say so in the changelog.
+    # A change here changes the samples of every seed: say so in the changelog.
     drawn = noise.normal(1, range(1), STREAM, (3,))[0]
     np.testing.assert_allclose(drawn, GOLDEN, rtol=1e-6)

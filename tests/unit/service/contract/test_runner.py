@@ -10,7 +10,7 @@ from service.contract import noise
 from service.contract.manifest import CodesSpec, Input, Operation, Output, Parameter, Role
 from service.contract.runner import (
     Array,
-    Part,
+    BatchSlice,
     Runner,
     WrongOutput,
     default_noise,
@@ -55,7 +55,7 @@ PICTURES = np.arange(5, dtype=np.uint8).reshape(5, 1, 1, 1)
 
 @dataclass
 class OnDevice:
-    """A tensor that is somewhere else, and counts how often it is fetched."""
+    """A tensor on a device that counts its copies to the host."""
 
     array: Array
     fetches: int = 0
@@ -63,14 +63,14 @@ class OnDevice:
     def __len__(self) -> int:
         return len(self.array)
 
-    def fetched(self) -> Array:
+    def numpy(self) -> Array:
         self.fetches += 1
         return self.array
 
 
 @dataclass
 class Graphs:
-    """Graphs that remember what they are fed; each output has the number of its row in it."""
+    """Graphs that record their feeds; each output holds the numbers of its rows."""
 
     fed: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     made: list[OnDevice] = field(default_factory=list)
@@ -103,13 +103,11 @@ def runner(graphs: Graphs) -> Runner:
     return Runner(OPERATIONS, GRID, graphs)
 
 
-def part(start: int, stop: int, seed: int) -> Part:
-    return Part.of({Role.images: PICTURES}, range(start, stop), seed)
+def part(start: int, stop: int, seed: int) -> BatchSlice:
+    return BatchSlice.of({Role.images: PICTURES}, range(start, stop), seed)
 
 
-def test_each_request_gets_its_own_rows_and_tensors_stay_where_they_are(
-    runner: Runner, graphs: Graphs
-) -> None:
+def test_each_slice_gets_its_rows_and_tensors_stay_on_the_device(runner: Runner, graphs: Graphs) -> None:
     parts = [part(0, 2, seed=1), part(3, 5, seed=2)]
     results = runner.run(["encode", "decode"], parts, {"steps": 3})
     assert graphs.fed["encode.onnx"]["pictures"].ravel().tolist() == [0, 1, 3, 4]
@@ -142,8 +140,8 @@ def test_default_noise_is_for_inputs_that_have_one(
     np.testing.assert_array_equal(drawn, noise.normal(1, range(3), noise.stream("encode", "drawn"), (3, 2)))
 
 
-def test_what_is_absent_is_filled_in(runner: Runner, graphs: Graphs) -> None:
-    runner.run(["sample/complete"], [Part({}, range(4), 0)], {"heat": 1.5, "steps": 8.0})
+def test_absent_inputs_are_filled(runner: Runner, graphs: Graphs) -> None:
+    runner.run(["sample/complete"], [BatchSlice({}, range(4), 0)], {"heat": 1.5, "steps": 8.0})
     fed = graphs.fed["complete.onnx"]
     assert {name: (array.dtype, array.shape) for name, array in fed.items()} == {
         "codes": (np.int32, (4, 2, 3)),
@@ -158,22 +156,20 @@ def test_what_is_absent_is_filled_in(runner: Runner, graphs: Graphs) -> None:
     assert (float(fed["heat"]), int(fed["steps"])) == (1.5, 8)
 
 
-def test_what_is_given_goes_before_what_would_be_filled_in(runner: Runner, graphs: Graphs) -> None:
+def test_given_inputs_are_not_filled(runner: Runner, graphs: Graphs) -> None:
     given: dict[Role, NDArray[Any]] = {
         Role.codes: np.ones((1, 2, 3), np.int32),
         Role.mask: np.zeros((1, 2, 3), np.bool_),
         Role.label: np.array([3]),
     }
-    runner.run(["sample/complete"], [Part(given, range(1), 0)], {"heat": 1, "steps": 1})
+    runner.run(["sample/complete"], [BatchSlice(given, range(1), 0)], {"heat": 1, "steps": 1})
     fed = graphs.fed["complete.onnx"]
     assert all(fed[role] is array for role, array in given.items())
 
 
-def test_what_cannot_be_filled_is_an_error(runner: Runner) -> None:
-    with pytest.raises(
-        ValueError, match="input 'grid' of operation 'decode' needs codes, and none was given"
-    ):
-        runner.run(["decode"], [Part({}, range(1), 0)], {})
+def test_an_input_that_cannot_be_filled_is_an_error(runner: Runner) -> None:
+    with pytest.raises(ValueError, match="input 'grid' of operation 'decode' needs codes, and none is given"):
+        runner.run(["decode"], [BatchSlice({}, range(1), 0)], {})
 
 
 def test_a_graph_that_loses_rows_is_noticed(runner: Runner, graphs: Graphs) -> None:
@@ -182,7 +178,7 @@ def test_a_graph_that_loses_rows_is_noticed(runner: Runner, graphs: Graphs) -> N
         runner.run(["encode"], [part(0, 5, seed=0)], {"steps": 1})
 
 
-def test_of_parameters_of_one_name_the_first_counts() -> None:
+def test_the_first_declaration_of_a_parameter_counts() -> None:
     found = parameters_of([OPERATIONS["encode"], OPERATIONS["sample/complete"]])
     assert {name: parameter.default for name, parameter in found.items()} == {"steps": 3, "heat": 0.5}
 
@@ -191,6 +187,6 @@ def test_an_axis_of_noise_may_be_a_parameter() -> None:
     assert noise_shape(OPERATIONS["encode"].inputs[3], {"steps": 8.0}) == (8, 2)
 
 
-def test_noise_without_a_default_has_none() -> None:
+def test_noise_without_a_default_has_no_default_noise() -> None:
     with pytest.raises(ValueError, match="input 'drawn' of operation 'encode' has no default noise"):
         default_noise("encode", OPERATIONS["encode"].inputs[3], 1, (3, 2))

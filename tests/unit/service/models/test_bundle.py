@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import save
 
 from service.errors import ModelRefused
-from service.models.bundle import read_fingerprint, read_folder
+from service.models.bundle import read_bundle, read_fingerprint
 from tests.fixtures import bundle_builder, toy_models
 
 
@@ -18,8 +18,8 @@ def levels_folder(tmp_path: Path) -> Path:
     return toy_models.write_levels(tmp_path)
 
 
-def test_a_good_folder(levels_folder: Path) -> None:
-    folder = read_folder(levels_folder)
+def test_a_valid_bundle(levels_folder: Path) -> None:
+    folder = read_bundle(levels_folder)
     assert folder.manifest.name == "levels"
     assert folder.vectors is not None
     np.testing.assert_array_equal(folder.vectors, toy_models.VECTORS)
@@ -74,10 +74,16 @@ def rewrite_codebook(path: Path, data: bytes) -> None:
     [
         (flip_a_byte, r"'encoder.onnx' has the sha256 \w{64}, the manifest says"),
         (cut_a_file, r"'decoder.onnx' has \d+ bytes, the manifest says \d+"),
-        (lambda path: (path / "manifest.json").unlink(), "half written: there is no 'manifest.json'"),
-        (lambda path: (path / "decoder.onnx").unlink(), "half written: there is no 'decoder.onnx'"),
-        (lambda path: (path / "manifest.json").write_text('{"schema_'), "manifest.json is no JSON"),
-        (lambda path: (path / "manifest.json").write_text("[]"), "holds no object"),
+        (
+            lambda path: (path / "manifest.json").unlink(),
+            "incomplete: there is no 'manifest.json'",
+        ),
+        (
+            lambda path: (path / "decoder.onnx").unlink(),
+            "incomplete: there is no 'decoder.onnx'",
+        ),
+        (lambda path: (path / "manifest.json").write_text('{"schema_'), "manifest.json is not JSON"),
+        (lambda path: (path / "manifest.json").write_text("[]"), "is not a JSON object"),
         (
             lambda path: bundle_builder.edit_manifest(path, schema_version=2, all_else="different"),
             "schema version 2, this service reads 1",
@@ -86,10 +92,10 @@ def rewrite_codebook(path: Path, data: bytes) -> None:
         (lambda path: bundle_builder.edit_manifest(path, seed="seven"), "manifest.json: seed: "),
         (point_out, "operations.encode.graph: .*outside the model's folder"),
         (link_out, "'encoder.onnx' is outside the model's folder"),
-        (make_a_folder_of_it, "'encoder.onnx' is no regular file"),
-        (rename_model, "the folder is called 'levels' and its model 'other'"),
-        (claim_version, "the manifest says version 000000000000, its files are"),
-        (lambda path: rewrite_codebook(path, b"nothing"), "no safetensors file"),
+        (make_a_folder_of_it, "'encoder.onnx' is not a regular file"),
+        (rename_model, "the folder is named 'levels' and its model 'other'"),
+        (claim_version, "the manifest says version 000000000000, its files give"),
+        (lambda path: rewrite_codebook(path, b"nothing"), "is not a readable safetensors file"),
         (
             lambda path: rewrite_codebook(path, save({"a": toy_models.VECTORS})),
             r"the tensors \['a'\], not 'vectors'",
@@ -104,12 +110,12 @@ def rewrite_codebook(path: Path, data: bytes) -> None:
         ),
     ],
 )
-def test_a_folder_that_does_not_verify(
+def test_an_invalid_bundle_is_refused(
     levels_folder: Path, damage: Callable[[Path], object], reason: str
 ) -> None:
     damage(levels_folder)
     with pytest.raises(ModelRefused, match=reason) as caught:
-        read_folder(levels_folder)
+        read_bundle(levels_folder)
     assert str(levels_folder.parent) not in str(caught.value)
 
 
@@ -120,17 +126,17 @@ def test_a_file_without_read_permission(levels_folder: Path, monkeypatch: pytest
 
     monkeypatch.setattr(Path, "open", denied)
     with pytest.raises(ModelRefused, match="cannot be read: Permission denied"):
-        read_folder(levels_folder)
+        read_bundle(levels_folder)
 
 
-def test_a_link_inside_the_folder_is_fine(levels_folder: Path) -> None:
+def test_a_link_inside_the_folder_is_allowed(levels_folder: Path) -> None:
     (levels_folder / "encoder.onnx").rename(levels_folder / "real.onnx")
     (levels_folder / "encoder.onnx").symlink_to("real.onnx")
-    assert read_folder(levels_folder).manifest.name == "levels"
+    assert read_bundle(levels_folder).manifest.name == "levels"
 
 
 def test_the_fingerprint_changes_with_a_file(levels_folder: Path) -> None:
-    manifest = read_folder(levels_folder).manifest
+    manifest = read_bundle(levels_folder).manifest
     before = read_fingerprint(levels_folder, manifest)
     assert read_fingerprint(levels_folder, manifest) == before
     flip_a_byte(levels_folder)

@@ -1,4 +1,4 @@
-"""Interpolation, chains, figures and noise that stands still, by role."""
+"""Interpolation, Langevin chains, figures and default noise, by role."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,8 +10,8 @@ import pytest
 from service.contract import noise
 from service.contract.manifest import Role
 from service.errors import GraphFailed
-from service.models.model import Model
-from service.runtime.session import Graph, fetched
+from service.models.model import ServedModel
+from service.runtime.session import Session, as_array
 from tests.fixtures import continuous_model
 
 IMAGES = np.random.default_rng(0).integers(1, 256, (5, 8, 8, 3), dtype=np.uint8)
@@ -19,15 +19,22 @@ MEANS = IMAGES.mean(axis=(1, 2)) / 255
 ENDS = np.array([[0, 0, 0.5], [1, 0.5, 0.5]], np.float32)
 
 
-def test_noise_with_a_default_stands_still_where_it_is_told_to(wandering: Model) -> None:
-    still = wandering.run(("encode",), {Role.images: IMAGES}, 5, {"scale": 1}, seed=1, still=("encode",))
-    np.testing.assert_allclose(still.arrays[Role.codes], MEANS, atol=1e-6)
-    drawn = wandering.run(("encode",), {Role.images: IMAGES}, 5, {"scale": 1}, seed=1)
+def test_default_noise_is_used_where_it_is_asked_for(wandering: ServedModel) -> None:
+    results = wandering.run(
+        wandering.pipeline_of("encode"),
+        {Role.images: IMAGES},
+        5,
+        {"scale": 1},
+        seed=1,
+        default_noise=("encode",),
+    )
+    np.testing.assert_allclose(results.arrays[Role.codes], MEANS, atol=1e-6)
+    drawn = wandering.run(wandering.pipeline_of("encode"), {Role.images: IMAGES}, 5, {"scale": 1}, seed=1)
     expected = noise.normal(1, range(5), noise.stream("encode", "noise"), (3,)) * continuous_model.STRIDE
     np.testing.assert_allclose(drawn.arrays[Role.codes], MEANS + expected, atol=1e-6)
 
 
-def test_noise_with_a_seed_of_its_own_stands_still_as_one_row(wandering: Model) -> None:
+def test_a_default_seed_draws_one_row_for_all(wandering: ServedModel) -> None:
     manifest = wandering.manifest
     encode = manifest.operations["encode"]
     inputs = tuple(
@@ -35,12 +42,14 @@ def test_noise_with_a_seed_of_its_own_stands_still_as_one_row(wandering: Model) 
         for item in encode.inputs
     )
     operations = {**manifest.operations, "encode": encode.model_copy(update={"inputs": inputs})}
-    folder = replace(wandering.folder, manifest=manifest.model_copy(update={"operations": operations}))
-    model = replace(wandering, folder=folder)
+    bundle = replace(wandering.bundle, manifest=manifest.model_copy(update={"operations": operations}))
+    model = replace(wandering, bundle=bundle)
     stream = noise.stream("encode", "noise")
     runs = [
-        model.run(("encode",), {Role.images: IMAGES}, 5, {"scale": 1}, seed=1, still=still)
-        for still in (("encode",), ())
+        model.run(
+            model.pipeline_of("encode"), {Role.images: IMAGES}, 5, {"scale": 1}, seed=1, default_noise=names
+        )
+        for names in (("encode",), ())
     ]
     for run, expected in zip(
         runs,
@@ -52,28 +61,30 @@ def test_noise_with_a_seed_of_its_own_stands_still_as_one_row(wandering: Model) 
         )
 
 
-def test_noise_without_a_default_is_drawn_wherever(wandering: Model) -> None:
-    chain = ("sample/stroll",)
-    runs = [wandering.run(chain, {}, 2, {"steps": 5, "every": 0}, 3, still) for still in ((), chain)]
+def test_noise_without_a_default_is_always_drawn(wandering: ServedModel) -> None:
+    stroll = wandering.pipeline_of("sample/stroll")
+    runs = [wandering.run(stroll, {}, 2, {"steps": 5, "every": 0}, 3, names) for names in ((), stroll.names)]
     np.testing.assert_array_equal(runs[0].arrays[Role.codes], runs[1].arrays[Role.codes])
     assert runs[0].arrays[Role.codes].any()
 
 
 @pytest.mark.parametrize("rows", [1, 2, 7])
-def test_between_two_codes(load: Callable[..., Model], rows: int) -> None:
+def test_between_two_codes(load: Callable[..., ServedModel], rows: int) -> None:
     fraction = np.linspace(0, 1, 5, dtype=np.float32)
     given = {
         Role.codes: ENDS[:1].repeat(5, axis=0),
         Role.target: ENDS[1:].repeat(5, axis=0),
         Role.fraction: fraction,
     }
-    points = load("wanderer", rows=rows).run(("sample/between",), given, 5, {}).arrays[Role.codes]
+    model = load("wanderer", rows=rows)
+    points = model.run(model.pipeline_of("sample/between"), given, 5, {}).arrays[Role.codes]
     np.testing.assert_allclose(points, ENDS[0] + fraction[:, None] * (ENDS[1] - ENDS[0]), atol=1e-6)
 
 
 @pytest.mark.parametrize(("every", "kept"), [(0, []), (1, [0, 1, 2, 3, 4, 5, 6]), (3, [2, 5]), (8, [])])
-def test_the_states_of_a_chain(load: Callable[..., Model], every: int, kept: list[int]) -> None:
-    results = load("wanderer", rows=2).run(("sample/stroll",), {}, 5, {"steps": 7, "every": every}, seed=4)
+def test_the_states_of_a_chain(load: Callable[..., ServedModel], every: int, kept: list[int]) -> None:
+    model = load("wanderer", rows=2)
+    results = model.run(model.pipeline_of("sample/stroll"), {}, 5, {"steps": 7, "every": every}, seed=4)
     path = noise.normal(4, range(5), noise.stream("sample/stroll", "path"), (7, 3))
     sums = path.cumsum(axis=1) * continuous_model.STRIDE
     np.testing.assert_allclose(results.arrays[Role.states], sums[:, kept], atol=1e-5)
@@ -81,8 +92,8 @@ def test_the_states_of_a_chain(load: Callable[..., Model], every: int, kept: lis
     np.testing.assert_allclose(results.figures["length"], np.abs(path).sum(axis=(1, 2)), rtol=1e-5)
 
 
-def test_figures_by_name(wandering: Model) -> None:
-    results = wandering.run(("score",), {Role.images: IMAGES}, 5, {"samples": 6}, seed=2)
+def test_figures_by_name(wandering: ServedModel) -> None:
+    results = wandering.run(wandering.pipeline_of("score"), {Role.images: IMAGES}, 5, {"samples": 6}, seed=2)
     assert results.figures.keys() == {"brightness", "logarithm", "spread"}
     np.testing.assert_allclose(results.figures["brightness"], IMAGES.mean(axis=(1, 2, 3)), rtol=1e-6)
     draws = noise.normal(2, range(5), noise.stream("score", "draws"), (6, 3))
@@ -90,29 +101,31 @@ def test_figures_by_name(wandering: Model) -> None:
 
 
 @pytest.mark.parametrize(("samples", "sizes"), [(1, [5]), (2, [2, 2, 1]), (100, [1] * 5)])
-def test_an_image_of_every_draw_counts(
-    load: Callable[..., Model], samples: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+def test_several_draws_per_image_make_batches_smaller(
+    load: Callable[..., ServedModel], samples: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = load("wanderer", pixels=5 * 64)
-    graph, seen = model.graphs["score.onnx"], []
+    graph, seen = model.sessions["score.onnx"], []
 
     def run(feeds: Any, outputs: Any) -> Any:
         seen.append(len(feeds["images"]))
-        return Graph.run(graph, feeds, outputs)
+        return Session.run(graph, feeds, outputs)
 
     monkeypatch.setattr(graph, "run", run)
-    model.run(("score",), {Role.images: IMAGES}, 5, {"samples": samples})
+    model.run(model.pipeline_of("score"), {Role.images: IMAGES}, 5, {"samples": samples})
     assert seen == sizes
 
 
-def test_pieces_that_do_not_fit_together(load: Callable[..., Model], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_whose_outputs_differ_in_shape(
+    load: Callable[..., ServedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = load("wanderer", rows=2)
-    graph = model.graphs["stroll.onnx"]
+    graph = model.sessions["stroll.onnx"]
 
     def run(feeds: Any, outputs: Any) -> Any:
-        codes, states, length = map(fetched, Graph.run(graph, feeds, outputs))
+        codes, states, length = map(as_array, Session.run(graph, feeds, outputs))
         return [codes, states[:, : len(codes)], length]
 
     monkeypatch.setattr(graph, "run", run)
-    with pytest.raises(GraphFailed, match="another shape"):
-        model.run(("sample/stroll",), {}, 3, {"steps": 7, "every": 1})
+    with pytest.raises(GraphFailed, match="differ in shape"):
+        model.run(model.pipeline_of("sample/stroll"), {}, 3, {"steps": 7, "every": 1})

@@ -7,7 +7,7 @@ import pytest
 
 from service.contract.manifest import Role
 from service.errors import ModelNotChosen, ModelsUnreadable, NotReady, UnknownModel
-from service.models.model import Model
+from service.models.model import ServedModel
 from service.models.registry import Registry
 from tests.fixtures import bundle_builder, toy_models
 from tests.unit.service.conftest import CPU
@@ -22,9 +22,11 @@ def registry(tmp_path: Path) -> Registry:
     return registry
 
 
-def first_pixel(model: Model) -> int:
+def first_pixel(model: ServedModel) -> int:
     codes = np.zeros((1, 7, 7), np.int32)
-    return int(model.run(("decode",), {Role.codes: codes}, 1, {}).arrays[Role.images][0, 0, 0, 0])
+    return int(
+        model.run(model.pipeline_of("decode"), {Role.codes: codes}, 1, {}).arrays[Role.images][0, 0, 0, 0]
+    )
 
 
 def test_models_are_found_by_name(registry: Registry) -> None:
@@ -35,7 +37,7 @@ def test_models_are_found_by_name(registry: Registry) -> None:
     assert caught.value.members["allowed"] == ["colours", "levels"]
 
 
-def test_the_default_is_the_setting_or_the_only_one(tmp_path: Path, registry: Registry) -> None:
+def test_the_default_is_the_setting_or_the_only_model(tmp_path: Path, registry: Registry) -> None:
     with pytest.raises(ModelNotChosen, match="colours, levels"):
         registry.choose()
     chosen = Registry(tmp_path, CPU, default="levels")
@@ -46,7 +48,7 @@ def test_the_default_is_the_setting_or_the_only_one(tmp_path: Path, registry: Re
     assert registry.choose().manifest.name == "colours"
 
 
-def test_a_default_that_is_not_there_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_missing_default_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     toy_models.write_levels(tmp_path)
     registry = Registry(tmp_path, CPU, default="lvels")
     registry.reload()
@@ -58,15 +60,15 @@ def test_a_default_that_is_not_there_is_warned_of(tmp_path: Path, caplog: pytest
 def test_nothing_is_loaded(tmp_path: Path) -> None:
     registry = Registry(tmp_path, CPU)
     registry.reload()
-    with pytest.raises(NotReady, match="has no model in it"):
+    with pytest.raises(NotReady, match="no bundle in the models folder"):
         registry.choose("levels")
     (tmp_path / "levels").mkdir()
     registry.reload()
-    with pytest.raises(NotReady, match="levels: it is half written"):
+    with pytest.raises(NotReady, match="levels: the bundle is incomplete"):
         registry.choose("levels")
 
 
-def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_models_folder(tmp_path: Path) -> None:
     with pytest.raises(ModelsUnreadable, match="No such file") as caught:
         Registry(tmp_path / "nowhere", CPU).reload()
     assert str(tmp_path) not in str(caught.value)
@@ -87,7 +89,7 @@ def test_reload_loads_keeps_and_removes(tmp_path: Path, registry: Registry) -> N
     assert registry.choose("levels") is levels
 
 
-def test_a_changed_model_is_swapped_and_the_old_one_still_runs(tmp_path: Path, registry: Registry) -> None:
+def test_a_changed_model_is_replaced_and_the_old_one_still_runs(tmp_path: Path, registry: Registry) -> None:
     old = registry.choose("levels")
     shutil.rmtree(tmp_path / "levels")
     toy_models.write_levels(tmp_path, tint=9)
@@ -104,14 +106,14 @@ def test_a_bad_change_is_refused_and_the_old_model_stays(tmp_path: Path, registr
     outcome = registry.reload()
     assert outcome.kept == ["colours", "levels"]
     assert [refusal.name for refusal in outcome.refused] == ["colours", "levels"]
-    assert "half written" in outcome.refused[0].reason
+    assert "bundle is incomplete" in outcome.refused[0].reason
     assert "'decoder.onnx' has 0 bytes" in outcome.refused[1].reason
     assert registry.choose("levels") is old
     assert first_pixel(old) == 0
     assert registry.refused == tuple(outcome.refused)
 
 
-def test_one_bad_folder_stops_no_other(tmp_path: Path) -> None:
+def test_one_invalid_bundle_stops_no_other(tmp_path: Path) -> None:
     toy_models.write_levels(tmp_path)
     bundle_builder.edit_manifest(toy_models.write_colours(tmp_path), schema_version=2)
     registry = Registry(tmp_path, CPU)
@@ -123,7 +125,7 @@ def test_one_bad_folder_stops_no_other(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_requests_run_while_models_are_swapped(tmp_path: Path, registry: Registry) -> None:
+def test_requests_run_while_models_are_replaced(tmp_path: Path, registry: Registry) -> None:
     done, seen = threading.Event(), set()
 
     def ask() -> None:
@@ -152,7 +154,7 @@ def test_requests_run_while_models_are_swapped(tmp_path: Path, registry: Registr
     assert len(seen) > 1
 
 
-def test_what_is_prepared_is_served_when_it_is_committed(tmp_path: Path, registry: Registry) -> None:
+def test_prepared_models_are_served_after_commit(tmp_path: Path, registry: Registry) -> None:
     toy_models.write_oddity(tmp_path)
     (tmp_path / "colours" / "manifest.json").unlink()
     outcome = registry.prepare()

@@ -7,9 +7,9 @@ import pytest
 
 from service.contract.manifest import Role
 from service.errors import NotReady, UnknownModel, UnknownOperation
-from service.models.model import Model
+from service.models.model import ServedModel
 from service.models.registry import Registry
-from service.models.signature import Slot, find, names, signature
+from service.models.signature import TensorSpec, find, names, signature
 from tests.fixtures import toy_models
 from tests.fixtures.bundle_builder import operation
 from tests.unit.service.conftest import CPU
@@ -22,7 +22,7 @@ def registry(exported: Path) -> Registry:
     return registry
 
 
-def test_every_operation_has_a_name(levels: Model, colours: Model, oddity: Model) -> None:
+def test_every_operation_has_a_name(levels: ServedModel, colours: ServedModel, oddity: ServedModel) -> None:
     assert names(levels) == {
         "levels": "encode",
         "levels:decode": "decode",
@@ -52,7 +52,7 @@ def test_every_name_is_found(registry: Registry) -> None:
         ("oddity:reconstruct", None),
     ],
 )
-def test_an_unknown_operation_is_told_with_the_nearest(
+def test_an_unknown_operation_is_refused_with_the_nearest_name(
     registry: Registry, name: str, near: str | None
 ) -> None:
     with pytest.raises(UnknownOperation) as caught:
@@ -70,13 +70,13 @@ def test_an_unknown_model(registry: Registry, tmp_path: Path) -> None:
         find(Registry(tmp_path, CPU), "levels")
 
 
-def test_another_version_is_not_served(registry: Registry, levels: Model) -> None:
+def test_another_version_is_not_served(registry: Registry, levels: ServedModel) -> None:
     with pytest.raises(UnknownModel, match="not '1'") as caught:
         find(registry, "levels:decode", "1")
     assert caught.value.members["allowed"] == [levels.manifest.version]
 
 
-def test_a_name_with_dots_in_it_means_one_thing(tmp_path: Path) -> None:
+def test_a_name_with_dots_is_unambiguous(tmp_path: Path) -> None:
     toy_models.write_levels(tmp_path, name="levels")
     toy_models.write_levels(tmp_path, name="levels.decode", tint=1.0)
     registry = Registry(tmp_path, CPU)
@@ -87,20 +87,22 @@ def test_a_name_with_dots_in_it_means_one_thing(tmp_path: Path) -> None:
     assert find(registry, "levels.decode:decode") == (dotted, "decode")
 
 
-def test_images_of_any_size_to_codes_of_any_size(levels: Model) -> None:
+def test_images_of_any_size_to_codes_of_any_size(levels: ServedModel) -> None:
     face = signature(levels, "encode")
-    assert face.inputs == (Slot("images", Role.images, "uint8", (-1, -1, -1, 1)),)
-    assert face.outputs == (Slot("codes", Role.codes, "int32", (-1, -1, -1)),)
+    assert face.inputs == (TensorSpec("images", Role.images, "uint8", (-1, -1, -1, 1)),)
+    assert face.outputs == (TensorSpec("codes", Role.codes, "int32", (-1, -1, -1)),)
     assert not face.repeats
     assert signature(levels, "decode").inputs == face.outputs
 
 
-def test_a_chain_gives_what_each_of_its_operations_does(levels: Model, wandering: Model) -> None:
+def test_a_pipeline_has_the_outputs_of_all_its_operations(
+    levels: ServedModel, wandering: ServedModel
+) -> None:
     both = signature(levels, "reconstruct")
     assert [slot.name for slot in both.inputs] == ["images"]
     assert [slot.name for slot in both.outputs] == ["codes", "images"]
     stroll = signature(wandering, "sample/stroll")
-    assert stroll.chain == ("sample/stroll", "decode")
+    assert stroll.pipeline.names == ("sample/stroll", "decode")
     assert stroll.inputs == ()
     assert [(slot.name, slot.shape) for slot in stroll.outputs] == [
         ("codes", (-1, 3)),
@@ -111,17 +113,17 @@ def test_a_chain_gives_what_each_of_its_operations_does(levels: Model, wandering
     assert stroll.repeats
 
 
-def test_a_completion_takes_its_own_grid_or_nothing(quilt: Model) -> None:
+def test_a_completion_takes_its_own_grid_or_nothing(quilt: ServedModel) -> None:
     face = signature(quilt, "sample/prior")
     assert face.inputs == (
-        Slot("given", Role.codes, "int32", (-1, 7, 7), required=False),
-        Slot("mask", Role.mask, "bool", (-1, 7, 7), required=False),
-        Slot("label", Role.label, "int64", (-1,), required=False),
+        TensorSpec("given", Role.codes, "int32", (-1, 7, 7), required=False),
+        TensorSpec("mask", Role.mask, "bool", (-1, 7, 7), required=False),
+        TensorSpec("label", Role.label, "int64", (-1,), required=False),
     )
     assert face.repeats
 
 
-def test_an_interpolation_needs_both_ends(wandering: Model) -> None:
+def test_an_interpolation_needs_both_ends(wandering: ServedModel) -> None:
     face = signature(wandering, "sample/between")
     assert {slot.name: slot.required for slot in face.inputs} == {
         "codes": True,
@@ -132,7 +134,7 @@ def test_an_interpolation_needs_both_ends(wandering: Model) -> None:
     assert face.repeats
 
 
-def test_a_label_without_a_default_is_needed(colours: Model, oddity: Model) -> None:
+def test_a_label_without_a_default_is_needed(colours: ServedModel, oddity: ServedModel) -> None:
     needed = signature(colours, "sample/prior").input(Role.label)
     assert needed is not None
     assert needed.required
@@ -142,28 +144,28 @@ def test_a_label_without_a_default_is_needed(colours: Model, oddity: Model) -> N
     assert signature(colours, "sample/walk").input(Role.label) is None
 
 
-def test_a_sampler_of_images_decodes_nothing(colours: Model) -> None:
+def test_a_sampler_of_images_decodes_nothing(colours: ServedModel) -> None:
     face = signature(colours, "sample/prior")
-    assert face.chain == ("sample/prior",)
+    assert face.pipeline.names == ("sample/prior",)
     assert [slot.name for slot in face.outputs] == ["images", "codes"]
 
 
-def test_of_what_has_one_name_or_role_the_last_is_meant(levels: Model) -> None:
+def test_of_outputs_with_equal_names_or_roles_the_last_counts(levels: ServedModel) -> None:
     operations = {
         **levels.manifest.operations,
         "sample/prior": operation("none.onnx", {"noise": Role.normal}, {"images": Role.codes}),
         "reconstruct": operation("none.onnx", {"images": Role.images}, {"first": Role.images}),
     }
     manifest = levels.manifest.model_copy(update={"operations": operations})
-    model = replace(levels, folder=replace(levels.folder, manifest=manifest))
+    model = replace(levels, bundle=replace(levels.bundle, manifest=manifest))
     drawn = signature(model, "sample/prior")
-    assert drawn.chain == ("sample/prior", "decode")
+    assert drawn.pipeline.names == ("sample/prior", "decode")
     assert [(slot.name, slot.role) for slot in drawn.outputs] == [("images", Role.images)]
     own = signature(model, "reconstruct")
     assert [(slot.name, slot.role) for slot in own.outputs] == [("first", Role.images)]
 
 
-def test_what_was_known_of_a_model_goes_with_it(levels: Model) -> None:
+def test_the_signatures_of_a_removed_model_are_freed(levels: ServedModel) -> None:
     model = replace(levels)
     assert signature(model, "encode") is signature(model, "encode")
     assert signature(model, "encode") is not signature(levels, "encode")

@@ -5,15 +5,15 @@ import pytest
 
 from service.contract.manifest import CodesSpec, ImageSpec, Input, Operation, Output, Role
 from service.errors import ModelRefused
-from service.models.bundle import read_folder
-from service.models.model import Batching
+from service.models.bundle import read_bundle
+from service.models.model import BatchLimits
 from service.models.validation import load_model
 from tests.fixtures import bundle_builder, toy_models
 from tests.unit.service.conftest import CPU
 
 
 def folder_with(tmp_path: Path, **changes: object) -> Path:
-    """A model of 2 x 2 pixels that says of its one graph what ``changes`` say."""
+    """A bundle of 2 x 2 pixels whose manifest describes its one graph with ``changes``."""
     path = tmp_path / "wrong"
     path.mkdir()
     image: bundle_builder.Axes = ("n", 2, 2, 1)
@@ -67,11 +67,14 @@ TARGET_IN = Input(name="target", role=Role.target)
         ),
         ({"inputs": (Input(name="images", role=Role.codes),)}, "'encode' does not take images"),
         ({"outputs": (Output(name="same", role=Role.images),)}, "'encode' does not give codes"),
-        ({"name": "sample/odd"}, "'sample/odd' takes images, which no call has for it"),
-        ({"name": "sample/odd", "inputs": (CODES_IN,)}, "'sample/odd' takes codes, which no call has for it"),
+        ({"name": "sample/odd"}, "'sample/odd' takes images, which no request gives it"),
+        (
+            {"name": "sample/odd", "inputs": (CODES_IN,)},
+            "'sample/odd' takes codes, which no request gives it",
+        ),
         (
             {"name": "sample/odd", "inputs": (IMAGES_IN, CODES_IN, MASK_IN)},
-            "'sample/odd' takes images, which no call has for it",
+            "'sample/odd' takes images, which no request gives it",
         ),
         (
             {
@@ -87,13 +90,13 @@ TARGET_IN = Input(name="target", role=Role.target)
                 "inputs": (CODES_IN, MASK_IN),
                 "outputs": (Output(name="same", role=Role.images),),
             },
-            "'decode' takes mask, which no call has for it",
+            "'decode' takes mask, which no request gives it",
         ),
         (
             {"name": "sample/odd", "inputs": (CODES_IN, MASK_IN, TARGET_IN)},
             "'sample/odd' takes a mask and a target",
         ),
-        ({"inputs": (IMAGES_IN, CODES_IN, TARGET_IN)}, "'encode' takes codes, which no call has for it"),
+        ({"inputs": (IMAGES_IN, CODES_IN, TARGET_IN)}, "'encode' takes codes, which no request gives it"),
         (
             {
                 "name": "sample/odd",
@@ -104,7 +107,7 @@ TARGET_IN = Input(name="target", role=Role.target)
         ),
         (
             {"name": "sample/odd", "outputs": (Output(name="codes", role=Role.figure),)},
-            "'sample/odd' gives neither codes nor images",
+            "'sample/odd' is a sampler and gives neither codes nor images",
         ),
         ({"name": "score"}, "'score' does not give figure"),
         (
@@ -115,7 +118,7 @@ TARGET_IN = Input(name="target", role=Role.target)
             {"name": "other", "outputs": (CODES_OUT, Output(name="same", role=Role.states))},
             "'same' is .*uint8.* not .*rank=3",
         ),
-        ({"inputs": (IMAGES_IN, CODES_IN, MASK_IN)}, "'encode' takes codes, which no call has for it"),
+        ({"inputs": (IMAGES_IN, CODES_IN, MASK_IN)}, "'encode' takes codes, which no request gives it"),
         ({"outputs": (CODES_OUT, Output(name="same", role=Role.codes))}, "gives a role twice"),
         ({"outputs": (Output(name="same", role=Role.codes),)}, "'same' is .*uint8.* not .*float32"),
         (
@@ -138,21 +141,21 @@ TARGET_IN = Input(name="target", role=Role.target)
         ),
     ],
 )
-def test_a_manifest_that_does_not_fit_its_graph(
+def test_a_manifest_that_contradicts_its_graph(
     tmp_path: Path, changes: dict[str, object], reason: str
 ) -> None:
-    folder = read_folder(folder_with(tmp_path, **changes))
+    folder = read_bundle(folder_with(tmp_path, **changes))
     with pytest.raises(ModelRefused, match=reason):
-        load_model(folder, CPU, Batching())
+        load_model(folder, CPU, BatchLimits())
 
 
-def test_the_helper_of_the_test_above_writes_a_good_folder(tmp_path: Path) -> None:
-    assert load_model(read_folder(folder_with(tmp_path)), CPU, Batching()).manifest.name == "wrong"
+def test_the_helper_of_the_test_above_writes_a_valid_bundle(tmp_path: Path) -> None:
+    assert load_model(read_bundle(folder_with(tmp_path)), CPU, BatchLimits()).manifest.name == "wrong"
 
 
-def test_a_folder_published_anew_while_it_loads_is_not_half_of_each(tmp_path: Path) -> None:
-    folder = read_folder(toy_models.write_levels(tmp_path))
+def test_a_bundle_that_changes_while_it_loads_is_refused(tmp_path: Path) -> None:
+    folder = read_bundle(toy_models.write_levels(tmp_path))
     (tmp_path / "levels").rename(tmp_path / "old")
     toy_models.write_levels(tmp_path, tint=3)
     with pytest.raises(ModelRefused, match="changed while it was loaded"):
-        load_model(folder, CPU, Batching())
+        load_model(folder, CPU, BatchLimits())

@@ -11,7 +11,7 @@ from service.settings import Settings
 
 @pytest.fixture
 def root() -> Iterator[logging.Logger]:
-    """The root logger, put back as it was."""
+    """The root logger, restored afterwards."""
     logger = logging.getLogger()
     before = logger.level, logger.handlers[:]
     yield logger
@@ -19,7 +19,7 @@ def root() -> Iterator[logging.Logger]:
     logger.handlers[:] = before[1]
 
 
-def test_lines_for_people(root: logging.Logger, capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_lines(root: logging.Logger, capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure(Settings(log_level="warning"))
     logging.getLogger("here").warning("%d of them", 3)
     logging.getLogger("here").info("not so severe")
@@ -27,7 +27,7 @@ def test_lines_for_people(root: logging.Logger, capsys: pytest.CaptureFixture[st
     assert line.endswith("WARNING  here: 3 of them")
 
 
-def test_objects_for_machines(root: logging.Logger, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_lines(root: logging.Logger, capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure(Settings(log_format="json"))
     logging.getLogger("here").info("%d\nof them", 3, extra={"request_id": "mine", "odd": {1: sys}})
     try:

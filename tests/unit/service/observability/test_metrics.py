@@ -5,7 +5,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.batching.entries import BatchReport
-from service.models.model import Model
+from service.models.model import ServedModel
+from service.models.scheduler import batch_metrics
 from service.observability.metrics import Metrics, exposition, gauge, info
 
 
@@ -20,12 +21,14 @@ def told(*workers: Metrics) -> dict[tuple[str, ...], float]:
     }
 
 
-def test_every_worker_has_its_own_samples(levels: Model) -> None:
+def test_every_worker_has_its_own_samples(levels: ServedModel) -> None:
     first, second = Metrics(), Metrics()
-    first.answered("GET", "/models", 200, 0.003, None)
-    second.answered("GET", "/models", 200, 0.003, None)
-    second.answered("POST", "/encode", 429, 0.3, "urn:tessera:overloaded")
-    second.ran(levels, ("encode", "decode"), BatchReport(rows=5, waits=[0.1, 0.3], seconds=0.25))
+    first.requests("GET", "/models", 200).inc()
+    second.requests("GET", "/models", 200).inc()
+    second.refusals("urn:tessera:overloaded").inc()
+    batch_metrics(second)(
+        levels, levels.pipeline_of("encode", "decode"), BatchReport(rows=5, waits=[0.1, 0.3], seconds=0.25)
+    )
     found = told(first, second)
     requests = ("tessera_requests_total", "method=GET", "path=/models", "status=200")
     assert found[(*requests, "worker=0")] == found[(*requests, "worker=1")] == 1
@@ -37,15 +40,15 @@ def test_every_worker_has_its_own_samples(levels: Model) -> None:
     assert found["tessera_compute_seconds_sum", *labels] == 0.25
 
 
-def test_each_family_is_told_once() -> None:
+def test_each_family_is_exposed_once() -> None:
     text = exposition({index: Metrics().families() for index in range(3)}).decode()
     heads = [line for line in text.splitlines() if line.startswith("# TYPE")]
     assert len(heads) == len(set(heads)) > 5
 
 
-def test_what_is_watched_is_asked_each_time() -> None:
+def test_sources_are_collected_at_every_scrape() -> None:
     metrics, seen = Metrics(), [0.0]
-    metrics.watch(
+    metrics.add_source(
         lambda: [gauge(("now", "It is."), [({"of": "x"}, seen[0])]), info(("fact", "So."), [{"a": "b"}])]
     )
     for number in (1.0, 2.0):
@@ -55,13 +58,14 @@ def test_what_is_watched_is_asked_each_time() -> None:
         assert found["fact_info", "a=b", "worker=0"] == 1
 
 
-def test_nothing_is_lost_between_threads(levels: Model) -> None:
+def test_counts_are_exact_across_threads(levels: ServedModel) -> None:
     metrics = Metrics()
+    observe = batch_metrics(metrics)
 
     def count() -> None:
         for _ in range(2000):
-            metrics.answered("GET", "/models", 200, 0.003, None)
-            metrics.ran(levels, ("encode",), BatchReport(rows=2, waits=[0.1, 0.2], seconds=0.1))
+            metrics.request_seconds("/models").observe(0.003)
+            observe(levels, levels.pipeline("encode"), BatchReport(rows=2, waits=[0.1, 0.2], seconds=0.1))
 
     threads = [threading.Thread(target=count) for _ in range(4)]
     for thread in threads:

@@ -37,7 +37,7 @@ def named(spans: Sequence[ReadableSpan], name: str) -> ReadableSpan:
     return span
 
 
-def test_a_call_is_a_span_in_that_of_its_caller_with_its_waiting_and_running_in_it(
+def test_a_request_is_a_span_in_the_clients_span_with_queue_and_run_inside(
     traced: tuple[TestClient, InMemorySpanExporter], seven: bytes
 ) -> None:
     client, kept = traced
@@ -62,7 +62,7 @@ def test_a_call_is_a_span_in_that_of_its_caller_with_its_waiting_and_running_in_
     assert moments[1] == moments[2]
 
 
-def test_a_call_that_runs_nothing_is_a_span_alone(traced: tuple[TestClient, InMemorySpanExporter]) -> None:
+def test_a_request_without_a_run_is_a_single_span(traced: tuple[TestClient, InMemorySpanExporter]) -> None:
     client, kept = traced
     client.get("/models")
     spans = kept.get_finished_spans()
@@ -70,7 +70,7 @@ def test_a_call_that_runs_nothing_is_a_span_alone(traced: tuple[TestClient, InMe
     assert not {"queue", "run"} & {span.name for span in spans}
 
 
-def test_traces_go_to_the_collector_that_was_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_traces_go_to_the_configured_collector(monkeypatch: pytest.MonkeyPatch) -> None:
     provider = tracing.to_collector("http://127.0.0.1:9/")
     (processor,) = provider._active_span_processor._span_processors
     exporter: Any = processor.span_exporter  # type: ignore[attr-defined]  # of a BatchSpanProcessor
@@ -79,7 +79,7 @@ def test_traces_go_to_the_collector_that_was_named(monkeypatch: pytest.MonkeyPat
     provider.shutdown()
 
 
-def test_without_the_extra_the_start_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_the_error_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
-    with pytest.raises(StartupError, match=r"pip install 'tessera\[traces\]'"):
+    with pytest.raises(StartupError, match="install the extra 'traces'"):
         tracing.to_collector("http://127.0.0.1:9")

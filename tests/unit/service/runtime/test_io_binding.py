@@ -1,4 +1,4 @@
-"""Runs with buffers of a device, held against plain runs on the CPU."""
+"""Runs with IO binding, compared with plain runs on the CPU."""
 
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from service.contract.manifest import Role
 from service.contract.runner import Arrays
-from service.models.bundle import read_folder
-from service.models.model import Batching, Model
+from service.models.bundle import read_bundle
+from service.models.model import BatchLimits, ServedModel
 from service.models.validation import load_model
 from service.runtime import io_binding
-from service.runtime.io_binding import Bindings, Held
+from service.runtime.io_binding import IOBinding, OrtTensor
 from service.runtime.providers import CPU
 from tests.fixtures import toy_models
 from tests.fixtures.fake_cuda import StandIn
@@ -25,20 +25,20 @@ RNG = np.random.default_rng(0)
 
 
 @pytest.fixture(scope="module")
-def held(exported: Path) -> dict[str, Model]:
+def on_device(exported: Path) -> dict[str, ServedModel]:
     """The toy models, on a device."""
     names = ("levels", "colours", "oddity", "patchwork", "wanderer")
-    return {name: load_model(read_folder(exported / name), PROVIDER, Batching(rows=16)) for name in names}
+    return {name: load_model(read_bundle(exported / name), PROVIDER, BatchLimits(rows=16)) for name in names}
 
 
 @pytest.fixture
-def bindings(tmp_path: Path) -> Bindings:
+def bindings(tmp_path: Path) -> IOBinding:
     path = toy_models.write_levels(tmp_path) / "encoder.onnx"
-    return Bindings(ort.InferenceSession(path, providers=[CPU]), "cpu", captures=False)
+    return IOBinding(ort.InferenceSession(path, providers=[CPU]), "cpu", captures=False)
 
 
 def pictures(rows: int, side: int = 8) -> Any:
-    """Of whole levels: between two of them rounding decides."""
+    """Images of whole levels, because rounding decides between two levels."""
     return toy_models.pixels(
         RNG.integers(
             0, toy_models.LEVELS, (rows, side // toy_models.PATCH, side // toy_models.PATCH), np.int32
@@ -46,13 +46,13 @@ def pictures(rows: int, side: int = 8) -> Any:
     )
 
 
-def encoded(bindings: Bindings, images: Any) -> Held:
+def encoded(bindings: IOBinding, images: Any) -> OrtTensor:
     (codes,) = bindings.run({"images": images}, ["codes"])
     return codes
 
 
 @pytest.mark.parametrize(
-    ("name", "chain", "roles", "values"),
+    ("name", "names", "roles", "values"),
     [
         ("levels", ("encode",), [Role.images], {}),
         ("levels", ("encode", "decode"), [Role.images], {}),
@@ -63,25 +63,26 @@ def encoded(bindings: Bindings, images: Any) -> Held:
         ("patchwork", ("sample/prior",), [], {"spread": 8}),
     ],
 )
-def test_a_chain_gives_what_it_gives_on_the_cpu(
-    held: dict[str, Model],
+def test_a_pipeline_gives_the_same_results_as_on_the_cpu(
+    on_device: dict[str, ServedModel],
     load: Any,
     name: str,
-    chain: tuple[str, ...],
+    names: tuple[str, ...],
     roles: list[Role],
     values: dict[str, float],
 ) -> None:
-    there, here = held[name], load(name)
-    values = {**here.operations(chain).defaults, **values}
+    there, here = on_device[name], load(name)
+    pipeline = here.pipeline_of(*names)
+    values = {**pipeline.defaults, **values}
     spec = here.manifest.image
     for rows in (1, 3, 16, 20, 3):
         given: Arrays = {
             role: RNG.integers(0, 256, (rows, spec.height, spec.width, spec.channels), dtype=np.uint8)
             for role in roles
         }
-        if here.operations(chain).label is not None:
+        if pipeline.label is not None:
             given = {**given, Role.label: np.zeros(rows, np.int64)}
-        ours, theirs = (model.run(chain, given, rows, values, seed=5) for model in (there, here))
+        ours, theirs = (model.run(pipeline, given, rows, values, seed=5) for model in (there, here))
         assert ours.arrays.keys() == theirs.arrays.keys()
         for role, array in theirs.arrays.items():
             np.testing.assert_array_equal(ours.arrays[role], array)
@@ -89,41 +90,41 @@ def test_a_chain_gives_what_it_gives_on_the_cpu(
             np.testing.assert_array_equal(ours.figures[figure], array)
 
 
-def test_rows_are_filled_up_and_buffers_used_again(bindings: Bindings) -> None:
+def test_rows_are_padded_and_buffers_reused(bindings: IOBinding) -> None:
     first, second = pictures(3), pictures(4)
     codes = encoded(bindings, first)
     assert (len(codes), codes.shape, codes.value.shape()) == (3, (3, 2, 2), [4, 2, 2])
-    kept = codes.fetched()
+    kept = codes.numpy()
     np.testing.assert_array_equal(kept, toy_models.levels(first))
     again = encoded(bindings, second)
     assert again.value.data_ptr() == codes.value.data_ptr()
-    np.testing.assert_array_equal(again.fetched(), toy_models.levels(second))
+    np.testing.assert_array_equal(again.numpy(), toy_models.levels(second))
     np.testing.assert_array_equal(kept, toy_models.levels(first), "what was fetched stays")
 
 
-def test_of_fewer_rows_none_are_left_from_before(bindings: Bindings) -> None:
+def test_a_smaller_batch_has_no_rows_of_the_last(bindings: IOBinding) -> None:
     encoded(bindings, pictures(4))
     one = pictures(3)
-    np.testing.assert_array_equal(encoded(bindings, one).fetched(), toy_models.levels(one))
+    np.testing.assert_array_equal(encoded(bindings, one).numpy(), toy_models.levels(one))
 
 
-def test_what_is_held_goes_on_without_coming_back(bindings: Bindings, tmp_path: Path) -> None:
+def test_device_tensors_are_passed_on_without_a_copy(bindings: IOBinding, tmp_path: Path) -> None:
     path = toy_models.write_levels(tmp_path / "other") / "decoder.onnx"
-    decoder = Bindings(ort.InferenceSession(path, providers=[CPU]), "cpu", captures=False)
+    decoder = IOBinding(ort.InferenceSession(path, providers=[CPU]), "cpu", captures=False)
     for rows in (3, 3, 5, 3):
         images = pictures(rows)
         (decoded,) = decoder.run({"codes": encoded(bindings, images)}, ["images"])
-        np.testing.assert_array_equal(decoded.fetched(), toy_models.pixels(toy_models.levels(images)))
+        np.testing.assert_array_equal(decoded.numpy(), toy_models.pixels(toy_models.levels(images)))
 
 
-def test_no_more_buffers_are_kept_than_a_few(bindings: Bindings) -> None:
+def test_the_number_of_buffer_sets_is_limited(bindings: IOBinding) -> None:
     for side in range(4, 4 * 3 * io_binding.KEPT, 4):
         images = pictures(1, side)
-        np.testing.assert_array_equal(encoded(bindings, images).fetched(), toy_models.levels(images))
-    assert len(bindings._known) == io_binding.KEPT
+        np.testing.assert_array_equal(encoded(bindings, images).numpy(), toy_models.levels(images))
+    assert len(bindings._buffers) == io_binding.KEPT
 
 
-def test_only_some_runs_are_captured_and_each_under_its_own_number(
+def test_the_number_of_captured_runs_is_limited_and_each_has_its_own_id(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     numbers: list[str] = []
@@ -136,7 +137,7 @@ def test_only_some_runs_are_captured_and_each_under_its_own_number(
 
     monkeypatch.setattr(ort.RunOptions, "add_run_config_entry", noted)
     path = toy_models.write_levels(tmp_path) / "encoder.onnx"
-    bindings = Bindings(ort.InferenceSession(path, providers=[CPU]), "cpu", captures=True)
+    bindings = IOBinding(ort.InferenceSession(path, providers=[CPU]), "cpu", captures=True)
     for side in (*range(4, 4 * (io_binding.CAPTURED + 3), 4), 4):
         encoded(bindings, pictures(1, side))
     captured = [str(number) for number in range(1, io_binding.CAPTURED + 1)]
@@ -145,8 +146,8 @@ def test_only_some_runs_are_captured_and_each_under_its_own_number(
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=12))
-def test_any_order_of_sizes(bindings: Bindings, sizes: list[int]) -> None:
-    # That the buffers of one example are there for the next makes it no easier.
+def test_any_order_of_sizes(bindings: IOBinding, sizes: list[int]) -> None:
+    # The examples share buffers, which makes the test harder.
     for rows in sizes:
         images = pictures(rows)
-        np.testing.assert_array_equal(encoded(bindings, images).fetched(), toy_models.levels(images))
+        np.testing.assert_array_equal(encoded(bindings, images).numpy(), toy_models.levels(images))

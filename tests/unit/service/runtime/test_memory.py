@@ -9,7 +9,7 @@ from service.runtime import memory
 pytestmark = pytest.mark.slow
 
 
-class Held:
+class Owner:
     pass
 
 
@@ -18,25 +18,25 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
-def test_memory_is_given_back_when_nobody_holds_it_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    given_back = threading.Event()
-    monkeypatch.setattr(memory, "give_back", given_back.set)
-    monkeypatch.setattr(memory, "_SOON", 0.0)
-    held = Held()
-    memory.give_back_after(held)
-    assert not given_back.wait(0.05)
-    del held
+def test_memory_is_released_after_its_owner_is_collected(monkeypatch: pytest.MonkeyPatch) -> None:
+    released = threading.Event()
+    monkeypatch.setattr(memory, "release_free_memory", released.set)
+    monkeypatch.setattr(memory, "_DELAY", 0.0)
+    owner = Owner()
+    memory.release_after(owner)
+    assert not released.wait(0.05)
+    del owner
     gc.collect()
-    assert given_back.wait(10)
+    assert released.wait(10)
 
 
 @pytest.mark.skipif(memory._trim() is None, reason="the system's allocator cannot be asked")
-def test_what_is_free_goes_to_the_system() -> None:
-    # Small pieces, which the allocator keeps, held up by one at the end.
+def test_free_memory_is_returned_to_the_system() -> None:
+    # Small objects, which the allocator keeps, with one in use at the end.
     pieces = [bytes(1000) for _ in range(200_000)]
     last = pieces[-1]
     before = resident()
     del pieces
-    memory.give_back()
+    memory.release_free_memory()
     assert before - resident() > 100 * 2**20
     assert last

@@ -1,4 +1,4 @@
-"""The arena of all graphs."""
+"""The arena that all sessions share."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from service.runtime import memory
-from service.runtime.session import Graph
+from service.runtime.session import Session
 from tests.fixtures import toy_models
 from tests.fixtures.processes import resident
 from tests.unit.service.conftest import CPU
@@ -22,28 +22,28 @@ NEEDED = IMAGES.size * 4
 
 
 @pytest.fixture(autouse=True)
-def give_back(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """What gives back, when it is asked here; a model of an earlier test that is gone would at any time."""
+def release(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Releases memory when the test calls it, and not when a model of an earlier test is collected."""
     own = memory.shrink_arena
     monkeypatch.setattr(memory, "shrink_arena", lambda: None)
     return own
 
 
-def test_graphs_work_in_the_same_memory(tmp_path: Path) -> None:
+def test_sessions_share_one_arena(tmp_path: Path) -> None:
     path = toy_models.write_levels(tmp_path) / "encoder.onnx"
     grown = []
-    for graph in [Graph(path, CPU) for _ in range(4)]:
+    for graph in [Session(path, CPU) for _ in range(4)]:
         before = resident(os.getpid())
         graph.run({"images": IMAGES}, ["codes"])
         grown.append(resident(os.getpid()) - before)
     assert sum(grown[1:]) < NEEDED
 
 
-def test_what_a_large_batch_took_is_given_back(tmp_path: Path, give_back: Callable[[], None]) -> None:
-    graph = Graph(toy_models.write_levels(tmp_path) / "encoder.onnx", CPU)
+def test_the_memory_of_a_large_batch_is_released(tmp_path: Path, release: Callable[[], None]) -> None:
+    graph = Session(toy_models.write_levels(tmp_path) / "encoder.onnx", CPU)
     graph.run({"images": IMAGES}, ["codes"])
     before = resident(os.getpid())
-    give_back()
+    release()
     assert before - resident(os.getpid()) >= NEEDED
     (codes,) = graph.run({"images": IMAGES[:3, :8, :12]}, ["codes"])
     np.testing.assert_array_equal(codes, toy_models.levels(IMAGES[:3, :8, :12]))

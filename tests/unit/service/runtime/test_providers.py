@@ -12,7 +12,7 @@ from service.runtime import providers
 from service.runtime.providers import CudaProbe, Provider, choose_provider
 
 
-def test_cpu_says_why() -> None:
+def test_cpu_has_a_reason() -> None:
     assert choose_provider("cpu", 3) == Provider("cpu", "the setting provider=cpu asks for it", 3)
 
 
@@ -23,26 +23,26 @@ def test_threads_are_those_this_process_may_use(monkeypatch: pytest.MonkeyPatch)
     assert choose_provider("cpu").threads == 3
 
 
-def test_auto_takes_the_cpu_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_falls_back_to_the_cpu_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(providers, "cuda_obstacle", lambda: "the sun was in its eyes")
     assert choose_provider("auto", 1).name == "cpu"
     assert choose_provider("auto", 1).reason == "CUDA cannot be used: the sun was in its eyes"
 
 
-def test_cuda_or_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuda_without_a_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(providers, "cuda_obstacle", lambda: "the sun was in its eyes")
     with pytest.raises(StartupError, match="provider=cuda, but CUDA cannot be used: the sun was in its eyes"):
         choose_provider("cuda", 1)
 
 
-def test_cuda_where_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuda_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(providers, "cuda_obstacle", lambda: None)
     assert choose_provider("auto", 1).name == choose_provider("cuda", 1).name == "cuda"
 
 
 def test_a_build_without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    assert providers.cuda_obstacle() == "this onnxruntime is built without it"
+    assert providers.cuda_obstacle() == "this onnxruntime is built without CUDA"
 
 
 def test_a_machine_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +82,7 @@ def test_the_probe_computes_what_it_should() -> None:
     assert (result == 9 * 9 * 2).all()
 
 
-def test_a_look_at_cuda_does_not_wait_and_tells_of_the_last_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cuda_probe_does_not_wait_and_reports_the_last_run(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str | None] = ["cuDNN is gone", None]
     monkeypatch.setattr(providers, "_cuda_failure", lambda: said.pop(0))
     with ThreadPoolExecutor(1) as executor:

@@ -1,4 +1,4 @@
-"""Graphs: loaded, refused, run."""
+"""Sessions: loaded, refused, run."""
 
 from pathlib import Path
 
@@ -10,37 +10,33 @@ import pytest
 from service.errors import GraphFailed, ModelRefused
 from service.runtime.providers import CPU as CPU_PROVIDER
 from service.runtime.providers import Provider
-from service.runtime.session import Graph, Tensor, fetched
+from service.runtime.session import Session, TensorType, as_array
 from tests.fixtures import toy_models
 from tests.fixtures.fake_cuda import StandIn
 from tests.unit.service.conftest import CPU
 
 
-def test_a_graph_on_a_provider_it_did_not_get_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_session_on_another_provider_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = toy_models.write_levels(tmp_path)
     real = ort.InferenceSession
     monkeypatch.setattr(
         ort, "InferenceSession", lambda path, options, **_: real(path, options, providers=[CPU_PROVIDER])
     )
     with pytest.raises(ModelRefused, match="does not run on cuda"):
-        Graph(path / "encoder.onnx", Provider("cuda", "", 1))
+        Session(path / "encoder.onnx", Provider("cuda", "", 1))
 
 
-def test_a_graph_knows_its_tensors_and_runs(tmp_path: Path) -> None:
-    graph = Graph(toy_models.write_levels(tmp_path) / "encoder.onnx", CPU)
-    assert graph.inputs == {"images": Tensor("uint8", 4)}
-    assert graph.outputs == {"codes": Tensor("int32", 3)}
+def test_a_session_knows_its_tensor_types_and_runs(tmp_path: Path) -> None:
+    graph = Session(toy_models.write_levels(tmp_path) / "encoder.onnx", CPU)
+    assert graph.inputs == {"images": TensorType("uint8", 4)}
+    assert graph.outputs == {"codes": TensorType("int32", 3)}
     images = np.random.default_rng(0).integers(0, 256, (3, 8, 12, 1), dtype=np.uint8)
     (codes,) = graph.run({"images": images}, ["codes"])
     np.testing.assert_array_equal(codes, toy_models.levels(images))
 
 
-def test_a_graph_that_fails_tells_the_log_and_not_the_caller(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    graph = Graph(toy_models.write_levels(tmp_path) / "decoder.onnx", CPU)
+def test_only_the_log_has_the_error_of_onnx_runtime(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    graph = Session(toy_models.write_levels(tmp_path) / "decoder.onnx", CPU)
     with pytest.raises(GraphFailed) as caught:
         graph.run({"codes": np.full((1, 2, 2), 99, np.int32)}, ["images"])
     assert "indices" in caplog.text
@@ -48,10 +44,10 @@ def test_a_graph_that_fails_tells_the_log_and_not_the_caller(
 
 
 @pytest.mark.parametrize("content", [b"", b"no graph"])
-def test_a_file_that_is_no_graph(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_graph(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "g.onnx").write_bytes(content)
     with pytest.raises(ModelRefused, match=r"graph 'g.onnx' cannot be loaded") as caught:
-        Graph(tmp_path / "g.onnx", CPU)
+        Session(tmp_path / "g.onnx", CPU)
     assert str(tmp_path) not in str(caught.value)
 
 
@@ -65,7 +61,7 @@ def test_a_graph_cannot_read_outside_its_folder(tmp_path: Path, location: str) -
     vectors.external_data.add(key="location", value=location.format(outside=tmp_path / "secret.bin"))
     (path / "decoder.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(ModelRefused, match="cannot be loaded"):
-        Graph(path / "decoder.onnx", CPU)
+        Session(path / "decoder.onnx", CPU)
 
 
 def test_a_graph_that_cannot_be_captured_runs_without(
@@ -82,8 +78,8 @@ def test_a_graph_that_cannot_be_captured_runs_without(
 
     monkeypatch.setattr(ort, "InferenceSession", session)
     provider = StandIn("cuda", "a test asks for it", 1, captures=True)
-    graph = Graph(toy_models.write_levels(tmp_path) / "encoder.onnx", provider)
+    graph = Session(toy_models.write_levels(tmp_path) / "encoder.onnx", provider)
     assert asked == [provider.execution(capturing=captures) for captures in (True, False)]
     images = np.full((3, 8, 8, 1), 255, np.uint8)
     (codes,) = graph.run({"images": images}, ["codes"])
-    np.testing.assert_array_equal(fetched(codes), toy_models.levels(images))
+    np.testing.assert_array_equal(as_array(codes), toy_models.levels(images))

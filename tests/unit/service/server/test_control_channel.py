@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from service.errors import NotReady, Overloaded, Problem
-from service.server.control_channel import Answer, Crew, Question, Started, encoded, received
+from service.server.control_channel import ControlChannel, Query, Reply, Started, encoded, received
 
 PATIENCE = 10.0
 
@@ -32,18 +32,18 @@ class Supervisor:
         self._writer.close()
 
 
-def run(test: Callable[[Crew, Supervisor], Awaitable[None]], **handlers: Callable[[], Any]) -> None:
+def run(test: Callable[[ControlChannel, Supervisor], Awaitable[None]], **handlers: Callable[[], Any]) -> None:
     """Run a test of a worker with others, which is number 3."""
 
     async def main() -> None:
         ours, theirs = socket.socketpair()
-        crew = Crew(theirs, 3)
+        control = ControlChannel(theirs, 3)
         for topic, handler in handlers.items():
-            crew.on(topic, handler)
-        await crew.connect()
+            control.handle(topic, handler)
+        await control.connect()
         supervisor = Supervisor(*await asyncio.open_unix_connection(sock=ours))
         try:
-            await test(crew, supervisor)
+            await test(control, supervisor)
         finally:
             supervisor.close()
 
@@ -51,35 +51,35 @@ def run(test: Callable[[Crew, Supervisor], Awaitable[None]], **handlers: Callabl
 
 
 def test_a_worker_alone_asks_itself() -> None:
-    crew = Crew()
-    crew.on("count", lambda: 1)
-    crew.tell(Started())
-    assert crew.is_alone
-    assert asyncio.run(crew.ask("count")) == [1]
-    assert asyncio.run(crew.answering(PATIENCE)) == 1
+    control = ControlChannel()
+    control.handle("count", lambda: 1)
+    control.send(Started())
+    assert control.is_alone
+    assert asyncio.run(control.broadcast("count")) == [1]
+    assert asyncio.run(control.responsive_workers(PATIENCE)) == 1
 
 
 def test_every_worker_is_asked() -> None:
-    async def test(crew: Crew, supervisor: Supervisor) -> None:
-        asked = asyncio.create_task(crew.ask("name", PATIENCE))
-        question = await supervisor.hear()
-        assert question[1:] == ("name", PATIENCE)
-        supervisor.say(Answer(question.number, [pickle.dumps(each) for each in ("own", "another")]))
+    async def test(control: ControlChannel, supervisor: Supervisor) -> None:
+        asked = asyncio.create_task(control.broadcast("name", PATIENCE))
+        query = await supervisor.hear()
+        assert query[1:] == ("name", PATIENCE)
+        supervisor.say(Reply(query.number, [pickle.dumps(each) for each in ("own", "another")]))
         assert await asked == ["own", "another"]
-        assert not crew.is_alone
+        assert not control.is_alone
 
     run(test)
 
 
 def test_questions_of_others_are_answered_in_a_thread_or_at_once() -> None:
-    async def test(crew: Crew, supervisor: Supervisor) -> None:
-        crew.on("at once", threading.get_ident, at_once=True)
+    async def test(control: ControlChannel, supervisor: Supervisor) -> None:
+        control.handle("at once", threading.get_ident, on_loop=True)
         for topic, at_once in (("thread", False), ("at once", True)):
-            supervisor.say(Question(7, topic))
-            answer = await supervisor.hear()
-            assert isinstance(answer, Answer)
-            assert answer.number == 7
-            assert (pickle.loads(answer.said) == threading.get_ident()) is at_once  # noqa: S301 - just written
+            supervisor.say(Query(7, topic))
+            reply = await supervisor.hear()
+            assert isinstance(reply, Reply)
+            assert reply.number == 7
+            assert (pickle.loads(reply.content) == threading.get_ident()) is at_once  # noqa: S301 - just written
 
     run(test, thread=threading.get_ident)
 
@@ -91,9 +91,9 @@ def test_a_problem_is_told_as_it_is(problem: Problem, caplog: pytest.LogCaptureF
     def fail() -> None:
         raise problem
 
-    async def test(_: Crew, supervisor: Supervisor) -> None:
-        supervisor.say(Question(7, "fail"))
-        said = pickle.loads((await supervisor.hear()).said)  # noqa: S301 - just written
+    async def test(_: ControlChannel, supervisor: Supervisor) -> None:
+        supervisor.say(Query(7, "fail"))
+        said = pickle.loads((await supervisor.hear()).content)  # noqa: S301 - just written
         assert type(said) is type(problem)
         assert said.document("/x") == problem.document("/x")
         assert said.headers == problem.headers
@@ -106,17 +106,17 @@ def test_a_timeout_or_a_client_that_leaves_deafens_nobody() -> None:
     """Answers to questions that nobody waits for any more, and a handler that takes too long."""
     release = threading.Event()
 
-    async def test(crew: Crew, supervisor: Supervisor) -> None:
-        left = asyncio.create_task(crew.ask("name", PATIENCE))
-        question = await supervisor.hear()
+    async def test(control: ControlChannel, supervisor: Supervisor) -> None:
+        left = asyncio.create_task(control.broadcast("name", PATIENCE))
+        query = await supervisor.hear()
         left.cancel()
         for _ in range(2):
-            supervisor.say(Answer(question.number, []))
-        supervisor.say(Question(8, "slow", 0.05))
-        answer = await supervisor.hear()
-        assert isinstance(pickle.loads(answer.said), TimeoutError)  # noqa: S301 - just written
-        supervisor.say(Question(9, "name"))
-        assert await supervisor.hear() == Answer(9, pickle.dumps("own"))
+            supervisor.say(Reply(query.number, []))
+        supervisor.say(Query(8, "slow", 0.05))
+        reply = await supervisor.hear()
+        assert isinstance(pickle.loads(reply.content), TimeoutError)  # noqa: S301 - just written
+        supervisor.say(Query(9, "name"))
+        assert await supervisor.hear() == Reply(9, pickle.dumps("own"))
         release.set()
 
     run(test, name=lambda: "own", slow=lambda: release.wait(PATIENCE))
@@ -125,17 +125,17 @@ def test_a_timeout_or_a_client_that_leaves_deafens_nobody() -> None:
 def test_a_silent_supervisor_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.server.control_channel._SLACK", 0.01)
 
-    async def test(crew: Crew, _: Supervisor) -> None:
+    async def test(control: ControlChannel, _: Supervisor) -> None:
         with pytest.raises(TimeoutError):
-            await crew.ask("name", 0.05)
+            await control.broadcast("name", 0.05)
 
     run(test)
 
 
 def test_a_worker_knows_when_its_supervisor_is_gone() -> None:
-    async def test(crew: Crew, supervisor: Supervisor) -> None:
+    async def test(control: ControlChannel, supervisor: Supervisor) -> None:
         gone = asyncio.Event()
-        crew.gone = gone.set
+        control.on_disconnect = gone.set
         supervisor.close()
         await asyncio.wait_for(gone.wait(), PATIENCE)
 

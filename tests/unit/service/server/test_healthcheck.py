@@ -50,7 +50,7 @@ def test_one_without_a_model_is_not_and_says_why(tmp_path: Path) -> None:
         asked = ask(port_of(url))
     assert (asked.returncode, asked.stdout) == (
         1,
-        "no model is loaded: the models folder has no model in it\n",
+        "no model is loaded: there is no bundle in the models folder\n",
     )
 
 

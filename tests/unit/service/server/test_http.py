@@ -25,7 +25,7 @@ REQUEST = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"
 class Serving:
     """A server whose app answers when its gate is open."""
 
-    def __init__(self, settings: Settings, *, heeds_interrupts: bool) -> None:
+    def __init__(self, settings: Settings, *, handles_interrupts: bool) -> None:
         self.body = b"ok"
         self.gate, self.begun = threading.Event(), threading.Event()
         self.gate.set()
@@ -41,7 +41,7 @@ class Serving:
             settings,
             started=begin,
             draining=self.draining.set,
-            heeds_interrupts=heeds_interrupts,
+            handles_interrupts=handles_interrupts,
         )
         self.thread = threading.Thread(target=self.server.run, args=[[listener]])
         self.thread.start()
@@ -70,7 +70,7 @@ def serving(
     *,
     header_seconds: float = PATIENCE,
     write_seconds: float = PATIENCE,
-    heeds_interrupts: bool = True,
+    handles_interrupts: bool = True,
     workers: int = 1,
 ) -> Iterator[Serving]:
     settings = Settings(
@@ -80,7 +80,7 @@ def serving(
         drain_seconds=PATIENCE,
         log_level="error",
     )
-    service = Serving(settings, heeds_interrupts=heeds_interrupts)
+    service = Serving(settings, handles_interrupts=handles_interrupts)
     try:
         yield service
     finally:
@@ -188,7 +188,7 @@ def test_an_interrupt_waits_for_nobody_who_is_idle() -> None:
 
 
 def test_under_a_supervisor_interrupts_are_not_its_own() -> None:
-    with serving(heeds_interrupts=False) as service:
+    with serving(handles_interrupts=False) as service:
         service.end(signal.SIGINT)
         with service.connect() as connection:
             assert asked(connection).startswith(b"HTTP/1.1 200")

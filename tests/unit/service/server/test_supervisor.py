@@ -19,7 +19,7 @@ import pytest
 
 from service.errors import ModelsUnreadable, ReloadFailed
 from service.models.registry import Refusal, Reload
-from service.server.control_channel import Answer
+from service.server.control_channel import Reply
 from service.server.supervisor import disagreement
 from service.server.worker_process import MOST_BUFFERED, Worker
 from tests.fixtures import toy_models
@@ -166,7 +166,7 @@ def test_a_hung_worker_is_replaced_and_the_other_accepts_meanwhile(exported: Pat
         wait_until(lambda: not is_running(hung))
         wait_until(service.is_whole)
         assert well in service.find_workers()
-        assert "did not answer within 2 s (--worker-timeout), and is killed" in service.log.read_text()
+        assert "did not reply within 2 s (--worker-timeout), and is killed" in service.log.read_text()
         assert service.reload().status_code == 200
 
 
@@ -183,11 +183,11 @@ def test_a_worker_that_does_not_read_holds_nobody_up() -> None:
             worker = Worker(0, cast("BaseProcess", Process()), 0)
             await worker.open(ours)
             listening = asyncio.create_task(worker.listen(lambda _: None))
-            message = Answer(0, [bytes(MOST_BUFFERED // 4)])
-            worker.tell(message)
+            message = Reply(0, [bytes(MOST_BUFFERED // 4)])
+            worker.send(message)
             assert not killed
             for _ in range(5):
-                worker.tell(message)
+                worker.send(message)
             assert killed
             listening.cancel()
             worker.close(EOFError())
@@ -198,8 +198,8 @@ def test_a_worker_that_does_not_read_holds_nobody_up() -> None:
 def test_workers_swap_only_if_all_would_serve_the_same() -> None:
     both = Reload(loaded=["a"], kept=["b"], good={"a": "1", "b": "1"})
     # What one keeps of a folder that is bad now, another that started since does not have.
-    keeps = Reload(kept=["a", "b"], refused=[Refusal("b", "half written")], good={"a": "1"})
-    lacks = Reload(kept=["a"], refused=[Refusal("b", "half written")], good={"a": "1"})
+    keeps = Reload(kept=["a", "b"], refused=[Refusal("b", "incomplete")], good={"a": "1"})
+    lacks = Reload(kept=["a"], refused=[Refusal("b", "incomplete")], good={"a": "1"})
     assert disagreement({0: both, 1: both}) is None
     assert disagreement({0: keeps, 1: lacks}) is None
     told = disagreement({0: both, 2: lacks})
@@ -237,6 +237,6 @@ def test_a_broken_worker_finishes_ends_and_is_replaced(exported: Path, tmp_path:
         wait_until(service.is_whole)
         assert well in service.find_workers()
         log = service.log.read_text()
-        assert re.search(r"worker \d finishes what it can and ends: a test says so", log)
+        assert re.search(r"worker \d failed and shuts down gracefully: a test says so", log)
         assert re.search(r"worker \d ended with exit code 1; another starts at once", log)
         assert "Traceback" not in log

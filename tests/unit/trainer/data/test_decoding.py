@@ -4,9 +4,8 @@ from PIL import Image
 
 from service.contract.image_preprocessing import prepare
 from tests.unit.trainer.data.making import GREY_8, RGB_8, ListedPictures, noise
-from trainer.data import decoding
-from trainer.data.decoding import decode
-from trainer.data.sources.pictures import ArrayPictures, Skipped
+from trainer.data.sources import pictures as module
+from trainer.data.sources.pictures import ArrayPictures, Skipped, decode
 
 BROKEN = OSError("broken")
 IMAGES: list[Image.Image | Exception] = [noise(index, width=5 + index) for index in range(10)]
@@ -18,7 +17,7 @@ def with_broken(*indices: int) -> ListedPictures:
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "CHUNK", 3)
+    monkeypatch.setattr(module, "CHUNK", 3)
 
 
 def test_images_come_in_the_order_asked_for() -> None:

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from service.contract.manifest import CodesSpec, Input, Operation, Output, Parameter, Role
-from trainer.evaluation.exported_model import ExportedModel
+from trainer.evaluation.exported_model import ExportedGraphs, ExportedModel
 from trainer.export.onnx_export import write_graph
-from trainer.export.session import ExportedGraphs
 from trainer.models.base import Graph
 
 SLOPE, VARIANCE = 0.8, 0.3

@@ -9,8 +9,8 @@ import torch
 from service.contract import noise
 from service.contract.manifest import FILE_NAME, CodesSpec, Input, Operation, Output, Parameter, Role
 from service.contract.runner import Array
-from service.models.bundle import read_folder
-from service.models.model import Batching
+from service.models.bundle import read_bundle
+from service.models.model import BatchLimits
 from service.models.validation import load_model
 from service.runtime.providers import Provider
 from tests.fixtures import continuous_model
@@ -18,8 +18,7 @@ from tests.fixtures.tiny_models import Trained
 from trainer.data import Batch
 from trainer.errors import ExportError
 from trainer.evaluation import exported_model as module
-from trainer.evaluation.exported_model import ExportedModel, file_entries, open_exported
-from trainer.evaluation.results import whole_test
+from trainer.evaluation.exported_model import ExportedModel, file_entries, open_exported, whole_test
 
 SPEC = CodesSpec(dtype="int32", shape=(2, 3), codebook_size=8, codebook_dim=1)
 CODES, IMAGES = Output(name="codes", role=Role.codes), Output(name="images", role=Role.images)
@@ -205,7 +204,7 @@ def test_what_is_measured_is_what_is_served(tmp_path: Path) -> None:
     folder = continuous_model.write(tmp_path)
     model, manifest = open_exported(folder)
     provider = Provider("cpu", "a test asks for it", 1)
-    served = load_model(read_folder(folder), provider, Batching(rows=3))
+    served = load_model(read_bundle(folder), provider, BatchLimits(rows=3))
     images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
     for names, defaults in (
         (("encode", "decode"), ("encode",)),
@@ -213,8 +212,9 @@ def test_what_is_measured_is_what_is_served(tmp_path: Path) -> None:
         (("sample/stroll", "decode"), ()),
     ):
         given = {} if names[0].startswith("sample/") else {Role.images: images}
-        values = served.operations(names).defaults
-        expected = served.run(names, given, 5, values, 11, defaults)
+        pipeline = served.pipeline_of(*names)
+        values = pipeline.defaults
+        expected = served.run(pipeline, given, 5, values, 11, defaults)
         tensors = {role: torch.from_numpy(array) for role, array in given.items()}
         found = model.run(names, range(5), tensors, 11, default_noise=defaults)
         assert found.arrays.keys() == expected.arrays.keys()

@@ -7,7 +7,7 @@ import torch
 from sklearn.metrics import pairwise
 
 from trainer.data import load
-from trainer.evaluation.reference_classifier import FEATURES, judge
+from trainer.evaluation.reference_classifier import FEATURES, reference_classifier
 from trainer.evaluation.samples import Reference, frechet_distance, spread_labels
 
 
@@ -33,7 +33,7 @@ def test_the_distance_of_shifted_and_scaled_sets() -> None:
 @pytest.mark.slow
 def test_real_digits_beat_noise() -> None:
     dataset = load("mnist")
-    reference = Reference.of(judge(), dataset.train.take(torch.arange(600)).images)
+    reference = Reference.of(reference_classifier(), dataset.train.take(torch.arange(600)).images)
     real = dataset.test.take(torch.arange(600))
     generator = torch.Generator().manual_seed(0)
     noise = torch.randint(256, real.images.shape, generator=generator).byte()
@@ -47,7 +47,7 @@ def test_real_digits_beat_noise() -> None:
 
 def test_images_that_are_the_reference_are_as_good_as_can_be() -> None:
     images = load("mnist").train.take(torch.arange(300)).images
-    values = Reference.of(judge(), images).compare(images)
+    values = Reference.of(reference_classifier(), images).compare(images)
     assert values["precision"] == values["recall"] == values["coverage"] == 1
     assert math.isclose(values["mnist_fd"], 0, abs_tol=1e-3)
 
@@ -55,7 +55,7 @@ def test_images_that_are_the_reference_are_as_good_as_can_be() -> None:
 def test_comparing_leaves_stdout_and_the_warning_filters_alone(capsys: pytest.CaptureFixture[str]) -> None:
     images = load("mnist").train.take(torch.arange(60)).images
     before, threads = list(warnings.filters), set[str]()
-    reference = Reference.of(judge(), images)
+    reference = Reference.of(reference_classifier(), images)
     with pytest.MonkeyPatch.context() as patch:
         euclidean = pairwise.euclidean_distances
 

@@ -6,7 +6,7 @@ import yaml
 from service.contract.manifest import CodesSpec, Manifest, Measures
 from tests.fixtures.tiny_models import Trained
 from trainer.config import validated
-from trainer.evaluation.descriptions import MEANINGS
+from trainer.evaluation.descriptions import DESCRIPTIONS
 from trainer.export.model_card import model_card
 
 
@@ -67,7 +67,7 @@ def test_samples_by_every_method_stand_in_one_table_with_the_real_images(manifes
 def test_it_explains_the_figures_that_it_shows_and_no_others(card: str, manifest: Manifest) -> None:
     explained = re.findall(r"^- `(\w+)`: (.+)\.$", card, re.MULTILINE)
     assert {name for name, _ in explained} == manifest.measures[0].values.keys()
-    assert all(text == MEANINGS[name] for name, text in explained)
+    assert all(text == DESCRIPTIONS[name] for name, text in explained)
 
 
 def test_its_pictures_and_graphs_are_files_of_the_folder(card: str, manifest: Manifest) -> None:

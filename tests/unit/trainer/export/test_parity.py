@@ -35,7 +35,7 @@ def outputs(model: VQVAE) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
 
 
 def test_equal_results_agree(model: VQVAE) -> None:
-    check = ParityCheck(model)
+    check = ParityCheck(model, model.graphs())
     codes, decoded = outputs(model)
     for part in (slice(0, 6), slice(6, 10)):
         check.add(IMAGES[part], codes[part], decoded[part])
@@ -48,7 +48,7 @@ def test_a_flip_between_two_codes_that_tie_is_counted_and_allowed(model: VQVAE) 
     codes, decoded = outputs(model)
     codes = codes.copy()
     codes[0, 0, :3] += 8
-    check = ParityCheck(model)
+    check = ParityCheck(model, model.graphs())
     check.add(IMAGES, codes, decoded)
     parity = check.verdict()
     assert parity.code_flips == 3
@@ -61,7 +61,7 @@ def test_a_flip_without_a_tie_is_an_error(model: VQVAE) -> None:
     codes[3, 2, 1] = (codes[3, 2, 1] + 1) % 8
     with torch.no_grad():
         decoded = model.graphs()[1].module.eval()(torch.from_numpy(codes)).numpy()
-    check = ParityCheck(model)
+    check = ParityCheck(model, model.graphs())
     check.add(IMAGES, codes, decoded)
     with pytest.raises(
         ExportError, match=r"100\.000% of pixels are within 1 level, and 1 of 490 codes differ"
@@ -71,7 +71,7 @@ def test_a_flip_without_a_tie_is_an_error(model: VQVAE) -> None:
 
 def test_pixels_may_differ_by_one_level(model: VQVAE) -> None:
     codes, decoded = outputs(model)
-    check = ParityCheck(model)
+    check = ParityCheck(model, model.graphs())
     check.add(IMAGES, codes, np.where(decoded < 255, decoded + 1, decoded - 1).astype(np.uint8))
     parity = check.verdict()
     assert (parity.within_one_level, parity.largest_difference) == (1, 1)
@@ -83,7 +83,7 @@ def test_one_pixel_in_a_thousand_may_differ_by_more(model: VQVAE, wrong: int, al
     pixels = decoded.copy().reshape(-1)
     assert pixels.size == 7840
     pixels[:wrong] ^= 128
-    check = ParityCheck(model)
+    check = ParityCheck(model, model.graphs())
     check.add(IMAGES, codes, pixels.reshape(decoded.shape))
     if allowed:
         assert check.verdict().largest_difference == 128
@@ -93,7 +93,7 @@ def test_one_pixel_in_a_thousand_may_differ_by_more(model: VQVAE, wrong: int, al
 
 
 def test_draws_that_are_at_a_tie_are_told(model: VQVAE) -> None:
-    check = ParityCheck(model)
+    check = ParityCheck(model, model.graphs())
     check.add(IMAGES, *outputs(model))
     before = check.verdict()
     assert before.draw_gap is None
@@ -109,14 +109,14 @@ def test_draws_that_are_at_a_tie_are_told(model: VQVAE) -> None:
     ("gap", "told"), [(2 * DRAW_GAP, "0.0002"), (0.3, "0.3"), (np.inf, "inf"), (np.nan, "nan")]
 )
 def test_draws_from_elsewhere_are_an_error(model: VQVAE, gap: float, told: str) -> None:
-    check = ParityCheck(model)
+    check = ParityCheck(model, model.graphs())
     check.add(IMAGES, *outputs(model))
     with pytest.raises(ExportError, match=rf"what a sampler drew is {told} away .*; allowed is 0\.0001"):
         with_draws(check.verdict(), gap)
 
 
 def test_the_largest_gap_of_the_draws_is_told(model: VQVAE) -> None:
-    check = ParityCheck(model)
+    check = ParityCheck(model, model.graphs())
     check.add(IMAGES, *outputs(model))
     parity = check.verdict()
     for gaps in ((1e-5, 3e-5), (3e-5, 1e-5)):
@@ -144,7 +144,7 @@ def float_outputs(vae: VAE) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
 
 
 def test_equal_codes_that_are_floats_agree(vae: VAE) -> None:
-    check = ParityCheck(vae)
+    check = ParityCheck(vae, vae.graphs())
     check.add(IMAGES, *float_outputs(vae))
     parity = check.verdict()
     assert (parity.images, parity.codes, parity.code_flips, parity.flip_gap) == (10, 30, 0, 0)
@@ -163,7 +163,7 @@ def test_codes_that_are_floats_may_differ_by_a_little(
     # Of a large code by a share of itself, of a small one by a share of the prior's standard deviation.
     codes[7, dimension] += share * CODE_GAP * max(1, codes[7, dimension])
     decoded = vae.graphs()[1].module(torch.from_numpy(codes)).numpy()
-    check = ParityCheck(vae)
+    check = ParityCheck(vae, vae.graphs())
     check.add(IMAGES, codes, decoded)
     if allowed:
         parity = check.verdict()
@@ -183,7 +183,7 @@ def test_codes_that_are_no_numbers_are_an_error(vae: VAE, value: float) -> None:
     codes, decoded = float_outputs(vae)
     codes[7, 1] = value
     decoded[7] = vae.graphs()[1].module(torch.from_numpy(codes[7:8])).numpy()[0]
-    check = ParityCheck(vae)
+    check = ParityCheck(vae, vae.graphs())
     check.add(IMAGES, codes, decoded)
     with pytest.raises(ExportError, match="codes differ by up to inf of their size"):
         check.verdict()

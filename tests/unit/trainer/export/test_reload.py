@@ -59,7 +59,7 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_the_service_did_is_told() -> None:
-    refused = [{"name": "bad", "reason": "it is half written"}]
+    refused = [{"name": "bad", "reason": "the bundle is incomplete"}]
     with answering(200, DONE | {"refused": refused}) as (address, asked):
         told = have_loaded(address, "mine")
     assert told == f"{address}: loaded mine; kept other; refused bad"

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from tests.fixtures import tiny_models
 from tests.unit.trainer.models import ratios
+from trainer.evaluation.exported_model import ExportedGraphs
 from trainer.export.onnx_export import write_graph
-from trainer.export.session import ExportedGraphs
 from trainer.models.base import Graph
 from trainer.models.gaussian.energy import Classifier
 from trainer.models.gaussian.noise_contrastive import ClassifierStage

@@ -18,8 +18,8 @@ from trainer.export import exporter
 from trainer.export.exporter import Exported
 from trainer.models.base import Graph, Model, SecondStage, Stage, to_shares
 from trainer.models.gaussian.noise_contrastive import ClassifierStage
-from trainer.models.ncp import NCP
-from trainer.training.run_folder import Run
+from trainer.models.vae import VAE
+from trainer.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +28,7 @@ SAMPLERS = {"sample/langevin", "sample/mala", "sample/sir"}
 
 @dataclass(frozen=True)
 class Trained:
-    run: Run
+    run: RunFolder
     exported: Exported
     printed: str
 
@@ -41,22 +41,22 @@ def trained(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     with pytest.MonkeyPatch.context() as patch:
         tiny_models.without_onnx(patch)
         exported = pipeline.train(tiny_models.ncp_config(**places(digits, folder)), console)
-    return Trained(Run.open(folder / "runs" / "tiny"), exported, tiny_models.printed(console))
+    return Trained(RunFolder.open(folder / "runs" / "tiny"), exported, tiny_models.printed(console))
 
 
 @pytest.fixture
-def run(trained: Trained, tmp_path: Path) -> Run:
+def run(trained: Trained, tmp_path: Path) -> RunFolder:
     """A copy of the trained run."""
-    return Run.open(shutil.copytree(trained.run.folder, tmp_path / "runs" / "tiny"))
+    return RunFolder.open(shutil.copytree(trained.run.folder, tmp_path / "runs" / "tiny"))
 
 
 @pytest.fixture
 def without_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
     tiny_models.without_onnx(monkeypatch)
-    monkeypatch.setattr("trainer.training.loop.plot", lambda *_, **__: None)
+    monkeypatch.setattr("trainer.training.trackers.plot", lambda *_, **__: None)
 
 
-def resume(run: Run, **flags: Any) -> Exported:
+def resume(run: RunFolder, **flags: Any) -> Exported:
     flags.setdefault("export_to", run.folder.parent.parent / "exported")
     return pipeline.resume("ncp", run.folder.parent, "tiny", flags, tiny_models.console())
 
@@ -64,6 +64,7 @@ def resume(run: Run, **flags: Any) -> Exported:
 def test_the_second_stage_is_of_the_models_own_codes_and_images() -> None:
     model = tiny_models.ncp().eval()
     stage = model.second_stage(10)
+    assert stage is not None
     given = tiny_models.images(5)
     with torch.no_grad():
         inputs, of = stage.inputs(given), model.posterior(to_shares(given))
@@ -117,7 +118,7 @@ def test_it_is_published_with_its_samplers_and_figures(trained: Trained) -> None
         assert picture.width > picture.height > 100
 
 
-def assert_same(run: Run, other: Run) -> None:
+def assert_same(run: RunFolder, other: RunFolder) -> None:
     for ours, theirs in ((run, other), (run.stage("classifier"), other.stage("classifier"))):
         assert tiny_models.figures(ours) == tiny_models.figures(theirs)
         here, there = ours.latest_checkpoint(), theirs.latest_checkpoint()
@@ -130,7 +131,7 @@ def assert_same(run: Run, other: Run) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("without_onnx")
-@pytest.mark.parametrize(("stage", "step"), [(NCP, 11), (ClassifierStage, 1), (ClassifierStage, 6)])
+@pytest.mark.parametrize(("stage", "step"), [(VAE, 11), (ClassifierStage, 1), (ClassifierStage, 6)])
 def test_wherever_it_is_interrupted_it_ends_in_the_same_weights(
     make_ncp_config: MakeNCPConfig,
     trained: Trained,
@@ -143,7 +144,7 @@ def test_wherever_it_is_interrupted_it_ends_in_the_same_weights(
         tiny_models.signal_in_step(patch, step, signal.SIGTERM, stage)
         with pytest.raises(Interrupted, match=r"To go on: python -m trainer ncp --resume --name tiny "):
             pipeline.train(config, tiny_models.console())
-    left = Run.open(config.out / "tiny")
+    left = RunFolder.open(config.out / "tiny")
     assert left.has_later_stage == (stage is ClassifierStage)
     torch.manual_seed(12345)
     resume(left)
@@ -151,7 +152,7 @@ def test_wherever_it_is_interrupted_it_ends_in_the_same_weights(
 
 
 @pytest.mark.usefixtures("without_onnx")
-def test_the_classifier_may_be_given_more_epochs(run: Run) -> None:
+def test_the_classifier_may_be_given_more_epochs(run: RunFolder) -> None:
     before = (run.latest_checkpoint() / "model.safetensors").read_bytes()
     resume(run, classifier_epochs=3)
     assert [record["epoch"] for record in run.stage("classifier").records()] == [1, 2, 3]
@@ -162,7 +163,7 @@ def test_the_classifier_may_be_given_more_epochs(run: Run) -> None:
     ("name", "value"), [("classifier_width", 8), ("classifier_lr", 0.5), ("epochs", 3), ("beta", 2.0)]
 )
 def test_what_the_classifier_hangs_on_may_not_change_once_it_was_begun(
-    run: Run, name: str, value: object
+    run: RunFolder, name: str, value: object
 ) -> None:
     before = getattr(run.config, name)
     with pytest.raises(ConfigError) as caught:
@@ -172,21 +173,23 @@ def test_what_the_classifier_hangs_on_may_not_change_once_it_was_begun(
 
 
 @pytest.mark.usefixtures("without_onnx")
-def test_what_the_classifier_is_may_change_until_it_was_begun(run: Run) -> None:
+def test_what_the_classifier_is_may_change_until_it_was_begun(run: RunFolder) -> None:
     shutil.rmtree(run.folder / "classifier")
     resume(run, classifier_epochs=1, classifier_width=8, classifier_layers=1)
     assert tiny_models.weights(run.stage("classifier"))["network.head.weight"].shape == (1, 8)
 
 
 @pytest.mark.usefixtures("without_onnx")
-def test_a_classifier_that_diverges_says_what_to_try(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_classifier_that_diverges_says_what_to_try(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.rmtree(run.folder / "classifier")
     tiny_models.poison(monkeypatch, 6, ClassifierStage)
     with pytest.raises(DivergenceError, match=r"loss nan.*Try a lower --classifier-lr \(it is 0\.25\)"):
         resume(run, classifier_lr=0.25)
 
 
-def published_with(run: Run, monkeypatch: pytest.MonkeyPatch, wrong: tuple[str, int] | None) -> Exported:
+def published_with(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch, wrong: tuple[str, int] | None
+) -> Exported:
     """Publish, where an output, by its place, of an operation is a little off."""
 
     def tampered(graph: Graph, inputs: Mapping[str, Tensor]) -> Sequence[Tensor]:
@@ -212,7 +215,7 @@ def published_with(run: Run, monkeypatch: pytest.MonkeyPatch, wrong: tuple[str, 
     ],
 )
 def test_graphs_that_were_tampered_with_are_not_published(
-    run: Run, monkeypatch: pytest.MonkeyPatch, operation: str, output: int
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch, operation: str, output: int
 ) -> None:
     with pytest.raises(ExportError, match=r"what a sampler drew is \S+ away .*; allowed is 0\.0001"):
         published_with(run, monkeypatch, (operation, output))
@@ -220,7 +223,7 @@ def test_graphs_that_were_tampered_with_are_not_published(
 
 
 @pytest.mark.usefixtures("without_onnx")
-def test_those_that_were_not_are(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_those_that_were_not_are(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     stages: list[tuple[Model, SecondStage | None]] = []
     publish = exporter.export
 

@@ -15,7 +15,7 @@ from trainer.errors import ConfigError, Interrupted
 from trainer.models.base import to_shares
 from trainer.models.gaussian.posterior import LOG_VARIANCES
 from trainer.models.vae import VAE
-from trainer.training.run_folder import Run
+from trainer.training.run_folder import RunFolder
 
 GREY_8 = ImageSpec(channels=1, height=8, width=8)
 COLOUR_16x24 = ImageSpec(channels=3, height=16, width=24)
@@ -299,7 +299,7 @@ def test_a_resumed_run_ends_as_an_unbroken_one(
     make_vae_config: MakeVAEConfig, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     """With all that is drawn at random, and a warm-up that goes on where it was left."""
-    monkeypatch.setattr("trainer.training.loop.plot", lambda *_, **__: None)
+    monkeypatch.setattr("trainer.training.trackers.plot", lambda *_, **__: None)
     config = make_vae_config(
         likelihood="bernoulli", binarise=True, kl_warmup_steps=12, flips=True, rotations=10, average_decay=0.9
     )
@@ -314,7 +314,7 @@ def test_a_resumed_run_ends_as_an_unbroken_one(
             left()
     assert int(tiny_models.weights(left.run)["steps"]) == step
     torch.manual_seed(12345)
-    resumed = tiny_models.fit(config, Run.open(left.run.folder))
+    resumed = tiny_models.fit(config, RunFolder.open(left.run.folder))
     resumed.resume()
     resumed()
     assert tiny_models.figures(resumed.run) == tiny_models.figures(unbroken.run)

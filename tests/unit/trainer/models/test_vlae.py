@@ -14,7 +14,7 @@ from trainer import pipeline
 from trainer.data import Batch, binarisation
 from trainer.errors import Interrupted
 from trainer.models.vlae import PACE, SLACK, VLAE
-from trainer.training.run_folder import Run
+from trainer.training.run_folder import RunFolder
 
 GREY_8 = ImageSpec(channels=1, height=8, width=8)
 COLOUR_8x12 = ImageSpec(channels=3, height=8, width=12)
@@ -268,7 +268,7 @@ def test_a_resumed_run_ends_as_an_unbroken_one(
     make_vlae_config: MakeVLAEConfig, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     """With all that is drawn at random, and weights of the loss that go on where they were left."""
-    monkeypatch.setattr("trainer.training.loop.plot", lambda *_, **__: None)
+    monkeypatch.setattr("trainer.training.trackers.plot", lambda *_, **__: None)
     monkeypatch.setattr(VLAE, "pictures", lambda *_: {})
     config = make_vlae_config(
         likelihood="bernoulli",
@@ -288,7 +288,7 @@ def test_a_resumed_run_ends_as_an_unbroken_one(
         with pytest.raises(Interrupted):
             left()
     torch.manual_seed(12345)
-    resumed = tiny_models.fit(config, Run.open(left.run.folder))
+    resumed = tiny_models.fit(config, RunFolder.open(left.run.folder))
     resumed.resume()
     resumed()
     assert tiny_models.figures(resumed.run) == tiny_models.figures(unbroken.run)

@@ -1,5 +1,6 @@
 import io
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from trainer.models.base import Step
-from trainer.training.epoch_metrics import Totals
+from trainer.models.quantizers import perplexity, usage
+from trainer.training.epoch_metrics import EpochMetrics
 
 
 def step(loss: float, counts: list[int] | None = None) -> Step:
@@ -18,98 +20,110 @@ def step(loss: float, counts: list[int] | None = None) -> Step:
     )
 
 
+def of_counts(counts: Tensor) -> dict[str, float]:
+    return {"perplexity": perplexity(counts), "usage": usage(counts)}
+
+
+def empty() -> EpochMetrics:
+    return EpochMetrics(of_counts)
+
+
+def restored(state: dict[str, Any]) -> EpochMetrics:
+    return EpochMetrics.restored(state, torch.device("cpu"), of_counts)
+
+
 def with_lowest(loss: float) -> Step:
     value = torch.tensor(loss)
     return Step(value, {"loss": value}, lowest={"lowest_loss": value})
 
 
 def test_figures_are_means_over_the_steps() -> None:
-    totals = Totals()
+    metrics = empty()
     for loss in (1.0, 2.0, 6.0):
-        totals.add(step(loss))
-    assert totals.figures() == pytest.approx({"loss": 3.0, "mse": 1.5})
+        metrics.add(step(loss))
+    assert metrics.values() == pytest.approx({"loss": 3.0, "mse": 1.5})
 
 
 def test_perplexity_and_usage_are_those_of_all_steps_together() -> None:
-    totals = Totals()
+    metrics = empty()
     for counts in ([4, 0, 0, 0], [0, 4, 0, 0]):
-        totals.add(step(0.0, counts))
-    figures = totals.figures()
-    assert figures["perplexity"] == pytest.approx(2.0)
-    assert figures["usage"] == 0.5
+        metrics.add(step(0.0, counts))
+    values = metrics.values()
+    assert values["perplexity"] == pytest.approx(2.0)
+    assert values["usage"] == 0.5
 
 
 def test_before_the_first_step_there_are_no_figures() -> None:
-    assert Totals().figures() == {}
+    assert empty().values() == {}
 
 
 def test_the_tensors_of_a_step_are_left_alone() -> None:
-    totals, first = Totals(), step(1.0, [1, 1])
-    totals.add(first)
-    totals.add(step(2.0, [1, 1]))
+    metrics, first = empty(), step(1.0, [1, 1])
+    metrics.add(first)
+    metrics.add(step(2.0, [1, 1]))
     assert first.counts is not None
     assert first.counts.tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("counts", [None, [1, 2]])
 def test_a_checkpoint_takes_the_sums_along(counts: list[int] | None) -> None:
-    unbroken, left = Totals(), Totals()
-    for totals in (unbroken, left):
-        totals.add(step(0.1, counts))
+    unbroken, left = empty(), empty()
+    for metrics in (unbroken, left):
+        metrics.add(step(0.1, counts))
     file = io.BytesIO()
     torch.save(left.state(), file)
     file.seek(0)
-    resumed = Totals.restored(torch.load(file, weights_only=True), torch.device("cpu"))
-    for totals in (unbroken, resumed):
-        totals.add(step(0.3, counts))
-    assert resumed.figures() == unbroken.figures()
+    resumed = restored(torch.load(file, weights_only=True))
+    for metrics in (unbroken, resumed):
+        metrics.add(step(0.3, counts))
+    assert resumed.values() == unbroken.values()
 
 
 def test_empty_sums_may_be_taken_along() -> None:
-    assert Totals.restored(Totals().state(), torch.device("cpu")).figures() == {}
+    assert restored(empty().state()).values() == {}
 
 
 def test_sums_of_many_steps_are_exact() -> None:
-    totals, value = Totals(), torch.tensor(0.1)
+    metrics, value = empty(), torch.tensor(0.1)
     for _ in range(20_000):
-        totals.add(Step(value, {"loss": value}))
+        metrics.add(Step(value, {"loss": value}))
     mean: Tensor = value.double()
-    assert totals.figures()["loss"] == pytest.approx(float(mean), rel=1e-10)
+    assert metrics.values()["loss"] == pytest.approx(float(mean), rel=1e-10)
 
 
 @given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=30))
 def test_the_lowest_of_the_steps_is_told_beside_their_mean(losses: list[float]) -> None:
-    totals = Totals()
+    metrics = empty()
     for loss in losses:
-        totals.add(with_lowest(loss))
-    figures = totals.figures()
-    assert figures["lowest_loss"] == min(losses)
+        metrics.add(with_lowest(loss))
+    values = metrics.values()
+    assert values["lowest_loss"] == min(losses)
     # A mean of equal losses may be rounded.
-    assert figures["lowest_loss"] <= figures["loss"] + 1e-9 * abs(figures["loss"])
+    assert values["lowest_loss"] <= values["loss"] + 1e-9 * abs(values["loss"])
 
 
 def test_a_loss_that_is_no_number_is_not_passed_over_for_a_low_one() -> None:
-    totals = Totals()
+    metrics = empty()
     for loss in (1.0, math.nan, 0.5):
-        totals.add(with_lowest(loss))
-    assert math.isnan(totals.figures()["lowest_loss"])
+        metrics.add(with_lowest(loss))
+    assert math.isnan(metrics.values()["lowest_loss"])
 
 
 def test_a_checkpoint_takes_the_lowest_along() -> None:
-    totals = Totals()
+    metrics = empty()
     for loss in (0.25, 3.0):
-        totals.add(with_lowest(loss))
+        metrics.add(with_lowest(loss))
     file = io.BytesIO()
-    torch.save(totals.state(), file)
+    torch.save(metrics.state(), file)
     file.seek(0)
-    resumed = Totals.restored(torch.load(file, weights_only=True), torch.device("cpu"))
+    resumed = restored(torch.load(file, weights_only=True))
     resumed.add(with_lowest(1.0))
-    assert resumed.figures()["lowest_loss"] == 0.25
+    assert resumed.values()["lowest_loss"] == 0.25
 
 
 def test_a_checkpoint_of_before_there_was_a_lowest_may_be_taken_along() -> None:
-    totals = Totals()
-    totals.add(step(2.0))
-    state = totals.state()
+    metrics = empty()
+    metrics.add(step(2.0))
+    state = metrics.state()
     del state["lowest"]
-    assert Totals.restored(state, torch.device("cpu")).figures() == totals.figures()
+    assert restored(state).values() == metrics.values()

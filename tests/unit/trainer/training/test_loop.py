@@ -3,7 +3,6 @@ import os
 import shutil
 import signal
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,15 +14,15 @@ from tests.fixtures.tiny_models import Trained
 from tests.unit.trainer.conftest import MakeConfig
 from trainer.errors import DivergenceError, Interrupted
 from trainer.models.base import Model
-from trainer.models.quantizers import COLLAPSE_ADVICE
+from trainer.models.vqvae import COLLAPSE_ADVICE
 from trainer.training.loop import Fit
-from trainer.training.run_folder import Run
+from trainer.training.run_folder import RunFolder
 
 # Of the tiny config: 256 images in batches of 32.
 STEPS = 8
 
 
-def run_of(fit: Fit[Model]) -> Run:
+def run_of(fit: Fit[Model]) -> RunFolder:
     fit.begin()
     fit()
     return fit.run
@@ -32,7 +31,7 @@ def run_of(fit: Fit[Model]) -> Run:
 @pytest.fixture(autouse=True)
 def _no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plots take longer than the training itself here; that of ``trained`` has them."""
-    monkeypatch.setattr("trainer.training.loop.plot", lambda *_, **__: None)
+    monkeypatch.setattr("trainer.training.trackers.plot", lambda *_, **__: None)
 
 
 def test_a_run_leaves_figures_pictures_plots_and_checkpoints(trained: Trained) -> None:
@@ -195,7 +194,7 @@ def test_a_resumed_run_ends_as_an_unbroken_one(
         tiny_models.signal_in_step(patch, step, signal.SIGTERM)
         with pytest.raises(Interrupted):
             run_of(tiny_models.fit(config))
-    left = Run.open(config.out / config.name)
+    left = RunFolder.open(config.out / config.name)
     assert left.latest_checkpoint().name == f"step-{step:08d}"
     torch.manual_seed(12345)
     fit = tiny_models.fit(config, left)
@@ -342,27 +341,3 @@ def test_a_codebook_that_is_used_is_not_warned_of(make_config: MakeConfig) -> No
     console = tiny_models.console()
     run_of(tiny_models.fit(make_config(), on=console))
     assert "warning" not in tiny_models.printed(console)
-
-
-@pytest.mark.parametrize(("lowest", "log"), [(0.5, True), (-0.5, False)])
-def test_losses_that_fall_below_0_are_plotted_on_an_even_axis(
-    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, lowest: float, log: bool
-) -> None:
-    """And what has a plot of its own is not among the losses."""
-    plotted: dict[str, tuple[list[str], bool]] = {}
-
-    def noted(_: object, names: list[str], path: Path, *, log: bool = False, limits: object = None) -> None:
-        plotted[path.name] = names, log
-
-    fit = tiny_models.fit(make_config())
-    for epoch, loss in ((1, 3.0), (2, lowest)):
-        figures = {"loss": loss, "reconstruction_loss": loss, "kl": 2.0, "lowest_loss": -1.0}
-        fit.run.log({"epoch": epoch} | figures | {"test_mse": 0.1, "test_elbo": -loss})
-    monkeypatch.setattr("trainer.training.loop.plot", noted)
-    fit._plot()
-    assert plotted == {
-        "loss.png": (["loss", "reconstruction_loss", "test_mse"], log),
-        "kl.png": (["kl"], False),
-        "test_elbo.png": (["test_elbo"], False),
-        "lowest_loss.png": (["lowest_loss"], False),
-    }

@@ -3,7 +3,7 @@ import time
 import pytest
 
 from tests.fixtures import tiny_models
-from trainer.training.progress import Display, describe, duration
+from trainer.training.progress import Progress, describe, duration
 
 RECORD = {
     "epoch": 1.0,
@@ -32,7 +32,7 @@ def test_figures_are_on_one_line() -> None:
 
 def test_an_epoch_is_a_line() -> None:
     console = tiny_models.console()
-    with Display(console, epochs=3, steps=4, batch_size=32, done=0) as shown:
+    with Progress(console, epochs=3, steps=4, batch_size=32, done=0) as shown:
         for _ in range(4):
             shown.advance(1)
         shown.epoch_done(RECORD)
@@ -44,7 +44,7 @@ def test_an_epoch_is_a_line() -> None:
 
 def test_the_time_left_follows_from_the_speed_of_the_last_epoch() -> None:
     console = tiny_models.console()
-    shown = Display(console, epochs=3, steps=4, batch_size=32, done=4)
+    shown = Progress(console, epochs=3, steps=4, batch_size=32, done=4)
     for _ in range(4):
         shown.advance(2)
     shown.epoch_done(RECORD | {"images_per_second": 6.4})
@@ -55,7 +55,7 @@ def test_in_a_file_a_long_epoch_shows_a_sign_of_life(monkeypatch: pytest.MonkeyP
     clock = iter(range(0, 10**6, 7))
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     console = tiny_models.console()
-    shown = Display(console, epochs=2, steps=100, batch_size=32, done=0)
+    shown = Progress(console, epochs=2, steps=100, batch_size=32, done=0)
     for _ in range(20):
         shown.advance(1, {"loss": 0.5})
     lines = tiny_models.printed(console).splitlines()
@@ -65,7 +65,7 @@ def test_in_a_file_a_long_epoch_shows_a_sign_of_life(monkeypatch: pytest.MonkeyP
 
 def test_on_a_terminal_there_is_a_live_line() -> None:
     console = tiny_models.console(terminal=True)
-    with Display(console, epochs=2, steps=2, batch_size=32, done=0) as shown:
+    with Progress(console, epochs=2, steps=2, batch_size=32, done=0) as shown:
         shown.advance(1, {"loss": 0.5})
         shown.advance(1, {"loss": 0.25})
     text = tiny_models.printed(console)

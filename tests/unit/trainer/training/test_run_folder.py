@@ -5,16 +5,16 @@ import pytest
 
 from tests.fixtures import tiny_models
 from trainer.errors import ConfigError, RunError
-from trainer.training.run_folder import Run
+from trainer.training.run_folder import RunFolder
 
 
-def create(out: Path, name: str = "tiny") -> Run:
-    return Run.create(tiny_models.config(out=out, name=name), {"dataset": "mnist"})
+def create(out: Path, name: str = "tiny") -> RunFolder:
+    return RunFolder.create(tiny_models.config(out=out, name=name), {"dataset": "mnist"})
 
 
 def test_a_run_folder_says_what_it_is(tmp_path: Path) -> None:
     run = create(tmp_path)
-    opened = Run.open(tmp_path / "tiny")
+    opened = RunFolder.open(tmp_path / "tiny")
     assert opened.config == run.config
     assert opened.facts["dataset"] == "mnist"
     assert opened.facts["started"].startswith("20")
@@ -28,27 +28,27 @@ def test_the_latest_run_is_the_one_with_the_highest_number(tmp_path: Path) -> No
     for _ in range(11):
         create(tmp_path)
     (tmp_path / "tiny-99").mkdir()
-    assert Run.latest(tmp_path, "tiny").folder.name == "tiny-11"
+    assert RunFolder.latest(tmp_path, "tiny").folder.name == "tiny-11"
 
 
 def test_a_name_that_ends_in_a_number_is_another_name(tmp_path: Path) -> None:
     create(tmp_path)
     create(tmp_path, "tiny-7")
-    assert Run.latest(tmp_path, "tiny").folder.name == "tiny"
-    assert Run.latest(tmp_path, "tiny-7").folder.name == "tiny-7"
+    assert RunFolder.latest(tmp_path, "tiny").folder.name == "tiny"
+    assert RunFolder.latest(tmp_path, "tiny-7").folder.name == "tiny-7"
 
 
 @pytest.mark.parametrize("out", ["", "nowhere"])
 def test_nothing_to_resume_is_an_error(tmp_path: Path, out: str) -> None:
     create(tmp_path, "other")
     with pytest.raises(RunError, match=r"nothing to resume: .* holds no run named 'tiny'"):
-        Run.latest(tmp_path / out, "tiny")
+        RunFolder.latest(tmp_path / out, "tiny")
 
 
 def test_a_changed_config_is_written_down(tmp_path: Path) -> None:
     run = create(tmp_path)
     run.configure(run.config.model_copy(update={"epochs": 9}))
-    assert run.config.epochs == Run.open(run.folder).config.epochs == 9
+    assert run.config.epochs == RunFolder.open(run.folder).config.epochs == 9
 
 
 @pytest.mark.parametrize("below", ["file", "dangling"])
@@ -72,13 +72,13 @@ def test_a_place_where_nothing_can_be_made_is_an_error(tmp_path: Path, below: st
 def test_a_folder_with_a_bad_config_is_an_error(tmp_path: Path, config: str, complaint: str) -> None:
     (tmp_path / "config.yaml").write_text(config)
     with pytest.raises((RunError, ConfigError)) as caught:
-        Run.open(tmp_path)
+        RunFolder.open(tmp_path)
     assert complaint in str(caught.value)
 
 
 def test_another_folder_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"is no run folder: it has no config\.yaml"):
-        Run.open(tmp_path)
+        RunFolder.open(tmp_path)
 
 
 @pytest.mark.parametrize("content", [None, "{", "[1]"])
@@ -158,5 +158,5 @@ def test_the_folder_of_a_stage_is_no_run(tmp_path: Path) -> None:
     run = create(tmp_path)
     (run.stage("prior").checkpoints / "step-00000000").mkdir(parents=True)
     with pytest.raises(RunError, match="prior is no run folder"):
-        Run.open(run.folder / "prior")
-    assert Run.latest(tmp_path, "tiny").folder == run.folder
+        RunFolder.open(run.folder / "prior")
+    assert RunFolder.latest(tmp_path, "tiny").folder == run.folder

@@ -6,7 +6,7 @@ import pytest
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.models.model import Model
+from service.models.model import ServedModel
 from tests.fixtures import toy_models
 from tests.unit.service.conftest import make_client, problem
 
@@ -125,7 +125,7 @@ def test_what_nobody_foresaw_is_logged_with_its_id_and_tells_nothing(
         raise RuntimeError("/secret/path")
 
     with make_client(exported) as client:
-        monkeypatch.setattr(Model, "run_batch", fail)
+        monkeypatch.setattr(ServedModel, "run_batch", fail)
         answer = client.post("/decode?model=levels", json={"codes": [[1]]}, headers={"X-Request-ID": "mine"})
         told = problem(answer, 500, "problem")
         assert "secret" not in str(told)

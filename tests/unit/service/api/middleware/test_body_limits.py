@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.middleware.body_limits import FREE, Budget, Intake
+from service.api.middleware.body_limits import FREE, BodyLimits, Budget
 from service.codecs import npy
 from service.errors import InflightBytesExceeded
 from service.settings import Settings
@@ -121,9 +121,9 @@ def bounded(
     seconds: float = 60,
     idle_seconds: float = 60,
     budget: Budget = Budget(100),  # noqa: B008 - each call gives back what it held
-) -> Intake:
+) -> BodyLimits:
     settings = Settings(max_body_bytes=LARGE, body_seconds=seconds, body_idle_seconds=idle_seconds)
-    return Intake(app, settings, budget)
+    return BodyLimits(app, settings, budget)
 
 
 async def reads_all(scope: Scope, receive: Receive, send: Send) -> None:
@@ -139,7 +139,7 @@ def test_a_body_that_does_not_end_in_time_is_told() -> None:
     assert start["status"] == 408
     told = json.loads(body["body"])
     assert (told["given"], told["allowed"]) == (3, 0.2)
-    assert told["detail"] == "the body did not come within 0.2 s (--body-seconds)"
+    assert told["detail"] == "the body was not received within 0.2 s (--body-seconds)"
 
 
 def test_a_body_that_stalls_is_told_before_its_time() -> None:
@@ -147,7 +147,7 @@ def test_a_body_that_stalls_is_told_before_its_time() -> None:
     asyncio.run(bounded(reads_all, idle_seconds=0.2)(SCOPE, caller.receive, caller.send))
     assert caller.sent[0]["status"] == 408
     told = json.loads(caller.sent[1]["body"])
-    assert told["detail"] == "nothing of the body came for 0.2 s (--body-idle-seconds)"
+    assert told["detail"] == "no byte of the body was received for 0.2 s (--body-idle-seconds)"
 
 
 def length_of(size: int) -> Scope:
@@ -174,10 +174,10 @@ def test_bodies_have_a_budget_together() -> None:
         app = bounded(reads_all, budget=budget)
         stalled = Caller(part(bytes(LARGE - 1), more=True))
         stalling = asyncio.create_task(app(length_of(LARGE), stalled.receive, stalled.send))
-        while not budget.held:
+        while not budget.reserved:
             await asyncio.sleep(0)
         # What only announces that it is large holds nothing, and what is small is not counted.
-        assert budget.held == LARGE - 1 - FREE
+        assert budget.reserved == LARGE - 1 - FREE
 
         # A body that says how long it is is refused unread, others as soon as there is no room for them.
         large = Caller(part(b"x", more=True))
@@ -196,11 +196,11 @@ def test_bodies_have_a_budget_together() -> None:
         stalling.cancel()
         with pytest.raises(asyncio.CancelledError):
             await stalling
-        assert budget.held == 0
+        assert budget.reserved == 0
         again = Caller(part(bytes(LARGE), more=False))
         await app(length_of(LARGE), again.receive, again.send)
         assert again.sent[0]["status"] == 200
-        assert budget.held == 0
+        assert budget.reserved == 0
 
     asyncio.run(main())
 
@@ -275,7 +275,7 @@ def test_an_answered_call_leaves_no_reference_cycle() -> None:
         del cycle
         assert gone() is None
 
-    async def call(layer: Intake, cycle: Cycle) -> None:
+    async def call(layer: BodyLimits, cycle: Cycle) -> None:
         await layer(cycle.scope, cycle.receive, cycle.send)
 
     gc.disable()

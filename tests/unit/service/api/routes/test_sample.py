@@ -74,9 +74,9 @@ def test_a_label_for_each(client: TestClient) -> None:
     [
         ("", 422, "bad-value", "needs a label"),
         ("&label=gren", 422, "unknown-name", "did you mean 'green'"),
-        ("&label=7", 422, "unknown-name", "no label 7; labels are 0 to 2"),
+        ("&label=7", 422, "unknown-name", "no label 7; a label is a name or an index from 0 to 2"),
         ("&label=0&label=1&n=3", 422, "bad-value", "2 labels for 3 rows"),
-        ("&method=walk&label=0", 422, "bad-value", "takes none"),
+        ("&method=walk&label=0", 422, "bad-value", "takes no label"),
         ("&method=wlak", 404, "unknown-operation", "did you mean 'walk'"),
         ("&method=walk&steps=0", 422, "bad-value", "steps is int64 in 1 to 100, not '0'"),
         ("&method=walk&steps=2.5", 422, "bad-value", "a whole number"),

@@ -35,8 +35,8 @@ IMAGE = to_base64(pictures(1)[0])
         ({"image": IMAGE, "box": BOX, "mask": MASK.tolist()}, "a mask was given without codes"),
         (codes_and_mask(image=IMAGE), "both codes and an image were given"),
         (codes_and_mask(image=IMAGE, box=BOX), "both codes and an image were given"),
-        ({"shape": [1, 7, 7]}, "a shape was given without the codes"),
-        ({"image": IMAGE, "box": BOX, "dtype": "int32"}, "a dtype was given without the codes"),
+        ({"shape": [1, 7, 7]}, "a shape was given without codes"),
+        ({"image": IMAGE, "box": BOX, "dtype": "int32"}, "a dtype was given without codes"),
         ({"image": IMAGE, "images": [IMAGE], "box": BOX}, "either image or images"),
         ({"images": [], "box": BOX}, "there are no rows"),
         ({"image": IMAGE, "box": [0, 0, 28]}, "box is [left, top, right, bottom] in whole pixels"),
@@ -51,7 +51,10 @@ IMAGE = to_base64(pictures(1)[0])
         (codes_and_mask(n=1, codes=CODES), "n is 1, and 3 rows were given to complete"),
         (codes_and_mask(label=[0, 1], codes=CODES), "2 labels for 3 rows"),
         (codes_and_mask(label=[]), "there are no rows"),
-        (codes_and_mask(method="plain"), "method 'plain' of 'patchwork' samples every code anew"),
+        (
+            codes_and_mask(method="plain"),
+            "method 'plain' of 'patchwork' samples every code and cannot complete",
+        ),
         (codes_and_mask(model="colours", method="walk"), "no method of this model can"),
         ({"mask": "1"}, "mask"),
         ({"codes": {}}, "codes"),
@@ -86,7 +89,7 @@ def test_what_is_missing_and_what_is_able_is_told_to_a_program_too(client: TestC
     unable = client.post("/sample?model=patchwork&method=plain", json=codes_and_mask())
     told = problem(unable, 422, "bad-value")
     assert (told["given"], told["allowed"]) == ("plain", ["prior"])
-    assert told["detail"].endswith("these can: prior")
+    assert told["detail"].endswith("methods that can are prior")
 
 
 def test_a_body_that_is_an_image_needs_a_box_and_the_other_way_round(

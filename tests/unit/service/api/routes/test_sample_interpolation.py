@@ -8,11 +8,11 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from service.api.routes import sample_inputs
+from service.api import inference_call
 from service.codecs import npy
 from service.codecs.images import to_png
 from service.contract.manifest import Role
-from service.models.model import Model
+from service.models.model import ServedModel
 from tests.unit.service.conftest import make_client, problem
 
 JSON = {"Accept": "application/json"}
@@ -73,18 +73,18 @@ def test_a_picture_of_it_is_one_row(client: TestClient) -> None:
 @pytest.mark.parametrize(
     ("query", "body", "said"),
     [
-        ("", {}, "neither came"),
-        ("", {"codes": ENDS[:1]}, "1 rows of codes came; to go between, give two"),
-        ("", {"codes": [*ENDS, ENDS[0]]}, "3 rows of codes came"),
-        ("", {"codes": ENDS, "image": "iVBO"}, "both came"),
+        ("", {}, "neither were given"),
+        ("", {"codes": ENDS[:1]}, "1 rows of codes were given; an interpolation needs two"),
+        ("", {"codes": [*ENDS, ENDS[0]]}, "3 rows of codes were given"),
+        ("", {"codes": ENDS, "image": "iVBO"}, "both were given"),
         (
             "",
             {"codes": ENDS, "mask": [[1, 1, 1]]},
-            "a mask was given, but method 'between' completes nothing",
+            "a mask was given, but method 'between' does not complete",
         ),
-        ("&box=0,0,1,1", {"codes": ENDS}, "a box was given, but method 'between' completes nothing"),
-        ("&n=1", {"codes": ENDS}, "n is 1; it counts both ends"),
-        ("&label=1", {"codes": ENDS}, "a label was given, but this operation takes none"),
+        ("&box=0,0,1,1", {"codes": ENDS}, "a box was given, but method 'between' does not complete"),
+        ("&n=1", {"codes": ENDS}, "n is 1; it includes both ends"),
+        ("&label=1", {"codes": ENDS}, "a label was given, but this operation takes no label"),
     ],
 )
 def test_what_cannot_be_gone_between(client: TestClient, query: str, body: Any, said: str) -> None:
@@ -98,14 +98,12 @@ def test_codes_of_another_size(client: TestClient) -> None:
 
 def test_one_image_is_not_enough(client: TestClient) -> None:
     answer = client.post(URL, content=plain(1, 2, 3), headers={"Content-Type": "image/png"})
-    assert "1 images came" in problem(answer, 422, "bad-value")["detail"]
+    assert "1 images were given" in problem(answer, 422, "bad-value")["detail"]
 
 
 def test_another_method_says_which_goes_between(client: TestClient) -> None:
     answer = client.post("/sample?model=wanderer&method=stroll", json={"codes": ENDS})
-    assert (
-        "to go between two, choose a method that does: between" in problem(answer, 422, "bad-value")["detail"]
-    )
+    assert "to interpolate, choose the method between" in problem(answer, 422, "bad-value")["detail"]
 
 
 def test_too_many_points(exported: Path) -> None:
@@ -125,10 +123,10 @@ def test_parameters_of_every_operation_may_be_given(client: TestClient) -> None:
 def test_a_shape_goes_with_codes(client: TestClient) -> None:
     images = [base64.b64encode(plain(1, 2, 3)).decode()] * 2
     document = problem(client.post(URL, json={"images": images, "shape": [2, 3]}), 422, "bad-value")
-    assert "a shape was given without the codes that have it" in document["detail"]
+    assert "a shape was given without codes" in document["detail"]
 
 
-def test_the_pixels_of_all_points_count(levels: Model) -> None:
+def test_the_pixels_of_all_points_count(levels: ServedModel) -> None:
     ends = {Role.codes: np.zeros((2, 50, 60), np.int32)}
-    assert sample_inputs.image_size(ends, levels) == (200, 240)
-    assert sample_inputs.image_size({Role.images: np.zeros((2, 28, 28, 1), np.uint8)}, levels) == (28, 28)
+    assert inference_call.image_size(ends, levels) == (200, 240)
+    assert inference_call.image_size({Role.images: np.zeros((2, 28, 28, 1), np.uint8)}, levels) == (28, 28)

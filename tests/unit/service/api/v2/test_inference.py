@@ -84,7 +84,7 @@ def test_metadata_says_what_files_and_names_are_taken(client: TestClient) -> Non
     (images,) = client.get("/v2/models/colours").json()["inputs"]
     assert (images["datatype"], images["shape"]) == ("UINT8", [-1, 8, 8, 3])
     assert images["parameters"]["optional"] is False
-    assert "BYTES of shape [-1]: a PNG, JPEG or WebP file each" in images["parameters"]["description"]
+    assert "BYTES of shape [-1], a PNG, JPEG or WebP file" in images["parameters"]["description"]
     (label,) = client.get("/v2/models/colours:sample:prior").json()["inputs"]
     assert label["parameters"]["optional"] is False
     assert "red, green, blue" in label["parameters"]["description"]

@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 from starlette.datastructures import Headers
 
+from service.api.dependencies import RequestLimits
 from service.api.request_bodies import JSON_WEIGHT
-from service.api.v2.wire import SentInference, read, weight
+from service.api.v2.wire import InferenceBody, read, weight
 from service.settings import Settings
 from tests.fixtures.oip_requests import request
 
-SETTINGS = Settings(models=Path())
+LIMITS = RequestLimits.of(Settings(models=Path()))
 
 
-def sent(content: bytes, headers: dict[str, str]) -> SentInference:
-    return read(content, Headers(headers), SETTINGS)
+def sent(content: bytes, headers: dict[str, str]) -> InferenceBody:
+    return read(content, Headers(headers), LIMITS)
 
 
 @pytest.mark.parametrize(

@@ -103,5 +103,5 @@ def test_an_unknown_config_is_refused(table: Path) -> None:
 
 def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(DataError, match=r"pip install 'tessera\[hf\]'"):
+    with pytest.raises(DataError, match="install the extra 'hf'"):
         read("hf:some/where")

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from service.contract.manifest import Input, Output, Role
+from trainer.evaluation.exported_model import ExportedGraphs
 from trainer.export.onnx_export import write_graph
-from trainer.export.session import ExportedGraphs
 from trainer.models.autoregressive.flow_prior import BaseSampler, FlowPrior, FlowSampler, drawn_codes, sampler
 from trainer.models.base import Graph
 

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor, nn
 
 from service.contract.manifest import Input, Output, Role
+from trainer.evaluation.exported_model import ExportedGraphs
 from trainer.export.onnx_export import write_graph
 from trainer.export.parity import DRAW_GAP
-from trainer.export.session import ExportedGraphs
 from trainer.models.autoregressive.pixel_decoder import PixelLoop, PixelStack
 from trainer.models.autoregressive.pixel_distributions import Binary, LogisticMixture, PixelDistribution
 from trainer.models.base import Graph

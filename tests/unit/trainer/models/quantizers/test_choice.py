@@ -1,5 +1,6 @@
 from tests.fixtures import tiny_models
-from trainer.models.quantizers import FSQ, LearnedCodebook, quantizer_for
+from trainer.models.quantizers import FSQ, LearnedCodebook
+from trainer.models.vqvae import quantizer_for
 
 
 def test_a_config_without_levels_is_a_learned_codebook_with_its_options() -> None:

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.models.quantizers.code_usage import counted, perplexity, usage
+from trainer.models.quantizers.base import counted, perplexity, usage
 
 
 @settings(deadline=None)

@@ -9,8 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from trainer.models.quantizers.distributed import drawn, total
-from trainer.models.quantizers.learned import LearnedCodebook, Update
+from trainer.models.quantizers.learned import LearnedCodebook, Update, drawn, total
 
 pytestmark = pytest.mark.slow
 

@@ -3,7 +3,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainer.models.quantizers.gradients import SHORTEST, rotated, straight_through
+from trainer.models.quantizers.base import SHORTEST_ROTATED, rotated, straight_through
 
 
 def vectors(seed: int, dim: int, scale: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
@@ -32,7 +32,7 @@ def test_straight_through_is_the_code_vector_with_the_gradient_of_the_encoder_ou
 def test_a_rotation_keeps_the_angle_of_the_gradient(seed: int, dim: int, scale: float) -> None:
     z, e, gradient = vectors(seed, dim, scale)
     assume(cosines(z, e).min() > -0.999 or dim == 1)
-    assume(z.norm(dim=1).min() > SHORTEST)
+    assume(z.norm(dim=1).min() > SHORTEST_ROTATED)
     passed = rotated(z, e)
     passed.backward(gradient)
     assert torch.equal(passed, e)

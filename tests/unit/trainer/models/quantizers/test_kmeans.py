@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer.models.quantizers.kmeans import kmeans
-from trainer.models.quantizers.lookup import nearest, on_sphere
+from trainer.models.quantizers.base import nearest, on_sphere
+from trainer.models.quantizers.learned import kmeans
 
 
 def clusters(count: int, each: int, dim: int = 3) -> tuple[Tensor, Tensor]:

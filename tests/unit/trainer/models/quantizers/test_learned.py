@@ -7,8 +7,8 @@ from torch import Tensor
 
 from tests.unit.trainer.models.quantizers.grids import grid, rows_of
 from tests.unit.trainer.models.quantizers.test_kmeans import clusters
+from trainer.models.quantizers.base import nearest, on_sphere
 from trainer.models.quantizers.learned import LearnedCodebook, Update
-from trainer.models.quantizers.lookup import nearest, on_sphere
 
 BOTH: list[Update] = ["gradient", "ema"]
 

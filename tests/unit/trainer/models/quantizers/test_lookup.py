@@ -3,8 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.models.quantizers import lookup
-from trainer.models.quantizers.lookup import nearest, on_sphere
+from trainer.models.quantizers import base
+from trainer.models.quantizers.base import nearest, on_sphere
 
 # Of |z|^2 + |e|^2: what float32 sums of up to 16 products may be wrong by.
 TIE = 1e-5
@@ -34,7 +34,7 @@ def test_of_equally_near_codes_the_first_is_taken() -> None:
 
 @pytest.mark.parametrize("distances", [1, 100, 10**6])
 def test_many_rows_are_looked_up_part_by_part(monkeypatch: pytest.MonkeyPatch, distances: int) -> None:
-    monkeypatch.setattr(lookup, "DISTANCES", distances)
+    monkeypatch.setattr(base, "DISTANCES", distances)
     codebook = torch.arange(7.0)[:, None]
     assert nearest(codebook[[3, 1, 6] * 20], codebook).tolist() == [3, 1, 6] * 20
 

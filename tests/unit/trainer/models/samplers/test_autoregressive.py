@@ -11,12 +11,12 @@ from torch import Tensor
 from service.contract.manifest import CodesSpec
 from tests.fixtures import tiny_models
 from tests.unit.trainer.models import priors
+from trainer.evaluation.exported_model import ExportedGraphs
 from trainer.export.onnx_export import write_graph
 from trainer.export.parity import DRAW_GAP
-from trainer.export.session import ExportedGraphs
 from trainer.models.code_prior import PriorStage
 from trainer.models.code_prior.network import CodePrior, Ordered
-from trainer.models.samplers.autoregressive import COLDEST, Sampler, cumulative
+from trainer.models.samplers.autoregressive import COLDEST, CodeSampler, cumulative
 
 LARGEST_NOISE = 1 - 2**-24
 
@@ -53,7 +53,7 @@ def inputs(
 
 
 def draw(network: CodePrior, given: dict[str, Tensor]) -> Tensor:
-    (codes,) = Sampler(network)(*given.values())
+    (codes,) = CodeSampler(network)(*given.values())
     assert (codes.dtype, codes.shape) == (torch.int32, given["codes"].shape)
     return codes
 
@@ -211,7 +211,7 @@ def test_without_a_label_guidance_does_nothing() -> None:
 
 def test_the_transformer_runs_no_rows_that_would_change_nothing() -> None:
     network = priors.prior()
-    sampler = Sampler(network)
+    sampler = CodeSampler(network)
 
     def run(label: int | list[int] | None, guidance: float) -> int:
         given = inputs(network, 4, label=label, guidance=guidance)
@@ -224,7 +224,7 @@ def test_the_transformer_runs_no_rows_that_would_change_nothing() -> None:
 def test_of_its_own_draws_there_is_no_gap(guidance: float) -> None:
     network = priors.prior()
     given = inputs(network, 30, mask=half(30, network.grid), label=[0, 1, 2] * 10, guidance=guidance)
-    assert Sampler(network).gap(tuple(given.values()), draw(network, given)) == 0
+    assert CodeSampler(network).gap(tuple(given.values()), draw(network, given)) == 0
 
 
 def test_the_gap_is_the_distance_from_the_noise_to_the_interval_of_the_code() -> None:
@@ -233,7 +233,7 @@ def test_the_gap_is_the_distance_from_the_noise_to_the_interval_of_the_code() ->
     for code in range(4):
         below, above = [0, *sums][code], sums[code]
         given = inputs(network, 1, noise=torch.tensor([[noise]]), label=0)
-        found = Sampler(network).gap(tuple(given.values()), torch.tensor([[[code]]], dtype=torch.int32))
+        found = CodeSampler(network).gap(tuple(given.values()), torch.tensor([[[code]]], dtype=torch.int32))
         assert found == pytest.approx(max(0, below - noise, noise - above), abs=1e-5)
 
 
@@ -247,7 +247,7 @@ def test_each_code_is_judged_after_those_that_were_given() -> None:
     # What it would have drawn after that code.
     mask = torch.tensor([[[False, True]]])
     after = draw(network, given | {"codes": other, "mask": mask})
-    sampler, values = Sampler(network), tuple(given.values())
+    sampler, values = CodeSampler(network), tuple(given.values())
     of_first = sampler.gap(values, after)
     assert of_first > 0.01
     wrong = after.clone()
@@ -263,7 +263,7 @@ def test_a_code_that_was_not_kept_is_infinitely_far() -> None:
     codes = draw(network, given)
     first = int((~given["mask"]).flatten().nonzero()[0])
     codes.view(-1)[first] = (codes.view(-1)[first] + 1) % network.size
-    assert Sampler(network).gap(tuple(given.values()), codes) == math.inf
+    assert CodeSampler(network).gap(tuple(given.values()), codes) == math.inf
 
 
 # Eighths, of which no two become one where the largest is taken away from them.
@@ -344,7 +344,7 @@ class Exported:
             codes = self.draw(given)
             assert (codes.dtype, codes.shape) == (torch.int32, given["codes"].shape)
             # Only where the noise is this close to where two codes meet, another code is none the worse.
-            assert Sampler(self.network).gap(tuple(given.values()), codes) <= DRAW_GAP
+            assert CodeSampler(self.network).gap(tuple(given.values()), codes) <= DRAW_GAP
 
 
 @pytest.fixture(scope="module")

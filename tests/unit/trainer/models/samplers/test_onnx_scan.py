@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from service.contract.manifest import Input, Output, Role
 from trainer.export.onnx_export import write_graph
 from trainer.models.base import Graph
-from trainer.models.samplers.onnx_scan import Axes, Chain, Loop, Part, Tensors, assembled
+from trainer.models.samplers.onnx_scan import Axes, Chain, Loop, Subgraph, Tensors, assembled
 
 # Both sum float32 products, in another order; the loops here are too short for more to come of it.
 TOLERANCE = 1e-5
@@ -179,21 +179,21 @@ class EnoughSeen(Exception):
 
 
 def test_a_slice_has_the_axes_of_its_rows_but_the_first() -> None:
-    parts: list[Part] = []
+    subgraphs: list[Subgraph] = []
 
-    def export(part: Part) -> ir.Model:
-        parts.append(part)
-        if len(parts) == 2:
+    def export(subgraph: Subgraph) -> ir.Model:
+        subgraphs.append(subgraph)
+        if len(subgraphs) == 2:
             raise EnoughSeen
         return ir.Model(ir.Graph([], [], nodes=[]), ir_version=10)
 
     taken, factor = slices(2, 5)
-    whole = Part(RunningSum(), {"taken": taken, "factor": factor}, ({0: "n", 1: "steps"}, {}))
+    whole = Subgraph(RunningSum(), {"taken": taken, "factor": factor}, ({0: "n", 1: "steps"}, {}))
     with pytest.raises(EnoughSeen):
         assembled(RunningSum(), whole, SUMS, export)
-    body = dict(zip(parts[1].inputs, parts[1].axes, strict=True))
+    body = dict(zip(subgraphs[1].inputs, subgraphs[1].axes, strict=True))
     assert body == {"total": {0: "n"}, "first": {0: "n"}, "count": {}, "taken": {0: "n"}, "factor": {}}
-    assert parts[1].inputs["taken"].shape == (2, 3)
+    assert subgraphs[1].inputs["taken"].shape == (2, 3)
 
 
 class Named(Chain):

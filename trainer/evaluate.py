@@ -1,0 +1,166 @@
+"""Measures an exported model in full, and writes the metrics into its manifest and its card."""
+
+import math
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from service.contract.manifest import FILE_NAME, Manifest, Measures
+from trainer.data import Dataset, ImageOptions, load
+from trainer.durable import check_writable, publication
+from trainer.errors import ConfigError, DataError, ExportError, nearest
+from trainer.evaluation.exported_model import SAMPLE, ExportedModel, file_entries, open_exported
+from trainer.evaluation.likelihood import SCORE
+from trainer.evaluation.results import (
+    RECONSTRUCTIONS,
+    Effort,
+    SamplerParameters,
+    likelihood_row,
+    reconstructions_row,
+    sample_rows,
+)
+from trainer.export.model_card import CARD, model_card
+from trainer.training.device import heed_cpus
+from trainer.training.progress import describe
+
+
+def evaluate(
+    folder: Path,
+    data: str | None,
+    effort: Effort,
+    parameters: SamplerParameters,
+    console: Console,
+    *,
+    write: bool,
+) -> Manifest:
+    """Measure the model in a folder, and publish the folder anew with the metrics and the same graphs.
+
+    ``data`` replaces the source that the manifest names. Raises ExportError for a folder that holds no model,
+    differs from its manifest or cannot be written, and for a metric that is not finite; DataError for data
+    that is missing or does not fit; ConfigError for parameters that the model does not have.
+    """
+    heed_cpus()
+    model, manifest = open_exported(folder)
+    _check_parameters(model, parameters)
+    _check_files(folder, manifest)
+    if write:
+        check_writable(folder.resolve().parent)
+    dataset = _dataset(manifest, data)
+    console.print(f"data: {dataset.summary()}")
+    rows = []
+    for row in _rows(model, manifest, dataset, effort, parameters):
+        console.print(
+            f"{row.of}: {row.dataset}, {row.split} split, {row.images:,} images: {describe(row.values)}"
+        )
+        _check_finite(row)
+        rows.append(row)
+    manifest = manifest.model_copy(update={"measures": tuple(rows)})
+    if write:
+        _rewrite(folder, manifest)
+        console.print(f"written into {folder}")
+    return manifest
+
+
+def sampler_parameters(texts: Sequence[str]) -> SamplerParameters:
+    """Parse ``METHOD.NAME=VALUE``. Raises ConfigError for another form."""
+    found: dict[str, dict[str, float]] = {}
+    for text in texts:
+        key, _, value = text.partition("=")
+        method, _, name = key.partition(".")
+        try:
+            found.setdefault(method, {})[name] = float(value)
+        except ValueError:
+            raise ConfigError(f"--set takes METHOD.NAME=NUMBER, not {text!r}") from None
+    return found
+
+
+def _rows(
+    model: ExportedModel, manifest: Manifest, dataset: Dataset, effort: Effort, parameters: SamplerParameters
+) -> Iterator[Measures]:
+    # The metrics of a second stage come from torch, not from an exported graph: they are kept.
+    same = (RECONSTRUCTIONS, dataset.name, len(dataset.test))
+    before = [row.values for row in manifest.measures if (row.of, row.dataset, row.images) == same]
+    yield reconstructions_row(model, dataset, before[0] if before else {})
+    if SCORE in model.operations:
+        images, samples = effort.nll_images, effort.nll_samples
+        yield likelihood_row(model, manifest.config, dataset, images, samples, effort.seed)
+    yield from sample_rows(model, dataset, effort, parameters)
+
+
+def _dataset(manifest: Manifest, data: str | None) -> Dataset:
+    config = manifest.config
+    source = data if data is not None else str(config.get("data"))
+    image = manifest.image
+    try:
+        dataset = load(
+            source,
+            ImageOptions(size=config.get("image_size"), fit=image.fit, background=image.background),
+            limit=config.get("limit"),
+            holdout=config.get("holdout", 0.1),
+            seed=manifest.seed,
+        )
+    except DataError as error:
+        if data is not None:
+            raise
+        raise DataError(
+            f"{error}. {manifest.name} was trained on {source!r}; say where that is with --data"
+        ) from error
+    spec = dataset.spec
+    ours, theirs = ((each.height, each.width, each.channels) for each in (manifest.image, spec))
+    if ours != theirs:
+        raise DataError(
+            f"the images of {source} are {'x'.join(map(str, theirs))}, those of {manifest.name} "
+            f"{'x'.join(map(str, ours))}"
+        )
+    return dataset
+
+
+def _check_parameters(model: ExportedModel, parameters: SamplerParameters) -> None:
+    methods = [name.removeprefix(SAMPLE) for name in model.samplers]
+    for method, values in parameters.items():
+        if method not in methods:
+            known = ", ".join(methods) or "none"
+            raise ConfigError(
+                f"there is no method {method!r} to set; there are {known}.{nearest(method, methods)}"
+            )
+        known_parameters = model.operations[SAMPLE + method].parameters
+        for name, value in values.items():
+            if name not in known_parameters:
+                known = ", ".join(known_parameters) or "none"
+                raise ConfigError(
+                    f"{method} has no parameter {name!r}; it has {known}.{nearest(name, known_parameters)}"
+                )
+            known_parameter = known_parameters[name]
+            low, high, dtype = known_parameter.minimum, known_parameter.maximum, known_parameter.dtype
+            if not low <= value <= high or (dtype == "int64" and not value.is_integer()):
+                raise ConfigError(f"{method}.{name} is {dtype} in {low:g} to {high:g}, not {value:g}")
+
+
+def _check_files(folder: Path, manifest: Manifest) -> None:
+    """Raise ExportError if a file differs from its entry in the manifest."""
+    entries = file_entries(folder)
+    for file, expected in manifest.files.items():
+        # The card may have been edited: it is written anew.
+        if file != CARD and entries.get(file) != expected:
+            state = "has been altered" if file in entries else "is missing"
+            raise ExportError(f"{folder / file} {state}: it is not the file in the manifest")
+
+
+def _check_finite(row: Measures) -> None:
+    """Raise ExportError for a metric that is not finite: no manifest with one can be read."""
+    for name, value in row.values.items():
+        if not math.isfinite(value):
+            raise ExportError(f"{name} of {row.of} is {value}, so nothing is written")
+
+
+def _rewrite(folder: Path, manifest: Manifest) -> None:
+    """Publish the folder anew with another manifest and a card to match."""
+    with publication(folder) as unfinished:
+        for file in manifest.files:
+            if file != CARD:
+                shutil.copyfile(folder / file, unfinished / file)
+        (unfinished / CARD).write_text(model_card(manifest), encoding="utf-8")
+        manifest = manifest.model_copy(update={"files": file_entries(unfinished)})
+        (unfinished / FILE_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
