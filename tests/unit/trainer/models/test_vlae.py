@@ -13,7 +13,7 @@ from tests.unit.trainer.conftest import MakeVLAEConfig
 from trainer import pipeline
 from trainer.data import Batch, binarisation
 from trainer.errors import Interrupted
-from trainer.models.vlae import WEIGHT_STEP, SLACK, VLAE
+from trainer.models.vlae import SLACK, VLAE, WEIGHT_STEP
 from trainer.training.run_folder import RunFolder
 
 GREY_8 = ImageSpec(channels=1, height=8, width=8)
