@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 
-from service import __version__
+from service.contract import __version__
 
 ROOT = Path(__file__).parents[3]
 
