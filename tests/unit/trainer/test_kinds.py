@@ -34,6 +34,7 @@ def test_the_config_decides_what_is_built() -> None:
     assert isinstance(build(tiny_models.config(), tiny_models.GREY_28, 0.1), VQVAE)
 
 
+@pytest.mark.slow
 def test_a_new_kind_is_a_file_a_row_and_a_preset(
     tmp_path: Path, digits: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

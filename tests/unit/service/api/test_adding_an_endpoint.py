@@ -11,6 +11,7 @@ from tests.fixtures import toy_endpoint, toy_models
 from tests.unit.service.conftest import make_client, problem
 
 
+@pytest.mark.slow
 def test_an_endpoint_is_a_router_with_its_schema(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app, "ROUTERS", (*app.ROUTERS, toy_endpoint.router))
     images = np.random.default_rng(0).integers(0, 256, (3, 28, 28, 1), np.uint8)

@@ -53,6 +53,7 @@ def test_only_noise_is_drawn() -> None:
         Input(name="x", role=Role.codes).draw  # noqa: B018 - it raises
 
 
+@pytest.mark.slow
 def test_one_row_makes_a_role_that_is_served(tmp_path: Path) -> None:
     toy_role.service_with(toy_role.ROW, tmp_path)
     (tmp_path / "models").mkdir()
