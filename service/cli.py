@@ -17,7 +17,7 @@ import click
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from service import __version__
+from service.contract import __version__
 from service.errors import did_you_mean, quoted
 from service.settings import PREFIX, SECRETS, Settings, flag, meaning, shown_default, variable
 

@@ -28,7 +28,8 @@ import click
 from click.core import ParameterSource
 from rich.console import Console
 
-from trainer.cli import KindCommand, reload_option, version
+from service.contract import __version__
+from trainer.cli import KindCommand, reload_option
 from trainer.config import read_yaml, resolve
 from trainer.errors import TrainerError, nearest
 from trainer.kinds import KINDS
@@ -63,7 +64,7 @@ class Commands(click.Group):
 
 
 @click.group(cls=Commands, help=__doc__.replace("\n\n    ", "\n\n\b\n    "), no_args_is_help=True)
-@click.version_option(version(), prog_name="tessera-train")
+@click.version_option(__version__, prog_name="tessera-train")
 def main() -> None:
     """Train models and export them for the service; the module's docstring is the help."""
 

@@ -1,7 +1,6 @@
 """Command-line flags from the fields of a config, which has the name, default, bounds and help of each."""
 
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 from urllib.parse import urlsplit
@@ -107,14 +106,6 @@ def reload_option() -> click.Option:
         f"${KEY_VARIABLE}. Exit code {ReloadError.exit_code}: published, and not loaded  "
         f"[default: ${URL_VARIABLE}]",
     )
-
-
-def version() -> str:
-    """The version of the installed package; a checkout has none."""
-    try:
-        return metadata.version("tessera")
-    except metadata.PackageNotFoundError:
-        return "unknown (not installed)"
 
 
 def _source_options(kind: str) -> list[click.Option]:

@@ -11,7 +11,6 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service import __version__
 from service.api import problems
 from service.api.dependencies import Context
 from service.api.middleware.access_log import REQUEST_ID, AccessLog
@@ -23,6 +22,7 @@ from service.api.openapi import describe
 from service.api.routes import codes, health, models, sample, score
 from service.api.v2 import inference
 from service.api.v2.wire import LENGTH
+from service.contract import __version__
 from service.models.model import BatchLimits
 from service.models.registry import Registry
 from service.observability.metrics import INFLIGHT_BYTES, gauge

@@ -10,3 +10,5 @@
 
 Nothing here knows HTTP, batching, torch or ONNX Runtime; the runner gets its graphs as arguments.
 """
+
+__version__ = "0.1.0"

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from service import __version__
 from service.batching.entries import Entry
+from service.contract import __version__
 from service.errors import StartupError
 
 if TYPE_CHECKING:

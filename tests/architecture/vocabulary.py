@@ -59,6 +59,8 @@ EXCEPT = {
     "head": {"trainer", "HeadRequests", "head_requests", "max_head_bytes"},
     # Held-out images.
     "held": {"_held_out"},
+    # A problem type, which is public.
+    "unwell": {"Unwell"},
 }
 
 

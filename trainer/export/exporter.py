@@ -58,7 +58,7 @@ def export(model: Model, second: SecondStage | None, config: RunConfig, dataset:
     the former model published.
     """
     target = config.export_to / config.name
-    model = _plain(model)
+    model = _export_copy(model)
     second = None if second is None else _upon(model, second, dataset)
     own, further = model.graphs(), second.graphs() if second else []
     graphs = [*own, *further]
@@ -103,7 +103,7 @@ def _to_be_compared_alone(graph: Graph) -> bool:
     return graph.operation not in ("encode", "decode") or isinstance(graph.module, Drawing)
 
 
-def _plain(stage: S) -> S:
+def _export_copy(stage: S) -> S:
     """A copy for the export: on the CPU, in float32, in evaluation mode."""
     # The memory layout shows in the graph: without one layout, a trained model and its checkpoint would
     # export differently.
@@ -116,7 +116,7 @@ def _upon(model: Model, second: SecondStage, dataset: Dataset) -> SecondStage:
     if copied is None:
         raise ValueError(f"{type(model).__name__} has no second stage, and a {second.name} is to be exported")
     copied.load_state_dict(second.state_dict())
-    return _plain(copied)
+    return _export_copy(copied)
 
 
 def _examine(

@@ -22,7 +22,7 @@ from trainer.models.gaussian.scores import for_every_draw, negative_log_mean, sc
 
 COLUMNS, ROWS = 10, 10
 # Of soft free bits: how far above them the divergence may be, and by what the weight moves in a step.
-SLACK, PACE = 1.05, 1.02
+SLACK, WEIGHT_STEP = 1.05, 1.02
 
 
 class VLAE(GaussianModel):
@@ -98,7 +98,7 @@ class VLAE(GaussianModel):
             return warmth * divergence.clamp(min=config.free_bits).sum()
         if self.training:
             above = divergence.detach().sum() > SLACK * config.free_bits * len(divergence)
-            self.weight.mul_(torch.where(above, PACE, 1 / PACE)).clamp_(max=1.0)
+            self.weight.mul_(torch.where(above, WEIGHT_STEP, 1 / WEIGHT_STEP)).clamp_(max=1.0)
         return warmth * self.weight * divergence.sum()
 
     def _labels(self, count: int, labels: Tensor | None) -> Tensor:

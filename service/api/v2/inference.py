@@ -11,7 +11,6 @@ from fastapi import APIRouter, Depends, Path
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service import __version__
 from service.api import request_bodies
 from service.api.content_negotiation import BYTES
 from service.api.dependencies import RequestLimits, Shared
@@ -34,6 +33,7 @@ from service.api.v2.protocol import (
 )
 from service.api.v2.wire import ALL_BINARY, LENGTH, InferenceBody
 from service.codecs.images import ImageLimits
+from service.contract import __version__
 from service.contract.manifest import Role
 from service.contract.runner import Results
 from service.errors import BadValue, quoted, unknown

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 
-from service import __version__
+from service.contract import __version__
 
 ROOT = Path(__file__).parents[3]
 
@@ -101,11 +101,13 @@ def test_an_unknown_flag() -> None:
     assert "Did you mean '--models'" in refusal("--model-dir", "x", code=2)
 
 
+@pytest.mark.slow
 def test_the_version() -> None:
     said = subprocess.check_output([sys.executable, "-m", "service", "--version"], cwd=ROOT, text=True)
     assert said == f"tessera, version {__version__}\n"
 
 
+@pytest.mark.slow
 def test_the_console_script_calls_itself_by_its_name(tmp_path: Path) -> None:
     script = tmp_path / "tessera-serve"
     script.write_text("import sys\nfrom service.__main__ import main\nsys.exit(main())\n")

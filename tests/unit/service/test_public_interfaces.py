@@ -106,6 +106,7 @@ def complaints(path: Path, module: ModuleType) -> list[str]:
     return [*imported(tree), *used(tree), *inherited(tree, module)]
 
 
+@pytest.mark.slow
 def test_the_service_leans_on_public_interfaces_alone() -> None:
     found = {}
     for path in sorted((ROOT / "service").rglob("*.py")):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from service.contract import __version__
 from tests.fixtures import tiny_models
 from tests.fixtures.tiny_models import Trained
 from trainer import pipeline
@@ -49,7 +50,7 @@ def test_the_help_of_a_kind_says_what_it_is() -> None:
 def test_the_version_is_shown() -> None:
     result = CliRunner().invoke(main, ["--version"], prog_name="tessera-train")
     assert result.exit_code == 0
-    assert result.output.startswith("tessera-train, version ")
+    assert result.output == f"tessera-train, version {__version__}\n"
 
 
 def test_the_list_of_commands_needs_no_config() -> None:

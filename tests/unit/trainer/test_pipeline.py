@@ -260,6 +260,7 @@ def test_the_prior_is_trained_on_the_codes_of_the_images_and_their_classes(
             assert (inputs == codes).float().mean() > 0.99
 
 
+@pytest.mark.slow
 def test_both_stages_are_trained_and_published(
     make_config: MakeConfig, published: Published, generating: Trained
 ) -> None:

@@ -101,6 +101,7 @@ def test_requests_in_one_batch_get_the_results_of_each_alone(
         np.testing.assert_array_equal(result.arrays[Role.codes], alone.arrays[Role.codes])
 
 
+@pytest.mark.slow
 def test_requests_with_other_parameters_do_not_share_a_batch(
     watched: Watched, wandering: ServedModel
 ) -> None:

@@ -165,6 +165,7 @@ def test_of_outputs_with_equal_names_or_roles_the_last_counts(levels: ServedMode
     assert [(slot.name, slot.role) for slot in own.outputs] == [("first", Role.images)]
 
 
+@pytest.mark.slow
 def test_the_signatures_of_a_removed_model_are_freed(levels: ServedModel) -> None:
     model = replace(levels)
     assert signature(model, "encode") is signature(model, "encode")

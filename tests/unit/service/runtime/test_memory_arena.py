@@ -29,6 +29,7 @@ def release(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     return own
 
 
+@pytest.mark.slow
 def test_sessions_share_one_arena(tmp_path: Path) -> None:
     path = toy_models.write_levels(tmp_path) / "encoder.onnx"
     grown = []

@@ -119,6 +119,7 @@ def test_a_head_that_does_not_come_is_hung_up_on(said: bytes) -> None:
         assert slow.recv(100) == b""
 
 
+@pytest.mark.slow
 def test_a_head_that_trickles_is_hung_up_on_too() -> None:
     with serving(header_seconds=0.3) as service, service.connect() as slow:
         slow.sendall(REQUEST[:-2] + b"X-Slow: ")
@@ -139,6 +140,7 @@ def test_later_heads_of_a_connection_are_timed_too() -> None:
         assert connection.recv(100) == b""
 
 
+@pytest.mark.slow
 def test_an_answer_may_take_longer_than_a_head() -> None:
     with serving(header_seconds=0.1) as service, service.connect() as connection:
         service.gate.clear()
@@ -246,6 +248,7 @@ def test_a_client_that_does_not_read_its_response_is_cut_off(extra: bytes) -> No
         assert 0 < len(rest(slow)) < len(LARGE)
 
 
+@pytest.mark.slow
 def test_a_client_that_reads_a_large_response_in_time_gets_all_of_it() -> None:
     with serving(write_seconds=5) as service, service.connect() as slow:
         service.body = LARGE
@@ -257,6 +260,7 @@ def test_a_client_that_reads_a_large_response_in_time_gets_all_of_it() -> None:
         assert slow.send(REQUEST)
 
 
+@pytest.mark.slow
 def test_the_rest_of_a_refused_body_is_not_waited_for_for_ever() -> None:
     with serving(header_seconds=0.3) as service, service.connect() as stalled:
         stalled.sendall(REQUEST[:-2] + b"Content-Length: 1000\r\n\r\n123")

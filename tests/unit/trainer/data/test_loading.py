@@ -106,6 +106,7 @@ def test_sets_above_the_limit_in_bytes_are_streamed(pictures: Path) -> None:
         assert isinstance(dataset.test, kind)
 
 
+@pytest.mark.slow
 def test_pixels_that_fit_are_never_streamed() -> None:
     assert isinstance(load("mnist", resident_bytes=0).train, ResidentSplit)
 

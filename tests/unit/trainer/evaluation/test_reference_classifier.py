@@ -23,6 +23,7 @@ def test_its_features_are_those_before_the_last_layer() -> None:
     assert torch.equal(found, model(images).argmax(dim=1))
 
 
+@pytest.mark.slow
 def test_it_is_frozen_and_does_not_depend_on_the_batch() -> None:
     model = reference_classifier()
     assert not model.training

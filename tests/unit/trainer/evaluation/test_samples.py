@@ -45,6 +45,7 @@ def test_real_digits_beat_noise() -> None:
     assert "accuracy" not in bad
 
 
+@pytest.mark.slow
 def test_images_that_are_the_reference_are_as_good_as_can_be() -> None:
     images = load("mnist").train.take(torch.arange(300)).images
     values = Reference.of(reference_classifier(), images).compare(images)

@@ -266,6 +266,7 @@ def with_prior(trained: Trained, export_to: Path) -> VQVAEConfig:
     return trained.config.model_copy(update={"export_to": export_to, "prior_epochs": 1})
 
 
+@pytest.mark.slow
 def test_what_it_was_trained_upon_may_be_elsewhere(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,6 +58,7 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TESSERA_RELOAD_KEY", raising=False)
 
 
+@pytest.mark.slow
 def test_what_the_service_did_is_told() -> None:
     refused = [{"name": "bad", "reason": "the bundle is incomplete"}]
     with answering(200, DONE | {"refused": refused}) as (address, asked):
@@ -114,6 +115,7 @@ def test_a_service_that_is_not_there_is_told() -> None:
         have_loaded("http://127.0.0.1:1", "mine")
 
 
+@pytest.mark.slow
 def test_the_key_is_not_sent_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TESSERA_RELOAD_KEY", "secret")
     with (

@@ -13,7 +13,7 @@ from tests.unit.trainer.conftest import MakeVLAEConfig
 from trainer import pipeline
 from trainer.data import Batch, binarisation
 from trainer.errors import Interrupted
-from trainer.models.vlae import PACE, SLACK, VLAE
+from trainer.models.vlae import SLACK, VLAE, WEIGHT_STEP
 from trainer.training.run_folder import RunFolder
 
 GREY_8 = ImageSpec(channels=1, height=8, width=8)
@@ -108,9 +108,9 @@ def test_free_bits_cost_nothing_up_to_their_bound() -> None:
 def test_soft_free_bits_move_the_weight_until_the_divergence_is_a_little_above_them() -> None:
     model = tiny_models.vlae(GREY_8, free_bits=0.5, free_bits_weighing="soft")
     low, high = torch.full((3,), 0.4), torch.full((3,), 0.6)
-    assert told(low, model) == pytest.approx(1.2 / PACE)
-    assert told(low, model) == pytest.approx(1.2 / PACE**2)
-    assert told(high, model) == pytest.approx(1.8 / PACE)
+    assert told(low, model) == pytest.approx(1.2 / WEIGHT_STEP)
+    assert told(low, model) == pytest.approx(1.2 / WEIGHT_STEP**2)
+    assert told(high, model) == pytest.approx(1.8 / WEIGHT_STEP)
     assert [told(high, model) for _ in range(3)] == pytest.approx([1.8] * 3), "never above 1"
     at_the_bound = torch.full((3,), 0.5 * SLACK - 1e-3)
     assert told(at_the_bound, model) < float(at_the_bound.sum())

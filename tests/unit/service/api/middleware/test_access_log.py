@@ -91,6 +91,7 @@ def test_a_model_and_the_one_in_its_place_are_a_single_series(tmp_path: Path, se
     assert series == ['tessera_waiting_rows{model="levels",operation="encode",worker="0"}']
 
 
+@pytest.mark.slow
 def test_what_is_served_and_where_is_told(exported: Path) -> None:
     with make_client(exported) as client:
         found = samples(client)

@@ -205,6 +205,7 @@ def test_bodies_have_a_budget_together() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.slow
 def test_a_call_may_take_longer_than_its_body() -> None:
     async def slow(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()

@@ -145,6 +145,7 @@ def test_the_outputs_have_the_names_asked_for(running_sum: Written) -> None:
     assert [item.shape for item in running_sum.session.get_inputs()] == [["n", "steps", 3], []]
 
 
+@pytest.mark.slow
 def test_the_weights_stand_once_in_the_file(running_sum: Written) -> None:
     graph = onnx.load(running_sum.file).graph
     tensors = [onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer]
@@ -156,6 +157,7 @@ def test_the_weights_stand_once_in_the_file(running_sum: Written) -> None:
     assert [stored.count(weight) for weight in weights] == [1, 1, 1]
 
 
+@pytest.mark.slow
 def test_the_body_of_the_loop_holds_no_tensors(running_sum: Written) -> None:
     graph = onnx.load(running_sum.file).graph
     (scan,) = (node for node in graph.node if node.op_type == "Scan")
@@ -169,6 +171,7 @@ def test_the_body_of_the_loop_holds_no_tensors(running_sum: Written) -> None:
     assert {"chain.layer.weight", "chain.scale"} <= seen
 
 
+@pytest.mark.slow
 def test_the_graph_says_nothing_of_the_sources(running_sum: Written) -> None:
     stored = running_sum.file.read_bytes()
     assert [text for text in SOURCES if text in stored] == []
