@@ -6,6 +6,8 @@ A block with a file as its title is a new file, or, if it is a diff, a change to
 import math
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -55,14 +57,18 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx2.Client]:
         shutil.copytree(ROOT / wing, folder / wing, ignore=shutil.ignore_patterns("__pycache__"))
     for page in ADDING:
         apply(page, folder)
+    # The copy is imported, and not the sources in the working directory.
+    variables = {"PYTHONPATH": str(folder), "PYTHONSAFEPATH": "1"}
+    exported = folder / "exported"
     flags = ["--dim=3", "--epochs=1", "--batch-size=32", "--device=cpu", f"--data={trained_models.digits()}"]
-    training = start("trainer", "toy", *flags, folder=folder)
+    places = [f"--out={folder}/runs", f"--export-to={exported}"]
+    training = start("trainer", "toy", *flags, *places, output=subprocess.STDOUT, **variables)
     printed, _ = training.communicate(timeout=PATIENCE)
     assert training.returncode == 0, printed
-    toy_models.write_levels(folder / "exported")
+    toy_models.write_levels(exported)
     flags = ["--workers=1", "--threads=1", "--provider=cpu", "--default-model=toy-mnist"]
     with (
-        serving(folder / "exported", *flags, folder=folder) as url,
+        serving(exported, *flags, **variables) as url,
         httpx2.Client(base_url=url, trust_env=False, timeout=PATIENCE) as client,
     ):
         yield client
@@ -74,6 +80,16 @@ def test_the_table_of_a_page_names_what_its_blocks_touch(page: str) -> None:
     touched = [name for _, name, _ in BLOCK.findall(read(page))]
     assert touched
     assert listed[: len(touched)] == touched
+
+
+@pytest.mark.parametrize("page", ADDING)
+def test_the_code_of_a_page_is_linted_and_formatted(page: str) -> None:
+    for language, name, text in BLOCK.findall(read(page)):
+        if language == "python":
+            for command in (["check"], ["format", "--check"]):
+                ruff = [sys.executable, "-m", "ruff", *command, f"--stdin-filename={name}", "-"]
+                run = subprocess.run(ruff, cwd=ROOT, input=text, capture_output=True, text=True, check=False)
+                assert run.returncode == 0, run.stdout + run.stderr
 
 
 def test_every_role_is_in_the_table_of_the_concepts() -> None:
@@ -97,7 +113,7 @@ def test_adding_a_kind(client: httpx2.Client) -> None:
 @pytest.mark.e2e
 def test_adding_a_sampler(client: httpx2.Client) -> None:
     def sample(**query: float) -> dict[str, Any]:
-        given = {"method": "walk", "n": 4, "seed": 1, **query}
+        given: dict[str, str | float] = {"method": "walk", "n": 4, "seed": 1, **query}
         response = client.post("/sample", params=given, headers=JSON)
         assert response.status_code == 200, response.text
         document: dict[str, Any] = response.json()
