@@ -149,13 +149,15 @@ and flags go over both. Each kind of model has one preset that is its default: `
 
 
 def trainer_flags() -> str:
-    """The help of each command of the trainer."""
-    shown = []
-    for command in COMMANDS:
-        run = [sys.executable, "-m", "trainer", command, "--help"]
-        help_text = subprocess.run(run, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-        shown.append(f"## {command}\n\n```text\n{help_text.strip()}\n```\n")
-    return "# Flags of the trainer\n\nWhat `python -m trainer COMMAND --help` prints.\n\n" + "\n".join(shown)
+    """The help of the trainer, and of each of its commands."""
+    shown = "\n".join(f"## {command}\n\n{_help(command)}" for command in COMMANDS)
+    return f"# Flags of the trainer\n\nWhat `python -m trainer --help` prints:\n\n{_help()}\n{shown}"
+
+
+def _help(*command: str) -> str:
+    run = [sys.executable, "-m", "trainer", *command, "--help"]
+    printed = subprocess.run(run, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    return f"```text\n{printed.strip()}\n```\n"
 
 
 def api(document: Mapping[str, Any]) -> str:
