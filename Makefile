@@ -33,7 +33,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadscope --no-load
 COVERED := 85
 
 quick: $(VENV)
-	$(PYTEST) -m "not slow and not e2e" --hypothesis-profile quick --cov --cov-report= tests/unit tests/architecture tests/docs
+	$(PYTEST) -m "not slow and not e2e" --hypothesis-profile quick --cov --cov-report= tests/unit tests/architecture
 	$(BIN)/coverage report --include "service/*" --format total --fail-under $(COVERED)
 	$(BIN)/coverage report --include "trainer/*" --format total --fail-under $(COVERED)
 

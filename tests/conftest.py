@@ -9,7 +9,7 @@ import pytest
 
 # How long an example takes says how busy the machine is.
 hypothesis.settings.register_profile("full", deadline=None)
-hypothesis.settings.register_profile("quick", deadline=None, max_examples=20)
+hypothesis.settings.register_profile("quick", deadline=None, max_examples=10)
 hypothesis.settings.load_profile("full")
 
 END_TO_END = Path(__file__).parent / "e2e"

@@ -71,11 +71,13 @@ def test_the_figures_are_written_and_the_graphs_stay(folder: Path, digits: Path)
     assert [path.name for path in folder.parent.iterdir()] == ["tiny"]
 
 
+@pytest.mark.slow
 def test_measuring_twice_is_the_same(folder: Path, digits: Path) -> None:
     first = measured(folder, digits, write=True)
     assert measured(folder, digits).measures == first.measures
 
 
+@pytest.mark.slow
 def test_the_settings_go_to_their_method(folder: Path, digits: Path) -> None:
     plain, greedy = (measured(folder, digits, given).measures for given in ({}, GREEDY))
     assert plain[:2] == greedy[:2]
@@ -194,6 +196,7 @@ def test_a_setting_that_the_model_does_not_have_is_an_error(
         measured(folder, digits, sampler_parameters([text]))
 
 
+@pytest.mark.slow
 def test_json_is_all_there_is_on_stdout(folder: Path, digits: Path) -> None:
     result = run(folder, "--json", "--data", digits, "--samples", "20", "--no-write")
     assert result.exit_code == 0
@@ -201,6 +204,7 @@ def test_json_is_all_there_is_on_stdout(folder: Path, digits: Path) -> None:
     assert tuple(rows) == measured(folder, digits).measures
 
 
+@pytest.mark.slow
 def test_the_command_shows_every_row_and_says_where_it_wrote(folder: Path, digits: Path) -> None:
     result = run(folder, "--data", digits, "--samples", "20", "--set", "autoregressive.top_k=1")
     assert result.exit_code == 0

@@ -53,6 +53,7 @@ def test_the_version_is_shown() -> None:
     assert result.output == f"tessera-train, version {__version__}\n"
 
 
+@pytest.mark.slow
 def test_the_list_of_commands_needs_no_config() -> None:
     program = (
         "import sys; from click.testing import CliRunner; from trainer.__main__ import main\n"

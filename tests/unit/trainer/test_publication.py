@@ -77,6 +77,7 @@ def test_a_full_disk_is_an_error_in_one_line(target: Path) -> None:
     assert list(target.parent.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux exchanges two folders in one step")
 def test_a_reader_sees_the_old_or_the_new_and_never_half(tmp_path: Path) -> None:
     target = tmp_path / "mine"

@@ -151,6 +151,7 @@ def test_an_answer_may_take_longer_than_a_head() -> None:
         assert answer(connection).endswith(b"ok")
 
 
+@pytest.mark.slow
 def test_told_to_end_it_answers_what_is_under_way_and_what_still_comes() -> None:
     with serving() as service, service.connect() as busy, service.connect() as idle:
         asked(idle)
@@ -197,6 +198,7 @@ def test_under_a_supervisor_interrupts_are_not_its_own() -> None:
         assert not service.draining.is_set()
 
 
+@pytest.mark.slow
 def test_a_server_that_fails_accepts_no_more_and_finishes_what_it_has() -> None:
     with serving() as service, service.connect() as busy:
         service.gate.clear()
@@ -269,6 +271,7 @@ def test_the_rest_of_a_refused_body_is_not_waited_for_for_ever() -> None:
         assert stalled.recv(100) == b""
 
 
+@pytest.mark.slow
 def test_a_head_has_a_bound() -> None:
     with serving() as service, service.connect() as endless, service.connect() as other:
         endless.sendall(REQUEST[:-2])

@@ -24,6 +24,7 @@ def rows_of(split: Split) -> list[int]:
     return [numbers[image.permute(1, 2, 0).numpy().tobytes()] for image in images(split)]
 
 
+@pytest.mark.slow
 def test_mnist_is_loaded_as_it_is() -> None:
     mnist = load("mnist")
     assert mnist.summary() == "60,000 training and 10,000 test images, 28x28x1, 10 classes"

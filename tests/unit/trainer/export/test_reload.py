@@ -67,6 +67,7 @@ def test_what_the_service_did_is_told() -> None:
     assert asked == [("/models/reload", None)]
 
 
+@pytest.mark.slow
 def test_the_key_goes_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TESSERA_RELOAD_KEY", "secret\n")
     # Proxies of the environment are for others: nobody is there.

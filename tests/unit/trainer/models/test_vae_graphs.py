@@ -160,6 +160,7 @@ def test_with_the_exact_posterior_the_score_is_log_p_whatever_the_noise(samples:
     torch.testing.assert_close(-found["nll"].double(), expected, rtol=1e-5, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_with_the_exact_posterior_the_bound_is_tight() -> None:
     vae, expected = linear()
     found = score(vae, images(6), noise(6, 20_000, 3))
@@ -168,6 +169,7 @@ def test_with_the_exact_posterior_the_bound_is_tight() -> None:
     torch.testing.assert_close(found["elbo"].double(), expected, rtol=0, atol=5 * spread)
 
 
+@pytest.mark.slow
 def test_with_another_posterior_the_score_comes_close_with_more_samples() -> None:
     """Of 1.5 times its variance, and half a standard deviation or so aside: weights vary, but not wildly."""
     vae, expected = linear(scale=1.5, shift=0.3)

@@ -86,6 +86,7 @@ def test_a_score_of_one_draw_is_that_of_the_densities() -> None:
     torch.testing.assert_close(-nll, fit + prior - normal.log_prob(codes).sum(dim=1))
 
 
+@pytest.mark.slow
 def test_the_score_of_many_draws_is_the_integral_over_all_codes() -> None:
     """That over draws from the prior has the same mean; of so small a model, also a small variance."""
     of, images = model(), binary(2)

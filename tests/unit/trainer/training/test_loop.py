@@ -50,6 +50,7 @@ def test_a_run_leaves_figures_pictures_plots_and_checkpoints(trained: Trained) -
     assert list(folder.glob("tensorboard/events.out.tfevents.*"))
 
 
+@pytest.mark.slow
 def test_an_epoch_is_told_with_all_its_figures(make_config: MakeConfig) -> None:
     config = make_config(update="gradient")
     first, second = run_of(tiny_models.fit(config)).records()
@@ -68,6 +69,7 @@ def test_it_learns(make_config: MakeConfig) -> None:
     assert records[-1]["test_mse"] < records[0]["test_mse"] / 2
 
 
+@pytest.mark.slow
 def test_only_the_latest_checkpoints_are_kept(make_config: MakeConfig) -> None:
     run = run_of(tiny_models.fit(make_config(epochs=3, keep_checkpoints=2)))
     assert sorted(path.name for path in run.checkpoints.iterdir()) == ["step-00000016", "step-00000024"]
@@ -114,6 +116,7 @@ def test_gradients_are_clipped_where_asked(make_config: MakeConfig, clip_norm: f
     assert (float(norm) <= 1.001e-3) == clipped
 
 
+@pytest.mark.slow
 def test_the_averaged_weights_are_those_of_all_steps(make_config: MakeConfig) -> None:
     fit = tiny_models.fit(make_config(epochs=2, average_decay=0.5))
     expected: list[Tensor] = []
@@ -135,6 +138,7 @@ def test_the_averaged_weights_are_those_of_all_steps(make_config: MakeConfig) ->
     assert torch.equal(tiny_models.weights(run)[name], parameter)
 
 
+@pytest.mark.slow
 def test_a_short_run_is_not_averaged_with_its_start(make_config: MakeConfig) -> None:
     fit = tiny_models.fit(make_config(average_decay=0.999))
     fit.begin()
@@ -159,6 +163,7 @@ def test_without_averaging_the_result_is_the_model(make_config: MakeConfig) -> N
     assert fit.result is fit.stage
 
 
+@pytest.mark.slow
 def test_the_test_figure_is_that_of_the_result(make_config: MakeConfig) -> None:
     fit = tiny_models.fit(make_config(average_decay=0.9))
     run = run_of(fit)
@@ -167,6 +172,7 @@ def test_the_test_figure_is_that_of_the_result(make_config: MakeConfig) -> None:
     assert run.records()[-1]["test_mse"] == pytest.approx(float(error.square().mean()), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_mixed_precision_trains_and_keeps_float32_weights(make_config: MakeConfig) -> None:
     run = run_of(tiny_models.fit(make_config(precision="bf16")))
     first, second = run.records()
@@ -207,6 +213,7 @@ def test_a_resumed_run_ends_as_an_unbroken_one(
         assert there.read_bytes() == here.read_bytes()
 
 
+@pytest.mark.slow
 def test_what_was_logged_after_the_last_checkpoint_is_forgotten(make_config: MakeConfig) -> None:
     config = make_config()
     run = run_of(tiny_models.fit(config))
@@ -276,6 +283,7 @@ def test_an_interruption_between_training_and_export_is_heard(
     assert resumed.position.epoch == 1
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_with_the_last_good_checkpoint(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -307,6 +315,7 @@ def test_weights_that_the_last_step_ruined_are_not_kept(make_config: MakeConfig)
     assert fit.run.records() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clip_norm", [0.0, 1.0])
 def test_a_rate_far_too_high_ends_with_advice(make_config: MakeConfig, clip_norm: float) -> None:
     fit = tiny_models.fit(make_config(lr=1e30, clip_norm=clip_norm))
@@ -314,6 +323,7 @@ def test_a_rate_far_too_high_ends_with_advice(make_config: MakeConfig, clip_norm
         run_of(fit)
 
 
+@pytest.mark.slow
 def test_a_diverged_run_has_only_numbers_in_its_figures(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -326,6 +336,7 @@ def test_a_diverged_run_has_only_numbers_in_its_figures(
     assert json.loads(text, parse_constant=pytest.fail)["epoch"] == 1
 
 
+@pytest.mark.slow
 def test_a_collapse_is_warned_of_after_the_second_epoch(make_config: MakeConfig) -> None:
     console = tiny_models.console()
     config = make_config(codebook_size=512, kmeans_start=False, restart_below=0.0, update="gradient")
@@ -337,6 +348,7 @@ def test_a_collapse_is_warned_of_after_the_second_epoch(make_config: MakeConfig)
     assert lines[2] == f"warning: the codebook is collapsing: 0.2% of its codes are in use. {COLLAPSE_ADVICE}"
 
 
+@pytest.mark.slow
 def test_a_codebook_that_is_used_is_not_warned_of(make_config: MakeConfig) -> None:
     console = tiny_models.console()
     run_of(tiny_models.fit(make_config(), on=console))

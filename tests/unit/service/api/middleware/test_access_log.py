@@ -105,6 +105,7 @@ def test_what_is_served_and_where_is_told(exported: Path) -> None:
     assert value(found, "process_resident_memory_bytes") > 2**20
 
 
+@pytest.mark.slow
 def test_calls_are_logged_if_asked_for(exported: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "service.calls")
     with make_client(exported) as client:
@@ -138,6 +139,7 @@ def test_what_nobody_foresaw_is_logged_with_its_id_and_tells_nothing(
     assert "/secret/path" in caplog.text
 
 
+@pytest.mark.slow
 def test_words_of_clients_make_no_series_and_no_lines(
     exported: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -71,12 +71,14 @@ def test_health_and_pages_need_no_key(locked: TestClient, path: str) -> None:
     assert locked.get(path).status_code == locked.head(path).status_code == 200
 
 
+@pytest.mark.slow
 def test_a_reload_with_keys_is_for_clients_on_this_machine(exported: Path) -> None:
     for host, status in (("127.0.0.1", 200), ("192.0.2.7", 403)):
         with make_client(exported, host=host, api_keys="first") as client:
             assert client.post("/models/reload", headers=bearing("first")).status_code == status
 
 
+@pytest.mark.slow
 def test_with_a_key_of_its_own_a_reload_is_for_who_has_it(exported: Path) -> None:
     for host in ("127.0.0.1", "192.0.2.7"):
         with make_client(exported, host=host, api_keys="first", reload_key="own") as client:

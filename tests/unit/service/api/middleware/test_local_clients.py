@@ -102,6 +102,7 @@ def test_scripts_of_web_pages_from_elsewhere_are_not() -> None:
     assert why_not_local(scope(("origin", "http://127.0.0.1:8000"))) is None
 
 
+@pytest.mark.slow
 def test_a_reload_is_refused_with_the_reason(exported: Path) -> None:
     with make_client(exported) as client:
         assert client.post("/models/reload").status_code == 200

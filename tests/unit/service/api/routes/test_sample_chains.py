@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
@@ -31,6 +32,7 @@ def test_states_are_answered_with_their_images(client: TestClient) -> None:
     assert [chain[-1] for chain in answer["state_images"]] == answer["images"]
 
 
+@pytest.mark.slow
 def test_watching_changes_nothing(client: TestClient) -> None:
     watched, unwatched = stroll(client, "&every=1"), stroll(client)
     assert watched["codes"] == unwatched["codes"]

@@ -133,6 +133,7 @@ def test_too_many_completions(client: TestClient) -> None:
     problem(client.post("/sample?model=patchwork&n=1025", json=codes_and_mask()), 413, "too-large")
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_encode_completes_codes_alone(tmp_path: Path, seven: bytes) -> None:
     path = completion_model.write(tmp_path)
     with make_client(tmp_path) as client:

@@ -248,6 +248,7 @@ def test_a_request_may_be_packed(client: TestClient) -> None:
         np.testing.assert_array_equal(arrays(answer)["codes"], toy_models.levels(IMAGES))
 
 
+@pytest.mark.slow
 def test_a_packed_request_counts_as_what_it_is_unpacked_to(exported: Path) -> None:
     content, headers = request({"images": IMAGES})
     content = content.replace(b"{", b"{" + b" " * 2 * FREE, 1)

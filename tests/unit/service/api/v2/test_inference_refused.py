@@ -316,6 +316,7 @@ def test_a_parameter_out_of_bounds(client: TestClient) -> None:
     assert "did you mean 'steps'" in refused(answer, 422, "unknown-name")
 
 
+@pytest.mark.slow
 def test_the_limits_are_those_of_rest(exported: Path) -> None:
     with make_client(exported, max_images=2, max_pixels=800, max_total_pixels=1600) as client:
         three = np.zeros((3, 4, 4, 1), np.uint8)

@@ -29,6 +29,7 @@ def test_a_truncated_picture_is_skipped(tmp_path: Path, suffix: str) -> None:
     assert str(tmp_path) not in skipped.reason
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [9_500, 14_000])
 def test_a_decompression_bomb_is_skipped(tmp_path: Path, side: int) -> None:
     path = save(Image.new("1", (side, side)), tmp_path / "bomb.png")

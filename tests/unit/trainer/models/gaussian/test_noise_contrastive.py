@@ -95,6 +95,7 @@ def test_it_learns_to_tell_codes_from_draws(learned: ClassifierStage) -> None:
     assert apart.abs().mean() < 1
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_its_samplers_draw_from_the_posterior_that_it_learned(learned: ClassifierStage) -> None:
     """Roughly, for the classifier is small. The prior, which they start from, is far off."""
