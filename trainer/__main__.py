@@ -26,7 +26,12 @@ from typing import Any, NoReturn
 
 import click
 from click.core import ParameterSource
-from rich.console import Console
+
+try:
+    from rich.console import Console
+except ModuleNotFoundError as error:  # a package installed without its extra has the command nonetheless
+    missing = f"the trainer needs packages that are not installed ({error.name})"
+    sys.exit(f"error: {missing}: install the extra 'trainer'")
 
 from service.contract import __version__
 from trainer.cli import KindCommand, reload_option

@@ -24,7 +24,10 @@ STRICT = [
 def answering(answer: bytes | None) -> Iterator[int]:
     """The port of a server that says one thing to all, hangs up if it is empty, is silent for None."""
 
+    writers = []
+
     async def on_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
         await reader.read(100)
         if answer is None:
             await reader.read()
@@ -39,11 +42,15 @@ def answering(answer: bytes | None) -> Iterator[int]:
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
-        server.close()
+        loop.call_soon_threadsafe(server.close)
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
+        # What was accepted last becomes a connection first.
+        loop.run_until_complete(asyncio.sleep(0.1))
         for task in asyncio.all_tasks(loop):
             task.cancel()
+        for writer in writers:
+            writer.transport.abort()
         loop.run_until_complete(asyncio.sleep(0.1))
         loop.close()
 
