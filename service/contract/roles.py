@@ -1,7 +1,7 @@
-"""The roles: what an input or output of a graph stands for. One table, one row a role.
+"""The roles: what an input or output of a graph holds. One table, with a row per role.
 
-The manifest, the runner, model validation, signatures and the Open Inference Protocol read the table. A new
-role is a new row; only an endpoint or a special reader for it is new code.
+The manifest, the runner, model validation, signatures and the Open Inference Protocol read the table, so a
+new role is a new row. Code is needed only for a new endpoint or a new encoding in requests.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,7 +40,7 @@ class RoleSpec:
     - ``axes``: the axes after the batch; ``codes`` stands for all axes of the codes, ``any`` for one axis of
       any length. Noise has the axes that the input declares.
     - ``source``: where its values come from
-    - ``is_input``, ``is_output``: on which side of an operation it may be
+    - ``is_output``: whether an operation may give it
     - ``needs``: the role that must be beside it, on the same side
     - ``fill``: the value of the whole input if it is not given. ``input`` is the input's own ``default``,
       ``even`` a value from 0 in the first row to 1 in the last. None: it must be given.
@@ -58,7 +58,6 @@ class RoleSpec:
     dtype: Literal["uint8", "bool", "int64", "float32", "codes"] = "float32"
     axes: tuple[Axis, ...] = ()
     source: Source = Source.REQUEST
-    is_input: bool = True
     is_output: bool = False
     needs: str | None = None
     fill: int | Literal["input", "even"] | None = None
@@ -70,9 +69,14 @@ class RoleSpec:
     anywhere: bool = False
     draw: Draw | None = None
 
+    @property
+    def is_input(self) -> bool:
+        """Whether an operation may take it."""
+        return self.source is not Source.OPERATION
+
 
 class Role(StrEnum):
-    """What an input or output of a graph stands for. N is the number of rows of the batch."""
+    """What an input or output of a graph holds. N is the number of rows of the batch."""
 
     spec: RoleSpec
 
@@ -148,7 +152,6 @@ class Role(StrEnum):
             dtype="codes",
             axes=("any", "codes"),
             source=Source.OPERATION,
-            is_input=False,
             is_output=True,
             needs="codes",
         ),
@@ -158,7 +161,6 @@ class Role(StrEnum):
         RoleSpec(
             "A figure of the row, by the name of the output.",
             source=Source.OPERATION,
-            is_input=False,
             is_output=True,
             by_name=True,
         ),

@@ -14,7 +14,6 @@ def test_a_row_agrees_with_itself(role: Role) -> None:
     spec = role.spec
     assert spec.is_input or spec.is_output
     assert (spec.draw is not None) == (spec.source is Source.SEED)
-    assert (spec.source is Source.OPERATION) == (not spec.is_input)
     for other in (spec.needs, spec.fill_beside):
         assert other is None or other in list(Role)
     if isinstance(spec.fill, int):
