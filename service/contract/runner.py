@@ -161,8 +161,8 @@ class _Batch:
         return _stacked([item.draw(each.seed, each.items, stream, shape) for each in self._slices])
 
     def results(self) -> list[Results]:
-        arrays = {role: _as_array(tensor) for role, tensor in self.tensors.items()}
-        figures = {name: _as_array(tensor) for name, tensor in self.figures.items()}
+        arrays = {role: as_array(tensor) for role, tensor in self.tensors.items()}
+        figures = {name: as_array(tensor) for name, tensor in self.figures.items()}
         results, start = [], 0
         for each in self._slices:
             own = slice(start, start + len(each.items))
@@ -208,5 +208,6 @@ def _stacked(arrays: Sequence[Array]) -> Array:
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
-def _as_array(tensor: Array | DeviceTensor) -> Array:
+def as_array(tensor: Array | DeviceTensor) -> Array:
+    """A tensor as an array in the memory of the host."""
     return tensor if isinstance(tensor, np.ndarray) else tensor.numpy()

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import onnxruntime as ort
-from numpy.typing import NDArray
 
 from service.errors import GraphFailed, ModelRefused
 from service.runtime import memory
-from service.runtime.io_binding import IOBinding, OrtTensor, Value
+from service.runtime.io_binding import IOBinding, Value
 from service.runtime.providers import Provider, one_line
 
 log = logging.getLogger(__name__)
@@ -62,11 +61,6 @@ class Session:
             shapes = {name: list(value.shape) for name, value in feeds.items()}
             log.error("graph %s failed on %s: %s", self.name, shapes, error)
             raise GraphFailed("ONNX Runtime failed on this input; the server's log says why") from error
-
-
-def as_array(value: Value) -> NDArray[Any]:
-    """An output as an array in the memory of the host."""
-    return value.numpy() if isinstance(value, OrtTensor) else value
 
 
 def _loaded(path: Path, options: ort.SessionOptions, provider: Provider) -> tuple[ort.InferenceSession, bool]:

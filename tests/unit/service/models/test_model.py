@@ -7,9 +7,10 @@ import pytest
 
 from service.contract import noise
 from service.contract.manifest import Role
+from service.contract.runner import as_array
 from service.errors import GraphFailed, UnknownOperation
 from service.models.model import ServedModel
-from service.runtime.session import Session, as_array
+from service.runtime.session import Session
 from tests.fixtures import toy_models
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 12, 8, 1), dtype=np.uint8)
@@ -54,10 +55,10 @@ def test_results_do_not_depend_on_batch_limits(
         return Session.run(encoder, feeds, outputs)
 
     monkeypatch.setattr(encoder, "run", run)
-    pieces = small.run(small.pipeline_of("encode", "decode"), {Role.images: IMAGES}, 7, {})
+    split = small.run(small.pipeline_of("encode", "decode"), {Role.images: IMAGES}, 7, {})
     whole = levels.run(levels.pipeline_of("encode", "decode"), {Role.images: IMAGES}, 7, {})
     for role, array in whole.arrays.items():
-        np.testing.assert_array_equal(pieces.arrays[role], array)
+        np.testing.assert_array_equal(split.arrays[role], array)
     assert seen == sizes
 
 
@@ -71,8 +72,8 @@ def test_noise_does_not_depend_on_batch_limits(
         given = {Role.label: np.arange(10) % 3}
         pipeline = colours.pipeline_of(*names)
         whole = colours.run(pipeline, given, 10, values, seed=5)
-        pieces = load("colours", rows=3).run(pipeline, given, 10, values, seed=5)
-        np.testing.assert_array_equal(whole.arrays[Role.images], pieces.arrays[Role.images])
+        split = load("colours", rows=3).run(pipeline, given, 10, values, seed=5)
+        np.testing.assert_array_equal(whole.arrays[Role.images], split.arrays[Role.images])
         other = colours.run(pipeline, given, 10, values, seed=6)
         assert (whole.arrays[Role.images] != other.arrays[Role.images]).any()
 

@@ -1,7 +1,6 @@
 """Interpolation, Langevin chains, figures and default noise, by role."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,9 +8,10 @@ import pytest
 
 from service.contract import noise
 from service.contract.manifest import Role
+from service.contract.runner import as_array
 from service.errors import GraphFailed
 from service.models.model import ServedModel
-from service.runtime.session import Session, as_array
+from service.runtime.session import Session
 from tests.fixtures import continuous_model
 
 IMAGES = np.random.default_rng(0).integers(1, 256, (5, 8, 8, 3), dtype=np.uint8)
@@ -32,40 +32,6 @@ def test_default_noise_is_used_where_it_is_asked_for(wandering: ServedModel) -> 
     drawn = wandering.run(wandering.pipeline_of("encode"), {Role.images: IMAGES}, 5, {"scale": 1}, seed=1)
     expected = noise.normal(1, range(5), noise.stream("encode", "noise"), (3,)) * continuous_model.STRIDE
     np.testing.assert_allclose(drawn.arrays[Role.codes], MEANS + expected, atol=1e-6)
-
-
-def test_a_default_seed_draws_one_row_for_all(wandering: ServedModel) -> None:
-    manifest = wandering.manifest
-    encode = manifest.operations["encode"]
-    inputs = tuple(
-        item.model_copy(update={"default": None, "default_seed": 7}) if item.is_noise else item
-        for item in encode.inputs
-    )
-    operations = {**manifest.operations, "encode": encode.model_copy(update={"inputs": inputs})}
-    bundle = replace(wandering.bundle, manifest=manifest.model_copy(update={"operations": operations}))
-    model = replace(wandering, bundle=bundle)
-    stream = noise.stream("encode", "noise")
-    runs = [
-        model.run(
-            model.pipeline_of("encode"), {Role.images: IMAGES}, 5, {"scale": 1}, seed=1, default_noise=names
-        )
-        for names in (("encode",), ())
-    ]
-    for run, expected in zip(
-        runs,
-        (noise.normal(7, range(1), stream, (3,)), noise.normal(1, range(5), stream, (3,))),
-        strict=True,
-    ):
-        np.testing.assert_allclose(
-            run.arrays[Role.codes], MEANS + expected * continuous_model.STRIDE, atol=1e-6
-        )
-
-
-def test_noise_without_a_default_is_always_drawn(wandering: ServedModel) -> None:
-    stroll = wandering.pipeline_of("sample/stroll")
-    runs = [wandering.run(stroll, {}, 2, {"steps": 5, "every": 0}, 3, names) for names in ((), stroll.names)]
-    np.testing.assert_array_equal(runs[0].arrays[Role.codes], runs[1].arrays[Role.codes])
-    assert runs[0].arrays[Role.codes].any()
 
 
 @pytest.mark.parametrize("rows", [1, 2, 7])

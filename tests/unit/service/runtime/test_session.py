@@ -7,10 +7,11 @@ import onnx
 import onnxruntime as ort
 import pytest
 
+from service.contract.runner import as_array
 from service.errors import GraphFailed, ModelRefused
 from service.runtime.providers import CPU as CPU_PROVIDER
 from service.runtime.providers import Provider
-from service.runtime.session import Session, TensorType, as_array
+from service.runtime.session import Session, TensorType
 from tests.fixtures import toy_models
 from tests.fixtures.fake_cuda import StandIn
 from tests.unit.service.conftest import CPU
