@@ -64,9 +64,9 @@ class Placement:
         """Note how long a batch took, in seconds."""
         if len(self._rows) >= _KEYS_KEPT:
             self._rows.clear()
-        key, most = hash(batch.key), self._rows.get(hash(batch.key), 0)
-        fast = seconds <= self.seconds
-        self._rows[key] = max(most, batch.rows) if fast else min(most, batch.rows - 1)
+        key = hash(batch.key)
+        most = self._rows.get(key, 0)
+        self._rows[key] = max(most, batch.rows) if seconds <= self.seconds else min(most, batch.rows - 1)
 
 
 class Batcher(Generic[Key]):
@@ -170,7 +170,7 @@ class Batcher(Generic[Key]):
                     break
                 self._running[batch] = time.monotonic()
                 self._executor.submit(self._run_in_thread, batch, slices, loop)
-        except BaseException as error:  # an error of the batcher itself, or one that would end the process
+        except BaseException as error:  # of the batcher itself, or one that would end the process
             self._fail(error)
         self._expire_later(loop)
 
@@ -187,7 +187,7 @@ class Batcher(Generic[Key]):
         del self._running[completed.batch]
         try:
             self._finish(completed)
-        except Exception as error:  # as above
+        except Exception as error:  # of the batcher itself
             self._fail(error)
         self._dispatch_soon(loop)
 

@@ -205,11 +205,9 @@ class Queues(Generic[Key]):
 
         ``has_thread`` says whether the concurrency limit allows one more batch in a thread.
         """
-        if has_thread and self._blocked:
-            self._ready.appendleft(self._blocked.popleft())
         while self._ready or (has_thread and self._blocked):
-            if not self._ready:
-                self._ready.append(self._blocked.popleft())
+            if has_thread and self._blocked:
+                self._ready.appendleft(self._blocked.popleft())
             queue = self._ready[0]
             slices: list[EntrySlice[Key]] = []
             room = -1

@@ -58,7 +58,7 @@ class ServedModel:
     bundle: Bundle
     provider: Provider
     sessions: Mapping[str, Session]
-    batch_limits: BatchLimits = BatchLimits()
+    batch_limits: BatchLimits
     _pipelines: dict[tuple[str, ...], Pipeline] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -168,5 +168,4 @@ class ServedModel:
         elif Role.codes in given and stride is not None:
             area = math.prod(given[Role.codes].shape[1:3]) * stride * stride
         limits = self.batch_limits
-        pixels = pipeline.pixels(area, values) if pipeline.noises else area
-        return max(1, min(limits.rows, limits.pixels // pixels))
+        return max(1, min(limits.rows, limits.pixels // pipeline.pixels(area, values)))

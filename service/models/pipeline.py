@@ -14,8 +14,8 @@ Number = int | float
 
 SAMPLE = "sample/"
 
-# A graph holds some tens of values per pixel, but hardly more values than noise: the factor between the two.
-NOISE_PER_PIXEL = 16
+# A graph holds some tens of values per pixel of an image, and about one per value of noise.
+_NOISE_PER_PIXEL = 16
 
 
 class Pipeline:
@@ -55,7 +55,7 @@ class Pipeline:
 
         The operations named in ``default_noise`` use the default noise of every input that has one.
         """
-        return bool(self.noises) and any(
+        return any(
             item.is_noise and not (name in default_noise and item.has_default_noise)
             for name, operation in self._operations.items()
             for item in operation.inputs
@@ -80,7 +80,7 @@ def _pixels(operation: Operation, area: int, values: Mapping[str, Number]) -> in
     that draws every pixel of an image works on one pixel of all rows at a time.
     """
     noises = [math.prod(noise_shape(item, values)) for item in operation.inputs]
-    drawn = max(noises) // NOISE_PER_PIXEL
+    drawn = max(noises) // _NOISE_PER_PIXEL
     draws = [
         math.prod(int(values[axis]) for axis in item.shape if isinstance(axis, str))
         for item in operation.inputs
