@@ -4,9 +4,9 @@
     operations.py           graphs with inputs, outputs and parameters
     roles.py                the table of roles
     runner.py               fills the inputs of graphs by role, and runs operations in order
-    noise.py                seeds to noise
-    image_preprocessing.py  any picture to the images of a model
-    cpu_count.py            how many CPUs the process may use
+    noise.py                turns seeds into noise
+    image_preprocessing.py  converts any picture to the pixels of a model
+    cpu_count.py            counts the CPUs that the process may use
 
 Nothing here knows HTTP, batching, torch or ONNX Runtime; the runner gets its graphs as arguments.
 """

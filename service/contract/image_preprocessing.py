@@ -52,8 +52,8 @@ def fit(picture: Image.Image, spec: ImageSpec, size: tuple[int, int]) -> Image.I
     if spec.fit == "crop":
         return ImageOps.fit(picture, size, method)
     if spec.fit == "pad":
-        paper = spec.background if spec.channels == 1 else (spec.background,) * 3
-        return ImageOps.pad(picture, size, method, color=paper)
+        color = spec.background if spec.channels == 1 else (spec.background,) * 3
+        return ImageOps.pad(picture, size, method, color=color)
     return picture.resize(size, method)
 
 
@@ -80,12 +80,12 @@ def pixels(picture: Image.Image) -> NDArray[np.uint8]:
 
 def _over_background(picture: Image.Image, mode: Literal["L", "RGB"], background: int) -> Image.Image:
     """A picture composed over a background, tile by tile, because Pillow holds the GIL during a call."""
-    sheet = Image.new(mode, picture.size)
+    composed = Image.new(mode, picture.size)
     width, height = picture.size
     for top in range(0, height, _TILE):
         for left in range(0, width, _TILE):
             box = (left, top, min(left + _TILE, width), min(top + _TILE, height))
             layer = picture.crop(box).convert("RGBA")
-            paper = Image.new("RGBA", layer.size, (background, background, background, 255))
-            sheet.paste(Image.alpha_composite(paper, layer).convert(mode), box)
-    return sheet
+            behind = Image.new("RGBA", layer.size, (background, background, background, 255))
+            composed.paste(Image.alpha_composite(behind, layer).convert(mode), box)
+    return composed

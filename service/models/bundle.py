@@ -47,8 +47,8 @@ class Bundle:
 
 def read_bundle(path: Path) -> Bundle:
     """Read and verify an exported folder. Raises ModelRefused with the reason."""
-    # Before the files are read, so that a second look after loading reveals every change in between.
     manifest = read_manifest(path)
+    # Before the files, so that the check after loading notices every change in between.
     fingerprint = read_fingerprint(path, manifest)
     for name, file in manifest.files.items():
         _verify(path, name, file)

@@ -91,7 +91,7 @@ class Registry:
         models = self.models
         if not models:
             raise NotReady(f"no model is loaded{self.why_not()}")
-        # Of these models: a reload in another thread may have replaced them.
+        # Not self.default, which a reload in another thread may have changed meanwhile.
         wanted = name if name is not None else self._default_of(models)
         if wanted is None:
             detail = f"several models are served, choose one with ?model=: {', '.join(models)}"

@@ -80,6 +80,7 @@ def _label_index(label: Label, names: tuple[str, ...]) -> int:
             return _indices(names)[label]
         if not (label.isascii() and label.isdigit()):
             raise unknown("label ", label, names)
+        # Longer than any index, and short enough for int(), which refuses thousands of digits.
         label = int(label[:19])
     if not 0 <= label < len(names):
         detail = (

@@ -22,7 +22,7 @@ _ENDPOINTS = {
     "reconstruct": (Role.images, Role.images),
     "score": (Role.images, Role.figure),
 }
-# Roles that an endpoint must have a place for.
+# Roles that an endpoint must have a field for.
 _GIVEN = [role for role in Role if role.spec.source is Source.REQUEST and not role.spec.anywhere]
 # The inputs of samplers that complete and of samplers that interpolate.
 _COMPLETION = {Role.codes, Role.mask}

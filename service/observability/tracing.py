@@ -44,7 +44,7 @@ class Traces:
 
     def record(self, entry: Entry[Any]) -> None:
         """Record two spans: ``queue`` until the entry's first batch began, ``run`` until its last ended."""
-        # The times are of the monotonic clock, which does not know the date.
+        # The times of entries are monotonic; spans need times since the epoch.
         epoch = time.time() - time.monotonic()
         moments = [round(1e9 * (epoch + moment)) for moment in (entry.arrived, entry.begun, entry.ended)]
         model, operations = entry.operation

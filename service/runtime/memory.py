@@ -15,7 +15,7 @@ import onnxruntime as ort
 
 from service.runtime.providers import CPU, PROBE, PROBE_FEEDS
 
-# Seconds from the end of an object to the release, so that what it held is freed by then.
+# Seconds between the collection of an owner and the release, in which its sessions are freed.
 _DELAY = 0.5
 # ONNX Runtime allows one arena per process and refuses a second.
 _lock = threading.Lock()
