@@ -44,7 +44,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def load(exported: Path) -> Callable[..., ServedModel]:
-    """Loads a toy model, in pieces of any size."""
+    """Loads a toy model with the given batch limits."""
 
     def load(name: str, **batching: int) -> ServedModel:
         return load_model(read_bundle(exported / name), CPU, BatchLimits(**batching))

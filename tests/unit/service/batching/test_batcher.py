@@ -53,7 +53,7 @@ def entry(*rows: int, key: Hashable = "k", at_once: int = 4, operation: str = "o
     return Entry(key, ("toy", operation), {Role.images: np.array(rows)}, len(rows), at_once)
 
 
-def answer(results: Results) -> list[int]:
+def images(results: Results) -> list[int]:
     return [int(value) for value in results.arrays[Role.images]]
 
 
@@ -88,10 +88,7 @@ async def waiting(batcher: Toy, *entries: Entry[Hashable]) -> "list[asyncio.Task
 
 def test_a_single_entry_runs_without_delay() -> None:
     run = Doubler()
-    assert with_batcher(run, lambda batcher: batcher.submit(entry(1, 2))).arrays[Role.images].tolist() == [
-        2,
-        4,
-    ]
+    assert images(with_batcher(run, lambda batcher: batcher.submit(entry(1, 2)))) == [2, 4]
     assert run.batches == [("k", [1, 2])]
 
 
@@ -104,10 +101,14 @@ def test_waiting_entries_share_a_batch_up_to_its_largest_size() -> None:
         assert +Counter(batcher.queues.rows) == {("toy", "o"): 5}
         run.gate.set()
         await first
-        return [answer(await task) for task in tasks]
+        return [images(await task) for task in tasks]
 
-    on_batch = lambda _, report: reports.append(report)  # noqa: E731 - a line
-    assert with_batcher(run, use, on_batch=on_batch) == [[2], [4, 6], [8], [10]]
+    assert with_batcher(run, use, on_batch=lambda _, report: reports.append(report)) == [
+        [2],
+        [4, 6],
+        [8],
+        [10],
+    ]
     assert run.rows == [[0], [1, 2, 3, 4], [5]]
     assert [report.rows for report in reports] == [1, 4, 1]
     assert all(wait >= 0 for report in reports for wait in report.waits)
@@ -133,10 +134,10 @@ def test_other_keys_run_between_the_batches_of_a_large_entry() -> None:
     async def use(batcher: Toy) -> list[list[int]]:
         first = await held(batcher, run)
         tasks = await waiting(batcher, entry(*range(10)), entry(77))
-        assert +Counter(batcher.queues.rows) == {("toy", "o"): 4 + 1}, "of many rows one batch counts"
+        assert +Counter(batcher.queues.rows) == {("toy", "o"): 4 + 1}, "a large entry counts as one batch"
         run.gate.set()
         await first
-        return [answer(await task) for task in tasks]
+        return [images(await task) for task in tasks]
 
     assert with_batcher(run, use) == [[2 * row for row in range(10)], [154]]
     assert run.rows == [[0], [0, 1, 2, 3], [77, 4, 5, 6], [7, 8, 9]]
@@ -144,7 +145,7 @@ def test_other_keys_run_between_the_batches_of_a_large_entry() -> None:
 
 def test_slices_of_one_entry_may_run_in_parallel() -> None:
     async def use(batcher: Toy) -> list[int]:
-        return answer(await batcher.submit(entry(*range(9), at_once=2)))
+        return images(await batcher.submit(entry(*range(9), at_once=2)))
 
     def uneven(_: Hashable, slices: Sequence[BatchSlice]) -> list[Results]:
         time.sleep(0.02 if 0 in slices[0].items else 0)
@@ -163,7 +164,7 @@ def test_only_the_faulty_slice_of_a_failed_batch_fails(on_loop_seconds: float) -
         return await asyncio.gather(*tasks, return_exceptions=True)
 
     good, bad, other = with_batcher(run, use, on_loop_seconds=on_loop_seconds)
-    assert (answer(good), answer(other)) == ([2], [6])
+    assert (images(good), images(other)) == ([2], [6])
     assert isinstance(bad, GraphFailed)
 
 
@@ -185,23 +186,23 @@ def test_a_cancelled_entry_is_neither_run_nor_counted() -> None:
         await asyncio.sleep(0)
         assert +Counter(batcher.queues.rows) == {("toy", "o"): 1}
         run.gate.set()
-        assert answer(await stays) == [2]
+        assert images(await stays) == [2]
 
     with_batcher(run, use)
     assert run.rows == [[0, 1, 2, 3], [1]]
 
 
 @pytest.mark.parametrize(
-    ("limits", "more", "told"),
+    ("limits", "more", "complaint"),
     [(QueueLimits(rows=5), 5, "5 rows wait"), (QueueLimits(nbytes=48), 48, "48 bytes wait")],
 )
-def test_a_full_queue_refuses_entries(limits: QueueLimits, more: int, told: str) -> None:
+def test_a_full_queue_refuses_entries(limits: QueueLimits, more: int, complaint: str) -> None:
     run = Doubler()
 
     async def use(batcher: Toy) -> None:
         first = await held(batcher, run)
         tasks = await waiting(batcher, entry(1, 2, 3), entry(4, 5))
-        with pytest.raises(Overloaded, match=rf"{told}.*--max-queued") as caught:
+        with pytest.raises(Overloaded, match=rf"{complaint}.*--max-queued") as caught:
             await batcher.submit(entry(6))
         assert (caught.value.status, caught.value.headers) == (429, {"Retry-After": "1"})
         assert caught.value.members["given"] == caught.value.members["allowed"] == more
@@ -209,7 +210,7 @@ def test_a_full_queue_refuses_entries(limits: QueueLimits, more: int, told: str)
             assert len(await waiting(batcher, entry(7, operation="another"))) == 1
         run.gate.set()
         await asyncio.gather(first, *tasks)
-        assert answer(await batcher.submit(entry(6))) == [12]
+        assert images(await batcher.submit(entry(6))) == [12]
 
     with_batcher(run, use, limits=limits)
 
@@ -218,7 +219,7 @@ def test_an_entry_over_the_limit_runs_if_the_queue_is_empty() -> None:
     results = with_batcher(
         Doubler(), lambda batcher: batcher.submit(entry(*range(9))), limits=QueueLimits(rows=2)
     )
-    assert len(answer(results)) == 9
+    assert len(images(results)) == 9
 
 
 def test_a_late_entry_is_refused_at_once() -> None:
@@ -228,11 +229,11 @@ def test_a_late_entry_is_refused_at_once() -> None:
         first = await held(batcher, run)
         with pytest.raises(QueueTimeout, match=r"queued for 0\.05 s.*--max-queue-seconds"):
             await batcher.submit(entry(1))
-        assert not first.done(), "nobody had to look at the queue for that"
+        assert not first.done(), "the timeout does not wait for the running batch"
         assert +Counter(batcher.queues.rows) == {}
         run.gate.set()
         await first
-        assert answer(await batcher.submit(entry(2))) == [4]
+        assert images(await batcher.submit(entry(2))) == [4]
 
     with_batcher(run, use, limits=QueueLimits(seconds=0.05))
     assert run.rows == [[0], [2]]
@@ -292,7 +293,7 @@ def test_a_fast_batch_runs_while_all_threads_are_busy() -> None:
         (blocked, other) = await waiting(batcher, entry(1, key="blocked"), entry(2, key="other"))
         run.gate.set()
         quick = [batcher.submit(entry(row, key="quick")) for row in (3, 4, 5)]
-        assert [answer(each) for each in await asyncio.gather(*quick)] == [[6], [8], [10]]
+        assert [images(each) for each in await asyncio.gather(*quick)] == [[6], [8], [10]]
         await asyncio.gather(first, blocked, other)
 
     with_batcher(run, use, on_loop_seconds=PATIENCE)
@@ -314,9 +315,9 @@ def test_a_thread_that_ends_ends_the_batcher() -> None:
     class Killed(BaseException):
         pass
 
-    begun, gate, told = threading.Semaphore(0), threading.Event(), list[str]()
+    begun, gate, failures = threading.Semaphore(0), threading.Event(), list[str]()
 
-    def run(_key: Hashable, _parts: Sequence[BatchSlice]) -> list[Results]:
+    def run(_key: Hashable, _slices: Sequence[BatchSlice]) -> list[Results]:
         begun.release()
         assert gate.wait(PATIENCE)
         raise Killed
@@ -329,11 +330,11 @@ def test_a_thread_that_ends_ends_the_batcher() -> None:
         gate.set()
         for outcome in await asyncio.gather(*tasks, return_exceptions=True):
             assert isinstance(outcome, BatcherFailed)
-        assert batcher.fatal_errors == told != []
+        assert batcher.fatal_errors == failures != []
         with pytest.raises(BatcherFailed):
             await batcher.submit(entry(4))
 
-    with_batcher(run, use, on_failure=told.append)
+    with_batcher(run, use, on_failure=failures.append)
 
 
 def test_a_hung_batch_is_a_fatal_error() -> None:
@@ -383,5 +384,5 @@ def test_every_entry_gets_its_own_results_or_is_cancelled(
             assert isinstance(outcome, GraphFailed)
         else:
             assert isinstance(outcome, Results)
-            assert answer(outcome) == [2 * row for row in rows]
+            assert images(outcome) == [2 * row for row in rows]
     assert all(len(rows) <= at_once for rows in run.rows)

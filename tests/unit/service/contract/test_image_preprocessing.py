@@ -22,16 +22,16 @@ def area(height: int, width: int, left: int, top: int, right: int, bottom: int) 
 @pytest.mark.parametrize(
     ("rule", "size", "box", "expected"),
     [
-        # As it is.
+        # The native size: unchanged.
         ({}, (28, 20), (3, 5, 9, 6), (3, 5, 9, 6)),
-        # Every side by its own factor; four pixels make one, so what is less than one counts as one.
+        # Each side by its own factor; a pixel that is only partly covered counts.
         ({"fit": "stretch", "filter": "box"}, (56, 80), (8, 8, 24, 40), (4, 2, 12, 10)),
         ({"fit": "stretch", "filter": "box"}, (56, 80), (9, 9, 23, 39), (4, 2, 12, 10)),
         # The outer 6 columns on each side are cut off.
         ({"fit": "crop"}, (40, 20), (0, 0, 10, 20), (0, 0, 4, 20)),
         ({"fit": "crop"}, (40, 20), (20, 3, 40, 5), (14, 3, 28, 5)),
         ({"fit": "crop"}, (40, 20), (0, 0, 6, 20), (0, 0, 0, 0)),
-        # 10 rows of white paper above and below; the paper is no part of the box.
+        # 10 rows of background above and below, which are outside the box.
         ({"fit": "pad", "height": 40, "background": 255}, (28, 20), (0, 0, 28, 4), (0, 10, 28, 14)),
         ({"fit": "pad", "height": 40, "background": 255}, (28, 20), (0, 0, 28, 20), (0, 10, 28, 30)),
     ],

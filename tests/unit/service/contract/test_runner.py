@@ -27,7 +27,7 @@ OPERATIONS = {
         graph="encode.onnx",
         inputs=(
             Input(name="pictures", role=Role.images),
-            Input(name="still", role=Role.normal, shape=(5,), default=0),
+            Input(name="fixed", role=Role.normal, shape=(5,), default=0),
             Input(name="seeded", role=Role.uniform, shape=(4,), default_seed=7),
             Input(name="drawn", role=Role.normal, shape=("steps", 2)),
         ),
@@ -103,13 +103,13 @@ def runner(graphs: Graphs) -> Runner:
     return Runner(OPERATIONS, GRID, graphs)
 
 
-def part(start: int, stop: int, seed: int) -> BatchSlice:
+def batch_slice(start: int, stop: int, seed: int) -> BatchSlice:
     return BatchSlice.of({Role.images: PICTURES}, range(start, stop), seed)
 
 
 def test_each_slice_gets_its_rows_and_tensors_stay_on_the_device(runner: Runner, graphs: Graphs) -> None:
-    parts = [part(0, 2, seed=1), part(3, 5, seed=2)]
-    results = runner.run(["encode", "decode"], parts, {"steps": 3})
+    slices = [batch_slice(0, 2, seed=1), batch_slice(3, 5, seed=2)]
+    results = runner.run(["encode", "decode"], slices, {"steps": 3})
     assert graphs.fed["encode.onnx"]["pictures"].ravel().tolist() == [0, 1, 3, 4]
     # The codes go to the decoder as they are, and are fetched once, at the end.
     assert graphs.fed["decode.onnx"] == {"grid": graphs.made[0]}
@@ -120,7 +120,7 @@ def test_each_slice_gets_its_rows_and_tensors_stay_on_the_device(runner: Runner,
 
 
 def test_noise_follows_from_seed_and_number_and_not_from_the_batch(runner: Runner, graphs: Graphs) -> None:
-    runner.run(["encode"], [part(0, 2, seed=1), part(3, 5, seed=2)], {"steps": 3})
+    runner.run(["encode"], [batch_slice(0, 2, seed=1), batch_slice(3, 5, seed=2)], {"steps": 3})
     stream = noise.stream("encode", "drawn")
     expected = [noise.normal(1, range(2), stream, (3, 2)), noise.normal(2, range(3, 5), stream, (3, 2))]
     np.testing.assert_array_equal(graphs.fed["encode.onnx"]["drawn"], np.concatenate(expected))
@@ -130,10 +130,10 @@ def test_noise_follows_from_seed_and_number_and_not_from_the_batch(runner: Runne
 def test_default_noise_is_for_inputs_that_have_one(
     runner: Runner, graphs: Graphs, names: Sequence[str]
 ) -> None:
-    runner.run(["encode"], [part(0, 3, seed=1)], {"steps": 3}, names)
-    still, seeded, drawn = (graphs.fed["encode.onnx"][name] for name in ("still", "seeded", "drawn"))
-    own = noise.normal(1, range(3), noise.stream("encode", "still"), (5,))
-    np.testing.assert_array_equal(still, np.zeros((3, 5), np.float32) if names else own)
+    runner.run(["encode"], [batch_slice(0, 3, seed=1)], {"steps": 3}, names)
+    fixed, seeded, drawn = (graphs.fed["encode.onnx"][name] for name in ("fixed", "seeded", "drawn"))
+    own = noise.normal(1, range(3), noise.stream("encode", "fixed"), (5,))
+    np.testing.assert_array_equal(fixed, np.zeros((3, 5), np.float32) if names else own)
     stream = noise.stream("encode", "seeded")
     one = noise.uniform(7, range(1), stream, (4,)).repeat(3, axis=0)
     np.testing.assert_array_equal(seeded, one if names else noise.uniform(1, range(3), stream, (4,)))
@@ -175,7 +175,7 @@ def test_an_input_that_cannot_be_filled_is_an_error(runner: Runner) -> None:
 def test_a_graph_that_loses_rows_is_noticed(runner: Runner, graphs: Graphs) -> None:
     graphs.lost = 1
     with pytest.raises(WrongOutput, match="operation 'encode' gave 4 rows of codes for 5"):
-        runner.run(["encode"], [part(0, 5, seed=0)], {"steps": 1})
+        runner.run(["encode"], [batch_slice(0, 5, seed=0)], {"steps": 1})
 
 
 def test_the_first_declaration_of_a_parameter_counts() -> None:

@@ -19,12 +19,12 @@ def levels_folder(tmp_path: Path) -> Path:
 
 
 def test_a_valid_bundle(levels_folder: Path) -> None:
-    folder = read_bundle(levels_folder)
-    assert folder.manifest.name == "levels"
-    assert folder.vectors is not None
-    np.testing.assert_array_equal(folder.vectors, toy_models.VECTORS)
-    assert folder.codebook == (levels_folder / bundle_builder.CODEBOOK_FILE).read_bytes()
-    assert folder.preview == (levels_folder / "preview.png").read_bytes()
+    bundle = read_bundle(levels_folder)
+    assert bundle.manifest.name == "levels"
+    assert bundle.vectors is not None
+    np.testing.assert_array_equal(bundle.vectors, toy_models.VECTORS)
+    assert bundle.codebook == (levels_folder / bundle_builder.CODEBOOK_FILE).read_bytes()
+    assert bundle.preview == (levels_folder / "preview.png").read_bytes()
 
 
 def flip_a_byte(path: Path) -> None:

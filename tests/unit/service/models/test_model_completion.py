@@ -45,9 +45,9 @@ def test_completions_do_not_depend_on_batch_limits(
     given = {Role.images: images, Role.mask: MASK, Role.label: np.arange(7) % 2}
     values = {"gain": 0.5, "spread": 8}
     whole = quilt.run(pipeline, given, 7, values, seed=5)
-    pieces = load("patchwork", rows=3).run(pipeline, given, 7, values, seed=5)
+    split = load("patchwork", rows=3).run(pipeline, given, 7, values, seed=5)
     for role, array in whole.arrays.items():
-        np.testing.assert_array_equal(pieces.arrays[role], array)
+        np.testing.assert_array_equal(split.arrays[role], array)
     kept = whole.arrays[Role.codes][~MASK]
     np.testing.assert_array_equal(kept, completion_model.encoded(images, 0.5)[~MASK])
 

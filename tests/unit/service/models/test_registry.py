@@ -128,13 +128,13 @@ def test_one_invalid_bundle_stops_no_other(tmp_path: Path) -> None:
 def test_requests_run_while_models_are_replaced(tmp_path: Path, registry: Registry) -> None:
     done, seen = threading.Event(), set()
 
-    def ask() -> None:
+    def run() -> None:
         while not done.is_set():
             seen.add(first_pixel(registry.choose("levels")))
 
-    askers = [threading.Thread(target=ask) for _ in range(2)]
-    for asker in askers:
-        asker.start()
+    clients = [threading.Thread(target=run) for _ in range(2)]
+    for client in clients:
+        client.start()
     try:
         for tint in (1, 2, 3):
             staged = toy_models.write_levels(tmp_path / ".staged", tint=tint)
@@ -148,8 +148,8 @@ def test_requests_run_while_models_are_replaced(tmp_path: Path, registry: Regist
             assert first_pixel(registry.choose("levels")) == tint
     finally:
         done.set()
-        for asker in askers:
-            asker.join()
+        for client in clients:
+            client.join()
     assert seen <= {0, 1, 2, 3}
     assert len(seen) > 1
 

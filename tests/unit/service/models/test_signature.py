@@ -88,23 +88,23 @@ def test_a_name_with_dots_is_unambiguous(tmp_path: Path) -> None:
 
 
 def test_images_of_any_size_to_codes_of_any_size(levels: ServedModel) -> None:
-    face = signature(levels, "encode")
-    assert face.inputs == (TensorSpec("images", Role.images, "uint8", (-1, -1, -1, 1)),)
-    assert face.outputs == (TensorSpec("codes", Role.codes, "int32", (-1, -1, -1)),)
-    assert not face.repeats
-    assert signature(levels, "decode").inputs == face.outputs
+    found = signature(levels, "encode")
+    assert found.inputs == (TensorSpec("images", Role.images, "uint8", (-1, -1, -1, 1)),)
+    assert found.outputs == (TensorSpec("codes", Role.codes, "int32", (-1, -1, -1)),)
+    assert not found.repeats
+    assert signature(levels, "decode").inputs == found.outputs
 
 
 def test_a_pipeline_has_the_outputs_of_all_its_operations(
     levels: ServedModel, wandering: ServedModel
 ) -> None:
     both = signature(levels, "reconstruct")
-    assert [slot.name for slot in both.inputs] == ["images"]
-    assert [slot.name for slot in both.outputs] == ["codes", "images"]
+    assert [tensor.name for tensor in both.inputs] == ["images"]
+    assert [tensor.name for tensor in both.outputs] == ["codes", "images"]
     stroll = signature(wandering, "sample/stroll")
     assert stroll.pipeline.names == ("sample/stroll", "decode")
     assert stroll.inputs == ()
-    assert [(slot.name, slot.shape) for slot in stroll.outputs] == [
+    assert [(tensor.name, tensor.shape) for tensor in stroll.outputs] == [
         ("codes", (-1, 3)),
         ("states", (-1, -1, 3)),
         ("length", (-1,)),
@@ -114,24 +114,24 @@ def test_a_pipeline_has_the_outputs_of_all_its_operations(
 
 
 def test_a_completion_takes_its_own_grid_or_nothing(quilt: ServedModel) -> None:
-    face = signature(quilt, "sample/prior")
-    assert face.inputs == (
+    found = signature(quilt, "sample/prior")
+    assert found.inputs == (
         TensorSpec("given", Role.codes, "int32", (-1, 7, 7), required=False),
         TensorSpec("mask", Role.mask, "bool", (-1, 7, 7), required=False),
         TensorSpec("label", Role.label, "int64", (-1,), required=False),
     )
-    assert face.repeats
+    assert found.repeats
 
 
 def test_an_interpolation_needs_both_ends(wandering: ServedModel) -> None:
-    face = signature(wandering, "sample/between")
-    assert {slot.name: slot.required for slot in face.inputs} == {
+    found = signature(wandering, "sample/between")
+    assert {tensor.name: tensor.required for tensor in found.inputs} == {
         "codes": True,
         "target": True,
         "fraction": False,
     }
-    assert [slot.name for slot in face.outputs] == ["point", "images"]
-    assert face.repeats
+    assert [tensor.name for tensor in found.outputs] == ["point", "images"]
+    assert found.repeats
 
 
 def test_a_label_without_a_default_is_needed(colours: ServedModel, oddity: ServedModel) -> None:
@@ -145,9 +145,9 @@ def test_a_label_without_a_default_is_needed(colours: ServedModel, oddity: Serve
 
 
 def test_a_sampler_of_images_decodes_nothing(colours: ServedModel) -> None:
-    face = signature(colours, "sample/prior")
-    assert face.pipeline.names == ("sample/prior",)
-    assert [slot.name for slot in face.outputs] == ["images", "codes"]
+    found = signature(colours, "sample/prior")
+    assert found.pipeline.names == ("sample/prior",)
+    assert [tensor.name for tensor in found.outputs] == ["images", "codes"]
 
 
 def test_of_outputs_with_equal_names_or_roles_the_last_counts(levels: ServedModel) -> None:
@@ -160,9 +160,9 @@ def test_of_outputs_with_equal_names_or_roles_the_last_counts(levels: ServedMode
     model = replace(levels, bundle=replace(levels.bundle, manifest=manifest))
     drawn = signature(model, "sample/prior")
     assert drawn.pipeline.names == ("sample/prior", "decode")
-    assert [(slot.name, slot.role) for slot in drawn.outputs] == [("images", Role.images)]
+    assert [(tensor.name, tensor.role) for tensor in drawn.outputs] == [("images", Role.images)]
     own = signature(model, "reconstruct")
-    assert [(slot.name, slot.role) for slot in own.outputs] == [("first", Role.images)]
+    assert [(tensor.name, tensor.role) for tensor in own.outputs] == [("first", Role.images)]
 
 
 @pytest.mark.slow

@@ -144,9 +144,9 @@ TARGET_IN = Input(name="target", role=Role.target)
 def test_a_manifest_that_contradicts_its_graph(
     tmp_path: Path, changes: dict[str, object], reason: str
 ) -> None:
-    folder = read_bundle(folder_with(tmp_path, **changes))
+    bundle = read_bundle(folder_with(tmp_path, **changes))
     with pytest.raises(ModelRefused, match=reason):
-        load_model(folder, CPU, BatchLimits())
+        load_model(bundle, CPU, BatchLimits())
 
 
 def test_the_helper_of_the_test_above_writes_a_valid_bundle(tmp_path: Path) -> None:
@@ -154,8 +154,8 @@ def test_the_helper_of_the_test_above_writes_a_valid_bundle(tmp_path: Path) -> N
 
 
 def test_a_bundle_that_changes_while_it_loads_is_refused(tmp_path: Path) -> None:
-    folder = read_bundle(toy_models.write_levels(tmp_path))
+    bundle = read_bundle(toy_models.write_levels(tmp_path))
     (tmp_path / "levels").rename(tmp_path / "old")
     toy_models.write_levels(tmp_path, tint=3)
     with pytest.raises(ModelRefused, match="changed while it was loaded"):
-        load_model(folder, CPU, BatchLimits())
+        load_model(bundle, CPU, BatchLimits())

@@ -10,7 +10,7 @@ from service.models.scheduler import batch_metrics
 from service.observability.metrics import Metrics, exposition, gauge, info
 
 
-def told(*workers: Metrics) -> dict[tuple[str, ...], float]:
+def scraped(*workers: Metrics) -> dict[tuple[str, ...], float]:
     """Values by name and labels, as a scrape has them."""
     families = {index: pickle.loads(pickle.dumps(each.families())) for index, each in enumerate(workers)}  # noqa: S301 - just written
     text = exposition(families).decode()
@@ -29,7 +29,7 @@ def test_every_worker_has_its_own_samples(levels: ServedModel) -> None:
     batch_metrics(second)(
         levels, levels.pipeline_of("encode", "decode"), BatchReport(rows=5, waits=[0.1, 0.3], seconds=0.25)
     )
-    found = told(first, second)
+    found = scraped(first, second)
     requests = ("tessera_requests_total", "method=GET", "path=/models", "status=200")
     assert found[(*requests, "worker=0")] == found[(*requests, "worker=1")] == 1
     assert found["tessera_refusals_total", "type=urn:tessera:overloaded", "worker=1"] == 1
@@ -53,7 +53,7 @@ def test_sources_are_collected_at_every_scrape() -> None:
     )
     for number in (1.0, 2.0):
         seen[0] = number
-        found = told(metrics)
+        found = scraped(metrics)
         assert found["now", "of=x", "worker=0"] == number
         assert found["fact_info", "a=b", "worker=0"] == 1
 
@@ -72,7 +72,7 @@ def test_counts_are_exact_across_threads(levels: ServedModel) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    found = told(metrics)
+    found = scraped(metrics)
     labels = ("model=levels", "operation=encode", "worker=0")
     assert found["tessera_request_seconds_count", "path=/models", "worker=0"] == 8000
     assert found["tessera_rows_total", *labels] == found["tessera_queue_seconds_count", *labels] == 16_000

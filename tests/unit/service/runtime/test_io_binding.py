@@ -20,7 +20,7 @@ from service.runtime.providers import CPU
 from tests.fixtures import toy_models
 from tests.fixtures.fake_cuda import StandIn
 
-PROVIDER = StandIn("cuda", "a test asks for it", 1, captures=False)
+PROVIDER = StandIn("cuda", "a test asks for it", 1)
 RNG = np.random.default_rng(0)
 
 
@@ -32,7 +32,7 @@ def on_device(exported: Path) -> dict[str, ServedModel]:
 
 
 @pytest.fixture
-def bindings(tmp_path: Path) -> IOBinding:
+def binding(tmp_path: Path) -> IOBinding:
     path = toy_models.write_levels(tmp_path) / "encoder.onnx"
     return IOBinding(ort.InferenceSession(path, providers=[CPU]), "cpu", captures=False)
 
@@ -46,8 +46,8 @@ def pictures(rows: int, side: int = 8) -> Any:
     )
 
 
-def encoded(bindings: IOBinding, images: Any) -> OrtTensor:
-    (codes,) = bindings.run({"images": images}, ["codes"])
+def encoded(binding: IOBinding, images: Any) -> OrtTensor:
+    (codes,) = binding.run({"images": images}, ["codes"])
     return codes
 
 
@@ -90,38 +90,38 @@ def test_a_pipeline_gives_the_same_results_as_on_the_cpu(
             np.testing.assert_array_equal(ours.figures[figure], array)
 
 
-def test_rows_are_padded_and_buffers_reused(bindings: IOBinding) -> None:
+def test_rows_are_padded_and_buffers_reused(binding: IOBinding) -> None:
     first, second = pictures(3), pictures(4)
-    codes = encoded(bindings, first)
+    codes = encoded(binding, first)
     assert (len(codes), codes.shape, codes.value.shape()) == (3, (3, 2, 2), [4, 2, 2])
     kept = codes.numpy()
     np.testing.assert_array_equal(kept, toy_models.levels(first))
-    again = encoded(bindings, second)
+    again = encoded(binding, second)
     assert again.value.data_ptr() == codes.value.data_ptr()
     np.testing.assert_array_equal(again.numpy(), toy_models.levels(second))
-    np.testing.assert_array_equal(kept, toy_models.levels(first), "what was fetched stays")
+    np.testing.assert_array_equal(kept, toy_models.levels(first), "a copy does not change")
 
 
-def test_a_smaller_batch_has_no_rows_of_the_last(bindings: IOBinding) -> None:
-    encoded(bindings, pictures(4))
+def test_a_smaller_batch_has_no_rows_of_the_last(binding: IOBinding) -> None:
+    encoded(binding, pictures(4))
     one = pictures(3)
-    np.testing.assert_array_equal(encoded(bindings, one).numpy(), toy_models.levels(one))
+    np.testing.assert_array_equal(encoded(binding, one).numpy(), toy_models.levels(one))
 
 
-def test_device_tensors_are_passed_on_without_a_copy(bindings: IOBinding, tmp_path: Path) -> None:
+def test_device_tensors_are_passed_on_without_a_copy(binding: IOBinding, tmp_path: Path) -> None:
     path = toy_models.write_levels(tmp_path / "other") / "decoder.onnx"
     decoder = IOBinding(ort.InferenceSession(path, providers=[CPU]), "cpu", captures=False)
     for rows in (3, 3, 5, 3):
         images = pictures(rows)
-        (decoded,) = decoder.run({"codes": encoded(bindings, images)}, ["images"])
+        (decoded,) = decoder.run({"codes": encoded(binding, images)}, ["images"])
         np.testing.assert_array_equal(decoded.numpy(), toy_models.pixels(toy_models.levels(images)))
 
 
-def test_the_number_of_buffer_sets_is_limited(bindings: IOBinding) -> None:
+def test_the_number_of_buffer_sets_is_limited(binding: IOBinding) -> None:
     for side in range(4, 4 * 3 * io_binding.KEPT, 4):
         images = pictures(1, side)
-        np.testing.assert_array_equal(encoded(bindings, images).numpy(), toy_models.levels(images))
-    assert len(bindings._buffers) == io_binding.KEPT
+        np.testing.assert_array_equal(encoded(binding, images).numpy(), toy_models.levels(images))
+    assert len(binding._buffers) == io_binding.KEPT
 
 
 def test_the_number_of_captured_runs_is_limited_and_each_has_its_own_id(
@@ -137,17 +137,17 @@ def test_the_number_of_captured_runs_is_limited_and_each_has_its_own_id(
 
     monkeypatch.setattr(ort.RunOptions, "add_run_config_entry", noted)
     path = toy_models.write_levels(tmp_path) / "encoder.onnx"
-    bindings = IOBinding(ort.InferenceSession(path, providers=[CPU]), "cpu", captures=True)
+    binding = IOBinding(ort.InferenceSession(path, providers=[CPU]), "cpu", captures=True)
     for side in (*range(4, 4 * (io_binding.CAPTURED + 3), 4), 4):
-        encoded(bindings, pictures(1, side))
+        encoded(binding, pictures(1, side))
     captured = [str(number) for number in range(1, io_binding.CAPTURED + 1)]
     assert numbers == [*captured, "-1", "-1"]
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=12))
-def test_any_order_of_sizes(bindings: IOBinding, sizes: list[int]) -> None:
+def test_any_order_of_sizes(binding: IOBinding, sizes: list[int]) -> None:
     # The examples share buffers, which makes the test harder.
     for rows in sizes:
         images = pictures(rows)
-        np.testing.assert_array_equal(encoded(bindings, images).numpy(), toy_models.levels(images))
+        np.testing.assert_array_equal(encoded(binding, images).numpy(), toy_models.levels(images))

@@ -1,21 +1,17 @@
 import gc
+import os
 import threading
-from pathlib import Path
 
 import pytest
 
 from service.runtime import memory
+from tests.fixtures.processes import resident
 
 pytestmark = pytest.mark.slow
 
 
 class Owner:
     pass
-
-
-def resident() -> int:
-    """Bytes."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
 def test_memory_is_released_after_its_owner_is_collected(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,13 +26,13 @@ def test_memory_is_released_after_its_owner_is_collected(monkeypatch: pytest.Mon
     assert released.wait(10)
 
 
-@pytest.mark.skipif(memory._trim() is None, reason="the system's allocator cannot be asked")
+@pytest.mark.skipif(memory._trim() is None, reason="there is no malloc_trim")
 def test_free_memory_is_returned_to_the_system() -> None:
     # Small objects, which the allocator keeps, with one in use at the end.
-    pieces = [bytes(1000) for _ in range(200_000)]
-    last = pieces[-1]
-    before = resident()
-    del pieces
+    objects = [bytes(1000) for _ in range(200_000)]
+    last = objects[-1]
+    before = resident(os.getpid())
+    del objects
     memory.release_free_memory()
-    assert before - resident() > 100 * 2**20
+    assert before - resident(os.getpid()) > 100 * 2**20
     assert last

@@ -14,7 +14,7 @@ from tests.fixtures import toy_models
 from tests.fixtures.processes import resident
 from tests.unit.service.conftest import CPU
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read as Linux tells it")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 
 IMAGES = np.zeros((64, 512, 512, 1), np.uint8)
 # Of the pixels as float32, which a run needs at least.
