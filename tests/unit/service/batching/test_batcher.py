@@ -147,11 +147,16 @@ def test_slices_of_one_entry_may_run_in_parallel() -> None:
     async def use(batcher: Toy) -> list[int]:
         return images(await batcher.submit(entry(*range(9), at_once=2)))
 
-    def uneven(_: Hashable, slices: Sequence[BatchSlice]) -> list[Results]:
-        time.sleep(0.02 if 0 in slices[0].items else 0)
+    second = threading.Event()
+
+    def run(_: Hashable, slices: Sequence[BatchSlice]) -> list[Results]:
+        if 0 in slices[0].items:
+            assert second.wait(PATIENCE), "the second slice does not wait for the first"
+        else:
+            second.set()
         return [Results({Role.images: each.given[Role.images]}, {}) for each in slices]
 
-    assert with_batcher(uneven, use, concurrency=3) == list(range(9))
+    assert with_batcher(run, use, concurrency=3) == list(range(9))
 
 
 @pytest.mark.parametrize("on_loop_seconds", [0, PATIENCE])

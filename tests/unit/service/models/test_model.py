@@ -1,5 +1,4 @@
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -99,7 +98,7 @@ def test_an_operation_of_an_unknown_name_runs_by_its_roles(oddity: ServedModel) 
     np.testing.assert_array_equal(results.arrays[Role.codes], expected.reshape(2, 4))
 
 
-def test_methods(colours: ServedModel, levels: ServedModel, exported: Path) -> None:
+def test_methods(colours: ServedModel, levels: ServedModel) -> None:
     assert colours.methods == ["prior", "walk"]
     assert colours.sampler(None) == "sample/prior"
     assert colours.sampler("walk") == "sample/walk"

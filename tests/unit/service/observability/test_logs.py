@@ -9,17 +9,16 @@ from service.observability import logs
 from service.settings import Settings
 
 
-@pytest.fixture
-def root() -> Iterator[logging.Logger]:
-    """The root logger, restored afterwards."""
+@pytest.fixture(autouse=True)
+def restored_root_logger() -> Iterator[None]:
     logger = logging.getLogger()
     before = logger.level, logger.handlers[:]
-    yield logger
+    yield
     logger.setLevel(before[0])
     logger.handlers[:] = before[1]
 
 
-def test_text_lines(root: logging.Logger, capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_lines(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure(Settings(log_level="warning"))
     logging.getLogger("here").warning("%d of them", 3)
     logging.getLogger("here").info("not so severe")
@@ -27,7 +26,7 @@ def test_text_lines(root: logging.Logger, capsys: pytest.CaptureFixture[str]) ->
     assert line.endswith("WARNING  here: 3 of them")
 
 
-def test_json_lines(root: logging.Logger, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure(Settings(log_format="json"))
     logging.getLogger("here").info("%d\nof them", 3, extra={"request_id": "mine", "odd": {1: sys}})
     try:

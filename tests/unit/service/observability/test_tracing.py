@@ -70,7 +70,7 @@ def test_a_request_without_a_run_is_a_single_span(traced: tuple[TestClient, InMe
     assert not {"queue", "run"} & {span.name for span in spans}
 
 
-def test_traces_go_to_the_configured_collector(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_traces_go_to_the_configured_collector() -> None:
     provider = tracing.to_collector("http://127.0.0.1:9/")
     (processor,) = provider._active_span_processor._span_processors
     exporter: Any = processor.span_exporter  # type: ignore[attr-defined]  # of a BatchSpanProcessor
