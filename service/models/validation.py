@@ -51,15 +51,15 @@ def load_model(bundle: Bundle, provider: Provider, batch_limits: BatchLimits) ->
 
 def _validate_roles(name: str, operation: Operation) -> None:
     """Refuse an operation whose inputs no request fills, or whose outputs no endpoint returns."""
-    takes, gives = _ENDPOINTS.get(name, (None, None))
-    if takes is not None and not operation.takes(takes):
-        raise ModelRefused(f"operation {name!r} does not take {takes}")
-    if gives is not None and not operation.gives(gives):
-        raise ModelRefused(f"operation {name!r} does not give {gives}")
-    if name.startswith(SAMPLE):
-        _validate_sampler(name, operation)
-    elif name in _ENDPOINTS:
+    if name in _ENDPOINTS:
+        takes, gives = _ENDPOINTS[name]
+        if not operation.takes(takes):
+            raise ModelRefused(f"operation {name!r} does not take {takes}")
+        if not operation.gives(gives):
+            raise ModelRefused(f"operation {name!r} does not give {gives}")
         _validate_inputs(name, operation, {takes})
+    elif name.startswith(SAMPLE):
+        _validate_sampler(name, operation)
     roles = [output.role for output in operation.outputs if not output.role.spec.by_name]
     if len(set(roles)) != len(roles):
         raise ModelRefused(f"operation {name!r} gives a role twice")
@@ -70,15 +70,16 @@ def _validate_sampler(name: str, operation: Operation) -> None:
         raise ModelRefused(f"operation {name!r} is a sampler and gives neither codes nor images")
     if operation.takes(Role.mask) and operation.takes(Role.target):
         raise ModelRefused(f"operation {name!r} takes a mask and a target; no request gives both")
-    for role, allowed in ((Role.mask, _COMPLETION), (Role.target, _INTERPOLATION)):
+    allowed: Collection[Role] = ()
+    for role, inputs in ((Role.mask, _COMPLETION), (Role.target, _INTERPOLATION)):
         if operation.takes(role):
             if not operation.gives(Role.codes):
                 raise ModelRefused(f"operation {name!r} takes a {role} of codes and does not give codes")
-            return _validate_inputs(name, operation, allowed)
-    return _validate_inputs(name, operation, ())
+            allowed = inputs
+    _validate_inputs(name, operation, allowed)
 
 
-def _validate_inputs(name: str, operation: Operation, allowed: Collection[Role | None]) -> None:
+def _validate_inputs(name: str, operation: Operation, allowed: Collection[Role]) -> None:
     for role in _GIVEN:
         if operation.takes(role) and role not in allowed:
             raise ModelRefused(f"operation {name!r} takes {role}, which no request gives it")
