@@ -71,10 +71,10 @@ def with_batcher(run: Run, use: Callable[[Toy], Awaitable[Any]], **options: Any)
     return asyncio.run(main())
 
 
-async def held(batcher: Toy, run: Doubler, *first: int) -> "asyncio.Task[Results]":
+async def running_task(batcher: Toy, run: Doubler, *first: int) -> "asyncio.Task[Results]":
     """A task whose batch runs in a thread until the gate is opened."""
     run.gate.clear()
-    task = asyncio.create_task(batcher.submit(entry(*(first or (0,)), key="held")))
+    task = asyncio.create_task(batcher.submit(entry(*(first or (0,)), key="running")))
     assert await asyncio.to_thread(run.begun.acquire, timeout=PATIENCE)
     return task
 
@@ -96,7 +96,7 @@ def test_waiting_entries_share_a_batch_up_to_its_largest_size() -> None:
     run, reports = Doubler(), list[BatchReport]()
 
     async def use(batcher: Toy) -> list[list[int]]:
-        first = await held(batcher, run)
+        first = await running_task(batcher, run)
         tasks = await waiting(batcher, entry(1), entry(2, 3), entry(4), entry(5))
         assert +Counter(batcher.queues.rows) == {("toy", "o"): 5}
         run.gate.set()
@@ -118,7 +118,7 @@ def test_keys_are_served_round_robin() -> None:
     run = Doubler()
 
     async def use(batcher: Toy) -> None:
-        first = await held(batcher, run)
+        first = await running_task(batcher, run)
         keys = ["a", "b", "a", "b", "a"]
         tasks = await waiting(batcher, *(entry(row, key=key, at_once=2) for row, key in enumerate(keys, 1)))
         run.gate.set()
@@ -132,7 +132,7 @@ def test_other_keys_run_between_the_batches_of_a_large_entry() -> None:
     run = Doubler()
 
     async def use(batcher: Toy) -> list[list[int]]:
-        first = await held(batcher, run)
+        first = await running_task(batcher, run)
         tasks = await waiting(batcher, entry(*range(10)), entry(77))
         assert +Counter(batcher.queues.rows) == {("toy", "o"): 4 + 1}, "a large entry counts as one batch"
         run.gate.set()
@@ -184,9 +184,9 @@ def test_a_cancelled_entry_is_neither_run_nor_counted() -> None:
     run = Doubler()
 
     async def use(batcher: Toy) -> None:
-        under_way = await held(batcher, run, *range(12))
+        in_progress = await running_task(batcher, run, *range(12))
         stays, leaves = await waiting(batcher, entry(1), entry(2))
-        for each in (under_way, leaves):
+        for each in (in_progress, leaves):
             each.cancel()
         await asyncio.sleep(0)
         assert +Counter(batcher.queues.rows) == {("toy", "o"): 1}
@@ -205,7 +205,7 @@ def test_a_full_queue_refuses_entries(limits: QueueLimits, more: int, complaint:
     run = Doubler()
 
     async def use(batcher: Toy) -> None:
-        first = await held(batcher, run)
+        first = await running_task(batcher, run)
         tasks = await waiting(batcher, entry(1, 2, 3), entry(4, 5))
         with pytest.raises(Overloaded, match=rf"{complaint}.*--max-queued") as caught:
             await batcher.submit(entry(6))
@@ -231,7 +231,7 @@ def test_a_late_entry_is_refused_at_once() -> None:
     run = Doubler()
 
     async def use(batcher: Toy) -> None:
-        first = await held(batcher, run)
+        first = await running_task(batcher, run)
         with pytest.raises(QueueTimeout, match=r"queued for 0\.05 s.*--max-queue-seconds"):
             await batcher.submit(entry(1))
         assert not first.done(), "the timeout does not wait for the running batch"
@@ -294,7 +294,7 @@ def test_a_fast_batch_runs_while_all_threads_are_busy() -> None:
 
     async def use(batcher: Toy) -> None:
         await batcher.submit(entry(0, key="quick"))
-        first = await held(batcher, run)
+        first = await running_task(batcher, run)
         (blocked, other) = await waiting(batcher, entry(1, key="blocked"), entry(2, key="other"))
         run.gate.set()
         quick = [batcher.submit(entry(row, key="quick")) for row in (3, 4, 5)]
@@ -328,9 +328,9 @@ def test_a_thread_that_ends_ends_the_batcher() -> None:
         raise Killed
 
     async def use(batcher: Toy) -> None:
-        under_way = asyncio.create_task(batcher.submit(entry(1)))
+        in_progress = asyncio.create_task(batcher.submit(entry(1)))
         assert await asyncio.to_thread(begun.acquire, timeout=PATIENCE)
-        tasks = [under_way, *await waiting(batcher, entry(2), entry(3, key="unlike"))]
+        tasks = [in_progress, *await waiting(batcher, entry(2), entry(3, key="unlike"))]
         assert batcher.fatal_errors == []
         gate.set()
         for outcome in await asyncio.gather(*tasks, return_exceptions=True):
@@ -346,7 +346,7 @@ def test_a_hung_batch_is_a_fatal_error() -> None:
     run = Doubler()
 
     async def use(batcher: Toy) -> None:
-        first = await held(batcher, run)
+        first = await running_task(batcher, run)
         await asyncio.sleep(0.03)
         assert ["--max-run-seconds" in each for each in batcher.fatal_errors] == [True]
         run.gate.set()
