@@ -1,7 +1,7 @@
 """The input tensors of an inference by role, validated against the signature and each other.
 
 The number of rows of samples, completions and interpolations is ``n``, or that of an input with several rows;
-the other inputs have as many rows, or one that stands for all. Otherwise it is that of the images or codes,
+the other inputs have as many rows, or one that applies to all. Otherwise it is that of the images or codes,
 with one label for all rows or one for each.
 """
 
