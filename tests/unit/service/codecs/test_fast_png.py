@@ -86,7 +86,7 @@ NOT_PLAIN = {
     ),
     "png with a transparent grey": png((b"tRNS", b"\0\3")),
     "png on its side": png(EXIF),
-    "png on its side, told late": png(after=(EXIF,)),
+    "png on its side, by EXIF after its pixels": png(after=(EXIF,)),
     "png with a profile": png((b"iCCP", b"name\0\0" + zlib.compress(b"profile"))),
     "png with a text that Pillow takes for transparency": png((b"tEXt", b"transparency\0x")),
     "png with a note too short": png((b"pHYs", bytes(8))),
@@ -169,7 +169,7 @@ def test_the_size_is_checked_before_any_pixel_is_decoded(monkeypatch: pytest.Mon
     assert fast_png.decode(data, 28 * 28 - 1) is None
 
 
-def test_what_a_picture_weighs_is_told_by_all_of_its_file() -> None:
+def test_the_weight_of_an_image_depends_on_its_whole_file() -> None:
     assert fast_png.weight(PLAIN["rgb png"]) == 9 * 5 * 3
     for kind in ("png with texts that are packed", "png with more behind it", "grey jpeg", "webp", "nothing"):
         assert fast_png.weight(NOT_PLAIN[kind]) == math.inf

@@ -148,11 +148,11 @@ def test_too_many_parts_are_refused() -> None:
     many = image_metadata.MOST_PARTS + 1
     jpeg = saved("jpeg", progressive=True)
     scans = jpeg + jpeg[jpeg.index(b"\xff\xda") :] * image_metadata.MOST_SCANS
-    for data, told in (
+    for data, part in (
         (png_builder.joined([png_builder.header(9, 9), *[(b"IDAT", b"")] * many]), "chunks"),
         (b"\xff\xd8" + b"\xff\xfe\0\2" * many, "segments"),
         (b"RIFF\0\0\0\0WEBP" + b"JUNK\0\0\0\0" * many, "chunks"),
         (scans, "scans"),
     ):
-        with pytest.raises(TooLarge, match=f"the image has .* {told}"):
+        with pytest.raises(TooLarge, match=f"the image has .* {part}"):
             images.open_image(data, images.ImageLimits(10_000, 1, 10_000))

@@ -87,7 +87,7 @@ def test_questions_of_others_are_answered_in_a_thread_or_at_once() -> None:
 @pytest.mark.parametrize(
     "problem", [NotReady("not yet", given=1), Overloaded("full", retry_after=3, given=2)]
 )
-def test_a_problem_is_told_as_it_is(problem: Problem, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_problem_is_unchanged_by_the_channel(problem: Problem, caplog: pytest.LogCaptureFixture) -> None:
     def fail() -> None:
         raise problem
 

@@ -13,7 +13,7 @@ from tests.fixtures.processes import ROOT, serving
 
 
 def ask(port: int) -> subprocess.CompletedProcess[str]:
-    # A proxy that is not there: whoever went by it would find nobody.
+    # Nothing listens at this proxy: a check through it would fail.
     environment = os.environ | {"TESSERA_PORT": str(port), "http_proxy": "http://127.0.0.1:1"}
     return subprocess.run(
         [sys.executable, "-m", "service.server.healthcheck"],

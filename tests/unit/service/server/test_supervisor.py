@@ -61,7 +61,7 @@ class Service:
         return httpx.get(f"{self.url}{path}", timeout=PATIENCE, trust_env=False)
 
     def models(self) -> set[tuple[str, ...]]:
-        """What many connections are told about the models."""
+        """The responses of many connections about the models."""
         answers = [self.get("/models").json()["models"] for _ in range(MANY)]
         return {tuple(model["name"] for model in answer) for answer in answers}
 
@@ -109,8 +109,8 @@ def test_workers_are_asked_together_started_again_and_stopped(tmp_path: Path) ->
 
         # A reload through one of them is one of all; so is a signal.
         toy_models.write_levels(folder, name="second")
-        told = service.reload().json()
-        assert (told["loaded"], told["kept"]) == (["second"], ["levels"])
+        outcome = service.reload().json()
+        assert (outcome["loaded"], outcome["kept"]) == (["second"], ["levels"])
         assert service.models() == {("levels", "second")}
         toy_models.write_levels(folder, name="third")
         service.process.send_signal(signal.SIGHUP)
@@ -201,9 +201,9 @@ def test_workers_swap_only_if_all_would_serve_the_same() -> None:
     lacks = Reload(kept=["a"], refused=[Refusal("b", "incomplete")], good={"a": "1"})
     assert disagreement({0: both, 1: both}) is None
     assert disagreement({0: keeps, 1: lacks}) is None
-    told = disagreement({0: both, 2: lacks})
-    assert isinstance(told, ReloadFailed)
-    assert told.detail == "workers 0 and 2 do not agree on b; nothing was changed"
+    problem = disagreement({0: both, 2: lacks})
+    assert isinstance(problem, ReloadFailed)
+    assert problem.detail == "workers 0 and 2 do not agree on b; nothing was changed"
     other = Reload(loaded=["a"], kept=["b"], good={"a": "2", "b": "1"})
     assert isinstance(disagreement({0: both, 1: other}), ReloadFailed)
     unreadable = ModelsUnreadable("gone")

@@ -38,8 +38,8 @@ def test_a_body_that_says_it_is_too_long_is_not_read(small: TestClient) -> None:
         yield b""
 
     answer = small.post("/encode", content=body(), headers={"Content-Length": "5001"})
-    told = problem(answer, 413, "too-large")
-    assert (told["given"], told["allowed"]) == (5001, 5000)
+    document = problem(answer, 413, "too-large")
+    assert (document["given"], document["allowed"]) == (5001, 5000)
 
 
 @pytest.mark.parametrize("path", ["/encode", "/decode", "/sample"])
@@ -65,20 +65,24 @@ def test_a_body_of_just_that_length_is_read(small: TestClient) -> None:
 
 
 def test_too_many_files(small: TestClient, seven: bytes) -> None:
-    told = problem(small.post("/encode", files=[("image", seven)] * 4), 413, "too-large")
-    assert told["allowed"] == 3
+    document = problem(small.post("/encode", files=[("image", seven)] * 4), 413, "too-large")
+    assert document["allowed"] == 3
 
 
 def test_too_many_rows(small: TestClient) -> None:
-    told = problem(small.post("/encode", content=npy.dump(np.zeros((4, 8, 8), np.uint8))), 413, "too-large")
-    assert (told["given"], told["allowed"]) == (4, 3)
+    document = problem(
+        small.post("/encode", content=npy.dump(np.zeros((4, 8, 8), np.uint8))), 413, "too-large"
+    )
+    assert (document["given"], document["allowed"]) == (4, 3)
     problem(small.post("/decode", json={"codes": [[[1]]] * 4}), 413, "too-large")
     problem(small.post("/sample?model=colours&label=0&n=4"), 413, "too-large")
 
 
 def test_too_many_pixels(small: TestClient) -> None:
-    told = problem(small.post("/encode", content=npy.dump(np.zeros((50, 50), np.uint8))), 413, "too-large")
-    assert (told["given"], told["allowed"]) == (2500, 2000)
+    document = problem(
+        small.post("/encode", content=npy.dump(np.zeros((50, 50), np.uint8))), 413, "too-large"
+    )
+    assert (document["given"], document["allowed"]) == (2500, 2000)
     problem(small.post("/decode", json={"codes": [[1] * 12] * 12}), 413, "too-large")
 
 
@@ -132,29 +136,29 @@ async def reads_all(scope: Scope, receive: Receive, send: Send) -> None:
     await Response("read")(scope, receive, send)
 
 
-def test_a_body_that_does_not_end_in_time_is_told() -> None:
+def test_a_body_that_does_not_end_in_time_is_a_408() -> None:
     caller = Caller(part(b"abc", more=True))
     asyncio.run(bounded(reads_all, seconds=0.2)(SCOPE, caller.receive, caller.send))
     start, body = caller.sent
     assert start["status"] == 408
-    told = json.loads(body["body"])
-    assert (told["given"], told["allowed"]) == (3, 0.2)
-    assert told["detail"] == "the body was not received within 0.2 s (--body-seconds)"
+    document = json.loads(body["body"])
+    assert (document["given"], document["allowed"]) == (3, 0.2)
+    assert document["detail"] == "the body was not received within 0.2 s (--body-seconds)"
 
 
-def test_a_body_that_stalls_is_told_before_its_time() -> None:
+def test_a_body_that_stalls_is_a_408_before_its_time() -> None:
     caller = Caller(part(b"abc", more=True))
     asyncio.run(bounded(reads_all, idle_seconds=0.2)(SCOPE, caller.receive, caller.send))
     assert caller.sent[0]["status"] == 408
-    told = json.loads(caller.sent[1]["body"])
-    assert told["detail"] == "no byte of the body was received for 0.2 s (--body-idle-seconds)"
+    document = json.loads(caller.sent[1]["body"])
+    assert document["detail"] == "no byte of the body was received for 0.2 s (--body-idle-seconds)"
 
 
 def length_of(size: int) -> Scope:
     return {**SCOPE, "headers": [(b"content-length", b"%d" % size)]}
 
 
-def told(caller: Caller) -> dict[str, Any]:
+def no_room(caller: Caller) -> dict[str, Any]:
     start, body = caller.sent
     assert start["status"] == 503
     assert (b"retry-after", b"1") in start["headers"]
@@ -182,7 +186,7 @@ def test_bodies_have_a_budget_together() -> None:
         # A body that says how long it is is refused unread, others as soon as there is no room for them.
         large = Caller(part(b"x", more=True))
         await app(length_of(3 * FREE), large.receive, large.send)
-        assert told(large)["allowed"] == LARGE
+        assert no_room(large)["allowed"] == LARGE
         assert large.messages
         unsaid = Caller(*[part(bytes(FREE), more=True)] * 8)
         # FastAPI answers what is raised while it reads.

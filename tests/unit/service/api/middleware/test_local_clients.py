@@ -106,9 +106,11 @@ def test_scripts_of_web_pages_from_elsewhere_are_not() -> None:
 def test_a_reload_is_refused_with_the_reason(exported: Path) -> None:
     with make_client(exported) as client:
         assert client.post("/models/reload").status_code == 200
-        told = problem(client.post("/models/reload", headers={"X-Real-IP": "127.0.0.1"}), 403, "not-local")
-        assert "'x-real-ip'" in told["detail"]
-        assert "TESSERA_RELOAD_KEY" in told["detail"]
+        document = problem(
+            client.post("/models/reload", headers={"X-Real-IP": "127.0.0.1"}), 403, "not-local"
+        )
+        assert "'x-real-ip'" in document["detail"]
+        assert "TESSERA_RELOAD_KEY" in document["detail"]
 
         # uvicorn may take the peer from a header (FORWARDED_ALLOW_IPS): nobody becomes local by that.
         behind = ProxyHeadersMiddleware(client.app, trusted_hosts="*")  # type: ignore[arg-type]  # its own types

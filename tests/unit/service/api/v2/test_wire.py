@@ -1,4 +1,4 @@
-"""How much work a request of ``/v2`` is, as far as that can be told before it is done."""
+"""The weight of a request of ``/v2``, estimated before the work is done."""
 
 import gzip
 import math
@@ -34,7 +34,7 @@ def test_arrays_weigh_what_they_hold(given: dict[str, Any], expected: int) -> No
     assert sent(*request(given)).weight == expected
 
 
-def test_files_weigh_their_pixels_where_these_are_told(seven: bytes) -> None:
+def test_the_weight_of_files_is_that_of_their_pixels_if_known(seven: bytes) -> None:
     assert sent(*request({"images": [seven, seven]})).weight == 2 * 28 * 28
     assert sent(*request({"images": [seven, b"\xff\xd8\xff"]})).weight == math.inf
     text = b'{"inputs": [{"name": "images", "shape": [1], "datatype": "BYTES", "data": ["iVBORw0K"]}]}'
