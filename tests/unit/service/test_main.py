@@ -126,7 +126,7 @@ def test_a_mistyped_key() -> None:
 
 
 @pytest.mark.slow
-def test_all_workers_answer_at_the_port_of_the_metrics(exported: Path) -> None:
+def test_the_metrics_port_has_the_metrics_of_all_workers(exported: Path) -> None:
     process = start(
         "service",
         *("--models", str(exported), "--port", "0", "--metrics", "0", "--workers", "2", "--threads", "1"),

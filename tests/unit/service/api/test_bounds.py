@@ -175,7 +175,7 @@ def test_json_of_more_than_a_few_kib_is_read_off_the_event_loop(
     assert seen[1] != loop
 
 
-def test_pictures_are_read_off_the_event_loop_unless_they_are_small_and_plain(
+def test_images_are_decoded_off_the_event_loop_unless_they_are_small_simple_pngs(
     client: TestClient, seven: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert client.portal is not None

@@ -36,7 +36,7 @@ def test_a_wrong_method(client: TestClient, method: str, path: str, allowed: str
         ),
     ],
 )
-def test_what_nobody_foresaw_tells_the_log_alone(
+def test_an_unexpected_exception_is_in_the_log_alone(
     exported: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,

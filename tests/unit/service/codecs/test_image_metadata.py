@@ -1,4 +1,4 @@
-"""What is left of a file without its metadata is the same picture, and costs no more than its pixels."""
+"""A file without its metadata is the same image, and costs no more than its pixels."""
 
 import io
 import struct
@@ -34,7 +34,7 @@ def saved(form: str, **options: Any) -> bytes:
 
 
 def seen(data: bytes) -> tuple[tuple[int, int], bytes]:
-    """A picture as it is meant to be seen."""
+    """The pixels of a file, upright."""
     with Image.open(io.BytesIO(data)) as picture:
         upright = ImageOps.exif_transpose(picture)
         return upright.size, upright.tobytes()

@@ -31,7 +31,7 @@ def port_of(url: str) -> int:
 
 @pytest.fixture
 def nobody() -> Iterator[int]:
-    """A port at which nobody listens."""
+    """A port without a listener."""
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         yield holder.getsockname()[1]
@@ -54,7 +54,7 @@ def test_one_without_a_model_is_not_and_says_why(tmp_path: Path) -> None:
     )
 
 
-def test_where_nobody_listens_it_is_not(nobody: int) -> None:
+def test_a_service_that_does_not_listen_is_not_ready(nobody: int) -> None:
     asked = ask(nobody)
     assert asked.returncode == 1
     assert asked.stdout.startswith("the service does not answer: ")

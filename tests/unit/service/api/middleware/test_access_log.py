@@ -120,7 +120,7 @@ def test_calls_are_logged_if_asked_for(exported: Path, caplog: pytest.LogCapture
     assert fields["problem"] == "urn:tessera:unknown-model"
 
 
-def test_what_nobody_foresaw_is_logged_with_its_id_and_tells_nothing(
+def test_an_unexpected_exception_is_logged_with_its_id_and_not_in_the_response(
     exported: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*_: object, **__: object) -> None:

@@ -295,7 +295,7 @@ def test_codes_as_npy_are_of_a_version(client: TestClient) -> None:
     assert document["given"] == ["0" * 12, served]
 
 
-def test_an_answer_nobody_can_read(client: TestClient, seven: bytes) -> None:
+def test_a_response_that_accept_does_not_allow(client: TestClient, seven: bytes) -> None:
     answer = client.post("/encode", content=seven, headers={"Accept": "image/png"})
     allowed = ["application/json", "application/x-npy", "application/octet-stream"]
     assert problem(answer, 406, "not-acceptable")["allowed"] == allowed

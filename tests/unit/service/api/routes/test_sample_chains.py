@@ -33,7 +33,7 @@ def test_states_are_answered_with_their_images(client: TestClient) -> None:
 
 
 @pytest.mark.slow
-def test_watching_changes_nothing(client: TestClient) -> None:
+def test_states_do_not_change_the_samples(client: TestClient) -> None:
     watched, unwatched = stroll(client, "&every=1"), stroll(client)
     assert watched["codes"] == unwatched["codes"]
     assert unwatched["states"] is None

@@ -99,7 +99,7 @@ def test_several_rows_are_completed_once_each(client: TestClient, n: int | None)
     assert completed["mask"] == each.astype(int).tolist()
 
 
-def test_a_completion_is_the_same_whatever_stands_beside_it(client: TestClient) -> None:
+def test_a_completion_does_not_depend_on_the_other_rows(client: TestClient) -> None:
     batch = complete(client, json=codes_and_mask(CODES))
     for item in range(3):
         alone = complete(client, json=codes_and_mask(CODES[item], n=item + 1))
@@ -177,7 +177,7 @@ def test_every_way_to_send_several_images(client: TestClient) -> None:
     assert left["mask"] == masks.tolist()
 
 
-def test_parameters_of_the_whole_chain(client: TestClient) -> None:
+def test_parameters_of_the_whole_pipeline(client: TestClient) -> None:
     (image,) = pictures(1)
     completed = complete(client, "&box=0,16,28,28&gain=0.5&spread=2", content=saved(image))
     expected = completion_model.encoded(image[None, ..., None], gain=0.5)

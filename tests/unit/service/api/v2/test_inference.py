@@ -36,7 +36,7 @@ def png(image: NDArray[np.uint8], form: str = "PNG") -> bytes:
     return buffer.getvalue()
 
 
-def test_the_server_says_what_it_is(client: TestClient) -> None:
+def test_the_metadata_of_the_server(client: TestClient) -> None:
     answer = client.get("/v2").json()
     assert answer["name"] == "tessera"
     assert "binary_tensor_data" in answer["extensions"]
@@ -120,7 +120,7 @@ def test_tensors_as_json(client: TestClient, nested: bool) -> None:
     }
 
 
-def test_members_that_are_null_are_as_good_as_left_out(client: TestClient) -> None:
+def test_members_that_are_null_count_as_missing(client: TestClient) -> None:
     codes = {"name": "codes", "shape": [1, 1, 1], "datatype": "INT32", "parameters": None, "data": [7]}
     sent = {"id": None, "model_name": "x", "parameters": None, "inputs": [codes], "outputs": None}
     answer = client.post("/v2/models/levels:decode/infer", json=sent).json()
@@ -251,7 +251,7 @@ def test_a_request_may_be_packed(client: TestClient) -> None:
 
 
 @pytest.mark.slow
-def test_a_packed_request_counts_as_what_it_is_unpacked_to(exported: Path) -> None:
+def test_a_compressed_request_counts_with_its_uncompressed_size(exported: Path) -> None:
     content, headers = request({"images": IMAGES})
     content = content.replace(b"{", b"{" + b" " * 2 * FREE, 1)
     if LENGTH in headers:

@@ -1,4 +1,4 @@
-"""``/v2``: what is refused, and what is said about it."""
+"""``/v2``: the problems of invalid requests."""
 
 import gzip
 from pathlib import Path

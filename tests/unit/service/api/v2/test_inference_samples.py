@@ -29,7 +29,7 @@ def test_samples_are_those_of_rest(client: TestClient, seed: int | None) -> None
     np.testing.assert_array_equal(arrays(answer)["codes"], np.array(sample["codes"], np.float32))
 
 
-def test_one_sample_is_drawn_if_nobody_says_how_many(client: TestClient) -> None:
+def test_one_sample_is_drawn_by_default(client: TestClient) -> None:
     assert infer(client, "colours:sample:walk", {})["images"].shape == (1, 8, 8, 3)
 
 

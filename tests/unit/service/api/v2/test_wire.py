@@ -41,11 +41,11 @@ def test_the_weight_of_files_is_that_of_their_pixels_if_known(seven: bytes) -> N
     assert sent(text, {}).weight == math.inf
 
 
-def test_what_is_packed_may_weigh_anything() -> None:
+def test_a_compressed_body_has_an_infinite_weight() -> None:
     content, headers = request({"images": np.zeros((1, 8, 8, 3), np.uint8)})
     (length,) = map(int, headers.values())
     assert weight(content, Headers(headers)) == JSON_WEIGHT * length + 8 * 8 * 3
     assert weight(content, Headers()) == JSON_WEIGHT * len(content)
-    packed = {**headers, "Content-Encoding": "gzip"}
-    assert weight(gzip.compress(content), Headers(packed)) == math.inf
-    assert sent(gzip.compress(content), packed).weight == 8 * 8 * 3
+    compressed = {**headers, "Content-Encoding": "gzip"}
+    assert weight(gzip.compress(content), Headers(compressed)) == math.inf
+    assert sent(gzip.compress(content), compressed).weight == 8 * 8 * 3
