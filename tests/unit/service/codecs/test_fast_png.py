@@ -2,7 +2,6 @@ import io
 import math
 import tracemalloc
 import zlib
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from service.codecs import fast_png, images
 from service.codecs.images import ImageLimits
 from service.contract.manifest import ImageSpec
 from tests.fixtures import fuzz_images, png_builder
+from tests.fixtures.image_files import noise, saved
 from tests.fixtures.outcomes import by_pillow_alone, outcome
 from tests.fixtures.png_builder import header
 
@@ -29,16 +29,6 @@ ROWS = b"".join(bytes([line % 5]) + bytes(range(6)) for line in range(6))
 
 
 PIECES = [(b"IDAT", zlib.compress(ROWS)[:9]), (b"IDAT", b""), (b"IDAT", zlib.compress(ROWS)[9:])]
-
-
-def noise(*shape: int) -> NDArray[np.uint8]:
-    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-
-
-def saved(array: NDArray[np.uint8], form: str = "PNG", **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, format=form, **options)
-    return buffer.getvalue()
 
 
 def png(

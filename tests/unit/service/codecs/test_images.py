@@ -1,6 +1,5 @@
 import base64
 import contextlib
-import io
 import zlib
 from typing import Any
 
@@ -18,6 +17,7 @@ from service.codecs.images import ImageLimits
 from service.contract.manifest import ImageSpec
 from service.errors import BadArray, BadImage, BadSize, BadValue, EmptyBody, TooLarge
 from tests.fixtures import png_builder
+from tests.fixtures.image_files import noise, saved
 
 GREY = ImageSpec(channels=1, height=28, width=28, multiple_of=4)
 COLOUR = ImageSpec(channels=3, height=8, width=8)
@@ -26,16 +26,6 @@ LIMITS = ImageLimits(max_pixels=10_000, max_images=10, max_total_pixels=20_000)
 pixels = hnp.arrays(
     np.uint8, st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(1, 9), st.sampled_from([1, 3]))
 )
-
-
-def saved(array: NDArray[np.uint8], form: str = "PNG", **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, format=form, **options)
-    return buffer.getvalue()
-
-
-def noise(*shape: int) -> NDArray[np.uint8]:
-    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
 @hypothesis_settings(max_examples=50, deadline=None)

@@ -14,7 +14,7 @@ Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
 def samples(client: TestClient) -> Samples:
-    """What ``/metrics`` tells: values by name and labels."""
+    """The values in ``/metrics``, by name and labels."""
     answer = client.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=")
     found: Samples = {}
@@ -62,7 +62,7 @@ def test_calls_are_counted_by_route(exported: Path, seven: bytes) -> None:
     assert value(found, "tessera_refusals_total", type="urn:tessera:unknown-model") == 1
     assert value(found, "tessera_refusals_total", type="urn:tessera:unsupported-media-type") == 1
     assert value(found, "tessera_request_seconds_count", path="/encode") == 4
-    # The call that asks is one.
+    # The request for the metrics is one.
     assert value(found, "tessera_requests_under_way") == 1
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from service.codecs import npy
 from tests.fixtures import completion_model, toy_models
+from tests.fixtures.image_files import saved
 from tests.unit.service.conftest import problem
 
 JSON = {"Accept": "application/json"}
@@ -34,12 +35,6 @@ def codes_and_mask(codes: NDArray[np.int32] = CODES[0], mask: NDArray[Any] = MAS
     return {"codes": codes.tolist(), "mask": mask.tolist(), **more}
 
 
-def saved(pixels: NDArray[np.uint8], form: str = "PNG", **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, form, **options)
-    return buffer.getvalue()
-
-
 def to_base64(pixels: NDArray[np.uint8]) -> str:
     return base64.b64encode(saved(pixels)).decode()
 
@@ -56,7 +51,7 @@ def test_codes_beside_the_mask_are_kept_and_those_under_it_sampled(client: TestC
     assert completed["shape"] == [1, 28, 28, 1]
     image = Image.open(io.BytesIO(base64.b64decode(completed["images"][0])))
     np.testing.assert_array_equal(np.asarray(image), toy_models.pixels(expected)[0, :, :, 0])
-    # What was answered is taken again, and the codes that were sampled are kept this time.
+    # The response is a valid request; the codes that were sampled are kept this time.
     again = complete(
         client, json={"codes": completed["codes"], "mask": (1 - np.array(completed["mask"])).tolist()}
     )
