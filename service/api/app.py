@@ -147,9 +147,11 @@ def _layers(context: Context) -> list[Callable[[ASGIApp], ASGIApp]]:
         partial(BodyLimits, settings=settings, budget=budget),
     ]
     if settings.api_keys or settings.reload_key:
-        is_open = () if settings.metrics == "key" else (METRICS,)
+        open_paths = () if settings.metrics == "key" else (METRICS,)
         layers.append(
-            partial(Authentication, keys=settings.api_keys, reload_key=settings.reload_key, is_open=is_open)
+            partial(
+                Authentication, keys=settings.api_keys, reload_key=settings.reload_key, open_paths=open_paths
+            )
         )
     if isinstance(settings.metrics, int):
         layers.append(partial(MetricsPort, port=settings.metrics))

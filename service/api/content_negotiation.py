@@ -38,18 +38,18 @@ def header(scope: Scope, name: bytes) -> str | None:
     return None
 
 
-def choose(header: str | None, offers: tuple[str, ...]) -> str:
-    """The offer with the highest quality in an Accept header; among equals the first, the default.
+def choose(scope: Scope, offers: tuple[str, ...]) -> str:
+    """The offer with the highest quality in the Accept header; among equals the first, the default.
 
     No header, an empty one and ``*/*`` give the default. Raises NotAcceptable if no offer is allowed, or if
     the header has over 1,000 characters.
     """
-    header = header or ""
-    best = _best(header, offers) if len(header) <= _LONGEST else None
+    accept = header(scope, b"accept") or ""
+    best = _best(accept, offers) if len(accept) <= _LONGEST else None
     if best is None:
-        given = f"Accept is {quoted(header)} ({len(header)} of at most {_LONGEST} characters)"
+        given = f"Accept is {quoted(accept)} ({len(accept)} of at most {_LONGEST} characters)"
         detail = f"{given}, and the response comes as {', '.join(offers)}"
-        raise NotAcceptable(detail, given=header, allowed=list(offers))
+        raise NotAcceptable(detail, given=accept, allowed=list(offers))
     return best
 
 

@@ -63,7 +63,7 @@ class ImagesBody(NamedTuple):
 
     @property
     def weight(self) -> float:
-        """Of decoding, in samples; infinite unless every file is a plain PNG."""
+        """Of decoding, in samples; infinite unless every file is a simple PNG."""
         if self.npy is not None:
             return len(self.npy)
         return sum(map(fast_png.weight, self.files)) if len(self.files) <= _FEW_FILES else math.inf

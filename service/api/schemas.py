@@ -1,6 +1,6 @@
 """The JSON objects and query parameters of requests, and what several responses have in common.
 
-What one route alone responds with stands beside that route. Responses with images or codes are never built
+A response of one route alone is defined beside that route. Responses with images or codes are never built
 as these classes: they describe, for OpenAPI, what ``service.api.responses`` writes directly from numpy.
 """
 
@@ -169,7 +169,7 @@ class SampleDocument(_ShapedCodes, _Sample, _Seeded, Closed):
     `[n, h, w]` or `[n, d]`, or a flat one and `shape`."""
     mask: list[Any] | None = None
     """Which codes to sample: nested lists of true or 1 (sample) and false or 0 (keep), of the shape of
-    the codes; one row stands for all."""
+    the codes; one row applies to all."""
     image: str | None = None
     """PNG, JPEG or WebP as base64 or a data: URL."""
     images: Texts | None = None

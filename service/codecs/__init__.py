@@ -1,1 +1,1 @@
-"""Bytes to arrays and back: pictures, npy, JSON and tensors of the Open Inference Protocol."""
+"""Bytes to arrays and back: images, npy, JSON and tensors of the Open Inference Protocol."""

@@ -16,8 +16,6 @@ from kornia_rs.image import Image
 from kornia_rs.io import decode_image_png_u8
 from numpy.typing import NDArray
 
-Pixels = NDArray[np.uint8]
-
 # The codec holds the interpreter lock; Pillow, which releases it, gets images that take longer than a
 # millisecond to decode or three to encode.
 MOST_PIXELS_READ = 2**16
@@ -56,7 +54,7 @@ def weight(data: bytes) -> float:
     return math.inf if png is None else png.samples
 
 
-def decode(data: bytes, max_pixels: int) -> Pixels | None:
+def decode(data: bytes, max_pixels: int) -> NDArray[np.uint8] | None:
     """The pixels of a simple PNG with at most ``max_pixels``: uint8 ``(H, W, C)`` with 1, 3 or 4 channels.
 
     None for any other file. The size is checked before any pixel is decoded.
@@ -73,7 +71,7 @@ def decode(data: bytes, max_pixels: int) -> Pixels | None:
         return None
 
 
-def encode(image: Pixels) -> bytes | None:
+def encode(image: NDArray[np.uint8]) -> bytes | None:
     """An image, uint8 ``(H, W, C)`` with 1 or 3 channels, as PNG; None if it is too large."""
     if image.shape[0] * image.shape[1] > MOST_PIXELS_WRITTEN:
         return None

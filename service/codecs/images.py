@@ -155,7 +155,7 @@ def open_image(data: bytes, limits: ImageLimits, where: str = "the image") -> Im
         raise
     except image_metadata.TooManyParts as error:
         raise TooLarge(f"{where} {error}") from error
-    except Exception as error:  # as above
+    except Exception as error:  # Pillow raises many kinds of exceptions for a corrupt file
         raise BadImage(f"{where} is no PNG, JPEG or WebP that can be read", allowed=FORMATS) from error
     width, height = picture.size
     limits.check_pixels(f"{where} has", height, width)
@@ -224,7 +224,7 @@ def _upright(
         return upright_picture(picture, spec.channels, spec.background)
     except MemoryError:
         raise
-    except Exception as error:  # Pillow's decoders raise many kinds of exceptions for a corrupt file
+    except Exception as error:  # as in open_image
         raise BadImage(f"{where} is truncated or corrupt") from error
 
 

@@ -36,7 +36,7 @@ class Box(NamedTuple):
 def from_json(given: list[Any], manifest: Manifest, rows: int) -> Mask:
     """The mask for ``rows`` rows of codes in nested lists of true and false, or 1 and 0.
 
-    It may lack its batch axis, or have one row, which then stands for all. Raises BadValue.
+    It may lack its batch axis, or have one row, which then applies to all. Raises BadValue.
     """
     flat, shape, _ = json_arrays.flatten(given, "mask", BadValue)
     own = manifest.codes.shape

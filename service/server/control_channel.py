@@ -140,7 +140,7 @@ class ControlChannel:
             self._create_task(self._listen())
 
     async def broadcast(self, topic: str, seconds: float | None = None) -> list[Any]:
-        """The result of every worker, this one first; an exception stands for a result that failed.
+        """The result of every worker, this one first; an exception is the result of a worker that failed.
 
         A worker that does not reply within ``seconds`` is a TimeoutError in the list. Raises TimeoutError if
         the supervisor itself does not reply.

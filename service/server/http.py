@@ -98,7 +98,7 @@ class State(ServerState):
 class Protocol(HttpToolsProtocol):
     """A connection with timeouts for the headers of a request and for reading a response."""
 
-    _state: State
+    server_state: State
     _header_timeout: TimerHandle | None = None
     _write_timeout: TimerHandle | None = None
     _in_headers = True
@@ -106,12 +106,10 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(coalescing(transport, self.loop))
-        assert isinstance(self.server_state, State)  # noqa: S101 - Server makes no other
-        self._state = self.server_state
         self._start_header_timeout()
-        if self._state.settings.workers > 1:
+        if self.server_state.settings.workers > 1:
             # Otherwise the worker that wakes first would accept all connections of a burst, and keep them.
-            time.sleep(_ACCEPT_DELAY * min(len(self._state.connections), _MOST_DELAYS))
+            time.sleep(_ACCEPT_DELAY * min(len(self.server_state.connections), _MOST_DELAYS))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_header_timeout()
@@ -127,7 +125,7 @@ class Protocol(HttpToolsProtocol):
         if self._header_timeout is None:
             self._start_header_timeout()
         self._header_bytes = self._header_bytes + len(data) if was_in_headers else 0
-        most = self._state.settings.max_head_bytes
+        most = self.server_state.settings.max_head_bytes
         if self._header_bytes > most and not self.transport.is_closing():
             self.send_400_response(f"The headers of the request have over {most} bytes (--max-head-bytes).")
 
@@ -139,7 +137,7 @@ class Protocol(HttpToolsProtocol):
         self._in_headers, self._header_bytes = False, 0
         self._stop_header_timeout()
         super().on_headers_complete()
-        if self._state.draining:
+        if self.server_state.draining:
             self.cycle.keep_alive = False
 
     def on_response_complete(self) -> None:
@@ -155,7 +153,7 @@ class Protocol(HttpToolsProtocol):
         super().pause_writing()
         if self._write_timeout is None:
             self._write_timeout = self.loop.call_later(
-                self._state.settings.write_seconds, self.transport.abort
+                self.server_state.settings.write_seconds, self.transport.abort
             )
 
     def resume_writing(self) -> None:
@@ -171,7 +169,7 @@ class Protocol(HttpToolsProtocol):
     def _start_header_timeout(self) -> None:
         self._stop_header_timeout()
         self._header_timeout = self.loop.call_later(
-            self._state.settings.header_seconds, self.timeout_keep_alive_handler
+            self.server_state.settings.header_seconds, self.timeout_keep_alive_handler
         )
 
     def _stop_header_timeout(self) -> None:
@@ -192,6 +190,8 @@ class Server(uvicorn.Server):
     a second it accepts connections too, and responds with ``Connection: close``. ``fail`` is a graceful
     shutdown that leaves new connections to other workers; ``failed`` is then True.
     """
+
+    server_state: State
 
     def __init__(
         self,
@@ -218,8 +218,7 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
             )
         )
-        self._state = State(settings)
-        self.server_state = self._state
+        self.server_state = State(settings)
         self._on_started, self._on_draining = started, draining
         self._handles_interrupts, self._is_interrupted = handles_interrupts, False
         self.failed = False
@@ -242,8 +241,8 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._on_draining()
-        self._state.draining = True
-        connections: set[Any] = self._state.connections
+        self.server_state.draining = True
+        connections: set[Any] = self.server_state.connections
         for connection in connections:
             if connection.cycle is not None:
                 connection.cycle.keep_alive = False
@@ -256,7 +255,7 @@ class Server(uvicorn.Server):
         await asyncio.sleep(_TICK)
         for listener in last:
             # Other workers accept the connections that a failed one leaves.
-            if not self._is_interrupted and (not self.failed or self._state.settings.workers <= 1):
+            if not self._is_interrupted and (not self.failed or self.server_state.settings.workers <= 1):
                 await self._accept_waiting(listener)
             listener.close()
         if not self._is_interrupted:
@@ -266,7 +265,7 @@ class Server(uvicorn.Server):
     async def _no_connections(self) -> None:
         """Wait until there are no connections, for LINGER seconds at most."""
         until = asyncio.get_running_loop().time() + LINGER
-        while self._state.connections and asyncio.get_running_loop().time() < until:
+        while self.server_state.connections and asyncio.get_running_loop().time() < until:
             await asyncio.sleep(_TICK)
 
     async def _accept_waiting(self, listener: socket.socket) -> None:
@@ -284,4 +283,4 @@ class Server(uvicorn.Server):
                 await loop.connect_accepted_socket(self._protocol, connection)
 
     def _protocol(self) -> Protocol:
-        return Protocol(self.config, self._state, self.lifespan.state)
+        return Protocol(self.config, self.server_state, self.lifespan.state)

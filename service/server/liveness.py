@@ -13,7 +13,7 @@ PATIENCE, FRESH = 5.0, 1.0
 
 
 class Health(NamedTuple):
-    """The fatal_errors of this worker, and how many workers respond, this one included."""
+    """The fatal errors of this worker, and how many workers respond, this one included."""
 
     fatal_errors: list[str]
     responsive: int
@@ -22,8 +22,8 @@ class Health(NamedTuple):
 class LivenessCheck:
     """Checks at most once a second, however many probes come.
 
-    The other workers are not queried: the supervisor replaces one that is ill or blocked, and counts those
-    that reply to its pings.
+    The other workers are not queried: the supervisor replaces one that is not well or blocked, and counts the
+    workers that reply to its pings.
     """
 
     def __init__(self, fatal_errors: Callable[[], list[str]], control: ControlChannel) -> None:

@@ -26,7 +26,7 @@ class Authentication:
     """Refuses requests without one of the ``keys``, and a reload without the ``reload_key``, with 401.
 
     A known key without the permission is 403. Without ``keys`` every client may call; without a
-    ``reload_key`` a reload needs one of the ``keys``. ``is_open`` are further paths that need no key.
+    ``reload_key`` a reload needs one of the ``keys``. ``open_paths`` are further paths that need no key.
     """
 
     def __init__(
@@ -34,10 +34,10 @@ class Authentication:
         app: ASGIApp,
         keys: Sequence[SecretStr],
         reload_key: SecretStr | None,
-        is_open: Iterable[str] = (),
+        open_paths: Iterable[str] = (),
     ) -> None:
         self.app = app
-        self._open = OPEN | set(is_open)
+        self._open = OPEN | set(open_paths)
         self._keys: list[tuple[bytes, Permission]] = [(_digest(key), "call") for key in keys]
         if reload_key is not None:
             self._keys.append((_digest(reload_key), "reload"))

@@ -51,9 +51,7 @@ async def encode(request: Request, context: Shared, query: Annotated[ImagesQuery
     or JSON with base64. Images of another size are made to fit by the model's rule; with `resize=false` they
     keep their size, where the model can.
     """
-    form = content_negotiation.choose(
-        content_negotiation.header(request.scope, b"accept"), responses.CODES_FORMS
-    )
+    form = content_negotiation.choose(request.scope, responses.CODES_FORMS)
     call, pixels = await images_call(request, context, query, "encode")
     results = await call.run(context, len(pixels), {Role.images: pixels})
     codes = results.arrays[Role.codes]
@@ -68,9 +66,7 @@ async def decode(request: Request, context: Shared, query: Annotated[OperationQu
     The body is the response of `/encode`, JSON or npy. Grids of another size than the model's own are images
     of another size, where the model can. As PNG, several images are a grid.
     """
-    form = content_negotiation.choose(
-        content_negotiation.header(request.scope, b"accept"), responses.IMAGES_FORMS
-    )
+    form = content_negotiation.choose(request.scope, responses.IMAGES_FORMS)
     check_queue(context, query, "decode", request.scope)
     received = await request_bodies.read_codes(request, context)
     model = choose_model(context, query, received.named)
@@ -91,9 +87,7 @@ async def reconstruct(request: Request, context: Shared, query: Annotated[Images
 
     The body is as for `/encode`. The JSON has the mean squared error and the PSNR of each image.
     """
-    form = content_negotiation.choose(
-        content_negotiation.header(request.scope, b"accept"), responses.IMAGES_FORMS
-    )
+    form = content_negotiation.choose(request.scope, responses.IMAGES_FORMS)
     call, pixels = await images_call(request, context, query, "reconstruct")
     results = await call.run(context, len(pixels), {Role.images: pixels})
     decoded = results.arrays[Role.images]

@@ -121,7 +121,7 @@ async def show_model(name: ModelName, context: Shared) -> ModelDetail:
 )
 async def show_codebook(name: ModelName, request: Request, context: Shared) -> Response:
     """Show the code vectors, as the safetensors file, npy or JSON."""
-    form = content_negotiation.choose(content_negotiation.header(request.scope, b"accept"), CODEBOOK_FORMS)
+    form = content_negotiation.choose(request.scope, CODEBOOK_FORMS)
     bundle = context.registry.choose(name).bundle
     vectors = bundle.vectors
     if bundle.codebook is None or vectors is None:

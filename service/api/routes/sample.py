@@ -84,9 +84,7 @@ async def sample(request: Request, context: Shared, query: Annotated[SampleQuery
     With `every=20` the response has every 20th state of each chain instead of the last alone: as PNG a row of
     images for each sample, as npy `[n, states, h, w, c]`, in JSON beside the last.
     """
-    form = content_negotiation.choose(
-        content_negotiation.header(request.scope, b"accept"), responses.IMAGES_FORMS
-    )
+    form = content_negotiation.choose(request.scope, responses.IMAGES_FORMS)
     body = _merged(await request_bodies.read_sample(request, context), query)
     model = choose_model(context, body.document)
     operation = model.sampler(body.document.method)

@@ -38,7 +38,7 @@ async def score(request: Request, context: Shared, query: Annotated[ImagesQuery,
     negative log-likelihood by importance sampling, closer with more `samples`. The noise of the draws is that
     of `seed`; without one a seed is drawn, and is in the response.
     """
-    content_negotiation.choose(content_negotiation.header(request.scope, b"accept"), (JSON,))
+    content_negotiation.choose(request.scope, (JSON,))
     call, pixels = await images_call(request, context, query, "score")
     results = await call.run(context, len(pixels), {Role.images: pixels})
     more = {"seed": call.seed, "parameters": dict(call.values)}

@@ -171,7 +171,7 @@ async def infer(name: ModelName, found: Found, request: Request, context: Shared
     Inputs are JSON, or bytes after the JSON object (Triton's binary tensor data extension); so are the
     outputs, all or those in `outputs`. The `parameters` are those of the operation, and `seed`, that of the
     noise: without one, encoders and decoders draw no noise, and samplers draw a seed, which is in the
-    response. A sampler has `n` rows, or as many as there are labels; one row of codes then stands for all. An
+    response. A sampler has `n` rows, or as many as there are labels; one row of codes then applies to all. An
     interpolation from `codes` to a `target` has the `fraction` of each row, or `n`. The body may be
     compressed with gzip or deflate.
     """

@@ -1,7 +1,7 @@
 """The input tensors of an inference by role, validated against the signature and each other.
 
 The number of rows of samples, completions and interpolations is ``n``, or that of an input with several rows;
-the other inputs have as many rows, or one that stands for all. Otherwise it is that of the images or codes,
+the other inputs have as many rows, or one that applies to all. Otherwise it is that of the images or codes,
 with one label for all rows or one for each.
 """
 
@@ -65,14 +65,14 @@ def read(
     if taker and label is not None and signature.repeats:
         counts[taker.name] = len(label)
     most = max(counts.values(), default=1)
-    # An interpolation without the position of each row.
-    is_open = signature.input(Role.fraction) is not None and Role.fraction not in arrays
-    if is_open and most > 1:
+    # Then the points of an interpolation are evenly spaced.
+    lacks_fraction = signature.input(Role.fraction) is not None and Role.fraction not in arrays
+    if lacks_fraction and most > 1:
         raise BadValue(
             f"there are {most} rows to interpolate, and no fraction with the position of each; give one "
             f"for each row, or one row of codes and one of targets"
         )
-    rows = n or (POINTS if is_open else most)
+    rows = n or (POINTS if lacks_fraction else most)
     allowed = [1, rows] if signature.repeats else [rows]
     for name, count in counts.items():
         if count not in allowed:
@@ -83,7 +83,7 @@ def read(
     limits.check_count(rows)
     limits.check_total(rows, *image_size(arrays, model))
     arrays = {role: array.repeat(rows // len(array), axis=0) for role, array in arrays.items()}
-    if is_open:
+    if lacks_fraction:
         arrays[Role.fraction] = np.linspace(0, 1, rows, dtype=np.float32)
     return Inputs(arrays, rows, label)
 

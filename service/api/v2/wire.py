@@ -38,7 +38,7 @@ _REFUSED = {
 class InferenceBody:
     """An inference request.
 
-    ``outputs`` are the names of the outputs that the client wants, and whether as bytes; None stands for all,
+    ``outputs`` are the names of the outputs that the client wants, and whether as bytes; None is all outputs,
     as bytes if ``binary``.
     """
 

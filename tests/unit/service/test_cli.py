@@ -29,7 +29,7 @@ def test_a_variable_that_is_nearly_ours_ends_the_start(
     assert said.count("\n") == 1
 
 
-def test_other_variables_are_no_business_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_variables_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("tessera_port", "9003")
     assert from_command_line([]).port == 9003
     fine = ["TESSERA_PORT", "TESSERACT_PORT", "TESSDATA_PREFIX", "PORT", "API_KEYS", "MODELS", "T" * 10**5]
@@ -49,7 +49,7 @@ def test_other_variables_are_no_business_of_ours(monkeypatch: pytest.MonkeyPatch
         ("TESSERA_CANARY_PORT_8000_TCP", "tcp://10.0.0.8:8000"),
     ],
 )
-def test_what_kubernetes_sets_is_told_from_a_mistake(name: str, value: str) -> None:
+def test_a_variable_that_kubernetes_sets_has_its_own_error(name: str, value: str) -> None:
     (complaint,) = unknown_variables({name: value})
     assert complaint.startswith(f"{name!r} is set by Kubernetes for a Service")
     assert "enableServiceLinks: false" in complaint

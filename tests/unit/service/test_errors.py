@@ -41,7 +41,7 @@ def test_types_differ() -> None:
         ("?", ""),
     ],
 )
-def test_the_nearest_name_is_told(given: str, expected: str) -> None:
+def test_the_nearest_name_is_suggested(given: str, expected: str) -> None:
     assert did_you_mean(given, ["vlae-mnist", "vqvae-mnist"]) == expected
 
 
@@ -61,7 +61,7 @@ HUGE = [
 
 
 @pytest.mark.parametrize("value", HUGE, ids=lambda value: type(value).__name__)
-def test_whatever_was_given_an_answer_is_small(value: object) -> None:
+def test_a_response_is_small_whatever_was_given(value: object) -> None:
     assert len(quoted(value)) <= 80
     problem = BadImage(f"not {quoted(value)}", given=value, allowed=[value] * 1000)
     document = problem.document("/" + "p" * 10**6)
@@ -70,7 +70,7 @@ def test_whatever_was_given_an_answer_is_small(value: object) -> None:
     assert len(orjson.dumps(document)) < 32_000
 
 
-def test_what_is_small_comes_back_as_it_is() -> None:
+def test_a_small_value_is_unchanged() -> None:
     for value in (None, True, 3, 2.5, "text", [1, [2, None]], {"a": [1.5]}):
         assert errors.bounded(value) == value
 

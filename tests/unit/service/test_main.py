@@ -1,4 +1,4 @@
-"""The service as a process: how it starts, and how it says that it cannot."""
+"""The service as a process: its start, its failures to start, its shutdown."""
 
 import os
 import re
@@ -12,23 +12,29 @@ import httpx2 as httpx
 import pytest
 
 from service.contract import __version__
+from tests.fixtures.processes import ROOT, start
 
-ROOT = Path(__file__).parents[3]
+
+def log_until(process: subprocess.Popen[str], last: str) -> str:
+    """The log of a service up to the line with the text ``last``."""
+    assert process.stderr is not None
+    log = ""
+    while last not in log:
+        line = process.stderr.readline()
+        assert line, log
+        log += line
+    return log
 
 
-def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "service", *arguments],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def url_in(log: str) -> str:
+    found = re.search(r"listening on (http://127\.0\.0\.1:\d+);", log)
+    assert found is not None, log
+    return found[1]
 
 
 def refusal(*arguments: str, code: int = 1, **environment: str) -> str:
     """The one line with which the service refuses to start."""
-    process = start(*arguments, **environment)
+    process = start("service", *arguments, **environment)
     _, said = process.communicate(timeout=60)
     assert process.returncode == code, said
     # Anything before it is the log.
@@ -40,16 +46,12 @@ def refusal(*arguments: str, code: int = 1, **environment: str) -> str:
 
 @pytest.mark.slow
 def test_it_serves_and_stops_in_order(exported: Path) -> None:
-    process = start("--models", str(exported), "--port", "0", "--threads", "1", TESSERA_PROVIDER="cpu")
-    assert process.stderr is not None
+    arguments = ["--models", str(exported), "--port", "0", "--threads", "1"]
+    process = start("service", *arguments, TESSERA_PROVIDER="cpu")
     try:
-        log = ""
-        while (found := re.search(r"listening on (http://127\.0\.0\.1:\d+);", log)) is None:
-            line = process.stderr.readline()
-            assert line, log
-            log += line
+        log = log_until(process, "listening on ")
         assert re.search(r"model levels \(vqvae\) version \w{12} runs on cpu: the setting provider=cpu", log)
-        url = found[1]
+        url = url_in(log)
         assert httpx.get(f"{url}/readyz", timeout=30).json()["threads"] == 1
         reloaded = httpx.post(f"{url}/models/reload", timeout=30)
         assert reloaded.json()["kept"] == ["colours", "levels", "oddity", "patchwork", "wanderer"]
@@ -63,16 +65,11 @@ def test_it_serves_and_stops_in_order(exported: Path) -> None:
 @pytest.mark.slow
 def test_a_service_without_a_model_starts_and_says_why(tmp_path: Path) -> None:
     (tmp_path / "half").mkdir()
-    process = start("--models", str(tmp_path), "--port", "0", "--provider", "cpu")
-    assert process.stderr is not None
+    process = start("service", "--models", str(tmp_path), "--port", "0", "--provider", "cpu")
     try:
-        log = ""
-        while (found := re.search(r"listening on (\S+);", log)) is None:
-            line = process.stderr.readline()
-            assert line, log
-            log += line
+        log = log_until(process, "listening on ")
         assert "model half is refused: the bundle is incomplete: there is no 'manifest.json'" in log
-        answer = httpx.get(f"{found[1]}/readyz", timeout=30)
+        answer = httpx.get(f"{url_in(log)}/readyz", timeout=30)
         assert answer.status_code == 503
         assert "bundle is incomplete" in answer.json()["detail"]
     finally:
@@ -129,27 +126,23 @@ def test_a_mistyped_key() -> None:
 
 
 @pytest.mark.slow
-def test_all_workers_answer_at_the_port_of_the_metrics(exported: Path) -> None:
+def test_the_metrics_port_has_the_metrics_of_all_workers(exported: Path) -> None:
     process = start(
+        "service",
         *("--models", str(exported), "--port", "0", "--metrics", "0", "--workers", "2", "--threads", "1"),
         TESSERA_API_KEYS="first",
         TESSERA_PROVIDER="cpu",
     )
-    assert process.stderr is not None
     try:
-        log = ""
-        while (found := re.search(r"metrics at (http://127\.0\.0\.1:\d+)/metrics", log)) is None:
-            line = process.stderr.readline()
-            assert line, log
-            log += line
-        main = re.search(r"listening on (http://127\.0\.0\.1:\d+);", log)
-        assert main is not None
+        log = log_until(process, "metrics at ")
+        found, main = re.search(r"metrics at (http://127\.0\.0\.1:\d+)/metrics", log), url_in(log)
+        assert found is not None, log
         for _ in range(10):
             text = httpx.get(f"{found[1]}/metrics", timeout=30).text
             assert all(f'tessera_ready{{worker="{index}"}} 1.0' in text for index in range(2))
         assert httpx.get(f"{found[1]}/models", timeout=30).status_code == 404
-        assert httpx.get(f"{main[1]}/metrics", timeout=30).status_code == 404
-        assert httpx.get(f"{main[1]}/models", timeout=30).status_code == 401
+        assert httpx.get(f"{main}/metrics", timeout=30).status_code == 404
+        assert httpx.get(f"{main}/models", timeout=30).status_code == 401
     finally:
         process.terminate()
         process.communicate(timeout=60)

@@ -1,7 +1,7 @@
-"""The service leans on what its dependencies call public, and on nothing else of them.
+"""The service uses only the public interfaces of its dependencies.
 
-What has a leading underscore may be gone with any release, and what FastAPI has inside (`Dependant`, how it
-reads a query) is no more promised than that.
+A name with a leading underscore may change with any release, and so may the internals of FastAPI
+(`Dependant`, how it reads a query).
 """
 
 import ast
@@ -33,7 +33,7 @@ def is_of_a_dependency(module: str | None) -> bool:
 
 
 def imported(tree: ast.AST) -> Iterator[str]:
-    """Imports of what a dependency does not promise."""
+    """Imports of private names of a dependency."""
     for node in ast.walk(tree):
         whole: list[str] = []
         if isinstance(node, ast.Import):
@@ -47,7 +47,7 @@ def imported(tree: ast.AST) -> Iterator[str]:
 
 
 def used(tree: ast.AST) -> Iterator[str]:
-    """Names of the inside, and private attributes but those of ``self`` and of the classes of this file."""
+    """Uses of internals, and of private attributes other than those of ``self`` and this file's classes."""
     ours = {node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
     own = {name for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for name in defined(node)}
     for node in ast.walk(tree):
@@ -77,7 +77,7 @@ def defined(node: ast.ClassDef) -> set[str]:
 
 
 def inherited(tree: ast.AST, module: ModuleType) -> Iterator[str]:
-    """What classes have from a base in a dependency, and what they hide of it, that is private there."""
+    """Private names of a base class in a dependency that a class uses or overrides."""
     for node in ast.walk(tree):
         kind = getattr(module, node.name, None) if isinstance(node, ast.ClassDef) else None
         if not isinstance(node, ast.ClassDef) or not isinstance(kind, type):
@@ -107,7 +107,7 @@ def complaints(path: Path, module: ModuleType) -> list[str]:
 
 
 @pytest.mark.slow
-def test_the_service_leans_on_public_interfaces_alone() -> None:
+def test_the_service_uses_public_interfaces_alone() -> None:
     found = {}
     for path in sorted((ROOT / "service").rglob("*.py")):
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")

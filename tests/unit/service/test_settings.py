@@ -28,7 +28,7 @@ def test_without_keys_there_are_none() -> None:
 
 
 def test_empty_variables_are_as_good_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Compose gives what is not set in this way.
+    # Compose passes an unset variable as an empty one.
     for name in Settings.model_fields:
         monkeypatch.setenv(variable(name), "")
     assert from_command_line([]) == Settings()

@@ -1,4 +1,4 @@
-"""What a caller may make the service read and say: bounded, whatever comes, and large bodies off the loop."""
+"""Limits of requests and of error responses, and the parsing of large bodies off the event loop."""
 
 import base64
 import io
@@ -70,10 +70,10 @@ def test_a_refusal_is_short(client: TestClient, kind: str) -> None:
     path, sent = HOSTILE[kind]
     answer = client.post(path, content=orjson.dumps(sent) if sent != 10**300 else str(sent).encode())
     assert 400 <= answer.status_code < 500, answer.text
-    told = answer.json()
+    document = answer.json()
     assert len(answer.content) < 8192
-    assert len(json.dumps(told.get("given"))) < 400
-    assert len(told.get("errors", [])) <= 10
+    assert len(json.dumps(document.get("given"))) < 400
+    assert len(document.get("errors", [])) <= 10
 
 
 @pytest.mark.parametrize(
@@ -122,9 +122,9 @@ def test_json_has_a_limit_of_its_own(narrow: TestClient, seven: bytes) -> None:
     image = base64.b64encode(seven).decode()
     assert narrow.post("/encode", json={"image": image}).status_code == 200
     many = narrow.post("/encode", json={"image": image + " " * 4000})
-    told = problem(many, 413, "too-large")
-    assert told["allowed"] == 4000
-    assert "max_json_bytes" in told["detail"]
+    document = problem(many, 413, "too-large")
+    assert document["allowed"] == 4000
+    assert "max_json_bytes" in document["detail"]
     # What is no JSON may be larger.
     assert narrow.post("/encode", content=npy.dump(np.zeros((8, 28, 28, 1), np.uint8))).status_code == 200
 
@@ -132,17 +132,17 @@ def test_json_has_a_limit_of_its_own(narrow: TestClient, seven: bytes) -> None:
 @pytest.mark.parametrize("values", [[1] * 1100, [[]] * 130, [{}] * 130, [{"a": 1}] * 70])
 def test_so_have_the_values_in_it(narrow: TestClient, values: list[Any]) -> None:
     for path, sent in (("/decode", {"codes": values}), (INFER, {"inputs": [tensor(data=values)]})):
-        told = problem(narrow.post(path, json=sent), 413, "too-large")
-        assert told["allowed"] == 1000
-        assert "max_json_values" in told["detail"]
+        document = problem(narrow.post(path, json=sent), 413, "too-large")
+        assert document["allowed"] == 1000
+        assert "max_json_values" in document["detail"]
     assert narrow.post("/decode", json={"codes": [1] * 900, "shape": [1, 30, 30]}).status_code == 200
 
 
 def test_an_inference_answers_no_more_values_as_json(narrow: TestClient) -> None:
     codes = {"codes": np.ones((2, 7, 7), np.int32)}
-    told = problem(post(narrow, "levels:decode", codes), 413, "too-large")
-    assert told["given"] == 2 * 28 * 28
-    assert "binary_data" in told["detail"]
+    document = problem(post(narrow, "levels:decode", codes), 413, "too-large")
+    assert document["given"] == 2 * 28 * 28
+    assert "binary_data" in document["detail"]
     parameters = {"binary_data_output": True}
     assert post(narrow, "levels:decode", codes, parameters=parameters).status_code == 200
 
@@ -175,7 +175,7 @@ def test_json_of_more_than_a_few_kib_is_read_off_the_event_loop(
     assert seen[1] != loop
 
 
-def test_pictures_are_read_off_the_event_loop_unless_they_are_small_and_plain(
+def test_images_are_decoded_off_the_event_loop_unless_they_are_small_simple_pngs(
     client: TestClient, seven: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert client.portal is not None

@@ -1,4 +1,4 @@
-"""Whatever OpenAPI allows, and much that it does not, is answered as OpenAPI says."""
+"""Responses conform to the OpenAPI document, for requests that it allows and many that it does not."""
 
 import base64
 import contextlib

@@ -1,4 +1,4 @@
-"""The app on a provider that stands in for CUDA's: what a GPU changes in it."""
+"""The app on a fake CUDA provider."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -78,5 +78,5 @@ def test_a_lost_device_turns_liveness_red(there: TestClient, monkeypatch: pytest
     monkeypatch.setattr("service.server.liveness.FRESH", 0.0)
     assert there.get("/livez").status_code == 200
     monkeypatch.setattr(providers.CudaProbe, "failure", lambda _: "an illegal memory access was encountered")
-    told = problem(there.get("/livez"), 503, "unwell")
-    assert told["ailments"] == ["CUDA failed a probe: an illegal memory access was encountered"]
+    document = problem(there.get("/livez"), 503, "unwell")
+    assert document["ailments"] == ["CUDA failed a probe: an illegal memory access was encountered"]

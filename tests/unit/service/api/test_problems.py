@@ -9,9 +9,9 @@ from tests.unit.service.conftest import make_client, problem
 
 
 def test_an_unknown_path(client: TestClient) -> None:
-    told = problem(client.get("/encod"), 404, "about:blank")
-    assert told["detail"] == "there is nothing at '/encod'; did you mean '/encode'?"
-    assert told["instance"] == "/encod"
+    document = problem(client.get("/encod"), 404, "about:blank")
+    assert document["detail"] == "there is nothing at '/encod'; did you mean '/encode'?"
+    assert document["instance"] == "/encod"
 
 
 @pytest.mark.parametrize(
@@ -20,8 +20,8 @@ def test_an_unknown_path(client: TestClient) -> None:
 )
 def test_a_wrong_method(client: TestClient, method: str, path: str, allowed: str) -> None:
     answer = client.request(method, path)
-    told = problem(answer, 405, "about:blank")
-    assert told["allowed"] == allowed.split(", ")
+    document = problem(answer, 405, "about:blank")
+    assert document["allowed"] == allowed.split(", ")
     assert answer.headers["allow"] == allowed
 
 
@@ -36,7 +36,7 @@ def test_a_wrong_method(client: TestClient, method: str, path: str, allowed: str
         ),
     ],
 )
-def test_what_nobody_foresaw_tells_the_log_alone(
+def test_an_unexpected_exception_is_in_the_log_alone(
     exported: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -49,9 +49,9 @@ def test_what_nobody_foresaw_tells_the_log_alone(
     with make_client(exported) as client:
         monkeypatch.setattr(ServedModel, "run_batch", fail)
         answer = client.post(path, json=sent, headers={"X-Request-ID": "mine"})
-    told = problem(answer, 500, "problem")
+    document = problem(answer, 500, "problem")
     assert "secret" not in answer.text
-    assert told["detail"] == "the service failed on this request; its log has the exception"
+    assert document["detail"] == "the service failed on this request; its log has the exception"
     assert answer.headers["x-request-id"] == "mine"
     (record,) = [record for record in caplog.records if record.name == "service.calls"]
     assert vars(record)["request_id"] == "mine"

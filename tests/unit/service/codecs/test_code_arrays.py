@@ -69,10 +69,10 @@ def through_json(document: Any) -> dict[str, Any]:
 @hypothesis_settings(max_examples=60, deadline=None)
 @given(grids)
 def test_grids_round_trip(array: NDArray[np.int32]) -> None:
-    told = through_json({"codes": array, "shape": array.shape, "dtype": "int32"})
+    document = through_json({"codes": array, "shape": array.shape, "dtype": "int32"})
     flat = through_json({"codes": array.reshape(-1), "shape": array.shape})
     for got in (
-        code_arrays.from_json(told, GRID, LIMITS),
+        code_arrays.from_json(document, GRID, LIMITS),
         code_arrays.from_json(flat, GRID, LIMITS),
         code_arrays.from_npy(npy.dump(array), GRID, LIMITS),
     ):
@@ -134,12 +134,12 @@ def test_floats_of_any_width(dtype: str) -> None:
         (7, "codes is 7"),
     ],
 )
-def test_bad_grids_are_told_apart(nested: Any, complaint: str) -> None:
+def test_each_bad_grid_has_an_error_of_its_own(nested: Any, complaint: str) -> None:
     with pytest.raises(BadCodes, match=complaint):
         code_arrays.from_json({"codes": nested}, GRID, LIMITS)
 
 
-def test_the_first_bad_value_is_told_to_programs_too() -> None:
+def test_the_first_bad_value_is_a_member_of_the_problem() -> None:
     with pytest.raises(BadCodes) as caught:
         code_arrays.from_npy(npy.dump(np.array([[[1, 700], [800, 2]]])), GRID, LIMITS)
     assert caught.value.members == {"index": [0, 0, 1], "given": 700, "allowed": [0, 511]}

@@ -9,35 +9,35 @@ from hypothesis import strategies as st
 from service.codecs.compression import decompressed
 from service.errors import BadBody, TooLarge, UnsupportedMediaType
 
-PACK: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "deflate": zlib.compress}
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "deflate": zlib.compress}
 
 
-@given(st.binary(max_size=300), st.sampled_from(sorted(PACK)))
-def test_what_was_packed_comes_back(content: bytes, encoding: str) -> None:
-    assert decompressed(PACK[encoding](content), encoding, 300) == content
-    assert decompressed(PACK[encoding](content), f" {encoding.upper()} ", 300) == content
+@given(st.binary(max_size=300), st.sampled_from(sorted(COMPRESS)))
+def test_a_compressed_body_round_trips(content: bytes, encoding: str) -> None:
+    assert decompressed(COMPRESS[encoding](content), encoding, 300) == content
+    assert decompressed(COMPRESS[encoding](content), f" {encoding.upper()} ", 300) == content
 
 
 @pytest.mark.parametrize("encoding", [None, "", "identity"])
-def test_what_was_not_packed_stays_as_it_is(encoding: str | None) -> None:
+def test_an_uncompressed_body_is_unchanged(encoding: str | None) -> None:
     assert decompressed(b"abc", encoding, 3) == b"abc"
 
 
-@pytest.mark.parametrize("encoding", sorted(PACK))
-def test_a_bomb_stays_packed(encoding: str) -> None:
-    bomb = PACK[encoding](bytes(10**7))
+@pytest.mark.parametrize("encoding", sorted(COMPRESS))
+def test_a_decompression_bomb_is_refused(encoding: str) -> None:
+    bomb = COMPRESS[encoding](bytes(10**7))
     assert len(decompressed(bomb, encoding, 10**7)) == 10**7
     with pytest.raises(TooLarge, match="more than 9999999 bytes uncompressed"):
         decompressed(bomb, encoding, 10**7 - 1)
 
 
-@pytest.mark.parametrize("encoding", sorted(PACK))
-def test_what_is_damaged_is_refused(encoding: str) -> None:
-    packed = PACK[encoding](b"abc" * 50)
+@pytest.mark.parametrize("encoding", sorted(COMPRESS))
+def test_a_corrupt_body_is_refused(encoding: str) -> None:
+    compressed = COMPRESS[encoding](b"abc" * 50)
     with pytest.raises(BadBody, match="truncated"):
-        decompressed(packed[:-1], encoding, 1000)
+        decompressed(compressed[:-1], encoding, 1000)
     with pytest.raises(BadBody, match="3 bytes follow"):
-        decompressed(packed + b"xyz", encoding, 1000)
+        decompressed(compressed + b"xyz", encoding, 1000)
     with pytest.raises(BadBody, match=f"is no {encoding}"):
         decompressed(b"{}", encoding, 1000)
 

@@ -2,7 +2,6 @@ import io
 import math
 import tracemalloc
 import zlib
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from service.codecs import fast_png, images
 from service.codecs.images import ImageLimits
 from service.contract.manifest import ImageSpec
 from tests.fixtures import fuzz_images, png_builder
+from tests.fixtures.image_files import noise, saved
 from tests.fixtures.outcomes import by_pillow_alone, outcome
 from tests.fixtures.png_builder import header
 
@@ -31,16 +31,6 @@ ROWS = b"".join(bytes([line % 5]) + bytes(range(6)) for line in range(6))
 PIECES = [(b"IDAT", zlib.compress(ROWS)[:9]), (b"IDAT", b""), (b"IDAT", zlib.compress(ROWS)[9:])]
 
 
-def noise(*shape: int) -> NDArray[np.uint8]:
-    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-
-
-def saved(array: NDArray[np.uint8], form: str = "PNG", **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, format=form, **options)
-    return buffer.getvalue()
-
-
 def png(
     *more: png_builder.Chunk,
     start: png_builder.Chunk | None = None,
@@ -52,7 +42,7 @@ def png(
     return png_builder.joined([start or header(6, 6), *more, pixels, *after, (b"IEND", b"")])
 
 
-PLAIN = {
+SIMPLE = {
     "grey png": saved(noise(28, 28)),
     "rgb png": saved(noise(9, 5, 3)),
     "rgba png": saved(noise(5, 9, 4)),
@@ -68,7 +58,7 @@ WRONG_CHECKSUM = png(SOFTWARE).replace(b"Tessera", b"tessera")
 EXIF = (b"eXIf", png_builder.orientation(6))
 RESIZED_HEADER = header(6, 7)
 
-NOT_PLAIN = {
+OTHER = {
     "nothing": b"",
     "text": b"hello",
     "webp": saved(noise(9, 9, 3), "WEBP"),
@@ -78,7 +68,7 @@ NOT_PLAIN = {
         [header(6, 6), *[(b"IDAT", b"")] * 64, *PIECES, (b"IEND", b"")]
     ),
     "png with a long text": png((b"tEXt", b"Software\0" + bytes(fast_png.MOST_BESIDE))),
-    "png with texts that are packed": png(*[(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(2**20)))] * 60),
+    "png with compressed texts": png(*[(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(2**20)))] * 60),
     "png of 16 bits": png(start=header(3, 6, 16)),
     "png with a palette": png((b"PLTE", bytes(range(18))), start=header(6, 6, colour=png_builder.PALETTE)),
     "interlaced png": png_builder.joined(
@@ -86,11 +76,11 @@ NOT_PLAIN = {
     ),
     "png with a transparent grey": png((b"tRNS", b"\0\3")),
     "png on its side": png(EXIF),
-    "png on its side, told late": png(after=(EXIF,)),
+    "png on its side, by EXIF after its pixels": png(after=(EXIF,)),
     "png with a profile": png((b"iCCP", b"name\0\0" + zlib.compress(b"profile"))),
     "png with a text that Pillow takes for transparency": png((b"tEXt", b"transparency\0x")),
     "png with a note too short": png((b"pHYs", bytes(8))),
-    "png with a chunk of nobody": png((b"prVt", b"")),
+    "png with a private chunk": png((b"prVt", b"")),
     "png with two headers": png(header(6, 6)),
     "png of another filter method": png(start=header(6, 6, filtering=1)),
     "png with a wrong checksum in a note": WRONG_CHECKSUM,
@@ -112,32 +102,32 @@ def by_pillow(data: bytes) -> NDArray[np.uint8]:
     return array[:, :, None] if array.ndim == 2 else array
 
 
-@pytest.mark.parametrize("kind", PLAIN)
-def test_a_plain_picture_has_the_pixels_that_pillow_finds(kind: str) -> None:
-    array = fast_png.decode(PLAIN[kind], MOST)
+@pytest.mark.parametrize("kind", SIMPLE)
+def test_a_simple_png_has_the_pixels_of_pillow(kind: str) -> None:
+    array = fast_png.decode(SIMPLE[kind], MOST)
     assert array is not None
     assert array.dtype == np.uint8
-    np.testing.assert_array_equal(array, by_pillow(PLAIN[kind]))
-    assert_nobody_can_tell(PLAIN[kind])
+    np.testing.assert_array_equal(array, by_pillow(SIMPLE[kind]))
+    assert_same_outcome_by_pillow(SIMPLE[kind])
 
 
-@pytest.mark.parametrize("kind", NOT_PLAIN)
-def test_any_other_file_is_left_to_pillow(kind: str) -> None:
-    assert fast_png.decode(NOT_PLAIN[kind], MOST) is None
-    assert_nobody_can_tell(NOT_PLAIN[kind])
+@pytest.mark.parametrize("kind", OTHER)
+def test_pillow_opens_any_other_file(kind: str) -> None:
+    assert fast_png.decode(OTHER[kind], MOST) is None
+    assert_same_outcome_by_pillow(OTHER[kind])
 
 
-def assert_nobody_can_tell(data: bytes) -> None:
-    """The outcome is the same whoever reads a file."""
+def assert_same_outcome_by_pillow(data: bytes) -> None:
+    """The outcome is that of Pillow alone."""
     for spec in (GREY_STRETCHED, COLOUR_PADDED):
         for resize in (True, False):
             expected = by_pillow_alone(data, spec, LIMITS, resize=resize)
             assert outcome(data, spec, LIMITS, resize=resize) == expected
 
 
-def test_pillow_opens_no_plain_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pillow_opens_no_simple_png(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("Pillow was asked"))
-    for data in PLAIN.values():
+    for data in SIMPLE.values():
         for spec in (GREY_STRETCHED, COLOUR_PADDED):
             assert images.from_files([data, data], spec, LIMITS, resize=True).pixels.shape[:3] == (
                 2,
@@ -149,12 +139,12 @@ def test_pillow_opens_no_plain_picture(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 @hypothesis_settings(max_examples=500, deadline=None)
 @given(st.integers(0, 2**32), st.booleans(), st.sampled_from([GREY_STRETCHED, COLOUR_PADDED]))
-def test_nobody_can_tell_who_read_a_wild_file(seed: int, resize: bool, spec: ImageSpec) -> None:
+def test_a_damaged_file_has_the_outcome_that_pillow_gives(seed: int, resize: bool, spec: ImageSpec) -> None:
     data = fuzz_images.picture(fuzz_images.numbered(seed))
     assert outcome(data, spec, LIMITS, resize=resize) == by_pillow_alone(data, spec, LIMITS, resize=resize)
 
 
-def test_the_wild_files_are_plain_and_not() -> None:
+def test_the_fuzzed_files_are_simple_and_not() -> None:
     read = [
         fast_png.decode(fuzz_images.png(fuzz_images.numbered(seed)), MOST) is not None for seed in range(600)
     ]
@@ -162,27 +152,27 @@ def test_the_wild_files_are_plain_and_not() -> None:
 
 
 def test_the_size_is_checked_before_any_pixel_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = PLAIN["grey png"]
+    data = SIMPLE["grey png"]
     assert fast_png.decode(data, 28 * 28) is not None
     for name in ("decode_image_png_u8", "_is_whole"):
         monkeypatch.setattr(fast_png, name, lambda *_: pytest.fail("pixels were decoded"))
     assert fast_png.decode(data, 28 * 28 - 1) is None
 
 
-def test_what_a_picture_weighs_is_told_by_all_of_its_file() -> None:
-    assert fast_png.weight(PLAIN["rgb png"]) == 9 * 5 * 3
-    for kind in ("png with texts that are packed", "png with more behind it", "grey jpeg", "webp", "nothing"):
-        assert fast_png.weight(NOT_PLAIN[kind]) == math.inf
+def test_the_weight_of_an_image_depends_on_its_whole_file() -> None:
+    assert fast_png.weight(SIMPLE["rgb png"]) == 9 * 5 * 3
+    for kind in ("png with compressed texts", "png with more behind it", "grey jpeg", "webp", "nothing"):
+        assert fast_png.weight(OTHER[kind]) == math.inf
 
 
-def test_large_files_are_left_to_pillow() -> None:
+def test_pillow_opens_large_files() -> None:
     side = 2**8
     assert fast_png.decode(saved(np.zeros((side, side), np.uint8)), 2**30) is not None
     assert fast_png.decode(saved(np.zeros((side, side + 1), np.uint8)), 2**30) is None
     assert fast_png.decode(png(SOFTWARE), 2**30) is not None
 
 
-def test_a_stream_that_unpacks_to_more_than_the_pixels_stays_packed() -> None:
+def test_a_stream_of_more_than_the_pixels_is_not_decoded() -> None:
     bomb = png_builder.joined([header(6, 6), (b"IDAT", zlib.compress(bytes(10**8))), (b"IEND", b"")])
     tracemalloc.start()
     assert fast_png.decode(bomb, MOST) is None
@@ -191,7 +181,7 @@ def test_a_stream_that_unpacks_to_more_than_the_pixels_stays_packed() -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 70, 3), (31, 17, 3)])
-def test_what_is_written_is_a_png_that_anyone_reads(shape: tuple[int, ...]) -> None:
+def test_other_decoders_read_the_encoded_png(shape: tuple[int, ...]) -> None:
     array = noise(*shape)
     data = images.to_png(array)
     with Image.open(io.BytesIO(data)) as picture:
@@ -200,13 +190,13 @@ def test_what_is_written_is_a_png_that_anyone_reads(shape: tuple[int, ...]) -> N
     np.testing.assert_array_equal(by_pillow(data), array)
 
 
-def test_a_view_is_written_as_it_looks() -> None:
+def test_a_view_is_encoded_as_its_copy() -> None:
     sheet = noise(40, 60, 3)
     view = sheet[1::2, ::-3]
     np.testing.assert_array_equal(by_pillow(images.to_png(view)), view)
 
 
-def test_large_pictures_are_written_by_pillow() -> None:
+def test_pillow_encodes_large_images() -> None:
     large = np.zeros((2**10, 2**9 + 1, 1), np.uint8)
     assert fast_png.encode(large) is None
     assert fast_png.encode(large[:, 1:]) is not None

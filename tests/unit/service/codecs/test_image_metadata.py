@@ -1,4 +1,4 @@
-"""What is left of a file without its metadata is the same picture, and costs no more than its pixels."""
+"""A file without its metadata is the same image, and costs no more than its pixels."""
 
 import io
 import struct
@@ -34,7 +34,7 @@ def saved(form: str, **options: Any) -> bytes:
 
 
 def seen(data: bytes) -> tuple[tuple[int, int], bytes]:
-    """A picture as it is meant to be seen."""
+    """The pixels of a file, upright."""
     with Image.open(io.BytesIO(data)) as picture:
         upright = ImageOps.exif_transpose(picture)
         return upright.size, upright.tobytes()
@@ -148,11 +148,11 @@ def test_too_many_parts_are_refused() -> None:
     many = image_metadata.MOST_PARTS + 1
     jpeg = saved("jpeg", progressive=True)
     scans = jpeg + jpeg[jpeg.index(b"\xff\xda") :] * image_metadata.MOST_SCANS
-    for data, told in (
+    for data, part in (
         (png_builder.joined([png_builder.header(9, 9), *[(b"IDAT", b"")] * many]), "chunks"),
         (b"\xff\xd8" + b"\xff\xfe\0\2" * many, "segments"),
         (b"RIFF\0\0\0\0WEBP" + b"JUNK\0\0\0\0" * many, "chunks"),
         (scans, "scans"),
     ):
-        with pytest.raises(TooLarge, match=f"the image has .* {told}"):
+        with pytest.raises(TooLarge, match=f"the image has .* {part}"):
             images.open_image(data, images.ImageLimits(10_000, 1, 10_000))

@@ -37,7 +37,7 @@ def test_a_mask_of_true_and_false_or_one_and_zero(manifest: Manifest, kind: type
     other = [[kind(not value) for value in row] for row in EYE.tolist()]
     np.testing.assert_array_equal(masks.from_json(one, manifest, 1), [EYE])
     np.testing.assert_array_equal(masks.from_json([one, other], manifest, 2), [EYE, ~EYE])
-    # One stands for all.
+    # One applies to all.
     np.testing.assert_array_equal(masks.from_json(one, manifest, 3), [EYE] * 3)
     np.testing.assert_array_equal(masks.from_json([other], manifest, 2), [~EYE] * 2)
     assert masks.from_json(one, manifest, 1).dtype == np.bool_

@@ -147,7 +147,7 @@ def test_a_truncated_file_says_what_is_missing() -> None:
         npy.load(npy.dump(np.zeros(12, np.uint8))[:-1])
 
 
-def test_an_npz_is_told_apart() -> None:
+def test_an_npz_has_an_error_of_its_own() -> None:
     buffer = io.BytesIO()
     np.savez(buffer, a=np.zeros(3))
     with pytest.raises(BadArray, match="npz"):

@@ -1,4 +1,4 @@
-"""One worker's control channel, with the supervisor's end in the test's hand."""
+"""The control channel of a worker; the test plays the supervisor."""
 
 import asyncio
 import pickle
@@ -17,15 +17,15 @@ PATIENCE = 10.0
 
 
 class Supervisor:
-    """What the supervisor hears, and says."""
+    """The supervisor's end of the channel."""
 
     def __init__(self, reader: StreamReader, writer: StreamWriter) -> None:
         self._reader, self._writer = reader, writer
 
-    async def hear(self) -> Any:
+    async def receive(self) -> Any:
         return await asyncio.wait_for(received(self._reader), PATIENCE)
 
-    def say(self, message: Any) -> None:
+    def send(self, message: Any) -> None:
         self._writer.write(encoded(message))
 
     def close(self) -> None:
@@ -33,7 +33,7 @@ class Supervisor:
 
 
 def run(test: Callable[[ControlChannel, Supervisor], Awaitable[None]], **handlers: Callable[[], Any]) -> None:
-    """Run a test of a worker with others, which is number 3."""
+    """Run a test of worker 3 of several."""
 
     async def main() -> None:
         ours, theirs = socket.socketpair()
@@ -50,7 +50,7 @@ def run(test: Callable[[ControlChannel, Supervisor], Awaitable[None]], **handler
     asyncio.run(main())
 
 
-def test_a_worker_alone_asks_itself() -> None:
+def test_a_worker_without_a_supervisor_queries_itself() -> None:
     control = ControlChannel()
     control.handle("count", lambda: 1)
     control.send(Started())
@@ -59,24 +59,24 @@ def test_a_worker_alone_asks_itself() -> None:
     assert asyncio.run(control.responsive_workers(PATIENCE)) == 1
 
 
-def test_every_worker_is_asked() -> None:
+def test_a_broadcast_has_the_result_of_every_worker() -> None:
     async def test(control: ControlChannel, supervisor: Supervisor) -> None:
         asked = asyncio.create_task(control.broadcast("name", PATIENCE))
-        query = await supervisor.hear()
+        query = await supervisor.receive()
         assert query[1:] == ("name", PATIENCE)
-        supervisor.say(Reply(query.number, [pickle.dumps(each) for each in ("own", "another")]))
+        supervisor.send(Reply(query.number, [pickle.dumps(each) for each in ("own", "another")]))
         assert await asked == ["own", "another"]
         assert not control.is_alone
 
     run(test)
 
 
-def test_questions_of_others_are_answered_in_a_thread_or_at_once() -> None:
+def test_queries_are_handled_in_a_thread_or_on_the_event_loop() -> None:
     async def test(control: ControlChannel, supervisor: Supervisor) -> None:
         control.handle("at once", threading.get_ident, on_loop=True)
         for topic, at_once in (("thread", False), ("at once", True)):
-            supervisor.say(Query(7, topic))
-            reply = await supervisor.hear()
+            supervisor.send(Query(7, topic))
+            reply = await supervisor.receive()
             assert isinstance(reply, Reply)
             assert reply.number == 7
             assert (pickle.loads(reply.content) == threading.get_ident()) is at_once  # noqa: S301 - just written
@@ -87,13 +87,13 @@ def test_questions_of_others_are_answered_in_a_thread_or_at_once() -> None:
 @pytest.mark.parametrize(
     "problem", [NotReady("not yet", given=1), Overloaded("full", retry_after=3, given=2)]
 )
-def test_a_problem_is_told_as_it_is(problem: Problem, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_problem_is_unchanged_by_the_channel(problem: Problem, caplog: pytest.LogCaptureFixture) -> None:
     def fail() -> None:
         raise problem
 
     async def test(_: ControlChannel, supervisor: Supervisor) -> None:
-        supervisor.say(Query(7, "fail"))
-        said = pickle.loads((await supervisor.hear()).content)  # noqa: S301 - just written
+        supervisor.send(Query(7, "fail"))
+        said = pickle.loads((await supervisor.receive()).content)  # noqa: S301 - just written
         assert type(said) is type(problem)
         assert said.document("/x") == problem.document("/x")
         assert said.headers == problem.headers
@@ -102,21 +102,21 @@ def test_a_problem_is_told_as_it_is(problem: Problem, caplog: pytest.LogCaptureF
     assert "worker 3 failed to fail" in caplog.text
 
 
-def test_a_timeout_or_a_client_that_leaves_deafens_nobody() -> None:
-    """Answers to questions that nobody waits for any more, and a handler that takes too long."""
+def test_a_query_that_times_out_or_is_cancelled_does_not_stop_the_next() -> None:
+    """Replies to a query that was cancelled, and a handler that takes too long."""
     release = threading.Event()
 
     async def test(control: ControlChannel, supervisor: Supervisor) -> None:
         left = asyncio.create_task(control.broadcast("name", PATIENCE))
-        query = await supervisor.hear()
+        query = await supervisor.receive()
         left.cancel()
         for _ in range(2):
-            supervisor.say(Reply(query.number, []))
-        supervisor.say(Query(8, "slow", 0.05))
-        reply = await supervisor.hear()
+            supervisor.send(Reply(query.number, []))
+        supervisor.send(Query(8, "slow", 0.05))
+        reply = await supervisor.receive()
         assert isinstance(pickle.loads(reply.content), TimeoutError)  # noqa: S301 - just written
-        supervisor.say(Query(9, "name"))
-        assert await supervisor.hear() == Reply(9, pickle.dumps("own"))
+        supervisor.send(Query(9, "name"))
+        assert await supervisor.receive() == Reply(9, pickle.dumps("own"))
         release.set()
 
     run(test, name=lambda: "own", slow=lambda: release.wait(PATIENCE))

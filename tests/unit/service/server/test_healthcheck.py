@@ -13,7 +13,7 @@ from tests.fixtures.processes import ROOT, serving
 
 
 def ask(port: int) -> subprocess.CompletedProcess[str]:
-    # A proxy that is not there: whoever went by it would find nobody.
+    # Nothing listens at this proxy: a check through it would fail.
     environment = os.environ | {"TESSERA_PORT": str(port), "http_proxy": "http://127.0.0.1:1"}
     return subprocess.run(
         [sys.executable, "-m", "service.server.healthcheck"],
@@ -31,7 +31,7 @@ def port_of(url: str) -> int:
 
 @pytest.fixture
 def nobody() -> Iterator[int]:
-    """A port at which nobody listens."""
+    """A port without a listener."""
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         yield holder.getsockname()[1]
@@ -54,7 +54,7 @@ def test_one_without_a_model_is_not_and_says_why(tmp_path: Path) -> None:
     )
 
 
-def test_where_nobody_listens_it_is_not(nobody: int) -> None:
+def test_a_service_that_does_not_listen_is_not_ready(nobody: int) -> None:
     asked = ask(nobody)
     assert asked.returncode == 1
     assert asked.stdout.startswith("the service does not answer: ")

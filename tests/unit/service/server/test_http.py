@@ -1,4 +1,4 @@
-"""A server in a thread, spoken to byte by byte."""
+"""The HTTP server, run in a thread and tested over raw sockets."""
 
 import asyncio
 import select
@@ -23,7 +23,7 @@ REQUEST = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"
 
 
 class Serving:
-    """A server whose app answers when its gate is open."""
+    """A server whose app responds when its gate is open."""
 
     def __init__(self, settings: Settings, *, handles_interrupts: bool) -> None:
         self.body = b"ok"
@@ -96,7 +96,7 @@ def asked(connection: socket.socket) -> bytes:
 
 
 def answer(connection: socket.socket) -> bytes:
-    """All of an answer, or what came before the other side hung up."""
+    """A whole response, or its part before the server closed the connection."""
     got = b""
     while not got.endswith(b"ok"):
         more = connection.recv(4096)
@@ -108,7 +108,7 @@ def answer(connection: socket.socket) -> bytes:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("said", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: he"])
-def test_a_head_that_does_not_come_is_hung_up_on(said: bytes) -> None:
+def test_headers_that_are_incomplete_time_out(said: bytes) -> None:
     with (
         serving(header_seconds=0.2) as service,
         service.connect() as slow,
@@ -120,7 +120,7 @@ def test_a_head_that_does_not_come_is_hung_up_on(said: bytes) -> None:
 
 
 @pytest.mark.slow
-def test_a_head_that_trickles_is_hung_up_on_too() -> None:
+def test_headers_that_trickle_time_out_too() -> None:
     with serving(header_seconds=0.3) as service, service.connect() as slow:
         slow.sendall(REQUEST[:-2] + b"X-Slow: ")
         deadline = time.monotonic() + PATIENCE
@@ -131,7 +131,7 @@ def test_a_head_that_trickles_is_hung_up_on_too() -> None:
 
 
 @pytest.mark.slow
-def test_later_heads_of_a_connection_are_timed_too() -> None:
+def test_later_headers_of_a_connection_time_out_too() -> None:
     with serving(header_seconds=0.2) as service, service.connect() as connection:
         assert asked(connection).startswith(b"HTTP/1.1 200")
         time.sleep(0.4)
@@ -141,7 +141,7 @@ def test_later_heads_of_a_connection_are_timed_too() -> None:
 
 
 @pytest.mark.slow
-def test_an_answer_may_take_longer_than_a_head() -> None:
+def test_a_response_may_take_longer_than_the_headers() -> None:
     with serving(header_seconds=0.1) as service, service.connect() as connection:
         service.gate.clear()
         connection.sendall(REQUEST)
@@ -152,7 +152,7 @@ def test_an_answer_may_take_longer_than_a_head() -> None:
 
 
 @pytest.mark.slow
-def test_told_to_end_it_answers_what_is_under_way_and_what_still_comes() -> None:
+def test_a_graceful_shutdown_finishes_requests_in_progress_and_accepts_late_ones() -> None:
     with serving() as service, service.connect() as busy, service.connect() as idle:
         asked(idle)
         service.begun.clear()
@@ -167,12 +167,11 @@ def test_told_to_end_it_answers_what_is_under_way_and_what_still_comes() -> None
             assert b"connection: close" in answer(connection)
             assert connection.recv(100) == b""
         service.thread.join(PATIENCE)
-        # It does not wait longer than for those.
         assert not service.thread.is_alive()
 
 
 @pytest.mark.slow
-def test_connections_on_which_nothing_comes_are_closed_in_the_end() -> None:
+def test_a_graceful_shutdown_closes_idle_connections() -> None:
     with serving() as service, service.connect() as idle:
         asked(idle)
         begun = time.monotonic()
@@ -181,7 +180,7 @@ def test_connections_on_which_nothing_comes_are_closed_in_the_end() -> None:
         assert time.monotonic() - begun > LINGER / 2
 
 
-def test_an_interrupt_waits_for_nobody_who_is_idle() -> None:
+def test_an_interrupt_does_not_wait_for_idle_connections() -> None:
     with serving() as service, service.connect() as idle:
         asked(idle)
         service.end(signal.SIGINT)
@@ -190,7 +189,7 @@ def test_an_interrupt_waits_for_nobody_who_is_idle() -> None:
         assert not service.thread.is_alive()
 
 
-def test_under_a_supervisor_interrupts_are_not_its_own() -> None:
+def test_under_a_supervisor_a_server_ignores_interrupts() -> None:
     with serving(handles_interrupts=False) as service:
         service.end(signal.SIGINT)
         with service.connect() as connection:
@@ -199,7 +198,7 @@ def test_under_a_supervisor_interrupts_are_not_its_own() -> None:
 
 
 @pytest.mark.slow
-def test_a_server_that_fails_accepts_no_more_and_finishes_what_it_has() -> None:
+def test_a_server_that_fails_accepts_no_connections_and_finishes_its_requests() -> None:
     with serving() as service, service.connect() as busy:
         service.gate.clear()
         busy.sendall(REQUEST)
@@ -214,7 +213,7 @@ def test_a_server_that_fails_accepts_no_more_and_finishes_what_it_has() -> None:
 
 
 def is_refused(service: Serving) -> bool:
-    """Whether, in the end, nobody listens."""
+    """Whether the server stops listening in time."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         try:
@@ -225,7 +224,7 @@ def is_refused(service: Serving) -> bool:
 
 
 def rest(connection: socket.socket) -> bytes:
-    """What comes until the other side closes or resets the connection."""
+    """All bytes until the server closes or resets the connection."""
     got = b""
     with suppress(ConnectionResetError):
         while more := connection.recv(2**20):
@@ -238,11 +237,11 @@ LARGE = b"x" * 2**26
 
 @pytest.mark.slow
 @pytest.mark.parametrize("extra", [b"", b"Connection: close\r\n"])
-def test_a_client_that_does_not_read_its_response_is_cut_off(extra: bytes) -> None:
+def test_the_connection_of_a_client_that_does_not_read_is_reset(extra: bytes) -> None:
     with serving(write_seconds=0.3) as service, service.connect() as slow:
         service.body = LARGE
         slow.sendall(REQUEST[:-2] + extra + b"\r\n")
-        # All of the response is held for it, and then nothing is.
+        # The server buffers the whole response, and then drops the connection.
         deadline = time.monotonic() + PATIENCE
         while not service.begun.is_set() or service.server.server_state.connections:
             assert time.monotonic() < deadline
@@ -263,23 +262,23 @@ def test_a_client_that_reads_a_large_response_in_time_gets_all_of_it() -> None:
 
 
 @pytest.mark.slow
-def test_the_rest_of_a_refused_body_is_not_waited_for_for_ever() -> None:
+def test_the_rest_of_a_refused_body_times_out() -> None:
     with serving(header_seconds=0.3) as service, service.connect() as stalled:
         stalled.sendall(REQUEST[:-2] + b"Content-Length: 1000\r\n\r\n123")
-        # The app here answers without reading.
+        # The app responds without reading the body.
         assert answer(stalled).startswith(b"HTTP/1.1 200")
         assert stalled.recv(100) == b""
 
 
 @pytest.mark.slow
-def test_a_head_has_a_bound() -> None:
+def test_headers_have_a_size_limit() -> None:
     with serving() as service, service.connect() as endless, service.connect() as other:
         endless.sendall(REQUEST[:-2])
         with suppress(ConnectionError):
             for _ in range(64):
                 endless.sendall(b"X-Long: " + b"x" * 2**16 + b"\r\n")
         assert b"400" in rest(endless)[:20]
-        # It begins anew with each request.
+        # The limit is per request.
         for _ in range(3):
             other.sendall(REQUEST[:-2] + b"X-Long: " + b"x" * 2**15)
             time.sleep(0.05)
@@ -288,7 +287,7 @@ def test_a_head_has_a_bound() -> None:
 
 
 @pytest.mark.parametrize(("workers", "left"), [(1, []), (2, [50e-6, 100e-6])])
-def test_after_a_connection_a_worker_leaves_a_moment_to_the_others(
+def test_a_worker_of_several_sleeps_after_it_accepts_a_connection(
     monkeypatch: pytest.MonkeyPatch, workers: int, left: list[float]
 ) -> None:
     found: list[float] = []

@@ -7,7 +7,7 @@ from service.server.control_channel import ControlChannel
 from service.server.liveness import Health, LivenessCheck
 
 
-def test_it_looks_at_most_once_a_second_whoever_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_checks_at_most_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[bool] = []
 
     def fatal_errors() -> list[str]:

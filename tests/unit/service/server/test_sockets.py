@@ -24,12 +24,12 @@ def test_two_services_cannot_share_a_port() -> None:
         listen("127.0.0.1", ours.getsockname()[1])
 
 
-def test_who_comes_before_anyone_answers_waits() -> None:
-    with listen("127.0.0.1", 0) as ours, socket.create_connection(ours.getsockname()) as caller:
+def test_a_connection_waits_until_it_is_accepted() -> None:
+    with listen("127.0.0.1", 0) as ours, socket.create_connection(ours.getsockname()) as client:
         accepted, _ = ours.accept()
         accepted.sendall(b"at last")
         accepted.close()
-        assert caller.recv(16) == b"at last"
+        assert client.recv(16) == b"at last"
 
 
 @pytest.mark.parametrize(("host", "shown"), [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")])

@@ -1,4 +1,4 @@
-"""Two workers under a supervisor, as processes: asked together, hung, broken, replaced, and stopped."""
+"""Two workers under a supervisor, as processes: broadcasts, replacement, reload and shutdown."""
 
 import asyncio
 import os
@@ -51,17 +51,17 @@ class Service:
         self.workers = self.find_workers()
 
     def find_workers(self) -> list[int]:
-        """The processes that a supervisor has started for itself, but for multiprocessing's own."""
+        """The ids of the worker processes, without those of multiprocessing itself."""
         path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         children = map(int, path.read_text().split())
         return [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
     def get(self, path: str) -> httpx.Response:
-        """An answer on a connection of its own."""
+        """A response on a connection of its own."""
         return httpx.get(f"{self.url}{path}", timeout=PATIENCE, trust_env=False)
 
     def models(self) -> set[tuple[str, ...]]:
-        """What many connections are told about the models."""
+        """The responses of many connections about the models."""
         answers = [self.get("/models").json()["models"] for _ in range(MANY)]
         return {tuple(model["name"] for model in answer) for answer in answers}
 
@@ -72,8 +72,8 @@ class Service:
         """Whether two workers answer."""
         return bool(self.get("/readyz").json()["answering"] == 2 and len(self.find_workers()) == 2)
 
-    def tell_metrics(self) -> set[str]:
-        """The numbers of the workers that are asked for their metrics: of those that have started."""
+    def workers_in_metrics(self) -> set[str]:
+        """The numbers of the workers in the metrics: of those that have started."""
         return set(re.findall(r'worker="(\d+)"', httpx.get(f"{self.url}/metrics", timeout=30).text))
 
 
@@ -99,7 +99,7 @@ def is_running(pid: int) -> bool:
 
 
 @pytest.mark.slow
-def test_workers_are_asked_together_started_again_and_stopped(tmp_path: Path) -> None:
+def test_workers_reload_together_are_replaced_and_shut_down(tmp_path: Path) -> None:
     folder = tmp_path / "models"
     toy_models.write_levels(folder)
     with serving(folder, tmp_path / "log") as service:
@@ -109,17 +109,17 @@ def test_workers_are_asked_together_started_again_and_stopped(tmp_path: Path) ->
 
         # A reload through one of them is one of all; so is a signal.
         toy_models.write_levels(folder, name="second")
-        told = service.reload().json()
-        assert (told["loaded"], told["kept"]) == (["second"], ["levels"])
+        outcome = service.reload().json()
+        assert (outcome["loaded"], outcome["kept"]) == (["second"], ["levels"])
         assert service.models() == {("levels", "second")}
         toy_models.write_levels(folder, name="third")
         service.process.send_signal(signal.SIGHUP)
         wait_until(lambda: service.models() == {("levels", "second", "third")})
 
-        # Who connects while a worker is started again meets the other.
+        # While a worker is replaced, the other accepts the connections.
         os.kill(service.workers[0], signal.SIGKILL)
         assert service.models() == {("levels", "second", "third")}
-        wait_until(lambda: service.tell_metrics() == {"0", "1"})
+        wait_until(lambda: service.workers_in_metrics() == {"0", "1"})
         assert service.models() == {("levels", "second", "third")}
         again = service.find_workers()
         assert len(again) == 2
@@ -136,7 +136,7 @@ def test_workers_are_asked_together_started_again_and_stopped(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_an_interrupt_ends_all_in_order(exported: Path, tmp_path: Path) -> None:
+def test_an_interrupt_is_a_graceful_shutdown_of_all(exported: Path, tmp_path: Path) -> None:
     with serving(exported, tmp_path / "log") as service:
         for pid in (service.process.pid, *service.workers):
             os.kill(pid, signal.SIGINT)
@@ -169,7 +169,7 @@ def test_a_hung_worker_is_replaced_and_the_other_accepts_meanwhile(exported: Pat
         assert service.reload().status_code == 200
 
 
-def test_a_worker_that_does_not_read_holds_nobody_up() -> None:
+def test_a_worker_that_does_not_read_is_killed() -> None:
     killed = []
 
     class Process:
@@ -196,14 +196,14 @@ def test_a_worker_that_does_not_read_holds_nobody_up() -> None:
 
 def test_workers_swap_only_if_all_would_serve_the_same() -> None:
     both = Reload(loaded=["a"], kept=["b"], good={"a": "1", "b": "1"})
-    # What one keeps of a folder that is bad now, another that started since does not have.
+    # One keeps a model whose bundle is invalid now; another, started later, lacks it.
     keeps = Reload(kept=["a", "b"], refused=[Refusal("b", "incomplete")], good={"a": "1"})
     lacks = Reload(kept=["a"], refused=[Refusal("b", "incomplete")], good={"a": "1"})
     assert disagreement({0: both, 1: both}) is None
     assert disagreement({0: keeps, 1: lacks}) is None
-    told = disagreement({0: both, 2: lacks})
-    assert isinstance(told, ReloadFailed)
-    assert told.detail == "workers 0 and 2 do not agree on b; nothing was changed"
+    problem = disagreement({0: both, 2: lacks})
+    assert isinstance(problem, ReloadFailed)
+    assert problem.detail == "workers 0 and 2 do not agree on b; nothing was changed"
     other = Reload(loaded=["a"], kept=["b"], good={"a": "2", "b": "1"})
     assert isinstance(disagreement({0: both, 1: other}), ReloadFailed)
     unreadable = ModelsUnreadable("gone")
@@ -230,7 +230,7 @@ def test_a_broken_worker_finishes_ends_and_is_replaced(exported: Path, tmp_path:
     with serving(exported, tmp_path / "log", module="tests.fixtures.breaking_service") as service:
         broken, well = service.workers
         os.kill(broken, signal.SIGUSR1)
-        # Nobody is refused meanwhile.
+        # No request is refused meanwhile.
         while is_running(broken):
             assert service.get("/models").status_code == 200
         wait_until(service.is_whole)

@@ -14,7 +14,7 @@ Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
 def samples(client: TestClient) -> Samples:
-    """What ``/metrics`` tells: values by name and labels."""
+    """The values in ``/metrics``, by name and labels."""
     answer = client.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=")
     found: Samples = {}
@@ -29,7 +29,7 @@ def value(of: Samples, name: str, **labels: str) -> float:
     return of.get((name, tuple(sorted({**labels, "worker": "0"}.items()))), 0.0)
 
 
-def test_ids_are_made_kept_and_told(client: TestClient) -> None:
+def test_a_response_has_the_id_of_the_request_or_a_new_one(client: TestClient) -> None:
     ids = [client.get("/livez").headers["x-request-id"] for _ in range(2)]
     assert len(set(ids)) == 2
     kept = client.get("/livez", headers={"X-Request-ID": "mine-1"})
@@ -62,7 +62,7 @@ def test_calls_are_counted_by_route(exported: Path, seven: bytes) -> None:
     assert value(found, "tessera_refusals_total", type="urn:tessera:unknown-model") == 1
     assert value(found, "tessera_refusals_total", type="urn:tessera:unsupported-media-type") == 1
     assert value(found, "tessera_request_seconds_count", path="/encode") == 4
-    # The call that asks is one.
+    # The request for the metrics is one.
     assert value(found, "tessera_requests_under_way") == 1
 
 
@@ -92,14 +92,14 @@ def test_a_model_and_the_one_in_its_place_are_a_single_series(tmp_path: Path, se
 
 
 @pytest.mark.slow
-def test_what_is_served_and_where_is_told(exported: Path) -> None:
+def test_the_models_and_their_provider_are_gauges(exported: Path) -> None:
     with make_client(exported) as client:
         found = samples(client)
         served = client.get("/models").json()["models"]
         reason = client.get("/readyz").json()["reason"]
     for model in served:
-        told = {"model": model["name"], "version": model["version"], "kind": model["kind"]}
-        assert value(found, "tessera_model_info", **told) == 1
+        labels = {"model": model["name"], "version": model["version"], "kind": model["kind"]}
+        assert value(found, "tessera_model_info", **labels) == 1
     assert value(found, "tessera_provider_info", provider="cpu", reason=reason) == 1
     assert value(found, "tessera_ready") == 1
     assert value(found, "process_resident_memory_bytes") > 2**20
@@ -114,13 +114,13 @@ def test_calls_are_logged_if_asked_for(exported: Path, caplog: pytest.LogCapture
     with make_client(exported, log_calls="all") as client:
         client.get("/models/nobody", headers={"X-Request-ID": "mine"})
     (record,) = [record for record in caplog.records if record.name == "service.calls"]
-    told = vars(record)
+    fields = vars(record)
     assert record.getMessage().startswith("GET /models/nobody 404 ")
-    assert (told["request_id"], told["status"], told["client"]) == ("mine", 404, "127.0.0.1")
-    assert told["problem"] == "urn:tessera:unknown-model"
+    assert (fields["request_id"], fields["status"], fields["client"]) == ("mine", 404, "127.0.0.1")
+    assert fields["problem"] == "urn:tessera:unknown-model"
 
 
-def test_what_nobody_foresaw_is_logged_with_its_id_and_tells_nothing(
+def test_an_unexpected_exception_is_logged_with_its_id_and_not_in_the_response(
     exported: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*_: object, **__: object) -> None:
@@ -129,8 +129,8 @@ def test_what_nobody_foresaw_is_logged_with_its_id_and_tells_nothing(
     with make_client(exported) as client:
         monkeypatch.setattr(ServedModel, "run_batch", fail)
         answer = client.post("/decode?model=levels", json={"codes": [[1]]}, headers={"X-Request-ID": "mine"})
-        told = problem(answer, 500, "problem")
-        assert "secret" not in str(told)
+        document = problem(answer, 500, "problem")
+        assert "secret" not in str(document)
         assert answer.headers["x-request-id"] == "mine"
         found = samples(client)
     assert value(found, "tessera_requests_total", method="POST", path="/decode", status="500") == 1

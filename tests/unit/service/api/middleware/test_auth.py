@@ -79,7 +79,7 @@ def test_a_reload_with_keys_is_for_clients_on_this_machine(exported: Path) -> No
 
 
 @pytest.mark.slow
-def test_with_a_key_of_its_own_a_reload_is_for_who_has_it(exported: Path) -> None:
+def test_a_reload_key_is_needed_for_a_reload(exported: Path) -> None:
     for host in ("127.0.0.1", "192.0.2.7"):
         with make_client(exported, host=host, api_keys="first", reload_key="own") as client:
             assert client.post("/models/reload", headers=bearing("own")).status_code == 200

@@ -32,18 +32,18 @@ def small(exported: Path) -> Iterator[TestClient]:
         yield client
 
 
-def test_a_body_that_says_it_is_too_long_is_not_read(small: TestClient) -> None:
+def test_a_body_with_too_large_a_content_length_is_not_read(small: TestClient) -> None:
     def body() -> Iterator[bytes]:
         pytest.fail("the body was read")
         yield b""
 
     answer = small.post("/encode", content=body(), headers={"Content-Length": "5001"})
-    told = problem(answer, 413, "too-large")
-    assert (told["given"], told["allowed"]) == (5001, 5000)
+    document = problem(answer, 413, "too-large")
+    assert (document["given"], document["allowed"]) == (5001, 5000)
 
 
 @pytest.mark.parametrize("path", ["/encode", "/decode", "/sample"])
-def test_a_body_that_says_nothing_is_counted(small: TestClient, path: str) -> None:
+def test_a_body_without_a_content_length_is_counted(small: TestClient, path: str) -> None:
     read = 0
 
     def body() -> Iterator[bytes]:
@@ -65,20 +65,24 @@ def test_a_body_of_just_that_length_is_read(small: TestClient) -> None:
 
 
 def test_too_many_files(small: TestClient, seven: bytes) -> None:
-    told = problem(small.post("/encode", files=[("image", seven)] * 4), 413, "too-large")
-    assert told["allowed"] == 3
+    document = problem(small.post("/encode", files=[("image", seven)] * 4), 413, "too-large")
+    assert document["allowed"] == 3
 
 
 def test_too_many_rows(small: TestClient) -> None:
-    told = problem(small.post("/encode", content=npy.dump(np.zeros((4, 8, 8), np.uint8))), 413, "too-large")
-    assert (told["given"], told["allowed"]) == (4, 3)
+    document = problem(
+        small.post("/encode", content=npy.dump(np.zeros((4, 8, 8), np.uint8))), 413, "too-large"
+    )
+    assert (document["given"], document["allowed"]) == (4, 3)
     problem(small.post("/decode", json={"codes": [[[1]]] * 4}), 413, "too-large")
     problem(small.post("/sample?model=colours&label=0&n=4"), 413, "too-large")
 
 
 def test_too_many_pixels(small: TestClient) -> None:
-    told = problem(small.post("/encode", content=npy.dump(np.zeros((50, 50), np.uint8))), 413, "too-large")
-    assert (told["given"], told["allowed"]) == (2500, 2000)
+    document = problem(
+        small.post("/encode", content=npy.dump(np.zeros((50, 50), np.uint8))), 413, "too-large"
+    )
+    assert (document["given"], document["allowed"]) == (2500, 2000)
     problem(small.post("/decode", json={"codes": [[1] * 12] * 12}), 413, "too-large")
 
 
@@ -88,11 +92,11 @@ def test_too_many_pixels_together(small: TestClient) -> None:
     assert small.post("/encode", content=npy.dump(batch)).status_code == 200
 
 
-# Bodies that come slowly, and callers that leave: by ASGI itself, so that the test says what comes when.
+# Slow bodies and clients that disconnect, by ASGI itself: the test decides when a message arrives.
 
 
-class Caller:
-    """A caller whose messages come one by one, and then none any more; and what it was answered."""
+class Client:
+    """A client that sends its messages and then nothing, and keeps the response."""
 
     def __init__(self, *messages: dict[str, Any]) -> None:
         self.messages, self.sent = list(messages), list[Message]()
@@ -132,30 +136,30 @@ async def reads_all(scope: Scope, receive: Receive, send: Send) -> None:
     await Response("read")(scope, receive, send)
 
 
-def test_a_body_that_does_not_end_in_time_is_told() -> None:
-    caller = Caller(part(b"abc", more=True))
-    asyncio.run(bounded(reads_all, seconds=0.2)(SCOPE, caller.receive, caller.send))
-    start, body = caller.sent
+def test_a_body_that_does_not_end_in_time_is_a_408() -> None:
+    client = Client(part(b"abc", more=True))
+    asyncio.run(bounded(reads_all, seconds=0.2)(SCOPE, client.receive, client.send))
+    start, body = client.sent
     assert start["status"] == 408
-    told = json.loads(body["body"])
-    assert (told["given"], told["allowed"]) == (3, 0.2)
-    assert told["detail"] == "the body was not received within 0.2 s (--body-seconds)"
+    document = json.loads(body["body"])
+    assert (document["given"], document["allowed"]) == (3, 0.2)
+    assert document["detail"] == "the body was not received within 0.2 s (--body-seconds)"
 
 
-def test_a_body_that_stalls_is_told_before_its_time() -> None:
-    caller = Caller(part(b"abc", more=True))
-    asyncio.run(bounded(reads_all, idle_seconds=0.2)(SCOPE, caller.receive, caller.send))
-    assert caller.sent[0]["status"] == 408
-    told = json.loads(caller.sent[1]["body"])
-    assert told["detail"] == "no byte of the body was received for 0.2 s (--body-idle-seconds)"
+def test_a_body_that_stalls_is_a_408_before_its_time() -> None:
+    client = Client(part(b"abc", more=True))
+    asyncio.run(bounded(reads_all, idle_seconds=0.2)(SCOPE, client.receive, client.send))
+    assert client.sent[0]["status"] == 408
+    document = json.loads(client.sent[1]["body"])
+    assert document["detail"] == "no byte of the body was received for 0.2 s (--body-idle-seconds)"
 
 
 def length_of(size: int) -> Scope:
     return {**SCOPE, "headers": [(b"content-length", b"%d" % size)]}
 
 
-def told(caller: Caller) -> dict[str, Any]:
-    start, body = caller.sent
+def no_room(client: Client) -> dict[str, Any]:
+    start, body = client.sent
     assert start["status"] == 503
     assert (b"retry-after", b"1") in start["headers"]
     document: dict[str, Any] = json.loads(body["body"])
@@ -172,24 +176,24 @@ def test_bodies_have_a_budget_together() -> None:
 
     async def main() -> None:
         app = bounded(reads_all, budget=budget)
-        stalled = Caller(part(bytes(LARGE - 1), more=True))
+        stalled = Client(part(bytes(LARGE - 1), more=True))
         stalling = asyncio.create_task(app(length_of(LARGE), stalled.receive, stalled.send))
         while not budget.reserved:
             await asyncio.sleep(0)
-        # What only announces that it is large holds nothing, and what is small is not counted.
+        # A Content-Length by itself reserves nothing, and the first FREE bytes do not count.
         assert budget.reserved == LARGE - 1 - FREE
 
-        # A body that says how long it is is refused unread, others as soon as there is no room for them.
-        large = Caller(part(b"x", more=True))
+        # A body with a Content-Length is refused unread, others as soon as there is no room for them.
+        large = Client(part(b"x", more=True))
         await app(length_of(3 * FREE), large.receive, large.send)
-        assert told(large)["allowed"] == LARGE
+        assert no_room(large)["allowed"] == LARGE
         assert large.messages
-        unsaid = Caller(*[part(bytes(FREE), more=True)] * 8)
-        # FastAPI answers what is raised while it reads.
+        unsaid = Client(*[part(bytes(FREE), more=True)] * 8)
+        # FastAPI responds to an exception that is raised while it reads.
         with pytest.raises(InflightBytesExceeded):
             await app(SCOPE, unsaid.receive, unsaid.send)
         assert len(unsaid.messages) == 5
-        small = Caller(part(bytes(FREE), more=False))
+        small = Client(part(bytes(FREE), more=False))
         await app(length_of(FREE), small.receive, small.send)
         assert small.sent[0]["status"] == 200
 
@@ -197,7 +201,7 @@ def test_bodies_have_a_budget_together() -> None:
         with pytest.raises(asyncio.CancelledError):
             await stalling
         assert budget.reserved == 0
-        again = Caller(part(bytes(LARGE), more=False))
+        again = Client(part(bytes(LARGE), more=False))
         await app(length_of(LARGE), again.receive, again.send)
         assert again.sent[0]["status"] == 200
         assert budget.reserved == 0
@@ -217,36 +221,36 @@ def test_a_call_may_take_longer_than_its_body() -> None:
         await Response("done")(scope, receive, send)
 
     for app in (slow, unread):
-        caller = Caller(part(b"abc", more=False))
-        asyncio.run(bounded(app, seconds=0.1)(SCOPE, caller.receive, caller.send))
-        assert caller.sent[0]["status"] == 200
+        client = Client(part(b"abc", more=False))
+        asyncio.run(bounded(app, seconds=0.1)(SCOPE, client.receive, client.send))
+        assert client.sent[0]["status"] == 200
 
 
-def test_when_a_caller_leaves_its_call_is_cancelled() -> None:
-    caller, ended = Caller(part(b"abc", more=False)), []
+def test_the_request_of_a_client_that_disconnects_is_cancelled() -> None:
+    client, ended = Client(part(b"abc", more=False)), []
 
     async def endless(_scope: Scope, receive: Receive, _send: Send) -> None:
         await receive()
-        caller.left.set()
+        client.left.set()
         try:
             await asyncio.sleep(60)
         finally:
             ended.append(True)
 
-    asyncio.run(bounded(endless)(SCOPE, caller.receive, caller.send))
+    asyncio.run(bounded(endless)(SCOPE, client.receive, client.send))
     assert ended == [True]
-    assert caller.sent == []
+    assert client.sent == []
 
 
-def test_who_cancels_from_outside_is_heard() -> None:
-    caller = Caller(part(b"abc", more=False))
+def test_a_cancellation_by_the_server_is_not_swallowed() -> None:
+    client = Client(part(b"abc", more=False))
 
     async def endless(_scope: Scope, receive: Receive, _send: Send) -> None:
         await receive()
         await asyncio.sleep(60)
 
     async def main() -> None:
-        task = asyncio.create_task(bounded(endless)(SCOPE, caller.receive, caller.send))
+        task = asyncio.create_task(bounded(endless)(SCOPE, client.receive, client.send))
         await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -255,15 +259,15 @@ def test_who_cancels_from_outside_is_heard() -> None:
     asyncio.run(main())
 
 
-def test_an_answered_call_leaves_no_reference_cycle() -> None:
+def test_a_finished_request_leaves_no_reference_cycle() -> None:
     class Cycle:
         """As the server's: it has the scope, and gives ``receive``."""
 
         def __init__(self) -> None:
-            self.scope, self.caller = {**SCOPE}, Caller(part(b"abc", more=False))
+            self.scope, self.client = {**SCOPE}, Client(part(b"abc", more=False))
 
         async def receive(self) -> Message:
-            return await self.caller.receive()
+            return await self.client.receive()
 
         async def send(self, message: Message) -> None:
             pass

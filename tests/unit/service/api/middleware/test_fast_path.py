@@ -57,7 +57,7 @@ def by_fastapi(exported: Path) -> TestClient:
         return make_client(exported, default_model="levels")
 
 
-def told(answer: Response) -> tuple[Any, ...]:
+def comparable(answer: Response) -> tuple[Any, ...]:
     headers = {name: value for name, value in answer.headers.items() if name != "x-request-id"}
     return answer.status_code, headers, answer.content
 
@@ -79,7 +79,7 @@ def test_every_query_is_answered_alike(
     # With a seed, so that what is drawn is the same.
     text = "&".join(f"{quote(name)}={quote(value)}" for name, value in [*query, ("seed", "1")])
     calls = [each.post(f"{path}?{text}", content=SEVEN if body else b"") for each in (client, by_fastapi)]
-    assert told(calls[0]) == told(calls[1])
+    assert comparable(calls[0]) == comparable(calls[1])
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_every_query_is_answered_alike(
 def test_calls_that_fit_no_route_are_answered_alike(
     client: TestClient, by_fastapi: TestClient, method: str, path: str
 ) -> None:
-    assert told(client.request(method, path)) == told(by_fastapi.request(method, path))
+    assert comparable(client.request(method, path)) == comparable(by_fastapi.request(method, path))
 
 
 def test_a_query_is_read_once(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,13 +84,13 @@ def test_one_host_is_needed() -> None:
         "proxy-connection",
     ],
 )
-def test_what_was_passed_on_is_not(name: str) -> None:
-    # Whatever it says: it is there.
+def test_a_request_with_a_proxy_header_is_not_local(name: str) -> None:
+    # The value does not matter.
     for value in ("192.0.2.7", "127.0.0.1", ""):
         assert repr(name) in (why_not_local(scope((name, value))) or "")
 
 
-def test_what_nginx_passes_on_by_default_is_not() -> None:
+def test_a_request_through_nginx_with_its_defaults_is_not_local() -> None:
     # It adds no header, and the Host is that of `proxy_pass http://127.0.0.1:8000`.
     assert why_not_local(scope(("connection", "close"), http_version="1.0")) is not None
 
@@ -106,17 +106,19 @@ def test_scripts_of_web_pages_from_elsewhere_are_not() -> None:
 def test_a_reload_is_refused_with_the_reason(exported: Path) -> None:
     with make_client(exported) as client:
         assert client.post("/models/reload").status_code == 200
-        told = problem(client.post("/models/reload", headers={"X-Real-IP": "127.0.0.1"}), 403, "not-local")
-        assert "'x-real-ip'" in told["detail"]
-        assert "TESSERA_RELOAD_KEY" in told["detail"]
+        document = problem(
+            client.post("/models/reload", headers={"X-Real-IP": "127.0.0.1"}), 403, "not-local"
+        )
+        assert "'x-real-ip'" in document["detail"]
+        assert "TESSERA_RELOAD_KEY" in document["detail"]
 
-        # uvicorn may take the peer from a header (FORWARDED_ALLOW_IPS): nobody becomes local by that.
+        # uvicorn may take the peer from a header (FORWARDED_ALLOW_IPS): that makes no client local.
         behind = ProxyHeadersMiddleware(client.app, trusted_hosts="*")  # type: ignore[arg-type]  # its own types
         stranger = TestClient(behind, base_url="http://localhost:8000", client=("192.0.2.7", 1))  # type: ignore[arg-type]  # as above
         assert stranger.post("/models/reload", headers={"X-Forwarded-For": "127.0.0.1"}).status_code == 403
 
 
-def test_with_a_key_of_its_own_proxies_may_pass_a_reload_on(exported: Path) -> None:
+def test_with_the_reload_key_a_reload_may_come_through_a_proxy(exported: Path) -> None:
     with make_client(exported, host="192.0.2.7", reload_key="own") as client:
         headers = {"X-Forwarded-For": "192.0.2.8", "Host": "models.example", "Authorization": "Bearer own"}
         assert client.post("/models/reload", headers=headers).status_code == 200

@@ -20,8 +20,8 @@ def test_metrics_are_on_their_port_for_all(client: TestClient) -> None:
 
 def test_and_on_no_other_for_anyone(client: TestClient) -> None:
     for headers in ({}, {"Authorization": "Bearer first"}):
-        told = problem(client.get("/metrics", headers=headers), 404, "wrong-port")
-        assert told["detail"] == "this port serves anything but /metrics"
+        document = problem(client.get("/metrics", headers=headers), 404, "wrong-port")
+        assert document["detail"] == "this port serves anything but /metrics"
 
 
 @pytest.mark.parametrize("path", ["/models", "/readyz", "/encode", "/docs", "/metrics/", "/nowhere"])

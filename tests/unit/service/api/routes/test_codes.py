@@ -94,9 +94,9 @@ def test_npy_png_and_json_answers_agree(client: TestClient) -> None:
 
     pixels = npy.load(client.post("/decode", content=as_npy.content, headers=NPY).content)
     np.testing.assert_array_equal(pixels, toy_models.pixels(codes))
-    told = client.post("/decode", json=as_json.json(), headers=JSON).json()
-    assert told["shape"] == [3, 28, 28, 1]
-    for text, image in zip(told["images"], pixels, strict=True):
+    decoded = client.post("/decode", json=as_json.json(), headers=JSON).json()
+    assert decoded["shape"] == [3, 28, 28, 1]
+    for text, image in zip(decoded["images"], pixels, strict=True):
         np.testing.assert_array_equal(picture(base64.b64decode(text)), image[:, :, 0])
 
     grid = client.post("/decode", json=as_json.json())
@@ -287,15 +287,15 @@ def test_codes_as_npy_are_of_a_version(client: TestClient) -> None:
     codes = npy.dump(np.ones((1, 7, 7), np.int32))
     served = client.get("/models/levels").json()["version"]
     assert client.post(f"/decode?version={served}", content=codes).status_code == 200
-    told = problem(client.post(f"/decode?version={'0' * 12}", content=codes), 409, "version-conflict")
-    assert (told["given"], told["allowed"]) == ("0" * 12, served)
+    document = problem(client.post(f"/decode?version={'0' * 12}", content=codes), 409, "version-conflict")
+    assert (document["given"], document["allowed"]) == ("0" * 12, served)
     body = {"codes": [[1]], "version": served}
     assert client.post(f"/decode?version={served}", json=body).status_code == 200
-    told = problem(client.post(f"/decode?version={'0' * 12}", json=body), 422, "bad-value")
-    assert told["given"] == ["0" * 12, served]
+    document = problem(client.post(f"/decode?version={'0' * 12}", json=body), 422, "bad-value")
+    assert document["given"] == ["0" * 12, served]
 
 
-def test_an_answer_nobody_can_read(client: TestClient, seven: bytes) -> None:
+def test_a_response_that_accept_does_not_allow(client: TestClient, seven: bytes) -> None:
     answer = client.post("/encode", content=seven, headers={"Accept": "image/png"})
     allowed = ["application/json", "application/x-npy", "application/octet-stream"]
     assert problem(answer, 406, "not-acceptable")["allowed"] == allowed

@@ -30,8 +30,8 @@ def test_not_ready_says_why(tmp_path: Path) -> None:
     bundle_builder.edit_manifest(toy_models.write_levels(tmp_path), schema_version=2)
     with make_client(tmp_path) as client:
         answer = client.get("/readyz")
-        told = problem(answer, 503, "not-ready")
-        assert told["refused"] == [
+        document = problem(answer, 503, "not-ready")
+        assert document["refused"] == [
             {"name": "levels", "reason": "manifest.json has schema version 2, this service reads 1"}
         ]
         assert client.get("/livez").status_code == 200

@@ -87,7 +87,7 @@ def test_reload(tmp_path: Path) -> None:
         (refused,) = answer["refused"]
         assert refused["name"] == "levels"
         assert "'encoder.onnx' has 0 bytes" in refused["reason"]
-        # The model that is refused now still answers as it was.
+        # The version before the refused one is still served.
         assert client.post("/decode?model=levels", json={"codes": [[1]]}).status_code == 200
 
 
@@ -96,7 +96,7 @@ def test_reload(tmp_path: Path) -> None:
     ("host", "allowed"),
     [("127.0.0.1", True), ("::1", True), ("127.8.9.1", True), ("192.0.2.7", False), ("elsewhere", False)],
 )
-def test_only_callers_on_this_machine_reload(exported: Path, host: str, allowed: bool) -> None:
+def test_only_clients_on_the_same_machine_reload(exported: Path, host: str, allowed: bool) -> None:
     with make_client(exported, host=host) as client:
         answer = client.post("/models/reload")
         if allowed:
@@ -105,7 +105,7 @@ def test_only_callers_on_this_machine_reload(exported: Path, host: str, allowed:
             problem(answer, 403, "not-local")
 
 
-def test_a_folder_that_went_away_changes_nothing(tmp_path: Path) -> None:
+def test_a_reload_without_the_folder_changes_nothing(tmp_path: Path) -> None:
     toy_models.write_levels(tmp_path / "models")
     with make_client(tmp_path / "models") as client:
         (tmp_path / "models").rename(tmp_path / "moved")

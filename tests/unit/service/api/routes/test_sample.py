@@ -40,7 +40,7 @@ def test_an_item_is_the_same_however_many_are_drawn(client: TestClient) -> None:
     assert many["codes"] == more["codes"][:64]
 
 
-def test_a_drawn_seed_is_told_and_gives_the_same_again(client: TestClient) -> None:
+def test_the_drawn_seed_in_the_response_gives_the_same_again(client: TestClient) -> None:
     first = client.post("/sample?model=colours&label=red&n=4", headers=NPY)
     seed = first.headers["x-tessera-seed"]
     again = client.post(f"/sample?model=colours&label=red&n=4&seed={seed}", headers=NPY)
@@ -91,8 +91,8 @@ def test_a_label_for_each(client: TestClient) -> None:
     ],
 )
 def test_bad_queries(client: TestClient, query: str, status: int, kind: str, detail: str) -> None:
-    told = problem(client.post(f"/sample?model=colours{query}"), status, kind)
-    assert detail in told["detail"]
+    document = problem(client.post(f"/sample?model=colours{query}"), status, kind)
+    assert detail in document["detail"]
 
 
 @pytest.mark.parametrize(
@@ -120,8 +120,8 @@ def test_a_version_that_is_not_served(client: TestClient) -> None:
 
 
 def test_a_model_that_cannot_sample(client: TestClient) -> None:
-    told = problem(client.post("/sample"), 404, "unknown-operation")
-    assert told["detail"] == "model 'levels' cannot sample"
+    document = problem(client.post("/sample"), 404, "unknown-operation")
+    assert document["detail"] == "model 'levels' cannot sample"
 
 
 def test_a_body_that_is_no_json(client: TestClient) -> None:

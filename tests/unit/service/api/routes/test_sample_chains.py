@@ -33,7 +33,7 @@ def test_states_are_answered_with_their_images(client: TestClient) -> None:
 
 
 @pytest.mark.slow
-def test_watching_changes_nothing(client: TestClient) -> None:
+def test_states_do_not_change_the_samples(client: TestClient) -> None:
     watched, unwatched = stroll(client, "&every=1"), stroll(client)
     assert watched["codes"] == unwatched["codes"]
     assert unwatched["states"] is None
@@ -50,7 +50,7 @@ def test_arrays_have_an_axis_for_the_states(client: TestClient) -> None:
     assert npy.load(client.post(URL, headers=NPY).content).shape == (3, 8, 8, 3)
 
 
-def test_figures_are_told(client: TestClient) -> None:
+def test_the_response_has_the_figures(client: TestClient) -> None:
     figures = stroll(client)["figures"]
     assert figures.keys() == {"length"}
     assert len(figures["length"]) == 3
@@ -79,5 +79,5 @@ def test_the_states_are_decoded_as_the_last_one_is(client: TestClient) -> None:
 def test_more_steps_than_the_service_allows(exported: Path) -> None:
     with make_client(exported, max_steps=20) as client:
         assert client.post("/sample?model=wanderer&method=stroll&steps=20").status_code == 200
-        told = problem(client.post("/sample?model=wanderer&method=stroll&steps=21"), 413, "too-large")
-        assert told["detail"] == "steps is 21, and 20 are allowed by the setting max_steps"
+        document = problem(client.post("/sample?model=wanderer&method=stroll&steps=21"), 413, "too-large")
+        assert document["detail"] == "steps is 21, and 20 are allowed by the setting max_steps"

@@ -62,8 +62,8 @@ IMAGE = to_base64(pictures(1)[0])
     ],
 )
 def test_what_cannot_be_completed(client: TestClient, body: dict[str, Any], detail: str) -> None:
-    told = problem(client.post("/sample", json={"model": "patchwork"} | body), 422, "bad-value")
-    assert detail in told["detail"]
+    document = problem(client.post("/sample", json={"model": "patchwork"} | body), 422, "bad-value")
+    assert detail in document["detail"]
 
 
 @pytest.mark.parametrize(
@@ -83,23 +83,23 @@ def test_codes_that_are_not_taken(client: TestClient, codes: NDArray[Any], detai
     assert detail in problem(client.post("/sample", json=body), 422, "bad-codes")["detail"]
 
 
-def test_what_is_missing_and_what_is_able_is_told_to_a_program_too(client: TestClient) -> None:
+def test_problems_have_the_missing_input_and_the_able_methods_as_members(client: TestClient) -> None:
     missing = client.post("/sample?model=patchwork", json={"codes": CODES[0].tolist()})
     assert problem(missing, 422, "bad-value")["missing"] == "mask"
     unable = client.post("/sample?model=patchwork&method=plain", json=codes_and_mask())
-    told = problem(unable, 422, "bad-value")
-    assert (told["given"], told["allowed"]) == ("plain", ["prior"])
-    assert told["detail"].endswith("methods that can are prior")
+    document = problem(unable, 422, "bad-value")
+    assert (document["given"], document["allowed"]) == ("plain", ["prior"])
+    assert document["detail"].endswith("methods that can are prior")
 
 
 def test_a_body_that_is_an_image_needs_a_box_and_the_other_way_round(
     client: TestClient, seven: bytes
 ) -> None:
     for request in ({"content": seven}, {"files": {"image": seven}}, {"content": npy.dump(pictures())}):
-        told = problem(client.post("/sample?model=patchwork", **request), 422, "bad-value")
-        assert told["missing"] == "box"
-    told = problem(client.post("/sample?model=patchwork&box=0,0,9,9"), 422, "bad-value")
-    assert told["missing"] == "image"
+        document = problem(client.post("/sample?model=patchwork", **request), 422, "bad-value")
+        assert document["missing"] == "box"
+    document = problem(client.post("/sample?model=patchwork&box=0,0,9,9"), 422, "bad-value")
+    assert document["missing"] == "image"
     bad = problem(client.post("/sample?model=patchwork&box=0,0,9", content=seven), 422, "bad-value")
     assert bad["given"] == "0,0,9"
 
@@ -142,5 +142,5 @@ def test_a_model_that_cannot_encode_completes_codes_alone(tmp_path: Path, seven:
     bundle_builder.edit_manifest(path, operations=operations)
     with make_client(tmp_path) as client:
         assert client.post("/sample", json=codes_and_mask()).status_code == 200
-        told = problem(client.post("/sample?box=0,0,9,9", content=seven), 404, "unknown-operation")
-        assert told["given"] == "encode"
+        document = problem(client.post("/sample?box=0,0,9,9", content=seven), 404, "unknown-operation")
+        assert document["given"] == "encode"

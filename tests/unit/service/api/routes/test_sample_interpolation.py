@@ -59,7 +59,7 @@ def test_two_images_are_their_codes(client: TestClient) -> None:
     np.testing.assert_array_equal(npy.load(by_npy.content)[0], pixels[0])
 
 
-def test_the_told_seed_gives_the_same_again(client: TestClient) -> None:
+def test_the_seed_in_the_response_gives_the_same_again(client: TestClient) -> None:
     images = [base64.b64encode(plain(*colour)).decode() for colour in ((9, 9, 9), (200, 1, 1))]
     first = between(client, images=images)
     assert between(client, images=images, seed=first["seed"])["codes"] == first["codes"]

@@ -38,7 +38,7 @@ def test_what_is_no_finite_number_is_null(client: TestClient) -> None:
     assert figures["logarithm"] == [None, pytest.approx(np.log(9))]
 
 
-def test_the_told_seed_gives_the_same_again(client: TestClient) -> None:
+def test_the_seed_in_the_response_gives_the_same_again(client: TestClient) -> None:
     answer = client.post(URL, content=GREY, headers=PNG)
     seed = answer.headers["x-tessera-seed"]
     assert answer.json() == score(client, f"&seed={seed}", json={"image": base64.b64encode(GREY).decode()})

@@ -36,10 +36,10 @@ def png(image: NDArray[np.uint8], form: str = "PNG") -> bytes:
     return buffer.getvalue()
 
 
-def test_the_server_says_what_it_is(client: TestClient) -> None:
-    told = client.get("/v2").json()
-    assert told["name"] == "tessera"
-    assert "binary_tensor_data" in told["extensions"]
+def test_the_metadata_of_the_server(client: TestClient) -> None:
+    answer = client.get("/v2").json()
+    assert answer["name"] == "tessera"
+    assert "binary_tensor_data" in answer["extensions"]
     assert client.get("/v2/health/live").json() == {"live": True}
     assert client.get("/v2/health/ready").json() == {"ready": True}
 
@@ -63,20 +63,20 @@ def test_the_index_has_every_name_and_every_refusal(tmp_path: Path) -> None:
 def test_metadata_follows_from_the_manifest(client: TestClient, tail: str) -> None:
     version = client.get("/models/patchwork").json()["version"]
     path = f"/v2/models/patchwork:sample:prior{tail.replace('VERSION', version)}"
-    told = client.get(path).json()
-    assert (told["name"], told["versions"]) == ("patchwork:sample:prior", [version])
-    assert told["platform"] == "onnxruntime_onnx"
-    assert [(item["name"], item["datatype"], item["shape"]) for item in told["inputs"]] == [
+    answer = client.get(path).json()
+    assert (answer["name"], answer["versions"]) == ("patchwork:sample:prior", [version])
+    assert answer["platform"] == "onnxruntime_onnx"
+    assert [(item["name"], item["datatype"], item["shape"]) for item in answer["inputs"]] == [
         ("given", "INT32", [-1, 7, 7]),
         ("mask", "BOOL", [-1, 7, 7]),
         ("label", "INT64", [-1]),
     ]
-    assert all(item["parameters"]["optional"] for item in told["inputs"])
-    assert [(item["name"], item["shape"]) for item in told["outputs"]] == [
+    assert all(item["parameters"]["optional"] for item in answer["inputs"])
+    assert [(item["name"], item["shape"]) for item in answer["outputs"]] == [
         ("codes", [-1, 7, 7]),
         ("images", [-1, 28, 28, 1]),
     ]
-    assert told["parameters"]["spread"]["maximum"] == completion_model.SPREAD
+    assert answer["parameters"]["spread"]["maximum"] == completion_model.SPREAD
     assert client.get(f"{path}/ready").json() == {"name": "patchwork:sample:prior", "ready": True}
 
 
@@ -106,12 +106,12 @@ def test_tensors_as_json(client: TestClient, nested: bool) -> None:
     data = IMAGES.tolist() if nested else IMAGES.ravel().tolist()
     images = {"name": "images", "shape": [3, 28, 28, 1], "datatype": "UINT8", "data": data}
     answer = client.post("/v2/models/levels/infer", json={"id": "42", "inputs": [images]})
-    told = answer.json()
-    assert told["id"] == "42"
-    assert told["model_name"] == "levels"
-    assert told["model_version"] == client.get("/models/levels").json()["version"]
-    assert "parameters" not in told
-    (codes,) = told["outputs"]
+    answer = answer.json()
+    assert answer["id"] == "42"
+    assert answer["model_name"] == "levels"
+    assert answer["model_version"] == client.get("/models/levels").json()["version"]
+    assert "parameters" not in answer
+    (codes,) = answer["outputs"]
     assert codes == {
         "name": "codes",
         "datatype": "INT32",
@@ -120,12 +120,12 @@ def test_tensors_as_json(client: TestClient, nested: bool) -> None:
     }
 
 
-def test_members_that_are_null_are_as_good_as_left_out(client: TestClient) -> None:
+def test_members_that_are_null_count_as_missing(client: TestClient) -> None:
     codes = {"name": "codes", "shape": [1, 1, 1], "datatype": "INT32", "parameters": None, "data": [7]}
     sent = {"id": None, "model_name": "x", "parameters": None, "inputs": [codes], "outputs": None}
-    told = client.post("/v2/models/levels:decode/infer", json=sent).json()
-    assert "id" not in told
-    assert told["outputs"][0]["shape"] == [1, 4, 4, 1]
+    answer = client.post("/v2/models/levels:decode/infer", json=sent).json()
+    assert "id" not in answer
+    assert answer["outputs"][0]["shape"] == [1, 4, 4, 1]
 
 
 def test_files_go_in_as_they_are(client: TestClient) -> None:
@@ -196,7 +196,7 @@ def test_parameters_are_those_of_rest(client: TestClient) -> None:
     expected = rest(client, "/encode?model=wanderer&scale=0.5&seed=7", content=npy.dump(images))
     np.testing.assert_array_equal(arrays(answer)["codes"], expected)
     assert answer.json()["parameters"] == {"seed": 7, "scale": 0.5}
-    # Without a seed nothing is drawn, so none is told.
+    # Without a seed nothing is drawn, so the response has none.
     still = post(client, "wanderer:encode", {"images": images})
     assert still.json()["parameters"] == {"scale": 1}
     np.testing.assert_array_equal(
@@ -206,11 +206,13 @@ def test_parameters_are_those_of_rest(client: TestClient) -> None:
 
 def test_figures_are_those_of_rest(client: TestClient) -> None:
     images = IMAGES[:, :8, :24].reshape(3, 8, 8, 3)
-    told = client.post("/score?model=wanderer&seed=3&samples=9", content=npy.dump(images)).json()["figures"]
+    figures = client.post("/score?model=wanderer&seed=3&samples=9", content=npy.dump(images)).json()[
+        "figures"
+    ]
     outputs = infer(client, "wanderer:score", {"images": images}, parameters={"seed": 3, "samples": 9})
     assert list(outputs) == ["brightness", "logarithm", "spread"]
     for name, values in outputs.items():
-        np.testing.assert_allclose(values, np.array(told[name], np.float32), rtol=1e-6)
+        np.testing.assert_allclose(values, np.array(figures[name], np.float32), rtol=1e-6)
 
 
 def test_a_figure_that_is_no_number_is_null(client: TestClient) -> None:
@@ -249,7 +251,7 @@ def test_a_request_may_be_packed(client: TestClient) -> None:
 
 
 @pytest.mark.slow
-def test_a_packed_request_counts_as_what_it_is_unpacked_to(exported: Path) -> None:
+def test_a_compressed_request_counts_with_its_uncompressed_size(exported: Path) -> None:
     content, headers = request({"images": IMAGES})
     content = content.replace(b"{", b"{" + b" " * 2 * FREE, 1)
     if LENGTH in headers:

@@ -1,4 +1,4 @@
-"""``/v2``: what is refused, and what is said about it."""
+"""``/v2``: the problems of invalid requests."""
 
 import gzip
 from pathlib import Path
@@ -23,9 +23,9 @@ INFER = "/v2/models/levels/infer"
 
 def refused(answer: Response, status: int, kind: str) -> str:
     """What is said of a refusal, in the member that clients of the protocol read too."""
-    told = problem(answer, status, kind)
-    assert told["error"] == told["detail"]
-    return str(told["detail"])
+    document = problem(answer, status, kind)
+    assert document["error"] == document["detail"]
+    return str(document["detail"])
 
 
 def sent(client: TestClient, document: Any, tail: bytes = b"", **headers: str) -> Response:
@@ -83,8 +83,8 @@ def test_nothing_is_ready_without_a_model(tmp_path: Path) -> None:
 def test_a_length_of_the_json_that_is_none(client: TestClient, length: str) -> None:
     content, _ = request({"images": IMAGES})
     headers = {LENGTH.encode(): length.encode()}
-    told = refused(client.post(INFER, content=content, headers=headers), 400, "bad-body")
-    assert "it must be how many bytes of the body are JSON, 0 to" in told
+    detail = refused(client.post(INFER, content=content, headers=headers), 400, "bad-body")
+    assert "it must be how many bytes of the body are JSON, 0 to" in detail
 
 
 @pytest.mark.parametrize("shift", [-1, 1])
@@ -324,8 +324,8 @@ def test_the_limits_are_those_of_rest(exported: Path) -> None:
         large = np.zeros((1, 40, 40, 1), np.uint8)
         assert "800 are allowed" in refused(post(client, "levels", {"images": large}), 413, "too-large")
         codes = np.zeros((1, 10, 10), np.int32)
-        told = refused(post(client, "levels:decode", {"codes": codes}), 413, "too-large")
-        assert "the image of a grid of [10, 10] codes has 40 x 40 pixels" in told
+        detail = refused(post(client, "levels:decode", {"codes": codes}), 413, "too-large")
+        assert "the image of a grid of [10, 10] codes has 40 x 40 pixels" in detail
         many = post(client, "colours:sample:walk", {}, parameters={"n": 3})
         assert "3 rows" in refused(many, 413, "too-large")
         assert post(client, "levels", {"images": IMAGES}).status_code == 200
@@ -359,8 +359,8 @@ def test_another_content_encoding(client: TestClient) -> None:
 
 def test_an_index_that_cannot_be_read(client: TestClient) -> None:
     refused(client.post("/v2/repository/index", content=b"{"), 400, "bad-body")
-    told = refused(client.post("/v2/repository/index", json={"redy": True}), 422, "unknown-name")
-    assert "did you mean 'ready'" in told
+    detail = refused(client.post("/v2/repository/index", json={"redy": True}), 422, "unknown-name")
+    assert "did you mean 'ready'" in detail
 
 
 def test_a_graph_that_fails_tells_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

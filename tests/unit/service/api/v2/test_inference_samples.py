@@ -25,11 +25,11 @@ def test_samples_are_those_of_rest(client: TestClient, seed: int | None) -> None
     drawn = answer.json()["parameters"]["seed"]
     assert seed in (None, drawn)
     sent = {"model": "colours", "method": "walk", "n": 4, "seed": drawn, "parameters": {"steps": 7}}
-    told = client.post("/sample", json=sent, headers={"Accept": "application/json"}).json()
-    np.testing.assert_array_equal(arrays(answer)["codes"], np.array(told["codes"], np.float32))
+    sample = client.post("/sample", json=sent, headers={"Accept": "application/json"}).json()
+    np.testing.assert_array_equal(arrays(answer)["codes"], np.array(sample["codes"], np.float32))
 
 
-def test_one_sample_is_drawn_if_nobody_says_how_many(client: TestClient) -> None:
+def test_one_sample_is_drawn_by_default(client: TestClient) -> None:
     assert infer(client, "colours:sample:walk", {})["images"].shape == (1, 8, 8, 3)
 
 

@@ -1,4 +1,4 @@
-"""How much work a request of ``/v2`` is, as far as that can be told before it is done."""
+"""The weight of a request of ``/v2``, estimated before the work is done."""
 
 import gzip
 import math
@@ -34,18 +34,18 @@ def test_arrays_weigh_what_they_hold(given: dict[str, Any], expected: int) -> No
     assert sent(*request(given)).weight == expected
 
 
-def test_files_weigh_their_pixels_where_these_are_told(seven: bytes) -> None:
+def test_the_weight_of_files_is_that_of_their_pixels_if_known(seven: bytes) -> None:
     assert sent(*request({"images": [seven, seven]})).weight == 2 * 28 * 28
     assert sent(*request({"images": [seven, b"\xff\xd8\xff"]})).weight == math.inf
     text = b'{"inputs": [{"name": "images", "shape": [1], "datatype": "BYTES", "data": ["iVBORw0K"]}]}'
     assert sent(text, {}).weight == math.inf
 
 
-def test_what_is_packed_may_weigh_anything() -> None:
+def test_a_compressed_body_has_an_infinite_weight() -> None:
     content, headers = request({"images": np.zeros((1, 8, 8, 3), np.uint8)})
     (length,) = map(int, headers.values())
     assert weight(content, Headers(headers)) == JSON_WEIGHT * length + 8 * 8 * 3
     assert weight(content, Headers()) == JSON_WEIGHT * len(content)
-    packed = {**headers, "Content-Encoding": "gzip"}
-    assert weight(gzip.compress(content), Headers(packed)) == math.inf
-    assert sent(gzip.compress(content), packed).weight == 8 * 8 * 3
+    compressed = {**headers, "Content-Encoding": "gzip"}
+    assert weight(gzip.compress(content), Headers(compressed)) == math.inf
+    assert sent(gzip.compress(content), compressed).weight == 8 * 8 * 3
