@@ -21,7 +21,7 @@ DONE = {"loaded": ["mine"], "kept": ["other"], "refused": [], "removed": []}
 
 @contextmanager
 def answering(status: int, document: object, **headers: str) -> Iterator[tuple[str, list[tuple[str, Any]]]]:
-    """A server that answers every POST alike: its address, and the paths and keys it was sent."""
+    """A server with one response to every POST: its address, and the paths and keys of the requests."""
     asked: list[tuple[str, Any]] = []
 
     class Handler(BaseHTTPRequestHandler):

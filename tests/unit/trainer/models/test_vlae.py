@@ -265,7 +265,7 @@ def test_without_noise_codes_are_decoded_by_the_default_noise_of_the_service() -
 def test_a_resumed_run_ends_as_an_unbroken_one(
     make_vlae_config: MakeVLAEConfig, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
-    """With all that is drawn at random, and weights of the loss that go on where they were left."""
+    """All random draws and the weights of the loss continue from the checkpoint."""
     monkeypatch.setattr("trainer.training.trackers.plot", lambda *_, **__: None)
     monkeypatch.setattr(VLAE, "pictures", lambda *_: {})
     config = make_vlae_config(

@@ -108,7 +108,7 @@ def test_a_score_without_classes_takes_no_label() -> None:
 
 
 def off(at: int) -> object:
-    """A runtime that answers what torch does, but for one pixel of the decoded images."""
+    """A runtime with the outputs of torch, except for one pixel of the decoded images."""
 
     def run(of: Graph, inputs: dict[str, Tensor]) -> Sequence[Tensor]:
         outputs = tiny_models.run_in_torch(of, inputs)
