@@ -140,7 +140,7 @@ def _exchange(new: Path, old: Path) -> None:
         names = os.fsencode(new), os.fsencode(old)
         if libc.renameat2(AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_EXCHANGE) == 0:
             return
-    aside = new.with_name(f"{new.name}.old")
+    aside = new.with_name(f"{new.name}{OLD}")
     old.rename(aside)
     try:
         new.rename(old)

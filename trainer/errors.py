@@ -1,14 +1,4 @@
-"""The errors of the trainer. Their messages are for the person at the command line: one clear line.
-
-TrainerError
-  ConfigError       a preset, key, flag or value that does not exist or is out of bounds
-  DataError         images that cannot be read, or are not what they should be
-  DivergenceError   the loss is no longer a finite number
-  RunError          a run folder or checkpoint that cannot be written, read or resumed
-  ExportError       a model that cannot be exported, verified or published
-  ReloadError       a model was published, and a service was not brought to load it
-  Interrupted       Ctrl-C or SIGTERM; a checkpoint to resume from was left
-"""
+"""The errors of the trainer. Their messages are for the person at the command line: one clear line."""
 
 import difflib
 from collections.abc import Iterable

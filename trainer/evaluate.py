@@ -22,7 +22,7 @@ from trainer.evaluation.results import (
     sample_rows,
 )
 from trainer.export.model_card import CARD, model_card
-from trainer.training.device import heed_cpus
+from trainer.training.device import limit_threads
 from trainer.training.progress import describe
 
 
@@ -41,7 +41,7 @@ def evaluate(
     differs from its manifest or cannot be written, and for a metric that is not finite; DataError for data
     that is missing or does not fit; ConfigError for parameters that the model does not have.
     """
-    heed_cpus()
+    limit_threads()
     model, manifest = open_exported(folder)
     _check_parameters(model, parameters)
     _check_files(folder, manifest)

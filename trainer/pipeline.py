@@ -14,9 +14,9 @@ from trainer.data import Batches, Dataset, ImageOptions, ResidentSplit, Split, l
 from trainer.durable import check_writable
 from trainer.errors import ConfigError, RunError
 from trainer.export.exporter import Exported, export
-from trainer.models.base import Model, SecondStage, Stage, build
+from trainer.models.base import Model, SecondStage, Stage, build, to_shares
 from trainer.training import checkpoint
-from trainer.training.device import Machine, choose, heed_cpus
+from trainer.training.device import Machine, choose, limit_threads
 from trainer.training.loop import Fit
 from trainer.training.progress import describe
 from trainer.training.run_folder import RunFolder
@@ -71,7 +71,7 @@ def resume(kind: str, out: Path, name: str, flags: dict[str, Any], console: Cons
     run.configure(config)
     model = _model(run.config, prepared.dataset, 1.0)
     fit = _fit(model, prepared, run, console)
-    _go_on(fit, console)
+    _resume_fit(fit, console)
     fit()
     second = _second_stage(fit.result, prepared, run, console)
     return _publish(fit.result, second, run.config, prepared.dataset, console)
@@ -101,7 +101,7 @@ def export_run(folder: Path, export_to: Path | None, name: str | None, console: 
 
 def restored(run: RunFolder, console: Console) -> tuple[Model, Dataset]:
     """The model of the latest checkpoint of a run, as it would be exported, and the data of the run."""
-    heed_cpus()
+    limit_threads()
     config = run.config
     dataset = _load_data(config, console)
     _check_same_data(run, dataset)
@@ -111,7 +111,7 @@ def restored(run: RunFolder, console: Console) -> tuple[Model, Dataset]:
 
 
 def _prepare(config: RunConfig, console: Console) -> Prepared:
-    heed_cpus()
+    limit_threads()
     machine = choose(config)
     console.print(f"device: {machine.reason}")
     return Prepared(machine, _load_data(config, console))
@@ -158,7 +158,7 @@ def _second_stage(model: Model, prepared: Prepared, run: RunFolder, console: Con
     stage_run = run.stage(stage.name)
     fit = _stage_fit(stage, stage.schedule(), train, test, prepared, stage_run, console)
     if stage_run.begun:
-        _go_on(fit, console)
+        _resume_fit(fit, console)
     else:
         fit.begin()
     fit()
@@ -179,7 +179,7 @@ def _stage_fit(
     return Fit(stage, schedule, batches[0], batches[1], run, prepared.machine, console)
 
 
-def _go_on(fit: Fit[S], console: Console) -> None:
+def _resume_fit(fit: Fit[S], console: Console) -> None:
     fit.resume()
     position = fit.position
     console.print(f"resuming {fit.run.folder} in epoch {position.epoch + 1}, step {position.step}")
@@ -216,7 +216,7 @@ def _variance(dataset: Dataset) -> float:
     batch = dataset.train.take(torch.arange(min(VARIANCE_IMAGES, len(dataset.train))))
     if batch.images.min() == batch.images.max():
         raise ConfigError(f"all pixels of {dataset.name} are alike: there is nothing to learn")
-    return float((batch.images.float() / 255).var(correction=0))
+    return float(to_shares(batch.images).var(correction=0))
 
 
 def _with_flags(run: RunFolder, kind: str, flags: dict[str, Any]) -> RunConfig:

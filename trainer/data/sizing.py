@@ -94,7 +94,7 @@ def survey(pictures: Pictures) -> Survey:
                 with pictures.open(index).image as image:
                     sizes[_upright_size(image)] += 1
                     grey = grey and _is_grey(image)
-            except Exception as error:  # as in draw: a broken picture may bring about anything
+            except Exception as error:  # as in decode_picture: a broken picture may bring about anything
                 broken.append(Skipped(pictures.name(index), reason(error)))
     if not sizes:
         raise DataError(f"none of {len(broken):,} pictures can be opened; the first is {broken[0]}")

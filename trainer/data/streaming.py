@@ -15,7 +15,7 @@ from torch.utils import data as torch_data
 
 from service.contract.manifest import ImageSpec
 from trainer.data.batches import Batch, in_batches
-from trainer.data.sources.pictures import Pictures, Skipped, draw, quiet_pillow
+from trainer.data.sources.pictures import Pictures, Skipped, decode_picture, quiet_pillow
 from trainer.errors import DataError
 
 Pixels = NDArray[np.uint8]
@@ -44,10 +44,10 @@ class StreamedSplit:
         images = []
         with quiet_pillow():
             for row in rows:
-                drawn = draw(self.pictures, int(self.rows[row]), self.spec)
-                if isinstance(drawn, Skipped):
-                    return DataError(f"a picture that could be read at the start no longer can: {drawn}")
-                images.append(drawn.pixels)
+                decoded = decode_picture(self.pictures, int(self.rows[row]), self.spec)
+                if isinstance(decoded, Skipped):
+                    return DataError(f"a picture that could be read at the start no longer can: {decoded}")
+                images.append(decoded.pixels)
         return np.stack(images)
 
     def batch(self, rows: Tensor, images: Pixels | DataError) -> Batch:
@@ -73,7 +73,7 @@ class StreamedReader:
             multiprocessing_context=_context() if workers else None,
             worker_init_fn=_start_worker,
             # No tensors: these would go through shared memory, of which a container has little.
-            collate_fn=_as_it_comes,
+            collate_fn=_unchanged,
             # Without a generator of its own the loader advances torch's, on which the training depends.
             generator=torch.Generator(),
         )
@@ -142,5 +142,5 @@ def _start_worker(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _as_it_comes(item: Any) -> Any:
+def _unchanged(item: Any) -> Any:
     return item

@@ -8,6 +8,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from service.contract.manifest import CodesSpec
 from trainer.evaluation.exported_model import Reconstructed
+from trainer.models.base import to_shares
 from trainer.models.quantizers import perplexity, usage
 
 # The error of a perfect image is taken as a hundredth of a level, which bounds its PSNR.
@@ -49,7 +50,7 @@ class Reconstructions:
         """Add a batch."""
         self.errors.append(mean_squared_errors(batch.images, batch.decoded))
         if min(batch.images.shape[1:3]) >= SSIM_WINDOW:
-            ours, theirs = (rows.permute(0, 3, 1, 2).float() / 255 for rows in (batch.decoded, batch.images))
+            ours, theirs = (to_shares(rows.permute(0, 3, 1, 2)) for rows in (batch.decoded, batch.images))
             similarity = structural_similarity_index_measure(ours, theirs, data_range=1.0, reduction="none")
             self.similarities.append(torch.as_tensor(similarity).double().reshape(-1))
         if self.spec.codebook_size is None:

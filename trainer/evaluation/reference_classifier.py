@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from trainer.models.base import to_shares
+
 FILE = Path(__file__).with_name("reference_classifier.safetensors")
 FEATURES, CLASSES = 128, 10
 AT_ONCE = 500
@@ -39,7 +41,7 @@ class ReferenceClassifier(nn.Module):
 
     def penultimate(self, images: Tensor) -> Tensor:
         """The features before the last layer: uint8 ``(N, 1, 28, 28)`` to float32 ``(N, 128)``."""
-        features: Tensor = self.features(images.float() / 255)
+        features: Tensor = self.features(to_shares(images))
         return features
 
 

@@ -59,7 +59,7 @@ def export(model: Model, second: SecondStage | None, config: RunConfig, dataset:
     """
     target = config.export_to / config.name
     model = _export_copy(model)
-    second = None if second is None else _upon(model, second, dataset)
+    second = None if second is None else _second_stage_copy(model, second, dataset)
     own, further = model.graphs(), second.graphs() if second else []
     graphs = [*own, *further]
     with publication(target) as folder:
@@ -110,11 +110,11 @@ def _export_copy(stage: S) -> S:
     return copy.deepcopy(stage).cpu().float().eval().to(memory_format=torch.contiguous_format)
 
 
-def _upon(model: Model, second: SecondStage, dataset: Dataset) -> SecondStage:
+def _second_stage_copy(model: Model, second: SecondStage, dataset: Dataset) -> SecondStage:
     """A copy of a second stage for the export, on this copy of the model."""
     copied = model.second_stage(dataset.classes)
     if copied is None:
-        raise ValueError(f"{type(model).__name__} has no second stage, and a {second.name} is to be exported")
+        raise ValueError(f"{type(model).__name__} has no second stage, so no {second.name} can be exported")
     copied.load_state_dict(second.state_dict())
     return _export_copy(copied)
 

@@ -28,18 +28,18 @@ def have_loaded(address: str, name: str) -> str:
     Raises ReloadError if the service cannot be reached, refuses the model or does not find it.
     """
     try:
-        status, answer = _post(address)
+        status, response = _post(address)
     except (OSError, http.client.HTTPException) as error:
         raise _failed(address, f"cannot be asked to load it: {error}") from error
-    if status != HTTPStatus.OK or "loaded" not in answer:
-        raise _failed(address, _why(status, answer))
-    refused = {refusal["name"]: refusal["reason"] for refusal in answer["refused"]}
+    if status != HTTPStatus.OK or "loaded" not in response:
+        raise _failed(address, _why(status, response))
+    refused = {refusal["name"]: refusal["reason"] for refusal in response["refused"]}
     if name in refused:
         raise _failed(address, f"refuses it: {refused[name]}")
-    served = [*answer["loaded"], *answer["kept"]]
+    served = [*response["loaded"], *response["kept"]]
     if name not in served:
         raise _failed(address, f"reads another folder: it serves {', '.join(served) or 'no model'}")
-    result = {**answer, "refused": refused}
+    result = {**response, "refused": refused}
     return f"{address}: " + "; ".join(f"{verb} {', '.join(names)}" for verb, names in result.items() if names)
 
 

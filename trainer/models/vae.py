@@ -16,6 +16,7 @@ from trainer.models.gaussian.base import GaussianModel
 from trainer.models.gaussian.likelihoods import likelihood_for
 from trainer.models.gaussian.noise_contrastive import ClassifierStage
 from trainer.models.gaussian.operations import BATCH, encoding, interpolation
+from trainer.models.gaussian.posterior import Posterior
 from trainer.models.gaussian.scores import for_every_draw, negative_log_mean, scoring
 
 
@@ -41,7 +42,7 @@ class VAE(GaussianModel):
         output = self.decoder(posterior.sample(torch.randn_like(posterior.mean)))
         reconstruction = self.likelihood.loss(output, pixels).mean()
         divergence = posterior.divergence().mean(dim=0)
-        weight = self.config.beta * self.warmth()
+        weight = self.config.beta * self.kl_warmup()
         loss = reconstruction + weight * divergence.clamp(min=self.config.free_bits).sum()
         return Step(
             loss,
@@ -164,7 +165,7 @@ class _Score(nn.Module):
         posterior = self.model.posterior(pixels)
         kl = posterior.divergence().sum(dim=1)
         log_variance = posterior.log_variance[:, None]
-        codes = posterior.mean[:, None] + (log_variance / 2).exp() * noise
+        codes = Posterior(posterior.mean[:, None], log_variance).sample(noise)
         output = self.model.decoder(codes.flatten(0, 1))
         fit = self.model.likelihood.log_prob(output, for_every_draw(pixels, noise)).view_as(noise[:, :, 0])
         # log p(z) - log q(z|x), of which the constants cancel.

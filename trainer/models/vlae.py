@@ -18,6 +18,7 @@ from trainer.models.autoregressive.pixel_distributions import pixel_distribution
 from trainer.models.base import PICTURED_IMAGES, Graph, Step, to_shares
 from trainer.models.gaussian.base import GaussianModel
 from trainer.models.gaussian.operations import encoding, interpolation
+from trainer.models.gaussian.posterior import Posterior
 from trainer.models.gaussian.scores import for_every_draw, negative_log_mean, scoring
 
 COLUMNS, ROWS = 10, 10
@@ -91,15 +92,15 @@ class VLAE(GaussianModel):
 
     def _cost(self, divergence: Tensor) -> Tensor:
         """What the KL divergence, ``(d,)``, costs in this step."""
-        config, warmth = self.config, self.warmth()
+        config, warmup = self.config, self.kl_warmup()
         if not config.free_bits:
-            return warmth * divergence.sum()
+            return warmup * divergence.sum()
         if config.free_bits_weighing == "hard":
-            return warmth * divergence.clamp(min=config.free_bits).sum()
+            return warmup * divergence.clamp(min=config.free_bits).sum()
         if self.training:
             above = divergence.detach().sum() > SLACK * config.free_bits * len(divergence)
             self.weight.mul_(torch.where(above, WEIGHT_STEP, 1 / WEIGHT_STEP)).clamp_(max=1.0)
-        return warmth * self.weight * divergence.sum()
+        return warmup * self.weight * divergence.sum()
 
     def _labels(self, count: int, labels: Tensor | None) -> Tensor:
         if labels is None or not self.classes:
@@ -193,7 +194,7 @@ class Score(nn.Module):
         pixels = to_shares(images.permute(0, 3, 1, 2))
         labels = torch.zeros_like(images[:, 0, 0, 0]).long() if label is None else label
         posterior = model.posterior(pixels)
-        codes = posterior.mean[:, None] + (posterior.log_variance[:, None] / 2).exp() * noise
+        codes = Posterior(posterior.mean[:, None], posterior.log_variance[:, None]).sample(noise)
         flat = codes.flatten(0, 1)
         fit = model.log_prob(for_every_draw(pixels, noise), flat).view_as(noise[:, :, 0]).double()
         prior = model.prior.log_probs(flat, for_every_draw(labels, noise)).sum(dim=1).view_as(fit).double()

@@ -50,8 +50,8 @@ def choose(config: RunConfig) -> Machine:
     return Machine(accelerator, "32-true", f"{_title(accelerator)} ({reason}), float32: no fast bf16 here")
 
 
-def heed_cpus() -> None:
-    """Let torch use no more threads than this process has CPUs: of a container's limit it knows nothing."""
+def limit_threads() -> None:
+    """Let torch use no more threads than this process has CPUs: torch ignores the limit of a container."""
     torch.set_num_threads(min(torch.get_num_threads(), available_cpus()))
 
 

@@ -92,7 +92,7 @@ class RunFolder:
         raise RunError(f"nothing to resume: {out} holds no run named {name!r}")
 
     def configure(self, config: RunConfig) -> None:
-        """Make a config that of the run, and write it to config.yaml."""
+        """Replace the config of the run, and write it to config.yaml."""
         content = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
         try:
             (self.folder / "config.yaml").write_text(content, encoding="utf-8")

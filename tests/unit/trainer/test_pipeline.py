@@ -13,6 +13,7 @@ from tests.fixtures import tiny_models
 from tests.fixtures.tiny_models import Trained
 from tests.unit.trainer.conftest import MakeConfig
 from tests.unit.trainer.data.making import noise, save
+from tests.unit.trainer.resuming import assert_same
 from trainer import pipeline
 from trainer.config import VQVAEConfig
 from trainer.data import Batches
@@ -57,7 +58,7 @@ def same_weights(stage: Stage | None, run: RunFolder, file: str = "model.safeten
     return all(torch.equal(tensor, stored[name]) for name, tensor in stage.state_dict().items())
 
 
-def test_training_tells_what_it_does(trained: Trained) -> None:
+def test_training_prints_what_it_does(trained: Trained) -> None:
     lines = trained.printed.splitlines()
     assert lines[0].startswith("device: CPU with ")
     assert lines[1] == "data: 256 training and 100 test images, 28x28x1, 10 classes"
@@ -271,21 +272,12 @@ def test_both_stages_are_trained_and_published(
     assert same_weights(model, run)
     assert same_weights(second, run.stage("prior"), "average.safetensors")
     # In one go or one after the other, it is the same prior.
-    assert_same_prior(run, generating.run)
+    assert_same(run.stage("prior"), generating.run.stage("prior"))
     published.clear()
     pipeline.export_run(run.folder, None, None, tiny_models.console())
     ((model, second, _),) = published
     assert same_weights(model, run)
     assert same_weights(second, run.stage("prior"), "average.safetensors")
-
-
-def assert_same_prior(run: RunFolder, other: RunFolder) -> None:
-    ours, theirs = run.stage("prior"), other.stage("prior")
-    assert tiny_models.figures(ours) == tiny_models.figures(theirs)
-    for file in ("model.safetensors", "average.safetensors"):
-        here, there = (each.latest_checkpoint() / file for each in (ours, theirs))
-        assert here.name == there.name
-        assert here.read_bytes() == there.read_bytes()
 
 
 @pytest.mark.slow
@@ -307,7 +299,7 @@ def test_wherever_it_is_interrupted_it_ends_in_the_same_prior(
     assert run.has_later_stage == (stage is PriorStage)
     torch.manual_seed(12345)
     resume(run)
-    assert_same_prior(run, generating.run)
+    assert_same(run.stage("prior"), generating.run.stage("prior"))
     assert len(published) == 1
 
 

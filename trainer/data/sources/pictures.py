@@ -75,7 +75,7 @@ class Skipped:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DecodedPicture:
     """A picture made to fit: pixels uint8 ``(C, H, W)``."""
 
     pixels: NDArray[np.uint8]
@@ -127,14 +127,14 @@ def open_image(file: str | Path | bytes) -> Image.Image:
     return Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=formats)
 
 
-def draw(pictures: Pictures, index: int, spec: ImageSpec) -> Drawn | Skipped:
+def decode_picture(pictures: Pictures, index: int, spec: ImageSpec) -> DecodedPicture | Skipped:
     """Decode a picture and make it fit, or say why that cannot be done. Never raises for a broken picture."""
     try:
         picture = pictures.open(index)
         with picture.image as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{image.width}x{image.height} is more than {MAX_PIXELS:,} pixels")
-            return Drawn(prepare(image, spec).transpose(2, 0, 1), picture.label)
+            return DecodedPicture(prepare(image, spec).transpose(2, 0, 1), picture.label)
     except Exception as error:  # Pillow's decoders raise nearly anything on broken bytes
         return Skipped(pictures.name(index), reason(error))
 
@@ -183,7 +183,9 @@ def decode(
     with quiet_pillow(), ThreadPoolExecutor(available_cpus()) as pool:
         while len(rows) < wanted and looked_at < len(order):
             chunk = order[looked_at : looked_at + min(CHUNK, wanted - len(rows))].tolist()
-            for index, result in zip(chunk, pool.map(partial(draw, pictures, spec=spec), chunk), strict=True):
+            for index, result in zip(
+                chunk, pool.map(partial(decode_picture, pictures, spec=spec), chunk), strict=True
+            ):
                 if isinstance(result, Skipped):
                     skipped.append(result)
                     continue

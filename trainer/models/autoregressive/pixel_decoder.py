@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from service.contract.manifest import Input, Output, Parameter, Role
 from trainer.config.gaussian import HOTTEST
 from trainer.models.autoregressive.pixel_distributions import PixelDistribution
-from trainer.models.base import Graph
+from trainer.models.base import Graph, to_shares
 from trainer.models.gaussian.operations import BATCH
 from trainer.models.layers.masked import MaskedConv
 from trainer.models.samplers.onnx_scan import Axes, Chain, Loop, Tensors
@@ -146,7 +146,7 @@ class PixelLoop(Chain):
         The largest of the distribution's gaps, where each pixel is compared given the pixels before it.
         """
         codes, noise, temperature, _ = inputs
-        pixels = images.permute(0, 3, 1, 2).float() / 255
+        pixels = to_shares(images.permute(0, 3, 1, 2))
         output = self.stack(pixels, self.decoder(codes)).permute(0, 2, 3, 1).flatten(1, 2)
         return float(self.distribution.gap(output, noise, temperature, images.flatten(1, 2) / 255).max())
 

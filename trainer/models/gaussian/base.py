@@ -39,8 +39,8 @@ class GaussianModel(Model):
         """q(z|x) of pixels, float32 ``(B, C, H, W)`` in [0, 1]."""
         return Posterior.of(self.encoder(pixels * 2 - 1))
 
-    def warmth(self) -> Tensor:
-        """The weight of the divergence in this step, rising to 1 in the warm-up; counts training steps."""
+    def kl_warmup(self) -> Tensor:
+        """The weight of the KL divergence in this step, which rises to 1; in training, count the step."""
         done = self.steps.clone()
         if self.training:
             self.steps += 1

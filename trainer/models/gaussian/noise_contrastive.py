@@ -13,6 +13,7 @@ from trainer.data import Batch
 from trainer.image_sheets import panels, sheet
 from trainer.models.base import Graph, RunGraph, SecondStage, Step
 from trainer.models.gaussian.energy import Classifier
+from trainer.models.gaussian.posterior import Posterior
 from trainer.models.samplers.langevin import Langevin, Metropolis
 from trainer.models.samplers.resampling import Resampling
 
@@ -63,9 +64,9 @@ class ClassifierStage(SecondStage):
 
     def forward(self, inputs: Tensor, _labels: Tensor | None = None, /) -> Step:
         """Binary cross-entropy, codes of images against draws of the prior, in nats (2010.02917, eq. 5)."""
-        mean, log_variance = inputs.chunk(2, dim=1)
-        codes = mean + (log_variance / 2).exp() * torch.randn_like(mean)
-        loss = _cross_entropy(self.network(codes), self.network(torch.randn_like(mean)))
+        posterior = Posterior(*inputs.chunk(2, dim=1))
+        codes = posterior.sample(torch.randn_like(posterior.mean))
+        loss = _cross_entropy(self.network(codes), self.network(torch.randn_like(codes)))
         return Step(loss, {"loss": loss.detach()}, lowest={"lowest_loss": loss.detach()})
 
     def monitor(self, batches: Iterable[Batch]) -> dict[str, float]:
@@ -79,9 +80,9 @@ class ClassifierStage(SecondStage):
         generator = torch.Generator().manual_seed(0)
         loss, right, seen = 0.0, 0.0, 0
         for batch in batches:
-            mean, log_variance = batch.images.chunk(2, dim=1)
-            noise = torch.randn(2, *mean.shape, generator=generator).to(mean.device)
-            real = self.network(mean + (log_variance / 2).exp() * noise[0])
+            posterior = Posterior(*batch.images.chunk(2, dim=1))
+            noise = torch.randn(2, *posterior.mean.shape, generator=generator).to(batch.images.device)
+            real = self.network(posterior.sample(noise[0]))
             drawn = self.network(noise[1])
             loss += float(_cross_entropy(real, drawn)) * len(batch)
             right += float((real > 0).float().sum() + (drawn <= 0).float().sum()) / 2

@@ -62,10 +62,10 @@ def test_labels_are_there_if_every_picture_has_one() -> None:
 
 
 def test_progress_ends_at_the_total() -> None:
-    told: list[tuple[int, int]] = []
-    decode(with_broken(9), np.arange(10), GREY_8, wanted=10, progress=lambda *now: told.append(now))
-    assert told[-1] == (10, 10)
-    assert told == sorted(told)
+    calls: list[tuple[int, int]] = []
+    decode(with_broken(9), np.arange(10), GREY_8, wanted=10, progress=lambda *now: calls.append(now))
+    assert calls[-1] == (10, 10)
+    assert calls == sorted(calls)
 
 
 def test_pixels_that_fit_are_taken_as_they_are() -> None:

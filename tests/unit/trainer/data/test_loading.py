@@ -113,10 +113,10 @@ def test_pixels_that_fit_are_never_streamed() -> None:
 
 
 def test_progress_runs_through_both_parts(pictures: Path) -> None:
-    told: list[tuple[int, int]] = []
-    load(str(pictures), limit=10, progress=lambda done, total: told.append((done, total)))
-    assert told[-1] == (13, 13)
-    assert told == sorted(told)
+    calls: list[tuple[int, int]] = []
+    load(str(pictures), limit=10, progress=lambda done, total: calls.append((done, total)))
+    assert calls[-1] == (13, 13)
+    assert calls == sorted(calls)
 
 
 def test_summary_names_what_was_skipped(tmp_path: Path) -> None:

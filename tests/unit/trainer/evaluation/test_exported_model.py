@@ -72,7 +72,7 @@ OPERATIONS = {
 
 
 class Graphs:
-    """In the place of ONNX Runtime: remembers what it was fed, and counts the rows it gives.
+    """Instead of ONNX Runtime: remembers what it was fed, and counts the rows it gives.
 
     Codes are the number of the row, images the codes of the row, figures ten times the number.
     """

@@ -22,7 +22,7 @@ CONDITIONAL = SAMPLER.model_copy(update={"inputs": (Input(name="label", role=Rol
 
 
 class Sampler(ExportedModel):
-    """In the place of an exported model: gives test images, of the classes asked for."""
+    """Instead of an exported model: gives test images, of the classes asked for."""
 
     def __init__(self, dataset: Dataset, operations: dict[str, Operation]) -> None:
         self.operations, self.codes = operations, CodesSpec(dtype="float32", shape=(1,))
@@ -103,12 +103,12 @@ def test_the_seed_chooses_the_reference(mnist: Dataset) -> None:
     ],
     ids=["name", "size", "classes"],
 )
-def test_only_mnist_is_judged(mnist: Dataset, other: Callable[[Dataset], Dataset]) -> None:
+def test_samples_are_measured_for_mnist_alone(mnist: Dataset, other: Callable[[Dataset], Dataset]) -> None:
     model = Sampler(mnist, {"sample/plain": SAMPLER})
     assert list(sample_rows(model, other(mnist), EFFORT, {})) == []
 
 
-def test_without_a_sampler_there_is_nothing_to_judge(mnist: Dataset) -> None:
+def test_without_a_sampler_there_is_nothing_to_measure(mnist: Dataset) -> None:
     assert list(sample_rows(Sampler(mnist, {"decode": SAMPLER}), mnist, EFFORT, {})) == []
 
 

@@ -106,12 +106,12 @@ def test_draws_that_are_at_a_tie_are_told(model: VQVAE) -> None:
 
 
 @pytest.mark.parametrize(
-    ("gap", "told"), [(2 * DRAW_GAP, "0.0002"), (0.3, "0.3"), (np.inf, "inf"), (np.nan, "nan")]
+    ("gap", "shown"), [(2 * DRAW_GAP, "0.0002"), (0.3, "0.3"), (np.inf, "inf"), (np.nan, "nan")]
 )
-def test_draws_from_elsewhere_are_an_error(model: VQVAE, gap: float, told: str) -> None:
+def test_draws_from_elsewhere_are_an_error(model: VQVAE, gap: float, shown: str) -> None:
     check = ParityCheck(model, model.graphs())
     check.add(IMAGES, *outputs(model))
-    with pytest.raises(ExportError, match=rf"what a sampler drew is {told} away .*; allowed is 0\.0001"):
+    with pytest.raises(ExportError, match=rf"what a sampler drew is {shown} away .*; allowed is 0\.0001"):
         with_draws(check.verdict(), gap)
 
 

@@ -21,7 +21,7 @@ DONE = {"loaded": ["mine"], "kept": ["other"], "refused": [], "removed": []}
 
 @contextmanager
 def answering(status: int, document: object, **headers: str) -> Iterator[tuple[str, list[tuple[str, Any]]]]:
-    """A server that answers every POST alike: its address, and the paths and keys it was sent."""
+    """A server with one response to every POST: its address, and the paths and keys of the requests."""
     asked: list[tuple[str, Any]] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -62,8 +62,8 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_the_service_did_is_told() -> None:
     refused = [{"name": "bad", "reason": "the bundle is incomplete"}]
     with answering(200, DONE | {"refused": refused}) as (address, asked):
-        told = have_loaded(address, "mine")
-    assert told == f"{address}: loaded mine; kept other; refused bad"
+        line = have_loaded(address, "mine")
+    assert line == f"{address}: loaded mine; kept other; refused bad"
     assert asked == [("/models/reload", None)]
 
 

@@ -36,7 +36,7 @@ def test_pixels_are_clamped_and_rounded() -> None:
     assert to_pixels(torch.tensor([0.002])).item() == 128
 
 
-# On a GPU, what is made where nobody said is made on the CPU, and cannot meet what is given.
+# A tensor made without a device is on the CPU, and cannot be combined with inputs on a GPU.
 
 
 class Homeless(TorchFunctionMode):

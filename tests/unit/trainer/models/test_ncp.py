@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tests.fixtures import tiny_models
 from tests.unit.trainer.conftest import MakeNCPConfig, places
+from tests.unit.trainer.resuming import assert_same
 from trainer import pipeline
 from trainer.errors import ConfigError, DivergenceError, ExportError, Interrupted
 from trainer.export import exporter
@@ -74,7 +75,7 @@ def test_the_second_stage_is_of_the_models_own_codes_and_images() -> None:
     assert {name.split(".")[0] for name in stage.state_dict()} == {"network"}
 
 
-def test_both_stages_are_told_of(trained: Trained) -> None:
+def test_the_epochs_of_both_stages_are_printed(trained: Trained) -> None:
     lines = trained.printed.splitlines()
     (place,) = (
         number for number, line in enumerate(lines) if line.startswith("second stage: classifier with")
@@ -83,7 +84,7 @@ def test_both_stages_are_told_of(trained: Trained) -> None:
     assert [line.split("  ")[0] for line in lines[place + 1 : place + 3]] == ["epoch 1/2", "epoch 2/2"]
 
 
-def test_the_lowest_loss_is_told_and_plotted_beside_the_loss(trained: Trained) -> None:
+def test_the_lowest_loss_is_logged_and_plotted_beside_the_loss(trained: Trained) -> None:
     stage = trained.run.stage("classifier")
     records = stage.records()
     assert [record["epoch"] for record in records] == [1, 2]
@@ -118,17 +119,6 @@ def test_it_is_published_with_its_samplers_and_figures(trained: Trained) -> None
         assert picture.width > picture.height > 100
 
 
-def assert_same(run: RunFolder, other: RunFolder) -> None:
-    for ours, theirs in ((run, other), (run.stage("classifier"), other.stage("classifier"))):
-        assert tiny_models.figures(ours) == tiny_models.figures(theirs)
-        here, there = ours.latest_checkpoint(), theirs.latest_checkpoint()
-        assert here.name == there.name
-        for file in ("model.safetensors", "average.safetensors"):
-            assert (here / file).exists() == (there / file).exists()
-            if (here / file).exists():
-                assert (here / file).read_bytes() == (there / file).read_bytes()
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures("without_onnx")
 @pytest.mark.parametrize(("stage", "step"), [(VAE, 11), (ClassifierStage, 1), (ClassifierStage, 6)])
@@ -148,7 +138,8 @@ def test_wherever_it_is_interrupted_it_ends_in_the_same_weights(
     assert left.has_later_stage == (stage is ClassifierStage)
     torch.manual_seed(12345)
     resume(left)
-    assert_same(left, trained.run)
+    assert_same(left, trained.run, averaged=False)
+    assert_same(left.stage("classifier"), trained.run.stage("classifier"))
 
 
 @pytest.mark.usefixtures("without_onnx")

@@ -1,5 +1,4 @@
 import math
-import signal
 from typing import Any, Literal
 
 import pytest
@@ -9,13 +8,13 @@ from torch import Tensor
 from service.contract.manifest import ImageSpec
 from tests.fixtures import tiny_models
 from tests.unit.trainer.conftest import MakeVAEConfig
+from tests.unit.trainer.resuming import assert_resumes_as_unbroken
 from trainer import pipeline
 from trainer.data import Batch
-from trainer.errors import ConfigError, Interrupted
+from trainer.errors import ConfigError
 from trainer.models.base import to_shares
 from trainer.models.gaussian.posterior import LOG_VARIANCES
 from trainer.models.vae import VAE
-from trainer.training.run_folder import RunFolder
 
 GREY_8 = ImageSpec(channels=1, height=8, width=8)
 COLOUR_16x24 = ImageSpec(channels=3, height=16, width=24)
@@ -240,10 +239,10 @@ def test_that_is_an_error_of_the_config(make_vae_config: MakeVAEConfig) -> None:
     assert not config.out.exists()
 
 
-# What is told of it.
+# Metrics and pictures.
 
 
-def test_monitor_tells_the_bound_over_all_images() -> None:
+def test_monitor_gives_the_bound_over_all_images() -> None:
     model = tiny_models.vae(GREY_8, likelihood="bernoulli").eval()
     batches = [Batch(images(count, seed=count), None) for count in (4, 7)]
     with torch.no_grad():
@@ -298,30 +297,13 @@ def test_there_is_no_codebook() -> None:
 def test_a_resumed_run_ends_as_an_unbroken_one(
     make_vae_config: MakeVAEConfig, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
-    """With all that is drawn at random, and a warm-up that goes on where it was left."""
+    """All random draws and the warm-up continue from the checkpoint."""
     monkeypatch.setattr("trainer.training.trackers.plot", lambda *_, **__: None)
     config = make_vae_config(
         likelihood="bernoulli", binarise=True, kl_warmup_steps=12, flips=True, rotations=10, average_decay=0.9
     )
-    unbroken = tiny_models.fit(config.model_copy(update={"name": "unbroken"}))
-    unbroken.begin()
-    unbroken()
-    with monkeypatch.context() as patch:
-        tiny_models.signal_in_step(patch, step, signal.SIGTERM, VAE)
-        left = tiny_models.fit(config)
-        left.begin()
-        with pytest.raises(Interrupted):
-            left()
-    assert int(tiny_models.weights(left.run)["steps"]) == step
-    torch.manual_seed(12345)
-    resumed = tiny_models.fit(config, RunFolder.open(left.run.folder))
-    resumed.resume()
-    resumed()
-    assert tiny_models.figures(resumed.run) == tiny_models.figures(unbroken.run)
-    for file in ("model.safetensors", "average.safetensors"):
-        there, here = (of.run.latest_checkpoint() / file for of in (unbroken, resumed))
-        assert there.read_bytes() == here.read_bytes()
-    assert int(tiny_models.weights(resumed.run)["steps"]) == 16
+    run = assert_resumes_as_unbroken(config, step, VAE, monkeypatch)
+    assert int(tiny_models.weights(run)["steps"]) == 16
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from service.contract.manifest import ImageSpec, Operation, Role
+from service.contract.manifest import ImageSpec, Role
 from tests.fixtures import tiny_models
 from trainer.evaluation.exported_model import ExportedGraphs
 from trainer.export.onnx_export import write_graph
@@ -71,21 +71,16 @@ def in_onnx(exported: ExportedGraphs, vae: VAE, operation: str, *inputs: Tensor)
 
 
 def test_the_graphs_say_what_they_take_and_give(vae: VAE) -> None:
-    told = {
-        of.operation: Operation(
-            graph=of.file, inputs=of.inputs, outputs=of.outputs, parameters=dict(of.parameters)
-        )
-        for of in vae.graphs()
-    }
-    assert told.keys() == {"encode", "decode", "score", "sample/prior", "sample/interpolate"}
-    (of_encode,) = (item for item in told["encode"].inputs if item.role is Role.normal)
-    # Without a seed it stands still, and the code is the mean; a score is always of draws.
+    operations = {of.operation: of.as_operation() for of in vae.graphs()}
+    assert operations.keys() == {"encode", "decode", "score", "sample/prior", "sample/interpolate"}
+    (of_encode,) = (item for item in operations["encode"].inputs if item.role is Role.normal)
+    # Without a seed the noise is 0 and the code is the mean; a score always needs draws.
     assert (of_encode.default, of_encode.shape) == (0, (3,))
-    (of_score,) = (item for item in told["score"].inputs if item.role is Role.normal)
+    (of_score,) = (item for item in operations["score"].inputs if item.role is Role.normal)
     assert (of_score.default, of_score.shape) == (None, ("samples", 3))
-    samples = told["score"].parameters["samples"]
+    samples = operations["score"].parameters["samples"]
     assert (samples.minimum, samples.default, samples.maximum) == (1, 1, MOST_SAMPLES)
-    assert [(item.name, item.role) for item in told["score"].outputs] == [
+    assert [(item.name, item.role) for item in operations["score"].outputs] == [
         (name, Role.figure) for name in NAMES
     ]
     for of in vae.graphs():

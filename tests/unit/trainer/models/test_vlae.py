@@ -1,4 +1,3 @@
-import signal
 from collections.abc import Mapping
 
 import pytest
@@ -10,11 +9,10 @@ from service.contract import noise
 from service.contract.manifest import ImageSpec
 from tests.fixtures import tiny_models
 from tests.unit.trainer.conftest import MakeVLAEConfig
+from tests.unit.trainer.resuming import assert_resumes_as_unbroken
 from trainer import pipeline
 from trainer.data import Batch, binarisation
-from trainer.errors import Interrupted
 from trainer.models.vlae import SLACK, VLAE, WEIGHT_STEP
-from trainer.training.run_folder import RunFolder
 
 GREY_8 = ImageSpec(channels=1, height=8, width=8)
 COLOUR_8x12 = ImageSpec(channels=3, height=8, width=12)
@@ -50,7 +48,7 @@ def dropped(model: VLAE, given: Tensor, labels: Tensor | None) -> Tensor:
     return seen[0]
 
 
-def told(divergence: Tensor, model: VLAE) -> float:
+def cost(divergence: Tensor, model: VLAE) -> float:
     return float(model._cost(divergence).detach())
 
 
@@ -108,26 +106,26 @@ def test_free_bits_cost_nothing_up_to_their_bound() -> None:
 def test_soft_free_bits_move_the_weight_until_the_divergence_is_a_little_above_them() -> None:
     model = tiny_models.vlae(GREY_8, free_bits=0.5, free_bits_weighing="soft")
     low, high = torch.full((3,), 0.4), torch.full((3,), 0.6)
-    assert told(low, model) == pytest.approx(1.2 / WEIGHT_STEP)
-    assert told(low, model) == pytest.approx(1.2 / WEIGHT_STEP**2)
-    assert told(high, model) == pytest.approx(1.8 / WEIGHT_STEP)
-    assert [told(high, model) for _ in range(3)] == pytest.approx([1.8] * 3), "never above 1"
+    assert cost(low, model) == pytest.approx(1.2 / WEIGHT_STEP)
+    assert cost(low, model) == pytest.approx(1.2 / WEIGHT_STEP**2)
+    assert cost(high, model) == pytest.approx(1.8 / WEIGHT_STEP)
+    assert [cost(high, model) for _ in range(3)] == pytest.approx([1.8] * 3), "never above 1"
     at_the_bound = torch.full((3,), 0.5 * SLACK - 1e-3)
-    assert told(at_the_bound, model) < float(at_the_bound.sum())
+    assert cost(at_the_bound, model) < float(at_the_bound.sum())
 
 
 def test_soft_free_bits_move_in_training_alone() -> None:
     model = tiny_models.vlae(GREY_8, free_bits=0.5, free_bits_weighing="soft").eval()
-    assert told(torch.full((3,), 0.4), model) == told(torch.full((3,), 0.4), model) == pytest.approx(1.2)
+    assert cost(torch.full((3,), 0.4), model) == cost(torch.full((3,), 0.4), model) == pytest.approx(1.2)
 
 
 @pytest.mark.parametrize("weighing", ["hard", "soft"])
 def test_the_weight_of_the_divergence_rises_in_the_warm_up(weighing: str) -> None:
     model = tiny_models.vlae(GREY_8, kl_warmup_steps=4, free_bits_weighing=weighing)
-    costs = [told(torch.ones(3), model) for _ in range(6)]
+    costs = [cost(torch.ones(3), model) for _ in range(6)]
     assert costs == pytest.approx([0, 0.75, 1.5, 2.25, 3, 3])
     model.eval()
-    told(torch.ones(3), model)
+    cost(torch.ones(3), model)
     assert int(model.state_dict()["steps"]) == 6
 
 
@@ -214,7 +212,7 @@ def test_the_gap_of_codes_is_relative_to_them_or_to_one() -> None:
     torch.testing.assert_close(found, torch.full((2, 3), 0.01), rtol=1e-3, atol=1e-6)
 
 
-# What is told of it.
+# Metrics and pictures.
 
 
 @pytest.mark.slow
@@ -267,7 +265,7 @@ def test_without_noise_codes_are_decoded_by_the_default_noise_of_the_service() -
 def test_a_resumed_run_ends_as_an_unbroken_one(
     make_vlae_config: MakeVLAEConfig, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
-    """With all that is drawn at random, and weights of the loss that go on where they were left."""
+    """All random draws and the weights of the loss continue from the checkpoint."""
     monkeypatch.setattr("trainer.training.trackers.plot", lambda *_, **__: None)
     monkeypatch.setattr(VLAE, "pictures", lambda *_: {})
     config = make_vlae_config(
@@ -278,24 +276,7 @@ def test_a_resumed_run_ends_as_an_unbroken_one(
         free_bits_weighing="soft",
         average_decay=0.9,
     )
-    unbroken = tiny_models.fit(config.model_copy(update={"name": "unbroken"}))
-    unbroken.begin()
-    unbroken()
-    with monkeypatch.context() as patch:
-        tiny_models.signal_in_step(patch, step, signal.SIGTERM, VLAE)
-        left = tiny_models.fit(config)
-        left.begin()
-        with pytest.raises(Interrupted):
-            left()
-    torch.manual_seed(12345)
-    resumed = tiny_models.fit(config, RunFolder.open(left.run.folder))
-    resumed.resume()
-    resumed()
-    assert tiny_models.figures(resumed.run) == tiny_models.figures(unbroken.run)
-    for file in ("model.safetensors", "average.safetensors"):
-        there, here = (of.run.latest_checkpoint() / file for of in (unbroken, resumed))
-        assert there.read_bytes() == here.read_bytes()
-    found = tiny_models.weights(resumed.run)
+    found = tiny_models.weights(assert_resumes_as_unbroken(config, step, VLAE, monkeypatch))
     assert (int(found["steps"]), float(found["weight"]) < 1) == (16, True)
 
 
@@ -305,8 +286,8 @@ def test_a_run_keeps_pictures_plots_and_the_model_of_every_epoch(make_vlae_confi
     fit = tiny_models.fit(config)
     fit.begin()
     fit()
-    told = {"loss", "reconstruction_loss", "kl", "test_elbo", "test_elbo_given_class"}
-    assert fit.run.records()[0].keys() == told | {"epoch", "step", "lr", "seconds", "images_per_second"}
+    names = {"loss", "reconstruction_loss", "kl", "test_elbo", "test_elbo_given_class"}
+    assert fit.run.records()[0].keys() == names | {"epoch", "step", "lr", "seconds", "images_per_second"}
     folder = fit.run.folder
     left = {str(path.relative_to(folder)) for path in folder.rglob("*.png")}
     assert left == {

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from service.contract.manifest import ImageSpec, Operation, Role
+from service.contract.manifest import ImageSpec, Role
 from tests.fixtures import tiny_models
 from trainer.export.parity import DRAW_GAP, gap_of_others
 from trainer.models.base import Graph
@@ -41,22 +41,17 @@ def binary(count: int) -> Tensor:
 @pytest.mark.parametrize("classes", [0, 10])
 def test_the_graphs_say_what_they_take_and_give(spec: ImageSpec, classes: int) -> None:
     of = model(spec, classes)
-    told = {
-        each.operation: Operation(
-            graph=each.file, inputs=each.inputs, outputs=each.outputs, parameters=dict(each.parameters)
-        )
-        for each in of.graphs()
-    }
-    assert told.keys() == {"encode", "decode", "score", "sample/prior", "sample/interpolate"}
-    (noise,) = (item for item in told["decode"].inputs if item.is_noise)
+    operations = {each.operation: each.as_operation() for each in of.graphs()}
+    assert operations.keys() == {"encode", "decode", "score", "sample/prior", "sample/interpolate"}
+    (noise,) = (item for item in operations["decode"].inputs if item.is_noise)
     noises = {1: 1, 3: 2 + 3}[spec.channels]
     assert (noise.role, noise.shape, noise.default_seed) == (Role.uniform, (64, noises), 0)
-    assert told["decode"].parameters.keys() == {"temperature", "mean"}
+    assert operations["decode"].parameters.keys() == {"temperature", "mean"}
     for operation in ("score", "sample/prior"):
-        labels = [item.default for item in told[operation].inputs if item.role is Role.label]
+        labels = [item.default for item in operations[operation].inputs if item.role is Role.label]
         assert labels == ([classes] if classes else [])
     # Its name is not that of the decoder's: a request to sample sets both.
-    assert told["sample/prior"].parameters.keys() == {"code_temperature"}
+    assert operations["sample/prior"].parameters.keys() == {"code_temperature"}
     for each in of.graphs():
         assert len(each.examples) == len(each.axes) == len(each.inputs)
         outputs = each.module(*each.examples)
@@ -113,7 +108,7 @@ def test_a_score_without_classes_takes_no_label() -> None:
 
 
 def off(at: int) -> object:
-    """A runtime that answers what torch does, but for one pixel of the decoded images."""
+    """A runtime with the outputs of torch, except for one pixel of the decoded images."""
 
     def run(of: Graph, inputs: dict[str, Tensor]) -> Sequence[Tensor]:
         outputs = tiny_models.run_in_torch(of, inputs)

@@ -253,7 +253,7 @@ def test_fsq_has_nothing_to_start() -> None:
 
 
 def test_a_checkpoint_of_the_first_version_fits() -> None:
-    """Finished runs are gone on with: for another stage, say."""
+    """A finished run can be resumed, for example to train a further stage."""
     names = {
         name for name in tiny_models.model().state_dict() if not name.startswith(("encoder.", "decoder."))
     }

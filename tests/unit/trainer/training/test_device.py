@@ -5,7 +5,7 @@ import torch
 
 from tests.fixtures import tiny_models
 from trainer.errors import ConfigError
-from trainer.training.device import choose, heed_cpus
+from trainer.training.device import choose, limit_threads
 
 
 @pytest.fixture
@@ -67,5 +67,5 @@ def test_torch_has_no_more_threads_than_there_are_cpus(
     monkeypatch.setattr("trainer.training.device.available_cpus", lambda: cpus)
     monkeypatch.setattr(torch, "get_num_threads", lambda: before)
     monkeypatch.setattr(torch, "set_num_threads", chosen.append)
-    heed_cpus()
+    limit_threads()
     assert chosen == [after]

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from tests.fixtures import tiny_models
 from tests.fixtures.tiny_models import Trained
 from tests.unit.trainer.conftest import MakeConfig
+from tests.unit.trainer.resuming import assert_resumes_as_unbroken
 from trainer.errors import DivergenceError, Interrupted
 from trainer.models.base import Model
-from trainer.models.vqvae import COLLAPSE_ADVICE
+from trainer.models.vqvae import COLLAPSE_ADVICE, VQVAE
 from trainer.training.loop import Fit
 from trainer.training.run_folder import RunFolder
 
@@ -51,7 +52,7 @@ def test_a_run_leaves_figures_pictures_plots_and_checkpoints(trained: Trained) -
 
 
 @pytest.mark.slow
-def test_an_epoch_is_told_with_all_its_figures(make_config: MakeConfig) -> None:
+def test_an_epoch_is_logged_with_all_its_metrics(make_config: MakeConfig) -> None:
     config = make_config(update="gradient")
     first, second = run_of(tiny_models.fit(config)).records()
     assert first.keys() == {
@@ -195,22 +196,7 @@ def test_a_resumed_run_ends_as_an_unbroken_one(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, step: int, update: str, average_decay: float
 ) -> None:
     config = make_config(update=update, average_decay=average_decay, restart_below=0.5)
-    unbroken = run_of(tiny_models.fit(config.model_copy(update={"name": "unbroken"})))
-    with monkeypatch.context() as patch:
-        tiny_models.signal_in_step(patch, step, signal.SIGTERM)
-        with pytest.raises(Interrupted):
-            run_of(tiny_models.fit(config))
-    left = RunFolder.open(config.out / config.name)
-    assert left.latest_checkpoint().name == f"step-{step:08d}"
-    torch.manual_seed(12345)
-    fit = tiny_models.fit(config, left)
-    fit.resume()
-    fit()
-    assert tiny_models.figures(left) == tiny_models.figures(unbroken)
-    for file in ("model", "average") if average_decay else ("model",):
-        name = f"{file}.safetensors"
-        there, here = (run.latest_checkpoint() / name for run in (unbroken, left))
-        assert there.read_bytes() == here.read_bytes()
+    assert_resumes_as_unbroken(config, step, VQVAE, monkeypatch)
 
 
 @pytest.mark.slow

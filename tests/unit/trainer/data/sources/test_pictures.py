@@ -9,21 +9,28 @@ from PIL import Image, UnidentifiedImageError
 from service.contract.image_preprocessing import prepare
 from tests.unit.trainer.data.making import GREY_8, RGB_8, ListedPictures, break_off, noise, save
 from trainer.data.sources.folder import FolderPictures
-from trainer.data.sources.pictures import Drawn, Skipped, draw, open_image, quiet_pillow, reason
+from trainer.data.sources.pictures import (
+    DecodedPicture,
+    Skipped,
+    decode_picture,
+    open_image,
+    quiet_pillow,
+    reason,
+)
 
 
-def test_a_picture_is_drawn_as_the_service_prepares_it() -> None:
+def test_a_picture_is_decoded_as_the_service_prepares_it() -> None:
     image = noise(0, width=13, height=9)
-    drawn = draw(ListedPictures([image], [4]), 0, RGB_8)
-    assert isinstance(drawn, Drawn)
-    assert drawn.label == 4
-    assert np.array_equal(drawn.pixels.transpose(1, 2, 0), prepare(image, RGB_8))
+    decoded = decode_picture(ListedPictures([image], [4]), 0, RGB_8)
+    assert isinstance(decoded, DecodedPicture)
+    assert decoded.label == 4
+    assert np.array_equal(decoded.pixels.transpose(1, 2, 0), prepare(image, RGB_8))
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "gif", "bmp", "tif"])
 def test_a_truncated_picture_is_skipped(tmp_path: Path, suffix: str) -> None:
     path = break_off(save(noise(0, 64, 64), tmp_path / f"half.{suffix}"))
-    skipped = draw(FolderPictures(tmp_path, (path.name,), None), 0, GREY_8)
+    skipped = decode_picture(FolderPictures(tmp_path, (path.name,), None), 0, GREY_8)
     assert isinstance(skipped, Skipped)
     assert skipped.name == path.name
     assert str(tmp_path) not in skipped.reason
@@ -35,7 +42,7 @@ def test_a_decompression_bomb_is_skipped(tmp_path: Path, side: int) -> None:
     path = save(Image.new("1", (side, side)), tmp_path / "bomb.png")
     assert path.stat().st_size < 50_000
     with quiet_pillow():
-        skipped = draw(FolderPictures(tmp_path, (path.name,), None), 0, GREY_8)
+        skipped = decode_picture(FolderPictures(tmp_path, (path.name,), None), 0, GREY_8)
     assert isinstance(skipped, Skipped)
     # From twice our limit on Pillow refuses by itself, unless the service, which has its own, lifted that.
     assert re.search(r"is more than 89,478,485 pixels|could be decompression bomb", skipped.reason)

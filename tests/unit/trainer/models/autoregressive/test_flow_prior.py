@@ -19,7 +19,7 @@ CLASSES = 3
 
 
 def flow(dim: int = 4, classes: int = CLASSES, *, steps: int = 3) -> FlowPrior:
-    """One that has been trained, by its looks: each class has another density, and none is normal."""
+    """Like a trained prior: each class has another density, and none is normal."""
     torch.manual_seed(0)
     made = FlowPrior(dim, classes, steps=steps, width=6, layers=2).requires_grad_(False)
     for parameter in made.parameters():

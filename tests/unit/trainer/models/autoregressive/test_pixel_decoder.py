@@ -146,7 +146,7 @@ def test_of_its_own_draws_there_is_no_gap_and_of_others_there_is(name: str, temp
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_each_pixel_is_judged_after_those_that_were_given(name: str) -> None:
+def test_each_pixel_is_compared_after_those_that_were_given(name: str) -> None:
     made = loop(name)
     given = inputs(made, 1)
     # Another first pixel, and after it what would follow: the gap is that of the first alone.

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from service.contract.manifest import CodesSpec, Operation, Role
+from service.contract.manifest import CodesSpec, Role
 from tests.fixtures import tiny_models
 from tests.unit.trainer.models import priors
 from trainer.config import VQVAEConfig
@@ -185,7 +185,7 @@ def test_images_without_labels_will_do(classes: int) -> None:
     assert made(batch.images, batch.labels).loss.isfinite()
     assert made(batch.images).loss.isfinite()
     made.eval()
-    # No figure is told of classes that nobody knows.
+    # The metric given the class needs labels.
     assert made.measure([batch]).keys() == {"bits"}
     assert made.monitor([batch]) == {"test_bits": pytest.approx(made.measure([batch])["bits"])}
 
@@ -210,29 +210,23 @@ def test_the_stage_has_the_weights_of_its_network_alone() -> None:
     assert (schedule.lr, schedule.batch_size, schedule.epochs, schedule.warmup_steps) == (0.5, 7, 3, 9)
 
 
-def operation(graph: Graph) -> Operation:
-    return Operation(
-        graph=graph.file, inputs=graph.inputs, outputs=graph.outputs, parameters=dict(graph.parameters)
-    )
-
-
 @pytest.mark.parametrize("classes", [0, 2])
 def test_the_graph_says_what_it_takes(classes: int) -> None:
     made = stage(classes)
     (graph,) = made.graphs()
-    told = operation(graph)
+    operation = graph.as_operation()
     assert graph.operation == "sample/autoregressive"
-    roles = {item.name: item.role for item in told.inputs}
+    roles = {item.name: item.role for item in operation.inputs}
     expected = {"noise": Role.uniform, "codes": Role.codes, "mask": Role.mask}
     expected |= {"temperature": Role.parameter, "top_k": Role.parameter}
     if classes:
         expected |= {"label": Role.label, "guidance": Role.parameter}
     assert roles == expected
-    assert [item.shape for item in told.inputs if item.name == "noise"] == [(6,)]
-    assert [(item.name, item.role) for item in told.outputs] == [("drawn", Role.codes)]
-    # Whoever gives no label draws without one.
-    assert [item.default for item in told.inputs if item.role is Role.label] == [2] * bool(classes)
-    parameters = {name: (of.minimum, of.default, of.maximum) for name, of in told.parameters.items()}
+    assert [item.shape for item in operation.inputs if item.name == "noise"] == [(6,)]
+    assert [(item.name, item.role) for item in operation.outputs] == [("drawn", Role.codes)]
+    # Without a label in the request, the draw is unconditional.
+    assert [item.default for item in operation.inputs if item.role is Role.label] == [2] * bool(classes)
+    parameters = {name: (of.minimum, of.default, of.maximum) for name, of in operation.parameters.items()}
     assert parameters["top_k"] == (1, SIZE, SIZE)
     assert parameters["temperature"][:2] == (0, 1)
     assert parameters.keys() == {name for name, role in roles.items() if role is Role.parameter}

@@ -42,7 +42,7 @@ def test_the_gradient_is_what_torch_finds(dim: int, width: int, layers: int, cou
 
 @pytest.mark.parametrize("ratio", [ratios.normal(), ratios.mixture()], ids=["normal", "mixture"])
 def test_the_gradients_of_known_densities_are_what_torch_finds(ratio: Ratio) -> None:
-    """The samplers are judged by them, so they must be right."""
+    """The tests of the samplers rely on them."""
     codes = 2 * torch.randn(50, 2)
     assert_close(ratio.with_gradient(codes).gradient, differentiated(ratio, codes))
 

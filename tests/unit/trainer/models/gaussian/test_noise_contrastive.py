@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from service.contract.manifest import Operation, Role
+from service.contract.manifest import Role
 from tests.fixtures import tiny_models
 from tests.unit.trainer.models import exported as samplers
 from tests.unit.trainer.models.exported import Exported
@@ -183,16 +183,11 @@ def test_the_network_is_as_the_config_says() -> None:
 
 
 def test_the_graphs_say_what_they_take_and_give() -> None:
-    told = {
-        graph.operation: Operation(
-            graph=graph.file, inputs=graph.inputs, outputs=graph.outputs, parameters=dict(graph.parameters)
-        )
-        for graph in stage().graphs()
-    }
-    assert told.keys() == {"sample/langevin", "sample/mala", "sample/sir"}
+    operations = {graph.operation: graph.as_operation() for graph in stage().graphs()}
+    assert operations.keys() == {"sample/langevin", "sample/mala", "sample/sir"}
     roles = {
         name: [(item.name, item.role, item.shape) for item in of.inputs if item.role is not Role.parameter]
-        for name, of in told.items()
+        for name, of in operations.items()
     }
     start, noise = ("start", Role.normal, (DIM,)), ("noise", Role.normal, ("steps", DIM))
     assert roles == {
@@ -202,7 +197,7 @@ def test_the_graphs_say_what_they_take_and_give() -> None:
     }
     bounds = {
         name: {part: (of.minimum, of.default, of.maximum) for part, of in operation.parameters.items()}
-        for name, operation in told.items()
+        for name, operation in operations.items()
     }
     chain = {
         "steps": (1, STEPS, MOST_STEPS),
@@ -214,7 +209,7 @@ def test_the_graphs_say_what_they_take_and_give() -> None:
         "sample/mala": chain,
         "sample/sir": {"proposals": (1, PROPOSALS, MOST_PROPOSALS)},
     }
-    outputs = {name: [(item.name, item.role) for item in of.outputs] for name, of in told.items()}
+    outputs = {name: [(item.name, item.role) for item in of.outputs] for name, of in operations.items()}
     first = [("codes", Role.codes), ("states", Role.states), ("energy", Role.figure)]
     assert outputs == {
         "sample/langevin": first,

@@ -163,7 +163,7 @@ def likeliest(network: CodePrior, codes: Tensor, mask: Tensor, label: int | None
     ordered = Ordered.of(mask.expand(network.size, -1, -1))
     order = ordered.order[0].tolist()
     for place in mask.flatten().nonzero()[:, 0].tolist():
-        # The codes to come are no part of what this one's probability hangs on, so any will do.
+        # The probability of this code does not depend on the codes after it, so any will do.
         grids = codes.repeat(network.size, 1, 1)
         grids.flatten(1)[:, place] = torch.arange(network.size)
         nats = network(grids, priors.labels_of(network, label, network.size), ordered)
@@ -237,7 +237,7 @@ def test_the_gap_is_the_distance_from_the_noise_to_the_interval_of_the_code() ->
         assert found == pytest.approx(max(0, below - noise, noise - above), abs=1e-5)
 
 
-def test_each_code_is_judged_after_those_that_were_given() -> None:
+def test_each_code_is_compared_after_those_that_were_given() -> None:
     network = priors.prior(size=3, grid=(1, 2), classes=0)
     noise = torch.tensor([[0.2, 0.4]])
     given = inputs(network, 1, noise=noise)

@@ -153,8 +153,8 @@ def test_no_states_are_answered_unless_asked_for(kind: type[Langevin | Metropoli
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_energy_is_that_of_the_codes(kind: type[Langevin | Metropolis]) -> None:
     ratio = ratios.classifier()
-    codes, _, told, *_ = run(kind, ratio, inputs(kind, 6, 9, dim=3))
-    torch.testing.assert_close(told, energy(ratio, codes).value)
+    codes, _, energies, *_ = run(kind, ratio, inputs(kind, 6, 9, dim=3))
+    torch.testing.assert_close(energies, energy(ratio, codes).value)
 
 
 def test_the_acceptance_rate_is_the_share_of_proposals_that_were_taken() -> None:
@@ -197,9 +197,9 @@ def test_a_proposal_is_taken_by_the_chance_of_metropolis_and_hastings() -> None:
 
 def test_a_step_too_large_is_never_taken_and_does_no_harm() -> None:
     given = inputs(Metropolis, 5, 3, step_size=1e30)
-    codes, _, told, rate = run(Metropolis, ratios.normal(), given)
+    codes, _, energies, rate = run(Metropolis, ratios.normal(), given)
     assert torch.equal(codes, given["start"])
-    assert told.isfinite().all()
+    assert energies.isfinite().all()
     assert (rate == 0).all()
 
 

@@ -17,7 +17,7 @@ from trainer.models.samplers.resampling import Resampling
 LARGEST_NOISE = 1 - 2**-24
 
 
-class Told(Ratio):
+class Identity(Ratio):
     """Of one-dimensional codes, themselves."""
 
     def forward(self, codes: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ def draw(ratio: Ratio, proposals: Tensor, uniform: Tensor) -> tuple[Tensor, Tens
 
 def chosen(logits: Tensor, noise: float) -> int:
     """Which of proposals with these log ratios, all different, is taken."""
-    (code,) = draw(Told(), logits[None, :, None], torch.tensor([noise]))[0]
+    (code,) = draw(Identity(), logits[None, :, None], torch.tensor([noise]))[0]
     (place,) = (logits == code).nonzero()[:, 0].tolist()
     return int(place)
 
@@ -86,7 +86,7 @@ def test_the_proposal_is_that_of_a_search_in_the_cumulative_shares() -> None:
 @pytest.mark.parametrize("proposals", [1, 2, 100, 4096])
 def test_proposals_of_one_weight_are_all_effective(proposals: int) -> None:
     codes, effective = draw(
-        Told(), torch.full((3, proposals, 1), 7.0), torch.tensor([0.0, 0.5, LARGEST_NOISE])
+        Identity(), torch.full((3, proposals, 1), 7.0), torch.tensor([0.0, 0.5, LARGEST_NOISE])
     )
     torch.testing.assert_close(effective, torch.full((3,), float(proposals)), rtol=1e-4, atol=0)
     assert codes.shape == (3, 1)
@@ -97,7 +97,7 @@ def test_proposals_of_one_weight_are_all_effective(proposals: int) -> None:
 def test_one_proposal_that_dominates_is_taken_whatever_the_noise(place: int, noise: float) -> None:
     logits = torch.arange(10.0)
     logits[place] = 1000.0
-    codes, effective = draw(Told(), logits[None, :, None], torch.tensor([noise]))
+    codes, effective = draw(Identity(), logits[None, :, None], torch.tensor([noise]))
     assert codes.tolist() == [[1000.0]]
     assert effective.tolist() == [1.0]
 
@@ -119,7 +119,7 @@ def test_nor_does_it_among_thousands_whose_sum_is_rounded(seed: int) -> None:
     """Summed one by one, thousands of shares come to a little less than 1."""
     logits = inputs(1, 4096, dim=1, seed=seed)[0][0, :, 0]
     logits[-1000:] -= 1000
-    (code,) = draw(Told(), logits[None, :, None], torch.tensor([LARGEST_NOISE]))[0]
+    (code,) = draw(Identity(), logits[None, :, None], torch.tensor([LARGEST_NOISE]))[0]
     assert code > -900
 
 
@@ -146,7 +146,7 @@ def test_the_gap_is_the_distance_from_the_noise_to_the_interval_of_the_proposal(
     sums = logits.softmax(dim=0).cumsum(dim=0).tolist()
     for place, logit in enumerate(logits):
         below, above = [0, *sums][place], sums[place]
-        found = gap(Told(), (logits[None, :, None], torch.tensor([noise])), logit.view(1, 1))
+        found = gap(Identity(), (logits[None, :, None], torch.tensor([noise])), logit.view(1, 1))
         assert found == pytest.approx(max(0, below - noise, noise - above), abs=1e-5)
 
 
