@@ -21,7 +21,7 @@ from pathlib import Path
 import click
 
 from tests.benchmarks import wire
-from tests.benchmarks.serving.processes import free_port
+from tests.fixtures.processes import free_port
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 90.0

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from tests.benchmarks import wire
 from tests.benchmarks.hostile.stage import Finding, Row, Stage
-from tests.benchmarks.serving.processes import free_port
 from tests.benchmarks.started import help_of, launched, stop
 from tests.benchmarks.wire import Answer, ask, request
+from tests.fixtures.processes import free_port
 
 PATIENCE = 30.0
 # What a proxy that is asked for `tessera.example.org` by somebody elsewhere hands on.

@@ -20,11 +20,12 @@ from tests.benchmarks.serving import raw, wrk
 from tests.benchmarks.serving.asking import answers, check
 from tests.benchmarks.serving.contenders import Contender, Start, contenders
 from tests.benchmarks.serving.foot import foot
-from tests.benchmarks.serving.processes import ROOT, ServerFailed, free_port, running
+from tests.benchmarks.serving.processes import ROOT, ServerFailed, running
 from tests.benchmarks.serving.table import Measured, table
 from tests.benchmarks.serving.without import PARTS
 from tests.benchmarks.serving.work import PATH, PNG, Told
 from tests.benchmarks.serving.workloads import NAMES, Workload, workloads
+from tests.fixtures.processes import free_port
 
 RAW = "raw"
 WARM_UP = 3.0

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.serving import without
-from tests.benchmarks.serving.processes import free_port
 from tests.benchmarks.serving.work import NPY, PNG
+from tests.fixtures.processes import free_port
 
 PEERS = "tests.benchmarks.serving.peers"
 OURS = "tessera"

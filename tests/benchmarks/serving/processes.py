@@ -7,7 +7,6 @@ inherit the environment, so the mark in it tells which are whose.
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -47,13 +46,6 @@ def running(
         yield
     finally:
         _stop(server, told.mark)
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _wait_until(ready: Callable[[], bool], server: subprocess.Popen[bytes], log: Path) -> None:
