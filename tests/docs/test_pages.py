@@ -135,8 +135,8 @@ def test_alerts() -> None:
     rules = read("docker/monitoring/prometheus/alerts.yml")
     alerts = set(re.findall(r"alert: (\w+)\n", rules))
     severities = dict(re.findall(r"alert: (\w+)\n.*?severity: (\w+)", rules, re.DOTALL))
-    told = dict(re.findall(r"\| `(Tessera\w+)` \| (\w+) \|", read("docs/operations/monitoring.md")))
-    assert told == {name: severities[name] for name in alerts}
+    documented = dict(re.findall(r"\| `(Tessera\w+)` \| (\w+) \|", read("docs/operations/monitoring.md")))
+    assert documented == {name: severities[name] for name in alerts}
 
 
 def test_every_kind_and_preset_is_shown(generated: dict[str, str]) -> None:

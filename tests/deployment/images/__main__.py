@@ -134,12 +134,12 @@ def _run(engine: Engine, exported: Path, report: Report) -> None:
         asked = engine.call("exec", container, "python", "-S", "-m", "service.server.healthcheck")
         assert asked == "ready\n", asked
         code = trial.ended(engine, container)
-        assert code == 0, f"told to stop, it ended with {code}"
+        assert code == 0, f"SIGTERM ended it with {code}"
     report.did(
         f"it serves as user {ANOTHER}, with a read-only root, no capabilities, no new privileges, "
         "and nothing to write to but /tmp and what the engine mounts below /dev"
     )
-    report.did("told to stop by SIGTERM, it ends with 0")
+    report.did("SIGTERM ends it with 0")
 
 
 def _without_gpu(engine: Engine, exported: Path, report: Report) -> None:
