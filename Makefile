@@ -3,7 +3,7 @@ PYTHON ?= python3
 HOST ?= 127.0.0.1
 PORT ?= 8000
 MODELS ?= exported
-# Of the models in the repository, the one that answers when a request names none.
+# The model for requests that name none, if the models are those of the repository.
 DEFAULT_MODEL ?= $(if $(filter exported,$(MODELS)),vqvae-mnist)
 
 VENV := .venv
@@ -22,14 +22,16 @@ help:
 	@echo "make fix     format and apply the linter's safe fixes"
 	@echo "make docs    build the site from docs/ into build/docs; a dead link fails"
 	@echo "make lock    renew requirements.lock, and those of the images, from pyproject.toml"
+	@echo "make peers   install the servers that ours is measured against, into build/peers"
 	@echo "make bench   measure the training loop and the service against their peers (installs them into build)"
+	@echo "make clean   remove .venv, build, dist and the caches"
 	@echo "make .venv   the environment the others use, made again when the lock is newer"
 
 serve: $(VENV)
 	$(BIN)/python -m service --host $(HOST) --port $(PORT) --models $(MODELS) $(if $(DEFAULT_MODEL),--default-model $(DEFAULT_MODEL))
 
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadscope --no-loadscope-reorder
-# In per cent of the lines, of each wing.
+# The least coverage of each wing, in per cent of its lines.
 COVERED := 85
 
 quick: $(VENV)
@@ -46,7 +48,7 @@ coverage: $(VENV)
 architecture: $(VENV)
 	$(BIN)/python -m tests.architecture
 
-# From nothing, or a module that was deleted would be in it.
+# Without the last build: or the wheel would have modules that were deleted since.
 wheel: $(VENV)
 	rm -rf dist build/lib build/bdist.*
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
@@ -63,26 +65,21 @@ fix: $(VENV)
 docs: build/docs-venv/.installed $(VENV)
 	DOCS_PYTHON=$(BIN)/python build/docs-venv/bin/python -m mkdocs build --strict
 
-# What is in an image has the versions that were tested, less what it does without.
-IMAGE_LOCK := --universal --python-version 3.11 --upgrade --constraint requirements.lock \
+COMPILE := $(BIN)/uv pip compile --universal --python-version 3.11 --upgrade \
 	--generate-hashes --no-emit-index-url --no-header --quiet
+# An image has the versions that were tested.
+COMPILE_IMAGE := $(COMPILE) --constraint requirements.lock
 
 lock: $(VENV)
-	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --upgrade \
-		--extra trainer --extra hf --extra wandb --extra traces --group dev \
-		--generate-hashes --no-emit-index-url --no-header --quiet -o requirements.lock
-	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --upgrade \
-		--extra trainer --group bench --constraint requirements.lock \
-		--generate-hashes --no-emit-index-url --no-header --quiet -o tests/benchmarks/requirements.lock
-	$(BIN)/uv pip compile --group docs --universal --python-version 3.11 --upgrade \
-		--generate-hashes --no-emit-index-url --no-header --quiet -o docs/requirements.lock
-	$(BIN)/uv pip compile pyproject.toml $(IMAGE_LOCK) --extra cuda --extra traces -o docker/cuda.lock
-	$(BIN)/uv pip compile pyproject.toml docker/cpu.in $(IMAGE_LOCK) --excludes docker/cpu.excludes \
-		--extra traces -o docker/cpu.lock
-	$(BIN)/uv pip compile pyproject.toml docker/cpu.in $(IMAGE_LOCK) --excludes docker/cpu.excludes \
-		--extra trainer --extra hf -o docker/trainer.lock
-	$(BIN)/uv pip compile tests/benchmarks/peers.in --no-config --universal --python-version 3.11 --upgrade \
-		--generate-hashes --no-emit-index-url --no-header --quiet -o tests/benchmarks/peers.lock
+	$(COMPILE) pyproject.toml --extra trainer --extra hf --extra wandb --extra traces --group dev -o requirements.lock
+	$(COMPILE) pyproject.toml --extra trainer --group bench --constraint requirements.lock \
+		-o tests/benchmarks/requirements.lock
+	$(COMPILE) --group docs -o docs/requirements.lock
+	$(COMPILE_IMAGE) pyproject.toml --extra cuda --extra traces -o docker/cuda.lock
+	$(COMPILE_IMAGE) pyproject.toml docker/cpu.in --excludes docker/cpu.excludes --extra traces -o docker/cpu.lock
+	$(COMPILE_IMAGE) pyproject.toml docker/cpu.in --excludes docker/cpu.excludes --extra trainer --extra hf \
+		-o docker/trainer.lock
+	$(COMPILE) tests/benchmarks/peers.in --no-config -o tests/benchmarks/peers.lock
 
 bench: build/bench/.installed build/peers/.installed $(VENV)
 	build/bench/bin/python -m tests.benchmarks training
@@ -92,28 +89,26 @@ clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # The stamp is written last, so that an interrupted installation is not taken for a finished one.
+define install
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+endef
+
 $(VENV): $(VENV)/.installed
 
 $(VENV)/.installed: requirements.lock
 	@test ! -L $(VENV) || { echo "$(VENV) is a link to another environment: install requirements.lock there" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Tessera needs Python 3.11 or later; $(PYTHON) is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12")'
-	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	@touch $@
+	$(install)
 
 peers: build/peers/.installed
 
 build/peers/.installed: tests/benchmarks/peers.lock
-	$(PYTHON) -m venv --clear build/peers
-	build/peers/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r tests/benchmarks/peers.lock
-	@touch $@
+	$(install)
 
 build/bench/.installed: tests/benchmarks/requirements.lock
-	$(PYTHON) -m venv --clear build/bench
-	build/bench/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r tests/benchmarks/requirements.lock
-	@touch $@
+	$(install)
 
 build/docs-venv/.installed: docs/requirements.lock
-	$(PYTHON) -m venv --clear build/docs-venv
-	build/docs-venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r docs/requirements.lock
-	@touch $@
+	$(install)

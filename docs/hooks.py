@@ -39,13 +39,13 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Lead the links that leave docs/ to the copies; on a forge they are right as they stand."""
+    """Rewrite the links that leave docs/ to the copies; in the repository they need no change."""
 
-    def led(found: re.Match[str]) -> str:
+    def rewritten(found: re.Match[str]) -> str:
         target = _outside(page.file.src_uri, found[0])
         return found[0] if target is None else relpath(_copied(target), page.file.src_uri + "/..")
 
-    return LINK.sub(led, markdown)
+    return LINK.sub(rewritten, markdown)
 
 
 def on_post_build(config: MkDocsConfig) -> None:

@@ -54,7 +54,7 @@ def of_source(report: Report) -> None:
 
 def of_imports(report: Report) -> None:
     imports = source.imports()
-    circles = source.circles(imports)
+    circles = source.circles(source.executed(imports))
     report.measure("Import circles of modules", len(circles), 0, map(", ".join, circles))
     circles = source.circles(source.folder_imports(imports))
     report.write(f"Import circles of folders: {len(circles)} (no limit)", map(", ".join, circles))

@@ -85,8 +85,26 @@ def _imported(module: ast.Module, names: Collection[str]) -> Iterator[str]:
                     yield node.module
 
 
+def executed(of_modules: Mapping[str, set[str]]) -> dict[str, set[str]]:
+    """The same with the packages of what is imported, whose `__init__.py` runs first."""
+    return {
+        name: {
+            each
+            for target in targets
+            for each in (target, *_packages(target))
+            if each in of_modules and not f"{name}.".startswith(f"{each}.")
+        }
+        for name, targets in of_modules.items()
+    }
+
+
+def _packages(name: str) -> Iterator[str]:
+    while name := name.rpartition(".")[0]:
+        yield name
+
+
 def folder_imports(of_modules: Mapping[str, set[str]]) -> dict[str, set[str]]:
-    """The same between folders; the modules of the top folders count each for itself."""
+    """The imports between folders; the modules of the top folders count each for itself."""
     packages = {name.rpartition(".")[0] for name in of_modules}
 
     def folder(name: str) -> str:

@@ -25,7 +25,7 @@ def test_no_function_is_too_long() -> None:
 
 
 def test_no_modules_import_each_other() -> None:
-    assert source.circles(source.imports()) == []
+    assert source.circles(source.executed(source.imports())) == []
 
 
 def test_a_circle_is_found_under_type_checking_and_inside_a_function(tmp_path: Path) -> None:
@@ -42,6 +42,12 @@ def test_a_circle_is_found_under_type_checking_and_inside_a_function(tmp_path: P
     found = source.imports(tmp_path, ("wing",))
     assert found["wing.one"] == {"wing.room.two"}
     assert source.circles(found) == [["wing.one", "wing.room.two", "wing.three"]]
+
+
+def test_a_circle_is_found_through_the_package_of_a_module() -> None:
+    imports = {"a.b": {"a.b.c"}, "a.b.c": {"d"}, "a.b.e": set(), "d": {"a.b.e"}}
+    assert source.circles(imports) == []
+    assert source.circles(source.executed(imports)) == [["a.b", "a.b.c", "d"]]
 
 
 def test_names_have_the_words_of_the_field() -> None:

@@ -69,7 +69,7 @@ COLUMNS = {
 
 
 class PeerQuantizer(Quantizer):
-    """vector-quantize-pytorch's quantizer in the place of our own.
+    """vector-quantize-pytorch's quantizer instead of our own.
 
     Its loss of a codebook that learns by a gradient is one and the same for codes and encoder, so beta counts
     for both; to AdamW the scale of the codes' gradient is all the same.

@@ -1,7 +1,6 @@
-"""Pictures of all kinds, whole and broken: that the quick codecs read none otherwise than Pillow does.
+"""Pictures of all kinds, whole and broken: the fast decoders must give what Pillow gives, pixels or problem.
 
-The pixels must be the same, or the problem. A picture hangs on the seed and its number alone; those at fault
-are kept as files.
+A picture depends on the seed and its number alone. Those that differ are kept as files.
 """
 
 import time
@@ -44,14 +43,16 @@ def command(count: int, seed: int, first: int, keep: Path) -> None:
             faults += 1
             keep.mkdir(parents=True, exist_ok=True)
             (keep / f"{seed}-{number}").write_bytes(data)
-            click.echo(f"{keep}/{seed}-{number}: {_told(came)}, and by Pillow alone {_told(expected)}")
-    told = ", ".join(f"{times:,} {what}" for what, times in sorted(seen.items()))
+            click.echo(
+                f"{keep}/{seed}-{number}: {_described(came)}, and by Pillow alone {_described(expected)}"
+            )
+    outcomes = ", ".join(f"{times:,} {what}" for what, times in sorted(seen.items()))
     click.echo(
-        f"{count:,} pictures in {(time.perf_counter() - began) / 60:.1f} minutes: {told}; {faults} differ"
+        f"{count:,} pictures in {(time.perf_counter() - began) / 60:.1f} minutes: {outcomes}; {faults} differ"
     )
     if faults:
         raise SystemExit(1)
 
 
-def _told(came: tuple[object, ...]) -> str:
+def _described(came: tuple[object, ...]) -> str:
     return f"pixels {came[1:]}" if isinstance(came[0], bytes) else f"{came[0]} {came[1]}"

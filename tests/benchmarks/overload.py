@@ -136,15 +136,15 @@ def command(model: Path, seconds: float) -> None:
     rate = statistics.mean(peak.rate for peak in peaks[1:])
     click.echo("| | |\n|---|---|")
     click.echo(f"| peak, 16 callers, before and after | {rate:.1f} requests/s of {ROWS} images |")
-    click.echo(f"| asked for | {over.counts.total() / seconds:.1f} requests/s: {_told(over.counts)} |")
+    click.echo(f"| asked for | {over.counts.total() / seconds:.1f} requests/s: {_statuses(over.counts)} |")
     click.echo(f"| done | {over.rate:.1f} requests/s, {over.rate / rate:.3f} of the peak |")
     click.echo(f"| latency of these, p50 and p99 | {_quantiles(over.seconds)} |")
     click.echo(f"| callers, of a core | {peaks[1].share:.0%} at the peak, {over.share:.0%} then |")
-    told = ", ".join(f"{size / 2**20:.0f}" for size in memory)
-    click.echo(f"| resident memory before, after a quarter and after all of the time, MiB | {told} |")
+    sizes = ", ".join(f"{size / 2**20:.0f}" for size in memory)
+    click.echo(f"| resident memory before, after a quarter and after all of the time, MiB | {sizes} |")
 
 
-def _told(counts: Counter[int]) -> str:
+def _statuses(counts: Counter[int]) -> str:
     return ", ".join(f"{count:,} times {status}" for status, count in sorted(counts.items()))
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from tests.benchmarks.stages import second_stage
 from tests.benchmarks.turns import in_turns
 from trainer.evaluation.exported_model import ExportedGraphs
-from trainer.models.code_prior import PriorStage
 from trainer.models.code_prior.network import CodePrior, Ordered
+from trainer.models.code_prior.stage import PriorStage
 from trainer.models.samplers.inverse_transform import BELOW_ONE
 from trainer.training.run_folder import RunFolder
 

@@ -21,7 +21,7 @@ from tests.fixtures.processes import PATIENCE, resident, serving_process
 from trainer.data import load
 
 ROWS = (1, 4, 16)
-# A seed for each, so that answers can be told by those of the first time.
+# Each has a seed, so that answers can be compared with those of the first time.
 SEEDS = range(4)
 
 
@@ -69,12 +69,12 @@ def _calls(url: str) -> Iterator[Call]:
 
 
 def _like(first: bytes) -> Callable[[bytes], bool]:
-    told = _told(first)
-    return lambda body: _told(body) == told
+    outline = _outline(first)
+    return lambda body: _outline(body) == outline
 
 
-def _told(body: bytes) -> object:
-    """What an answer is: the size of a picture, or the names and shape of an object."""
+def _outline(body: bytes) -> object:
+    """What is compared of an answer: the size of a picture, or the names and shape of an object."""
     if body.startswith(b"\x89PNG"):
         return Image.open(io.BytesIO(body)).size
     document = json.loads(body)

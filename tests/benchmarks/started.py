@@ -1,7 +1,7 @@
 """A service of any checkout, started as a user starts it; its workers are watched from outside.
 
 Nothing is asked of a service but what it answers to everyone, so that an old one can stand beside a new one:
-flags are given where its ``--help`` has them, and the rest is told by ``/proc`` (Linux).
+flags are given where its ``--help`` has them, and the rest is read from ``/proc`` (Linux).
 """
 
 import os
@@ -21,7 +21,7 @@ from pathlib import Path
 import click
 
 from tests.benchmarks import wire
-from tests.benchmarks.serving.processes import free_port
+from tests.fixtures.processes import free_port
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 90.0

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.benchmarks.fuzz import caller
-from tests.benchmarks.fuzz.caller import Tally
+from tests.benchmarks.fuzz.caller import Results
 from tests.benchmarks.fuzz.exchanges import exchange
 
 pytestmark = pytest.mark.slow
@@ -55,13 +55,13 @@ def answering(answer: bytes | None) -> Iterator[int]:
         loop.close()
 
 
-def found(port: int, numbers: list[int]) -> Tally:
+def found(port: int, numbers: list[int]) -> Results:
     ours, theirs = multiprocessing.Pipe()
     caller.call(port, 0, numbers, 4, theirs)
-    tally = Tally()
+    results = Results()
     while (said := ours.recv()) is not None:
-        tally.add(said)
-    return tally
+        results.add(said)
+    return results
 
 
 def answer(status: int, *headers: str) -> bytes:
@@ -83,20 +83,20 @@ def test_what_is_at_fault_is_found(
 ) -> None:
     monkeypatch.setattr(caller, "HANGS_AFTER", 0.3)
     with answering(said) as port:
-        tally = found(port, STRICT[:3])
-    assert set(tally.faults) == set(STRICT[:3])
-    assert all(complaint in each for each in tally.faults.values())
+        results = found(port, STRICT[:3])
+    assert set(results.faults) == set(STRICT[:3])
+    assert all(complaint in each for each in results.faults.values())
 
 
 @pytest.mark.parametrize("said", [answer(200), answer(404), answer(503, "Retry-After: 1")])
 def test_what_is_answered_as_it_may_be_is_none(said: bytes) -> None:
     with answering(said) as port:
-        tally = found(port, STRICT)
-    assert not tally.faults
-    assert tally.exchanges == len(STRICT)
+        results = found(port, STRICT)
+    assert not results.faults
+    assert results.exchanges == len(STRICT)
 
 
-def test_an_exchange_hangs_on_its_number_alone() -> None:
+def test_an_exchange_depends_on_its_number_alone() -> None:
     made = [exchange(7, number) for number in range(200)]
     assert made == [exchange(7, number) for number in range(200)]
     assert len({each.data for each in made}) > 190

@@ -1,7 +1,7 @@
 """HTTP/1.1 as bytes: requests that no library would send, and answers whenever they come.
 
-A server may answer before it has read the body, hang up, or say nothing; whoever measures that has to see
-each of these, so nothing here raises for them.
+A server may answer before it has read the body, close the connection, or never answer. Measurements need each
+of these outcomes, so none of them raises here.
 """
 
 import select
@@ -22,7 +22,7 @@ _HEAD_END = b"\r\n\r\n"
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer to a request, or what came in its place.
+    """An answer to a request, or why there is none.
 
     ``outcome`` is the status as text, or CLOSED, SILENT or REFUSED; ``size`` is that of the body in bytes.
     """
@@ -33,8 +33,8 @@ class Answer:
     body: bytes = b""
 
     @property
-    def told(self) -> str:
-        """The outcome, where a 503 that says when to come again is a refusal, and no failure."""
+    def label(self) -> str:
+        """The outcome; REFUSAL for a 503 with Retry-After, which is no failure."""
         return REFUSAL if self.outcome == "503" and "retry-after" in self.headers else self.outcome
 
     @property
@@ -103,7 +103,7 @@ def _chunked(
 
 
 def failures(outcomes: Counter[str]) -> int:
-    """How many outcomes, as ``Answer.told`` has them, are 5xx."""
+    """How many outcomes, as ``Answer.label`` has them, are 5xx."""
     return sum(count for what, count in outcomes.items() if what.startswith("5") and what != REFUSAL)
 
 
@@ -115,7 +115,7 @@ def connected(port: int, patience: float = 10.0) -> socket.socket:
 
 
 def ask(port: int, data: bytes, patience: float = 30.0) -> Answer:
-    """Send bytes over a connection of their own, and take the first answer, or what comes in its place."""
+    """Send bytes over a connection of their own, and take the first answer, or why there is none."""
     try:
         connection = connected(port, patience)
     except OSError:

@@ -19,12 +19,12 @@ GOOD = [
 ]
 
 
-def told(*more: Entry) -> list[str]:
+def found_wrong(*more: Entry) -> list[str]:
     return complaints([*GOOD, *more], SERVICE_LACKS, ["tmp"], 10001, 10001)
 
 
 def test_of_a_good_image_there_is_nothing_to_say() -> None:
-    assert told() == []
+    assert found_wrong() == []
 
 
 @pytest.mark.parametrize(
@@ -47,12 +47,12 @@ def test_of_a_good_image_there_is_nothing_to_say() -> None:
         ("app/service/.env", "a key or a setting of somebody's"),
     ],
 )
-def test_what_does_not_belong_there_is_told(path: str, what: str) -> None:
-    assert f"{path}: {what}" in told(Entry(path, 0o644, 0, 0, 1))
+def test_what_does_not_belong_there_is_found(path: str, what: str) -> None:
+    assert f"{path}: {what}" in found_wrong(Entry(path, 0o644, 0, 0, 1))
 
 
 @pytest.mark.parametrize(
-    ("entry", "is_told"),
+    ("entry", "is_wrong"),
     [
         (Entry("var/tmp", 0o1777, 0, 0, 0, is_file=False), True),
         (Entry("exported", 0o755, 10001, 0, 0, is_file=False), True),
@@ -62,12 +62,14 @@ def test_what_does_not_belong_there_is_told(path: str, what: str) -> None:
         (Entry("opt/file", 0o646, 0, 0, 1), True),
     ],
 )
-def test_what_the_user_could_write_to_is_told(entry: Entry, is_told: bool) -> None:
-    assert (told(entry) == [f"{entry.path}: the user of the image can write to it"]) is is_told
+def test_what_the_user_could_write_to_is_found(entry: Entry, is_wrong: bool) -> None:
+    assert (found_wrong(entry) == [f"{entry.path}: the user of the image can write to it"]) is is_wrong
 
 
-def test_what_raises_rights_is_told() -> None:
-    assert told(Entry("usr/bin/su", 0o4755, 0, 0, 1)) == ["usr/bin/su: it runs with the rights of another"]
+def test_what_raises_rights_is_found() -> None:
+    assert found_wrong(Entry("usr/bin/su", 0o4755, 0, 0, 1)) == [
+        "usr/bin/su: it runs with the rights of another"
+    ]
 
 
 def test_the_trainer_may_have_torch_and_its_data_and_no_tests() -> None:

@@ -12,9 +12,9 @@ from docker.utils import exclude_paths
 
 from service.cli import unknown_variables
 from service.settings import Settings
-from tests.deployment.files import DOCKERFILES, ROOT, instructions
+from tests.deployment.files import DOCKER, DOCKERFILES, ROOT, instructions
 
-SERVICE, TRAINER = (next(path for path in DOCKERFILES if path.name.startswith(name)) for name in ("s", "t"))
+SERVICE = DOCKER / "service.Dockerfile"
 
 
 def variables(dockerfile: Path) -> dict[str, str]:

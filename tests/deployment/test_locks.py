@@ -10,7 +10,6 @@ from tests.deployment.files import DOCKER, ROOT, pins
 
 TESTED = pins(ROOT / "requirements.lock")
 LOCKS = sorted(DOCKER.glob("*.lock"))
-LINUX = "sys_platform == 'linux'"
 # Needed by ONNX Runtime on CUDA, and by nothing that the tests install.
 UNTESTED = {"nvidia-curand"}
 

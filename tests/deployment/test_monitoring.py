@@ -1,4 +1,4 @@
-"""The dashboard and the alerts ask for what the service tells."""
+"""The dashboard and the alerts query metrics that the service exports."""
 
 import json
 import re
@@ -29,11 +29,11 @@ PANELS: list[dict[str, Any]] = BOARD["panels"]
 # What Prometheus adds to each series.
 ITS_OWN = {"instance", "job"}
 
-Told = dict[str, set[str]]
+Labels = dict[str, set[str]]
 
 
 def filled(expression: str) -> str:
-    """An expression of the dashboard, with something in the place of its variables."""
+    """An expression of the dashboard, with values for its variables."""
     return re.sub(r"\$(instance|model)\b", ".*", expression.replace("$__rate_interval", "5m"))
 
 
@@ -53,15 +53,15 @@ WITH_PLACES = pytest.mark.parametrize(
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
-    """The labels of all that a service tells after a call, by name; and of what Prometheus adds."""
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Labels:
+    """The labels of each series that a service exports after a call; and ``up``, which Prometheus adds."""
     folder = tmp_path_factory.mktemp("models")
     toy_models.write_levels(folder)
     with make_client(folder) as client:
         assert client.post("/decode", json={"codes": [[1]]}).status_code == 200
         assert client.get("/models/nobody").status_code == 404
         text = client.get("/metrics").text
-    found: Told = {"up": set()}
+    found: Labels = {"up": set()}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             found.setdefault(sample.name, set()).update(sample.labels)
@@ -88,14 +88,14 @@ class Uses:
 
 
 @WITH_PLACES
-def test_series_and_labels_are_those_that_are_told(told: Told, place: str, expression: str) -> None:
+def test_series_and_labels_are_exported(exported: Labels, place: str, expression: str) -> None:
     uses = Uses(expression)
     assert uses.names
-    assert uses.names <= told.keys(), place
-    labels = set().union(*(told[name] for name in uses.names)) | ITS_OWN
+    assert uses.names <= exported.keys(), place
+    labels = set().union(*(exported[name] for name in uses.names)) | ITS_OWN
     assert uses.grouping <= labels, place
     for name, label, _ in uses.conditions:
-        assert label in told[name] | ITS_OWN, place
+        assert label in exported[name] | ITS_OWN, place
 
 
 @pytest.mark.slow
@@ -119,18 +119,18 @@ def test_reasons_and_paths_that_are_named_exist() -> None:
 
 def test_all_that_the_service_counts_and_times_is_shown() -> None:
     shown = set().union(*(Uses(expression).names for _, expression in EXPRESSIONS))
-    told = [value for value in vars(metrics).values() if isinstance(value, tuple) and len(value) == 2]
-    names = [name for name, _ in told if str(name).startswith("tessera_")]
+    pairs = [value for value in vars(metrics).values() if isinstance(value, tuple) and len(value) == 2]
+    names = [name for name, _ in pairs if str(name).startswith("tessera_")]
     assert len(names) > 10
     assert [name for name in names if not any(f"{each}_".startswith(f"{name}_") for each in shown)] == []
 
 
 @pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
-def test_a_legend_names_what_the_series_differ_by(told: Told, panel: dict[str, Any]) -> None:
+def test_a_legend_names_what_the_series_differ_by(exported: Labels, panel: dict[str, Any]) -> None:
     assert panel["datasource"] == {"type": "prometheus", "uid": "prometheus"}
     for target in panel["targets"]:
         uses = Uses(filled(target["expr"]))
-        known = uses.grouping or set().union(*(told[name] for name in uses.names)) | ITS_OWN
+        known = uses.grouping or set().union(*(exported[name] for name in uses.names)) | ITS_OWN
         assert set(re.findall(r"{{(\w+)}}", target["legendFormat"])) <= known
 
 

@@ -98,7 +98,6 @@ def test_every_role_is_in_the_table_of_the_concepts() -> None:
     assert sorted(named) == sorted(Role)
 
 
-@pytest.mark.slow
 @pytest.mark.e2e
 def test_adding_a_kind(client: httpx2.Client) -> None:
     described = client.get("/models/toy-mnist").json()
@@ -109,7 +108,6 @@ def test_adding_a_kind(client: httpx2.Client) -> None:
     assert decoded.headers["content-type"] == "image/png"
 
 
-@pytest.mark.slow
 @pytest.mark.e2e
 def test_adding_a_sampler(client: httpx2.Client) -> None:
     def sample(**query: float) -> dict[str, Any]:
@@ -130,7 +128,6 @@ def test_adding_a_sampler(client: httpx2.Client) -> None:
     assert client.post("/sample?method=walk&steps=101").status_code == 422
 
 
-@pytest.mark.slow
 @pytest.mark.e2e
 def test_adding_a_role(client: httpx2.Client) -> None:
     url = "/v2/models/toy-mnist"
@@ -152,7 +149,6 @@ def test_adding_a_role(client: httpx2.Client) -> None:
     assert "0 to 10" in infer(1, 11)["detail"]
 
 
-@pytest.mark.slow
 @pytest.mark.e2e
 def test_adding_an_endpoint(client: httpx2.Client) -> None:
     query = {"model": "levels"}

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 CONSOLE = re.compile(r"```console\n(.*?)```", re.DOTALL)
 
 
-@pytest.mark.slow
+@pytest.mark.e2e
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the sessions are with curl")
 def test_console_blocks_print_what_they_show(tmp_path: Path) -> None:
     (tmp_path / "tests").symlink_to(ROOT / "tests")

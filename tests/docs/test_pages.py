@@ -81,14 +81,13 @@ def test_settings(generated: dict[str, str]) -> None:
 def test_flags_and_variables_that_are_named_are_there(generated: dict[str, str]) -> None:
     known = set(re.findall(r"--[a-z][a-z0-9-]+", generated["reference/trainer-flags.md"]))
     known |= {flag(name) for name in Settings.model_fields}
-    service = everything().split("# Serving benchmarks")[0]
     text = "\n".join(read(page) for page in WRITTEN if not page.startswith("docs/benchmarks/"))
     named = set(re.findall(r"`(--[a-z][a-z0-9-]+)", text))
     assert named
     assert named - known == set()
-    # Of the trainer, and the example of a variable that is none.
+    # Variables of the trainer, and the example of one that does not exist.
     others = {"TESSERA_DATA", "TESSERA_RELOAD_URL", "TESSERA_API_KEY"}
-    variables = set(re.findall(r"TESSERA_[A-Z_]+[A-Z]", service))
+    variables = set(re.findall(r"TESSERA_[A-Z_]+[A-Z]", text))
     assert variables <= {f"TESSERA_{name.upper()}" for name in Settings.model_fields} | others
 
 
@@ -136,8 +135,8 @@ def test_alerts() -> None:
     rules = read("docker/monitoring/prometheus/alerts.yml")
     alerts = set(re.findall(r"alert: (\w+)\n", rules))
     severities = dict(re.findall(r"alert: (\w+)\n.*?severity: (\w+)", rules, re.DOTALL))
-    told = dict(re.findall(r"\| `(Tessera\w+)` \| (\w+) \|", read("docs/operations/monitoring.md")))
-    assert told == {name: severities[name] for name in alerts}
+    documented = dict(re.findall(r"\| `(Tessera\w+)` \| (\w+) \|", read("docs/operations/monitoring.md")))
+    assert documented == {name: severities[name] for name in alerts}
 
 
 def test_every_kind_and_preset_is_shown(generated: dict[str, str]) -> None:

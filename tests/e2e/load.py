@@ -28,7 +28,7 @@ class Load:
 
     ``counts`` has how many answers were ``right`` or ``wrong``, how many calls were ``lost``, which is to say
     sent on an open connection and not answered, and how many answers had another status, by that status.
-    A caller ends when it is told so, or when nobody listens any more.
+    A caller ends when the context ends, or when nothing listens any more.
     """
 
     def __init__(self, url: str, calls: list[Call], callers: int = 8) -> None:
@@ -72,7 +72,7 @@ class Load:
             try:
                 connection.connect()
             except (ConnectionRefusedError, ConnectionResetError):
-                # Or whoever listened ended while it was knocked; nothing has been asked yet.
+                # The listener closed before the connection was accepted; no request was sent.
                 return
             with suppress(_Closed):
                 self._talk(connection, chance)

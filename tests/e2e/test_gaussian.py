@@ -95,8 +95,8 @@ def test_a_chain_can_be_watched(client: httpx2.Client) -> None:
 
 
 def test_one_of_many_draws(client: httpx2.Client) -> None:
-    told = sample(client, "method=sir&proposals=64&n=5&seed=1")["figures"]["effective_proposals"]
-    assert all(1 <= each <= 64.001 for each in told)
+    effective = sample(client, "method=sir&proposals=64&n=5&seed=1")["figures"]["effective_proposals"]
+    assert all(1 <= each <= 64.001 for each in effective)
 
 
 def test_between_two_images(client: httpx2.Client) -> None:

@@ -86,7 +86,7 @@ def test_no_call_fails_and_each_is_of_one_version(
         for turn in range(1, TIMES + 1):
             publish(versions[turn % 2], models)
             assert have_loaded(url, "levels") == f"{url}: loaded levels"
-            # Whoever comes from now on gets the new one, whichever worker answers.
+            # From now on every worker has the new version.
             assert {served(url, "levels") for _ in range(4 * WORKERS)} == {version_of(versions[turn % 2])}
             load.wait_for(20)
     assert set(load.counts) == {"right"}, load.counts

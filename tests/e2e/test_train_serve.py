@@ -184,10 +184,10 @@ def test_all_forms_of_codes_agree(client: httpx2.Client, images: Images) -> None
     some = images[:3]
     codes = ask(client, "/encode", some)
     assert (str(codes.dtype), codes.shape) == ("int32", (3, 7, 7))
-    told = post(client, "/encode", some, "application/json").json()
-    assert np.array_equal(np.array(told["codes"]), codes)
+    response = post(client, "/encode", some, "application/json").json()
+    assert np.array_equal(np.array(response["codes"]), codes)
     shown = post(client, "/decode", codes).content
-    assert client.post("/decode", json=told, headers={"Accept": NPY}).content == shown
+    assert client.post("/decode", json=response, headers={"Accept": NPY}).content == shown
     for image, grid in zip(some, codes, strict=True):
         answer = client.post("/encode", content=png(image), headers={"Accept": NPY})
         assert np.array_equal(np.load(io.BytesIO(answer.content)), grid[None])
@@ -197,9 +197,9 @@ def test_all_forms_of_codes_agree(client: httpx2.Client, images: Images) -> None
 def test_all_forms_of_images_agree(client: httpx2.Client, images: Images, path: str) -> None:
     sent = images[:2] if path == "/reconstruct" else ask(client, "/encode", images[:2])
     expected = ask(client, path, sent)
-    told = post(client, path, sent, "application/json").json()
-    assert told["shape"] == [2, 28, 28, 1]
-    for text, array, image in zip(told["images"], sent, expected, strict=True):
+    response = post(client, path, sent, "application/json").json()
+    assert response["shape"] == [2, 28, 28, 1]
+    for text, array, image in zip(response["images"], sent, expected, strict=True):
         assert np.array_equal(pixels(base64.b64decode(text)), image)
         alone = post(client, path, array[None], "image/png").content
         assert np.array_equal(pixels(alone), image)
@@ -242,12 +242,12 @@ def test_a_seed_gives_the_same_image_alone_and_among_many(client: httpx2.Client)
 
 
 def test_a_sample_is_the_picture_of_its_codes(client: httpx2.Client) -> None:
-    told = sample(client, seed=1, n=3)
+    response = sample(client, seed=1, n=3)
     # Without a label it is drawn without a class.
-    assert told["method"] == "autoregressive"
-    assert told["parameters"].keys() == {"temperature", "top_k", "guidance"}
-    codes = np.array(told["codes"], np.int32)
-    shown = [pixels(base64.b64decode(text)) for text in told["images"]]
+    assert response["method"] == "autoregressive"
+    assert response["parameters"].keys() == {"temperature", "top_k", "guidance"}
+    codes = np.array(response["codes"], np.int32)
+    shown = [pixels(base64.b64decode(text)) for text in response["images"]]
     assert np.array_equal(np.stack(shown), ask(client, "/decode", codes))
     answer = client.post("/sample?seed=1&n=3", headers={"Accept": NPY})
     assert np.array_equal(np.load(io.BytesIO(answer.content)), np.stack(shown))
@@ -259,7 +259,7 @@ def test_samples_are_those_of_torch_but_for_ties(
 ) -> None:
     kept, mask = ask(client, "/encode", images[:40]), np.random.default_rng(0).random((40, 7, 7)) < 0.6
     labels = [*range(10)] * 4
-    told = sample(
+    response = sample(
         client, codes=kept.tolist(), mask=mask.tolist(), label=labels, seed=3, parameters=parameters
     )
     stream = noise.stream("sample/autoregressive", "noise")
@@ -267,31 +267,31 @@ def test_samples_are_those_of_torch_but_for_ties(
         torch.from_numpy(noise.uniform(3, range(40), stream, (49,))),
         torch.from_numpy(kept),
         torch.from_numpy(mask),
-        torch.tensor(told["parameters"]["temperature"]),
-        torch.tensor(told["parameters"]["top_k"]),
+        torch.tensor(response["parameters"]["temperature"]),
+        torch.tensor(response["parameters"]["top_k"]),
         torch.tensor(labels),
-        torch.tensor(told["parameters"]["guidance"]),
+        torch.tensor(response["parameters"]["guidance"]),
     )
-    assert told["parameters"].items() >= parameters.items()
+    assert response["parameters"].items() >= parameters.items()
     with torch.no_grad():
-        assert sampler.gap(inputs, torch.tensor(told["codes"], dtype=torch.int32)) <= DRAW_GAP
+        assert sampler.gap(inputs, torch.tensor(response["codes"], dtype=torch.int32)) <= DRAW_GAP
 
 
 def test_a_completion_keeps_the_codes_beside_the_mask(client: httpx2.Client, images: Images) -> None:
     (kept,) = ask(client, "/encode", images[:1])
     mask = np.zeros((7, 7), bool)
     mask[3:, 2:] = True
-    told = sample(client, codes=kept.tolist(), mask=mask.tolist(), label=7, seed=2, n=8)
-    grids = np.array(told["codes"])
+    response = sample(client, codes=kept.tolist(), mask=mask.tolist(), label=7, seed=2, n=8)
+    grids = np.array(response["codes"])
     assert grids.shape == (8, 7, 7)
     assert np.array_equal(grids[:, ~mask], np.broadcast_to(kept[~mask], (8, 29)))
     assert len(np.unique(grids[:, mask], axis=0)) == 8
     # The same as with the picture, of which the box touches just these codes.
     picture = base64.b64encode(png(images[0])).decode()
-    assert sample(client, image=picture, box=[8, 12, 28, 28], label=7, seed=2, n=8) == told
+    assert sample(client, image=picture, box=[8, 12, 28, 28], label=7, seed=2, n=8) == response
     # Each completion is the same alone.
     alone = sample(client, codes=kept.tolist(), mask=mask.tolist(), label=7, seed=2, n=1)
-    assert alone["codes"][0] == told["codes"][0]
+    assert alone["codes"][0] == response["codes"][0]
 
 
 def test_the_manifest_tells_of_the_prior(manifest: Manifest) -> None:
@@ -302,7 +302,7 @@ def test_the_manifest_tells_of_the_prior(manifest: Manifest) -> None:
     assert 0 < values["bits"] < 0.9 * 49 * 4
 
 
-def test_a_training_that_is_told_to_stop_leaves_a_checkpoint(tmp_path: Path) -> None:
+def test_an_interrupted_training_leaves_a_checkpoint(tmp_path: Path) -> None:
     places = f"--out={tmp_path / 'runs'}", f"--export-to={tmp_path / 'exported'}"
     training = start("trainer", "vqvae", "--epochs=100000", *SMALL, *places)
     assert training.stdout is not None

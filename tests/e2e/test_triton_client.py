@@ -78,8 +78,8 @@ def test_the_server_and_its_models_are_ready(client: InferenceServerClient) -> N
 
 def test_metadata_is_enough_to_make_a_request(client: InferenceServerClient) -> None:
     version = client.get_model_metadata("levels:encode")["versions"][0]
-    told = client.get_model_metadata("levels:encode", version)
-    (given,), (wanted,) = told["inputs"], told["outputs"]
+    metadata = client.get_model_metadata("levels:encode", version)
+    (given,), (wanted,) = metadata["inputs"], metadata["outputs"]
     assert given["datatype"] == np_to_triton_dtype(IMAGES.dtype)
     assert [axis in (-1, size) for axis, size in zip(given["shape"], IMAGES.shape, strict=True)] == [True] * 4
     result = client.infer("levels:encode", [tensor(given["name"], IMAGES)], version)
@@ -105,8 +105,8 @@ def test_codes_are_those_of_rest(
     codes = output(result, "codes")
     np.testing.assert_array_equal(codes, toy_models.levels(IMAGES))
     np.testing.assert_array_equal(codes, rest(url, "/encode?model=levels", npy(IMAGES)))
-    told = result.get_response()
-    assert (told["id"], told["model_name"]) == ("42", "levels")
+    response = result.get_response()
+    assert (response["id"], response["model_name"]) == ("42", "levels")
 
 
 def test_files_go_in_as_they_are(client: InferenceServerClient, url: str) -> None:

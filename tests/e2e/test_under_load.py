@@ -172,9 +172,9 @@ def test_models_are_reloaded_many_times(models: Path, url: str) -> None:
             gone = models / f".gone-{index}"
             (models / "levels").rename(gone)
             fresh.rename(models / "levels")
-            told = ask(url, "POST", "/models/reload").json()
-            assert told["refused"] == []
-            assert "levels" in told["loaded"]
+            report = ask(url, "POST", "/models/reload").json()
+            assert report["refused"] == []
+            assert "levels" in report["loaded"]
         load.wait_for(100)
     assert_nobody_lost(load)
 
@@ -184,8 +184,8 @@ def test_a_corrupt_model_is_refused_and_the_old_one_answers_on(models: Path, url
     with Load(url, encodings()) as load:
         graph = models / "levels" / "encoder.onnx"
         graph.write_bytes(graph.read_bytes()[:-50])
-        told = ask(url, "POST", "/models/reload").json()
-        assert [refusal["name"] for refusal in told["refused"]] == ["levels"]
+        report = ask(url, "POST", "/models/reload").json()
+        assert [refusal["name"] for refusal in report["refused"]] == ["levels"]
         bundle_builder.edit_manifest(models / "brittle", schema_version=99)
         assert len(ask(url, "POST", "/models/reload").json()["refused"]) == 2
         load.wait_for(100)
@@ -194,7 +194,7 @@ def test_a_corrupt_model_is_refused_and_the_old_one_answers_on(models: Path, url
 
 
 @contextmanager
-def mortal(models: Path, log: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def dying_service(models: Path, log: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A service whose threads die at a signal."""
     with log.open("w") as errors:
         process = start(
@@ -212,10 +212,10 @@ def mortal(models: Path, log: Path) -> Iterator[tuple[subprocess.Popen[str], str
         process.communicate(timeout=PATIENCE)
 
 
-def test_when_what_runs_models_fails_every_caller_is_told_and_the_process_ends(
+def test_when_a_batcher_fails_every_caller_is_answered_and_the_process_ends(
     models: Path, tmp_path: Path
 ) -> None:
-    with mortal(models, tmp_path / "log") as (process, url), Load(url, encodings()) as load:
+    with dying_service(models, tmp_path / "log") as (process, url), Load(url, encodings()) as load:
         assert ask(url, "GET", "/livez").status_code == 200
         os.kill(process.pid, signal.SIGUSR1)
         assert process.wait(PATIENCE) == 1
@@ -225,7 +225,7 @@ def test_when_what_runs_models_fails_every_caller_is_told_and_the_process_ends(
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_told_to_stop_it_answers_all_that_was_asked(models: Path, tmp_path: Path, workers: int) -> None:
+def test_a_graceful_shutdown_answers_every_request(models: Path, tmp_path: Path, workers: int) -> None:
     log = tmp_path / "log"
     with log.open("w") as errors:
         flags = (f"--models={models}", "--port=0", f"--workers={workers}", *FLAGS)

@@ -10,7 +10,7 @@ from service.contract.manifest import CodesSpec, ImageSpec, Input, Output, Role
 from trainer.config import VQVAEConfig
 from trainer.data.augmentation import flipped
 from trainer.models.base import Graph, Model, Step, to_pixels, to_unit
-from trainer.models.code_prior import PriorStage
+from trainer.models.code_prior.stage import PriorStage
 from trainer.models.layers.convolutional import Decoder, Encoder
 from trainer.models.quantizers import FSQ, LearnedCodebook, Quantizer, perplexity, usage
 

@@ -1,4 +1,4 @@
-"""A process that sends the exchanges of some numbers, so many at once, and tells what came of them."""
+"""A process that sends the exchanges of some numbers, several at once, and reports their results."""
 
 import asyncio
 import time
@@ -13,15 +13,15 @@ import uvloop
 from tests.benchmarks.fuzz.exchanges import Exchange, exchange
 from tests.benchmarks.wire import CLOSED, HOST, Answer, parsed
 
-# An answer that is not there after so many seconds will never be.
+# Seconds after which an answer counts as none.
 HANGS_AFTER = 20.0
 # Exchanges between two reports.
 REPORT = 200
 
 
 @dataclass
-class Tally:
-    """What came of some exchanges: answers by kind and outcome, faults by number, refusals by type."""
+class Results:
+    """The results of some exchanges: answers by kind and outcome, faults by number, refusals by type."""
 
     exchanges: int = 0
     requests: int = 0
@@ -30,7 +30,7 @@ class Tally:
     faults: dict[int, str] = field(default_factory=dict)
     slowest: tuple[float, int] = (0.0, 0)
 
-    def add(self, other: "Tally") -> None:
+    def add(self, other: "Results") -> None:
         self.exchanges += other.exchanges
         self.requests += other.requests
         self.outcomes.update(other.outcomes)
@@ -40,7 +40,7 @@ class Tally:
 
 
 def call(port: int, seed: int, numbers: Iterable[int], at_once: int, pipe: Connection) -> None:
-    """Send them all; tallies go into the pipe, and None at the end."""
+    """Send them all; results go into the pipe, and None at the end."""
     uvloop.run(_Caller(port, seed, pipe).all(iter(numbers), at_once))
     pipe.send(None)
 
@@ -48,14 +48,14 @@ def call(port: int, seed: int, numbers: Iterable[int], at_once: int, pipe: Conne
 class _Caller:
     def __init__(self, port: int, seed: int, pipe: Connection) -> None:
         self._port, self._seed, self._pipe = port, seed, pipe
-        self._tally = Tally()
+        self._results = Results()
 
     async def all(self, numbers: Iterable[int], at_once: int) -> None:
         async with asyncio.TaskGroup() as group:
             for _ in range(at_once):
                 # All take from the one iterator.
                 group.create_task(self._some(numbers))
-        self._pipe.send(self._tally)
+        self._pipe.send(self._results)
 
     async def _some(self, numbers: Iterable[int]) -> None:
         for number in numbers:
@@ -63,13 +63,13 @@ class _Caller:
             began = time.perf_counter()
             complaint = await self._exchanged(made)
             if complaint:
-                self._tally.faults[number] = f"{made.kind}: {complaint}"
-            self._tally.slowest = max(self._tally.slowest, (time.perf_counter() - began, number))
-            self._tally.exchanges += 1
-            self._tally.requests += len(made.methods)
-            if self._tally.exchanges >= REPORT:
-                self._pipe.send(self._tally)
-                self._tally = Tally()
+                self._results.faults[number] = f"{made.kind}: {complaint}"
+            self._results.slowest = max(self._results.slowest, (time.perf_counter() - began, number))
+            self._results.exchanges += 1
+            self._results.requests += len(made.methods)
+            if self._results.exchanges >= REPORT:
+                self._pipe.send(self._results)
+                self._results = Results()
 
     async def _exchanged(self, made: Exchange) -> str:
         """What is wrong with what came; nothing if nothing is."""
@@ -80,7 +80,7 @@ class _Caller:
                 reader, writer = await asyncio.open_connection(HOST, self._port, limit=2**24)
                 if made.cut is not None:
                     await _hang_up(writer, made)
-                    self._tally.outcomes[made.kind, "hung up on"] += 1
+                    self._results.outcomes[made.kind, "hung up on"] += 1
                     return ""
                 writer.write(made.data)
                 await self._answers(reader, made, answers)
@@ -121,18 +121,18 @@ class _Caller:
         complaints = [complaint for answer in answers if (complaint := self._seen(made, answer))]
         closes = bool(answers) and answers[-1].headers.get("connection", "").lower() == "close"
         if len(answers) < len(made.methods) and not closes and not (answers and not made.strict):
-            self._tally.outcomes[made.kind, CLOSED] += 1
+            self._results.outcomes[made.kind, CLOSED] += 1
             if made.strict:
                 complaints.append(f"hung up on after {len(answers)} of {len(made.methods)} answers")
         return "; ".join(complaints)
 
     def _seen(self, made: Exchange, answer: Answer) -> str:
-        self._tally.outcomes[made.kind, answer.outcome] += 1
+        self._results.outcomes[made.kind, answer.outcome] += 1
         if not answer.outcome.startswith("5"):
             return ""
         kind = _type(answer)
         if answer.outcome == "503" and "retry-after" in answer.headers:
-            self._tally.refusals[kind] += 1
+            self._results.refusals[kind] += 1
             return ""
         return f"{answer.outcome} {kind}: {answer.body[:300]!r}"
 

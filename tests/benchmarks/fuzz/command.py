@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from tests.benchmarks.fuzz.caller import Tally, call
+from tests.benchmarks.fuzz.caller import Results, call
 from tests.benchmarks.fuzz.exchanges import exchange
 from tests.benchmarks.started import ROOT, Service, started
 from tests.fixtures import completion_model, continuous_model, toy_models
@@ -44,7 +44,7 @@ def command(
     requests: int, seed: int, first: int, processes: int, at_once: int, leak: int, source: Path, keep: Path
 ) -> None:
     """Send requests of all kinds, whole, damaged, lying and cut off; exit 1 if any is at fault."""
-    # Whoever ends the bench wants its service ended too.
+    # SIGTERM ends the service too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with tempfile.TemporaryDirectory(prefix="bench") as name:
         for write in (
@@ -56,36 +56,36 @@ def command(
         ):
             write(Path(name))
         with started(source.resolve(), Path(name), FLAGS) as service:
-            tally, memory, ended = _fuzzed(service, requests, seed, first, processes, at_once)
-    for number, complaint in sorted(tally.faults.items()):
+            results, memory, ended = _fuzzed(service, requests, seed, first, processes, at_once)
+    for number, complaint in sorted(results.faults.items()):
         keep.mkdir(parents=True, exist_ok=True)
         (keep / f"{seed}-{number}.http").write_bytes(exchange(seed, number).data)
         click.echo(f"--seed {seed} --first {number} --requests 1, {keep}/{seed}-{number}.http: {complaint}")
     click.echo("| sent | answers |\n|---|---|")
-    for kind in sorted({kind for kind, _ in tally.outcomes}):
+    for kind in sorted({kind for kind, _ in results.outcomes}):
         found = sorted(
-            (outcome, count) for (other, outcome), count in tally.outcomes.items() if other == kind
+            (outcome, count) for (other, outcome), count in results.outcomes.items() if other == kind
         )
         click.echo(f"| {kind} | {', '.join(f'{outcome} ({count:,})' for outcome, count in found)} |")
-    refusals = ", ".join(f"{count:,} {kind}" for kind, count in sorted(tally.refusals.items()))
+    refusals = ", ".join(f"{count:,} {kind}" for kind, count in sorted(results.refusals.items()))
     grown = memory[-1] - memory[min(1, len(memory) - 1)]
-    slowest, number = tally.slowest
+    slowest, number = results.slowest
     click.echo(
-        f"\n{tally.requests:,} requests in {tally.exchanges:,} exchanges, the slowest in {slowest:.2f} s "
-        f"(number {number}); {len(tally.faults)} at fault; {ended} workers ended; 503 with Retry-After: "
+        f"\n{results.requests:,} requests in {results.exchanges:,} exchanges, the slowest in {slowest:.2f} s "
+        f"(number {number}); {len(results.faults)} at fault; {ended} workers ended; 503 with Retry-After: "
         f"{refusals or 'none'}; memory of the workers, MiB: {', '.join(f'{each:.0f}' for each in memory)}"
     )
-    if tally.faults or ended or grown > leak:
+    if results.faults or ended or grown > leak:
         raise click.ClickException(
-            f"{len(tally.faults)} at fault, {ended} workers ended, memory grew by {grown:.0f} MiB"
+            f"{len(results.faults)} at fault, {ended} workers ended, memory grew by {grown:.0f} MiB"
         )
 
 
 def _fuzzed(
     service: Service, requests: int, seed: int, first: int, processes: int, at_once: int
-) -> tuple[Tally, list[float], int]:
-    """What came of all; memory at first and after each tenth, in MiB; and how many workers are others now."""
-    tally, memory, before, began = Tally(), [service.memory()], set(service.workers()), time.monotonic()
+) -> tuple[Results, list[float], int]:
+    """The results; memory at first and after each tenth, in MiB; and how many workers are others now."""
+    results, memory, before, began = Results(), [service.memory()], set(service.workers()), time.monotonic()
     spawn = multiprocessing.get_context("spawn")
     callers: list[tuple[Any, Connection]] = []
     for number in range(processes):
@@ -105,15 +105,13 @@ def _fuzzed(
             if said is None:
                 open_.remove(pipe)
                 continue
-            tally.add(said)
-        while tally.exchanges >= due * requests / 10:
+            results.add(said)
+        while results.exchanges >= due * requests / 10:
             memory.append(service.memory())
-            rate = tally.exchanges / (time.monotonic() - began)
-            click.echo(
-                f"{due * 10} %: {rate:,.0f} exchanges/s, {memory[-1]:.0f} MiB, {len(tally.faults)} at fault",
-                err=True,
-            )
+            rate = results.exchanges / (time.monotonic() - began)
+            faults = f"{len(results.faults)} at fault"
+            click.echo(f"{due * 10} %: {rate:,.0f} exchanges/s, {memory[-1]:.0f} MiB, {faults}", err=True)
             due = next(tenths)
     for process, _ in callers:
         process.join()
-    return tally, memory, len(before - set(service.workers()))
+    return results, memory, len(before - set(service.workers()))

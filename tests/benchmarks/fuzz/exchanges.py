@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from random import Random
 
 from tests.benchmarks.fuzz.bodies import body
-from tests.benchmarks.fuzz.heads import chunked, request
+from tests.benchmarks.fuzz.requests import chunked, request
 from tests.fixtures import fuzz_images
 
 
@@ -18,7 +18,7 @@ class Exchange:
     - ``strict``: whether each of these is well formed, and so has to be answered; of others it is enough that
       there is an answer or that the connection is closed
     - ``cut``: after how many bytes the caller hangs up, waiting for nothing; None if it waits
-    - ``reset``: whether it hangs up without the other side being told that all was sent
+    - ``reset``: whether it resets the connection instead of closing it
     """
 
     kind: str

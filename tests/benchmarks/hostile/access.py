@@ -12,9 +12,9 @@ from pathlib import Path
 
 from tests.benchmarks import wire
 from tests.benchmarks.hostile.stage import Finding, Row, Stage
-from tests.benchmarks.serving.processes import free_port
 from tests.benchmarks.started import help_of, launched, stop
 from tests.benchmarks.wire import Answer, ask, request
+from tests.fixtures.processes import free_port
 
 PATIENCE = 30.0
 # What a proxy that is asked for `tessera.example.org` by somebody elsewhere hands on.
@@ -48,7 +48,7 @@ def misspelt(stage: Stage) -> Iterator[Finding]:
                 time.sleep(0.1)
             names_it = "TESSERA_API_KEYS" in log.read_text()
             said = "serves everyone" if serves else f"ends with exit code {service.ended()}"
-            said += f"; the right name is {'told' if names_it else 'not told'}"
+            said += f"; the right name is {'given' if names_it else 'not given'}"
             yield Finding("started with `TESSERA_API_KEY=abc`", bool(service.ended()) and names_it, said)
         finally:
             stop(service)
@@ -91,10 +91,10 @@ def _status(sent: str, answer: Answer, wanted: str) -> Finding:
 
 def _open_metrics(stage: Stage) -> dict[str, str]:
     """The flag that opens `/metrics` to everyone, if there is one."""
-    told = (line.split() for line in help_of(stage.source).splitlines())
+    lines = (line.split() for line in help_of(stage.source).splitlines())
     names = [
         words[0]
-        for words in told
+        for words in lines
         if len(words) > 1 and words[0].startswith("--metrics") and "open" in words[1]
     ]
     return dict.fromkeys(names, "open")

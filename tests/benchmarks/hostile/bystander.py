@@ -14,9 +14,9 @@ from tests.benchmarks import wire
 from tests.benchmarks.started import Seen
 
 EVERY = 0.005
-# An answer that has not come by then is one that never does.
+# An answer that takes longer counts as none.
 PATIENCE = 20.0
-# Seconds that are worth to be told.
+# Delays of the machine below these seconds are not reported.
 NOTABLE = 0.02
 # Shares of a window's answers beside the slowest, which one hiccup of the machine decides.
 QUANTILE = 0.99
@@ -43,12 +43,12 @@ class Waits:
         ordered = sorted(self.seconds)
         return ordered[int(QUANTILE * (len(ordered) - 1))] if ordered else 0.0
 
-    def told(self) -> str:
-        """For a cell of a table."""
+    def cell(self) -> str:
+        """The text of a table cell."""
         others = ", ".join(f"{count} x {what}" for what, count in self.outcomes.items() if what != "200")
         late = f", itself late by {self.hiccup * 1000:.0f}" if self.hiccup > NOTABLE else ""
-        told = f"{self.slowest * 1000:.0f} ms (p99 {self.usual * 1000:.0f}{late})"
-        return f"{told}, {others}" if others else told
+        slowest = f"{self.slowest * 1000:.0f} ms (p99 {self.usual * 1000:.0f}{late})"
+        return f"{slowest}, {others}" if others else slowest
 
 
 class Bystander:
@@ -106,7 +106,7 @@ def _stand_by(port: int, pid: int, data: bytes, pipe: Connection) -> None:
                 caller.window = Waits()
             pipe.send("done")
         else:
-            pipe.send(_together([caller.told() for caller in callers], hiccup))
+            pipe.send(_together([caller.waits() for caller in callers], hiccup))
 
 
 class _Caller:
@@ -119,7 +119,7 @@ class _Caller:
         self.ready = threading.Event()
         threading.Thread(target=self._call, daemon=True).start()
 
-    def told(self) -> Waits:
+    def waits(self) -> Waits:
         """What was seen, and for how long an answer has been waited for that is not there yet."""
         since, window = self._since, self.window
         waiting = [] if since is None else [time.perf_counter() - since]
@@ -142,7 +142,7 @@ class _Caller:
         answer = wire.exchange(connection, self._data, PATIENCE)
         self._since, window = None, self.window
         window.seconds.append(answer.seconds)
-        window.outcomes[answer.told] += 1
+        window.outcomes[answer.label] += 1
         return answer.outcome.isdecimal() and answer.headers.get("connection", "").lower() != "close"
 
     def _connected(self) -> socket.socket | None:

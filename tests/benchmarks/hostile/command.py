@@ -46,7 +46,7 @@ def _chosen(_context: click.Context, _parameter: click.Parameter, value: str | N
 )
 def command(sources: tuple[str, ...], rows: Sequence[str], models: Path) -> None:
     """Attack a service in every way that is known; exit 1 if a goal is missed."""
-    # Whoever ends the bench wants its services ended too.
+    # SIGTERM ends the services too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     began, missed = time.monotonic(), 0
     with tempfile.TemporaryDirectory(prefix="bench") as scratch:

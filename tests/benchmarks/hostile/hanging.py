@@ -107,7 +107,7 @@ class _Callers:
         try:
             writer.write(self._data)
             found = parsed(await reader.read(), closed=True)
-            return found[0].told if found else "hung up"
+            return found[0].label if found else "hung up"
         finally:
             # Not in order: or its port would be kept from others for a minute.
             writer.transport.abort()

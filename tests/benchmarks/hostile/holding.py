@@ -84,8 +84,8 @@ def readers(stage: Stage) -> Iterator[Finding]:
             def judge(_answers: Sequence[Answer], _waits: Waits, peak: Peak) -> tuple[str, bool]:
                 # As long as they are connected.
                 left = [memory for seconds, memory in peak.samples if seconds < KEPT][-1] - peak.before
-                told = f"{left:+.0f} MiB after {KEPT:g} s"
-                return told, left <= LEFT
+                said = f"{left:+.0f} MiB after {KEPT:g} s"
+                return said, left <= LEFT
 
             sent = f"{READERS} who do not read their 64 MB"
             yield scene.attack(sent, lambda: _unread(scene, data, KEPT), judge, answered=False)

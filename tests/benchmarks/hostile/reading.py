@@ -29,7 +29,7 @@ def echoes(stage: Stage) -> Iterator[Finding]:
             name = MODEL * (size * MIB // len(MODEL))
             yield _posted(scene, f"`model` of {size} MiB", "/encode", {"image": picture, "model": name})
         name = MODEL * (8 * MIB // len(MODEL))
-        told = {
+        cases = {
             "`version` of 8 MiB": ("/encode", {"image": picture, "model": MODEL, "version": name}),
             "a key of 8 MiB": ("/encode", {"image": picture, name: 1}),
             "`method` of 8 MiB": ("/sample", {"model": MODEL, "method": name}),
@@ -39,7 +39,7 @@ def echoes(stage: Stage) -> Iterator[Finding]:
                 {"inputs": [{"name": name, "shape": [1], "datatype": "UINT8", "data": [1]}]},
             ),
         }
-        for sent, (path, document) in told.items():
+        for sent, (path, document) in cases.items():
             yield _posted(scene, sent, path, document)
 
 

@@ -24,7 +24,7 @@ from tests.benchmarks.wire import CLOSED, SILENT, Answer, ask, request
 
 SECONDS = 18.0
 CALLERS = 4
-# Whoever waits longer waits for ever.
+# An answer that takes longer counts as none.
 PATIENCE = 20.0
 # MiB that memory may grow by after the first third of the reloads.
 LEAK = 64
@@ -110,10 +110,12 @@ def _one_that_cannot(service: Service, folder: Path, ends: Sequence[socket.socke
         resource.prlimit(victim, resource.RLIMIT_NOFILE, limits)
     found = [wire.exchange(end, ENCODE, PATIENCE) for end in ends]
     differ = len({orjson.loads(each.body).get("version") for each in found}) > 1
-    told = answer.outcome != "200" or bool(orjson.loads(answer.body)["refused"])
-    said = f"the reload {'tells' if told else 'does not tell'}; versions {'differ' if differ else 'agree'}"
+    reported = answer.outcome != "200" or bool(orjson.loads(answer.body)["refused"])
+    said = f"the reload {'fails' if reported else 'succeeds'}; versions {'differ' if differ else 'agree'}"
     outcomes = Counter([answer.outcome, *(each.outcome for each in found)])
-    return Finding("reload where one worker can open no file", told and not differ, said, outcomes=outcomes)
+    return Finding(
+        "reload where one worker can open no file", reported and not differ, said, outcomes=outcomes
+    )
 
 
 class _Callers:

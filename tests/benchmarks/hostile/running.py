@@ -59,8 +59,8 @@ def _made(answers: Sequence[Answer], _waits: Waits, _peak: Peak) -> tuple[str, b
 
 def _waiting_rows(port: int) -> float:
     """Rows that wait, of all operations and workers, as `/metrics` has them."""
-    told = ask(port, request("/metrics", method="GET")).body.decode()
-    return sum(map(float, re.findall(r"(?m)^tessera_(?:waiting|queued|pending)_rows\{.*\} (\S+)$", told)))
+    text = ask(port, request("/metrics", method="GET")).body.decode()
+    return sum(map(float, re.findall(r"(?m)^tessera_(?:waiting|queued|pending)_rows\{.*\} (\S+)$", text)))
 
 
 def batches(stage: Stage) -> Iterator[Finding]:

@@ -65,13 +65,13 @@ class Scene:
             answers = act()
             time.sleep(0.1)
             waits = self.bystander.waits()
-        outcomes = Counter(answer.told for answer in answers)
+        outcomes = Counter(answer.label for answer in answers)
         said, holds = judge(answers, waits, peak)
         in_time = waits.slowest - waits.hiccup <= LIMIT
         fine = in_time and not failures(outcomes + waits.outcomes)
         if answered:
             fine = fine and not outcomes[SILENT]
-        return Finding(sent, holds and fine, said, waits.told(), outcomes, peak.growth)
+        return Finding(sent, holds and fine, said, waits.cell(), outcomes, peak.growth)
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,12 @@ from tests.benchmarks.serving import raw, wrk
 from tests.benchmarks.serving.asking import answers, check
 from tests.benchmarks.serving.contenders import Contender, Start, contenders
 from tests.benchmarks.serving.foot import foot
-from tests.benchmarks.serving.processes import ROOT, ServerFailed, free_port, running
+from tests.benchmarks.serving.processes import ROOT, ServerFailed, running
 from tests.benchmarks.serving.table import Measured, table
 from tests.benchmarks.serving.without import PARTS
-from tests.benchmarks.serving.work import PATH, PNG, Told
+from tests.benchmarks.serving.work import PATH, PNG, Config
 from tests.benchmarks.serving.workloads import NAMES, Workload, workloads
+from tests.fixtures.processes import free_port
 
 RAW = "raw"
 WARM_UP = 3.0
@@ -65,21 +66,21 @@ class Bench:
                 _say(workload, f"{RAW}, batch {batch}{', decoding' * decode}", f"{rate:,.0f} images/s")
 
     def _load(self, contender: Contender, workload: Workload) -> None:
-        told = Told(
+        config = Config(
             graph=str(workload.graph),
             size=workload.size,
             port=free_port(),
-            settings=contender.told(workload.at_once),
+            settings=contender.settings_for(workload.at_once),
             mark=uuid.uuid4().hex,
         )
         start = Start(
-            str(self.python) if contender.peer else sys.executable, told.port, self._alone(workload)
+            str(self.python) if contender.peer else sys.executable, config.port, self._alone(workload)
         )
         variables = dict(contender.variables) | contender.places(self.scratch) | {"TMPDIR": str(self.scratch)}
-        url = f"http://127.0.0.1:{told.port}{PATH}"
+        url = f"http://127.0.0.1:{config.port}{PATH}"
         counts = workload.connections(self.connections)
         with running(
-            contender.command(start), told, variables, self.scratch / "log", lambda: answers(url, workload)
+            contender.command(start), config, variables, self.scratch / "log", lambda: answers(url, workload)
         ):
             if contender.answers:
                 check(url, workload)
@@ -161,7 +162,7 @@ def command(
 ) -> None:
     """Requests/s and latency of the service and its peers, in turns; about an hour."""
     wrk.check()
-    # Whoever ends the bench wants its servers ended too.
+    # SIGTERM ends the servers too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     chosen = contenders(tessera, without, before)
     _known(only, [RAW, *dict.fromkeys(contender.kind for contender in chosen)])
@@ -183,9 +184,9 @@ def command(
             measured=measured,
         )
         broken = sum(bench.round(workload) for _ in range(rounds) for workload in work)
-        told = foot(chosen, work, peers)
+        below = foot(chosen, work, peers)
     click.echo(table(measured, work, chosen))
-    click.echo(told)
+    click.echo(below)
     if broken or measured.failed:
         raise click.ClickException(f"failed: {measured.failed} requests, {broken} servers")
 

@@ -1,4 +1,4 @@
-"""Who is measured: how each server is started, and the settings that are told below the table.
+"""Who is measured: how each server is started, and the settings that are listed below the table.
 
 The settings of the peers are the best of those that were tried on two cores.
 """
@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.serving import without
-from tests.benchmarks.serving.processes import free_port
 from tests.benchmarks.serving.work import NPY, PNG
+from tests.fixtures.processes import free_port
 
 PEERS = "tests.benchmarks.serving.peers"
 OURS = "tessera"
@@ -45,9 +45,9 @@ class Start:
 class Contender:
     """A server to be measured.
 
-    - ``packages``, ``settings``, ``variables``: whose versions, what it is told, and its environment: what is
-      told of it below the table
-    - ``batches``: whether it is also told how many images it may put together
+    - ``packages``, ``settings``, ``variables``: whose versions, its settings and its environment; they are
+      listed below the table
+    - ``batches``: whether it has a setting for the images of a batch
     - ``places``: more of its environment, by a scratch folder: where it may write and listen
     - ``takes``: the content types that it is measured with
     - ``answers``: whether it answers codes, rather than anything at all
@@ -71,8 +71,8 @@ class Contender:
         """What `--only` calls it: all of our own are of one kind."""
         return self.name.split()[0]
 
-    def told(self, at_once: int) -> dict[str, Any]:
-        """What it is told where so many images may go together."""
+    def settings_for(self, at_once: int) -> dict[str, Any]:
+        """Its settings where a batch has at most ``at_once`` images."""
         return {**self.settings, **({"max_batch_size": at_once} if self.batches else {})}
 
 

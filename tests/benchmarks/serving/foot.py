@@ -28,13 +28,13 @@ def foot(contenders: Sequence[Contender], workloads: Sequence[Workload], peers: 
     for contender in contenders:
         python = peers if contender.peer else Path(sys.executable)
         versions = _versions(python, [*contender.packages, *SHARED])
-        told = [f"{name} {version}" for name, version in versions.items()]
-        told += [f"{name}={value}" for name, value in {**contender.settings, **contender.variables}.items()]
+        facts = [f"{name} {version}" for name, version in versions.items()]
+        facts += [f"{name}={value}" for name, value in {**contender.settings, **contender.variables}.items()]
         if contender.batches:
-            told += [
+            facts += [
                 f"max_batch_size={work.at_once} for {work.name}" for work in workloads if work.images == 1
             ]
-        lines.append(f"- {contender.title}: {', '.join(told)}")
+        lines.append(f"- {contender.title}: {', '.join(facts)}")
     return "\n".join(lines)
 
 

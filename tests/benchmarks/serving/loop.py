@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.serving.loop GRAPH BATCH SECONDS DECODE BODY...
 
-It says that it is ready, begins when it is told anything, and says how many images it did in a second. With
+It prints that it is ready, begins when it reads a line, and prints how many images it did in a second. With
 DECODE of 1 it decodes the pictures, which are PNG, again for every batch; otherwise once.
 """
 
@@ -25,7 +25,7 @@ def main(graph: str, batch: int, seconds: float, decode: bool, bodies: list[Path
         images = np.concatenate([encoder.pixels(png) for png in read])
     done = start = 0
     encoder(images[:batch])
-    print("ready", flush=True)  # noqa: T201 - to whoever started it
+    print("ready", flush=True)  # noqa: T201 - for the process that started it
     sys.stdin.readline()
     began = time.perf_counter()
     while (passed := time.perf_counter() - began) < seconds:

@@ -7,14 +7,13 @@ inherit the environment, so the mark in it tells which are whose.
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.benchmarks.serving.work import VARIABLE, Told
+from tests.benchmarks.serving.work import VARIABLE, Config
 
 ROOT = Path(__file__).parents[3]
 # Who wants threads asks for them: those of OpenMP would come on top.
@@ -31,13 +30,17 @@ class ServerFailed(Exception):
 
 @contextmanager
 def running(
-    command: Sequence[str], told: Told, environment: Mapping[str, str], log: Path, ready: Callable[[], bool]
+    command: Sequence[str],
+    config: Config,
+    environment: Mapping[str, str],
+    log: Path,
+    ready: Callable[[], bool],
 ) -> Iterator[None]:
     """A server that is ready, for as long as the context lasts.
 
     Raises ServerFailed, with the end of its log.
     """
-    variables = {**ENVIRONMENT, **environment, VARIABLE: told.dumped()}
+    variables = {**ENVIRONMENT, **environment, VARIABLE: config.dumped()}
     with log.open("w") as output:
         server = subprocess.Popen(
             command, cwd=ROOT, env=variables, stdin=subprocess.DEVNULL, stdout=output, stderr=output
@@ -46,14 +49,7 @@ def running(
         _wait_until(ready, server, log)
         yield
     finally:
-        _stop(server, told.mark)
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        _stop(server, config.mark)
 
 
 def _wait_until(ready: Callable[[], bool], server: subprocess.Popen[bytes], log: Path) -> None:

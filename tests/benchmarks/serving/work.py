@@ -26,8 +26,8 @@ Codes = NDArray[np.int32]
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a server is told to be, by the environment variable ``VARIABLE``.
+class Config:
+    """The configuration of a server, given by the environment variable ``VARIABLE``.
 
     - ``graph``: the encoder, uint8 ``[n, h, w, c]`` to int32 ``[n, h, w]``
     - ``size``: height and width of the images
@@ -43,8 +43,8 @@ class Told:
     mark: str
 
     @classmethod
-    def read(cls) -> "Told":
-        """What this process was told."""
+    def read(cls) -> "Config":
+        """The configuration of this process."""
         return cls(**json.loads(os.environ[VARIABLE]))
 
     def dumped(self) -> str:

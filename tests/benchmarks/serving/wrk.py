@@ -48,7 +48,7 @@ def load(url: str, media: str, accept: str, bodies: Sequence[Path], connections:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         said = process.stdout.read()
-        # Not by `wait`: only so are the times of this one child told.
+        # Not by `wait`: `wait4` alone gives the times of this one child.
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:

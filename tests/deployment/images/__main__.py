@@ -11,7 +11,6 @@ at the end.
 
 import os
 import shutil
-import socket
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +24,7 @@ from tests.deployment.images import trial
 from tests.deployment.images.contents import SERVICE_LACKS, TRAINER_LACKS, complaints, entries
 from tests.deployment.images.engines import Engine, Failed, choose
 from tests.e2e.load import Call, Load
+from tests.fixtures.processes import free_port
 
 IMAGES = ("cpu", "cuda", "trainer")
 USER, ANOTHER = 10001, 4242
@@ -124,7 +124,7 @@ def _run_as() -> int:
 
 def _run(engine: Engine, exported: Path, report: Report) -> None:
     """The image for the CPU, as another user than its own."""
-    port = _free_port()
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     flags = [*trial.flags("cpu", exported, port), f"--user={ANOTHER}:{ANOTHER}"]
     with engine.running("tessera:cpu", flags) as container:
@@ -134,17 +134,17 @@ def _run(engine: Engine, exported: Path, report: Report) -> None:
         asked = engine.call("exec", container, "python", "-S", "-m", "service.server.healthcheck")
         assert asked == "ready\n", asked
         code = trial.ended(engine, container)
-        assert code == 0, f"told to stop, it ended with {code}"
+        assert code == 0, f"SIGTERM ended it with {code}"
     report.did(
         f"it serves as user {ANOTHER}, with a read-only root, no capabilities, no new privileges, "
         "and nothing to write to but /tmp and what the engine mounts below /dev"
     )
-    report.did("told to stop by SIGTERM, it ends with 0")
+    report.did("SIGTERM ends it with 0")
 
 
 def _without_gpu(engine: Engine, exported: Path, report: Report) -> None:
     """The image for CUDA where there is none: it says so, and does not start if it must have it."""
-    port = _free_port()
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     flags = trial.flags("service", exported, port)
     with engine.running("tessera:cuda", [*flags, "--env=TESSERA_PROVIDER=auto"]) as container:
@@ -160,7 +160,7 @@ def _without_gpu(engine: Engine, exported: Path, report: Report) -> None:
 
 
 def _compose(engine: Engine, project: Path, images: Sequence[str], report: Report) -> None:
-    port, user = _free_port(), _run_as()
+    port, user = free_port(), _run_as()
     url = f"http://127.0.0.1:{port}"
     variables = {
         "PUBLISH": f"127.0.0.1:{port}",
@@ -214,12 +214,6 @@ def _train(compose: Callable[..., str], url: str, report: Report) -> None:
         "docker compose run train-cpu: a model was trained, published and loaded, and so was the next "
         f"in its place; of {count:,} calls meanwhile none failed"
     )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def base(engine: Engine) -> str:
 
 
 def stand_in(engine: Engine) -> str:
-    """Debian with its own Python, in the place of the public image. Raises Failed."""
+    """Debian with its own Python, instead of the public image. Raises Failed."""
     if (
         STAND_IN
         in engine.call("images", "--format={{.Repository}}:{{.Tag}}").replace("localhost/", "").split()

@@ -63,14 +63,14 @@ def complaints(
     ``lacks`` are patterns of paths by what they stand for; only ``writable`` may be written to.
     """
     allowed, unwanted = set(writable), {**lacks, **LACKS}
-    told = []
+    wrong = []
     for entry in found:
-        told += [f"{entry.path}: {what}" for what, pattern in unwanted.items() if pattern.search(entry.path)]
+        wrong += [f"{entry.path}: {what}" for what, pattern in unwanted.items() if pattern.search(entry.path)]
         if not entry.is_link and entry.path not in allowed and _is_writable(entry, user, group):
-            told.append(f"{entry.path}: the user of the image can write to it")
+            wrong.append(f"{entry.path}: the user of the image can write to it")
         if entry.is_file and entry.mode & 0o6000:
-            told.append(f"{entry.path}: it runs with the rights of another")
-    return told
+            wrong.append(f"{entry.path}: it runs with the rights of another")
+    return wrong
 
 
 def _is_writable(entry: Entry, user: int, group: int) -> bool:

@@ -74,15 +74,14 @@ def version(url: str, model: str) -> str:
     return str(answer.raise_for_status().json()["version"])
 
 
-def inside(engine: Engine, container: str, user: int) -> dict[str, Any]:
-    """How little a container may do. Raises AssertionError if it is more than it should be."""
-    told: dict[str, Any] = json.loads(engine.call("exec", container, "python", "-c", _INSIDE))
-    assert (told["user"], told["group"]) == (user, user), told
-    assert int(told["CapEff"], 16) == int(told["CapBnd"], 16) == 0, told
-    assert (told["NoNewPrivs"], told["Seccomp"]) == ("1", "2"), told
-    elsewhere = [path for path in told["writable"] if not path.startswith("/tmp")]  # noqa: S108 - its
+def inside(engine: Engine, container: str, user: int) -> None:
+    """Check the rights of a container and where it can write. Raises AssertionError."""
+    status: dict[str, Any] = json.loads(engine.call("exec", container, "python", "-c", _INSIDE))
+    assert (status["user"], status["group"]) == (user, user), status
+    assert int(status["CapEff"], 16) == int(status["CapBnd"], 16) == 0, status
+    assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2"), status
+    elsewhere = [path for path in status["writable"] if not path.startswith("/tmp")]  # noqa: S108 - its
     assert [path for path in elsewhere if not _ITS_OWN.match(path)] == [], elsewhere
-    return told
 
 
 def until(ready: Callable[[], bool], what: str) -> None:
@@ -103,11 +102,11 @@ def answers(url: str) -> bool:
 
 
 def ended(engine: Engine, container: str) -> int:
-    """The exit code of a container that is told to stop by SIGTERM."""
+    """The exit code of a container that SIGTERM ends."""
     engine.call("kill", "--signal=TERM", container)
     return int(engine.call("wait", container))
 
 
 def _filled(text: str) -> str:
-    """A value of the compose file with what it has in the place of variables that are not set."""
+    """A value of the compose file with its defaults for variables that are not set."""
     return re.sub(r"\$\{\w+:?-([^}]*)\}", r"\1", text)

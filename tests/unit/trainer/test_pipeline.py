@@ -20,7 +20,7 @@ from trainer.data import Batches
 from trainer.errors import ConfigError, DivergenceError, ExportError, Interrupted, RunError
 from trainer.export.exporter import Exported
 from trainer.models.base import Model, SecondStage, Stage, Step
-from trainer.models.code_prior import PriorStage
+from trainer.models.code_prior.stage import PriorStage
 from trainer.models.vqvae import VQVAE
 from trainer.training.loop import Fit
 from trainer.training.run_folder import RunFolder

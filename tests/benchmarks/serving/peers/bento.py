@@ -11,10 +11,10 @@ import numpy as np
 from bentoml.validators import ContentType
 from pydantic import BeforeValidator, WithJsonSchema
 
-from tests.benchmarks.serving.work import JSON, PATH, Encoder, Told
+from tests.benchmarks.serving.work import JSON, PATH, Config, Encoder
 
-_told = Told.read()
-_settings = _told.settings
+_config = Config.read()
+_settings = _config.settings
 
 Body = Annotated[
     list[bytes],
@@ -33,7 +33,7 @@ class Encoding:
     """PNG to codes: a list of one grid."""
 
     def __init__(self) -> None:
-        self.encoder = Encoder(_told.graph)
+        self.encoder = Encoder(_config.graph)
 
     @bentoml.api(
         route=PATH,

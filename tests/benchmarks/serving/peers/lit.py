@@ -6,9 +6,9 @@ import litserve
 import numpy as np
 from fastapi import Depends, Request, Response
 
-from tests.benchmarks.serving.work import JSON, PATH, Codes, Encoder, Pixels, Told, as_json
+from tests.benchmarks.serving.work import JSON, PATH, Codes, Config, Encoder, Pixels, as_json
 
-_told = Told.read()
+_config = Config.read()
 
 
 async def _body(request: Request) -> bytes:
@@ -19,7 +19,7 @@ class Encoding(litserve.LitAPI):
     """PNG to codes."""
 
     def setup(self, device: str) -> None:
-        self.encoder = Encoder(_told.graph)
+        self.encoder = Encoder(_config.graph)
 
     def decode_request(self, request: Annotated[bytes, Depends(_body)]) -> Pixels:
         return self.encoder.pixels(request)[0]
@@ -38,7 +38,7 @@ class Encoding(litserve.LitAPI):
 
 
 if __name__ == "__main__":
-    settings = _told.settings
+    settings = _config.settings
     api = Encoding(
         max_batch_size=settings["max_batch_size"], batch_timeout=settings["batch_timeout"], api_path=PATH
     )
@@ -50,7 +50,7 @@ if __name__ == "__main__":
     )
     server.run(
         host="127.0.0.1",
-        port=_told.port,
+        port=_config.port,
         num_api_servers=settings["num_api_servers"],
         log_level="warning",
         generate_client_file=False,

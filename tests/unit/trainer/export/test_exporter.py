@@ -27,8 +27,8 @@ from trainer.export.exporter import export
 from trainer.export.model_card import SAMPLES, SHOWN_SEED
 from trainer.export.parity import DRAW_GAP, FLIP_GAP
 from trainer.models.base import Graph
-from trainer.models.code_prior import PriorStage
 from trainer.models.code_prior.network import Ordered
+from trainer.models.code_prior.stage import PriorStage
 from trainer.models.vqvae import VQVAE
 from trainer.training import checkpoint
 

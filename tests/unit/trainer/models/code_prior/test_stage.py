@@ -12,7 +12,7 @@ from tests.unit.trainer.models import priors
 from trainer.config import VQVAEConfig
 from trainer.data import Batch
 from trainer.models.base import Graph, RunGraph
-from trainer.models.code_prior import PriorStage
+from trainer.models.code_prior.stage import PriorStage
 
 GRID = (2, 3)
 SIZE = 4

@@ -14,8 +14,8 @@ from tests.unit.trainer.models import priors
 from trainer.evaluation.exported_model import ExportedGraphs
 from trainer.export.onnx_export import write_graph
 from trainer.export.parity import DRAW_GAP
-from trainer.models.code_prior import PriorStage
 from trainer.models.code_prior.network import CodePrior, Ordered
+from trainer.models.code_prior.stage import PriorStage
 from trainer.models.samplers.autoregressive import COLDEST, CodeSampler, cumulative
 
 LARGEST_NOISE = 1 - 2**-24
