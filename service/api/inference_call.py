@@ -67,7 +67,11 @@ def choose_model(context: Context, query: Named, body: Named | None = None) -> S
     """
     name = _agreed("model", query.model, None if body is None else body.model)
     version = _agreed("version", query.version, None if body is None else body.version)
-    model = context.registry.choose(name)
+    registry = context.registry
+    wanted = registry.default if name is None else name
+    model = None if wanted is None else registry.models.get(wanted)
+    if model is None:
+        model = registry.choose(name)
     if version is not None and version != model.manifest.version:
         detail = (
             f"the request is for version {quoted(version)} of {model.manifest.name!r}, "

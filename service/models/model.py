@@ -168,4 +168,5 @@ class ServedModel:
         elif Role.codes in given and stride is not None:
             area = math.prod(given[Role.codes].shape[1:3]) * stride * stride
         limits = self.batch_limits
-        return max(1, min(limits.rows, limits.pixels // pipeline.pixels(area, values)))
+        pixels = pipeline.pixels(area, values) if pipeline.noises else area
+        return max(1, min(limits.rows, limits.pixels // pixels))

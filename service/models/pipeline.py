@@ -62,9 +62,7 @@ class Pipeline:
         )
 
     def pixels(self, area: int, values: Mapping[str, Number]) -> int:
-        """The memory that one row needs, in pixels, if its image has ``area`` pixels."""
-        if not self.noises:
-            return area
+        """The memory that one row needs, in pixels, if its image has ``area`` pixels and noise is drawn."""
         return max(_pixels(operation, area, values) for operation in self)
 
 

@@ -64,6 +64,7 @@ class Registry:
     """The served models of a folder of bundles. Several threads may use it.
 
     - ``models``: the served models by name; a reload replaces the mapping and never changes it
+    - ``default``: the name of the model for requests that name none; None if there is no such model
     - ``refused``: the bundles that the last reload refused
     """
 
@@ -80,6 +81,7 @@ class Registry:
         self._batch_limits = batch_limits
         self._default = default
         self.models: Mapping[str, ServedModel] = MappingProxyType({})
+        self.default = default
         # Loaded by a reload, and not yet served.
         self._prepared: tuple[Mapping[str, ServedModel], Reload] | None = None
         self._reloading = threading.Lock()
@@ -89,7 +91,7 @@ class Registry:
         models = self.models
         if not models:
             raise NotReady(f"no model is loaded{self.why_not()}")
-        # Of these models, because a reload in another thread may have replaced self.models.
+        # Not self.default, which a reload in another thread may have changed meanwhile.
         wanted = name if name is not None else self._default_of(models)
         if wanted is None:
             detail = f"several models are served, choose one with ?model=: {', '.join(models)}"
@@ -97,11 +99,6 @@ class Registry:
         if wanted not in models:
             raise unknown("model ", wanted, models, UnknownModel)
         return models[wanted]
-
-    @property
-    def default(self) -> str | None:
-        """The name of the model for requests that name none; None if there is no such model."""
-        return self._default_of(self.models)
 
     def _default_of(self, models: Mapping[str, ServedModel]) -> str | None:
         if self._default is not None:
@@ -152,6 +149,7 @@ class Registry:
             return
         (after, outcome), self._prepared = self._prepared, None
         before, self.models = self.models, after
+        self.default = self._default_of(after)
         for name, model in before.items():
             if after.get(name) is not model:
                 memory.release_after(model)
