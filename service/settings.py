@@ -27,6 +27,8 @@ PREFIX = "TESSERA_"
 
 # A key is one word in a header.
 _KEY = re.compile(r"[!-~]{1,512}")
+# A key that perhaps has a name. Bearer keys have no colon (RFC 6750).
+_NAMED_KEY = re.compile(r"([A-Za-z0-9._-]{1,64}:)?[!-9;-~]{1,512}")
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^\s/?#,]+")
 
 
@@ -58,6 +60,15 @@ def _key(key: SecretStr) -> SecretStr:
     return key
 
 
+def _named_key(key: SecretStr) -> SecretStr:
+    if ":" in key.get_secret_value() and not _NAMED_KEY.fullmatch(key.get_secret_value()):
+        raise ValueError(
+            "a key with a colon is NAME:KEY, with a name of 1 to 64 letters, digits, dots, dashes and "
+            "underscores, and a key without a colon"
+        )
+    return key
+
+
 def _origin(origin: str) -> str:
     if not _ORIGIN.fullmatch(origin):
         detail = "an origin is a scheme, a host and perhaps a port, such as https://app.example, or * for all"
@@ -66,6 +77,7 @@ def _origin(origin: str) -> str:
 
 
 Key = Annotated[SecretStr, BeforeValidator(_stripped), AfterValidator(_key)]
+NamedKey = Annotated[Key, AfterValidator(_named_key)]
 Origin = Annotated[str, BeforeValidator(_stripped), AfterValidator(_origin)]
 
 
@@ -147,9 +159,10 @@ class Settings(BaseSettings):
     worker is killed and replaced."""
     drain_seconds: PositiveFloat = 30
     """Longest graceful shutdown, in seconds: the time to finish requests in progress after SIGTERM."""
-    api_keys: Annotated[tuple[Key, ...], NoDecode, BeforeValidator(_listed)] = ()
+    api_keys: Annotated[tuple[NamedKey, ...], NoDecode, BeforeValidator(_listed)] = ()
     """Keys, separated by commas. With any, every request needs one, as `Authorization: Bearer KEY`, except
-    for the probes (`/livez`, `/readyz`, `/v2/health/...`) and the documentation."""
+    for the probes (`/livez`, `/readyz`, `/v2/health/...`) and the documentation. With `NAME:KEY` the access
+    log names the key so; a key without a name is `key-1` and so on, by its place."""
     reload_key: Key | None = None
     """Key that `/models/reload` needs, then from any machine. Unset: only clients on the same machine may
     reload, not through a proxy, and with one of the other keys if there are any."""
@@ -162,8 +175,9 @@ class Settings(BaseSettings):
     traces: str | None = None
     """OTLP/HTTP collector of OpenTelemetry traces, such as `http://localhost:4318`; needs the extra `traces`.
     Unset: none."""
-    log_calls: Literal["none", "all"] = "none"
-    """Requests that are logged, beside failures of the service."""
+    log_calls: Literal["none", "all"] = "all"
+    """Access log: all is a line for each request but probes and scrapes that are well; none is none. It needs
+    the log level info, and with debug it has those too."""
     log_level: Literal["critical", "error", "warning", "info", "debug"] = "info"
     """Least severe messages that are logged."""
     log_format: Literal["text", "json"] = "text"

@@ -166,5 +166,14 @@ def _layers(context: Context) -> list[Callable[[ASGIApp], ASGIApp]]:
                 expose_headers=EXPOSED,
             )
         )
-    every = settings.log_calls == "all"
-    return [*layers, partial(AccessLog, metrics=context.metrics, paths=paths, every=every)]
+    is_logged = settings.log_calls == "all" and settings.log_level in ("info", "debug")
+    access_log = partial(
+        AccessLog,
+        metrics=context.metrics,
+        paths=paths,
+        form=settings.log_format if is_logged else None,
+        probes=settings.log_level == "debug",
+        worker=context.control.index,
+        trace_id=context.trace_id,
+    )
+    return [*layers, access_log]

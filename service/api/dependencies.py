@@ -77,6 +77,7 @@ class Context:
             on_entry=None if traces is None else traces.record,
             on_failure=lambda reason: self.failed(reason),
         )
+        self.trace_id = None if traces is None else traces.trace_id
         self.draining = False
         self._cuda = CudaProbe(registry.provider)
         self.liveness = LivenessCheck(self.fatal_errors, control)

@@ -20,6 +20,7 @@ from service.models import request_parameters
 from service.models.model import ServedModel
 from service.models.pipeline import Number, Pipeline
 from service.models.request_parameters import Label
+from service.observability.call_record import current_call
 
 # Points of an interpolation if the request does not say how many.
 POINTS = 9
@@ -72,6 +73,7 @@ def choose_model(context: Context, query: Named, body: Named | None = None) -> S
     model = None if wanted is None else registry.models.get(wanted)
     if model is None:
         model = registry.choose(name)
+    current_call.get().model = model.manifest.name
     if version is not None and version != model.manifest.version:
         detail = (
             f"the request is for version {quoted(version)} of {model.manifest.name!r}, "

@@ -5,6 +5,7 @@ one thread runs everything, because ONNX Runtime keeps a stream, library handles
 thread.
 """
 
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from service.contract.manifest import Role
 from service.contract.runner import Arrays, BatchSlice, Results
 from service.models.model import ServedModel
 from service.models.pipeline import Number, Pipeline
+from service.observability.call_record import current_call
 from service.observability.metrics import Metrics
 from service.runtime.providers import Provider
 
@@ -107,7 +109,10 @@ class Scheduler:
         key = _Key(model, pipeline, tuple(values.items()), tuple(default_noise), arrays)
         batch_rows = model.batch_rows(pipeline, given, values)
         entry = Entry(key, _operation(model, pipeline), given, rows, batch_rows, seed, items)
-        results = await self._batcher(pipeline).submit(entry)
+        try:
+            results = await self._batcher(pipeline).submit(entry)
+        finally:
+            _note(entry)
         if self._on_entry is not None:
             self._on_entry(entry)
         return results
@@ -138,6 +143,17 @@ class Scheduler:
     def close(self) -> None:
         """Start no more batches; the batches that run now finish."""
         self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _note(entry: Entry[Any]) -> None:
+    """Add an entry, finished or refused, to the record of the call."""
+    call = current_call.get()
+    call.rows += entry.rows
+    if entry.begun:
+        call.queue_seconds += entry.begun - entry.arrived
+        call.run_seconds += entry.ended - entry.begun
+    elif entry.arrived:
+        call.queue_seconds += time.monotonic() - entry.arrived
 
 
 def _operation(model: ServedModel, pipeline: Pipeline) -> tuple[str, str]:

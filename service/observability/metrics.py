@@ -45,8 +45,9 @@ class Metrics:
 
     Each counter and histogram is a function of the values of its labels:
 
-    - ``requests`` (method, path, status) and ``request_seconds`` (path): complete requests. The path is that
-      of the route, not of the URL: a client must not be able to create series.
+    - ``requests`` (method, path, status, model) and ``request_seconds`` (path, model): complete requests. The
+      path is that of the route, not of the URL, and the model is a served one, or empty: a client must not be
+      able to create series.
     - ``refusals`` (type): requests with a problem
     - ``rows``, ``batch_rows``, ``compute_seconds``, ``queue_seconds`` (model, operation): batches
     """
@@ -58,8 +59,8 @@ class Metrics:
         self.in_flight = 0
         self.add_source(lambda: [gauge(IN_FLIGHT, [({}, self.in_flight)])])
         operation = ("model", "operation")
-        self.requests = self._counters(REQUESTS, ("method", "path", "status"))
-        self.request_seconds = self._histograms(REQUEST_SECONDS, ("path",), _SECONDS)
+        self.requests = self._counters(REQUESTS, ("method", "path", "status", "model"))
+        self.request_seconds = self._histograms(REQUEST_SECONDS, ("path", "model"), _SECONDS)
         self.refusals = self._counters(REFUSALS, ("type",))
         self.rows = self._counters(ROWS, operation)
         self.queue_seconds = self._histograms(QUEUE_SECONDS, operation, _SECONDS)

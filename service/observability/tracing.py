@@ -42,6 +42,12 @@ class Traces:
         self.provider = provider
         self._tracer = provider.get_tracer("tessera", __version__)
 
+    def trace_id(self) -> str:
+        """The id of the current trace, in hexadecimal digits."""
+        from opentelemetry.trace import format_trace_id, get_current_span
+
+        return format_trace_id(get_current_span().get_span_context().trace_id)
+
     def record(self, entry: Entry[Any]) -> None:
         """Record two spans: ``queue`` until the entry's first batch began, ``run`` until its last ended."""
         # The times of entries are monotonic; spans need times since the epoch.

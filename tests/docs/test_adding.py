@@ -164,5 +164,7 @@ def test_adding_an_endpoint(client: httpx2.Client) -> None:
     assert described["operationId"] == "histogram"
     assert set(described["responses"]) >= {"200", "401", "415", "422", "429"}
     assert "counts" in document["components"]["schemas"]["HistogramResponse"]["required"]
-    counted = 'tessera_requests_total{method="POST",path="/histogram",status="200",worker="0"} 1.0'
+    counted = (
+        'tessera_requests_total{method="POST",model="levels",path="/histogram",status="200",worker="0"} 1.0'
+    )
     assert counted in client.get("/metrics").text

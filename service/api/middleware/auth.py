@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.api import problems
 from service.api.content_negotiation import header
 from service.errors import InsufficientKey, NoKey, Problem, WrongKey, WrongPort
+from service.observability.call_record import current_call
 
 RELOAD = "/models/reload"
 METRICS = "/metrics"
@@ -25,7 +26,8 @@ Permission = Literal["call", "reload"]
 class Authentication:
     """Refuses requests without one of the ``keys``, and a reload without the ``reload_key``, with 401.
 
-    A known key without the permission is 403. Without ``keys`` every client may call; without a
+    A known key without the permission is 403. A key of ``keys`` may be ``NAME:KEY``; the record of the call
+    gets the name. Without ``keys`` every client may call; without a
     ``reload_key`` a reload needs one of the ``keys``. ``open_paths`` are further paths that need no key.
     """
 
@@ -38,10 +40,13 @@ class Authentication:
     ) -> None:
         self.app = app
         self._open = OPEN | set(open_paths)
-        self._keys: list[tuple[bytes, Permission]] = [(_digest(key), "call") for key in keys]
+        self._keys: list[tuple[bytes, Permission, str]] = []
+        for place, key in enumerate(keys, 1):
+            name, _, secret = key.get_secret_value().rpartition(":")
+            self._keys.append((_digest(secret), "call", name or f"key-{place}"))
         if reload_key is not None:
-            self._keys.append((_digest(reload_key), "reload"))
-        self._permissions = {permission for _, permission in self._keys}
+            self._keys.append((_digest(reload_key.get_secret_value()), "reload", "reload"))
+        self._permissions = {permission for _, permission, _ in self._keys}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and (problem := self._refusal(scope)) is not None:
@@ -58,11 +63,13 @@ class Authentication:
             return NoKey("a key is needed: send it as `Authorization: Bearer KEY`")
         given = sha256(key.strip().encode("latin-1")).digest()
         # All are compared, each in constant time: the time says nothing about any key.
-        found = [(hmac.compare_digest(given, each), permission) for each, permission in self._keys]
-        permissions = {permission for matches, permission in found if matches}
-        if not permissions:
-            return WrongKey("the service does not have the key that was sent")
-        if needed not in permissions:
+        found = [(hmac.compare_digest(given, digest), each, name) for digest, each, name in self._keys]
+        names: dict[Permission | None, str] = {each: name for matches, each, name in found if matches}
+        if not names:
+            hint = "; send a key without its name and the colon" if ":" in key else ""
+            return WrongKey(f"the service does not have the key that was sent{hint}")
+        current_call.get().key = names.get(needed, next(iter(names.values())))
+        if needed not in names:
             return InsufficientKey(f"the key that was sent is valid, but not for {_FOR[needed]}")
         return None
 
@@ -79,9 +86,9 @@ _FOR: dict[Permission | None, str] = {
 }
 
 
-def _digest(key: SecretStr) -> bytes:
+def _digest(key: str) -> bytes:
     # All digests have one length, whatever that of the key.
-    return sha256(key.get_secret_value().encode()).digest()
+    return sha256(key.encode()).digest()
 
 
 class MetricsPort:

@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api import problems
 from service.api.content_negotiation import header
 from service.errors import InflightBytesExceeded, Problem, TooLarge, TooSlow, too_large
+from service.observability.call_record import current_call
 from service.settings import Settings
 
 # Seconds between two checks of the requests that are older than this: nearly none is.
@@ -149,6 +150,7 @@ class _Body:
             if self._watch is not None:
                 self._watch.cancel()
             self._budget.reserved -= self._reserved
+            current_call.get().bytes_in = self._received
         return self._problem
 
     def check(self, now: float) -> None:

@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from service.api import content_negotiation
 from service.api.content_negotiation import BYTES, JSON, NPY, PNG, SAFETENSORS
-from service.api.dependencies import Shared
+from service.api.dependencies import Context, Shared
 from service.api.middleware.local_clients import why_not_local
 from service.api.openapi import file_response, problems
 from service.api.responses import json_bytes
@@ -16,7 +16,9 @@ from service.api.schemas import Document, NamedVersion
 from service.codecs import npy
 from service.contract.manifest import CodesSpec, ImageSpec, Measures, Operation, Parity
 from service.errors import MissingFile, NotLocal
+from service.models.model import ServedModel
 from service.models.registry import Reload
+from service.observability.call_record import current_call
 from service.settings import variable
 
 
@@ -56,6 +58,12 @@ class ModelDetail(NamedVersion):
     """Shape of the codebook."""
     measures: tuple[Measures, ...]
     parity: Parity | None
+
+
+def _chosen(name: str, context: Context) -> ServedModel:
+    model = context.registry.choose(name)
+    current_call.get().model = model.manifest.name
+    return model
 
 
 router = APIRouter(prefix="/models", tags=["models"])
@@ -103,7 +111,7 @@ async def reload(request: Request, context: Shared) -> Reload:
 @router.get("/{name}", responses=problems(404, 422, 503))
 async def show_model(name: ModelName, context: Shared) -> ModelDetail:
     """Show the inputs and outputs of a model, its operations with their parameters, and its metrics."""
-    model = context.registry.choose(name)
+    model = _chosen(name, context)
     manifest = model.manifest
     return ModelDetail(
         **manifest.model_dump(include=set(ModelDetail.model_fields) - {"codebook"}),
@@ -122,7 +130,7 @@ async def show_model(name: ModelName, context: Shared) -> ModelDetail:
 async def show_codebook(name: ModelName, request: Request, context: Shared) -> Response:
     """Show the code vectors, as the safetensors file, npy or JSON."""
     form = content_negotiation.choose(request.scope, CODEBOOK_FORMS)
-    bundle = context.registry.choose(name).bundle
+    bundle = _chosen(name, context).bundle
     vectors = bundle.vectors
     if bundle.codebook is None or vectors is None:
         raise MissingFile(f"model {name!r} has no codebook")
@@ -144,7 +152,7 @@ async def show_codebook(name: ModelName, request: Request, context: Shared) -> R
 )
 async def show_preview(name: ModelName, context: Shared) -> Response:
     """Show the preview image of the export: originals, reconstructions and samples."""
-    preview = context.registry.choose(name).bundle.preview
+    preview = _chosen(name, context).bundle.preview
     if preview is None:
         raise MissingFile(f"model {name!r} has no preview")
     return Response(preview, media_type=PNG)

@@ -40,6 +40,7 @@ from service.errors import BadValue, quoted, unknown
 from service.models.model import ServedModel
 from service.models.request_parameters import LARGEST_SEED
 from service.models.signature import ENCODE, RECONSTRUCT, Signature, find, names, signature
+from service.observability.call_record import current_call
 
 router = APIRouter(prefix="/v2", tags=["inference"])
 
@@ -84,7 +85,9 @@ _INDEX_BODY = {
 
 
 async def _found(name: ModelName, request: Request, context: Shared) -> tuple[ServedModel, str]:
-    return find(context.registry, name, request.path_params.get("version"))
+    found = find(context.registry, name, request.path_params.get("version"))
+    current_call.get().model = found[0].manifest.name
+    return found
 
 
 async def _of_version(version: Version) -> None:

@@ -146,6 +146,25 @@ def test_keys_come_from_the_environment_alone_and_are_not_shown(
     )
 
 
+@pytest.mark.parametrize("given", ["alice:one", "one,a.b-c_D:two,alice:three"])
+def test_a_key_may_have_a_name(given: str) -> None:
+    assert [key.get_secret_value() for key in Settings(api_keys=given).api_keys] == given.split(",")  # type: ignore[arg-type]  # pydantic splits it
+
+
+@pytest.mark.parametrize(
+    "given", [":secret", "alice:", "alice:sec:ret", "al/ice:secret", f"{'a' * 65}:secret"]
+)
+def test_a_name_of_a_key_that_is_none(
+    given: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TESSERA_API_KEYS", f"good,{given}")
+    with pytest.raises(SystemExit):
+        from_command_line([])
+    said = capsys.readouterr().err
+    assert "TESSERA_API_KEYS: a key with a colon is NAME:KEY" in said
+    assert "secret" not in said
+
+
 @pytest.mark.parametrize(("said", "meant"), [("true", True), ("1", True), ("false", False)])
 def test_what_is_true_or_false(said: str, meant: bool) -> None:
     assert from_command_line(["--tf32", said]).tf32 is meant

@@ -23,14 +23,14 @@ def scraped(*workers: Metrics) -> dict[tuple[str, ...], float]:
 
 def test_every_worker_has_its_own_samples(levels: ServedModel) -> None:
     first, second = Metrics(), Metrics()
-    first.requests("GET", "/models", 200).inc()
-    second.requests("GET", "/models", 200).inc()
+    first.requests("GET", "/models", 200, "").inc()
+    second.requests("GET", "/models", 200, "").inc()
     second.refusals("urn:tessera:overloaded").inc()
     batch_metrics(second)(
         levels, levels.pipeline_of("encode", "decode"), BatchReport(rows=5, waits=[0.1, 0.3], seconds=0.25)
     )
     found = scraped(first, second)
-    requests = ("tessera_requests_total", "method=GET", "path=/models", "status=200")
+    requests = ("tessera_requests_total", "method=GET", "model=", "path=/models", "status=200")
     assert found[(*requests, "worker=0")] == found[(*requests, "worker=1")] == 1
     assert found["tessera_refusals_total", "type=urn:tessera:overloaded", "worker=1"] == 1
     labels = ("model=levels", "operation=encode+decode", "worker=1")
@@ -64,7 +64,7 @@ def test_counts_are_exact_across_threads(levels: ServedModel) -> None:
 
     def count() -> None:
         for _ in range(2000):
-            metrics.request_seconds("/models").observe(0.003)
+            metrics.request_seconds("/models", "levels").observe(0.003)
             observe(levels, levels.pipeline("encode"), BatchReport(rows=2, waits=[0.1, 0.2], seconds=0.1))
 
     threads = [threading.Thread(target=count) for _ in range(4)]
@@ -74,6 +74,6 @@ def test_counts_are_exact_across_threads(levels: ServedModel) -> None:
         thread.join()
     found = scraped(metrics)
     labels = ("model=levels", "operation=encode", "worker=0")
-    assert found["tessera_request_seconds_count", "path=/models", "worker=0"] == 8000
+    assert found["tessera_request_seconds_count", "model=levels", "path=/models", "worker=0"] == 8000
     assert found["tessera_rows_total", *labels] == found["tessera_queue_seconds_count", *labels] == 16_000
     assert not [name for name, *_ in found if name.endswith("_created")]

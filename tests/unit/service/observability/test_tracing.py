@@ -62,6 +62,15 @@ def test_a_request_is_a_span_in_the_clients_span_with_queue_and_run_inside(
     assert moments[1] == moments[2]
 
 
+def test_the_access_log_has_the_id_of_the_trace(
+    traced: tuple[TestClient, InMemorySpanExporter], capsys: pytest.CaptureFixture[str]
+) -> None:
+    client, kept = traced
+    client.get("/models")
+    (call,) = [span for span in kept.get_finished_spans() if span.kind is SpanKind.SERVER]
+    assert f" trace_id={call.context.trace_id:032x} " in capsys.readouterr().err
+
+
 def test_a_request_without_a_run_is_a_single_span(traced: tuple[TestClient, InMemorySpanExporter]) -> None:
     client, kept = traced
     client.get("/models")

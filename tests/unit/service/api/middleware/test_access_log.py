@@ -1,12 +1,19 @@
-import logging
+import asyncio
+import json
+import re
 import shutil
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
+from starlette.types import Message, Receive, Scope, Send
 
+from service.api.middleware.access_log import AccessLog
 from service.models.model import ServedModel
+from service.observability.metrics import Metrics
 from tests.fixtures import toy_models
 from tests.unit.service.conftest import make_client, problem
 
@@ -55,13 +62,14 @@ def test_calls_are_counted_by_route(exported: Path, seven: bytes) -> None:
         client.post("/encode", content=b"no picture")
         found = samples(client)
     requests = "tessera_requests_total"
-    assert value(found, requests, method="POST", path="/encode", status="200") == 3
-    assert value(found, requests, method="GET", path="/models/{name}", status="200") == 1
-    assert value(found, requests, method="GET", path="/models/{name}", status="404") == 1
-    assert value(found, requests, method="GET", path="elsewhere", status="404") == 2
+    assert value(found, requests, method="POST", path="/encode", status="200", model="levels") == 3
+    assert value(found, requests, method="GET", path="/models/{name}", status="200", model="levels") == 1
+    assert value(found, requests, method="GET", path="/models/{name}", status="404", model="") == 1
+    assert value(found, requests, method="GET", path="elsewhere", status="404", model="") == 2
     assert value(found, "tessera_refusals_total", type="urn:tessera:unknown-model") == 1
     assert value(found, "tessera_refusals_total", type="urn:tessera:unsupported-media-type") == 1
-    assert value(found, "tessera_request_seconds_count", path="/encode") == 4
+    assert value(found, "tessera_request_seconds_count", path="/encode", model="levels") == 3
+    assert value(found, "tessera_request_seconds_count", path="/encode", model="") == 1
     # The request for the metrics is one.
     assert value(found, "tessera_requests_under_way") == 1
 
@@ -105,19 +113,125 @@ def test_the_models_and_their_provider_are_gauges(exported: Path) -> None:
     assert value(found, "process_resident_memory_bytes") > 2**20
 
 
-@pytest.mark.slow
-def test_calls_are_logged_if_asked_for(exported: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "service.calls")
+def lines(text: str) -> list[str]:
+    return [line for line in text.splitlines() if "service.calls" in line]
+
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+
+
+def test_a_call_is_one_line(exported: Path, seven: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+    heads = {"X-Request-ID": "mine", "traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}
+    with make_client(exported, default_model="levels") as client:
+        answer = client.post("/encode", content=seven, headers=heads)
+        client.get("/models/nobody", headers={"X-Request-ID": "other"})
+    first, second = lines(capsys.readouterr().err)
+    assert re.fullmatch(
+        r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} INFO     service\.calls: POST /encode 200 \d+\.\dms "
+        r"model=levels rows=1 queue=\d+\.\dms run=\d+\.\dms "
+        rf"in={len(seven)} out={len(answer.content)} client=127\.0\.0\.1 "
+        rf"trace_id={TRACE} worker=0 request_id=mine",
+        first,
+    )
+    assert "GET /models/nobody 404 " in second
+    assert " model=" not in second
+    assert " rows=" not in second
+    assert second.endswith(" problem=urn:tessera:unknown-model worker=0 request_id=other")
+
+
+def test_a_line_is_an_object_if_asked_for(
+    exported: Path, seven: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with make_client(exported, log_format="json", api_keys="alice:secret,other") as client:
+        answers = [
+            client.post(
+                "/reconstruct?model=levels",
+                files=[("image", seven)] * 3,
+                headers={"Authorization": f"Bearer {key}"},
+            )
+            for key in ("secret", "other", "alice:secret")
+        ]
+    text = capsys.readouterr().err
+    assert "secret" not in text
+    first, second, third = map(json.loads, lines(text))
+    assert first["message"].startswith("POST /reconstruct 200 ")
+    assert (first["level"], first["logger"], first["worker"]) == ("info", "service.calls", 0)
+    assert (first["model"], first["rows"], first["key"], first["status"]) == ("levels", 3, "alice", 200)
+    assert 0 < first["run_seconds"] < first["seconds"]
+    assert 0 <= first["queue_seconds"] < first["seconds"]
+    assert first["bytes_in"] > 3 * len(seven)
+    assert first["bytes_out"] == len(answers[0].content)
+    assert second["key"] == "key-2"
+    assert (third["status"], third["key"], third["model"], third["rows"]) == (401, None, None, 0)
+    assert first.keys() == third.keys()
+
+
+def test_a_refused_call_names_the_model_that_it_chose(
+    exported: Path, seven: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
     with make_client(exported) as client:
-        client.get("/models")
-        assert not [record for record in caplog.records if record.name == "service.calls"]
-    with make_client(exported, log_calls="all") as client:
-        client.get("/models/nobody", headers={"X-Request-ID": "mine"})
-    (record,) = [record for record in caplog.records if record.name == "service.calls"]
-    fields = vars(record)
-    assert record.getMessage().startswith("GET /models/nobody 404 ")
-    assert (fields["request_id"], fields["status"], fields["client"]) == ("mine", 404, "127.0.0.1")
-    assert fields["problem"] == "urn:tessera:unknown-model"
+        client.post("/encode?model=levels&no_such_parameter=1", content=seven)
+        client.post("/encode?model=levles", content=seven)
+        client.post("/v2/models/levels/infer", json={"inputs": []})
+        client.get("/models/levels")
+        found = samples(client)
+    chosen = [re.findall(r" model=(\S+)", line) for line in lines(capsys.readouterr().err)]
+    assert chosen == [["levels"], [], ["levels"], ["levels"]]
+    requests, encode = "tessera_requests_total", {"method": "POST", "path": "/encode"}
+    assert value(found, requests, **encode, status="422", model="levels") == 1
+    assert value(found, requests, **encode, status="404", model="") == 1
+    assert value(found, "tessera_request_seconds_count", path="/models/{name}", model="levels") == 1
+
+
+def test_probes_and_scrapes_that_are_well_are_not_logged(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    probes = ("/livez", "/readyz", "/v2/health/live", "/v2/health/ready", "/metrics")
+    for models, level, number in ((exported, "info", 0), (tmp_path, "info", 2), (exported, "debug", 5)):
+        with make_client(models, log_level=level) as client:
+            for path in probes:
+                client.get(path)
+        assert len(lines(capsys.readouterr().err)) == number
+
+
+def test_the_access_log_can_be_off(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for given in ({"log_calls": "none"}, {"log_level": "warning"}):
+        with make_client(exported, **given) as client:
+            client.get("/models")
+    assert capsys.readouterr().err == ""
+
+
+def test_many_lines_in_a_turn_are_written_whole_and_in_pieces(
+    exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+
+    class Pipe:
+        write = staticmethod(written.append)
+        flush = staticmethod(lambda: None)
+
+    async def respond(scope: Scope, _: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def call_all() -> None:
+        access_log = AccessLog(respond, Metrics(), ["/encode"], form="text")
+        scopes = [{"type": "http", "method": "POST", "path": "/encode", "headers": []} for _ in range(100)]
+        calls: list[Any] = [access_log(scope, receive, ignore) for scope in scopes]
+        await asyncio.gather(*calls)
+        await asyncio.sleep(0)
+
+    async def receive() -> Message:
+        raise AssertionError
+
+    async def ignore(_: Message) -> None:
+        pass
+
+    monkeypatch.setattr(sys, "stderr", Pipe)
+    asyncio.run(call_all())
+    assert len("".join(written).splitlines()) == 100
+    assert all(text.endswith("\n") and len(text) <= 4096 for text in written)
+    assert 1 < len(written) < 10
 
 
 def test_an_unexpected_exception_is_logged_with_its_id_and_not_in_the_response(
@@ -133,23 +247,33 @@ def test_an_unexpected_exception_is_logged_with_its_id_and_not_in_the_response(
         assert "secret" not in str(document)
         assert answer.headers["x-request-id"] == "mine"
         found = samples(client)
-    assert value(found, "tessera_requests_total", method="POST", path="/decode", status="500") == 1
+    assert (
+        value(found, "tessera_requests_total", method="POST", path="/decode", status="500", model="levels")
+        == 1
+    )
     (failure,) = [record for record in caplog.records if record.name == "service.calls"]
     assert vars(failure)["request_id"] == "mine"
     assert "/secret/path" in caplog.text
 
 
-@pytest.mark.slow
 def test_words_of_clients_make_no_series_and_no_lines(
-    exported: Path, caplog: pytest.LogCaptureFixture
+    exported: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    caplog.set_level(logging.INFO, "service.calls")
-    with make_client(exported, log_calls="all") as client:
+    bad = f"%0aERROR service: all is lost\u2028 model=vqvae{'x' * 1000}"
+    with make_client(exported) as client:
         for number in range(5):
-            client.request(f"WORD{number}", f"/nowhere/{number}%0aERROR service: all is lost{'x' * 1000}")
+            client.request(
+                f"WORD{number}",
+                f"/nowhere/{number}{bad}",
+                headers={"traceparent": f"00-{'x' * 32}-b7ad6b7169203331-01", "X-Request-ID": "a b"},
+            )
+        client.post(f"/encode?model=nobody{number}", content=b"")
         found = samples(client)
-    requests = [labels for name, labels in found if name == "tessera_requests_total"]
-    assert [dict(labels)["method"] for labels in requests] == ["other"]
-    lines = [record.getMessage() for record in caplog.records if record.name == "service.calls"]
-    assert r"/nowhere/4\nERROR" in lines[4]
-    assert all(len(line) < 300 and line.isprintable() for line in lines)
+    requests = [dict(labels) for name, labels in found if name == "tessera_requests_total"]
+    assert {labels["method"] for labels in requests} == {"other", "POST"}
+    assert {labels["model"] for labels in requests} == {""}
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 6
+    assert r"/nowhere/4\nERROR%20service:" in said[4]
+    assert all(len(line) < 500 and line.isprintable() and line.isascii() for line in said)
+    assert not any(" model=" in line or "trace_id" in line for line in said)

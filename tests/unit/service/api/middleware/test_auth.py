@@ -122,3 +122,10 @@ def test_the_document_says_that_a_key_may_be_needed(client: TestClient) -> None:
         for call in item.values():
             for status in ("401", "403"):
                 assert (status in call["responses"]) == (path not in HEALTH)
+
+
+def test_the_name_of_a_key_is_no_part_of_it(exported: Path) -> None:
+    with make_client(exported, api_keys="alice:first") as client:
+        assert client.get("/models", headers=bearing("first")).status_code == 200
+        whole = client.get("/models", headers=bearing("alice:first"))
+        assert "without its name" in problem(whole, 401, "wrong-key")["detail"]
