@@ -12,11 +12,13 @@ import sys
 from contextlib import ExitStack
 
 from service.cli import from_command_line, program
+from service.contract import __version__
 from service.contract.cpu_count import available_cpus
 from service.errors import TesseraError
+from service.models.reload import report
 from service.observability import logs
 from service.runtime.providers import choose_provider
-from service.server.control_channel import ControlChannel
+from service.server.control_channel import ControlChannel, Started
 from service.server.sockets import listen, url
 from service.server.supervisor import Supervisor
 from service.settings import Settings
@@ -33,13 +35,15 @@ def main() -> int:
     settings = from_command_line(sys.argv[1:])
     logs.configure(settings)
     try:
-        return _run(_with_counts(settings))
+        code = _run(_with_counts(settings))
     except TesseraError as error:
         sys.stderr.write(f"{program()}: {startup_error(error, settings)}\n")
         return 1
     except KeyboardInterrupt:
         # uvicorn raises the signal again after its shutdown.
-        return 130
+        code = 130
+    log.info("stopped, with exit code %d", code)
+    return code
 
 
 def _run(settings: Settings) -> int:
@@ -49,7 +53,9 @@ def _run(settings: Settings) -> int:
         listeners.append(listen(settings.host, settings.metrics, "--metrics"))
         settings = settings.model_copy(update={"metrics": listeners[1].getsockname()[1]})
 
-    def ready() -> None:
+    def ready(started: Started) -> None:
+        log.info("models run on %s", started.provider)
+        report(started.outcome, settings.models, settings.default_model)
         log.info("listening on %s; documentation at %s/docs", *[url(listeners[0])] * 2)
         for each in listeners[1:]:
             log.info("metrics at %s/metrics", url(each))
@@ -72,8 +78,14 @@ def _with_counts(settings: Settings) -> Settings:
         workers = 1
     workers = workers or max(1, min(MOST_WORKERS, cpus // max(1, settings.threads)))
     threads = settings.threads or max(1, cpus // workers)
-    log.info("%d workers with %d threads each, on %d CPUs", workers, threads, cpus)
+    each = " each" if workers > 1 else ""
+    counts = f"{_counted(workers, 'worker')} with {_counted(threads, 'thread')}{each}"
+    log.info("tessera %s: %s, on %s", __version__, counts, _counted(cpus, "CPU"))
     return settings.model_copy(update={"workers": workers, "threads": threads})
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 if __name__ == "__main__":

@@ -243,6 +243,10 @@ class NotReady(Problem, status=503, title="Not ready"):
     """No model is loaded."""
 
 
+class ModelNotLoaded(NotReady, title="The model is not loaded"):
+    """The bundle of the model was refused; the reason is in the response."""
+
+
 class ShuttingDown(NotReady, title="Shutting down"):
     """The service finishes requests in progress, and takes no new ones."""
 

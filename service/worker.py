@@ -22,21 +22,21 @@ def serve(
     settings: Settings,
     listeners: Sequence[socket.socket],
     control: ControlChannel,
-    started: Callable[[], None],
+    started: Callable[[Started], None],
 ) -> bool:
     """Load the models, call ``started`` when requests are accepted, and return after the graceful shutdown.
 
-    False if the shutdown is due to a failure that needs a new process. Raises StartupError or
-    ModelsUnreadable.
+    ``started`` gets what was loaded. False if the shutdown is due to a failure that needs a new process.
+    Raises StartupError or ModelsUnreadable.
     """
     # Objects older than the models live as long as the process: the garbage collector may skip them.
     gc.freeze()
     app = create_app(settings, control)
-    context = app.context
+    context, provider = app.context, app.context.registry.provider
 
     async def connected() -> None:
         await control.connect()
-        started()
+        started(Started(context.registry.outcome, f"{provider.name}: {provider.reason}"))
 
     server = Server(
         app.asgi, settings, started=connected, draining=context.drain, handles_interrupts=control.is_alone
@@ -79,7 +79,7 @@ def work(settings: Settings, listeners: Sequence[socket.socket], index: int, cha
     logs.configure(settings)
     control = ControlChannel(channel, index)
     try:
-        succeeded = serve(settings, listeners, control, lambda: control.send(Started()))
+        succeeded = serve(settings, listeners, control, control.send)
     except TesseraError as error:
         control.send(Failed(startup_error(error, settings)))
         sys.exit(1)

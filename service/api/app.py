@@ -74,7 +74,8 @@ def create_app(settings: Settings, control: ControlChannel | None = None) -> App
     )
     batching = BatchLimits.on(provider, settings.batch_size, settings.batch_pixels)
     registry = Registry(settings.models, provider, batching, settings.default_model)
-    registry.reload()
+    registry.prepare()
+    registry.commit()
 
     traces = None if settings.traces is None else Traces(to_collector(settings.traces))
     context = Context(settings, registry, control or ControlChannel(), traces)

@@ -33,7 +33,7 @@ _REFUSALS = {
     415: "The content type is not taken.",
     422: "A value is not allowed, or a name is unknown.",
     429: "The queue is full; `Retry-After` says when to try again.",
-    503: "No model is loaded, or the service is shutting down.",
+    503: "The model or every model is not loaded, or the service is shutting down.",
     504: "The request waited too long in the queue.",
 }
 

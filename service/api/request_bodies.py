@@ -26,8 +26,9 @@ from service.api.content_negotiation import (
     header,
 )
 from service.api.dependencies import Context
+from service.api.middleware.body_limits import HOLD
 from service.api.schemas import CodesDocument, ImagesDocument, Named, SampleDocument
-from service.codecs import code_arrays, fast_png, images
+from service.codecs import code_arrays, compression, fast_png, images
 from service.errors import BadBody, BadValue, EmptyBody, TooLarge, bounded, quoted
 from service.models.model import ServedModel
 
@@ -106,7 +107,7 @@ class SampleBody:
 
 async def read_images(request: Request, context: Context) -> ImagesBody:
     """The images of a request. Raises EmptyBody, BadBody, BadValue, TooLarge or UnsupportedMediaType."""
-    _, images = await _read(await _body(request), request, context, ImagesDocument)
+    _, images = await _read(await _body(request, context), request, context, ImagesDocument)
     if images is None:
         raise BadValue(_EITHER)
     return images
@@ -115,7 +116,7 @@ async def read_images(request: Request, context: Context) -> ImagesBody:
 async def read_codes(request: Request, context: Context) -> CodesBody:
     """The codes of a request. Raises EmptyBody, BadBody, BadValue, TooLarge or UnsupportedMediaType."""
     media = content_type(request.scope)
-    body = await _body(request)
+    body = await _body(request, context)
     if checked_content_type(media, body, CODES_TYPES) == NPY:
         return CodesBody(npy=body)
     document = await read_off_loop(body, lambda: CodesDocument.read(context.limits.json.parse(body)), context)
@@ -127,7 +128,7 @@ async def read_sample(request: Request, context: Context) -> SampleBody:
 
     Raises EmptyBody, BadBody, BadValue, TooLarge or UnsupportedMediaType.
     """
-    body = await (_body if content_type(request.scope) == FORM else whole)(request)
+    body = await (_body if content_type(request.scope) == FORM else whole)(request, context)
     if not body:
         return SampleBody()
     document, images = await _read(body, request, context, SampleDocument)
@@ -167,15 +168,18 @@ async def convert_json(size: int, read: Callable[[], T], weight: float, context:
         return await context.convert(read, weight)
 
 
-async def _body(request: Request) -> bytes:
-    body = await whole(request)
+async def _body(request: Request, context: Context) -> bytes:
+    body = await whole(request, context)
     if not body:
         raise EmptyBody("the request has no body")
     return body
 
 
-async def whole(request: Request) -> bytes:
-    """The whole body of a request, mostly one message. Raises ClientDisconnect."""
+async def whole(request: Request, context: Context) -> bytes:
+    """The whole body of a request, mostly one message, uncompressed; its bytes count in that size.
+
+    Raises ClientDisconnect, and as ``compression.decompressed``.
+    """
     parts: list[bytes] = []
     more = True
     while more:
@@ -184,7 +188,14 @@ async def whole(request: Request) -> bytes:
             raise ClientDisconnect
         parts.append(message.get("body", b""))
         more = message.get("more_body", False)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+    body = parts[0] if len(parts) == 1 else b"".join(parts)
+    encoding = header(request.scope, b"content-encoding")
+    if encoding is None or not body:
+        return body
+    most = context.limits.max_body_bytes
+    content = await context.convert(lambda: compression.decompressed(body, encoding, most))
+    request.scope[HOLD](len(content))
+    return content
 
 
 def _json_images(document: ImagesDocument | SampleDocument) -> ImagesBody | None:

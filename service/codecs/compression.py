@@ -7,6 +7,8 @@ from service.errors import BadBody, TooLarge, UnsupportedMediaType, quoted
 # What zlib calls the two formats.
 _WINDOWS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 ENCODINGS = (*_WINDOWS, "identity")
+# RFC 9110, 8.4.1.3.
+_ALIASES = {"x-gzip": "gzip"}
 
 
 def decompressed(body: bytes, encoding: str | None, max_bytes: int) -> bytes:
@@ -16,12 +18,15 @@ def decompressed(body: bytes, encoding: str | None, max_bytes: int) -> bytes:
     more bytes after its end, TooLarge for more than ``max_bytes``.
     """
     encoding = (encoding or "identity").strip().lower()
+    encoding = _ALIASES.get(encoding, encoding)
     if encoding not in ENCODINGS:
-        raise UnsupportedMediaType(
+        refusal = UnsupportedMediaType(
             f"Content-Encoding is {quoted(encoding)}, which is not taken here; send {' or '.join(ENCODINGS)}",
             given=encoding,
             allowed=ENCODINGS,
         )
+        refusal.headers = {"Accept-Encoding": ", ".join(ENCODINGS)}
+        raise refusal
     if encoding == "identity":
         return body
     stream = zlib.decompressobj(_WINDOWS[encoding])

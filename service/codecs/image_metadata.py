@@ -2,8 +2,9 @@
 
 Pillow joins, decompresses and parses texts, profiles and EXIF without limits for all of them: the entries of
 an EXIF block of some MiB may overlap, and together exceed the memory. Only the orientation matters here. So
-the parts with pixels are copied, with an EXIF block of one entry if the image is not upright. Of an animation
-the first frame remains.
+the parts with pixels are copied, with an EXIF block of one entry if the image is not upright. An animation is
+refused: none of its frames is the image. Of an MPO, a JPEG to which a phone has added a depth map or the
+like, the first image is the image.
 
     PNG     IHDR PLTE tRNS IDAT IEND; the orientation of eXIf, else of XMP that is not compressed
     JPEG    all but APPn and COM, and of those one APP0 and one APP14; the orientation of EXIF or XMP
@@ -49,10 +50,14 @@ class TooManyParts(ValueError):
     """A file with too many parts. The message has their kind and the limit."""
 
 
+class Animated(ValueError):
+    """A file with several frames. The message says so."""
+
+
 def strip(data: bytes) -> bytes:
     """The file of a PNG, JPEG or WebP without its metadata; any other data unchanged.
 
-    Raises TooManyParts.
+    Raises TooManyParts or Animated.
     """
     if data.startswith(PNG_START):
         return _png(data)
@@ -71,6 +76,9 @@ def _png(data: bytes) -> bytes:
         content, end = view[at + 8 : at + 8 + length], at + 12 + length
         if kind in _PNG_PIXELS:
             parts.append(view[at:end])
+        elif kind == b"fdAT":
+            # Frames beside the image in IDAT; one alone in IDAT is the image.
+            raise Animated("is an animated PNG")
         elif kind == b"eXIf":
             exif = _in_exif(bytes(content[:_MOST_METADATA]))
         elif kind == b"iTXt" and content[: len(_XMP_NAME)] == _XMP_NAME:
@@ -154,7 +162,9 @@ def _webp(data: bytes) -> bytes:
             flags_at = len(parts)
             flags = data[at + 8] & ~_WEBP_METADATA
             parts.append(data[at : at + 8] + bytes([flags]) + data[at + 9 : end])
-        elif kind in _WEBP_PIXELS or (kind == b"ANMF" and not framed):
+        elif kind == b"ANMF" and framed:
+            raise Animated("is an animated WebP")
+        elif kind in _WEBP_PIXELS or kind == b"ANMF":
             framed = framed or kind == b"ANMF"
             parts.append(data[at:end])
         elif kind == b"EXIF":

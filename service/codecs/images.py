@@ -2,8 +2,8 @@
 
 Pixels are uint8 ``(N, H, W, C)`` everywhere in the service. Images are fitted to a model by the rule of
 ``service.contract.image_preprocessing``, which the trainer uses too. The size of an image is read from its
-header and checked before any pixel is decoded, which stops a decompression bomb. Of an animation the first
-frame counts. ``service.codecs.fast_png`` decodes small simple PNGs; Pillow decodes all other files, without
+header and checked before any pixel is decoded, which stops a decompression bomb. Animations are refused.
+``service.codecs.fast_png`` decodes small simple PNGs; Pillow decodes all other files, without
 their metadata (``service.codecs.image_metadata``). Both give the same pixels.
 """
 
@@ -153,6 +153,8 @@ def open_image(data: bytes, limits: ImageLimits, where: str = "the image") -> Im
         picture = Image.open(io.BytesIO(image_metadata.strip(data)), formats=FORMATS)
     except MemoryError:
         raise
+    except image_metadata.Animated as error:
+        raise BadImage(f"{where} {error} with more than one frame; send one still image") from error
     except image_metadata.TooManyParts as error:
         raise TooLarge(f"{where} {error}") from error
     except Exception as error:  # Pillow raises many kinds of exceptions for a corrupt file

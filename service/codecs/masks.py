@@ -107,17 +107,16 @@ def from_boxes(boxes: Sequence[Box], sizes: Sequence[Size], manifest: Manifest) 
 
 def _from_box(box: Box, size: Size, manifest: Manifest, where: str) -> Mask:
     width, height = size
-    inside = Box(max(box.left, 0), max(box.top, 0), min(box.right, width), min(box.bottom, height))
-    if inside.left >= inside.right or inside.top >= inside.bottom:
+    if not (0 <= box.left < box.right <= width and 0 <= box.top < box.bottom <= height):
         detail = (
-            f"box {list(box)} has nothing of {where} in it, which is {width} pixels wide and {height} high; "
-            f"a box is [left, top, right, bottom] with left < right and top < bottom, within "
+            f"box {list(box)} is not a part of {where}, which is {width} pixels wide and {height} high when "
+            f"it is upright; a box is [left, top, right, bottom] with left < right and top < bottom, within "
             f"[0, 0, {width}, {height}]"
         )
         raise BadValue(detail, given=list(box), allowed=[0, 0, width, height])
     image, stride = manifest.image, manifest.codes.stride or 1
     down, right = manifest.codes.shape
-    pixels = prepare_box(inside, size, image)
+    pixels = prepare_box(box, size, image)
     mask: Mask = pixels.reshape(down, stride, right, stride).max(axis=(1, 3))
     if not mask.any():
         raise BadValue(

@@ -36,8 +36,11 @@ def upright_picture(picture: Image.Image, channels: Literal[1, 3], background: i
     """The picture in its EXIF orientation, in mode L or RGB, at its own size."""
     picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I"):
-        # Pillow's own conversion from 16 to 8 bits clips instead of scaling.
-        picture = Image.fromarray(_LEVELS[np.asarray(picture).clip(0, 65535)])
+        # Pillow's conversion from 16 to 8 bits clips instead of scaling, and forgets the transparent level.
+        levels, clear = np.asarray(picture), picture.info.get("transparency")
+        picture = Image.fromarray(_LEVELS[levels.clip(0, 65535)])
+        if clear is not None:
+            picture.putalpha(Image.fromarray(np.where(levels == clear, 0, 255).astype(np.uint8)))
     mode: Literal["L", "RGB"] = "L" if channels == 1 else "RGB"
     if picture.has_transparency_data:
         return _over_background(picture, mode, background)

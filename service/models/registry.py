@@ -5,59 +5,26 @@ running request keeps its model; a replaced model is freed after its last reques
 validation is refused with the reason; if an earlier version of it is served, that version stays.
 """
 
-import logging
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated
-
-from pydantic import Field
 
 from service.errors import (
     ModelNotChosen,
+    ModelNotLoaded,
     ModelRefused,
     ModelsUnreadable,
     NotReady,
     UnknownModel,
-    did_you_mean,
-    quoted,
     unknown,
 )
 from service.models.bundle import read_bundle, read_fingerprint, read_manifest
 from service.models.model import BatchLimits, ServedModel
+from service.models.reload import Refusal, Reload, report
 from service.models.validation import load_model
 from service.runtime import memory
 from service.runtime.providers import Provider
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """A bundle that is not served, and why."""
-
-    name: str
-    reason: str
-
-
-@dataclass
-class Reload:
-    """What a reload did, by the names of the bundles.
-
-    - ``loaded``: new or changed, and served now
-    - ``kept``: served as before, because unchanged or refused this time (then in ``refused`` too)
-    - ``refused``: not loaded, with the reason
-    - ``removed``: served before, and without a folder now
-    - ``good``: the version of every valid bundle, which must be equal in all workers
-    """
-
-    loaded: list[str] = field(default_factory=list)
-    kept: list[str] = field(default_factory=list)
-    refused: list[Refusal] = field(default_factory=list)
-    removed: list[str] = field(default_factory=list)
-    good: Annotated[dict[str, str], Field(exclude=True)] = field(default_factory=dict)
 
 
 class Registry:
@@ -65,7 +32,7 @@ class Registry:
 
     - ``models``: the served models by name; a reload replaces the mapping and never changes it
     - ``default``: the name of the model for requests that name none; None if there is no such model
-    - ``refused``: the bundles that the last reload refused
+    - ``outcome``: what the last reload did
     """
 
     def __init__(
@@ -76,7 +43,7 @@ class Registry:
         default: str | None = None,
     ) -> None:
         self.provider = provider
-        self.refused: tuple[Refusal, ...] = ()
+        self.outcome = Reload()
         self._folder = folder
         self._batch_limits = batch_limits
         self._default = default
@@ -86,13 +53,26 @@ class Registry:
         self._prepared: tuple[Mapping[str, ServedModel], Reload] | None = None
         self._reloading = threading.Lock()
 
+    @property
+    def refused(self) -> tuple[Refusal, ...]:
+        """The bundles that the last reload refused."""
+        return tuple(self.outcome.refused)
+
     def choose(self, name: str | None = None) -> ServedModel:
-        """The model with a name, or the default model. Raises UnknownModel, ModelNotChosen or NotReady."""
+        """The model with a name, or the default model.
+
+        Raises UnknownModel, ModelNotChosen, NotReady without any model, or ModelNotLoaded if its bundle was
+        refused.
+        """
         models = self.models
-        if not models:
-            raise NotReady(f"no model is loaded{self.why_not()}")
         # Not self.default, which a reload in another thread may have changed meanwhile.
         wanted = name if name is not None else self._default_of(models)
+        for each in self.refused:
+            if each.name == wanted and wanted not in models:
+                detail = f"model {wanted!r} is not loaded, because its bundle was refused: {each.reason}"
+                raise ModelNotLoaded(detail, given=wanted, reason=each.reason)
+        if not models:
+            raise NotReady(f"no model is loaded{self.why_not()}")
         if wanted is None:
             detail = f"several models are served, choose one with ?model=: {', '.join(models)}"
             raise ModelNotChosen(detail, allowed=list(models))
@@ -111,13 +91,14 @@ class Registry:
         return f": {reasons}" if reasons else ": there is no bundle in the models folder"
 
     def reload(self) -> Reload:
-        """Read the folder again and replace the models: ``prepare`` and ``commit``. Reloads do not overlap.
+        """Read the folder again and replace the models: ``prepare`` and ``commit``; and log what changed.
 
-        Raises ModelsUnreadable, and changes nothing, if the folder cannot be listed.
+        Reloads do not overlap. Raises ModelsUnreadable, and changes nothing, if the folder cannot be listed.
         """
         with self._reloading:
             outcome = self.prepare()
             self.commit()
+            report(outcome, self._folder, self._default)
             return outcome
 
     def prepare(self) -> Reload:
@@ -133,10 +114,10 @@ class Registry:
                 model = self._fresh(path, old)
                 outcome.good[path.name] = model.manifest.version
             except ModelRefused as error:
-                log.error("model %s is refused: %s", path.name, error)
                 outcome.refused.append(Refusal(path.name, str(error)))
             if model is not None:
                 after[path.name] = model
+                outcome.kinds[path.name] = model.manifest.kind
                 (outcome.kept if model is old else outcome.loaded).append(path.name)
         outcome.removed = [name for name in before if name not in after]
         self.abandon()
@@ -153,8 +134,7 @@ class Registry:
         for name, model in before.items():
             if after.get(name) is not model:
                 memory.release_after(model)
-        self.refused = tuple(outcome.refused)
-        self._report(outcome)
+        self.outcome = outcome
 
     def abandon(self) -> None:
         """Drop the prepared models."""
@@ -178,14 +158,3 @@ class Registry:
         if old is not None and read_fingerprint(path, read_manifest(path)) == old.bundle.fingerprint:
             return old
         return load_model(read_bundle(path), self.provider, self._batch_limits)
-
-    def _report(self, outcome: Reload) -> None:
-        for name in outcome.loaded:
-            manifest = self.models[name].manifest
-            where = f"{self.provider.name}: {self.provider.reason}"
-            log.info("model %s (%s) version %s runs on %s", name, manifest.kind, manifest.version, where)
-        for name in outcome.removed:
-            log.info("model %s is removed", name)
-        if self._default is not None and self._default not in self.models:
-            near = did_you_mean(self._default, self.models)
-            log.warning("the default model %s is not loaded%s", quoted(self._default), near)

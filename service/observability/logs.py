@@ -28,9 +28,17 @@ class JSONLines(logging.Formatter):
         return orjson.dumps(document, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
 
 
+def _renamed(record: logging.LogRecord) -> bool:
+    """Uvicorn calls its only logger of messages ``uvicorn.error``, whatever their level."""
+    if record.name == "uvicorn.error":
+        record.name = "uvicorn"
+    return True
+
+
 def configure(settings: Settings) -> None:
     """Set up logging: ``log_format`` and ``log_level`` of the settings."""
     handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(_renamed)
     if settings.log_format == "json":
         handler.setFormatter(JSONLines())
     else:

@@ -19,6 +19,8 @@ from collections.abc import Callable, Coroutine
 from contextlib import closing, suppress
 from typing import Any, NamedTuple
 
+from service.models.reload import Reload
+
 log = logging.getLogger(__name__)
 
 Handler = Callable[[], Any]
@@ -29,7 +31,13 @@ _LENGTH_BYTES = 8
 
 
 class Started(NamedTuple):
-    """Worker to supervisor: the worker accepts requests."""
+    """Worker to supervisor: the worker accepts requests.
+
+    ``outcome``: which models it has loaded. ``provider``: where they run, and why.
+    """
+
+    outcome: Reload
+    provider: str
 
 
 class Failed(NamedTuple):

@@ -10,6 +10,7 @@
 """
 
 import asyncio
+import logging
 import signal
 import socket
 import time
@@ -26,10 +27,13 @@ from uvicorn.server import ServerState
 
 from service.settings import Settings
 
+log = logging.getLogger(__name__)
+
 # Seconds. A proxy keeps its connections for a minute; the server must not close one first.
 KEEP_ALIVE = 75
 # Seconds at shutdown in which connections are still accepted, and then for which one may be idle.
 LINGER = 1.0
+GRACEFUL = "graceful shutdown: requests in progress have %g s to finish (--drain-seconds)"
 _TICK = 0.02
 # Seconds that a worker sleeps after it has accepted a connection, for each of its connections, up to 8.
 _ACCEPT_DELAY, _MOST_DELAYS = 50e-6, 8
@@ -209,7 +213,8 @@ class Server(uvicorn.Server):
                 http=Protocol,
                 ws="none",
                 log_config=None,
-                log_level=settings.log_level,
+                # At info it has seven lines for each start and stop of a worker.
+                log_level="warning" if settings.log_level == "info" else settings.log_level,
                 access_log=False,
                 server_header=False,
                 # Only the access log needs the address of a client behind a proxy.
@@ -241,6 +246,9 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._on_draining()
+        if self._handles_interrupts:
+            # Else the supervisor says so, once for all workers.
+            log.info(GRACEFUL, self.server_state.settings.drain_seconds)
         self.server_state.draining = True
         connections: set[Any] = self.server_state.connections
         for connection in connections:

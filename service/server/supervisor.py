@@ -24,9 +24,10 @@ from collections.abc import Callable, Collection, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
-from service.errors import Problem, ReloadFailed, StartupError
-from service.models.registry import Reload
+from service.errors import Problem, StartupError
+from service.models.reload import Reload, disagreement, report
 from service.server.control_channel import Failed, Query, Reply, Started
+from service.server.http import GRACEFUL
 from service.server.worker_process import Worker, WorkerGone
 from service.settings import Settings
 
@@ -47,11 +48,15 @@ Work = Callable[[Settings, Sequence[socket.socket], int, socket.socket], None]
 class Supervisor:
     """Runs ``work`` in ``settings.workers`` processes, which all listen on the same sockets.
 
-    ``ready`` is called once, when all of them have started.
+    ``ready`` is called once, when all of them have started, with the message of the last.
     """
 
     def __init__(
-        self, work: Work, settings: Settings, listeners: Sequence[socket.socket], ready: Callable[[], None]
+        self,
+        work: Work,
+        settings: Settings,
+        listeners: Sequence[socket.socket],
+        ready: Callable[[Started], None],
     ) -> None:
         self._work, self._settings, self._listeners, self._ready = work, settings, listeners, ready
         self._spawn = multiprocessing.get_context("spawn")
@@ -122,19 +127,28 @@ class Supervisor:
     def _on_message(self, worker: Worker, message: Any) -> None:
         match message:
             case Started():
-                worker.started = True
+                worker.started, worker.outcome = True, message.outcome
                 if worker.reloads != self._reloads:
                     # It may have read the folder before the reload that it missed.
                     self._create_task(self._reload_quietly())
                 if not self._up and all(other.started for other in self._workers.values()):
                     self._up = True
-                    self._ready()
+                    self._ready(message)
+                elif self._up:
+                    log.info("worker %d is started again", worker.index)
+                self._compare(worker)
             case Failed(reason) if not self._up:
                 self._fail(StartupError(reason))
             case Failed(reason):
                 log.error("worker %d cannot start: %s", worker.index, reason)
             case Query(number, topic, seconds):
                 self._create_task(self._reply(worker, number, topic, seconds))
+
+    def _compare(self, worker: Worker) -> None:
+        """Say so if a worker has loaded other models than the ones before it: the folder may have changed."""
+        outcomes = {each.index: each.outcome for each in self._workers.values() if each.started}
+        if (problem := disagreement(outcomes)) is not None:
+            log.error("%s; worker %d refused %s; reload", problem, worker.index, worker.outcome.refused)
 
     async def _reply(self, sender: Worker, number: int, topic: str, seconds: float | None) -> None:
         if topic == "reload":
@@ -170,11 +184,12 @@ class Supervisor:
                 return problem
             self._reloads += 1
             for worker, done in (await self._results(prepared, "commit")).items():
-                worker.reloads = self._reloads
+                worker.reloads, worker.outcome = self._reloads, prepared[worker]
                 if isinstance(done, Exception):
                     log.error("worker %d could not swap its models, and is replaced", worker.index)
                     worker.process.kill()
             outcome: Reload = next(iter(prepared.values()))
+            report(outcome, self._settings.models, self._settings.default_model)
             return outcome
 
     async def _reload_quietly(self) -> None:
@@ -232,7 +247,7 @@ class Supervisor:
             return
         self._stopping = True
         self._code = 130 if number == signal.SIGINT else 0
-        log.info("graceful shutdown: %d workers finish the requests in progress", len(self._workers))
+        log.info(GRACEFUL, self._settings.drain_seconds)
         # A client that connects now would never get a response.
         for listener in self._listeners:
             listener.close()
@@ -274,25 +289,3 @@ class Supervisor:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a task of the supervisor failed", exc_info=error)
-
-
-def disagreement(prepared: dict[int, Any]) -> Problem | None:
-    """Why the workers cannot swap: one could not prepare, or they would not all serve the same versions.
-
-    A worker may keep a model whose bundle is invalid now; a worker that started later may lack it. That is no
-    disagreement.
-    """
-    for index, each in prepared.items():
-        if isinstance(each, Problem):
-            return each
-        if not isinstance(each, Reload):
-            return ReloadFailed(f"worker {index} could not prepare: {each}; nothing was changed")
-    if not prepared:
-        return ReloadFailed("no worker responds now; try again in a second")
-    first, *others = prepared.items()
-    for index, each in others:
-        if each.good != first[1].good:
-            names = sorted(dict(set(each.good.items()) ^ set(first[1].good.items())))
-            detail = f"workers {first[0]} and {index} do not agree on {', '.join(names)}; nothing was changed"
-            return ReloadFailed(detail, models=names)
-    return None

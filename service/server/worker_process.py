@@ -6,6 +6,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from service.errors import TesseraError
+from service.models.reload import Reload
 from service.server.control_channel import Channel
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,8 @@ class Worker(Channel):
         self.begun = asyncio.get_running_loop().time()
         # How many reloads there were before this worker read the models folder.
         self.reloads = reloads
+        # What it did when it last read that folder.
+        self.outcome = Reload()
         self.started = self.stopping = False
         self.missed = 0
 

@@ -8,7 +8,7 @@ from service.api.dependencies import Shared
 from service.api.openapi import TEXT, file_response, problems
 from service.api.schemas import Document, NamedVersion
 from service.errors import Unwell
-from service.models.registry import Refusal
+from service.models.reload import Refusal
 from service.observability.metrics import exposition
 
 

@@ -17,7 +17,7 @@ from service.codecs import npy
 from service.contract.manifest import CodesSpec, ImageSpec, Measures, Operation, Parity
 from service.errors import MissingFile, NotLocal
 from service.models.model import ServedModel
-from service.models.registry import Reload
+from service.models.reload import Reload
 from service.observability.call_record import current_call
 from service.settings import variable
 

@@ -15,7 +15,6 @@ from service.api import request_bodies
 from service.api.content_negotiation import BYTES
 from service.api.dependencies import RequestLimits, Shared
 from service.api.inference_call import Call, check_states, make_call
-from service.api.middleware.body_limits import HOLD
 from service.api.openapi import BINARY, RUN_REFUSALS, body, json_content, json_response, problems
 from service.api.v2 import inputs, wire
 from service.api.v2.inputs import Inputs
@@ -132,7 +131,7 @@ async def ready(context: Shared) -> ServerReady:
 @router.post("/repository/index", responses=problems(400, 408, 413, 422), openapi_extra=_INDEX_BODY)
 async def index(request: Request, context: Shared) -> list[IndexEntry]:
     """List every name that a model has here, and the refused bundles."""
-    content = await request_bodies.whole(request)
+    content = await request_bodies.whole(request, context)
     query = IndexDocument()
     if content:
         query = await request_bodies.read_off_loop(
@@ -163,7 +162,7 @@ async def show_model(name: ModelName, found: Found) -> ModelMetadata:
 
 @_of_model("GET", "/ready", responses=_REFUSALS)
 async def model_ready(name: ModelName, found: Found) -> ModelReady:  # noqa: ARG001 - or it is 404
-    """Respond 200 if a model is served, or 404."""
+    """Respond 200 if a model is served, 503 if its bundle was refused, or 404."""
     return ModelReady(name=name, ready=True)
 
 
@@ -180,14 +179,13 @@ async def infer(name: ModelName, found: Found, request: Request, context: Shared
     """
     model, verb = found
     face = signature(model, verb)
-    limits, headers, content = context.limits, request.headers, await request_bodies.whole(request)
+    limits, headers, content = context.limits, request.headers, await request_bodies.whole(request, context)
     received = await request_bodies.convert_json(
         wire.json_size(content, headers),
         lambda: wire.read(content, headers, limits),
         wire.weight(content, headers),
         context,
     )
-    request.scope[HOLD](received.size)
     call, given = await context.convert(
         lambda: _prepared(received, model, verb, face, limits.images), received.weight
     )

@@ -18,7 +18,7 @@ from service.api.content_negotiation import BYTES, JSON
 from service.api.dependencies import RequestLimits
 from service.api.request_bodies import JSON_WEIGHT, ImagesBody
 from service.api.v2.protocol import InferenceDocument, InputDocument, OutputDocument
-from service.codecs import compression, oip_tensors
+from service.codecs import oip_tensors
 from service.codecs.images import ImageLimits
 from service.codecs.json_arrays import JsonLimits
 from service.codecs.oip_tensors import Tensor
@@ -47,8 +47,6 @@ class InferenceBody:
     parameters: Mapping[str, Any]
     binary: bool
     id: str | None
-    size: int
-    """Bytes of the body, uncompressed."""
 
     @property
     def weight(self) -> float:
@@ -57,24 +55,21 @@ class InferenceBody:
 
 
 def weight(body: bytes, headers: Headers) -> float:
-    """Of parsing a body, in numbers; infinite if it is compressed."""
-    if headers.get("content-encoding") is not None:
-        return math.inf
+    """Of parsing a body, in numbers."""
     json = json_size(body, headers)
     return JSON_WEIGHT * json + len(body) - json
 
 
 def json_size(body: bytes, headers: Headers) -> int:
-    """Bytes of JSON in a body, before decompression."""
+    """Bytes of JSON in a body."""
     length = headers.get(LENGTH, "")
     return min(len(body), int(length)) if _is_length(length) else len(body)
 
 
 def read(body: bytes, headers: Headers, limits: RequestLimits) -> InferenceBody:
-    """The request in a body. Raises EmptyBody, BadBody, BadValue, TooLarge or UnsupportedMediaType."""
+    """The request in a body. Raises EmptyBody, BadBody, BadValue or TooLarge."""
     if not body:
         raise EmptyBody("the request has no body")
-    body = compression.decompressed(body, headers.get("content-encoding"), limits.max_body_bytes)
     head, tail = _split(memoryview(body), headers.get(LENGTH))
     document = InferenceDocument.read(limits.json.parse(bytes(head)))
     parameters = document.parameters or {}
@@ -85,7 +80,6 @@ def read(body: bytes, headers: Headers, limits: RequestLimits) -> InferenceBody:
         {name: value for name, value in parameters.items() if name != ALL_BINARY},
         binary,
         document.id,
-        len(body),
     )
 
 

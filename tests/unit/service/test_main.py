@@ -50,7 +50,8 @@ def test_it_serves_and_stops_in_order(exported: Path) -> None:
     process = start("service", *arguments, TESSERA_PROVIDER="cpu")
     try:
         log = log_until(process, "listening on ")
-        assert re.search(r"model levels \(vqvae\) version \w{12} runs on cpu: the setting provider=cpu", log)
+        assert re.search(r"model levels \(vqvae\) version \w{12} is loaded\n", log)
+        assert log.count("models run on cpu: the setting provider=cpu asks for it\n") == 1
         url = url_in(log)
         assert httpx.get(f"{url}/readyz", timeout=30).json()["threads"] == 1
         reloaded = httpx.post(f"{url}/models/reload", timeout=30)
@@ -59,7 +60,10 @@ def test_it_serves_and_stops_in_order(exported: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, rest = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "Traceback" not in rest
+    reload, shutdown, end = rest.splitlines()
+    assert "service.calls: POST /models/reload 200 " in reload
+    assert "graceful shutdown: requests in progress have 30 s to finish (--drain-seconds)" in shutdown
+    assert end.endswith(" service: stopped, with exit code 130")
 
 
 @pytest.mark.slow
@@ -69,6 +73,7 @@ def test_a_service_without_a_model_starts_and_says_why(tmp_path: Path) -> None:
     try:
         log = log_until(process, "listening on ")
         assert "model half is refused: the bundle is incomplete: there is no 'manifest.json'" in log
+        assert f"no model is served: every bundle in {tmp_path} is refused (--models); train one there" in log
         answer = httpx.get(f"{url_in(log)}/readyz", timeout=30)
         assert answer.status_code == 503
         assert "bundle is incomplete" in answer.json()["detail"]

@@ -47,3 +47,8 @@ def test_another_encoding_is_named_with_those_that_are_taken(encoding: str) -> N
     with pytest.raises(UnsupportedMediaType, match="gzip or deflate or identity") as caught:
         decompressed(b"abc", encoding, 1000)
     assert caught.value.members["given"] == encoding
+    assert caught.value.headers == {"Accept-Encoding": "gzip, deflate, identity"}
+
+
+def test_the_old_name_of_gzip() -> None:
+    assert decompressed(gzip.compress(b"abc"), "x-gzip", 3) == b"abc"

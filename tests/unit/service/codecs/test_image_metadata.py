@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps, PngImagePlugin
 
 from service.codecs import image_metadata, images
-from service.errors import TooLarge
+from service.contract.manifest import ImageSpec
+from service.errors import BadImage, TooLarge
 from tests.fixtures import fuzz_images, png_builder
 
 FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -133,15 +134,48 @@ def test_metadata_costs_nothing(kind: str) -> None:
     assert picture.size == PICTURE.size
 
 
-def test_of_an_animation_the_first_frame_remains() -> None:
-    frames = [Image.fromarray(RANDOM.integers(0, 256, (8, 8, 3), dtype=np.uint8)) for _ in range(50)]
-    for form, options in (("PNG", {}), ("WEBP", {"lossless": True})):
-        buffer = io.BytesIO()
-        frames[0].save(buffer, form, save_all=True, append_images=frames[1:], duration=40, **options)
-        stripped = image_metadata.strip(buffer.getvalue())
-        assert len(stripped) < len(buffer.getvalue()) / 20
-        with Image.open(io.BytesIO(stripped)) as picture:
-            assert picture.convert("RGB").tobytes() == frames[0].tobytes()
+FRAMES = [Image.fromarray(RANDOM.integers(0, 256, (8, 8, 3), dtype=np.uint8)) for _ in range(3)]
+
+
+def animation(form: str, frames: int, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    FRAMES[0].save(buffer, form, save_all=True, append_images=FRAMES[1:frames], duration=40, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("form", "options"), [("PNG", {}), ("PNG", {"default_image": True}), ("WEBP", {"lossless": True})]
+)
+@pytest.mark.parametrize("resize", [True, False])
+def test_an_animation_is_refused(form: str, options: dict[str, Any], resize: bool) -> None:
+    spec = ImageSpec(channels=3, height=8, width=8)
+    limits, still = images.ImageLimits(10_000, 2, 10_000), animation("PNG", 1)
+    for frames in (2, 3):
+        data = animation(form, frames, **options)
+        with pytest.raises(BadImage, match=r"image 1 of 2 is an animated .* send one still image"):
+            images.from_files([still, data], spec, limits, resize=resize)
+
+
+def test_a_single_frame_is_an_image() -> None:
+    still = animation("PNG", 1)
+    at = len(png_builder.MAGIC) + 25
+    control = png_builder.chunk(b"acTL", struct.pack(">II", 1, 0))
+    frame = png_builder.chunk(b"fcTL", struct.pack(">IIIIIHHBB", 0, 8, 8, 0, 0, 1, 25, 0, 0))
+    assert seen(image_metadata.strip(still[:at] + control + frame + still[at:])) == seen(still)
+    webp = animation("WEBP", 2, lossless=True)
+    start = webp.rindex(b"ANMF")
+    one = b"RIFF" + struct.pack("<I", start - 8) + webp[8:start]
+    assert seen(image_metadata.strip(one))[1] == FRAMES[0].tobytes()
+
+
+def test_of_a_file_of_a_phone_the_first_image_counts() -> None:
+    # Its other images, such as a depth map, belong to the first.
+    buffer = io.BytesIO()
+    FRAMES[0].save(buffer, "MPO", save_all=True, append_images=FRAMES[1:])
+    spec, limits = ImageSpec(channels=3, height=8, width=8), images.ImageLimits(10_000, 1, 10_000)
+    with Image.open(io.BytesIO(buffer.getvalue()), formats=["JPEG", "MPO"]) as picture:
+        expected = np.asarray(picture)
+    np.testing.assert_array_equal(images.from_files([buffer.getvalue()], spec, limits).pixels[0], expected)
 
 
 def test_too_many_parts_are_refused() -> None:

@@ -116,14 +116,10 @@ def test_what_is_no_box_in_a_query(text: str) -> None:
 def test_at_the_own_size_a_box_masks_just_the_codes_it_touches(
     manifest: Manifest, left: int, top: int, right: int, bottom: int
 ) -> None:
-    # Pixel by pixel: those of the box that lie in the image, and the patch that each is in.
-    touched = {
-        (y // 4, x // 4)
-        for y in range(max(top, 0), min(bottom, 28))
-        for x in range(max(left, 0), min(right, 28))
-    }
+    # Pixel by pixel: those of the box, and the patch that each is in.
+    touched = {(y // 4, x // 4) for y in range(top, bottom) for x in range(left, right)}
     box = Box(left, top, right, bottom)
-    if not touched:
+    if not touched or min(box) < 0 or max(box) > 28:
         with pytest.raises(BadValue, match=r"within \[0, 0, 28, 28\]"):
             masks.from_boxes([box], [(28, 28)], manifest)
     else:
@@ -169,17 +165,20 @@ def test_each_picture_has_its_own_size_and_may_have_its_own_box(manifest: Manife
     np.testing.assert_array_equal(own, [cells(0, 0, 1, 1), cells(6, 6, 7, 7)])
     with pytest.raises(BadValue, match="2 boxes for 3 images; give one for all, or one for each"):
         masks.from_boxes([Box(0, 0, 4, 4)] * 2, [(28, 28)] * 3, manifest)
-    with pytest.raises(
-        BadValue, match=r"\[20, 0, 28, 4\] has nothing of image 1 of 2 in it, which is 14 pixels"
-    ):
+    with pytest.raises(BadValue, match=r"\[20, 0, 28, 4\] is not a part of image 1 of 2, which is 14 pixels"):
         masks.from_boxes([Box(20, 0, 28, 4)], sizes, manifest)
 
 
 @pytest.mark.parametrize(
-    "box", [(4, 4, 4, 8), (8, 4, 4, 8), (4, 8, 8, 4), (28, 0, 30, 28), (-9, 0, 0, 28), (0, 40, 28, 50)]
+    "box",
+    [
+        *((4, 4, 4, 8), (8, 4, 4, 8), (4, 8, 8, 4)),
+        *((28, 0, 30, 28), (-9, 0, 0, 28), (0, 40, 28, 50)),
+        *((0, 0, 29, 30), (0, 0, 28, 31), (-1, 0, 28, 30), (0, -1, 28, 30), (14, 14, 999, 999)),
+    ],
 )
-def test_a_box_with_nothing_in_it(manifest: Manifest, box: tuple[int, ...]) -> None:
-    complaint = "nothing of the image in it, which is 28 pixels wide and 30 high; a box is .* within"
+def test_a_box_that_is_empty_or_goes_past_the_image(manifest: Manifest, box: tuple[int, ...]) -> None:
+    complaint = "not a part of the image, which is 28 pixels wide and 30 high .*; a box is .* within"
     with pytest.raises(BadValue, match=complaint) as caught:
         masks.from_boxes([Box(*box)], [(28, 30)], manifest)
     assert caught.value.members == {"given": list(box), "allowed": [0, 0, 28, 30]}

@@ -1,5 +1,6 @@
-"""A box is resized like its picture."""
+"""A box is resized like its picture; 16 bits become 8."""
 
+import io
 from typing import Any
 
 import numpy as np
@@ -69,3 +70,12 @@ def test_pixels_outside_the_box_do_not_depend_on_it(
     beside = ~prepare_box((left, top, right, bottom), size, spec)
     # One level may come from a weight so small that the box itself is rounded to nothing there.
     assert np.abs(one - other)[beside].max(initial=0) <= 1
+
+
+def test_a_level_of_16_bits_may_be_transparent() -> None:
+    levels = np.array([[1000, 60_000], [1001, 1000]], np.uint16)
+    buffer = io.BytesIO()
+    Image.fromarray(levels).save(buffer, "PNG", transparency=1000)
+    spec = ImageSpec(channels=1, height=2, width=2, background=255)
+    prepared = prepare(Image.open(buffer), spec)
+    np.testing.assert_array_equal(prepared[:, :, 0], [[255, 233], [4, 255]])

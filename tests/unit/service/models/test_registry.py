@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from service.contract.manifest import Role
-from service.errors import ModelNotChosen, ModelsUnreadable, NotReady, UnknownModel
+from service.errors import ModelNotChosen, ModelNotLoaded, ModelsUnreadable, NotReady, UnknownModel
 from service.models.model import ServedModel
 from service.models.registry import Registry
 from tests.fixtures import bundle_builder, toy_models
@@ -65,7 +65,41 @@ def test_nothing_is_loaded(tmp_path: Path) -> None:
     (tmp_path / "levels").mkdir()
     registry.reload()
     with pytest.raises(NotReady, match="levels: the bundle is incomplete"):
-        registry.choose("levels")
+        registry.choose()
+
+
+def test_what_to_do_without_a_model_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    registry = Registry(tmp_path, CPU, default="levels")
+    registry.reload()
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert f"no model is served: there is no bundle in {tmp_path} (--models); train one" in caplog.text
+    assert "reload" in caplog.text
+    (tmp_path / "levels").mkdir()
+    registry.reload()
+    assert f"every bundle in {tmp_path} is refused" in caplog.text
+    toy_models.write_colours(tmp_path)
+    caplog.clear()
+    registry.reload()
+    assert "no model is served" not in caplog.text
+
+
+def test_a_model_whose_bundle_was_refused_is_not_loaded(tmp_path: Path, registry: Registry) -> None:
+    (toy_models.write_levels(tmp_path, name="half") / "decoder.onnx").write_bytes(b"")
+    registry.reload()
+    with pytest.raises(ModelNotLoaded, match=r"'half' .* refused: 'decoder.onnx' has 0 bytes") as caught:
+        registry.choose("half")
+    assert caught.value.status == 503
+    assert caught.value.members == {"given": "half", "reason": registry.refused[0].reason}
+    assert str(tmp_path) not in caught.value.detail
+    default = Registry(tmp_path, CPU, default="half")
+    default.reload()
+    with pytest.raises(ModelNotLoaded):
+        default.choose()
+    # Refused too, but an earlier version of it is served.
+    (tmp_path / "levels" / "decoder.onnx").write_bytes(b"")
+    assert [each.name for each in registry.reload().refused] == ["half", "levels"]
+    assert registry.choose("levels").manifest.name == "levels"
 
 
 def test_a_missing_models_folder(tmp_path: Path) -> None:

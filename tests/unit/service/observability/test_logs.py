@@ -26,6 +26,12 @@ def test_text_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert line.endswith("WARNING  here: 3 of them")
 
 
+def test_messages_of_uvicorn_have_a_plain_name(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure(Settings())
+    logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")
+    assert capsys.readouterr().err.endswith("WARNING  uvicorn: Invalid HTTP request received.\n")
+
+
 def test_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure(Settings(log_format="json"))
     logging.getLogger("here").info("%d\nof them", 3, extra={"request_id": "mine", "odd": {1: sys}})

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from service.errors import NotReady, Overloaded, Problem
+from service.models.reload import Reload
 from service.server.control_channel import ControlChannel, Query, Reply, Started, encoded, received
 
 PATIENCE = 10.0
@@ -53,7 +54,7 @@ def run(test: Callable[[ControlChannel, Supervisor], Awaitable[None]], **handler
 def test_a_worker_without_a_supervisor_queries_itself() -> None:
     control = ControlChannel()
     control.handle("count", lambda: 1)
-    control.send(Started())
+    control.send(Started(Reload(), "cpu: a test asks for it"))
     assert control.is_alone
     assert asyncio.run(control.broadcast("count")) == [1]
     assert asyncio.run(control.responsive_workers(PATIENCE)) == 1

@@ -18,9 +18,8 @@ import httpx2 as httpx
 import pytest
 
 from service.errors import ModelsUnreadable, ReloadFailed
-from service.models.registry import Refusal, Reload
+from service.models.reload import Refusal, Reload, disagreement
 from service.server.control_channel import Reply
-from service.server.supervisor import disagreement
 from service.server.worker_process import MOST_BUFFERED, Worker
 from tests.fixtures import toy_models
 
@@ -103,7 +102,12 @@ def test_workers_reload_together_are_replaced_and_shut_down(tmp_path: Path) -> N
     folder = tmp_path / "models"
     toy_models.write_levels(folder)
     with serving(folder, tmp_path / "log") as service:
-        assert "2 workers with 1 threads each" in service.log.read_text()
+        started = service.log.read_text()
+        assert "2 workers with 1 thread each" in started
+        # Once, not once for each worker; and nothing of uvicorn's.
+        assert started.count("models run on cpu: the setting provider=cpu asks for it") == 1
+        assert started.count("model levels (vqvae) version ") == 1
+        assert "uvicorn" not in started
         assert httpx.get(f"{service.url}/readyz", timeout=30).json()["workers"] == 2
         assert len(service.workers) == 2
 
@@ -112,6 +116,7 @@ def test_workers_reload_together_are_replaced_and_shut_down(tmp_path: Path) -> N
         outcome = service.reload().json()
         assert (outcome["loaded"], outcome["kept"]) == (["second"], ["levels"])
         assert service.models() == {("levels", "second")}
+        assert service.log.read_text().count("model second (vqvae) version ") == 1
         toy_models.write_levels(folder, name="third")
         service.process.send_signal(signal.SIGHUP)
         wait_until(lambda: service.models() == {("levels", "second", "third")})
@@ -129,8 +134,11 @@ def test_workers_reload_together_are_replaced_and_shut_down(tmp_path: Path) -> N
             r"worker \d ended with exit code -9; another starts at once", service.log.read_text()
         )
 
+        assert re.search(r"worker \d is started again", service.log.read_text())
         service.process.terminate()
         assert service.process.wait(PATIENCE) == 0
+        assert service.log.read_text().count("graceful shutdown: requests in progress have 30 s") == 1
+        assert service.log.read_text().splitlines()[-1].endswith("stopped, with exit code 0")
         assert not any(map(is_running, again))
         assert "Traceback" not in service.log.read_text()
 
