@@ -15,6 +15,8 @@ need `wrk`, the first also build/peers. The others need neither:
     python -m tests.benchmarks hostile             all that may be done to a service, row by row; 6 minutes
     python -m tests.benchmarks decoding            pictures of all kinds, mostly broken, both ways; a minute
 
+    python -m tests.benchmarks access-log          what a line of the access log costs; half a minute
+
     python -m tests.benchmarks encoding EXPORTED...        images/s of encode and decode
     python -m tests.benchmarks classifier          train the reference classifier; 10 minutes
     python -m tests.benchmarks pixels RUN EXPORTED         the pixel loop's graph against full passes in torch
@@ -32,6 +34,7 @@ from importlib import import_module
 import click
 
 MODULES = (
+    "access_log",
     "agreement",
     "chains",
     "classifier",
@@ -66,7 +69,7 @@ class OneByOne(click.Group):
 
 
 def _shown(module: str) -> str:
-    return module.removesuffix(".command")
+    return module.removesuffix(".command").replace("_", "-")
 
 
 @click.command(cls=OneByOne)
