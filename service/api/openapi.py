@@ -30,7 +30,7 @@ _REFUSALS = {
     408: "The body was not received in time.",
     409: "The body comes from another version of the model.",
     413: "Too many bytes, pixels or rows.",
-    415: "The content type is not taken.",
+    415: "The content type or the content encoding is not taken.",
     422: "A value is not allowed, or a name is unknown.",
     429: "The queue is full; `Retry-After` says when to try again.",
     503: "The model or every model is not loaded, or the service is shutting down.",

@@ -1,7 +1,7 @@
 """An id, metrics and a log line for each request: the outermost middleware.
 
-The lines do not pass through ``logging``: formatted here, and written once in a turn of the event loop, a line
-takes a third of the time ("The access log" in docs/benchmarks/serving.md).
+The lines do not pass through ``logging``: formatted here, and written once in a turn of the event loop, a
+line takes a third of the time ("The access log" in docs/benchmarks/serving.md).
 """
 
 import asyncio

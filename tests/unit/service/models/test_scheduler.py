@@ -6,19 +6,22 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from service.batching.entries import BatchReport
+from service.batching.entries import BatchReport, QueueLimits
 from service.contract.manifest import Role
 from service.contract.runner import BatchSlice, Results
+from service.errors import QueueTimeout
 from service.models.bundle import read_bundle
 from service.models.model import BatchLimits, ServedModel
 from service.models.scheduler import Scheduler
 from service.models.validation import load_model
+from service.observability.call_record import CallRecord, current_call
 from service.runtime.session import Session
 from tests.fixtures.fake_cuda import StandIn
 from tests.unit.service.conftest import CPU
@@ -227,3 +230,38 @@ def test_on_a_gpu_one_thread_runs_everything(exported: Path, monkeypatch: pytest
 
     asyncio.run(main())
     assert threads == {"gpu_0"}
+
+
+def test_the_record_of_a_call_has_its_rows_and_times(
+    monkeypatch: pytest.MonkeyPatch, levels: ServedModel
+) -> None:
+    pipeline, given = levels.pipeline("encode"), {Role.images: np.zeros((3, 28, 28, 1), np.uint8)}
+    run = ServedModel.run_batch
+
+    def slow(*given: Any) -> list[Results]:
+        time.sleep(0.2)
+        return run(*given)
+
+    monkeypatch.setattr(ServedModel, "run_batch", slow)
+    scheduler = Scheduler(CPU, limits=QueueLimits(seconds=0.05))
+
+    async def recorded() -> CallRecord:
+        current_call.set(record := CallRecord())
+        with suppress(QueueTimeout):
+            await scheduler.run(levels, pipeline, given, 3, {})
+            await scheduler.run(levels, pipeline, given, 3, {})
+        return record
+
+    async def main() -> None:
+        first = asyncio.create_task(recorded())
+        await asyncio.sleep(0.02)
+        late = await asyncio.create_task(recorded())
+        # Refused after 0.05 s in the queue.
+        assert (late.rows, late.run_seconds) == (3, 0)
+        assert late.queue_seconds >= 0.05
+        twice = await first
+        assert twice.rows == 6
+        assert twice.run_seconds >= 0.4
+
+    asyncio.run(main())
+    assert current_call.get().rows == 0

@@ -19,8 +19,10 @@ import pytest
 
 from service.errors import ModelsUnreadable, ReloadFailed
 from service.models.reload import Refusal, Reload, disagreement
-from service.server.control_channel import Reply
+from service.server.control_channel import Reply, Started
+from service.server.supervisor import Supervisor
 from service.server.worker_process import MOST_BUFFERED, Worker
+from service.settings import Settings
 from tests.fixtures import toy_models
 
 ROOT = Path(__file__).parents[4]
@@ -217,6 +219,25 @@ def test_workers_swap_only_if_all_would_serve_the_same() -> None:
     unreadable = ModelsUnreadable("gone")
     assert disagreement({0: both, 1: unreadable}) is unreadable
     assert isinstance(disagreement({}), ReloadFailed)
+
+
+def test_a_worker_that_has_loaded_other_models_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    process, ready = cast("BaseProcess", None), list[Started]()
+    whole = Reload(loaded=["a"], good={"a": "1"})
+    lacking = Reload(refused=[Refusal("a", "incomplete")])
+
+    async def main() -> None:
+        supervisor = Supervisor(lambda *_: None, Settings(workers=2), [], ready.append)
+        workers = [Worker(index, process, 0) for index in range(2)]
+        supervisor._workers = dict(enumerate(workers))
+        for worker, outcome in zip(workers, (whole, whole), strict=True):
+            supervisor._on_message(worker, Started(outcome, "cpu: why"))
+        assert not caplog.records
+        supervisor._on_message(workers[1], Started(lacking, "cpu: why"))
+
+    asyncio.run(main())
+    assert ready == [Started(whole, "cpu: why")]
+    assert "worker 1 serves {}, and others do not (a is refused: incomplete); reload" in caplog.text
 
 
 @pytest.mark.slow
