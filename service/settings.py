@@ -176,8 +176,8 @@ class Settings(BaseSettings):
     """OTLP/HTTP collector of OpenTelemetry traces, such as `http://localhost:4318`; needs the extra `traces`.
     Unset: none."""
     log_calls: Literal["none", "all"] = "all"
-    """Access log: all is a line for each request but probes and scrapes that are well; none is none. It needs
-    the log level info, and with debug it has those too."""
+    """Access log: all for a line for each request, none for no lines. It is of the level info. Probes and
+    scrapes with status 200 are of the level debug."""
     log_level: Literal["critical", "error", "warning", "info", "debug"] = "info"
     """Least severe messages that are logged."""
     log_format: Literal["text", "json"] = "text"

@@ -170,7 +170,8 @@ def _preload() -> str:
         ort.preload_dlls()
     lines = [line.strip() for line in printed.getvalue().splitlines() if line.strip()]
     for line in lines:
-        log.info("%s", line)
+        # The first is in the reason, which is logged once for all workers.
+        log.debug("%s", line)
     return lines[0] if lines else ""
 
 
