@@ -16,7 +16,7 @@ RELOAD = "/models/reload"
 METRICS = "/metrics"
 # Probes have no key, and the pages hold no data.
 HEALTH = frozenset({"/livez", "/readyz", "/v2/health/live", "/v2/health/ready"})
-OPEN = HEALTH | {"/", "/docs", "/openapi.json", "/docs/oauth2-redirect"}
+OPEN = HEALTH | {"/", "/docs", "/docs/", "/openapi.json"}
 OPEN_FOLDERS = ("/static-offline-docs/",)
 
 Permission = Literal["call", "reload"]

@@ -37,6 +37,7 @@ from service.contract import __version__
 from service.contract.manifest import Role
 from service.contract.runner import Results
 from service.errors import BadValue, quoted, unknown
+from service.models.examples import Examples
 from service.models.model import ServedModel
 from service.models.request_parameters import LARGEST_SEED
 from service.models.signature import ENCODE, RECONSTRUCT, Signature, find, names, signature
@@ -69,17 +70,19 @@ _LENGTH = {
     "description": "How many bytes are JSON, if tensors follow.",
     "schema": {"type": "integer", "minimum": 0},
 }
-_TENSORS = {"inputs": [{"name": "images", "shape": [1], "datatype": "BYTES", "data": ["iVBORw0KGgo..."]}]}
 _INFER: dict[str, Any] = {
     "responses": json_response(InferenceResponse, BYTES, headers={LENGTH: _LENGTH})
     | problems(*(status for status in RUN_REFUSALS if status not in (406, 409))),
     "openapi_extra": body(
-        json_content(InferenceDocument, one=_TENSORS) | {BYTES: BINARY},
+        json_content(InferenceDocument, Examples.tensors) | {BYTES: BINARY},
         {"name": LENGTH, "in": "header", **_LENGTH},
     ),
 }
 _INDEX_BODY = {
-    "requestBody": {"required": False, "content": json_content(IndexDocument, ready={"ready": True})}
+    "requestBody": {
+        "required": False,
+        "content": json_content(IndexDocument, lambda *_: {"the models that are ready": {"ready": True}}),
+    }
 }
 
 
