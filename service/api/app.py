@@ -17,6 +17,7 @@ from service.api.middleware.auth import METRICS, Authentication, MetricsPort
 from service.api.middleware.body_limits import BodyLimits, Budget
 from service.api.middleware.fast_path import FastPath
 from service.api.middleware.head_requests import HeadRequests
+from service.api.middleware.root_path import RootPath
 from service.api.openapi import Description
 from service.api.routes import codes, health, models, pages, sample, score
 from service.api.v2 import inference
@@ -162,4 +163,5 @@ def _layers(context: Context) -> list[Callable[[ASGIApp], ASGIApp]]:
             )
         )
     every = settings.log_calls == "all"
-    return [*layers, partial(AccessLog, metrics=context.metrics, paths=paths, every=every)]
+    layers.append(partial(AccessLog, metrics=context.metrics, paths=paths, every=every))
+    return [*layers, partial(RootPath, root_path=settings.root_path)] if settings.root_path else layers

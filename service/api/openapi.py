@@ -12,10 +12,11 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from service.api.content_negotiation import FORM, JSON, NPY, PICTURES
+from service.api.content_negotiation import FORM, JSON, NPY, PICTURES, PNG
 from service.api.middleware.auth import OPEN
 from service.api.problems import MEDIA_TYPE, ProblemDocument
 from service.api.schemas import ImagesDocument
+from service.errors import Problem
 from service.models.examples import Bodies, Examples
 from service.models.model import ServedModel
 from service.models.registry import Registry
@@ -76,11 +77,19 @@ def ref(document: type[BaseModel]) -> dict[str, str]:
 
 def problems(*statuses: int) -> Responses:
     """The errors of a route."""
-    content = {MEDIA_TYPE: {"schema": ref(ProblemDocument)}}
-    found: Responses = {status: {"description": _REFUSALS[status], "content": content} for status in statuses}
+    found: Responses = {
+        status: {"description": _REFUSALS[status], "content": {MEDIA_TYPE: _problem(status)}}
+        for status in statuses
+    }
     if 429 in found:
         found[429]["headers"] = {"Retry-After": {"description": "In seconds.", "schema": {"type": "integer"}}}
     return found
+
+
+def _problem(status: int) -> dict[str, Any]:
+    kind = next(each for each in Problem.__subclasses__() if each.status == status)
+    example = kind("...").document("/...")
+    return {"schema": ref(ProblemDocument), "example": example}
 
 
 def file_response(description: str, *media_types: str, form: Mapping[str, Any] = BINARY) -> Responses:
@@ -89,8 +98,10 @@ def file_response(description: str, *media_types: str, form: Mapping[str, Any] =
 
 
 def json_response(document: type[BaseModel], *media_types: str, headers: Mapping[str, Any]) -> Responses:
-    """A response in JSON or one of some binary media types."""
+    """A response in JSON or one of some binary media types; a PNG is first, so that a page shows it."""
     content = {JSON: {"schema": ref(document)}, **dict.fromkeys(media_types, BINARY)}
+    if PNG in content:
+        content = {PNG: BINARY} | content
     return {200: {"description": document.__doc__, "content": content, "headers": headers}}
 
 
@@ -151,7 +162,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
     """The document without examples, with every object that the routes refer to."""
     schema = FastAPI.openapi(app)
     # Relative to the document, which a proxy may serve below a path.
-    schema["servers"] = [{"url": "."}]
+    schema["servers"] = [{"url": ".", "description": "this service"}]
     components = schema.setdefault("components", {})
     _, referred = models_json_schema(
         [(document, "validation") for document in _REFERRED.values()],
@@ -161,11 +172,21 @@ def _document(app: FastAPI) -> dict[str, Any]:
     components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     refusals = {str(status): described for status, described in problems(401, 403).items()}
     for path, item in schema["paths"].items():
-        if path not in OPEN:
-            for operation in item.values():
+        for operation in item.values():
+            operation["summary"] = operation["description"].partition("\n")[0].removesuffix(".")
+            for parameter in operation.get("parameters", ()):
+                parameter["schema"] = _without_null(parameter["schema"])
+            if path not in OPEN:
                 operation["responses"] |= refusals
                 operation["security"] = [{}, {"key": []}]
     return schema
+
+
+def _without_null(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema of a parameter that may be left out: no query can hold a null."""
+    options = [option for option in schema.get("anyOf", ()) if option != {"type": "null"}]
+    members = {name: value for name, value in schema.items() if name != "anyOf"}
+    return members | options[0] if len(options) == 1 else dict(schema)
 
 
 def _set_examples(paths: Mapping[str, Mapping[str, Any]], examples: Examples) -> None:

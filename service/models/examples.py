@@ -37,7 +37,9 @@ class Examples:
     """The examples for the models that a registry serves now. There is none of what no model can do."""
 
     def __init__(self, registry: Registry) -> None:
-        self._models = sorted(registry.models.values(), key=lambda each: each.manifest.name != registry.default)
+        self._models = sorted(
+            registry.models.values(), key=lambda each: each.manifest.name != registry.default
+        )
 
     def images(self, verb: str) -> Bodies:
         """Bodies with an image, for an operation; for another endpoint, of a model that encodes."""
@@ -56,12 +58,11 @@ class Examples:
             for method in sorted(model.methods, key=lambda each: each != DEFAULT_METHOD):
                 if method not in model.methods_that_take(Role.target):
                     found.setdefault(method, _drawing(model, method))
-        if model := self._first(lambda each: each.methods_that_take(Role.mask)):
-            found |= _completions(model)
-        if model := self._first(lambda each: each.methods_that_take(Role.target) and _encodes(each)):
-            (method, *_) = model.methods_that_take(Role.target)
-            ends = [_picture(_SEVEN), _picture(_ONE)]
-            found["interpolate"] = _for(model, method=method, images=ends, n=_POINTS)
+        if completing := self._first(lambda each: each.methods_that_take(Role.mask)):
+            found |= _completions(completing)
+        if between := self._first(lambda each: each.methods_that_take(Role.target) and _encodes(each)):
+            method, ends = between.methods_that_take(Role.target)[0], [_picture(_SEVEN), _picture(_ONE)]
+            found["interpolate"] = _for(between, method=method, images=ends, n=_POINTS)
         return found
 
     def tensors(self, _verb: str) -> Bodies:

@@ -5,13 +5,17 @@ The addresses are relative, so a proxy may serve the page below a path. fastapi-
 
 from fastapi import APIRouter
 from fastapi.openapi.docs import get_swagger_ui_html
+from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
+
+from service.api.problems import PUBLIC_ROOT
 
 router = APIRouter(include_in_schema=False, default_response_class=Response)
 
 _FILES = "static-offline-docs"
 _PARAMETERS = {
     "validatorUrl": None,  # the default sends the document to another host
+    "defaultModelsExpandDepth": 0,  # the calls first; one click shows the objects
 }
 
 
@@ -29,9 +33,10 @@ async def docs() -> Response:
 
 
 @router.get("/")
-async def root() -> Response:
+async def root(request: Request) -> Response:
     """Lead to the page."""
-    return RedirectResponse("docs")
+    below = request.scope.get(PUBLIC_ROOT)
+    return RedirectResponse(f"{below}/docs" if below else "docs")
 
 
 @router.get("/docs/")

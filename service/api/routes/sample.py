@@ -54,9 +54,7 @@ class SampleResponse(ImagesResponse):
     """Figures of each sample by name, such as `acceptance_rate`; null if there are none."""
 
 
-_SAMPLE_BODY = described_body(
-    json_content(SampleDocument, Examples.samples) | IMAGES_CONTENT, required=False
-)
+_SAMPLE_BODY = described_body(json_content(SampleDocument, Examples.samples) | IMAGES_CONTENT, required=False)
 
 router = APIRouter(tags=["samples"], route_class=FastRoute, default_response_class=Response)
 

@@ -36,7 +36,7 @@ from service.codecs.images import ImageLimits
 from service.contract import __version__
 from service.contract.manifest import Role
 from service.contract.runner import Results
-from service.errors import BadValue, quoted, unknown
+from service.errors import BadValue, UnknownName, quoted, unknown
 from service.models.examples import Examples
 from service.models.model import ServedModel
 from service.models.request_parameters import LARGEST_SEED
@@ -205,6 +205,9 @@ def _prepared(
         if name not in allowed:
             raise unknown("output ", name, allowed, hint=f"there are {', '.join(allowed)}")
     parameters = dict(received.parameters)
+    for slot in face.inputs:
+        if slot.name in parameters and slot.name not in face.pipeline.parameters:
+            raise UnknownName(f'{slot.name!r} is no parameter but one of the "inputs"', given=slot.name)
     seed = _whole(parameters, _SEED, 0, LARGEST_SEED)
     n = _whole(parameters, _COUNT, 1, LARGEST_SEED) if face.repeats else None
     given = inputs.read(received.inputs, face, model, n, limits)
