@@ -14,7 +14,7 @@ from service.errors import InsufficientKey, NoKey, Problem, WrongKey, WrongPort
 
 RELOAD = "/models/reload"
 METRICS = "/metrics"
-# Probes have no key, and the pages hold no data.
+# Probes have no key. The pages name models, as a probe does, and hold no data.
 HEALTH = frozenset({"/livez", "/readyz", "/v2/health/live", "/v2/health/ready"})
 OPEN = HEALTH | {"/", "/docs", "/docs/", "/openapi.json"}
 OPEN_FOLDERS = ("/static-offline-docs/",)
