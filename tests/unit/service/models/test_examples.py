@@ -33,4 +33,5 @@ def test_every_method_of_every_model_is_shown(examples: Examples, exported: Path
 def test_of_no_models_there_are_no_examples(tmp_path: Path) -> None:
     examples = Examples(Registry(tmp_path, CPU))
     assert examples.images("encode") == examples.codes("decode") == examples.samples("sample") == {}
-    assert examples.tensors("infer") == examples.path_values("/models/{name}") == {}
+    assert examples.tensors("infer") == {}
+    assert examples.path_values("/models/{name}") == {}
