@@ -30,6 +30,7 @@ _KEY = re.compile(r"[!-~]{1,512}")
 # A key that perhaps has a name. Bearer keys have no colon (RFC 6750).
 _NAMED_KEY = re.compile(r"([A-Za-z0-9._-]{1,64}:)?[!-9;-~]{1,512}")
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^\s/?#,]+")
+_ROOT_PATH = re.compile(r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*")
 
 
 def _metrics(given: object) -> object:
@@ -74,6 +75,13 @@ def _origin(origin: str) -> str:
         detail = "an origin is a scheme, a host and perhaps a port, such as https://app.example, or * for all"
         raise ValueError(detail)
     return origin
+
+
+def _root_path(path: str) -> str:
+    path = path.rstrip("/")
+    if not _ROOT_PATH.fullmatch(path):
+        raise ValueError("a root path is names of letters, digits and ._~-, each after a slash, such as /img")
+    return path
 
 
 Key = Annotated[SecretStr, BeforeValidator(_stripped), AfterValidator(_key)]
@@ -172,6 +180,9 @@ class Settings(BaseSettings):
     cors_origins: Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(_listed)] = ()
     """Origins of web pages whose scripts may make requests (CORS), such as `https://app.example`, separated
     by commas, or `*` for all. Unset: none."""
+    root_path: Annotated[str, BeforeValidator(_stripped), AfterValidator(_root_path)] = ""
+    """Path below which a proxy publishes the service, such as `/img`. Needed if the proxy does not remove it
+    from requests, and for the `instance` of errors. Unset: the root."""
     traces: str | None = None
     """OTLP/HTTP collector of OpenTelemetry traces, such as `http://localhost:4318`; needs the extra `traces`.
     Unset: none."""

@@ -12,12 +12,12 @@ hypothesis.settings.register_profile("full", deadline=None)
 hypothesis.settings.register_profile("quick", deadline=None, max_examples=10)
 hypothesis.settings.load_profile("full")
 
-END_TO_END = Path(__file__).parent / "e2e"
+END_TO_END = tuple(Path(__file__).parent / name for name in ("browser", "e2e"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.path.is_relative_to(END_TO_END):
+        if any(item.path.is_relative_to(folder) for folder in END_TO_END):
             item.add_marker(pytest.mark.e2e)
 
 

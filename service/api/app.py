@@ -8,7 +8,6 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api import problems
@@ -18,8 +17,9 @@ from service.api.middleware.auth import METRICS, Authentication, MetricsPort
 from service.api.middleware.body_limits import BodyLimits, Budget
 from service.api.middleware.fast_path import FastPath
 from service.api.middleware.head_requests import HeadRequests
-from service.api.openapi import describe
-from service.api.routes import codes, health, models, sample, score
+from service.api.middleware.root_path import RootPath
+from service.api.openapi import Description
+from service.api.routes import codes, health, models, pages, sample, score
 from service.api.v2 import inference
 from service.api.v2.wire import LENGTH
 from service.contract import __version__
@@ -112,20 +112,16 @@ def _fastapi(context: Context, traces: Traces | None) -> FastAPI:
             "logs": False,
         },
         generate_unique_id_function=_operation_id,
+        docs_url=None,  # its addresses are absolute; ours are in service.api.routes.pages
         redoc_url=None,  # its page loads an image from another host
-        swagger_ui_parameters={"validatorUrl": None},  # the default sends the document to another host
+        redirect_slashes=False,  # to an absolute address, which a proxy may not have
     )
     app.state.context = context
-    app.openapi = partial(describe, app)  # type: ignore[method-assign]  # FastAPI's own way
     problems.install(app)
-    for router in ROUTERS:
+    for router in (*ROUTERS, pages.router):
         app.include_router(router)
-
-    @app.get("/", include_in_schema=False)
-    async def page() -> RedirectResponse:
-        return RedirectResponse("docs")
-
     # It takes tens of milliseconds, in which the first request for it would block the event loop.
+    app.openapi = Description(app, context.registry)  # type: ignore[method-assign]  # FastAPI's own way
     app.openapi()
     return app
 
@@ -168,13 +164,15 @@ def _layers(context: Context) -> list[Callable[[ASGIApp], ASGIApp]]:
             )
         )
     is_logged = settings.log_calls == "all" and settings.log_level in ("info", "debug")
-    access_log = partial(
-        AccessLog,
-        metrics=context.metrics,
-        paths=paths,
-        form=settings.log_format if is_logged else None,
-        probes=settings.log_level == "debug",
-        worker=context.control.index,
-        trace_id=context.trace_id,
+    layers.append(
+        partial(
+            AccessLog,
+            metrics=context.metrics,
+            paths=paths,
+            form=settings.log_format if is_logged else None,
+            probes=settings.log_level == "debug",
+            worker=context.control.index,
+            trace_id=context.trace_id,
+        )
     )
-    return [*layers, access_log]
+    return [*layers, partial(RootPath, root_path=settings.root_path)] if settings.root_path else layers

@@ -1,20 +1,25 @@
 """The OpenAPI descriptions that FastAPI cannot derive: bodies, media types of responses, problems.
 
 Routes parse bodies and write responses themselves, so each declares their media types, with the functions
-below, and refers to the objects in them by their classes.
+below, and refers to the objects in them by their classes. The examples are requests that the served models
+answer (``service.models.examples``), so that the page ``/docs`` can send each as it stands.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fastapi import FastAPI
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from service.api.content_negotiation import FORM, JSON, NPY, PICTURES
+from service.api.content_negotiation import FORM, JSON, NPY, PICTURES, PNG
 from service.api.middleware.auth import OPEN
 from service.api.problems import MEDIA_TYPE, ProblemDocument
 from service.api.schemas import ImagesDocument
+from service.errors import Problem
+from service.models.examples import Bodies, Examples
+from service.models.model import ServedModel
+from service.models.registry import Registry
 
 Responses = dict[int | str, dict[str, Any]]
 
@@ -53,11 +58,15 @@ PARAMETERS: Mapping[str, Any] = {
     "style": "form",
     "explode": True,
     "schema": {"type": "object", "additionalProperties": {"type": "number"}},
+    # Without it, Swagger UI makes up names, and sends them.
+    "example": {},
 }
 
 
 # Every document that a description refers to, by its name.
 _REFERRED: dict[str, type[BaseModel]] = {}
+# What makes the examples of a document in a body, by its name.
+_EXAMPLES: dict[str, Callable[[Examples, str], Bodies]] = {}
 
 
 def ref(document: type[BaseModel]) -> dict[str, str]:
@@ -68,11 +77,19 @@ def ref(document: type[BaseModel]) -> dict[str, str]:
 
 def problems(*statuses: int) -> Responses:
     """The errors of a route."""
-    content = {MEDIA_TYPE: {"schema": ref(ProblemDocument)}}
-    found: Responses = {status: {"description": _REFUSALS[status], "content": content} for status in statuses}
+    found: Responses = {
+        status: {"description": _REFUSALS[status], "content": {MEDIA_TYPE: _problem(status)}}
+        for status in statuses
+    }
     if 429 in found:
         found[429]["headers"] = {"Retry-After": {"description": "In seconds.", "schema": {"type": "integer"}}}
     return found
+
+
+def _problem(status: int) -> dict[str, Any]:
+    kind = next(each for each in Problem.__subclasses__() if each.status == status)
+    example = kind("...").document("/...")
+    return {"schema": ref(ProblemDocument), "example": example}
 
 
 def file_response(description: str, *media_types: str, form: Mapping[str, Any] = BINARY) -> Responses:
@@ -81,15 +98,20 @@ def file_response(description: str, *media_types: str, form: Mapping[str, Any] =
 
 
 def json_response(document: type[BaseModel], *media_types: str, headers: Mapping[str, Any]) -> Responses:
-    """A response in JSON or one of some binary media types."""
+    """A response in JSON or one of some binary media types; a PNG is first, so that a page shows it."""
     content = {JSON: {"schema": ref(document)}, **dict.fromkeys(media_types, BINARY)}
+    if PNG in content:
+        content = {PNG: BINARY} | content
     return {200: {"description": document.__doc__, "content": content, "headers": headers}}
 
 
-def json_content(document: type[BaseModel], **examples: Any) -> dict[str, Any]:
-    """The JSON of a body, with examples by name."""
-    shown = {name.replace("_", " "): {"value": value} for name, value in examples.items()}
-    return {JSON: {"schema": ref(document), "examples": shown}}
+def json_content(document: type[BaseModel], examples: Callable[[Examples, str], Bodies]) -> dict[str, Any]:
+    """The JSON of a body, and what makes examples of it for the verb of a route.
+
+    Swagger UI offers the first media type of a body first; of JSON alone there are examples.
+    """
+    _EXAMPLES[document.__name__] = examples
+    return {JSON: {"schema": ref(document)}}
 
 
 def body(
@@ -118,14 +140,29 @@ IMAGES_CONTENT: dict[str, Any] = {
     },
     NPY: BINARY,
 }
-IMAGES_BODY = body(IMAGES_CONTENT | json_content(ImagesDocument, one={"image": "iVBORw0KGgo..."}))
+IMAGES_BODY = body(json_content(ImagesDocument, Examples.images) | IMAGES_CONTENT)
 
 
-def describe(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document of the app, with every document that the routes refer to."""
-    if app.openapi_schema is not None:
-        return app.openapi_schema
+class Description:
+    """The OpenAPI document of an app; called, it returns the document with examples of the served models."""
+
+    def __init__(self, app: FastAPI, registry: Registry) -> None:
+        self._document, self._registry = _document(app), registry
+        self._models: Mapping[str, ServedModel] | None = None
+
+    def __call__(self) -> dict[str, Any]:
+        # A reload replaces the mapping.
+        if self._models is not self._registry.models:
+            self._models = self._registry.models
+            _set_examples(self._document["paths"], Examples(self._registry))
+        return self._document
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    """The document without examples, with every object that the routes refer to."""
     schema = FastAPI.openapi(app)
+    # Relative to the document, which a proxy may serve below a path.
+    schema["servers"] = [{"url": ".", "description": "this service"}]
     components = schema.setdefault("components", {})
     _, referred = models_json_schema(
         [(document, "validation") for document in _REFERRED.values()],
@@ -135,8 +172,34 @@ def describe(app: FastAPI) -> dict[str, Any]:
     components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     refusals = {str(status): described for status, described in problems(401, 403).items()}
     for path, item in schema["paths"].items():
-        if path not in OPEN:
-            for operation in item.values():
+        for operation in item.values():
+            operation["summary"] = operation["description"].partition("\n")[0].removesuffix(".")
+            for parameter in operation.get("parameters", ()):
+                parameter["schema"] = _without_null(parameter["schema"])
+            if path not in OPEN:
                 operation["responses"] |= refusals
                 operation["security"] = [{}, {"key": []}]
     return schema
+
+
+def _without_null(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema of a parameter that may be left out: no query can hold a null."""
+    options = [option for option in schema.get("anyOf", ()) if option != {"type": "null"}]
+    members = {name: value for name, value in schema.items() if name != "anyOf"}
+    return members | options[0] if len(options) == 1 else dict(schema)
+
+
+def _set_examples(paths: Mapping[str, Mapping[str, Any]], examples: Examples) -> None:
+    """Set the examples of every JSON body and of every parameter of a path."""
+    for path, item in paths.items():
+        for operation in item.values():
+            content = operation.get("requestBody", {}).get("content", {}).get(JSON, {})
+            if document := content.get("schema", {}).get("$ref", "").rpartition("/")[2]:
+                bodies = _EXAMPLES[document](examples, path.removeprefix("/"))
+                content["examples"] = {name: {"value": body} for name, body in bodies.items()}
+            values = examples.path_values(path)
+            for parameter in operation.get("parameters", ()):
+                if parameter["in"] == "path":
+                    parameter.pop("example", None)
+                    if parameter["name"] in values:
+                        parameter["example"] = values[parameter["name"]]

@@ -28,6 +28,9 @@ from service.errors import LONGEST_TEXT, BadValue, Problem, bounded, did_you_mea
 
 MEDIA_TYPE = "application/problem+json"
 
+PUBLIC_ROOT = "tessera.root_path"
+"""In a scope: the path below which a proxy publishes the service; missing if the setting is unset."""
+
 # Of many validation errors the first are in the response.
 MOST_ERRORS = 10
 _LONGEST_RULE = 150
@@ -51,7 +54,7 @@ class ProblemDocument(BaseModel):
 def response(problem: Problem, scope: Scope) -> Response:
     """The response of a problem; sets ``scope["problem"]`` to the problem's type, for the access log."""
     scope["problem"] = problem.type()
-    return _problem_json(problem.document(scope["path"]), problem.status, problem.headers)
+    return _problem_json(problem.document(_public(scope)), scope, problem.status, problem.headers)
 
 
 def internal_error(scope: Scope) -> Response:
@@ -85,11 +88,12 @@ async def _handle(request: Request, error: Exception) -> Response:
 
 
 def _of_starlette(request: Request, error: HTTPException) -> Response:
-    path = request.scope["path"]
+    path = _public(request.scope)
     detail = bounded(str(error.detail), LONGEST_TEXT)
     members: dict[str, Any] = {}
     if error.status_code == 404:
-        detail = f"there is nothing at {quoted(path)}{did_you_mean(path, request.app.openapi()['paths'])}"
+        known = [_public(request.scope, known) for known in request.app.openapi()["paths"]]
+        detail = f"there is nothing at {quoted(path)}{did_you_mean(path, known)}"
     elif error.status_code == 405:
         members["allowed"] = (error.headers or {}).get("Allow", "").split(", ")
         if "GET" in members["allowed"]:
@@ -105,6 +109,7 @@ def _of_starlette(request: Request, error: HTTPException) -> Response:
             "instance": bounded(path),
             **members,
         },
+        request.scope,
         error.status_code,
         error.headers,
     )
@@ -124,8 +129,16 @@ def _invalid(errors: Sequence[Any]) -> BadValue:
     return BadValue(f"{detail}; and {more} more" if more else detail, errors=shown)
 
 
-def _problem_json(document: Mapping[str, Any], status: int, headers: Mapping[str, str] | None) -> Response:
-    path = document["instance"]
+def _public(scope: Scope, path: str | None = None) -> str:
+    """A path as clients have it; without one, that of the request."""
+    root: str = scope.get(PUBLIC_ROOT, "")
+    return root + (scope["path"] if path is None else path)
+
+
+def _problem_json(
+    document: Mapping[str, Any], scope: Scope, status: int, headers: Mapping[str, str] | None
+) -> Response:
+    path = scope["path"]
     if path == "/v2" or path.startswith("/v2/"):
         document = {**document, "error": document["detail"]}
     content = orjson.dumps(document, default=str)

@@ -5,7 +5,7 @@ as these classes: they describe, for OpenAPI, what ``service.api.responses`` wri
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import (
     BaseModel,
@@ -15,12 +15,13 @@ from pydantic import (
     NonNegativeInt,
     ValidationError,
     WithJsonSchema,
+    field_validator,
     model_validator,
 )
 
 from service.api.problems import invalid
 from service.errors import BadBody, quoted, unknown
-from service.models.request_parameters import LARGEST_SEED
+from service.models.request_parameters import LARGEST_SEED, misplaced
 
 # Characters of a name and of a label; labels, parameters and axes in one request.
 _LONGEST_NAME, _LONGEST_LABEL = 64, 256
@@ -59,16 +60,20 @@ class Document(BaseModel):
 
 
 class Closed(Document):
-    """An object without other members; the error for an unknown one suggests the nearest."""
+    """An object without other members; the error for an unknown one suggests the nearest.
+
+    ``elsewhere`` says where in a request that is which is no member.
+    """
 
     model_config = ConfigDict(extra="forbid")
+    elsewhere: ClassVar[str] = ""
 
     @model_validator(mode="before")
     @classmethod
     def _no_unknown_names(cls, data: Any) -> Any:
         for name in data if isinstance(data, Mapping) else ():
             if name not in cls.model_fields:
-                raise unknown("", name, cls.model_fields)
+                raise unknown("", name, cls.model_fields, hint=cls.elsewhere)
         return data
 
     @classmethod
@@ -134,6 +139,7 @@ class SampleQuery(_Sample, OperationQuery):
 class ImagesDocument(Named, Closed):
     """Images as JSON: one `image` or several `images`, PNG, JPEG or WebP, as base64 or data: URLs."""
 
+    elsewhere = "seed, label, resize and the parameters of the model go in the query, as ?seed=1"
     shape: Shape | None = None
     """As responses have it; ignored."""
     image: str | None = None
@@ -150,6 +156,7 @@ class _ShapedCodes(Document):
 class CodesDocument(_ShapedCodes, Named, Closed):
     """Codes as JSON, as in the response of `/encode`."""
 
+    elsewhere = "seed, label and the parameters of the model go in the query, as ?seed=1"
     codes: list[Any]
     """Nested lists, `[n, h, w]` or `[n, d]`, or a flat one and `shape`."""
 
@@ -160,6 +167,7 @@ class SampleDocument(_ShapedCodes, _Sample, _Seeded, Closed):
     Or with the two ends of an interpolation: two rows of codes, or two images.
     """
 
+    elsewhere = 'the parameters of the model go under "parameters", as {"parameters": {"temperature": 1}}'
     label: _Label | Labels | None = None
     """A class by index or name, for all rows or one for each row."""
     parameters: Annotated[dict[str, float], FEW] = {}
@@ -177,6 +185,14 @@ class SampleDocument(_ShapedCodes, _Sample, _Seeded, Closed):
     box: Boxes | None = Field(default=None, examples=[[0, 14, 28, 28]])
     """The part of an image to sample: left, top, right and bottom in pixels of the upright image,
     half-open; one box for all images or one for each."""
+
+    @field_validator("parameters", mode="before")
+    @classmethod
+    def _no_members(cls, given: Any) -> Any:
+        for name, value in given.items() if isinstance(given, Mapping) else ():
+            if name in cls.model_fields and not isinstance(value, int | float):
+                raise misplaced(name)
+        return given
 
 
 class ModelResponse(Document):

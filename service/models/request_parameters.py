@@ -36,12 +36,21 @@ def parameters(
     allowed = sorted(pipeline.parameters)
     for name in given:
         if name not in allowed:
+            if name in others:
+                raise misplaced(name)
             raise unknown("parameter ", name, [*others, *allowed])
     values = dict(pipeline.defaults)
     for name, parameter in pipeline.declared:
         if name in given:
             values[name] = _checked(name, given[name], parameter)
     return values
+
+
+def misplaced(name: str) -> UnknownName:
+    """The refusal of a member of a request that was given among its parameters."""
+    return UnknownName(
+        f'{name!r} is no parameter of the model; it goes beside "parameters", not in it', given=name
+    )
 
 
 def labels(

@@ -65,8 +65,8 @@ def names(model: ServedModel) -> dict[str, str]:
     """The names of a model in the protocol, each with its verb for ``ServedModel.pipeline``."""
     own = model.manifest.name
     verbs = sorted({*model.manifest.operations, RECONSTRUCT})
-    named = {f"{own}{COLON}{verb.replace('/', COLON)}": verb for verb in verbs if _runs(model, verb)}
-    return {own: ENCODE, **named} if _runs(model, ENCODE) else named
+    named = {f"{own}{COLON}{verb.replace('/', COLON)}": verb for verb in verbs if runs(model, verb)}
+    return {own: ENCODE, **named} if runs(model, ENCODE) else named
 
 
 def find(registry: Registry, name: str, version: str | None = None) -> tuple[ServedModel, str]:
@@ -81,7 +81,7 @@ def find(registry: Registry, name: str, version: str | None = None) -> tuple[Ser
         detail = f"model {own!r} is served in version {served!r}, not {quoted(version)}"
         raise UnknownModel(detail, given=version, allowed=[served])
     verb = operation.replace(COLON, "/") if colon else ENCODE
-    if not _runs(model, verb):
+    if not runs(model, verb):
         raise unknown("", name, names(model), UnknownOperation)
     return model, verb
 
@@ -114,7 +114,8 @@ def _signature(model: ServedModel, verb: str) -> Signature:
     )
 
 
-def _runs(model: ServedModel, verb: str) -> bool:
+def runs(model: ServedModel, verb: str) -> bool:
+    """Whether a model has every operation of the pipeline of a verb."""
     try:
         model.pipeline(verb)
     except UnknownOperation:

@@ -1,9 +1,11 @@
-"""Every console block of the README and the quickstart, run against a served model."""
+"""Every console and Python block of the README and the quickstart, run against a served model."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,9 @@ from tests.fixtures.processes import serving
 
 ROOT = Path(__file__).parents[2]
 CONSOLE = re.compile(r"```console\n(.*?)```", re.DOTALL)
+PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
+# What a line prints stands behind it.
+PRINTED = re.compile(r"print\(.*\)  # (.*)")
 
 
 @pytest.mark.e2e
@@ -36,6 +41,24 @@ def test_console_blocks_print_what_they_show(tmp_path: Path) -> None:
                 assert not printed
     for name in ("decoded.png", "sevens.png", "completed.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.e2e
+def test_the_python_of_the_quickstart_prints_what_it_shows(tmp_path: Path) -> None:
+    (tmp_path / "tests").symlink_to(ROOT / "tests")
+    (block,) = PYTHON.findall(_read("docs/quickstart.md"))
+    with serving(ROOT / "exported", "--default-model=vqvae-mnist") as url:
+        program = block.replace("http://localhost:8000", url)
+        printed = subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=tmp_path,
+            env=os.environ | {"NO_PROXY": "127.0.0.1"},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+    assert printed.splitlines() == PRINTED.findall(block) != []
+    assert (tmp_path / "decoded.png").read_bytes().startswith(b"\x89PNG")
 
 
 def _read(page: str) -> str:

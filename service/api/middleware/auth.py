@@ -15,9 +15,9 @@ from service.observability.call_record import current_call
 
 RELOAD = "/models/reload"
 METRICS = "/metrics"
-# Probes have no key, and the pages hold no data.
+# Probes have no key. The pages name models, as a probe does, and hold no data.
 HEALTH = frozenset({"/livez", "/readyz", "/v2/health/live", "/v2/health/ready"})
-OPEN = HEALTH | {"/", "/docs", "/openapi.json", "/docs/oauth2-redirect"}
+OPEN = HEALTH | {"/", "/docs", "/docs/", "/openapi.json"}
 OPEN_FOLDERS = ("/static-offline-docs/",)
 
 Permission = Literal["call", "reload"]

@@ -16,6 +16,7 @@ from service.api.openapi import BINARY, IMAGES_BODY, SEED_HEADER, body, json_con
 from service.api.schemas import CodesDocument, ImagesQuery, ImagesResponse, ModelResponse, OperationQuery
 from service.codecs.images import Pixels
 from service.contract.manifest import Role
+from service.models.examples import Examples
 
 
 class CodesResponse(ModelResponse):
@@ -37,8 +38,7 @@ class ReconstructionResponse(ImagesResponse):
     """In dB, for each image; null if there is no difference."""
 
 
-_CODES = {"model": "vqvae-mnist", "codes": [[[17, 301, 4], [88, 12, 12], [0, 511, 63]]]}
-_CODES_BODY = body(json_content(CodesDocument, grid=_CODES) | {NPY: BINARY})
+_CODES_BODY = body(json_content(CodesDocument, Examples.codes) | {NPY: BINARY})
 
 router = APIRouter(tags=["codes"], route_class=FastRoute, default_response_class=Response)
 

@@ -28,6 +28,7 @@ from service.codecs import masks
 from service.contract.manifest import Role
 from service.contract.runner import Results
 from service.errors import BadValue
+from service.models.examples import Examples
 from service.models.model import ServedModel
 from service.models.pipeline import SAMPLE, Pipeline
 
@@ -53,14 +54,7 @@ class SampleResponse(ImagesResponse):
     """Figures of each sample by name, such as `acceptance_rate`; null if there are none."""
 
 
-_SAMPLE_JSON = json_content(
-    SampleDocument,
-    langevin={"method": "langevin", "n": 16, "seed": 1, "parameters": {"steps": 200}},
-    codes_and_mask={"codes": [[17, 301], [88, 12]], "mask": [[0, 0], [1, 1]], "n": 8},
-    image_and_box={"image": "iVBORw0KGgo...", "box": [0, 14, 28, 28], "n": 8},
-    two_images={"method": "interpolate", "images": ["iVBORw0KGgo...", "iVBORw0KGgo..."], "n": 9},
-)
-_SAMPLE_BODY = described_body(_SAMPLE_JSON | IMAGES_CONTENT, required=False)
+_SAMPLE_BODY = described_body(json_content(SampleDocument, Examples.samples) | IMAGES_CONTENT, required=False)
 
 router = APIRouter(tags=["samples"], route_class=FastRoute, default_response_class=Response)
 

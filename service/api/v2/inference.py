@@ -35,7 +35,8 @@ from service.codecs.images import ImageLimits
 from service.contract import __version__
 from service.contract.manifest import Role
 from service.contract.runner import Results
-from service.errors import BadValue, quoted, unknown
+from service.errors import BadValue, UnknownName, quoted, unknown
+from service.models.examples import Examples
 from service.models.model import ServedModel
 from service.models.request_parameters import LARGEST_SEED
 from service.models.signature import ENCODE, RECONSTRUCT, Signature, find, names, signature
@@ -69,17 +70,19 @@ _LENGTH = {
     "description": "How many bytes are JSON, if tensors follow.",
     "schema": {"type": "integer", "minimum": 0},
 }
-_TENSORS = {"inputs": [{"name": "images", "shape": [1], "datatype": "BYTES", "data": ["iVBORw0KGgo..."]}]}
 _INFER: dict[str, Any] = {
     "responses": json_response(InferenceResponse, BYTES, headers={LENGTH: _LENGTH})
     | problems(*(status for status in RUN_REFUSALS if status not in (406, 409))),
     "openapi_extra": body(
-        json_content(InferenceDocument, one=_TENSORS) | {BYTES: BINARY},
+        json_content(InferenceDocument, Examples.tensors) | {BYTES: BINARY},
         {"name": LENGTH, "in": "header", **_LENGTH},
     ),
 }
 _INDEX_BODY = {
-    "requestBody": {"required": False, "content": json_content(IndexDocument, ready={"ready": True})}
+    "requestBody": {
+        "required": False,
+        "content": json_content(IndexDocument, lambda *_: {"the models that are ready": {"ready": True}}),
+    }
 }
 
 
@@ -203,6 +206,9 @@ def _prepared(
         if name not in allowed:
             raise unknown("output ", name, allowed, hint=f"there are {', '.join(allowed)}")
     parameters = dict(received.parameters)
+    for slot in face.inputs:
+        if slot.name in parameters and slot.name not in face.pipeline.parameters:
+            raise UnknownName(f'{slot.name!r} is no parameter but one of the "inputs"', given=slot.name)
     seed = _whole(parameters, _SEED, 0, LARGEST_SEED)
     n = _whole(parameters, _COUNT, 1, LARGEST_SEED) if face.repeats else None
     given = inputs.read(received.inputs, face, model, n, limits)

@@ -46,6 +46,10 @@ class OutputDocument(Closed):
 class InferenceDocument(Closed):
     """An inference request."""
 
+    elsewhere = (
+        'seed, n and the parameters of the model go under "parameters", as {"parameters": {"seed": 1}}; '
+        'a label is one of the "inputs"'
+    )
     id: Name | None = None
     """Is in the response too."""
     model_name: Name | None = None

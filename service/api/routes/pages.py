@@ -1,0 +1,45 @@
+"""``/docs``: the API as a page that can send requests; ``/`` leads there.
+
+The addresses are relative, so a proxy may serve the page below a path. fastapi-offline has the files.
+"""
+
+from fastapi import APIRouter
+from fastapi.openapi.docs import get_swagger_ui_html
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from service.api.problems import PUBLIC_ROOT
+
+router = APIRouter(include_in_schema=False, default_response_class=Response)
+
+_FILES = "static-offline-docs"
+_PARAMETERS = {
+    "validatorUrl": None,  # the default sends the document to another host
+    "defaultModelsExpandDepth": 0,  # the calls first; one click shows the objects
+}
+
+
+@router.get("/docs")
+async def docs() -> Response:
+    """The page."""
+    return get_swagger_ui_html(
+        openapi_url="openapi.json",
+        title="Tessera",
+        swagger_js_url=f"{_FILES}/swagger-ui-bundle.js",
+        swagger_css_url=f"{_FILES}/swagger-ui.css",
+        swagger_favicon_url=f"{_FILES}/favicon.png",
+        swagger_ui_parameters=_PARAMETERS,
+    )
+
+
+@router.get("/")
+async def root(request: Request) -> Response:
+    """Lead to the page."""
+    below = request.scope.get(PUBLIC_ROOT)
+    return RedirectResponse(f"{below}/docs" if below else "docs")
+
+
+@router.get("/docs/")
+async def docs_folder() -> Response:
+    """Lead to the page, whose addresses are relative to the folder above."""
+    return RedirectResponse("../docs")

@@ -1,0 +1,108 @@
+"""``/docs`` in Chromium: what a newcomer clicks works as it stands, also behind a proxy."""
+
+import os
+import shutil
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import BrowserContext, Locator, Page, Response, expect, sync_playwright
+
+from service.api.app import routes
+from tests.fixtures.path_proxy import publishing
+from tests.fixtures.processes import ROOT, serving
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+# Milliseconds, on a machine with other work.
+PATIENCE = 60_000
+OPERATIONS = [(method, route.path) for route in routes() for method in sorted(route.methods or ())]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[BrowserContext]:
+    if CHROMIUM is None:
+        if os.environ.get("BROWSER_TESTS") == "required":
+            pytest.fail("no Chromium is installed, and BROWSER_TESTS=required")
+        pytest.skip("no Chromium is installed: apt-get install chromium")
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM)
+        # All pages are of one context, and share its cache.
+        yield browser.new_context(viewport={"width": 1280, "height": 900})
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[str]:
+    """As ``make serve`` starts it."""
+    with serving(ROOT / "exported", "--default-model=vqvae-mnist", "--provider=cpu", "--workers=1") as url:
+        yield url
+
+
+def opened(browser: BrowserContext, url: str) -> Page:
+    """The page, with no error on it."""
+    page = browser.new_page()
+    page.set_default_timeout(PATIENCE)
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("requestfailed", lambda request: errors.append(request.url))
+    page.goto(f"{url}/docs")
+    page.locator(".opblock").first.wait_for()
+    assert errors == []
+    return page
+
+
+def open_call(page: Page, method: str, path: str) -> Locator:
+    """The block of a call, opened, after *Try it out*."""
+    block = page.locator(f".opblock-{method.lower()}:has([data-path='{path}'])")
+    block.locator(".opblock-summary-control").click()
+    block.locator(".try-out__btn").click()
+    return block
+
+
+def execute(page: Page, block: Locator) -> Response:
+    """The response to *Execute*, once the page shows it."""
+    with page.expect_response(lambda response: response.request.resource_type == "fetch") as found:
+        block.locator("button.execute").click()
+    status = block.locator(".live-responses-table tr.response .response-col_status")
+    expect(status).to_contain_text(str(found.value.status), timeout=PATIENCE)
+    return found.value
+
+
+@pytest.fixture
+def page(browser: BrowserContext, service: str) -> Iterator[Page]:
+    # One for each test: the page grows slow with the calls that were opened.
+    page = opened(browser, service)
+    yield page
+    page.close()
+
+
+@pytest.mark.parametrize(("method", "path"), OPERATIONS)
+def test_every_call_works_as_it_stands(page: Page, method: str, path: str) -> None:
+    block = open_call(page, method, path)
+    response = execute(page, block)
+    assert response.ok, f"{response.url}: {response.text()}"
+    assert "additionalProp" not in f"{response.url} {response.request.post_data}"
+
+
+def test_every_example_of_a_sample_works(page: Page) -> None:
+    block = open_call(page, "POST", "/sample")
+    choice = block.locator(".examples-select-element")
+    names = choice.locator("option").all_inner_texts()
+    assert {"autoregressive", "langevin", "complete codes", "complete an image", "interpolate"} <= set(names)
+    for name in names:
+        choice.select_option(label=name)
+        response = execute(page, block)
+        assert response.ok, f"{name}: {response.text()}"
+        # The page shows the picture.
+        expect(block.locator(".live-responses-table img")).to_be_visible(timeout=PATIENCE)
+
+
+@pytest.mark.parametrize("strips", [True, False])
+def test_the_page_works_below_a_path(browser: BrowserContext, strips: bool) -> None:
+    flags = ["--default-model=vqvae-mnist", "--provider=cpu", "--workers=1"]
+    flags += [] if strips else ["--root-path=/img"]
+    with serving(ROOT / "exported", *flags) as inside, publishing(inside, "/img", strips=strips) as url:
+        page = opened(browser, url)
+        response = execute(page, open_call(page, "POST", "/decode"))
+        assert response.url == f"{url}/decode"
+        assert response.ok
+        page.close()

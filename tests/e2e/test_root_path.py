@@ -1,0 +1,35 @@
+"""A service behind a proxy that publishes it below a path."""
+
+import re
+from pathlib import Path
+from urllib.parse import urljoin
+
+import httpx2
+import pytest
+
+from tests.fixtures import toy_models
+from tests.fixtures.path_proxy import publishing
+from tests.fixtures.processes import PATIENCE, serving
+
+
+@pytest.mark.parametrize(
+    ("strips", "flags"), [(True, []), (True, ["--root-path=/a/b"]), (False, ["--root-path=/a/b"])]
+)
+def test_calls_and_pages_are_below_the_path(tmp_path: Path, strips: bool, flags: list[str]) -> None:
+    toy_models.write_levels(tmp_path)
+    with (
+        serving(tmp_path, "--workers=1", "--provider=cpu", *flags) as service,
+        publishing(service, "/a/b", strips=strips) as url,
+        httpx2.Client(trust_env=False, timeout=PATIENCE) as client,
+    ):
+        # A probe does not come through the proxy.
+        assert client.get(f"{service}/readyz").status_code == 200
+        assert client.get(f"{url}/models/levels").json()["name"] == "levels"
+        page = client.get(f"{url}/", follow_redirects=True)
+        assert str(page.url) == f"{url}/docs"
+        sources = re.findall(r'(?:src|href|url)(?:=|: )["\']([^"\']+)', page.text)
+        assert len(sources) == 4
+        for source in sources:
+            assert client.get(urljoin(str(page.url), source)).status_code == 200
+        refused = client.post(f"{url}/encode").json()
+        assert refused["instance"] == ("/a/b/encode" if flags else "/encode")

@@ -1,0 +1,43 @@
+"""What is right and in the wrong place of a request is told where it goes."""
+
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from tests.unit.service.conftest import problem
+
+UNDER = 'go under "parameters"'
+BESIDE = 'is no parameter of the model; it goes beside "parameters", not in it'
+WALK = {"model": "colours", "method": "walk"}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "hint"),
+    [
+        ("/sample", WALK | {"steps": 3}, UNDER),
+        ("/encode", {"image": "", "steps": 3}, "go in the query, as ?seed=1"),
+        ("/encode", {"image": "", "seed": 3}, "seed, label, resize and the parameters of the model go in"),
+        (
+            "/score",
+            {"image": "", "parameters": {"samples": 2}},
+            "parameters of the model go in the query",
+        ),
+        ("/decode", {"codes": [], "temperature": 1}, "seed, label and the parameters of the model go in"),
+        ("/v2/models/levels/infer", {"inputs": [], "seed": 1}, UNDER),
+        ("/v2/models/levels/infer", {"inputs": [], "label": 1}, 'a label is one of the "inputs"'),
+        ("/sample", WALK | {"parameters": {"seed": 1}}, f"'seed' {BESIDE}"),
+        ("/sample", WALK | {"parameters": {"label": 1}}, f"'label' {BESIDE}"),
+        ("/sample", WALK | {"parameters": {"label": "red"}}, f"'label' {BESIDE}"),
+        ("/sample", WALK | {"parameters": {"box": [0, 0, 1, 1]}}, BESIDE),
+        (
+            "/v2/models/colours:sample:prior/infer",
+            {"inputs": [], "parameters": {"label": "red"}},
+            "'label' is no parameter but one of the \"inputs\"",
+        ),
+    ],
+)
+def test_a_misplaced_name_is_told_its_place(
+    client: TestClient, path: str, body: dict[str, Any], hint: str
+) -> None:
+    assert hint in problem(client.post(path, json=body), 422, "unknown-name")["detail"]
