@@ -18,7 +18,7 @@ from service.api.middleware.body_limits import BodyLimits, Budget
 from service.api.middleware.fast_path import FastPath
 from service.api.middleware.head_requests import HeadRequests
 from service.api.middleware.root_path import RootPath
-from service.api.openapi import Description
+from service.api.openapi.document import Description
 from service.api.routes import codes, health, models, pages, sample, score
 from service.api.v2 import inference
 from service.api.v2.wire import LENGTH

@@ -12,11 +12,11 @@ from service.api.content_negotiation import BYTES, NPY, PNG
 from service.api.dependencies import Shared
 from service.api.inference_call import check_queue, choose_model, images_call, operation_call
 from service.api.middleware.fast_path import FastRoute
-from service.api.openapi import BINARY, IMAGES_BODY, SEED_HEADER, body, json_content, runs_model
+from service.api.openapi.document import BINARY, IMAGES_BODY, SEED_HEADER, body, json_content, runs_model
+from service.api.openapi.examples import Examples
 from service.api.schemas import CodesDocument, ImagesQuery, ImagesResponse, ModelResponse, OperationQuery
 from service.codecs.images import Pixels
 from service.contract.manifest import Role
-from service.models.examples import Examples
 
 
 class CodesResponse(ModelResponse):

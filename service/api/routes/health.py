@@ -5,7 +5,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
 from service.api.dependencies import Shared
-from service.api.openapi import TEXT, file_response, problems
+from service.api.openapi.document import TEXT, file_response, problems
 from service.api.schemas import Document, NamedVersion
 from service.errors import Unwell
 from service.models.reload import Refusal

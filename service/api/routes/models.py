@@ -10,7 +10,7 @@ from service.api import content_negotiation
 from service.api.content_negotiation import BYTES, JSON, NPY, PNG, SAFETENSORS
 from service.api.dependencies import Context, Shared
 from service.api.middleware.local_clients import why_not_local
-from service.api.openapi import file_response, problems
+from service.api.openapi.document import file_response, problems
 from service.api.responses import json_bytes
 from service.api.schemas import Document, NamedVersion
 from service.codecs import npy

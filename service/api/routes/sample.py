@@ -19,8 +19,9 @@ from service.api.content_negotiation import BYTES, NPY, PNG
 from service.api.dependencies import Context, Shared
 from service.api.inference_call import POINTS, Call, check_states, choose_model, image_size, make_call
 from service.api.middleware.fast_path import FastRoute
-from service.api.openapi import IMAGES_CONTENT, SEED_HEADER, json_content, runs_model
-from service.api.openapi import body as described_body
+from service.api.openapi.document import IMAGES_CONTENT, SEED_HEADER, json_content, runs_model
+from service.api.openapi.document import body as described_body
+from service.api.openapi.examples import Examples
 from service.api.request_bodies import SampleBody
 from service.api.routes import sample_inputs
 from service.api.schemas import ImagesResponse, SampleDocument, SampleQuery
@@ -28,7 +29,6 @@ from service.codecs import masks
 from service.contract.manifest import Role
 from service.contract.runner import Results
 from service.errors import BadValue
-from service.models.examples import Examples
 from service.models.model import ServedModel
 from service.models.pipeline import SAMPLE, Pipeline
 

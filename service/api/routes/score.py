@@ -11,7 +11,7 @@ from service.api.content_negotiation import JSON
 from service.api.dependencies import Shared
 from service.api.inference_call import images_call
 from service.api.middleware.fast_path import FastRoute
-from service.api.openapi import IMAGES_BODY, SEED_HEADER, runs_model
+from service.api.openapi.document import IMAGES_BODY, SEED_HEADER, runs_model
 from service.api.schemas import ImagesQuery, ModelResponse
 from service.contract.manifest import Role
 

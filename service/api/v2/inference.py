@@ -15,7 +15,8 @@ from service.api import request_bodies
 from service.api.content_negotiation import BYTES
 from service.api.dependencies import RequestLimits, Shared
 from service.api.inference_call import Call, check_states, make_call
-from service.api.openapi import BINARY, RUN_REFUSALS, body, json_content, json_response, problems
+from service.api.openapi.document import BINARY, RUN_REFUSALS, body, json_content, json_response, problems
+from service.api.openapi.examples import Examples
 from service.api.v2 import inputs, wire
 from service.api.v2.inputs import Inputs
 from service.api.v2.metadata import describe
@@ -36,7 +37,6 @@ from service.contract import __version__
 from service.contract.manifest import Role
 from service.contract.runner import Results
 from service.errors import BadValue, UnknownName, quoted, unknown
-from service.models.examples import Examples
 from service.models.model import ServedModel
 from service.models.request_parameters import LARGEST_SEED
 from service.models.signature import ENCODE, RECONSTRUCT, Signature, find, names, signature

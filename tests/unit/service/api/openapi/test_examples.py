@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from service.models.examples import Examples
+from service.api.openapi.examples import Examples
 from service.models.registry import Registry
 from tests.unit.service.conftest import CPU
 

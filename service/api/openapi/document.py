@@ -2,7 +2,7 @@
 
 Routes parse bodies and write responses themselves, so each declares their media types, with the functions
 below, and refers to the objects in them by their classes. The examples are requests that the served models
-answer (``service.models.examples``), so that the page ``/docs`` can send each as it stands.
+answer (``service.api.openapi.examples``), so that the page ``/docs`` can send each as it stands.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,10 +14,10 @@ from pydantic.json_schema import models_json_schema
 
 from service.api.content_negotiation import FORM, JSON, NPY, PICTURES, PNG
 from service.api.middleware.auth import OPEN
+from service.api.openapi.examples import Bodies, Examples
 from service.api.problems import MEDIA_TYPE, ProblemDocument
 from service.api.schemas import ImagesDocument
 from service.errors import Problem
-from service.models.examples import Bodies, Examples
 from service.models.model import ServedModel
 from service.models.registry import Registry
 
