@@ -119,8 +119,8 @@ def cuda_obstacle() -> str | None:
         return "there is no NVIDIA driver on this machine"
     if (supported := _cuda_of(driver)) < CUDA_MAJOR:
         return (
-            f"the NVIDIA driver of this machine is too old: it supports CUDA {supported}, and ONNX Runtime is "
-            f"built for CUDA {CUDA_MAJOR}; install driver {OLDEST_DRIVER} or later"
+            f"the NVIDIA driver of this machine is too old: it supports CUDA {supported}, and ONNX Runtime "
+            f"is built for CUDA {CUDA_MAJOR}; install driver {OLDEST_DRIVER} or later"
         )
     preload_failure = _preload()
     # A failure is reported by the caller, so ONNX Runtime need not write it to stderr too.

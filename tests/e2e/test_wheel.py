@@ -38,7 +38,7 @@ def run(*command: str | Path, folder: Path, **variables: str) -> str:
 
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Each by its package, built from a copy of the sources: what a build leaves stays out of the repository."""
+    """By its package, each built from a copy of the sources, so that nothing is left in the repository."""
     folder = tmp_path_factory.mktemp("sources")
     for name in SOURCES:
         source = ROOT / name
@@ -55,7 +55,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def installed(folder: Path, *wheels: Path) -> dict[str, str]:
-    """The variables of a process that finds these wheels, and nothing else of ours, in a folder of their own."""
+    """Install wheels in an empty folder: the variables of a process that finds them, and nothing else."""
     offline = ("--no-deps", "--no-index", "--disable-pip-version-check")
     run(sys.executable, "-m", "pip", "install", *offline, f"--target={folder}", *wheels, folder=folder.parent)
     return {"PYTHONPATH": str(folder)}
