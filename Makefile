@@ -1,4 +1,4 @@
-# `make serve` and `make test` are all a fresh clone needs; each first makes .venv from the lock.
+# `make serve` and `make test` are all a fresh clone needs; each first makes the environment that it needs.
 PYTHON ?= python3
 HOST ?= 127.0.0.1
 PORT ?= 8000
@@ -8,27 +8,31 @@ DEFAULT_MODEL ?= $(if $(filter exported,$(MODELS)),vqvae-mnist)
 
 VENV := .venv
 BIN := $(VENV)/bin
+# Where there is an NVIDIA driver, CUDA is installed too: ten times as much.
+SERVE_ON ?= $(if $(shell command -v nvidia-smi 2>/dev/null),cuda,cpu)
+# The environment of the service alone, from the lock of its image, unless the one for everything is up to date.
+SERVE := $(if $(shell test $(VENV)/.installed -nt requirements.lock && echo yes),$(VENV),build/serve-$(SERVE_ON))
 
 .PHONY: help serve quick test coverage architecture wheel check fix docs lock bench peers clean $(VENV)
 
 help:
-	@echo "make serve   serve exported/ on http://$(HOST):$(PORT)"
+	@echo "make serve   serve exported/ on http://$(HOST):$(PORT); installs the service alone"
 	@echo "make quick   run what takes a minute, and check that it covers 85 % of the lines of each wing"
 	@echo "make test    run all tests"
 	@echo "make coverage      run all tests, and report the lines that none of them runs"
 	@echo "make architecture  print files, circles, walks and names beside their limits"
-	@echo "make wheel   build dist/tessera-VERSION-py3-none-any.whl"
+	@echo "make wheel   build the wheels of the service and of the trainer into dist"
 	@echo "make check   lint and type-check; changes nothing"
 	@echo "make fix     format and apply the linter's safe fixes"
 	@echo "make docs    build the site from docs/ into build/docs; a dead link fails"
-	@echo "make lock    renew requirements.lock, and those of the images, from pyproject.toml"
+	@echo "make lock    renew requirements.lock, and those of the images, from both pyproject.toml"
 	@echo "make peers   install the servers that ours is measured against, into build/peers"
 	@echo "make bench   measure the training loop and the service against their peers (installs them into build)"
 	@echo "make clean   remove .venv, build, dist and the caches"
-	@echo "make .venv   the environment the others use, made again when the lock is newer"
+	@echo "make .venv   the environment for all else, with PyTorch; made again when the lock is newer"
 
-serve: $(VENV)
-	$(BIN)/python -m service --host $(HOST) --port $(PORT) --models $(MODELS) $(if $(DEFAULT_MODEL),--default-model $(DEFAULT_MODEL))
+serve: $(SERVE)/.installed
+	$(SERVE)/bin/python -m service --host $(HOST) --port $(PORT) --models $(MODELS) $(if $(DEFAULT_MODEL),--default-model $(DEFAULT_MODEL))
 
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadscope --no-loadscope-reorder
 # The least coverage of each wing, in per cent of its lines.
@@ -48,10 +52,9 @@ coverage: $(VENV)
 architecture: $(VENV)
 	$(BIN)/python -m tests.architecture
 
-# Without the last build: or the wheel would have modules that were deleted since.
 wheel: $(VENV)
-	rm -rf dist build/lib build/bdist.*
-	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
+	rm -rf dist
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist . ./trainer
 
 check: $(VENV)
 	$(BIN)/ruff format --check .
@@ -66,19 +69,18 @@ docs: build/docs-venv/.installed $(VENV)
 	DOCS_PYTHON=$(BIN)/python build/docs-venv/bin/python -m mkdocs build --strict
 
 COMPILE := $(BIN)/uv pip compile --universal --python-version 3.11 --upgrade \
-	--generate-hashes --no-emit-index-url --no-header --quiet
+	--generate-hashes --no-emit-index-url --no-header --no-emit-package tessera-codes --quiet
 # An image has the versions that were tested.
 COMPILE_IMAGE := $(COMPILE) --constraint requirements.lock
 
 lock: $(VENV)
-	$(COMPILE) pyproject.toml --extra trainer --extra hf --extra wandb --extra traces --group dev -o requirements.lock
-	$(COMPILE) pyproject.toml --extra trainer --group bench --constraint requirements.lock \
+	$(COMPILE) pyproject.toml trainer/pyproject.toml --extra hf --extra wandb --extra traces --group dev -o requirements.lock
+	$(COMPILE) trainer/pyproject.toml --group bench --constraint requirements.lock \
 		-o tests/benchmarks/requirements.lock
 	$(COMPILE) --group docs -o docs/requirements.lock
 	$(COMPILE_IMAGE) pyproject.toml --extra cuda --extra traces -o docker/cuda.lock
 	$(COMPILE_IMAGE) pyproject.toml docker/cpu.in --excludes docker/cpu.excludes --extra traces -o docker/cpu.lock
-	$(COMPILE_IMAGE) pyproject.toml docker/cpu.in --excludes docker/cpu.excludes --extra trainer --extra hf \
-		-o docker/trainer.lock
+	$(COMPILE_IMAGE) trainer/pyproject.toml docker/cpu.in --excludes docker/cpu.excludes --extra hf -o docker/trainer.lock
 	$(COMPILE) tests/benchmarks/peers.in --no-config -o tests/benchmarks/peers.lock
 
 bench: build/bench/.installed build/peers/.installed $(VENV)
@@ -90,6 +92,7 @@ clean:
 
 # The stamp is written last, so that an interrupted installation is not taken for a finished one.
 define install
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Tessera needs Python 3.11 or later; $(PYTHON) is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12")'
 	$(PYTHON) -m venv --clear $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
@@ -99,7 +102,9 @@ $(VENV): $(VENV)/.installed
 
 $(VENV)/.installed: requirements.lock
 	@test ! -L $(VENV) || { echo "$(VENV) is a link to another environment: install requirements.lock there" >&2; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Tessera needs Python 3.11 or later; $(PYTHON) is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12")'
+	$(install)
+
+build/serve-%/.installed: docker/%.lock
 	$(install)
 
 peers: build/peers/.installed

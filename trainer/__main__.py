@@ -27,16 +27,16 @@ from typing import Any, NoReturn
 import click
 from click.core import ParameterSource
 
+from trainer.errors import TrainerError, nearest, needs
+
 try:
     from rich.console import Console
-except ModuleNotFoundError as error:  # a package installed without its extra has the command nonetheless
-    missing = f"the trainer needs packages that are not installed ({error.name})"
-    sys.exit(f"error: {missing}: install the extra 'trainer'")
+except ModuleNotFoundError as error:  # as in the environment of `make serve`
+    sys.exit(f"error: {needs('the trainer', 'trainer', error.name)}")
 
 from service.contract import __version__
 from trainer.cli import KindCommand, reload_option
 from trainer.config import read_yaml, resolve
-from trainer.errors import TrainerError, nearest
 from trainer.kinds import KINDS
 
 

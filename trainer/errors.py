@@ -51,3 +51,17 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     spelled = {choice.lower(): choice for choice in choices}
     matches = difflib.get_close_matches(name.lower(), spelled, n=1, cutoff=0.5)
     return f" Did you mean {spelled[matches[0]]!r}?" if matches else ""
+
+
+def needs(what: str, extra: str, package: str | None) -> str:
+    """The message for a package that is not installed: what needs it, and what to install.
+
+    The ``extra`` is one of the trainer's, or "trainer" for the trainer itself.
+    """
+    install, folder = f"the extra {extra!r}", f"'./trainer[{extra}]'"
+    if extra == "trainer":
+        install, folder = "its distribution", "./trainer"
+    return (
+        f"{what} needs packages that are not installed ({package}): "
+        f"install {install} (in a checkout: pip install . {folder})"
+    )

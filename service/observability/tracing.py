@@ -25,7 +25,10 @@ def to_collector(endpoint: str) -> "TracerProvider":
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError as error:
-        detail = f"traces need packages that are not installed ({error.name}): install the extra 'traces'"
+        detail = (
+            f"traces need packages that are not installed ({error.name}): "
+            "install the extra 'traces' (in a checkout: pip install '.[traces]')"
+        )
         raise StartupError(detail) from error
     resource = Resource.create({"service.name": "tessera", "service.version": __version__})
     provider = TracerProvider(resource=resource)

@@ -41,6 +41,9 @@ PROBE = bytes.fromhex(
 )
 PROBE_FEEDS = {"x": np.ones((1, 1, 4, 4), np.float32), "w": np.ones((1, 1, 3, 3), np.float32)}
 
+# What onnxruntime-gpu is built for, and the first driver that supports it.
+CUDA_MAJOR, OLDEST_DRIVER = 13, 580
+
 _LOG_FATAL, _LOG_WARNING = 4, 2
 
 T = TypeVar("T")
@@ -111,9 +114,14 @@ def cuda_obstacle() -> str | None:
     if CUDA not in ort.get_available_providers():
         return "this onnxruntime is built without CUDA"
     try:
-        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
         return "there is no NVIDIA driver on this machine"
+    if (supported := _cuda_of(driver)) < CUDA_MAJOR:
+        return (
+            f"the NVIDIA driver of this machine is too old: it supports CUDA {supported}, and ONNX Runtime "
+            f"is built for CUDA {CUDA_MAJOR}; install driver {OLDEST_DRIVER} or later"
+        )
     preload_failure = _preload()
     # A failure is reported by the caller, so ONNX Runtime need not write it to stderr too.
     ort.set_default_logger_severity(_LOG_FATAL)
@@ -122,6 +130,13 @@ def cuda_obstacle() -> str | None:
     finally:
         ort.set_default_logger_severity(_LOG_WARNING)
     return None if failure is None else preload_failure or failure
+
+
+def _cuda_of(driver: ctypes.CDLL) -> int:
+    """The major version of CUDA up to which a driver's library supports programs."""
+    version = ctypes.c_int()  # 12080 is 12.8
+    driver.cuDriverGetVersion(ctypes.byref(version))
+    return version.value // 1000
 
 
 class CudaProbe:

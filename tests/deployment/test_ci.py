@@ -6,10 +6,12 @@ import sys
 import tomllib
 from typing import Any
 
+from service.contract import __version__
 from tests.deployment.files import ROOT, read_yaml
 
 WORKFLOW = ROOT / ".github" / "workflows" / "ci.yml"
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+TRAINER: dict[str, Any] = tomllib.loads((ROOT / "trainer" / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
@@ -41,6 +43,13 @@ def test_the_hooks_are_the_commands_of_make_check() -> None:
     assert [hook["entry"] for hook in local["hooks"]] == recipe("check")
 
 
-def test_both_wings_have_a_command() -> None:
-    commands = PROJECT["project"]["scripts"]
-    assert commands == {"tessera-serve": "service.__main__:main", "tessera-train": "trainer.__main__:main"}
+def test_each_wing_is_a_distribution_with_a_command() -> None:
+    serve, train = PROJECT["project"], TRAINER["project"]
+    assert (serve["name"], train["name"]) == ("tessera-codes", "tessera-codes-trainer")
+    assert serve["scripts"] == {"tessera-serve": "service.__main__:main"}
+    assert train["scripts"] == {"tessera-train": "trainer.__main__:main"}
+
+
+def test_the_trainer_asks_for_the_service_of_its_own_version() -> None:
+    assert TRAINER["project"]["dependencies"][0] == f"tessera-codes=={__version__}"
+    assert TRAINER["project"]["requires-python"] == PROJECT["project"]["requires-python"]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from service.cli import unknown_variables
+from service.runtime.providers import OLDEST_DRIVER
 from service.server.http import LINGER
 from service.server.supervisor import SLACK
 from service.settings import SECRETS, Settings, variable
@@ -159,6 +160,21 @@ def test_the_documents_name_what_there_is() -> None:
         named = {"up": words, "run": set(words) & set(TRAINING), "kill": words[-1:]}[verb]
         assert set(named) <= services().keys()
         assert named or verb == "up"
+
+
+def test_the_file_and_the_documents_tell_what_it_needs() -> None:
+    # An env_file that may be missing came with this version; compose has no key for it.
+    assert any("required" in each for service in services().values() for each in service.get("env_file", []))
+    head = COMPOSE.read_text().split("name: tessera")[0]
+    pages = [
+        ROOT / "README.md",
+        ROOT / "docs/deployment/docker.md",
+        ROOT / "docs/operations/troubleshooting.md",
+    ]
+    for text in (head, *(page.read_text(encoding="utf-8") for page in pages)):
+        flat = " ".join(text.replace("#", " ").replace("`", "").split())
+        assert re.search(r"[Cc]ompose (plugin |is older than )?2\.24", flat)
+        assert f"driver {OLDEST_DRIVER}" in flat
 
 
 def test_the_head_of_the_file_tells_how_to_start_each() -> None:

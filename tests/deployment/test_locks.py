@@ -14,14 +14,14 @@ LOCKS = sorted(DOCKER.glob("*.lock"))
 UNTESTED = {"nvidia-curand"}
 
 
-def wanted(*extras: str) -> set[str]:
-    """The names of the dependencies of the project and of some of its extras."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+def wanted(file: str, *extras: str) -> set[str]:
+    """The names of the dependencies of a distribution, by its file, and of some of its extras."""
+    project = tomllib.loads((ROOT / file).read_text())["project"]
     lines = [
         *project["dependencies"],
         *(line for extra in extras for line in project["optional-dependencies"][extra]),
     ]
-    return {re.split(r"[\[<>=;!~ ]", line, maxsplit=1)[0] for line in lines}
+    return {re.split(r"[\[<>=;!~ ]", line, maxsplit=1)[0] for line in lines} - {"tessera-codes"}
 
 
 def test_there_is_one_for_each_image() -> None:
@@ -47,11 +47,22 @@ def test_every_package_is_known_by_its_content(lock: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "extras"), [("cuda", ["cuda", "traces"]), ("cpu", ["traces"]), ("trainer", ["trainer", "hf"])]
+    ("name", "extras"), [("cuda", ["cuda", "traces"]), ("cpu", ["traces"]), ("trainer", [])]
 )
-def test_all_that_the_project_asks_for_is_there(name: str, extras: list[str]) -> None:
+def test_all_that_the_service_asks_for_is_there(name: str, extras: list[str]) -> None:
     without = set() if name == "cuda" else {"onnxruntime-gpu"}
-    assert wanted(*extras) - without <= pins(DOCKER / f"{name}.lock").keys()
+    assert wanted("pyproject.toml", *extras) - without <= pins(DOCKER / f"{name}.lock").keys()
+
+
+def test_all_that_the_trainer_asks_for_is_there() -> None:
+    assert wanted("trainer/pyproject.toml", "hf") <= pins(DOCKER / "trainer.lock").keys()
+    assert wanted("trainer/pyproject.toml", "hf", "wandb") <= TESTED.keys()
+
+
+def test_what_comes_from_the_repository_is_in_no_lock() -> None:
+    locks = [*ROOT.glob("*.lock"), *LOCKS, *ROOT.glob("tests/*/*.lock")]
+    assert len(locks) == 6
+    assert not [lock for lock in locks if any(name.startswith("tessera") for name in pins(lock))]
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.name)

@@ -7,11 +7,13 @@ import csv
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from docs.generate import COMMANDS, flag, pages, problems
+from service.contract import __version__
 from service.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -182,9 +184,37 @@ def test_raw_tables_are_whole() -> None:
         assert f"(data/{file.name})" in linked
 
 
+def commands_of_pip() -> list[list[str]]:
+    """What documents, messages and files of the repository tell somebody to install: words after the verb."""
+    folders = ("service", "trainer", "docker", ".github")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
+    kinds = {".py", ".toml", ".yml", ".yaml", ".Dockerfile", ".md"}
+    texts = [path.read_text(encoding="utf-8") for path in files if path.suffix in kinds]
+    texts += [read(page) for page in (*WRITTEN, "Makefile", "docker-compose.yml")]
+    said = [found for text in texts for found in re.findall(r"\bpip install ([^`\n#)]+)", text)]
+    return [[word.strip("'\",;:") for word in command.split()] for command in said]
+
+
 def test_nobody_is_told_to_install_a_name_of_somebody_else() -> None:
-    # The name on the package index is not ours.
-    wings = [*(ROOT / "service").rglob("*.py"), *(ROOT / "trainer").rglob("*.py")]
-    sources = [path.read_text(encoding="utf-8") for path in wings]
-    for text in (everything(), *sources):
-        assert not re.search(r"pip install ['\"]?tessera", text)
+    # Nothing of ours is on a package index, where `tessera` is another project.
+    named = {word for command in commands_of_pip() for word in command if not word.startswith("-")}
+    assert {".", "./trainer"} <= named
+    assert [word for word in sorted(named) if word.lower().startswith("tessera")] == []
+
+
+def test_what_is_ours_can_be_installed_as_it_is_said() -> None:
+    ours = {"tessera_codes": ROOT, "tessera_codes_trainer": ROOT / "trainer"}
+    built = re.compile(rf"(?:\./)?dist/(\w+?)-{re.escape(__version__)}-py3-none-any\.whl")
+    for word in {word for command in commands_of_pip() for word in command if re.match(r"\.|dist", word)}:
+        place, _, extras = word.rstrip("]").partition("[")
+        wheel = built.fullmatch(place)
+        folder = ours[wheel[1]] if wheel else ROOT / place
+        project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        assert set(filter(None, extras.split(","))) <= project["optional-dependencies"].keys(), word
+
+
+def test_each_extra_is_in_a_command() -> None:
+    said = {word for command in commands_of_pip() for word in command}
+    for file, place in (("pyproject.toml", ""), ("trainer/pyproject.toml", "/trainer")):
+        for extra in tomllib.loads(read(file))["project"]["optional-dependencies"]:
+            assert f".{place}[{extra}]" in said

@@ -1,4 +1,4 @@
-"""The wheel, built and installed offline, trains and serves from a folder outside the repository."""
+"""The wheels, built and installed offline, train and serve from a folder outside the repository."""
 
 import shutil
 import subprocess
@@ -9,9 +9,11 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from service.contract import __version__
 from tests.fixtures.processes import ENVIRONMENT, PATIENCE, ROOT, listening_on
 
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", "service", "trainer")
+DISTRIBUTIONS = {"service": "tessera_codes", "trainer": "tessera_codes_trainer"}
 SEVEN = ROOT / "tests" / "fixtures" / "seven.png"
 TINY_RUN = [
     *("vqvae", "--epochs=1", "--limit=64", "--batch-size=32", "--device=cpu", "--name=tiny"),
@@ -35,8 +37,8 @@ def run(*command: str | Path, folder: Path, **variables: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy of the sources: what a build leaves behind stays out of the repository."""
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """By its package, each built from a copy of the sources, so that nothing is left in the repository."""
     folder = tmp_path_factory.mktemp("sources")
     for name in SOURCES:
         source = ROOT / name
@@ -45,46 +47,54 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         else:
             shutil.copy(source, folder)
     offline = ("--no-deps", "--no-index", "--no-build-isolation", "--disable-pip-version-check")
-    run(sys.executable, "-m", "pip", "wheel", *offline, "--wheel-dir=dist", ".", folder=folder)
-    (built,) = (folder / "dist").iterdir()
-    return built
+    run(sys.executable, "-m", "pip", "wheel", *offline, "--wheel-dir=dist", ".", "./trainer", folder=folder)
+    assert not [path for path in folder.rglob("*") if path.name == "build" or path.suffix == ".egg-info"]
+    names = {wing: f"{name}-{__version__}-py3-none-any.whl" for wing, name in DISTRIBUTIONS.items()}
+    assert {path.name for path in (folder / "dist").iterdir()} == set(names.values())
+    return {wing: folder / "dist" / name for wing, name in names.items()}
 
 
-@pytest.fixture(scope="module")
-def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty folder in which nothing but the wheel is installed."""
-    folder = tmp_path_factory.mktemp("site")
+def installed(folder: Path, *wheels: Path) -> dict[str, str]:
+    """Install wheels in an empty folder: the variables of a process that finds them, and nothing else."""
     offline = ("--no-deps", "--no-index", "--disable-pip-version-check")
-    run(sys.executable, "-m", "pip", "install", *offline, f"--target={folder}", wheel, folder=folder)
-    return folder
+    run(sys.executable, "-m", "pip", "install", *offline, f"--target={folder}", *wheels, folder=folder.parent)
+    return {"PYTHONPATH": str(folder)}
 
 
-def test_it_has_the_sources_and_what_they_read_and_nothing_else(wheel: Path) -> None:
-    with zipfile.ZipFile(wheel) as archive:
-        names = {name for name in archive.namelist() if ".dist-info/" not in name}
-    kept = {
+@pytest.mark.parametrize("wing", DISTRIBUTIONS)
+def test_each_has_the_sources_of_its_wing_and_what_they_read(wheels: dict[str, Path], wing: str) -> None:
+    with zipfile.ZipFile(wheels[wing]) as archive:
+        everything = archive.namelist()
+        names = {name for name in everything if ".dist-info/" not in name}
+        assert [name for name in everything if name.endswith("licenses/LICENSE")]
+    assert names == {
         str(path.relative_to(ROOT))
-        for wing in ("service", "trainer")
         for path in (ROOT / wing).rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
+        if path.is_file() and "__pycache__" not in path.parts and path.name != "pyproject.toml"
     }
-    assert names == kept
 
 
-def test_it_trains_and_serves_from_another_folder(installed: Path, tmp_path: Path) -> None:
-    variables = {"PYTHONPATH": str(installed)}
-    found = run(sys.executable, "-c", "import service; print(service.__file__)", folder=tmp_path, **variables)
-    assert Path(found.strip()).is_relative_to(installed)
+def test_that_of_the_service_is_small(wheels: dict[str, Path]) -> None:
+    assert wheels["service"].stat().st_size < 400_000
 
-    printed = run(installed / "bin" / "tessera-train", *TINY_RUN, folder=tmp_path, **variables)
-    assert "published exported/tiny" in printed
+
+def test_they_train_and_serve_from_another_folder(wheels: dict[str, Path], tmp_path: Path) -> None:
+    both = installed(tmp_path / "both", *wheels.values())
+    alone = installed(tmp_path / "alone", wheels["service"])
+    for program, variables in (("tessera-serve", alone), ("tessera-train", both)):
+        script = Path(variables["PYTHONPATH"]) / "bin" / program
+        assert run(script, "--version", folder=tmp_path, **variables).endswith(f", version {__version__}\n")
+    assert not (tmp_path / "alone" / "trainer").exists()
+
+    trained = run(tmp_path / "both" / "bin" / "tessera-train", *TINY_RUN, folder=tmp_path, **both)
+    assert "published exported/tiny" in trained
 
     log = tmp_path / "service.log"
     with log.open("w") as errors:
         service = subprocess.Popen(
-            [installed / "bin" / "tessera-serve", "--port=0", "--provider=cpu", "--workers=1"],
+            [tmp_path / "alone" / "bin" / "tessera-serve", "--port=0", "--provider=cpu", "--workers=1"],
             cwd=tmp_path,
-            env={name: value for name, value in (ENVIRONMENT | variables).items() if "TESSERA" not in name},
+            env={name: value for name, value in (ENVIRONMENT | alone).items() if "TESSERA" not in name},
             stderr=errors,
             text=True,
         )

@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, needs
 from trainer.training.run_folder import Record, RunFolder
 
 Limits = tuple[float | None, float | None]
@@ -84,9 +84,7 @@ class WeightsAndBiases:
         try:
             import wandb
         except ImportError as error:
-            raise ConfigError(
-                "--wandb needs packages that are not installed: install the extra 'wandb'"
-            ) from error
+            raise ConfigError(needs("--wandb", "wandb", error.name)) from error
         self._wandb = wandb
         self._run = wandb.init(
             project="tessera",

@@ -239,9 +239,9 @@ def test_a_picture_that_is_missing_is_told_in_a_line(trained: Trained, tmp_path:
 
 
 @pytest.mark.slow
-def test_without_its_extra_the_command_says_what_to_install() -> None:
+def test_without_its_packages_the_command_says_what_to_install() -> None:
     program = "import sys; sys.modules['rich.console'] = None; import trainer.__main__"
     asked = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert asked.returncode == 1
     assert asked.stderr.startswith("error: the trainer needs packages that are not installed (rich")
-    assert asked.stderr.endswith("install the extra 'trainer'\n")
+    assert asked.stderr.endswith("(in a checkout: pip install . ./trainer)\n")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainer.data.sources.pictures import Picture, Source, open_image, reason
-from trainer.errors import DataError, nearest
+from trainer.errors import DataError, nearest, needs
 
 PREFIX = "hf:"
 TESTS = ("test", "validation", "valid", "val")
@@ -45,7 +45,7 @@ def read(source: str) -> Source:
     try:
         import datasets
     except ImportError as error:
-        raise DataError(f"{source} needs the datasets package: install the extra 'hf'") from error
+        raise DataError(needs(source, "hf", error.name)) from error
 
     name, _, config = source.removeprefix(PREFIX).partition(":")
     try:

@@ -2,6 +2,7 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnxruntime as ort
@@ -54,6 +55,31 @@ def test_a_machine_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     assert providers.cuda_obstacle() == "there is no NVIDIA driver on this machine"
 
 
+def driver(cuda: int) -> Any:
+    """A stand-in of the driver's library, by the version that it reports: 13000 for CUDA 13.0."""
+
+    class Driver:
+        def cuDriverGetVersion(self, version: Any) -> int:  # noqa: N802 - as CUDA has it
+            version._obj.value = cuda
+            return 0
+
+    return lambda _: Driver()
+
+
+def test_a_driver_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [providers.CUDA, providers.CPU])
+    monkeypatch.setattr("ctypes.CDLL", driver(12080))
+    too_old = "it supports CUDA 12, and ONNX Runtime is built for CUDA 13; install driver 580 or later"
+    assert too_old in choose_provider("auto", 1).reason
+    with pytest.raises(StartupError, match=too_old):
+        choose_provider("cuda", 1)
+
+
+@pytest.mark.skipif(not ort.cuda_version, reason="a build for the CPU")
+def test_the_driver_must_support_what_onnxruntime_is_built_for() -> None:
+    assert ort.cuda_version.startswith(f"{providers.CUDA_MAJOR}.")
+
+
 def test_a_silent_fallback_is_noticed(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -63,7 +89,7 @@ def test_a_silent_fallback_is_noticed(
         return real(model, providers=["CPUExecutionProvider"])
 
     monkeypatch.setattr(ort, "get_available_providers", lambda: [providers.CUDA, providers.CPU])
-    monkeypatch.setattr("ctypes.CDLL", lambda _: None)
+    monkeypatch.setattr("ctypes.CDLL", driver(13000))
     monkeypatch.setattr(ort, "preload_dlls", lambda: print("Failed to load libcudnn.so.9"))  # noqa: T201 - as it does
     monkeypatch.setattr(ort, "InferenceSession", only_cpu)
     assert providers.cuda_obstacle() == "Failed to load libcudnn.so.9"
