@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 from service.contract.manifest import Measures, Role
-from trainer.data import Batch, Dataset
+from trainer.data.batches import Batch
 from trainer.data.binarisation import trained_with
+from trainer.data.loading import Dataset
 from trainer.evaluation.exported_model import SAMPLE, ExportedModel, whole_test
 from trainer.evaluation.likelihood import likelihood
 from trainer.evaluation.reconstructions import Reconstructions

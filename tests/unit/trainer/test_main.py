@@ -13,6 +13,8 @@ from tests.fixtures import tiny_models
 from tests.fixtures.tiny_models import Trained
 from trainer import pipeline
 from trainer.__main__ import main
+from trainer.config import RunConfig, VQVAEConfig
+from trainer.export.exporter import Exported
 from trainer.kinds import KINDS
 from trainer.training.loop import Fit
 from trainer.training.run_folder import RunFolder
@@ -24,7 +26,7 @@ def trainer(*arguments: str) -> Result:
 
 @pytest.fixture
 def _no_export(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "export", lambda *_: trained.exported)
+    monkeypatch.setattr(pipeline, "export", lambda *_, **__: trained.exported)
 
 
 @pytest.fixture
@@ -32,11 +34,23 @@ def _no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Fit, "begin", lambda _: pytest.fail("trained"))
 
 
+def trained_configs(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
+    """The configs that would have been trained."""
+    taken: list[RunConfig] = []
+
+    def noted(config: RunConfig, *_: object, **__: object) -> Exported:
+        taken.append(config)
+        return trained.exported
+
+    monkeypatch.setattr(pipeline, "train", noted)
+    return taken
+
+
 def test_the_help_shows_commands_to_copy_and_every_kind() -> None:
     result = trainer("--help")
     assert result.exit_code == 0
     assert "python -m trainer vqvae --epochs 1 --limit 5000    the same in 25 seconds" in result.output
-    for command in (*KINDS, "export", "sample", "evaluate"):
+    for command in (*KINDS, "export", "reconstruct", "sample", "evaluate"):
         assert re.search(rf"^  {command} +\w", result.output, re.MULTILINE)
 
 
@@ -93,8 +107,9 @@ def test_help_and_mistakes_do_not_wait_for_torch() -> None:
         (["vqvae", "--image-size", "30"], r"image_size 30 is no multiple of stride 4"),
         (["vqvae", "--lr", "inf"], r"lr is inf: input should be a finite number"),
         (["export"], r"Missing argument 'RUN'"),
-        (["sample"], r"Missing argument 'RUN'"),
-        (["evaluate"], r"Missing argument 'EXPORTED'"),
+        (["reconstruct"], r"Missing argument 'MODEL'"),
+        (["sample"], r"Missing argument 'MODEL'"),
+        (["evaluate"], r"Missing argument 'MODEL'"),
         (["evaluate", "x", "--nll-samples", "1"], r"'--nll-samples': 1 is not in the range x>=2"),
         (["evaluate", "x", "--samples", "20001"], r"'--samples': 20001 is not in the range 10<=x<=20000"),
     ],
@@ -193,19 +208,19 @@ def test_none_takes_back_what_a_file_says(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "mine.yaml").write_text("limit: 5\nepochs: 3\n")
-    taken = []
-    monkeypatch.setattr(pipeline, "train", lambda config, _: taken.append(config))
+    taken = trained_configs(trained, monkeypatch)
     result = trainer("vqvae", f"--config={tmp_path / 'mine.yaml'}", "--limit", "none", "--no-kmeans-start")
     assert result.exit_code == 0, result.stderr
-    assert (taken[0].limit, taken[0].epochs, taken[0].kmeans_start) == (None, 3, False)
+    (config,) = taken
+    assert isinstance(config, VQVAEConfig)
+    assert (config.limit, config.epochs, config.kmeans_start) == (None, 3, False)
 
 
 def test_the_config_of_a_run_is_one_that_config_takes(
     trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    taken = []
-    monkeypatch.setattr(pipeline, "train", lambda config, _: taken.append(config))
-    trainer("vqvae", "--config", str(trained.run.folder / "config.yaml"))
+    taken = trained_configs(trained, monkeypatch)
+    trainer("vqvae", "--replace", "--config", str(trained.run.folder / "config.yaml"))
     assert taken == [trained.config]
 
 
@@ -222,9 +237,9 @@ def test_a_bad_name_is_refused_before_exporting(trained: Trained, tmp_path: Path
     assert result.stderr.startswith("error: name is '../other': string should match pattern")
 
 
-def test_pictures_stand_beside_their_reconstructions(trained: Trained, tmp_path: Path) -> None:
+def test_pictures_stand_above_their_reconstructions(trained: Trained, tmp_path: Path) -> None:
     out = tmp_path / "pairs.png"
-    result = trainer("sample", str(trained.run.folder), "--out", str(out))
+    result = trainer("reconstruct", str(trained.exported.folder), "--out", str(out))
     assert result.exit_code == 0
     assert out.read_bytes().startswith(b"\x89PNG")
     assert f"written to {out}" in result.output
@@ -233,7 +248,7 @@ def test_pictures_stand_beside_their_reconstructions(trained: Trained, tmp_path:
 
 def test_a_picture_that_is_missing_is_told_in_a_line(trained: Trained, tmp_path: Path) -> None:
     file = tmp_path / "none.png"
-    result = trainer("sample", str(trained.run.folder), "--image", str(file))
+    result = trainer("reconstruct", str(trained.exported.folder), "--image", str(file))
     assert result.exit_code == 1
     assert result.stderr == f"error: {file} cannot be read: No such file or directory\n"
 

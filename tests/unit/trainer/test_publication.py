@@ -9,7 +9,7 @@ from trainer.errors import ExportError
 
 
 def publish(target: Path, **files: str) -> None:
-    with publication(target) as folder:
+    with publication(target, replace=True) as folder:
         for name, text in files.items():
             (folder / name).write_text(text)
 

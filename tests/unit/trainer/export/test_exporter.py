@@ -19,7 +19,7 @@ from service.contract.manifest import FILE_NAME, Manifest, Role, content_version
 from tests.fixtures import tiny_models
 from tests.fixtures.tiny_models import Trained
 from trainer.config import VQVAEConfig
-from trainer.data import ResidentSplit
+from trainer.data.batches import ResidentSplit
 from trainer.errors import ExportError
 from trainer.evaluation.exported_model import open_exported
 from trainer.export import exporter as exporter
