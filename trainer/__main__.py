@@ -64,13 +64,14 @@ def _train(
         numbered = "name" not in asked and not replace
         run = RunFolder.latest(resolved.out, resolved.name, numbered=numbered) if resume else None
         if run is not None:
+            run.replace = replace
             resolved = run.changed(kind, asked)
         _check(resolved, run, replace=replace or (numbered and run is None))
         # Imported late: torch takes seconds, which neither --help nor any mistake above should cost.
         from trainer import pipeline
 
         if run is not None:
-            exported = pipeline.resume(run, resolved, console, replace=replace)
+            exported = pipeline.resume(run, resolved, console)
         else:
             exported = pipeline.train(resolved, console, numbered=numbered, replace=replace)
         _have_loaded(reload, exported.manifest.name, console)
@@ -79,6 +80,7 @@ def _train(
 def _check(config: RunConfig, run: RunFolder | None, *, replace: bool) -> None:
     """Raise for what would end a run, or keep its model from being published, before it is begun."""
     loading.check(config.data)
+    RunFolder.check(config)
     durable.check_writable(config.export_to)
     own = None if run is None else run.identity.id
     durable.check_replaceable(config.export_to / config.name, own, replace=replace)
@@ -112,12 +114,13 @@ def export(run: Path, export_to: Path | None, name: str | None, replace: bool, r
     console = _console()
     with _clear_errors():
         opened = RunFolder.open(run)
+        opened.replace = replace
         config = opened.published_as(export_to, name)
         opened.latest_checkpoint()
         _check(config.model_copy(update={"wandb": False}), opened, replace=replace)
         from trainer import pipeline
 
-        exported = pipeline.export_run(opened, config, console, replace=replace)
+        exported = pipeline.export_run(opened, config, console)
         _have_loaded(reload, exported.manifest.name, console)
 
 
@@ -219,15 +222,15 @@ def evaluate(
 ) -> None:
     """Measure MODEL, a published model or the run folder of one, through ONNX Runtime, as the service."""
     with _clear_errors():
-        from trainer.evaluation.published import Published
+        from trainer.evaluation.published import Published, check_parameters, sampler_parameters
 
-        published = Published.find(model)
+        published, parameters = Published.find(model), sampler_parameters(sets)
+        check_parameters(published.model, parameters)
         source = published.data(data)
         from trainer import evaluate
         from trainer.evaluation.results import Effort
 
         console = Console(stderr=True, quiet=True) if as_json else _console()
-        parameters = evaluate.sampler_parameters(sets)
         manifest = evaluate.evaluate(
             published.folder, source, Effort(**effort), parameters, console, write=write
         )

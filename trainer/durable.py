@@ -85,12 +85,18 @@ def delete(path: Path) -> None:
 
 def check_writable(folder: Path) -> None:
     """Raise ExportError if nothing can be published below ``folder``: before hours of training, not after."""
+    if (reason := refusal(folder)) is not None:
+        raise ExportError(f"cannot publish into {folder}: {reason}")
+
+
+def refusal(folder: Path) -> str | None:
+    """Why no folder can be made below ``folder``, which is made if it is missing; None if one can."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix="."):
-            pass
+            return None
     except OSError as error:
-        raise ExportError(f"cannot publish into {folder}: {error.strerror}") from error
+        return error.strerror
 
 
 def read_published(target: Path) -> Manifest | None:

@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
@@ -11,13 +11,13 @@ from service.contract.manifest import FILE_NAME, Manifest, Measures
 from trainer.data.loading import Dataset, load
 from trainer.data.sizing import ImageOptions
 from trainer.durable import check_writable, publication
-from trainer.errors import ConfigError, DataError, ExportError, nearest
-from trainer.evaluation.exported_model import SAMPLE, ExportedModel, file_entries, open_exported
+from trainer.errors import DataError, ExportError
+from trainer.evaluation.exported_model import ExportedModel, file_entries, open_exported
 from trainer.evaluation.likelihood import SCORE
+from trainer.evaluation.published import SamplerParameters, check_parameters
 from trainer.evaluation.results import (
     RECONSTRUCTIONS,
     Effort,
-    SamplerParameters,
     likelihood_row,
     reconstructions_row,
     sample_rows,
@@ -44,7 +44,7 @@ def evaluate(
     """
     limit_threads()
     model, manifest = open_exported(folder)
-    _check_parameters(model, parameters)
+    check_parameters(model, parameters)
     _check_files(folder, manifest)
     if write:
         check_writable(folder.resolve().parent)
@@ -62,19 +62,6 @@ def evaluate(
         _rewrite(folder, manifest)
         console.print(f"written into {folder}")
     return manifest
-
-
-def sampler_parameters(texts: Sequence[str]) -> SamplerParameters:
-    """Parse ``METHOD.NAME=VALUE``. Raises ConfigError for another form."""
-    found: dict[str, dict[str, float]] = {}
-    for text in texts:
-        key, _, value = text.partition("=")
-        method, _, name = key.partition(".")
-        try:
-            found.setdefault(method, {})[name] = float(value)
-        except ValueError:
-            raise ConfigError(f"--set takes METHOD.NAME=NUMBER, not {text!r}") from None
-    return found
 
 
 def _rows(
@@ -108,17 +95,6 @@ def dataset_of(manifest: Manifest, data: str) -> Dataset:
             f"{'x'.join(map(str, ours))}"
         )
     return dataset
-
-
-def _check_parameters(model: ExportedModel, parameters: SamplerParameters) -> None:
-    methods = [name.removeprefix(SAMPLE) for name in model.samplers]
-    for method, values in parameters.items():
-        if method not in methods:
-            known = ", ".join(methods) or "none"
-            raise ConfigError(
-                f"there is no method {method!r} to set; there are {known}.{nearest(method, methods)}"
-            )
-        model.check_parameters(method, values)
 
 
 def _check_files(folder: Path, manifest: Manifest) -> None:

@@ -16,7 +16,7 @@ from service.contract.image_preprocessing import prepare
 from service.contract.manifest import ImageSpec, Input, Manifest, Role
 from trainer.errors import ConfigError, DataError, RunError, nearest
 from trainer.evaluation.exported_model import RECONSTRUCT, SAMPLE, ExportedModel
-from trainer.evaluation.published import Published
+from trainer.evaluation.published import Published, check_parameters
 
 Pixels = NDArray[np.uint8]
 
@@ -67,9 +67,10 @@ def write_samples(
     _check_out(out)
     model, manifest = published.model, published.manifest
     name = _method(model, manifest, method)
-    index = _label(manifest, model.label_of(SAMPLE + name), label)
+    inputs = (item for each in model.pipeline(SAMPLE + name) for item in model.operations[each].inputs)
+    index = _label(manifest, next((item for item in inputs if item.role is Role.label), None), label)
     values = _values(parameters)
-    model.check_parameters(name, values)
+    check_parameters(model, {name: values})
     labels = None if index is None else np.full(count, index, np.int64)
     images = model.draw(SAMPLE + name, count, seed, labels, values).arrays[Role.images]
     _save(grid(images), out)

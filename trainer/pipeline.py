@@ -52,6 +52,7 @@ def train(config: RunConfig, console: Console, *, numbered: bool = False, replac
             "machine": machine.reason,
         },
         numbered=numbered,
+        replace=replace,
     )
     if run.config.name != config.name:
         console.print(f"name: {run.config.name}, as there is a run or a model {config.name} already")
@@ -60,10 +61,10 @@ def train(config: RunConfig, console: Console, *, numbered: bool = False, replac
     fit.begin()
     fit()
     second = _second_stage(fit.result, prepared, run, console)
-    return _publish(fit.result, second, run, run.config, dataset, console, replace)
+    return _publish(fit.result, second, run, run.config, dataset, console)
 
 
-def resume(run: RunFolder, config: RunConfig, console: Console, *, replace: bool = False) -> Exported:
+def resume(run: RunFolder, config: RunConfig, console: Console) -> Exported:
     """Continue a run, to the result of an unbroken run, and publish it.
 
     ``config`` is that of the run with the values given now (``RunFolder.changed``).
@@ -76,10 +77,10 @@ def resume(run: RunFolder, config: RunConfig, console: Console, *, replace: bool
     _resume_fit(fit, console)
     fit()
     second = _second_stage(fit.result, prepared, run, console)
-    return _publish(fit.result, second, run, run.config, prepared.dataset, console, replace)
+    return _publish(fit.result, second, run, run.config, prepared.dataset, console)
 
 
-def export_run(run: RunFolder, config: RunConfig, console: Console, *, replace: bool = False) -> Exported:
+def export_run(run: RunFolder, config: RunConfig, console: Console) -> Exported:
     """Publish the model of the latest checkpoint of a run, as ``config`` says.
 
     It is that of the run, perhaps with another place or name (``RunFolder.published_as``).
@@ -96,7 +97,7 @@ def export_run(run: RunFolder, config: RunConfig, console: Console, *, replace: 
             )
         averaged = second.schedule().average_decay > 0
         checkpoint.load_weights(second_run.latest_checkpoint(), second, averaged=averaged)
-    return _publish(model, second, run, config, dataset, console, replace)
+    return _publish(model, second, run, config, dataset, console)
 
 
 def restored(run: RunFolder, console: Console) -> tuple[Model, Dataset]:
@@ -204,10 +205,9 @@ def _publish(
     config: RunConfig,
     dataset: Dataset,
     console: Console,
-    replace: bool,
 ) -> Exported:
     console.print("exporting and measuring ...")
-    exported = export(model, second, config, dataset, run.identity, replace=replace)
+    exported = export(model, second, config, dataset, run.identity, replace=run.replace)
     for row in exported.manifest.measures:
         console.print(f"{row.dataset}, {row.split} split, {row.images:,} images: {describe(row.values)}")
     console.print(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from service.contract.cpu_count import available_cpus
-from service.contract.manifest import FILE_NAME, CodesSpec, File, Input, Manifest, Operation, Role
+from service.contract.manifest import FILE_NAME, CodesSpec, File, Manifest, Operation, Role
 from service.contract.runner import (
     Arrays,
     BatchSlice,
@@ -28,7 +28,7 @@ from service.contract.runner import (
     noise_shape,
     parameters_of,
 )
-from trainer.errors import ConfigError, ExportError, nearest
+from trainer.errors import ExportError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -194,7 +194,7 @@ class ExportedModel:
 
         ``labels`` are int64 ``(count,)``, for an operation that takes them.
         """
-        names = self._pipeline(name)
+        names = self.pipeline(name)
         drawn: list[Results] = []
         rows = self._rows_at_once(names, values)
         for start in range(0, count, rows):
@@ -218,24 +218,7 @@ class ExportedModel:
         """``draw``, with tensors."""
         return Outputs.of(self.draw(name, count, seed, None if labels is None else labels.numpy(), values))
 
-    def label_of(self, name: str) -> Input | None:
-        """The input of an operation that takes a class, or None."""
-        inputs = (item for each in self._pipeline(name) for item in self.operations[each].inputs)
-        return next((item for item in inputs if item.role is Role.label), None)
-
-    def check_parameters(self, method: str, values: Mapping[str, float]) -> None:
-        """Raise ConfigError for a parameter that a sampling method does not have, or out of its bounds."""
-        known = parameters_of(self.operations[name] for name in self._pipeline(SAMPLE + method))
-        for name, value in values.items():
-            if name not in known:
-                names = ", ".join(known) or "none"
-                hint = nearest(name, known)
-                raise ConfigError(f"{method} has no parameter {name!r}; it has {names}.{hint}")
-            low, high, dtype = known[name].minimum, known[name].maximum, known[name].dtype
-            if not low <= value <= high or (dtype == "int64" and not value.is_integer()):
-                raise ConfigError(f"{method}.{name} is {dtype} in {low:g} to {high:g}, not {value:g}")
-
-    def _pipeline(self, name: str) -> tuple[str, ...]:
+    def pipeline(self, name: str) -> tuple[str, ...]:
         """The operations that make images by a sampler."""
         return (name,) if self.operations[name].gives(Role.images) else (name, "decode")
 

@@ -1,15 +1,23 @@
-"""A published model, found by its own folder or by the run folder of the run that made it; without torch."""
+"""A published model, and what may be asked of it: all that is checked before torch is imported.
 
+It is found by its own folder, or by the run folder of the run that made it.
+"""
+
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from service.contract.manifest import FILE_NAME, Manifest
+from service.contract.runner import parameters_of
 from trainer.config import RunConfig
 from trainer.data import loading
 from trainer.errors import ConfigError, DataError, ExportError, RunError, nearest
-from trainer.evaluation.exported_model import ExportedModel, open_exported
+from trainer.evaluation.exported_model import SAMPLE, ExportedModel, open_exported
 from trainer.training.run_folder import CONFIG, RunFolder
+
+SamplerParameters = Mapping[str, Mapping[str, float]]
+"""The parameters that replace the defaults of each sampling method, by method and name."""
 
 
 @dataclass(frozen=True)
@@ -67,3 +75,35 @@ def _run_of(folder: Path, manifest: Manifest) -> RunFolder | None:
             if run.identity.id == manifest.run.id:
                 return run
     return None
+
+
+def sampler_parameters(texts: Sequence[str]) -> SamplerParameters:
+    """Parse ``METHOD.NAME=VALUE``. Raises ConfigError for another form."""
+    found: dict[str, dict[str, float]] = {}
+    for text in texts:
+        key, _, value = text.partition("=")
+        method, _, name = key.partition(".")
+        try:
+            found.setdefault(method, {})[name] = float(value)
+        except ValueError:
+            raise ConfigError(f"--set takes METHOD.NAME=NUMBER, not {text!r}") from None
+    return found
+
+
+def check_parameters(model: ExportedModel, parameters: SamplerParameters) -> None:
+    """Raise ConfigError for a method or a parameter that a model does not have, or a value out of bounds."""
+    methods = [name.removeprefix(SAMPLE) for name in model.samplers]
+    for method, values in parameters.items():
+        if method not in methods:
+            names = ", ".join(methods) or "none"
+            raise ConfigError(
+                f"there is no method {method!r} to set; there are {names}.{nearest(method, methods)}"
+            )
+        known = parameters_of(model.operations[name] for name in model.pipeline(SAMPLE + method))
+        for name, value in values.items():
+            if name not in known:
+                names, hint = ", ".join(known) or "none", nearest(name, known)
+                raise ConfigError(f"{method} has no parameter {name!r}; it has {names}.{hint}")
+            low, high, dtype = known[name].minimum, known[name].maximum, known[name].dtype
+            if not low <= value <= high or (dtype == "int64" and not value.is_integer()):
+                raise ConfigError(f"{method}.{name} is {dtype} in {low:g} to {high:g}, not {value:g}")

@@ -36,16 +36,21 @@ ID_BYTES = 8
 
 
 class RunFolder:
-    """A run folder that exists."""
+    """A run folder that exists; with ``replace`` its model may replace one that another run published."""
 
-    def __init__(self, folder: Path, config: RunConfig, title: str | None = None) -> None:
+    def __init__(
+        self, folder: Path, config: RunConfig, title: str | None = None, *, replace: bool = False
+    ) -> None:
         self.folder = folder
         self.config = config
         self.title = title or folder.name
         self.checkpoints = folder / "checkpoints"
+        self.replace = replace
 
     @classmethod
-    def create(cls, config: RunConfig, facts: Mapping[str, Any], *, numbered: bool = False) -> "RunFolder":
+    def create(
+        cls, config: RunConfig, facts: Mapping[str, Any], *, numbered: bool = False, replace: bool = False
+    ) -> "RunFolder":
         """Make a new run folder, with the config and further facts about the run.
 
         If ``numbered``, the run and its model are named as the folder, and the name is one that no published
@@ -64,13 +69,19 @@ class RunFolder:
             if numbered:
                 identity["numbered"] = config.name
                 config = config.model_copy(update={"name": folder.name})
-            run = cls(folder, config)
+            run = cls(folder, config, replace=replace)
             run.configure(config)
             facts = {**identity, **facts}
             (folder / "run.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
         except OSError as error:
             raise RunError(f"cannot make the run folder {folder}: {error.strerror}") from error
         return run
+
+    @staticmethod
+    def check(config: RunConfig) -> None:
+        """Raise RunError if no run folder can be made."""
+        if (reason := durable.refusal(config.out)) is not None:
+            raise RunError(f"cannot make the run folder {config.out / config.name}: {reason}")
 
     @classmethod
     def open(cls, folder: Path) -> "RunFolder":
@@ -159,7 +170,7 @@ class RunFolder:
 
     def stage(self, name: str) -> "RunFolder":
         """A further stage of this run: a folder inside this one, which the first checkpoint makes."""
-        return RunFolder(self.folder / name, self.config, f"{self.title}-{name}")
+        return RunFolder(self.folder / name, self.config, f"{self.title}-{name}", replace=self.replace)
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -15,9 +15,10 @@ from tests.fixtures.tiny_models import Trained
 from trainer import evaluate as module
 from trainer.__main__ import main
 from trainer.errors import ConfigError, DataError, ExportError
-from trainer.evaluate import evaluate, sampler_parameters
+from trainer.evaluate import evaluate
 from trainer.evaluation.exported_model import file_entries
-from trainer.evaluation.results import Effort, SamplerParameters
+from trainer.evaluation.published import SamplerParameters, sampler_parameters
+from trainer.evaluation.results import Effort
 from trainer.export.model_card import CARD
 
 EFFORT = Effort(samples=20)

@@ -1,3 +1,5 @@
+import json
+import os
 import re
 import shlex
 import signal
@@ -83,14 +85,98 @@ def test_without_a_command_there_is_the_help() -> None:
 
 
 @pytest.mark.slow
-def test_help_and_mistakes_do_not_wait_for_torch() -> None:
+def test_help_and_mistakes_do_not_wait_for_torch(tmp_path: Path) -> None:
+    exported = Path(__file__).parents[3] / "exported"
+    model, places = str(exported / "vqvae-mnist"), [f"--out={tmp_path}", f"--export-to={exported}"]
+    mistakes = [
+        ["vqvae", "--preset", "no"],
+        ["vqvae", "--data=/nowhere"],
+        ["vqvae", "--data=emoji"],
+        ["vqvae", f"--data={exported.parent}/docker/monitoring"],
+        ["vqvae", "--name=vqvae-mnist", *places],
+        ["vqvae", "--export-to=/dev/null/a"],
+        ["vqvae", "--out=/dev/null/a"],
+        ["vqvae", "--resume", *places],
+        ["export", "/nowhere"],
+        ["reconstruct", "/nowhere"],
+        ["reconstruct", model, "--image=/nowhere.png"],
+        ["reconstruct", model, "--out=/dev/null/a.png"],
+        ["sample", model, "--label=frog"],
+        ["evaluate", "/nowhere"],
+        ["evaluate", model, "--data=/nowhere"],
+        ["evaluate", model, "--set=no.steps=1"],
+    ]
     program = (
-        "import sys; from click.testing import CliRunner; from trainer.__main__ import main\n"
-        "for arguments in (['vqvae', '--help'], ['vqvae', '--preset', 'no']):\n"
-        "    CliRunner().invoke(main, arguments)\n"
-        "sys.exit('torch' in sys.modules)"
+        "import json, sys; from click.testing import CliRunner; from trainer.__main__ import main\n"
+        "assert CliRunner().invoke(main, ['vqvae', '--help']).exit_code == 0\n"
+        "for arguments in json.loads(sys.argv[1]):\n"
+        "    result = CliRunner().invoke(main, arguments)\n"
+        "    assert result.exit_code in (1, 2), (arguments, result.output)\n"
+        "    assert result.stderr.count('\\n') == 1, result.stderr\n"
+        "    assert 'torch' not in sys.modules, arguments\n"
     )
-    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+    asked = subprocess.run(
+        [sys.executable, "-c", program, json.dumps(mistakes)], capture_output=True, text=True, check=False
+    )
+    assert asked.returncode == 0, asked.stderr
+
+
+@pytest.mark.slow
+def test_without_a_key_wandb_is_told_in_a_line(tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    asked = subprocess.run(
+        [sys.executable, "-m", "trainer", "vqvae", "--wandb", f"--out={tmp_path}", f"--export-to={tmp_path}"],
+        env=variables | {"HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert asked.returncode == 2
+    assert asked.stderr == (
+        "error: --wandb finds no key: run `wandb login`, set WANDB_API_KEY, or set WANDB_MODE=offline\n"
+    )
+
+
+@pytest.mark.usefixtures("_no_training")
+def test_a_name_that_is_taken_is_told_before_training(trained: Trained, tmp_path: Path) -> None:
+    places = [f"--out={tmp_path}", f"--export-to={trained.config.export_to}"]
+    result = trainer("vqvae", *tiny_models.flags(), *places)
+    assert result.exit_code == 1
+    assert re.fullmatch(
+        rf"error: {trained.exported.folder} is a model of another run \(tiny, published 20.*\): "
+        r"choose another name with --name, or replace it with --replace\n",
+        result.stderr,
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_run_without_a_name_takes_one_that_is_free_and_keeps_it(tmp_path: Path, digits: Path) -> None:
+    precious = tmp_path / "exported" / "vqvae-mnist"
+    precious.mkdir(parents=True)
+    (precious / "manifest.json").write_text("{}")
+    places = [f"--out={tmp_path}/runs", f"--export-to={tmp_path}/exported"]
+    flags = [flag for flag in tiny_models.flags(epochs=1) if not flag.startswith("--name=")]
+    result = trainer("vqvae", *flags, f"--data={digits}", *places)
+    assert result.exit_code == 0, result.stderr
+    assert "name: vqvae-mnist-2, as there is a run or a model vqvae-mnist already" in result.output
+    published = [result.output]
+    for arguments in (
+        ["vqvae", "--resume", "--epochs=2", *places],
+        ["export", f"{tmp_path}/runs/vqvae-mnist-2"],
+        ["export", f"{tmp_path}/runs/vqvae-mnist-2", "--name=vqvae-mnist", "--replace"],
+    ):
+        result = trainer(*arguments)
+        assert result.exit_code == 0, result.stderr
+        published.append(result.output)
+    assert [re.search(r"published \S+/(\S+) ", output)[1] for output in published] == [  # type: ignore[index]
+        *["vqvae-mnist-2"] * 3,
+        "vqvae-mnist",
+    ]
+    refused = trainer("export", f"{tmp_path}/runs/vqvae-mnist-2", f"--export-to={tmp_path}/runs")
+    assert refused.exit_code == 1
+    assert "runs/vqvae-mnist-2 is no model: choose another name with --name" in refused.stderr
 
 
 @pytest.mark.usefixtures("_no_training")
