@@ -10,7 +10,8 @@
     python -m trainer sample exported/vqvae-mnist --label 7 --n 16      new images
     python -m trainer evaluate exported/vqvae-mnist    measure a published model in full
 
-Each trains in a run folder below runs/, and publishes the model below exported/, where the service finds it:
+Each trains in a run folder below runs/, and publishes the model below exported/, where the service finds it. A
+name that is taken there gets a number, or is an error if it was given with --name and not with --replace.
 
     python -m service
     python -m trainer vqvae --reload http://127.0.0.1:8000     have a running service load it at the end
@@ -152,7 +153,9 @@ def reconstruct(model: Path, files: tuple[Path, ...], out: Path) -> None:
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--method", help="of the model  [default: prior, or the only one]")
 @click.option("--label", help="class to draw, by its name or index")
-@click.option("--n", "count", type=click.IntRange(1, MOST_SAMPLES), default=16, show_default=True)
+@click.option(
+    "--n", "count", type=click.IntRange(1, MOST_SAMPLES), default=16, show_default=True, help="how many"
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="of all noise")
 @click.option(
     "--set", "sets", multiple=True, metavar="NAME=VALUE", help="a parameter of the method; repeatable"

@@ -2,7 +2,7 @@
 
     runs/NAME/
       config.yaml         the resolved config, which `--config` can read
-      run.json            dataset, image spec, versions and device
+      run.json            id, dataset, image spec, versions and device
       metrics.jsonl       one line an epoch
       tensorboard/        the same for TensorBoard
       reconstructions/    originals above reconstructions, one picture an epoch
