@@ -10,8 +10,8 @@
     python -m trainer sample exported/vqvae-mnist --label 7 --n 16      new images
     python -m trainer evaluate exported/vqvae-mnist    measure a published model in full
 
-Each trains in a run folder below runs/, and publishes the model below exported/, where the service finds it. A
-name that is taken there gets a number, or is an error if it was given with --name and not with --replace.
+Each trains in a run folder below runs/, and publishes the model below exported/, where the service finds it.
+A name that is taken there gets a number, or is an error if it was given with --name and not with --replace.
 
     python -m service
     python -m trainer vqvae --reload http://127.0.0.1:8000     have a running service load it at the end
