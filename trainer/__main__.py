@@ -6,10 +6,12 @@
     python -m trainer vqvae --resume                   go on after Ctrl-C
     python -m trainer ncp                              a beta-VAE, then its noise contrastive prior
     python -m trainer export runs/vqvae-mnist          publish the latest checkpoint of a run
-    python -m trainer sample runs/vqvae-mnist --image FILE     an image above its reconstruction
+    python -m trainer reconstruct exported/vqvae-mnist --image FILE     an image above its reconstruction
+    python -m trainer sample exported/vqvae-mnist --label 7 --n 16      new images
     python -m trainer evaluate exported/vqvae-mnist    measure a published model in full
 
-Each trains in a run folder below runs/, and publishes the model below exported/, where the service finds it:
+Each trains in a run folder below runs/, and publishes the model below exported/, where the service finds it.
+A name that is taken there gets a number, or is an error if it was given with --name and not with --replace.
 
     python -m service
     python -m trainer vqvae --reload http://127.0.0.1:8000     have a running service load it at the end
@@ -18,79 +20,83 @@ Each trains in a run folder below runs/, and publishes the model below exported/
 import json
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 from click.core import ParameterSource
 
-from trainer.errors import TrainerError, nearest, needs
+from service.contract import __version__
+from trainer.errors import TrainerError, needs
 
 try:
     from rich.console import Console
-except ModuleNotFoundError as error:  # as in the environment of `make serve`
+
+    from trainer import durable
+    from trainer.cli import Commands, reload_option, replace_option
+    from trainer.config import RunConfig, read_yaml, resolve
+    from trainer.data import loading
+    from trainer.training.run_folder import RunFolder
+except ModuleNotFoundError as error:  # a package installed without its extra has the command nonetheless
     sys.exit(f"error: {needs('the trainer', 'trainer', error.name)}")
 
-from service.contract import __version__
-from trainer.cli import KindCommand, reload_option
-from trainer.config import read_yaml, resolve
-from trainer.kinds import KINDS
-
-
-class Commands(click.Group):
-    """A command for each kind, made on first use, and those for runs and published models.
-
-    The error for an unknown command names the nearest one.
-    """
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names of all commands, sorted."""
-        return sorted([*super().list_commands(ctx), *KINDS])
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of a name, or None."""
-        if cmd_name in KINDS:
-            return KindCommand(cmd_name, callback=partial(_train, cmd_name))
-        return super().get_command(ctx, cmd_name)
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command of the first argument."""
-        names = self.list_commands(ctx)
-        if args and args[0] not in names and not args[0].startswith("-"):
-            ctx.fail(
-                f"no kind or command {args[0]!r}; there are {', '.join(names)}.{nearest(args[0], names)}"
-            )
-        return super().resolve_command(ctx, args)
-
-
-@click.group(cls=Commands, help=__doc__.replace("\n\n    ", "\n\n\b\n    "), no_args_is_help=True)
-@click.version_option(__version__, prog_name="tessera-train")
-def main() -> None:
-    """Train models and export them for the service; the module's docstring is the help."""
+# More are no picture to look at.
+MOST_SAMPLES = 1024
 
 
 def _train(
-    kind: str, preset: str | None, config: Path | None, resume: bool, reload: str | None, **given: Any
+    kind: str,
+    preset: str | None,
+    config: Path | None,
+    resume: bool,
+    replace: bool,
+    reload: str | None,
+    **given: Any,
 ) -> None:
     source = click.get_current_context().get_parameter_source
     flags = {name: value for name, value in given.items() if source(name) is not ParameterSource.DEFAULT}
     console = _console()
     with _clear_errors():
         resolved = resolve(kind, preset=preset, file=config, flags=flags)
-        # Imported late: torch takes seconds, which neither --help nor a mistyped flag should cost.
+        asked = (read_yaml(config) if config else {}) | flags
+        # The name of a preset is nobody's choice: a run takes another one that is free.
+        numbered = "name" not in asked and not replace
+        run = RunFolder.latest(resolved.out, resolved.name, numbered=numbered) if resume else None
+        if run is not None:
+            run.replace = replace
+            resolved = run.changed(kind, asked)
+        _check(resolved, run, replace=replace or (numbered and run is None))
+        # Imported late: torch takes seconds, which neither --help nor any mistake above should cost.
         from trainer import pipeline
 
-        if resume:
-            asked = (read_yaml(config) if config else {}) | flags
-            pipeline.resume(kind, resolved.out, resolved.name, asked, console)
+        if run is not None:
+            exported = pipeline.resume(run, resolved, console)
         else:
-            pipeline.train(resolved, console)
-        _have_loaded(reload, resolved.name, console)
+            exported = pipeline.train(resolved, console, numbered=numbered, replace=replace)
+        _have_loaded(reload, exported.manifest.name, console)
+
+
+def _check(config: RunConfig, run: RunFolder | None, *, replace: bool) -> None:
+    """Raise for what would end a run, or keep its model from being published, before it is begun."""
+    loading.check(config.data)
+    RunFolder.check(config)
+    durable.check_writable(config.export_to)
+    own = None if run is None else run.identity.id
+    durable.check_replaceable(config.export_to / config.name, own, replace=replace)
+    if config.wandb:
+        from trainer.training import weights_and_biases
+
+        weights_and_biases.check()
+
+
+@click.group(
+    cls=Commands, train=_train, help=__doc__.replace("\n\n    ", "\n\n\b\n    "), no_args_is_help=True
+)
+@click.version_option(__version__, prog_name="tessera-train")
+def main() -> None:
+    """Train models and export them for the service; the module's docstring is the help."""
 
 
 def _have_loaded(service: str | None, name: str, console: Console) -> None:
@@ -104,41 +110,80 @@ def _have_loaded(service: str | None, name: str, console: Console) -> None:
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--export-to", type=click.Path(path_type=Path), help="publish as DIR/NAME [default: the run's]")
 @click.option("--name", help="of the exported model [default: the run's]")
-def export(run: Path, export_to: Path | None, name: str | None, reload: str | None) -> None:
+def export(run: Path, export_to: Path | None, name: str | None, replace: bool, reload: str | None) -> None:
     """Publish the model of the latest checkpoint of RUN, a run folder."""
     console = _console()
     with _clear_errors():
+        opened = RunFolder.open(run)
+        opened.replace = replace
+        config = opened.published_as(export_to, name)
+        opened.latest_checkpoint()
+        _check(config.model_copy(update={"wandb": False}), opened, replace=replace)
         from trainer import pipeline
 
-        exported = pipeline.export_run(run, export_to, name, console)
+        exported = pipeline.export_run(opened, config, console)
         _have_loaded(reload, exported.manifest.name, console)
 
 
-@main.command("sample", short_help="Write images above their reconstructions.")
-@click.argument("run", type=click.Path(path_type=Path))
+def _out(default: str) -> Callable[[Any], Any]:
+    return click.option(
+        "--out", type=click.Path(path_type=Path), default=Path(default), show_default=True, help="the picture"
+    )
+
+
+@main.command("reconstruct", short_help="Write images above their reconstructions.")
+@click.argument("model", type=click.Path(path_type=Path))
 @click.option(
     "--image", "files", type=click.Path(path_type=Path), multiple=True, help="a picture; repeatable"
 )
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default=Path("pair.png"),
-    show_default=True,
-    help="the PNG",
-)
-def sample(run: Path, files: tuple[Path, ...], out: Path) -> None:
-    """Write originals above their reconstructions by the latest checkpoint of RUN, a run folder.
+@_out("reconstructions.png")
+def reconstruct(model: Path, files: tuple[Path, ...], out: Path) -> None:
+    """Write originals above their reconstructions by MODEL, a published model or the run folder of one.
 
-    Without --image, the originals are the first test images of the run's data.
+    Without --image, the originals are the first test images of the data it was trained on.
     """
     with _clear_errors():
-        from trainer import reconstruct
+        from trainer import pictures
+        from trainer.evaluation.published import Published
 
-        reconstruct.write_pairs(run, files, out, _console())
+        pictures.write_reconstructions(Published.find(model), files, out, _console())
+
+
+@main.command("sample", short_help="Draw new images.")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--method", help="of the model  [default: prior, or the only one]")
+@click.option("--label", help="class to draw, by its name or index")
+@click.option(
+    "--n", "count", type=click.IntRange(1, MOST_SAMPLES), default=16, show_default=True, help="how many"
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="of all noise")
+@click.option(
+    "--set", "sets", multiple=True, metavar="NAME=VALUE", help="a parameter of the method; repeatable"
+)
+@_out("samples.png")
+def sample(
+    model: Path,
+    method: str | None,
+    label: str | None,
+    count: int,
+    seed: int,
+    sets: tuple[str, ...],
+    out: Path,
+) -> None:
+    """Draw images by MODEL, a published model or the run folder of one, and write them as one picture.
+
+    A seed gives the same images as in the service.
+    """
+    with _clear_errors():
+        from trainer import pictures
+        from trainer.evaluation.published import Published
+
+        published = Published.find(model)
+        pictures.write_samples(published, method, label, count, seed, sets, out, _console())
 
 
 @main.command("evaluate", short_help="Measure a published model in full.")
-@click.argument("exported", type=click.Path(path_type=Path))
+@click.argument("model", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="print the metrics as JSON, and nothing else")
 @click.option("--data", help="as for training  [default: the data the model was trained on]")
 @click.option(
@@ -170,7 +215,7 @@ def sample(run: Path, files: tuple[Path, ...], out: Path) -> None:
     help="metrics into manifest and card",
 )
 def evaluate(
-    exported: Path,
+    model: Path,
     as_json: bool,
     data: str | None,
     sets: tuple[str, ...],
@@ -178,14 +223,19 @@ def evaluate(
     reload: str | None,
     **effort: int,
 ) -> None:
-    """Measure EXPORTED, a published model, through ONNX Runtime, as the service will run it."""
+    """Measure MODEL, a published model or the run folder of one, through ONNX Runtime, as the service."""
     with _clear_errors():
+        from trainer.evaluation.published import Published, check_parameters, sampler_parameters
+
+        published, parameters = Published.find(model), sampler_parameters(sets)
+        check_parameters(published.model, parameters)
+        source = published.data(data)
         from trainer import evaluate
         from trainer.evaluation.results import Effort
 
         console = Console(stderr=True, quiet=True) if as_json else _console()
         manifest = evaluate.evaluate(
-            exported, data, Effort(**effort), evaluate.sampler_parameters(sets), console, write=write
+            published.folder, source, Effort(**effort), parameters, console, write=write
         )
         if as_json:
             click.echo(json.dumps([row.model_dump() for row in manifest.measures], indent=2))
@@ -205,6 +255,8 @@ def _clear_errors() -> Iterator[None]:
         yield
     except TrainerError as error:
         _end(str(error), error.exit_code)
+    except ModuleNotFoundError as error:
+        _end(needs("the trainer", "trainer", error.name), 1)
     except KeyboardInterrupt:
         _end("interrupted", 130)
     finally:
@@ -216,6 +268,7 @@ def _end(message: str, exit_code: int) -> NoReturn:
     sys.exit(exit_code)
 
 
+export.params.append(replace_option())
 for _publishing in (export, evaluate):
     _publishing.params.append(reload_option())
 

@@ -1,6 +1,7 @@
 """Command-line flags from the fields of a config, which has the name, default, bounds and help of each."""
 
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 from urllib.parse import urlsplit
@@ -10,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from trainer.config import RunConfig, config_class, presets, resolve
-from trainer.errors import ReloadError
+from trainer.errors import ReloadError, nearest
 from trainer.export.reload import KEY_VARIABLE, URL_VARIABLE
 from trainer.kinds import KINDS
 
@@ -62,7 +63,7 @@ class KindCommand(click.Command):
             "Where the values come from": _source_options(self.kind),
             f"The {self.kind} model": [_option(config, name, defaults) for name in own],
             "Data, optimisation, machine, places": [_option(config, name, defaults) for name in shared],
-            "Once it is published": [reload_option()],
+            "Once it is trained": [replace_option(), reload_option()],
         }
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
@@ -76,6 +77,38 @@ class KindCommand(click.Command):
             rows = [record for option in group if (record := option.get_help_record(ctx))]
             with formatter.section(title):
                 formatter.write_dl(rows)
+
+
+class Commands(click.Group):
+    """A command for each kind, made on first use, and those for runs and published models.
+
+    ``train`` is called with the kind and its flags. The error for an unknown command names the nearest one.
+    """
+
+    def __init__(self, *arguments: Any, train: Callable[..., None], **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self._train = train
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of all commands, sorted."""
+        return sorted([*super().list_commands(ctx), *KINDS])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of a name, or None."""
+        if cmd_name in KINDS:
+            return KindCommand(cmd_name, callback=partial(self._train, cmd_name))
+        return super().get_command(ctx, cmd_name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command of the first argument."""
+        names = self.list_commands(ctx)
+        if args and args[0] not in names and not args[0].startswith("-"):
+            ctx.fail(
+                f"no kind or command {args[0]!r}; there are {', '.join(names)}.{nearest(args[0], names)}"
+            )
+        return super().resolve_command(ctx, args)
 
 
 class ServiceAddress(click.ParamType[str]):
@@ -105,6 +138,13 @@ def reload_option() -> click.Option:
         help="have the service there load it, such as http://127.0.0.1:8000; its key for a reload is "
         f"${KEY_VARIABLE}. Exit code {ReloadError.exit_code}: published, and not loaded  "
         f"[default: ${URL_VARIABLE}]",
+    )
+
+
+def replace_option() -> click.Option:
+    """The flag ``--replace``."""
+    return click.Option(
+        ["--replace"], is_flag=True, help="a model of this name that another run published gives way"
     )
 
 

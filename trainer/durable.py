@@ -11,16 +11,19 @@ in one step, so that a reader sees one of them.
 """
 
 import ctypes
+import fcntl
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from service.contract.manifest import FILE_NAME, Manifest
 from trainer.errors import ExportError
 
+CHECKPOINTS = "step-*"
 OLD = ".old"
 AT_FDCWD = -100
 RENAME_EXCHANGE = 2
@@ -57,6 +60,11 @@ def whole(folder: Path, pattern: str) -> list[Path]:
     return [found[name] for name in sorted(found)]
 
 
+def checkpoints(folder: Path) -> list[Path]:
+    """The finished checkpoints in ``folder``, oldest first."""
+    return whole(folder, CHECKPOINTS)
+
+
 def tidy(folder: Path, pattern: str) -> None:
     """Delete or rename what interruptions left of folders whose names fit a pattern."""
     for path in folder.glob(f".{pattern}"):
@@ -77,22 +85,57 @@ def delete(path: Path) -> None:
 
 def check_writable(folder: Path) -> None:
     """Raise ExportError if nothing can be published below ``folder``: before hours of training, not after."""
+    if (reason := refusal(folder)) is not None:
+        raise ExportError(f"cannot publish into {folder}: {reason}")
+
+
+def refusal(folder: Path) -> str | None:
+    """Why no folder can be made below ``folder``, which is made if it is missing; None if one can."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix="."):
-            pass
+            return None
     except OSError as error:
-        raise ExportError(f"cannot publish into {folder}: {error.strerror}") from error
+        return error.strerror
+
+
+def read_published(target: Path) -> Manifest | None:
+    """The manifest of a published model; None if there is none that can be read."""
+    try:
+        return Manifest.model_validate_json((target / FILE_NAME).read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def check_replaceable(target: Path, run: str | None, *, replace: bool = False) -> None:
+    """Raise ExportError if ``target`` holds anything but a model of this run, unless it may ``replace`` it.
+
+    ``run`` is the id of a run. A model whose manifest names no run counts as another's.
+    """
+    if replace or not target.is_dir() or not any(target.iterdir()):
+        return
+    manifest = read_published(target)
+    made = None if manifest is None else manifest.run
+    if made is not None and made.id == run:
+        return
+    if manifest is None:
+        found = "is no model"
+    elif made is None:
+        found = f"is a model of another run (version {manifest.version} of {manifest.created})"
+    else:
+        found = f"is a model of another run ({made.name}, published {manifest.created})"
+    raise ExportError(f"{target} {found}: choose another name with --name, or replace it with --replace")
 
 
 @contextmanager
-def publication(target: Path) -> Iterator[Path]:
+def publication(target: Path, run: str | None = None, *, replace: bool = False) -> Iterator[Path]:
     """Yield an empty folder beside ``target``, which replaces ``target`` at the end of the block.
 
     Its name begins with a dot, so that the service passes it over. Raises ExportError if the file system
-    refuses, and then leaves ``target`` unchanged, as it does if the block raises.
+    refuses or ``target`` is not this run's (``check_replaceable``), and then leaves ``target`` unchanged, as
+    it does if the block raises.
     """
-    target = target.resolve()
+    shown, target = target, target.resolve()
     check_writable(target.parent)
     if target.exists() and not target.is_dir():
         raise ExportError(f"cannot publish {target}: it is a file")
@@ -105,15 +148,29 @@ def publication(target: Path) -> Iterator[Path]:
             path.chmod(0o644)
             sync(path)
         sync(unfinished)
-        if target.exists():
-            _exchange(unfinished, target)
-        else:
-            unfinished.rename(target)
+        with _alone(target.parent):
+            check_replaceable(shown, run, replace=replace)
+            if target.exists():
+                _exchange(unfinished, target)
+            else:
+                unfinished.rename(target)
         sync(target.parent)
     except OSError as error:
         raise ExportError(f"cannot publish {target}: {error.strerror}") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Let other publications below ``folder`` wait; where the file system has no locks they do not."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def sync(path: Path) -> None:

@@ -2,6 +2,11 @@
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
+
+# How alike two names are that one is offered for the other: 'cifar' and 'CIFAR10' are, 'emoji' and 'SEMEION'
+# are not.
+NEAR = 0.7
 
 
 class TrainerError(Exception):
@@ -46,11 +51,14 @@ class Interrupted(TrainerError):
         self.exit_code = 128 + signal_number
 
 
-def nearest(name: str, choices: Iterable[str]) -> str:
-    """``" Did you mean 'x'?"`` for the choice most like ``name`` in any case, or nothing if none is."""
+def nearest(name: str, choices: Iterable[str], folder: Path = Path()) -> str:
+    """``" Did you mean 'x'?"`` for the choice most like ``name`` in any case, or nothing if none is near.
+
+    The choices may be names in a ``folder``, which is shown before them.
+    """
     spelled = {choice.lower(): choice for choice in choices}
-    matches = difflib.get_close_matches(name.lower(), spelled, n=1, cutoff=0.5)
-    return f" Did you mean {spelled[matches[0]]!r}?" if matches else ""
+    matches = difflib.get_close_matches(name.lower(), spelled, n=1, cutoff=NEAR)
+    return f" Did you mean {str(folder / spelled[matches[0]])!r}?" if matches else ""
 
 
 def needs(what: str, extra: str, package: str | None) -> str:

@@ -2,21 +2,22 @@
 
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
 
 from service.contract.manifest import FILE_NAME, Manifest, Measures
-from trainer.data import Dataset, ImageOptions, load
+from trainer.data.loading import Dataset, load
+from trainer.data.sizing import ImageOptions
 from trainer.durable import check_writable, publication
-from trainer.errors import ConfigError, DataError, ExportError, nearest
-from trainer.evaluation.exported_model import SAMPLE, ExportedModel, file_entries, open_exported
+from trainer.errors import DataError, ExportError
+from trainer.evaluation.exported_model import ExportedModel, file_entries, open_exported
 from trainer.evaluation.likelihood import SCORE
+from trainer.evaluation.published import SamplerParameters, check_parameters
 from trainer.evaluation.results import (
     RECONSTRUCTIONS,
     Effort,
-    SamplerParameters,
     likelihood_row,
     reconstructions_row,
     sample_rows,
@@ -28,7 +29,7 @@ from trainer.training.progress import describe
 
 def evaluate(
     folder: Path,
-    data: str | None,
+    data: str,
     effort: Effort,
     parameters: SamplerParameters,
     console: Console,
@@ -37,17 +38,17 @@ def evaluate(
 ) -> Manifest:
     """Measure the model in a folder, and publish the folder anew with the metrics and the same graphs.
 
-    ``data`` replaces the source that the manifest names. Raises ExportError for a folder that holds no model,
+    ``data`` is as for training. Raises ExportError for a folder that holds no model,
     differs from its manifest or cannot be written, and for a metric that is not finite; DataError for data
     that is missing or does not fit; ConfigError for parameters that the model does not have.
     """
     limit_threads()
     model, manifest = open_exported(folder)
-    _check_parameters(model, parameters)
+    check_parameters(model, parameters)
     _check_files(folder, manifest)
     if write:
         check_writable(folder.resolve().parent)
-    dataset = _dataset(manifest, data)
+    dataset = dataset_of(manifest, data)
     console.print(f"data: {dataset.summary()}")
     rows = []
     for row in _rows(model, manifest, dataset, effort, parameters):
@@ -63,19 +64,6 @@ def evaluate(
     return manifest
 
 
-def sampler_parameters(texts: Sequence[str]) -> SamplerParameters:
-    """Parse ``METHOD.NAME=VALUE``. Raises ConfigError for another form."""
-    found: dict[str, dict[str, float]] = {}
-    for text in texts:
-        key, _, value = text.partition("=")
-        method, _, name = key.partition(".")
-        try:
-            found.setdefault(method, {})[name] = float(value)
-        except ValueError:
-            raise ConfigError(f"--set takes METHOD.NAME=NUMBER, not {text!r}") from None
-    return found
-
-
 def _rows(
     model: ExportedModel, manifest: Manifest, dataset: Dataset, effort: Effort, parameters: SamplerParameters
 ) -> Iterator[Measures]:
@@ -89,53 +77,24 @@ def _rows(
     yield from sample_rows(model, dataset, effort, parameters)
 
 
-def _dataset(manifest: Manifest, data: str | None) -> Dataset:
-    config = manifest.config
-    source = data if data is not None else str(config.get("data"))
-    image = manifest.image
-    try:
-        dataset = load(
-            source,
-            ImageOptions(size=config.get("image_size"), fit=image.fit, background=image.background),
-            limit=config.get("limit"),
-            holdout=config.get("holdout", 0.1),
-            seed=manifest.seed,
-        )
-    except DataError as error:
-        if data is not None:
-            raise
-        raise DataError(
-            f"{error}. {manifest.name} was trained on {source!r}; say where that is with --data"
-        ) from error
+def dataset_of(manifest: Manifest, data: str) -> Dataset:
+    """The images of ``data``, made to fit and split as for training. Raises DataError if they do not fit."""
+    config, image = manifest.config, manifest.image
+    dataset = load(
+        data,
+        ImageOptions(size=config.get("image_size"), fit=image.fit, background=image.background),
+        limit=config.get("limit"),
+        holdout=config.get("holdout", 0.1),
+        seed=manifest.seed,
+    )
     spec = dataset.spec
     ours, theirs = ((each.height, each.width, each.channels) for each in (manifest.image, spec))
     if ours != theirs:
         raise DataError(
-            f"the images of {source} are {'x'.join(map(str, theirs))}, those of {manifest.name} "
+            f"the images of {data} are {'x'.join(map(str, theirs))}, those of {manifest.name} "
             f"{'x'.join(map(str, ours))}"
         )
     return dataset
-
-
-def _check_parameters(model: ExportedModel, parameters: SamplerParameters) -> None:
-    methods = [name.removeprefix(SAMPLE) for name in model.samplers]
-    for method, values in parameters.items():
-        if method not in methods:
-            known = ", ".join(methods) or "none"
-            raise ConfigError(
-                f"there is no method {method!r} to set; there are {known}.{nearest(method, methods)}"
-            )
-        known_parameters = model.operations[SAMPLE + method].parameters
-        for name, value in values.items():
-            if name not in known_parameters:
-                known = ", ".join(known_parameters) or "none"
-                raise ConfigError(
-                    f"{method} has no parameter {name!r}; it has {known}.{nearest(name, known_parameters)}"
-                )
-            known_parameter = known_parameters[name]
-            low, high, dtype = known_parameter.minimum, known_parameter.maximum, known_parameter.dtype
-            if not low <= value <= high or (dtype == "int64" and not value.is_integer()):
-                raise ConfigError(f"{method}.{name} is {dtype} in {low:g} to {high:g}, not {value:g}")
 
 
 def _check_files(folder: Path, manifest: Manifest) -> None:
@@ -157,7 +116,7 @@ def _check_finite(row: Measures) -> None:
 
 def _rewrite(folder: Path, manifest: Manifest) -> None:
     """Publish the folder anew with another manifest and a card to match."""
-    with publication(folder) as unfinished:
+    with publication(folder, replace=True) as unfinished:
         for file in manifest.files:
             if file != CARD:
                 shutil.copyfile(folder / file, unfinished / file)

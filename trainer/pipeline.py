@@ -2,16 +2,16 @@
 
 import shlex
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from trainer.config import RunConfig, Schedule, validated
-from trainer.data import Batches, Dataset, ImageOptions, ResidentSplit, Split, load
-from trainer.durable import check_writable
+from trainer.config import RunConfig, Schedule
+from trainer.data.batches import Batches, ResidentSplit, Split
+from trainer.data.loading import Dataset, load
+from trainer.data.sizing import ImageOptions
 from trainer.errors import ConfigError, RunError
 from trainer.export.exporter import Exported, export
 from trainer.models.base import Model, SecondStage, Stage, build, to_shares
@@ -35,9 +35,11 @@ class Prepared:
     dataset: Dataset
 
 
-def train(config: RunConfig, console: Console) -> Exported:
-    """Train a new model and publish it."""
-    check_writable(config.export_to)
+def train(config: RunConfig, console: Console, *, numbered: bool = False, replace: bool = False) -> Exported:
+    """Train a new model and publish it.
+
+    ``numbered`` as for ``RunFolder.create``; with ``replace`` a model of another run gives way to it.
+    """
     prepared = _prepare(config, console)
     dataset, machine = prepared.dataset, prepared.machine
     torch.manual_seed(config.seed)
@@ -49,23 +51,24 @@ def train(config: RunConfig, console: Console) -> Exported:
             "torch": torch.__version__,
             "machine": machine.reason,
         },
+        numbered=numbered,
+        replace=replace,
     )
+    if run.config.name != config.name:
+        console.print(f"name: {run.config.name}, as there is a run or a model {config.name} already")
     console.print(f"run folder: {run.folder}")
     fit = _fit(model, prepared, run, console)
     fit.begin()
     fit()
     second = _second_stage(fit.result, prepared, run, console)
-    return _publish(fit.result, second, run.config, dataset, console)
+    return _publish(fit.result, second, run, run.config, dataset, console)
 
 
-def resume(kind: str, out: Path, name: str, flags: dict[str, Any], console: Console) -> Exported:
-    """Continue the latest run of a name, to the result of an unbroken run, and publish it.
+def resume(run: RunFolder, config: RunConfig, console: Console) -> Exported:
+    """Continue a run, to the result of an unbroken run, and publish it.
 
-    ``flags`` are the values given now. Raises ConfigError for one that may not change on resume.
+    ``config`` is that of the run with the values given now (``RunFolder.changed``).
     """
-    run = RunFolder.latest(out, name)
-    config = _with_flags(run, kind, flags)
-    check_writable(config.export_to)
     prepared = _prepare(config, console)
     _check_same_data(run, prepared.dataset)
     run.configure(config)
@@ -74,29 +77,27 @@ def resume(kind: str, out: Path, name: str, flags: dict[str, Any], console: Cons
     _resume_fit(fit, console)
     fit()
     second = _second_stage(fit.result, prepared, run, console)
-    return _publish(fit.result, second, run.config, prepared.dataset, console)
+    return _publish(fit.result, second, run, run.config, prepared.dataset, console)
 
 
-def export_run(folder: Path, export_to: Path | None, name: str | None, console: Console) -> Exported:
-    """Publish the model of the latest checkpoint of a run."""
-    run = RunFolder.open(folder)
-    given = {"export_to": export_to, "name": name}
-    changes = {key: value for key, value in given.items() if value is not None}
-    config = validated(run.config.kind, run.config.model_dump() | changes)
-    check_writable(config.export_to)
+def export_run(run: RunFolder, config: RunConfig, console: Console) -> Exported:
+    """Publish the model of the latest checkpoint of a run, as ``config`` says.
+
+    It is that of the run, perhaps with another place or name (``RunFolder.published_as``).
+    """
     model, dataset = restored(run, console)
     second = model.second_stage(dataset.classes)
     if second is not None:
         second_run = run.stage(second.name)
         if not second_run.begun:
             raise RunError(
-                f"{folder} has no checkpoint of its {second.name} yet. To train it: "
+                f"{run.folder} has no checkpoint of its {second.name} yet. To train it: "
                 f"python -m trainer {config.kind} --resume --name {run.config.name}"
                 f" --out {shlex.quote(str(run.config.out))}"
             )
         averaged = second.schedule().average_decay > 0
         checkpoint.load_weights(second_run.latest_checkpoint(), second, averaged=averaged)
-    return _publish(model, second, config, dataset, console)
+    return _publish(model, second, run, config, dataset, console)
 
 
 def restored(run: RunFolder, console: Console) -> tuple[Model, Dataset]:
@@ -198,10 +199,15 @@ def _size(stage: Stage) -> str:
 
 
 def _publish(
-    model: Model, second: SecondStage | None, config: RunConfig, dataset: Dataset, console: Console
+    model: Model,
+    second: SecondStage | None,
+    run: RunFolder,
+    config: RunConfig,
+    dataset: Dataset,
+    console: Console,
 ) -> Exported:
     console.print("exporting and measuring ...")
-    exported = export(model, second, config, dataset)
+    exported = export(model, second, config, dataset, run.identity, replace=run.replace)
     for row in exported.manifest.measures:
         console.print(f"{row.dataset}, {row.split} split, {row.images:,} images: {describe(row.values)}")
     console.print(
@@ -217,24 +223,6 @@ def _variance(dataset: Dataset) -> float:
     if batch.images.min() == batch.images.max():
         raise ConfigError(f"all pixels of {dataset.name} are alike: there is nothing to learn")
     return float(to_shares(batch.images).var(correction=0))
-
-
-def _with_flags(run: RunFolder, kind: str, flags: dict[str, Any]) -> RunConfig:
-    config = run.config
-    if config.kind != kind:
-        raise RunError(f"the run {config.name} is of kind {config.kind!r}, not {kind!r}")
-    changed = validated(kind, config.model_dump() | flags)
-    # The training inputs of a second stage must not change once it has begun.
-    free = config.free_on_resume
-    free = free - {"epochs"} if run.has_later_stage else free | config.second_stage_fields
-    for field in type(config).model_fields:
-        before, now = getattr(config, field), getattr(changed, field)
-        if before != now and field not in free:
-            raise ConfigError(
-                f"the run to resume has {field} {before!r}, and now {now!r} is asked for. "
-                f"Only {', '.join(sorted(free))} may change; for another model start a new run"
-            )
-    return changed
 
 
 def _check_same_data(run: RunFolder, dataset: Dataset) -> None:

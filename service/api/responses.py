@@ -11,6 +11,7 @@ from starlette.responses import Response
 from service.api.content_negotiation import BYTES, JSON, NPY, PNG
 from service.codecs import images, npy
 from service.codecs.images import Pixels
+from service.contract.image_grid import grid
 from service.models.model import ServedModel
 
 CODES_FORMS = (JSON, NPY, BYTES)
@@ -45,7 +46,7 @@ def of_images(
     ``more`` are further members of the JSON object. Without ``columns`` the grid is about square.
     """
     if form == PNG:
-        return _response(images.to_png(images.grid(pixels, columns)), model, form, headers)
+        return _response(images.to_png(grid(pixels, columns)), model, form, headers)
     if form != JSON:
         return _response(npy.dump(pixels), model, form, headers)
     content = {**_members(model, pixels.shape), "images": images.to_base64(pixels), **(more or {})}

@@ -10,7 +10,6 @@ their metadata (``service.codecs.image_metadata``). Both give the same pixels.
 import base64
 import binascii
 import io
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -41,9 +40,6 @@ Size = tuple[int, int]
 FORMATS = ("PNG", "JPEG", "WEBP")
 
 _WHITESPACE = b" \t\r\n\v\f"
-
-GAP = 2
-"""Pixels between the images of a grid, in white."""
 
 # Pillow's own limit is fixed, and it raises at twice the value; open_image checks the setting.
 Image.MAX_IMAGE_PIXELS = None
@@ -167,24 +163,6 @@ def open_image(data: bytes, limits: ImageLimits, where: str = "the image") -> Im
 def place(index: int, count: int) -> str:
     """The name of one of some images in messages."""
     return f"image {index} of {count}" if count > 1 else "the image"
-
-
-def grid(images: Pixels, columns: int | None = None) -> Pixels:
-    """Images side by side in a grid: ``(N, H, W, C)`` to ``(H', W', C)``.
-
-    Row by row, from the top left, in so many ``columns``, or about square; one image stays as it is.
-    """
-    count, height, width, channels = images.shape
-    if count == 1:
-        return images[0]
-    columns = columns or math.ceil(math.sqrt(count))
-    rows = math.ceil(count / columns)
-    down, right = height + GAP, width + GAP
-    sheet = np.full((rows * down - GAP, columns * right - GAP, channels), 255, dtype=np.uint8)
-    for index, image in enumerate(images):
-        top, left = index // columns * down, index % columns * right
-        sheet[top : top + height, left : left + width] = image
-    return sheet
 
 
 def to_png(image: Pixels) -> bytes:

@@ -28,6 +28,7 @@ __all__ = [
     "Parameter",
     "Parity",
     "Role",
+    "Run",
     "content_version",
     "fits",
 ]
@@ -165,6 +166,13 @@ class File(Record):
     size: int = Field(ge=0)
 
 
+class Run(Record):
+    """The training run that made a model: the name of its run folder, and an id that no other run has."""
+
+    name: str
+    id: str
+
+
 class Manifest(Record):
     """All that the service knows about a model; see the module's docstring."""
 
@@ -174,6 +182,7 @@ class Manifest(Record):
     version: str = Field(pattern=r"^[0-9a-f]{12}$")
     created: str
     git_revision: str | None = None
+    run: Run | None = None
     seed: int
     config: dict[str, Any]
     image: ImageSpec

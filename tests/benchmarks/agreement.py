@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from service.codecs import npy
-from trainer.data import Batches, load
+from trainer.data.batches import Batches
+from trainer.data.loading import load
 from trainer.models.base import build
 from trainer.training import checkpoint
 from trainer.training.run_folder import RunFolder

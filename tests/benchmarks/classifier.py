@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from trainer.data import Batches, load
+from trainer.data.batches import Batches
+from trainer.data.loading import load
 from trainer.evaluation.reference_classifier import (
     FILE,
     ReferenceClassifier,

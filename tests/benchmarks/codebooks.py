@@ -29,7 +29,9 @@ from vector_quantize_pytorch import FSQ as PeerFSQ  # noqa: N811 - ours has the 
 from vector_quantize_pytorch import VectorQuantize
 
 from trainer.config import VQVAEConfig, resolve
-from trainer.data import Batches, Dataset, ImageOptions, load
+from trainer.data.batches import Batches
+from trainer.data.loading import Dataset, load
+from trainer.data.sizing import ImageOptions
 from trainer.evaluation.exported_model import Reconstructed
 from trainer.evaluation.reconstructions import Reconstructions
 from trainer.models.quantizers import Quantized, Quantizer

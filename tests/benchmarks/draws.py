@@ -6,7 +6,7 @@ import click
 import torch
 
 from service.contract.manifest import Role
-from trainer.data import load
+from trainer.data.loading import load
 from trainer.evaluation.exported_model import open_exported
 from trainer.image_sheets import save_png, sheet
 

@@ -17,7 +17,9 @@ from rich.console import Console
 from torch import Tensor
 
 from trainer.config import VLAEConfig, resolve
-from trainer.data import Batch, Batches, Dataset, binarisation, load
+from trainer.data import binarisation
+from trainer.data.batches import Batch, Batches
+from trainer.data.loading import Dataset, load
 from trainer.models.vlae import VLAE, Score
 from trainer.training.device import choose
 from trainer.training.loop import Fit

@@ -17,7 +17,7 @@ import uvloop
 from service.api.content_negotiation import NPY
 from service.codecs import npy
 from tests.fixtures.processes import resident, serving_process
-from trainer.data import load
+from trainer.data.loading import load
 
 # Rows of a request: then what is refused costs little beside what is done.
 ROWS = 64

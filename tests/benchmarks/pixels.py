@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tests.benchmarks.turns import in_turns
-from trainer.data import load
+from trainer.data.loading import load
 from trainer.evaluation.exported_model import ExportedGraphs
 from trainer.models.base import build
 from trainer.models.vlae import VLAE

@@ -18,7 +18,7 @@ from service.codecs import npy
 from tests.benchmarks.turns import PAUSE
 from tests.e2e.load import Call, Load
 from tests.fixtures.processes import PATIENCE, resident, serving_process
-from trainer.data import load
+from trainer.data.loading import load
 
 ROWS = (1, 4, 16)
 # Each has a seed, so that answers can be compared with those of the first time.

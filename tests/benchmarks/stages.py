@@ -4,7 +4,7 @@ from typing import TypeVar
 
 import click
 
-from trainer.data import load
+from trainer.data.loading import load
 from trainer.models.base import SecondStage, build
 from trainer.training import checkpoint
 from trainer.training.run_folder import RunFolder

@@ -24,7 +24,8 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from trainer.config import RunConfig, resolve
-from trainer.data import Batches, Dataset, load
+from trainer.data.batches import Batches
+from trainer.data.loading import Dataset, load
 from trainer.models.base import Model, build
 from trainer.training.device import choose
 from trainer.training.loop import Fit

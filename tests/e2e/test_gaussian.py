@@ -158,9 +158,10 @@ def test_the_model_is_measured_in_full(folder: Path) -> None:
 
 def test_a_picture_beside_its_reconstruction(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "pair.png"
-    showing = start("trainer", "sample", str(folder / "runs" / "small"), f"--image={SEVEN}", f"--out={out}")
+    run = str(folder / "runs" / "small")
+    showing = start("trainer", "reconstruct", run, f"--image={SEVEN}", f"--out={out}")
     output, errors = showing.communicate(timeout=PATIENCE)
     assert (showing.returncode, errors) == (0, "")
     assert "PSNR" in output
     with Image.open(out) as picture:
-        assert picture.size == (32, 62)
+        assert picture.size == (28, 58)

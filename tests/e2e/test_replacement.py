@@ -50,7 +50,7 @@ def url(models: Path) -> Iterator[str]:
 
 
 def publish(version: Path, models: Path) -> None:
-    with publication(models / version.name) as folder:
+    with publication(models / version.name, replace=True) as folder:
         shutil.copytree(version, folder, dirs_exist_ok=True)
 
 

@@ -6,12 +6,21 @@ of the one before.
 
 import pkgutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from service.contract.manifest import NAME_PATTERN, ImageSpec
 from trainer.errors import ConfigError, nearest
@@ -23,6 +32,15 @@ PRESETS = Path(__file__).parents[1] / "presets"
 WrittenAsNumber = BeforeValidator(lambda value: int(value) if str(value).isdecimal() else value)
 WrittenAsText = BeforeValidator(lambda value: str(value) if isinstance(value, int) else value)
 WrittenWithCommas = BeforeValidator(lambda value: value.split(",") if isinstance(value, str) else value)
+
+
+def _found_anywhere(data: str) -> str:
+    """A folder by its absolute path: a run is resumed, and its model measured, from another folder too."""
+    with suppress(OSError, RuntimeError, ValueError):
+        path = Path(data).expanduser()
+        if data and path.is_dir():
+            return str(path.absolute())
+    return data
 
 
 @dataclass(frozen=True)
@@ -63,7 +81,7 @@ class RunConfig(BaseModel):
         description="of the run and of the exported model: lower-case letters, digits, '.', '_' and '-'",
     )
 
-    data: str = Field(
+    data: Annotated[str, AfterValidator(_found_anywhere)] = Field(
         default="mnist",
         description="mnist (bundled), a folder of IDX files or of images, a torchvision dataset, or hf:NAME",
     )

@@ -8,23 +8,6 @@
 
 A source in ``sources/`` (``idx``, ``folder``, ``vision``, ``hub``) gives pictures one by one. ``sizing``
 chooses the size and the channels of the images, ``loading`` decodes them, ``batches`` reads them from memory
-and ``streaming`` from the source, with worker processes.
+and ``streaming`` from the source, with worker processes. All but the last two do without torch, so that a
+wrong ``--data`` is told before it is imported.
 """
-
-from trainer.data.batches import Batch, Batches, ResidentSplit, Split
-from trainer.data.loading import Dataset, load
-from trainer.data.sizing import ImageOptions
-from trainer.data.sources.pictures import Skipped
-from trainer.data.streaming import StreamedSplit
-
-__all__ = [
-    "Batch",
-    "Batches",
-    "Dataset",
-    "ImageOptions",
-    "ResidentSplit",
-    "Skipped",
-    "Split",
-    "StreamedSplit",
-    "load",
-]

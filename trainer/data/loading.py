@@ -1,19 +1,21 @@
 """From what ``--data`` names to a dataset whose images all fit one spec."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from service.contract.manifest import ImageSpec
-from trainer.data.batches import ResidentSplit, Split
 from trainer.data.sizing import ImageOptions
 from trainer.data.sources import folder, hub, idx, vision
 from trainer.data.sources.pictures import Decoded, OnProgress, Pictures, Skipped, Source, decode
-from trainer.data.streaming import StreamedSplit
 from trainer.errors import ConfigError, DataError, nearest
+
+if TYPE_CHECKING:
+    from trainer.data.batches import Split
 
 AS_FOUND = ImageOptions()
 BUNDLED = "mnist"
@@ -31,8 +33,8 @@ class Dataset:
     """
 
     name: str
-    train: Split
-    test: Split
+    train: "Split"
+    test: "Split"
     spec: ImageSpec
     label_names: tuple[str, ...] | None
     pictures: int
@@ -131,7 +133,13 @@ def _held_out(count: int, share: float, name: str) -> int:
 
 def _split(
     pictures: Pictures, decoded: Decoded, spec: ImageSpec, part: str, skipped: tuple[Skipped, ...]
-) -> Split:
+) -> "Split":
+    # Late: what goes before needs no torch, which takes seconds to import.
+    import torch
+
+    from trainer.data.batches import ResidentSplit
+    from trainer.data.streaming import StreamedSplit
+
     if not len(decoded.rows):
         first = f", the first is {skipped[0]}" if skipped else ""
         raise DataError(f"{part} has no picture that can be read: {len(skipped):,} skipped{first}")
@@ -150,6 +158,23 @@ def _label_names(found: Source, train: Decoded, test: Decoded) -> tuple[str, ...
     return tuple(str(label) for label in range(classes))
 
 
+def check(source: str) -> None:
+    """Raise DataError for what ``find`` would refuse, as far as is known without torch and a download."""
+    if source.lower() == BUNDLED:
+        return
+    if source.startswith(hub.PREFIX):
+        hub.check_installed(source)
+    elif (path := _existing(source)) is not None:
+        if idx.is_set(path):
+            idx.members(path)
+        else:
+            folder.check(path)
+    elif _is_path(source):
+        raise _unknown(source)
+    elif source.lower() not in map(str.lower, listed := vision.listed()):
+        raise _unknown(source, [*listed, BUNDLED])
+
+
 def find(source: str) -> Source:
     """The source of pictures that ``--data`` names.
 
@@ -162,28 +187,37 @@ def find(source: str) -> Source:
     if source.startswith(hub.PREFIX):
         return hub.read(source)
     if (path := _existing(source)) is not None:
-        found = idx.read_set(path) if idx.is_set(path) else folder.read_folder(path)
-    elif (name := vision.find(source)) is not None:
-        found = vision.read(name)
-    else:
+        return idx.read_set(path) if idx.is_set(path) else folder.read_folder(path)
+    if _is_path(source):
         raise _unknown(source)
-    return found
+    if (name := vision.find(source)) is None:
+        raise _unknown(source, [*vision.names(), BUNDLED])
+    return vision.read(name)
+
+
+def _is_path(source: str) -> bool:
+    """Whether it can be a folder alone: no dataset has such a name."""
+    return source.startswith(("~", ".")) or Path(source).name != source
 
 
 def _existing(source: str) -> Path | None:
-    path = Path(source).expanduser()
     try:
+        path = Path(source).expanduser()
         if source and path.exists() and not path.is_dir():
             raise DataError(f"{source} is a file, not a folder; an archive has to be unpacked first")
         return path if source and path.is_dir() else None
     except OSError as error:
         raise DataError(f"{source} cannot be read: {error.strerror}") from error
+    except RuntimeError as error:  # of ~NAME where nobody has that name
+        raise DataError(f"there is no data {source!r}: {error}") from error
 
 
-def _unknown(source: str) -> DataError:
-    folders = [str(entry) for entry in Path(source).expanduser().parent.glob("*/")]
+def _unknown(source: str, names: Sequence[str] = ()) -> DataError:
+    path = Path(source).expanduser()
+    # By their own names: two paths below one folder are alike whatever they end in.
+    beside = [entry.name for entry in path.parent.glob("*/")]
     return DataError(
         f"there is no data {source!r}: it can be {BUNDLED}, a folder of IDX files or of pictures, "
         f"a torchvision dataset (CIFAR10, FashionMNIST, ...) or hf:NAME[:CONFIG]."
-        f"{nearest(source, [*vision.names(), *folders, BUNDLED])}"
+        f"{nearest(path.name, [*names, *beside], path.parent)}"
     )

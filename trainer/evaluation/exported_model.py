@@ -1,24 +1,41 @@
-"""An exported model: its graphs in ONNX Runtime, run by role through the runner that the service uses."""
+"""An exported model: its graphs in ONNX Runtime, run by role through the runner that the service uses.
+
+Torch is imported where tensors are asked for, and nowhere else: it takes seconds, and what only draws
+samples has no use for it.
+"""
 
 import hashlib
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import onnxruntime
-import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
-from torch import Tensor
 
 from service.contract.cpu_count import available_cpus
 from service.contract.manifest import FILE_NAME, CodesSpec, File, Manifest, Operation, Role
-from service.contract.runner import BatchSlice, Graphs, Runner, WrongOutput, noise_shape, parameters_of
-from trainer.data import Batch, Batches, Dataset
+from service.contract.runner import (
+    Arrays,
+    BatchSlice,
+    Graphs,
+    Results,
+    Runner,
+    WrongOutput,
+    noise_shape,
+    parameters_of,
+)
 from trainer.errors import ExportError
-from trainer.models.base import Graph
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from trainer.data.batches import Batch, Batches
+    from trainer.data.loading import Dataset
+    from trainer.models.base import Graph
 
 SAMPLE = "sample/"
 RECONSTRUCT = ("encode", "decode")
@@ -67,27 +84,35 @@ class ExportedGraphs:
             self._loaded[file] = ExportedGraph(self._folder / file, self._threads)
         return self._loaded[file]
 
-    def __call__(self, graph: Graph, inputs: Mapping[str, Tensor]) -> Sequence[Tensor]:
+    def __call__(self, graph: "Graph", inputs: Mapping[str, "Tensor"]) -> Sequence["Tensor"]:
         """The outputs of a graph, in its order, for its inputs by name. Raises ExportError."""
         feeds = {name: tensor.numpy() for name, tensor in inputs.items()}
         outputs = self[graph.file].run(feeds, [output.name for output in graph.outputs])
-        return [torch.from_numpy(array) for array in outputs]
+        return [_tensor(array) for array in outputs]
 
 
 @dataclass(frozen=True)
 class Outputs:
     """The outputs of operations: arrays by role, and figures, float32 ``(N,)``, by name."""
 
-    arrays: dict[Role, Tensor] = field(default_factory=dict)
-    figures: dict[str, Tensor] = field(default_factory=dict)
+    arrays: dict[Role, "Tensor"] = field(default_factory=dict)
+    figures: dict[str, "Tensor"] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, results: Results) -> "Outputs":
+        """Results as tensors."""
+        return cls(
+            {role: _tensor(array) for role, array in results.arrays.items()},
+            {name: _tensor(array) for name, array in results.figures.items()},
+        )
 
 
 class Reconstructed(NamedTuple):
     """Images, uint8 ``(N, H, W, C)``, their codes ``(N, *shape)``, and the images decoded from them."""
 
-    images: Tensor
-    codes: Tensor
-    decoded: Tensor
+    images: "Tensor"
+    codes: "Tensor"
+    decoded: "Tensor"
 
 
 class ExportedModel:
@@ -111,32 +136,43 @@ class ExportedModel:
             if name.startswith(SAMPLE) and not operation.takes(Role.target)
         ]
 
-    def run(
+    def results(
         self,
         names: Sequence[str],
         items: range,
-        given: Mapping[Role, Tensor],
+        given: Arrays,
         seed: int = 0,
         values: Mapping[str, float] | None = None,
         *,
         default_noise: Collection[str] = (),
-    ) -> Outputs:
+    ) -> Results:
         """Run operations one after the other on rows that have the numbers ``items``.
 
         ``given`` are their arrays by role. ``values`` replace the defaults of parameters. In the
         operations ``default_noise``, noise that has a default is that. Raises ExportError.
         """
-        part = BatchSlice({role: tensor.numpy() for role, tensor in given.items()}, items, seed)
+        part = BatchSlice(given, items, seed)
         try:
             (results,) = self._runner.run(names, [part], self._values(names, values), default_noise)
         except WrongOutput as error:
             raise ExportError(str(error)) from error
-        return Outputs(
-            {role: torch.from_numpy(array) for role, array in results.arrays.items()},
-            {name: torch.from_numpy(array) for name, array in results.figures.items()},
-        )
+        return results
 
-    def reconstruct(self, batches: Iterable[Batch]) -> Iterator[Reconstructed]:
+    def run(
+        self,
+        names: Sequence[str],
+        items: range,
+        given: Mapping[Role, "Tensor"],
+        seed: int = 0,
+        values: Mapping[str, float] | None = None,
+        *,
+        default_noise: Collection[str] = (),
+    ) -> Outputs:
+        """``results`` of tensors, as tensors."""
+        arrays = {role: tensor.numpy() for role, tensor in given.items()}
+        return Outputs.of(self.results(names, items, arrays, seed, values, default_noise=default_noise))
+
+    def reconstruct(self, batches: Iterable["Batch"]) -> Iterator[Reconstructed]:
         """Encode and decode images, batch by batch, as the service does without a seed."""
         seen = 0
         for batch in batches:
@@ -146,31 +182,45 @@ class ExportedModel:
             arrays = self.run(RECONSTRUCT, items, {Role.images: images}, default_noise=RECONSTRUCT).arrays
             yield Reconstructed(images, arrays[Role.codes], arrays[Role.images])
 
+    def draw(
+        self,
+        name: str,
+        count: int,
+        seed: int,
+        labels: NDArray[np.int64] | None = None,
+        values: Mapping[str, float] | None = None,
+    ) -> Results:
+        """``count`` samples by an operation: images, uint8 ``(N, H, W, C)``, and figures.
+
+        ``labels`` are int64 ``(count,)``, for an operation that takes them.
+        """
+        names = self.pipeline(name)
+        drawn: list[Results] = []
+        rows = self._rows_at_once(names, values)
+        for start in range(0, count, rows):
+            items = range(start, min(start + rows, count))
+            given = {} if labels is None else {Role.label: labels[items.start : items.stop]}
+            drawn.append(self.results(names, items, given, seed, values))
+        images = np.concatenate([each.arrays[Role.images] for each in drawn])
+        figures = {
+            figure: np.concatenate([each.figures[figure] for each in drawn]) for figure in drawn[0].figures
+        }
+        return Results({Role.images: images}, figures)
+
     def sample(
         self,
         name: str,
         count: int,
         seed: int,
-        labels: Tensor | None = None,
+        labels: "Tensor | None" = None,
         values: Mapping[str, float] | None = None,
     ) -> Outputs:
-        """``count`` samples by an operation: images, uint8 ``(N, H, W, C)``, and figures.
+        """``draw``, with tensors."""
+        return Outputs.of(self.draw(name, count, seed, None if labels is None else labels.numpy(), values))
 
-        ``labels`` are int64 ``(count,)``, for an operation that takes them.
-        """
-        names = (name,) if self.operations[name].gives(Role.images) else (name, "decode")
-        images: list[Tensor] = []
-        figures: dict[str, list[Tensor]] = {}
-        rows = self._rows_at_once(names, values)
-        for start in range(0, count, rows):
-            items = range(start, min(start + rows, count))
-            given = {} if labels is None else {Role.label: labels[items.start : items.stop]}
-            outputs = self.run(names, items, given, seed, values)
-            images.append(outputs.arrays[Role.images])
-            for figure, tensor in outputs.figures.items():
-                figures.setdefault(figure, []).append(tensor)
-        joined = {figure: torch.cat(tensors) for figure, tensors in figures.items()}
-        return Outputs({Role.images: torch.cat(images)}, joined)
+    def pipeline(self, name: str) -> tuple[str, ...]:
+        """The operations that make images by a sampler."""
+        return (name,) if self.operations[name].gives(Role.images) else (name, "decode")
 
     def _rows_at_once(self, names: Sequence[str], values: Mapping[str, float] | None) -> int:
         chosen = self._values(names, values)
@@ -204,7 +254,15 @@ def file_entries(folder: Path) -> dict[str, File]:
     }
 
 
-def whole_test(dataset: Dataset) -> Batches:
+def whole_test(dataset: "Dataset") -> "Batches":
     """The test images, in batches small enough for an exported graph."""
+    from trainer.data.batches import Batches
+
     pixels = dataset.spec.height * dataset.spec.width
     return Batches(dataset.test, max(1, min(MOST_ROWS, MOST_PIXELS // pixels)))
+
+
+def _tensor(array: NDArray[Any]) -> "Tensor":
+    import torch
+
+    return torch.from_numpy(array)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from service.contract.manifest import Role
-from trainer.data import Batch
+from trainer.data.batches import Batch
 from trainer.data.binarisation import Binarise
 from trainer.evaluation.exported_model import ExportedModel
 

@@ -7,18 +7,18 @@ from typing import Any
 import torch
 
 from service.contract.manifest import Measures, Role
-from trainer.data import Batch, Dataset
+from trainer.data.batches import Batch
 from trainer.data.binarisation import trained_with
+from trainer.data.loading import Dataset
 from trainer.evaluation.exported_model import SAMPLE, ExportedModel, whole_test
 from trainer.evaluation.likelihood import likelihood
+from trainer.evaluation.published import SamplerParameters
 from trainer.evaluation.reconstructions import Reconstructions
 from trainer.evaluation.reference_classifier import CLASSES, reference_classifier
 from trainer.evaluation.samples import Reference, spread_labels
 
 RECONSTRUCTIONS, LIKELIHOOD, REAL_IMAGES = "reconstructions", "likelihood", "real images"
 CLASSIFIED_DATASET, CLASSIFIED_SHAPE = "mnist", (28, 28, 1)
-# The parameters of each sampler that replace its defaults, by sampler and name.
-SamplerParameters = Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True)

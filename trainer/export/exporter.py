@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from service.contract import manifest as contract
-from service.contract.manifest import Codebook, Manifest, Measures, Parity, Role, content_version
+from service.contract.manifest import Codebook, Manifest, Measures, Parity, Role, Run, content_version
 from trainer.config import RunConfig
-from trainer.data import Batch, Dataset
+from trainer.data.batches import Batch
+from trainer.data.loading import Dataset
 from trainer.durable import publication
 from trainer.evaluation.exported_model import ExportedGraphs, ExportedModel, file_entries, whole_test
 from trainer.evaluation.likelihood import SCORE
@@ -49,10 +50,19 @@ class Exported:
     manifest: Manifest
 
 
-def export(model: Model, second: SecondStage | None, config: RunConfig, dataset: Dataset) -> Exported:
+def export(
+    model: Model,
+    second: SecondStage | None,
+    config: RunConfig,
+    dataset: Dataset,
+    made_by: Run | None = None,
+    *,
+    replace: bool = False,
+) -> Exported:
     """Export, verify, measure and publish a model as ``config.export_to / config.name``.
 
-    ``second`` is the stage trained after it, if there is one.
+    ``second`` is the stage trained after it, if there is one. The run that made the model replaces only what
+    it published itself, unless it may ``replace`` what another did.
 
     Raises ExportError if ONNX Runtime disagrees with torch or the folder cannot be written, and then leaves
     the former model published.
@@ -62,7 +72,7 @@ def export(model: Model, second: SecondStage | None, config: RunConfig, dataset:
     second = None if second is None else _second_stage_copy(model, second, dataset)
     own, further = model.graphs(), second.graphs() if second else []
     graphs = [*own, *further]
-    with publication(target) as folder:
+    with publication(target, None if made_by is None else made_by.id, replace=replace) as folder:
         codebook = model.codebook()
         if codebook is not None:
             write_codebook(codebook[1], folder)
@@ -92,7 +102,7 @@ def export(model: Model, second: SecondStage | None, config: RunConfig, dataset:
         manifest = _manifest(model, exported, config, dataset, folder, measures, parity)
         (folder / CARD).write_text(model_card(manifest), encoding="utf-8")
         # Last, with the card among the files: a folder without a manifest is known to be unfinished.
-        manifest = manifest.model_copy(update={"files": file_entries(folder)})
+        manifest = manifest.model_copy(update={"run": made_by, "files": file_entries(folder)})
         text = Manifest.model_validate(manifest.model_dump()).model_dump_json(indent=2)
         (folder / contract.FILE_NAME).write_text(text + "\n", encoding="utf-8")
     return Exported(target, manifest)

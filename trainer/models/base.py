@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from service.contract.manifest import CodesSpec, ImageSpec, Input, Operation, Output, Parameter
 from trainer.config import RunConfig, Schedule
-from trainer.data import Batch
+from trainer.data.batches import Batch
 from trainer.image_sheets import side_by_side
 from trainer.kinds import KINDS
 

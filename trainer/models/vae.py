@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from service.contract.manifest import ImageSpec, Input, Output, Parameter, Role
 from trainer.config import NCPConfig, VAEConfig
 from trainer.config.gaussian import HOTTEST
-from trainer.data import Batch, binarisation
+from trainer.data import binarisation
 from trainer.data.augmentation import flipped, rotated
+from trainer.data.batches import Batch
 from trainer.models.base import Graph, Step, to_shares
 from trainer.models.gaussian.base import GaussianModel
 from trainer.models.gaussian.likelihoods import likelihood_for

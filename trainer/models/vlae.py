@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from service.contract.manifest import ImageSpec
 from service.contract.runner import default_noise
 from trainer.config import VLAEConfig
-from trainer.data import Batch, binarisation
+from trainer.data import binarisation
 from trainer.data.augmentation import flipped
+from trainer.data.batches import Batch
 from trainer.image_sheets import sheet, side_by_side
 from trainer.models.autoregressive.flow_prior import FlowPrior, drawn_codes, sampling
 from trainer.models.autoregressive.pixel_decoder import PixelLoop, PixelStack, decoding

@@ -26,8 +26,6 @@ from torch.optim.swa_utils import AveragedModel
 from trainer import durable
 from trainer.errors import RunError
 
-STEPS = "step-*"
-
 
 @dataclass(frozen=True)
 class Position:
@@ -49,7 +47,7 @@ def save(
     """Write a checkpoint into ``folder``, the checkpoints of a run; returns its own folder."""
     target = folder / f"step-{position.total:08d}"
     try:
-        durable.tidy(folder, STEPS)
+        durable.tidy(folder, durable.CHECKPOINTS)
         with durable.written(target) as unfinished:
             _save_result(unfinished, position, model)
             if average is not None:
@@ -116,14 +114,9 @@ def read_position(checkpoint: Path) -> Position:
         raise RunError(f"checkpoint {checkpoint} cannot be read: {error}") from error
 
 
-def found(folder: Path) -> list[Path]:
-    """The finished checkpoints in ``folder``, oldest first."""
-    return durable.whole(folder, STEPS)
-
-
 def prune(folder: Path, keep: int) -> None:
     """Delete all but the latest ``keep`` checkpoints."""
-    for old in found(folder)[:-keep]:
+    for old in durable.checkpoints(folder)[:-keep]:
         durable.delete(old)
 
 

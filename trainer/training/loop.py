@@ -19,7 +19,7 @@ from torch.optim import Adamax, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from trainer.config import RunConfig, Schedule
-from trainer.data import Batches
+from trainer.data.batches import Batches
 from trainer.errors import DivergenceError, Interrupted
 from trainer.image_sheets import save_png
 from trainer.models.base import Stage

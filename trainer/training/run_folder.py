@@ -2,7 +2,7 @@
 
     runs/NAME/
       config.yaml         the resolved config, which `--config` can read
-      run.json            dataset, image spec, versions and device
+      run.json            id, dataset, image spec, versions and device
       metrics.jsonl       one line an epoch
       tensorboard/        the same for TensorBoard
       reconstructions/    originals above reconstructions, one picture an epoch
@@ -15,6 +15,8 @@ A second run of the same name goes to NAME-2, and so on: nothing is overwritten.
 
 import json
 import re
+import secrets
+import shlex
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,72 +24,93 @@ from typing import Any
 
 import yaml
 
+from service.contract.manifest import Run
+from trainer import durable
 from trainer.config import RunConfig, check_keys, read_yaml, validated
-from trainer.errors import RunError, nearest
+from trainer.errors import ConfigError, RunError, nearest
 from trainer.kinds import KINDS
-from trainer.training import checkpoint
 
 Record = dict[str, float]
+CONFIG = "config.yaml"
+ID_BYTES = 8
 
 
 class RunFolder:
-    """A run folder that exists."""
+    """A run folder that exists; with ``replace`` its model may replace one that another run published."""
 
-    def __init__(self, folder: Path, config: RunConfig, title: str | None = None) -> None:
+    def __init__(
+        self, folder: Path, config: RunConfig, title: str | None = None, *, replace: bool = False
+    ) -> None:
         self.folder = folder
         self.config = config
         self.title = title or folder.name
         self.checkpoints = folder / "checkpoints"
+        self.replace = replace
 
     @classmethod
-    def create(cls, config: RunConfig, facts: Mapping[str, Any]) -> "RunFolder":
+    def create(
+        cls, config: RunConfig, facts: Mapping[str, Any], *, numbered: bool = False, replace: bool = False
+    ) -> "RunFolder":
         """Make a new run folder, with the config and further facts about the run.
 
-        Raises RunError if it cannot be written.
+        If ``numbered``, the run and its model are named as the folder, and the name is one that no published
+        model has: NAME, NAME-2, ... Raises RunError if the folder cannot be written.
         """
-        folder = config.out / config.name
-        number = 1
+        folder, number = config.out / config.name, 1
         try:
             config.out.mkdir(parents=True, exist_ok=True)
-            while True:
-                try:
-                    folder.mkdir()
-                    break
-                except FileExistsError:
-                    number += 1
-                    folder = config.out / f"{config.name}-{number}"
-            run = cls(folder, config)
+            while (numbered and (config.export_to / folder.name).exists()) or not _made(folder):
+                number += 1
+                folder = config.out / f"{config.name}-{number}"
+            identity = {
+                "id": secrets.token_hex(ID_BYTES),
+                "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            }
+            if numbered:
+                identity["numbered"] = config.name
+                config = config.model_copy(update={"name": folder.name})
+            run = cls(folder, config, replace=replace)
             run.configure(config)
-            facts = {"started": datetime.now(UTC).isoformat(timespec="seconds"), **facts}
+            facts = {**identity, **facts}
             (folder / "run.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
         except OSError as error:
             raise RunError(f"cannot make the run folder {folder}: {error.strerror}") from error
         return run
 
+    @staticmethod
+    def check(config: RunConfig) -> None:
+        """Raise RunError if no run folder can be made."""
+        if (reason := durable.refusal(config.out)) is not None:
+            raise RunError(f"cannot make the run folder {config.out / config.name}: {reason}")
+
     @classmethod
     def open(cls, folder: Path) -> "RunFolder":
         """Open a run folder. Raises RunError if it is none."""
-        if not (folder / "config.yaml").is_file():
-            raise RunError(f"{folder} is no run folder: it has no config.yaml")
-        values = read_yaml(folder / "config.yaml")
+        if not (folder / CONFIG).is_file():
+            raise RunError(f"{folder} is no run folder: it has no {CONFIG}")
+        values = read_yaml(folder / CONFIG)
         kind = str(values.get("kind"))
         if kind not in KINDS:
             raise RunError(f"{folder} is of the unknown kind {kind!r}.{nearest(kind, KINDS)}")
-        check_keys(kind, values, str(folder / "config.yaml"))
+        check_keys(kind, values, str(folder / CONFIG))
         return cls(folder, validated(kind, values))
 
     @classmethod
-    def latest(cls, out: Path, name: str) -> "RunFolder":
-        """The newest run of a name: of NAME, NAME-2, ... the one with the highest number."""
+    def latest(cls, out: Path, name: str, *, numbered: bool = False) -> "RunFolder":
+        """The newest run of a name: of NAME, NAME-2, ... the one with the highest number.
+
+        If ``numbered``, a run that got such a number as its own name (``create``) is one of them.
+        """
         pattern = re.compile(rf"{re.escape(name)}(?:-(\d+))?")
         numbers = {
             int(match[1] or 1): path
             for path in (out.iterdir() if out.is_dir() else ())
-            if (match := pattern.fullmatch(path.name)) and (path / "config.yaml").is_file()
+            if (match := pattern.fullmatch(path.name)) and (path / CONFIG).is_file()
         }
         for number in sorted(numbers, reverse=True):
             run = cls.open(numbers[number])
-            if run.config.name == name:  # NAME-2 may as well be the first run of that very name
+            # NAME-2 may as well be the first run of that very name.
+            if run.config.name == name or (numbered and run.facts.get("numbered") == name):
                 return run
         raise RunError(f"nothing to resume: {out} holds no run named {name!r}")
 
@@ -95,14 +118,59 @@ class RunFolder:
         """Replace the config of the run, and write it to config.yaml."""
         content = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
         try:
-            (self.folder / "config.yaml").write_text(content, encoding="utf-8")
+            (self.folder / CONFIG).write_text(content, encoding="utf-8")
         except OSError as error:
             raise RunError(f"cannot write into {self.folder}: {error.strerror}") from error
         self.config = config
 
+    def changed(self, kind: str, flags: Mapping[str, Any]) -> RunConfig:
+        """The config to resume with: that of the run, and what is asked for now.
+
+        Raises RunError if the run is of another kind, ConfigError for a value that may not change.
+        """
+        config = self.config
+        if config.kind != kind:
+            raise RunError(f"the run {config.name} is of kind {config.kind!r}, not {kind!r}")
+        changed = validated(kind, config.model_dump() | dict(flags))
+        # The training inputs of a second stage must not change once it has begun.
+        free = config.free_on_resume
+        free = free - {"epochs"} if self.has_later_stage else free | config.second_stage_fields
+        for field in type(config).model_fields:
+            before, now = getattr(config, field), getattr(changed, field)
+            if before != now and field not in free:
+                raise ConfigError(
+                    f"the run to resume has {field} {before!r}, and now {now!r} is asked for. "
+                    f"Only {', '.join(sorted(free))} may change; for another model start a new run"
+                )
+        return changed
+
+    def published_as(self, export_to: Path | None, name: str | None) -> RunConfig:
+        """The config with another place or name of the published model. Raises ConfigError for a bad name."""
+        given = {"export_to": export_to, "name": name}
+        changes = {key: value for key, value in given.items() if value is not None}
+        return validated(self.config.kind, self.config.model_dump() | changes)
+
+    @property
+    def published(self) -> Path:
+        """The model that this run published. Raises RunError if there is none."""
+        folder = self.config.export_to / self.config.name
+        manifest = durable.read_published(folder)
+        if manifest is None or manifest.run is None or manifest.run.id != self.identity.id:
+            raise RunError(
+                f"{folder} is no model of {self.folder}. To publish it: "
+                f"python -m trainer export {shlex.quote(str(self.folder))}"
+            )
+        return folder
+
+    @property
+    def identity(self) -> Run:
+        """The name of the folder and the id of the run; a run from before runs had one has its start."""
+        facts = self.facts
+        return Run(name=self.folder.name, id=str(facts.get("id", facts.get("started"))))
+
     def stage(self, name: str) -> "RunFolder":
         """A further stage of this run: a folder inside this one, which the first checkpoint makes."""
-        return RunFolder(self.folder / name, self.config, f"{self.title}-{name}")
+        return RunFolder(self.folder / name, self.config, f"{self.title}-{name}", replace=self.replace)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -114,7 +182,7 @@ class RunFolder:
 
     def latest_checkpoint(self) -> Path:
         """The newest finished checkpoint. Raises RunError if there is none."""
-        checkpoints = checkpoint.found(self.checkpoints)
+        checkpoints = durable.checkpoints(self.checkpoints)
         if not checkpoints:
             raise RunError(f"{self.folder} holds no checkpoint")
         return checkpoints[-1]
@@ -122,12 +190,12 @@ class RunFolder:
     @property
     def begun(self) -> bool:
         """Whether there is a checkpoint."""
-        return bool(checkpoint.found(self.checkpoints))
+        return bool(durable.checkpoints(self.checkpoints))
 
     @property
     def has_later_stage(self) -> bool:
         """Whether a further stage has been begun."""
-        return any(checkpoint.found(path) for path in self.folder.glob("*/checkpoints"))
+        return any(durable.checkpoints(path) for path in self.folder.glob("*/checkpoints"))
 
     def records(self) -> list[Record]:
         """The lines of metrics.jsonl, oldest epoch first."""
@@ -153,3 +221,12 @@ class RunFolder:
         path = self.folder.joinpath(*parts)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
+
+
+def _made(folder: Path) -> bool:
+    """Make a folder; False if its name is taken."""
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return False
+    return True

@@ -9,8 +9,8 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from trainer.errors import ConfigError, needs
 from trainer.training.run_folder import Record, RunFolder
+from trainer.training.weights_and_biases import WeightsAndBiases
 
 Limits = tuple[float | None, float | None]
 
@@ -75,32 +75,6 @@ class TensorBoard:
 
     def close(self) -> None:
         self._writer.close()
-
-
-class WeightsAndBiases:
-    """The same for Weights & Biases; its own environment variables say where and in which mode."""
-
-    def __init__(self, run: RunFolder) -> None:
-        try:
-            import wandb
-        except ImportError as error:
-            raise ConfigError(needs("--wandb", "wandb", error.name)) from error
-        self._wandb = wandb
-        self._run = wandb.init(
-            project="tessera",
-            name=run.title,
-            dir=str(run.folder),
-            config=run.config.model_dump(mode="json"),
-        )
-
-    def record(self, record: Record) -> None:
-        self._run.log(dict(record), step=int(record["epoch"]))
-
-    def picture(self, name: str, pixels: Tensor, epoch: int) -> None:
-        self._run.log({name: self._wandb.Image(pixels.permute(1, 2, 0).numpy())}, step=epoch)
-
-    def close(self) -> None:
-        self._run.finish()
 
 
 def trackers(run: RunFolder, first_epoch: int, alone: Mapping[str, Limits]) -> list[Tracker]:

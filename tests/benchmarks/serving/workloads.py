@@ -10,7 +10,8 @@ from PIL import Image
 
 from tests.benchmarks.serving.work import JSON, NPY, PNG, Codes, Encoder, Pixels, as_npy
 from trainer.config import resolve
-from trainer.data import ImageOptions, load
+from trainer.data.loading import load
+from trainer.data.sizing import ImageOptions
 from trainer.export.exporter import export
 from trainer.models.base import build
 

@@ -10,7 +10,7 @@ from service.contract.manifest import FILE_NAME, Manifest
 from tests.fixtures import tiny_models, trained_models
 from tests.fixtures.tiny_models import Trained
 from trainer.config import NCPConfig, VAEConfig, VLAEConfig, VQVAEConfig
-from trainer.data import load
+from trainer.data.loading import load
 from trainer.export.exporter import Exported
 from trainer.models.vqvae import VQVAE
 from trainer.training import checkpoint

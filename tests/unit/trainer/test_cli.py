@@ -89,7 +89,7 @@ def test_a_vae_has_no_flags_of_a_classifier() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_flag_has_no_default_of_its_own(kind: str) -> None:
     given = command(kind).make_context(kind, []).params
-    assert {name for name, value in given.items() if value is not None} == {"resume"}
+    assert {name for name, value in given.items() if value is not None} == {"resume", "replace"}
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,10 @@ from tests.fixtures.tiny_models import Trained
 from trainer import evaluate as module
 from trainer.__main__ import main
 from trainer.errors import ConfigError, DataError, ExportError
-from trainer.evaluate import evaluate, sampler_parameters
+from trainer.evaluate import evaluate
 from trainer.evaluation.exported_model import file_entries
-from trainer.evaluation.results import Effort, SamplerParameters
+from trainer.evaluation.published import SamplerParameters, sampler_parameters
+from trainer.evaluation.results import Effort
 from trainer.export.model_card import CARD
 
 EFFORT = Effort(samples=20)
@@ -40,10 +41,9 @@ def change(folder: Path, **changes: Any) -> None:
 
 
 def measured(
-    folder: Path, digits: Path | str | None, given: SamplerParameters | None = None, *, write: bool = False
+    folder: Path, digits: Path, given: SamplerParameters | None = None, *, write: bool = False
 ) -> Manifest:
-    data = None if digits is None else str(digits)
-    return evaluate(folder, data, EFFORT, given or {}, tiny_models.console(), write=write)
+    return evaluate(folder, str(digits), EFFORT, given or {}, tiny_models.console(), write=write)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -139,19 +139,6 @@ def test_a_figure_that_is_no_number_is_not_written(
     assert contents(folder) == files
 
 
-def test_data_of_another_machine_is_asked_for(folder: Path) -> None:
-    change(folder, config={**read(folder).config, "data": "my-pictures"})
-    with pytest.raises(DataError, match=r"tiny was trained on 'my-pictures'; say where that is with --data"):
-        measured(folder, None)
-
-
-def test_data_that_was_given_is_the_one_complained_of(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError) as caught:
-        measured(folder, tmp_path / "absent")
-    assert "absent" in str(caught.value)
-    assert "--data" not in str(caught.value)
-
-
 def test_images_of_another_kind_are_refused(folder: Path, tmp_path: Path) -> None:
     pictures = tmp_path / "pictures"
     pictures.mkdir()
@@ -218,5 +205,6 @@ def test_the_command_shows_every_row_and_says_where_it_wrote(folder: Path, digit
 def test_the_command_tells_of_mistakes_in_a_line(folder: Path, tmp_path: Path) -> None:
     result = run(tmp_path)
     assert result.exit_code == 1
-    assert result.stderr == f"error: {tmp_path} is no exported model: no manifest.json can be read in it\n"
+    complaint = "is no model and no run folder: it has no manifest.json and no config.yaml"
+    assert result.stderr == f"error: {tmp_path} {complaint}\n"
     assert run(folder, "--samples", "1000000").exit_code == 2

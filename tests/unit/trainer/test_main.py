@@ -1,3 +1,5 @@
+import json
+import os
 import re
 import shlex
 import signal
@@ -13,6 +15,8 @@ from tests.fixtures import tiny_models
 from tests.fixtures.tiny_models import Trained
 from trainer import pipeline
 from trainer.__main__ import main
+from trainer.config import RunConfig, VQVAEConfig
+from trainer.export.exporter import Exported
 from trainer.kinds import KINDS
 from trainer.training.loop import Fit
 from trainer.training.run_folder import RunFolder
@@ -24,7 +28,7 @@ def trainer(*arguments: str) -> Result:
 
 @pytest.fixture
 def _no_export(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "export", lambda *_: trained.exported)
+    monkeypatch.setattr(pipeline, "export", lambda *_, **__: trained.exported)
 
 
 @pytest.fixture
@@ -32,11 +36,23 @@ def _no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Fit, "begin", lambda _: pytest.fail("trained"))
 
 
+def trained_configs(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
+    """The configs that would have been trained."""
+    taken: list[RunConfig] = []
+
+    def noted(config: RunConfig, *_: object, **__: object) -> Exported:
+        taken.append(config)
+        return trained.exported
+
+    monkeypatch.setattr(pipeline, "train", noted)
+    return taken
+
+
 def test_the_help_shows_commands_to_copy_and_every_kind() -> None:
     result = trainer("--help")
     assert result.exit_code == 0
     assert "python -m trainer vqvae --epochs 1 --limit 5000    the same in 25 seconds" in result.output
-    for command in (*KINDS, "export", "sample", "evaluate"):
+    for command in (*KINDS, "export", "reconstruct", "sample", "evaluate"):
         assert re.search(rf"^  {command} +\w", result.output, re.MULTILINE)
 
 
@@ -69,14 +85,98 @@ def test_without_a_command_there_is_the_help() -> None:
 
 
 @pytest.mark.slow
-def test_help_and_mistakes_do_not_wait_for_torch() -> None:
+def test_help_and_mistakes_do_not_wait_for_torch(tmp_path: Path) -> None:
+    exported = Path(__file__).parents[3] / "exported"
+    model, places = str(exported / "vqvae-mnist"), [f"--out={tmp_path}", f"--export-to={exported}"]
+    mistakes = [
+        ["vqvae", "--preset", "no"],
+        ["vqvae", "--data=/nowhere"],
+        ["vqvae", "--data=emoji"],
+        ["vqvae", f"--data={exported.parent}/docker/monitoring"],
+        ["vqvae", "--name=vqvae-mnist", *places],
+        ["vqvae", "--export-to=/dev/null/a"],
+        ["vqvae", "--out=/dev/null/a"],
+        ["vqvae", "--resume", *places],
+        ["export", "/nowhere"],
+        ["reconstruct", "/nowhere"],
+        ["reconstruct", model, "--image=/nowhere.png"],
+        ["reconstruct", model, "--out=/dev/null/a.png"],
+        ["sample", model, "--label=frog"],
+        ["evaluate", "/nowhere"],
+        ["evaluate", model, "--data=/nowhere"],
+        ["evaluate", model, "--set=no.steps=1"],
+    ]
     program = (
-        "import sys; from click.testing import CliRunner; from trainer.__main__ import main\n"
-        "for arguments in (['vqvae', '--help'], ['vqvae', '--preset', 'no']):\n"
-        "    CliRunner().invoke(main, arguments)\n"
-        "sys.exit('torch' in sys.modules)"
+        "import json, sys; from click.testing import CliRunner; from trainer.__main__ import main\n"
+        "assert CliRunner().invoke(main, ['vqvae', '--help']).exit_code == 0\n"
+        "for arguments in json.loads(sys.argv[1]):\n"
+        "    result = CliRunner().invoke(main, arguments)\n"
+        "    assert result.exit_code in (1, 2), (arguments, result.output)\n"
+        "    assert result.stderr.count('\\n') == 1, result.stderr\n"
+        "    assert 'torch' not in sys.modules, arguments\n"
     )
-    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+    asked = subprocess.run(
+        [sys.executable, "-c", program, json.dumps(mistakes)], capture_output=True, text=True, check=False
+    )
+    assert asked.returncode == 0, asked.stderr
+
+
+@pytest.mark.slow
+def test_without_a_key_wandb_is_told_in_a_line(tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    asked = subprocess.run(
+        [sys.executable, "-m", "trainer", "vqvae", "--wandb", f"--out={tmp_path}", f"--export-to={tmp_path}"],
+        env=variables | {"HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert asked.returncode == 2
+    assert asked.stderr == (
+        "error: --wandb finds no key: run `wandb login`, set WANDB_API_KEY, or set WANDB_MODE=offline\n"
+    )
+
+
+@pytest.mark.usefixtures("_no_training")
+def test_a_name_that_is_taken_is_told_before_training(trained: Trained, tmp_path: Path) -> None:
+    places = [f"--out={tmp_path}", f"--export-to={trained.config.export_to}"]
+    result = trainer("vqvae", *tiny_models.flags(), *places)
+    assert result.exit_code == 1
+    assert re.fullmatch(
+        rf"error: {trained.exported.folder} is a model of another run \(tiny, published 20.*\): "
+        r"choose another name with --name, or replace it with --replace\n",
+        result.stderr,
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_run_without_a_name_takes_one_that_is_free_and_keeps_it(tmp_path: Path, digits: Path) -> None:
+    precious = tmp_path / "exported" / "vqvae-mnist"
+    precious.mkdir(parents=True)
+    (precious / "manifest.json").write_text("{}")
+    places = [f"--out={tmp_path}/runs", f"--export-to={tmp_path}/exported"]
+    flags = [flag for flag in tiny_models.flags(epochs=1) if not flag.startswith("--name=")]
+    result = trainer("vqvae", *flags, f"--data={digits}", *places)
+    assert result.exit_code == 0, result.stderr
+    assert "name: vqvae-mnist-2, as there is a run or a model vqvae-mnist already" in result.output
+    published = [result.output]
+    for arguments in (
+        ["vqvae", "--resume", "--epochs=2", *places],
+        ["export", f"{tmp_path}/runs/vqvae-mnist-2"],
+        ["export", f"{tmp_path}/runs/vqvae-mnist-2", "--name=vqvae-mnist", "--replace"],
+    ):
+        result = trainer(*arguments)
+        assert result.exit_code == 0, result.stderr
+        published.append(result.output)
+    assert [re.search(r"published \S+/(\S+) ", output)[1] for output in published] == [  # type: ignore[index]
+        *["vqvae-mnist-2"] * 3,
+        "vqvae-mnist",
+    ]
+    refused = trainer("export", f"{tmp_path}/runs/vqvae-mnist-2", f"--export-to={tmp_path}/runs")
+    assert refused.exit_code == 1
+    assert "runs/vqvae-mnist-2 is no model: choose another name with --name" in refused.stderr
 
 
 @pytest.mark.usefixtures("_no_training")
@@ -93,8 +193,9 @@ def test_help_and_mistakes_do_not_wait_for_torch() -> None:
         (["vqvae", "--image-size", "30"], r"image_size 30 is no multiple of stride 4"),
         (["vqvae", "--lr", "inf"], r"lr is inf: input should be a finite number"),
         (["export"], r"Missing argument 'RUN'"),
-        (["sample"], r"Missing argument 'RUN'"),
-        (["evaluate"], r"Missing argument 'EXPORTED'"),
+        (["reconstruct"], r"Missing argument 'MODEL'"),
+        (["sample"], r"Missing argument 'MODEL'"),
+        (["evaluate"], r"Missing argument 'MODEL'"),
         (["evaluate", "x", "--nll-samples", "1"], r"'--nll-samples': 1 is not in the range x>=2"),
         (["evaluate", "x", "--samples", "20001"], r"'--samples': 20001 is not in the range 10<=x<=20000"),
     ],
@@ -193,19 +294,19 @@ def test_none_takes_back_what_a_file_says(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "mine.yaml").write_text("limit: 5\nepochs: 3\n")
-    taken = []
-    monkeypatch.setattr(pipeline, "train", lambda config, _: taken.append(config))
+    taken = trained_configs(trained, monkeypatch)
     result = trainer("vqvae", f"--config={tmp_path / 'mine.yaml'}", "--limit", "none", "--no-kmeans-start")
     assert result.exit_code == 0, result.stderr
-    assert (taken[0].limit, taken[0].epochs, taken[0].kmeans_start) == (None, 3, False)
+    (config,) = taken
+    assert isinstance(config, VQVAEConfig)
+    assert (config.limit, config.epochs, config.kmeans_start) == (None, 3, False)
 
 
 def test_the_config_of_a_run_is_one_that_config_takes(
     trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    taken = []
-    monkeypatch.setattr(pipeline, "train", lambda config, _: taken.append(config))
-    trainer("vqvae", "--config", str(trained.run.folder / "config.yaml"))
+    taken = trained_configs(trained, monkeypatch)
+    trainer("vqvae", "--replace", "--config", str(trained.run.folder / "config.yaml"))
     assert taken == [trained.config]
 
 
@@ -222,9 +323,9 @@ def test_a_bad_name_is_refused_before_exporting(trained: Trained, tmp_path: Path
     assert result.stderr.startswith("error: name is '../other': string should match pattern")
 
 
-def test_pictures_stand_beside_their_reconstructions(trained: Trained, tmp_path: Path) -> None:
+def test_pictures_stand_above_their_reconstructions(trained: Trained, tmp_path: Path) -> None:
     out = tmp_path / "pairs.png"
-    result = trainer("sample", str(trained.run.folder), "--out", str(out))
+    result = trainer("reconstruct", str(trained.exported.folder), "--out", str(out))
     assert result.exit_code == 0
     assert out.read_bytes().startswith(b"\x89PNG")
     assert f"written to {out}" in result.output
@@ -233,7 +334,7 @@ def test_pictures_stand_beside_their_reconstructions(trained: Trained, tmp_path:
 
 def test_a_picture_that_is_missing_is_told_in_a_line(trained: Trained, tmp_path: Path) -> None:
     file = tmp_path / "none.png"
-    result = trainer("sample", str(trained.run.folder), "--image", str(file))
+    result = trainer("reconstruct", str(trained.exported.folder), "--image", str(file))
     assert result.exit_code == 1
     assert result.stderr == f"error: {file} cannot be read: No such file or directory\n"
 

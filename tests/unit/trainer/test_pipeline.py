@@ -16,8 +16,8 @@ from tests.unit.trainer.data.making import noise, save
 from tests.unit.trainer.resuming import assert_same
 from trainer import pipeline
 from trainer.config import VQVAEConfig
-from trainer.data import Batches
-from trainer.errors import ConfigError, DivergenceError, ExportError, Interrupted, RunError
+from trainer.data.batches import Batches
+from trainer.errors import ConfigError, DivergenceError, Interrupted, RunError
 from trainer.export.exporter import Exported
 from trainer.models.base import Model, SecondStage, Stage, Step
 from trainer.models.code_prior.stage import PriorStage
@@ -33,7 +33,9 @@ def published(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> Published:
     """What is published is only noted here: an export takes seconds."""
     noted: Published = []
 
-    def note(model: Model, second: SecondStage | None, config: VQVAEConfig, _: object) -> Exported:
+    def note(
+        model: Model, second: SecondStage | None, config: VQVAEConfig, *_: object, replace: bool
+    ) -> Exported:
         noted.append((model, second, config))
         return trained.exported
 
@@ -49,7 +51,7 @@ def run(trained: Trained, tmp_path: Path) -> RunFolder:
 
 def resume(run: RunFolder, **flags: Any) -> None:
     flags.setdefault("export_to", run.folder.parent.parent / "exported")
-    pipeline.resume("vqvae", run.folder.parent, run.config.name, flags, tiny_models.console())
+    pipeline.resume(run, run.changed("vqvae", flags), tiny_models.console())
 
 
 def same_weights(stage: Stage | None, run: RunFolder, file: str = "model.safetensors") -> bool:
@@ -120,14 +122,13 @@ def test_the_loss_is_told_how_the_data_varies(trained: Trained) -> None:
     assert float(trained.model.spread) == pytest.approx(float(pixels.var(correction=0)), rel=1e-5)
 
 
-@pytest.mark.parametrize("place", ["out", "export_to"])
 def test_where_nothing_can_be_written_nothing_is_trained(
-    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setattr(Fit, "begin", lambda _: pytest.fail("trained"))
-    with pytest.raises((RunError, ExportError), match="Not a directory"):
-        pipeline.train(make_config(**{place: tmp_path / "file" / "below"}), tiny_models.console())
+    with pytest.raises(RunError, match="Not a directory"):
+        pipeline.train(make_config(out=tmp_path / "file" / "below"), tiny_models.console())
 
 
 @pytest.mark.slow
@@ -162,7 +163,7 @@ def test_what_would_make_it_another_run_is_refused_by_name(run: RunFolder, name:
 
 def test_a_run_of_another_kind_is_refused(run: RunFolder) -> None:
     with pytest.raises(RunError, match="the run tiny is of kind 'vqvae', not 'vae'"):
-        pipeline.resume("vae", run.folder.parent, "tiny", {}, tiny_models.console())
+        run.changed("vae", {})
 
 
 def test_other_data_under_the_same_name_is_refused(tmp_path: Path, trained: Trained, run: RunFolder) -> None:
@@ -179,7 +180,7 @@ def test_the_averaged_weights_are_published(make_config: MakeConfig, published: 
     config = make_config(average_decay=0.9, epochs=1)
     pipeline.train(config, tiny_models.console())
     run = RunFolder.open(config.out / config.name)
-    pipeline.export_run(run.folder, None, None, tiny_models.console())
+    pipeline.export_run(run, run.config, tiny_models.console())
     for model, _, _ in published:
         assert same_weights(model, run, "average.safetensors")
         assert not same_weights(model, run)
@@ -188,8 +189,8 @@ def test_the_averaged_weights_are_published(make_config: MakeConfig, published: 
 def test_an_export_goes_where_the_run_says_or_where_it_is_told(
     run: RunFolder, published: Published, tmp_path: Path
 ) -> None:
-    pipeline.export_run(run.folder, None, None, tiny_models.console())
-    pipeline.export_run(run.folder, tmp_path / "there", "other", tiny_models.console())
+    pipeline.export_run(run, run.config, tiny_models.console())
+    pipeline.export_run(run, run.published_as(tmp_path / "there", "other"), tiny_models.console())
     places = [(config.export_to, config.name) for _, _, config in published]
     assert places == [(run.config.export_to, "tiny"), (tmp_path / "there", "other")]
 
@@ -197,7 +198,7 @@ def test_an_export_goes_where_the_run_says_or_where_it_is_told(
 def test_a_run_without_a_checkpoint_has_nothing_to_export(run: RunFolder, published: Published) -> None:
     shutil.rmtree(run.checkpoints)
     with pytest.raises(RunError, match="holds no checkpoint"):
-        pipeline.export_run(run.folder, None, None, tiny_models.console())
+        pipeline.export_run(run, run.config, tiny_models.console())
     assert published == []
 
 
@@ -274,7 +275,7 @@ def test_both_stages_are_trained_and_published(
     # In one go or one after the other, it is the same prior.
     assert_same(run.stage("prior"), generating.run.stage("prior"))
     published.clear()
-    pipeline.export_run(run.folder, None, None, tiny_models.console())
+    pipeline.export_run(run, run.config, tiny_models.console())
     ((model, second, _),) = published
     assert same_weights(model, run)
     assert same_weights(second, run.stage("prior"), "average.safetensors")
@@ -373,7 +374,7 @@ def test_a_run_whose_prior_was_not_begun_says_how_to_train_it(
     run = RunFolder.open(shutil.copytree(trained.run.folder, out / "tiny"))
     run.configure(run.config.model_copy(update={"prior_epochs": 1, "out": out}))
     with pytest.raises(RunError) as caught:
-        pipeline.export_run(run.folder, None, None, tiny_models.console())
+        pipeline.export_run(run, run.config, tiny_models.console())
     assert str(caught.value) == (
         f"{run.folder} has no checkpoint of its prior yet. To train it: "
         f"python -m trainer vqvae --resume --name tiny --out '{out}'"

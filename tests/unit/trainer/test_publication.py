@@ -1,15 +1,18 @@
+import re
 import sys
 import threading
 from pathlib import Path
 
 import pytest
 
-from trainer.durable import check_writable, publication
+from tests.fixtures.bundle_builder import edit_manifest
+from tests.fixtures.toy_models import write_levels
+from trainer.durable import check_replaceable, check_writable, publication, read_published
 from trainer.errors import ExportError
 
 
 def publish(target: Path, **files: str) -> None:
-    with publication(target) as folder:
+    with publication(target, replace=True) as folder:
         for name, text in files.items():
             (folder / name).write_text(text)
 
@@ -173,3 +176,69 @@ def test_what_was_published_comes_back_if_the_new_cannot_take_its_place(
         publish(target, a="2")
     assert content(target) == {"a": "1"}
     assert list(tmp_path.iterdir()) == [target]
+
+
+def publish_as(run: str | None, target: Path, *, replace: bool = False) -> None:
+    """Publish a model with a manifest that names a run."""
+    with publication(target, run, replace=replace) as folder:
+        model = write_levels(folder, name=target.name)
+        edit_manifest(model, run=None if run is None else {"name": f"the run {run}", "id": run})
+        for file in list(model.iterdir()):
+            file.rename(folder / file.name)
+        model.rmdir()
+
+
+def maker(target: Path) -> str | None:
+    manifest = read_published(target)
+    assert manifest is not None
+    return None if manifest.run is None else manifest.run.id
+
+
+def test_a_run_replaces_its_own_model(target: Path) -> None:
+    for _ in range(2):
+        publish_as("a", target)
+        check_replaceable(target, "a")
+    assert maker(target) == "a"
+
+
+@pytest.mark.parametrize(
+    ("made_by", "found"),
+    [
+        ("a", r"is a model of another run \(the run a, published 2026-01-01T00:00:00Z\)"),
+        (None, r"is a model of another run \(version [0-9a-f]{12} of 2026-01-01T00:00:00Z\)"),
+        ("nobody", "is no model"),
+    ],
+)
+def test_another_s_is_replaced_only_if_it_is_said(target: Path, made_by: str | None, found: str) -> None:
+    if made_by == "nobody":
+        publish(target, precious="1")
+    else:
+        publish_as(made_by, target)
+    before = {path.name: path.read_bytes() for path in target.iterdir()}
+    complaint = f"^{re.escape(str(target))} {found}: choose another name with --name, or replace it"
+    with pytest.raises(ExportError, match=complaint):
+        check_replaceable(target, "b")
+    with pytest.raises(ExportError, match=complaint):
+        publish_as("b", target)
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == before
+    assert list(target.parent.iterdir()) == [target]
+    check_replaceable(target, "b", replace=True)
+    publish_as("b", target, replace=True)
+    assert maker(target) == "b"
+
+
+def test_what_was_published_meanwhile_is_not_replaced(target: Path) -> None:
+    check_replaceable(target, "a")
+    with (
+        pytest.raises(ExportError, match=r"is a model of another run \(the run b, "),
+        publication(target, "a"),
+    ):
+        publish_as("b", target)
+    assert maker(target) == "b"
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_an_empty_folder_is_free(target: Path) -> None:
+    target.mkdir(parents=True)
+    publish_as("a", target)
+    assert maker(target) == "a"

@@ -59,6 +59,12 @@ def read_folder(folder: Path) -> Source:
     return Source(name, whole.pictures(whole.classes), None, whole.classes or None)
 
 
+def check(folder: Path) -> None:
+    """Raise DataError if a folder has no pictures, as ``read_folder``; it looks no further than the first."""
+    if not any(_is_picture(file) for file in _files(folder)):
+        read_folder(folder)
+
+
 @dataclass(frozen=True)
 class _Scan:
     root: Path
@@ -79,7 +85,7 @@ class _Scan:
 
 def _scan(root: Path) -> _Scan:
     found = sorted(file.relative_to(root) for file in _files(root))
-    files = tuple(file for file in found if file.suffix.lower() in _extensions())
+    files = tuple(file for file in found if _is_picture(file))
     if not found:
         raise DataError(f"{root} is empty: no pictures there")
     if not files:
@@ -115,6 +121,10 @@ def _split_folders(folder: Path) -> tuple[Path, Path] | None:
         return None
     test = next((visible[name] for name in TESTS if name in visible), None)
     return (visible[TRAIN], test) if TRAIN in visible and test is not None else None
+
+
+def _is_picture(file: PurePath) -> bool:
+    return file.suffix.lower() in _extensions()
 
 
 @cache

@@ -1,5 +1,6 @@
 """Datasets of the Hugging Face hub, and local folders that its ``datasets`` library reads."""
 
+import importlib.util
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,6 +8,7 @@ from trainer.data.sources.pictures import Picture, Source, open_image, reason
 from trainer.errors import DataError, nearest, needs
 
 PREFIX = "hf:"
+PACKAGE = "datasets"
 TESTS = ("test", "validation", "valid", "val")
 
 
@@ -42,10 +44,8 @@ def read(source: str) -> Source:
     label of -1, for unknown, is none. Raises DataError if the ``datasets`` package is missing,
     the dataset cannot be had, or holds no images or no training split.
     """
-    try:
-        import datasets
-    except ImportError as error:
-        raise DataError(needs(source, "hf", error.name)) from error
+    check_installed(source)
+    import datasets
 
     name, _, config = source.removeprefix(PREFIX).partition(":")
     try:
@@ -74,6 +74,12 @@ def read(source: str) -> Source:
         pictures(test_split) if test_split else None,
         tuple(features[labels[0]].names) if labels else None,
     )
+
+
+def check_installed(source: str) -> None:
+    """Raise DataError if the ``datasets`` package is missing; it is not imported, which takes a second."""
+    if importlib.util.find_spec(PACKAGE) is None:
+        raise DataError(needs(source, "hf", PACKAGE))
 
 
 def _training_split(source: str, splits: list[str]) -> str:

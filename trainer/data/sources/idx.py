@@ -39,16 +39,21 @@ def is_set(folder: Path) -> bool:
     return any(_member(folder, stem) is not None for stem in MEMBERS.values())
 
 
+def members(folder: Path) -> dict[str, Path]:
+    """The four files of a set, by what they hold. Raises DataError if one is missing."""
+    files = {role: _member(folder, stem) for role, stem in MEMBERS.items()}
+    if missing := [MEMBERS[role] for role, path in files.items() if path is None]:
+        raise DataError(f"{folder} lacks {', '.join(missing)} (raw or .gz): an IDX set is four files")
+    return {role: path for role, path in files.items() if path is not None}
+
+
 def read_set(folder: Path, name: str | None = None) -> Source:
     """Read the four files of a set; each may be gzipped, and may have ``.idx`` in its name for ``-idx``.
 
     The classes are called ``"0"``, ``"1"``, ... Raises DataError if a file is missing, is not what it should
     be, or does not belong to the others.
     """
-    files = {role: _member(folder, stem) for role, stem in MEMBERS.items()}
-    if missing := [MEMBERS[role] for role, path in files.items() if path is None]:
-        raise DataError(f"{folder} lacks {', '.join(missing)} (raw or .gz): an IDX set is four files")
-    paths = {role: path for role, path in files.items() if path is not None}
+    paths = members(folder)
     train = _pictures(paths["training images"], paths["training labels"])
     test = _pictures(paths["test images"], paths["test labels"])
     if train.pixels.shape[1:] != test.pixels.shape[1:]:

@@ -4,6 +4,8 @@ Their constructors differ: some take ``train=``, some ``split=`` with names of t
 a constructor takes is read from its signature, so that a new torchvision needs no change here.
 """
 
+import ast
+import importlib.util
 import inspect
 import operator
 import os
@@ -50,6 +52,20 @@ def names() -> list[str]:
     """The datasets that can be downloaded with no option but the folder."""
     datasets = _datasets()
     return sorted(name for name in datasets.__all__ if _is_simple(getattr(datasets, name)))
+
+
+def listed() -> list[str]:
+    """What torchvision's ``datasets`` has, by its source text: to import it takes as long as torch itself.
+
+    All of its datasets, those too that ``names`` leaves out; empty if torchvision is not installed.
+    """
+    package = importlib.util.find_spec("torchvision")
+    folders = (package.submodule_search_locations if package else None) or ()
+    for file in (Path(folder, "datasets", "__init__.py") for folder in folders):
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+                return list(ast.literal_eval(node.value))
+    return []
 
 
 def read(name: str) -> Source:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from service.contract.manifest import CodesSpec, Input, Output, Parameter, Role
 from trainer.config import Schedule, VQVAEConfig
-from trainer.data import Batch
+from trainer.data.batches import Batch
 from trainer.image_sheets import sheet
 from trainer.models.base import Graph, RunGraph, SecondStage, Step
 from trainer.models.code_prior.network import CodePrior, Ordered, random_masks

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from service.contract.manifest import Input, Output, Parameter, Role
 from trainer.config import NCPConfig, Schedule
-from trainer.data import Batch
+from trainer.data.batches import Batch
 from trainer.image_sheets import panels, sheet
 from trainer.models.base import Graph, RunGraph, SecondStage, Step
 from trainer.models.gaussian.energy import Classifier

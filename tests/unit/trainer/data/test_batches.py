@@ -6,7 +6,9 @@ import torch
 
 from service.contract.cpu_count import available_cpus
 from tests.unit.trainer.data.making import write_pictures
-from trainer.data import Batch, Batches, ImageOptions, ResidentSplit, load
+from trainer.data.batches import Batch, Batches, ResidentSplit
+from trainer.data.loading import load
+from trainer.data.sizing import ImageOptions
 
 
 def numbered(count: int) -> ResidentSplit:

@@ -7,9 +7,12 @@ from PIL import Image
 
 from service.contract.image_preprocessing import prepare
 from tests.unit.trainer.data.making import noise, save, write_idx_set, write_pictures
-from trainer.data import Dataset, ImageOptions, ResidentSplit, Split, StreamedSplit, load
+from trainer.data.batches import ResidentSplit, Split
+from trainer.data.loading import Dataset, load
+from trainer.data.sizing import ImageOptions
 from trainer.data.sources.idx import bundled_mnist
 from trainer.data.sources.pictures import ArrayPictures
+from trainer.data.streaming import StreamedSplit
 from trainer.errors import ConfigError, DataError
 
 

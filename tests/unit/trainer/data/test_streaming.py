@@ -5,7 +5,10 @@ import torch
 
 from service.contract.cpu_count import available_cpus
 from tests.unit.trainer.data.making import write_pictures
-from trainer.data import Batches, ImageOptions, ResidentSplit, StreamedSplit, load
+from trainer.data.batches import Batches, ResidentSplit
+from trainer.data.loading import load
+from trainer.data.sizing import ImageOptions
+from trainer.data.streaming import StreamedSplit
 from trainer.errors import DataError
 
 AT_8 = ImageOptions(size=8)

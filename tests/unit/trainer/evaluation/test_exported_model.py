@@ -15,7 +15,7 @@ from service.models.validation import load_model
 from service.runtime.providers import Provider
 from tests.fixtures import continuous_model
 from tests.fixtures.tiny_models import Trained
-from trainer.data import Batch
+from trainer.data.batches import Batch
 from trainer.errors import ExportError
 from trainer.evaluation import exported_model as module
 from trainer.evaluation.exported_model import ExportedModel, file_entries, open_exported, whole_test

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from service.contract.manifest import Role
 from tests.unit.trainer.evaluation import linear
-from trainer.data import Batch
+from trainer.data.batches import Batch
 from trainer.evaluation import likelihood as module
 from trainer.evaluation.exported_model import ExportedModel
 from trainer.evaluation.likelihood import likelihood

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from trainer.data import load
+from trainer.data.loading import load
 from trainer.evaluation.reference_classifier import AT_ONCE, FEATURES, FILE, classified, reference_classifier
 
 

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from service.contract.manifest import CodesSpec, Input, Operation, Output, Role
 from tests.fixtures.tiny_models import Trained
-from trainer.data import Batch, Dataset, ResidentSplit, load
+from trainer.data.batches import Batch, ResidentSplit
+from trainer.data.loading import Dataset, load
 from trainer.evaluation import results as module
 from trainer.evaluation.exported_model import ExportedModel, Outputs, open_exported
 from trainer.evaluation.results import Effort, likelihood_row, reconstructions_row, sample_rows

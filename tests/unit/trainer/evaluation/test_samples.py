@@ -6,7 +6,7 @@ import pytest
 import torch
 from sklearn.metrics import pairwise
 
-from trainer.data import load
+from trainer.data.loading import load
 from trainer.evaluation.reference_classifier import FEATURES, reference_classifier
 from trainer.evaluation.samples import Reference, frechet_distance, spread_labels
 

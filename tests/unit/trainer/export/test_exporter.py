@@ -19,7 +19,7 @@ from service.contract.manifest import FILE_NAME, Manifest, Role, content_version
 from tests.fixtures import tiny_models
 from tests.fixtures.tiny_models import Trained
 from trainer.config import VQVAEConfig
-from trainer.data import ResidentSplit
+from trainer.data.batches import ResidentSplit
 from trainer.errors import ExportError
 from trainer.evaluation.exported_model import open_exported
 from trainer.export import exporter as exporter
@@ -278,7 +278,7 @@ def test_what_it_was_trained_upon_may_be_elsewhere(
     expected = export(model, second, config, trained.dataset).manifest
     # A model on a GPU cannot be had here; like it, this one cannot compute beside its copy.
     model.double().train()
-    found = export(model, second, config, trained.dataset).manifest
+    found = export(model, second, config, trained.dataset, replace=True).manifest
     assert found.measures[0].values == pytest.approx(expected.measures[0].values)
     assert found.measures[0].values.keys() >= {"bits", "bits_given_class"}
     assert next(model.parameters()).dtype == torch.float64

@@ -15,6 +15,7 @@ from trainer import pipeline
 from trainer.__main__ import main
 from trainer.errors import ReloadError
 from trainer.export.reload import have_loaded
+from trainer.training.run_folder import RunFolder
 
 DONE = {"loaded": ["mine"], "kept": ["other"], "refused": [], "removed": []}
 
@@ -153,11 +154,16 @@ def test_after_a_publication_the_service_is_asked(trained: Trained, tmp_path: Pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", [[], ["--resume"]])
-def test_so_it_is_after_training(monkeypatch: pytest.MonkeyPatch, way: list[str]) -> None:
-    monkeypatch.setattr(pipeline, "train", lambda *_: None)
-    monkeypatch.setattr(pipeline, "resume", lambda *_: None)
-    with answering(200, DONE) as (address, asked):
-        result = trainer("vqvae", "--name=mine", f"--reload={address}", *way)
+def test_so_it_is_after_training(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: list[str]
+) -> None:
+    places = {"out": tmp_path / "runs", "export_to": tmp_path / "exported"}
+    RunFolder.create(trained.config.model_copy(update=places), {})
+    for name in ("train", "resume"):
+        monkeypatch.setattr(pipeline, name, lambda *_, **__: trained.exported)
+    flags = [f"--out={places['out']}", f"--export-to={places['export_to']}", *way]
+    with answering(200, DONE | {"loaded": ["tiny"]}) as (address, asked):
+        result = trainer("vqvae", "--name=tiny", f"--reload={address}", *flags)
     assert result.exit_code == 0, result.stderr
     assert len(asked) == 1
 

@@ -59,7 +59,7 @@ def without_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def resume(run: RunFolder, **flags: Any) -> Exported:
     flags.setdefault("export_to", run.folder.parent.parent / "exported")
-    return pipeline.resume("ncp", run.folder.parent, "tiny", flags, tiny_models.console())
+    return pipeline.resume(run, run.changed("ncp", flags), tiny_models.console())
 
 
 def test_the_second_stage_is_of_the_models_own_codes_and_images() -> None:
@@ -193,7 +193,9 @@ def published_with(
         return found
 
     tiny_models.without_onnx(monkeypatch, tampered)
-    return pipeline.export_run(run.folder, run.folder.parent / "exported", None, tiny_models.console())
+    return pipeline.export_run(
+        run, run.published_as(run.folder.parent / "exported", None), tiny_models.console()
+    )
 
 
 @pytest.mark.usefixtures("without_onnx")
@@ -218,9 +220,9 @@ def test_those_that_were_not_are(run: RunFolder, monkeypatch: pytest.MonkeyPatch
     stages: list[tuple[Model, SecondStage | None]] = []
     publish = exporter.export
 
-    def noted(model: Model, second: SecondStage | None, *rest: Any) -> Exported:
+    def noted(model: Model, second: SecondStage | None, *rest: Any, replace: bool) -> Exported:
         stages.append((model, second))
-        return publish(model, second, *rest)
+        return publish(model, second, *rest, replace=replace)
 
     monkeypatch.setattr(pipeline, "export", noted)
     assert published_with(run, monkeypatch, None).manifest.operations.keys() >= SAMPLERS

@@ -10,7 +10,7 @@ from tests.fixtures import tiny_models
 from tests.unit.trainer.conftest import MakeVAEConfig
 from tests.unit.trainer.resuming import assert_resumes_as_unbroken
 from trainer import pipeline
-from trainer.data import Batch
+from trainer.data.batches import Batch
 from trainer.errors import ConfigError
 from trainer.models.base import to_shares
 from trainer.models.gaussian.posterior import LOG_VARIANCES

@@ -11,7 +11,8 @@ from tests.fixtures import tiny_models
 from tests.unit.trainer.conftest import MakeVLAEConfig
 from tests.unit.trainer.resuming import assert_resumes_as_unbroken
 from trainer import pipeline
-from trainer.data import Batch, binarisation
+from trainer.data import binarisation
+from trainer.data.batches import Batch
 from trainer.models.vlae import SLACK, VLAE, WEIGHT_STEP
 
 GREY_8 = ImageSpec(channels=1, height=8, width=8)

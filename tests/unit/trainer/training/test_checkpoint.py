@@ -7,6 +7,7 @@ from torch import nn
 from torch.optim import AdamW
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from trainer import durable
 from trainer.errors import RunError
 from trainer.training import checkpoint
 from trainer.training.checkpoint import Position
@@ -81,14 +82,14 @@ def test_only_the_latest_are_kept(tmp_path: Path) -> None:
         training.save(tmp_path, Position(total=total))
     checkpoint.prune(tmp_path, 2)
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
-    assert [checkpoint.read_position(path).total for path in checkpoint.found(tmp_path)] == [100, 1000]
+    assert [checkpoint.read_position(path).total for path in durable.checkpoints(tmp_path)] == [100, 1000]
 
 
 def test_a_checkpoint_of_the_same_step_is_replaced(tmp_path: Path) -> None:
     training = Training(seed=1)
     training.save(tmp_path, Position(epoch=0, step=3, total=3))
     training.save(tmp_path, Position(epoch=1, step=0, total=3))
-    assert [checkpoint.read_position(path).epoch for path in checkpoint.found(tmp_path)] == [1]
+    assert [checkpoint.read_position(path).epoch for path in durable.checkpoints(tmp_path)] == [1]
 
 
 def test_half_a_checkpoint_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +102,7 @@ def test_half_a_checkpoint_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch, "save", full_disk)
     with pytest.raises(RunError, match=r"cannot write checkpoint .*step-00000009: No space left on device"):
         training.save(tmp_path, Position(total=9))
-    assert checkpoint.found(tmp_path) == [saved]
+    assert durable.checkpoints(tmp_path) == [saved]
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "average.safetensors", "state.pt", "checkpoint.json"])
@@ -137,8 +138,8 @@ def test_what_a_crash_left_of_others_is_put_away_by_the_next(tmp_path: Path) -> 
         training.save(tmp_path, Position(total=total))
     (tmp_path / "step-00000002").rename(tmp_path / ".step-00000002.old")
     (tmp_path / ".step-00000001").mkdir()
-    assert [checkpoint.read_position(path).total for path in checkpoint.found(tmp_path)] == [1, 2]
-    training.load(checkpoint.found(tmp_path)[-1])
+    assert [checkpoint.read_position(path).total for path in durable.checkpoints(tmp_path)] == [1, 2]
+    training.load(durable.checkpoints(tmp_path)[-1])
     training.save(tmp_path, Position(total=3))
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["step-00000001", "step-00000002", "step-00000003"]

@@ -38,6 +38,35 @@ def test_a_name_that_ends_in_a_number_is_another_name(tmp_path: Path) -> None:
     assert RunFolder.latest(tmp_path, "tiny-7").folder.name == "tiny-7"
 
 
+def numbered(folder: Path) -> RunFolder:
+    config = tiny_models.config(out=folder / "runs", export_to=folder / "exported")
+    return RunFolder.create(config, {}, numbered=True)
+
+
+def test_a_numbered_run_has_a_name_that_no_run_and_no_model_has(tmp_path: Path) -> None:
+    (tmp_path / "exported" / "tiny").mkdir(parents=True)
+    create(tmp_path / "runs", "tiny-3")
+    runs = [numbered(tmp_path) for _ in range(2)]
+    assert [(run.folder.name, run.config.name) for run in runs] == [("tiny-2",) * 2, ("tiny-4",) * 2]
+    assert RunFolder.open(runs[1].folder).config.name == "tiny-4"
+
+
+def test_a_numbered_run_is_resumed_by_the_name_it_was_begun_with(tmp_path: Path) -> None:
+    (tmp_path / "exported" / "tiny").mkdir(parents=True)
+    run = numbered(tmp_path)
+    create(tmp_path / "runs", "tiny-9")
+    assert RunFolder.latest(tmp_path / "runs", "tiny", numbered=True).folder == run.folder
+    assert RunFolder.latest(tmp_path / "runs", "tiny-2").folder == run.folder
+    with pytest.raises(RunError, match="holds no run named 'tiny'"):
+        RunFolder.latest(tmp_path / "runs", "tiny")
+
+
+def test_no_two_runs_are_the_same(tmp_path: Path) -> None:
+    runs = [create(tmp_path) for _ in range(2)]
+    assert runs[0].identity != runs[1].identity
+    assert RunFolder.open(runs[0].folder).identity == runs[0].identity
+
+
 @pytest.mark.parametrize("out", ["", "nowhere"])
 def test_nothing_to_resume_is_an_error(tmp_path: Path, out: str) -> None:
     create(tmp_path, "other")

@@ -6,7 +6,9 @@ import pytest
 from PIL import Image
 
 from tests.unit.trainer.data.making import break_off, noise, save, write_pictures
-from trainer.data import ImageOptions, ResidentSplit, load
+from trainer.data.batches import ResidentSplit
+from trainer.data.loading import load
+from trainer.data.sizing import ImageOptions
 from trainer.data.sources.folder import FolderPictures, read_folder
 from trainer.data.sources.pictures import Pictures
 from trainer.errors import DataError

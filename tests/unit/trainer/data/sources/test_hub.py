@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from tests.unit.trainer.data.making import noise, write_pictures
-from trainer.data import ImageOptions, load
+from trainer.data.loading import load
+from trainer.data.sizing import ImageOptions
 from trainer.data.sources.hub import read
 from trainer.errors import DataError
 

@@ -11,7 +11,8 @@ import torchvision
 from PIL import Image
 
 from tests.unit.trainer.data.making import noise, save, write_idx_set
-from trainer.data import ImageOptions, load
+from trainer.data.loading import load
+from trainer.data.sizing import ImageOptions
 from trainer.data.sources.vision import VisionPictures, cache_folder, find, names, read
 from trainer.errors import DataError
 

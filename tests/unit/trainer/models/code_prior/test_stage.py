@@ -10,7 +10,7 @@ from service.contract.manifest import CodesSpec, Role
 from tests.fixtures import tiny_models
 from tests.unit.trainer.models import priors
 from trainer.config import VQVAEConfig
-from trainer.data import Batch
+from trainer.data.batches import Batch
 from trainer.models.base import Graph, RunGraph
 from trainer.models.code_prior.stage import PriorStage
 

@@ -11,7 +11,7 @@ from service.contract.manifest import Role
 from tests.fixtures import tiny_models
 from tests.unit.trainer.models import exported as samplers
 from tests.unit.trainer.models.exported import Exported
-from trainer.data import Batch
+from trainer.data.batches import Batch
 from trainer.export.parity import DRAW_GAP
 from trainer.image_sheets import PANEL_GAP, TITLE_HEIGHT
 from trainer.models.base import Graph, RunGraph
