@@ -34,9 +34,9 @@ except ModuleNotFoundError as error:  # a package installed without its extra ha
     sys.exit(f"error: {missing}: install the extra 'trainer'")
 
 from service.contract import __version__
-from trainer.cli import KindCommand, reload_option
+from trainer.cli import KindCommand, reload_option, same_command
 from trainer.config import read_yaml, resolve
-from trainer.errors import TrainerError, nearest
+from trainer.errors import Terminated, TrainerError, nearest
 from trainer.kinds import KINDS
 
 
@@ -194,21 +194,27 @@ def evaluate(
 
 
 def _console() -> Console:
-    return Console(highlight=False, soft_wrap=True)
+    # The file is named, as a live line goes on while torch's exporter has sys.stdout.
+    return Console(file=sys.stdout, highlight=False, soft_wrap=True)
 
 
 @contextmanager
 def _clear_errors() -> Iterator[None]:
     """Print an error of the user's in one line and exit; on SIGTERM unwind, so that unfinished files go."""
-    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         yield
     except TrainerError as error:
         _end(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        _end("interrupted", 130)
+    except KeyboardInterrupt as stop:
+        number = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
+        _end(f"interrupted; nothing was changed. To start again: {same_command()}", 128 + number)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(_number: int, _frame: object) -> NoReturn:
+    raise Terminated
 
 
 def _end(message: str, exit_code: int) -> NoReturn:

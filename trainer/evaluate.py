@@ -3,6 +3,7 @@
 import math
 import shutil
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -13,8 +14,8 @@ from trainer.durable import check_writable, publication
 from trainer.errors import ConfigError, DataError, ExportError, nearest
 from trainer.evaluation.exported_model import SAMPLE, ExportedModel, file_entries, open_exported
 from trainer.evaluation.likelihood import SCORE
+from trainer.evaluation.reconstructions import RECONSTRUCTIONS, TRAINING, shortcomings
 from trainer.evaluation.results import (
-    RECONSTRUCTIONS,
     Effort,
     SamplerParameters,
     likelihood_row,
@@ -23,7 +24,7 @@ from trainer.evaluation.results import (
 )
 from trainer.export.model_card import CARD, model_card
 from trainer.training.device import limit_threads
-from trainer.training.progress import describe
+from trainer.training.progress import LongStep, describe, long_step
 
 
 def evaluate(
@@ -47,19 +48,24 @@ def evaluate(
     _check_files(folder, manifest)
     if write:
         check_writable(folder.resolve().parent)
-    dataset = _dataset(manifest, data)
+    step = partial(long_step, console)
+    dataset = _dataset(manifest, data, step)
     console.print(f"data: {dataset.summary()}")
     rows = []
-    for row in _rows(model, manifest, dataset, effort, parameters):
+    for row in _rows(model, manifest, dataset, effort, parameters, step):
         console.print(
             f"{row.of}: {row.dataset}, {row.split} split, {row.images:,} images: {describe(row.values)}"
         )
         _check_finite(row)
         rows.append(row)
+    # How it was trained cannot be measured again.
+    rows += [row for row in manifest.measures if row.of == TRAINING]
     manifest = manifest.model_copy(update={"measures": tuple(rows)})
     if write:
         _rewrite(folder, manifest)
         console.print(f"written into {folder}")
+    if poor := shortcomings(manifest.measures, manifest.codes):
+        console.print(f"warning: {poor}", style="yellow")
     return manifest
 
 
@@ -77,30 +83,41 @@ def sampler_parameters(texts: Sequence[str]) -> SamplerParameters:
 
 
 def _rows(
-    model: ExportedModel, manifest: Manifest, dataset: Dataset, effort: Effort, parameters: SamplerParameters
+    model: ExportedModel,
+    manifest: Manifest,
+    dataset: Dataset,
+    effort: Effort,
+    parameters: SamplerParameters,
+    step: LongStep,
 ) -> Iterator[Measures]:
     # The metrics of a second stage come from torch, not from an exported graph: they are kept.
     same = (RECONSTRUCTIONS, dataset.name, len(dataset.test))
     before = [row.values for row in manifest.measures if (row.of, row.dataset, row.images) == same]
-    yield reconstructions_row(model, dataset, before[0] if before else {})
+    with step("measuring reconstructions") as report:
+        row = reconstructions_row(model, dataset, before[0] if before else {}, report)
+    yield row
     if SCORE in model.operations:
         images, samples = effort.nll_images, effort.nll_samples
-        yield likelihood_row(model, manifest.config, dataset, images, samples, effort.seed)
-    yield from sample_rows(model, dataset, effort, parameters)
+        with step("measuring the likelihood") as report:
+            row = likelihood_row(model, manifest.config, dataset, images, samples, effort.seed, report)
+        yield row
+    yield from sample_rows(model, dataset, effort, parameters, step)
 
 
-def _dataset(manifest: Manifest, data: str | None) -> Dataset:
+def _dataset(manifest: Manifest, data: str | None, step: LongStep) -> Dataset:
     config = manifest.config
     source = data if data is not None else str(config.get("data"))
     image = manifest.image
     try:
-        dataset = load(
-            source,
-            ImageOptions(size=config.get("image_size"), fit=image.fit, background=image.background),
-            limit=config.get("limit"),
-            holdout=config.get("holdout", 0.1),
-            seed=manifest.seed,
-        )
+        with step("reading images") as report:
+            dataset = load(
+                source,
+                ImageOptions(size=config.get("image_size"), fit=image.fit, background=image.background),
+                limit=config.get("limit"),
+                holdout=config.get("holdout", 0.1),
+                seed=manifest.seed,
+                progress=report,
+            )
     except DataError as error:
         if data is not None:
             raise

@@ -17,6 +17,7 @@ from service.contract.cpu_count import available_cpus
 from service.contract.manifest import FILE_NAME, CodesSpec, File, Manifest, Operation, Role
 from service.contract.runner import BatchSlice, Graphs, Runner, WrongOutput, noise_shape, parameters_of
 from trainer.data import Batch, Batches, Dataset
+from trainer.data.sources.pictures import OnProgress
 from trainer.errors import ExportError
 from trainer.models.base import Graph
 
@@ -25,6 +26,10 @@ RECONSTRUCT = ("encode", "decode")
 # Images or noise in one run; beside them, a graph holds the distances of every cell to every code.
 MOST_ROWS, MOST_VALUES = 250, 2**20
 MOST_PIXELS = 2**18
+
+
+def unreported(_done: int, _total: int) -> None:
+    """Progress that nobody watches."""
 
 
 class ExportedGraph:
@@ -136,8 +141,13 @@ class ExportedModel:
             {name: torch.from_numpy(array) for name, array in results.figures.items()},
         )
 
-    def reconstruct(self, batches: Iterable[Batch]) -> Iterator[Reconstructed]:
-        """Encode and decode images, batch by batch, as the service does without a seed."""
+    def reconstruct(
+        self, batches: Iterable[Batch], report: OnProgress = unreported, count: int = 0
+    ) -> Iterator[Reconstructed]:
+        """Encode and decode images, batch by batch, as the service does without a seed.
+
+        ``report`` is called with how many of the ``count`` images are done.
+        """
         seen = 0
         for batch in batches:
             images = batch.images.permute(0, 2, 3, 1).contiguous()
@@ -145,6 +155,7 @@ class ExportedModel:
             seen = items.stop
             arrays = self.run(RECONSTRUCT, items, {Role.images: images}, default_noise=RECONSTRUCT).arrays
             yield Reconstructed(images, arrays[Role.codes], arrays[Role.images])
+            report(seen, count)
 
     def sample(
         self,
@@ -153,10 +164,12 @@ class ExportedModel:
         seed: int,
         labels: Tensor | None = None,
         values: Mapping[str, float] | None = None,
+        report: OnProgress = unreported,
     ) -> Outputs:
         """``count`` samples by an operation: images, uint8 ``(N, H, W, C)``, and figures.
 
-        ``labels`` are int64 ``(count,)``, for an operation that takes them.
+        ``labels`` are int64 ``(count,)``, for an operation that takes them. ``report`` is called with how
+        many samples are drawn.
         """
         names = (name,) if self.operations[name].gives(Role.images) else (name, "decode")
         images: list[Tensor] = []
@@ -169,6 +182,7 @@ class ExportedModel:
             images.append(outputs.arrays[Role.images])
             for figure, tensor in outputs.figures.items():
                 figures.setdefault(figure, []).append(tensor)
+            report(items.stop, count)
         joined = {figure: torch.cat(tensors) for figure, tensors in figures.items()}
         return Outputs({Role.images: torch.cat(images)}, joined)
 
