@@ -189,7 +189,7 @@ def same_command() -> str:
 
 
 def next_commands(published: Path, *, sampled: bool) -> list[str]:
-    """What may be done with a published model: purposes and commands. ``sampled`` says that it has samplers."""
+    """What may be done with a published model, each with its purpose; ``sampled`` if it has samplers."""
     service = "python -m service" if _program() == DEFAULT_PROGRAM else "tessera-serve"
     return [
         f"serve     {service} --models {shlex.quote(str(published.parent))}",

@@ -21,7 +21,7 @@ from trainer.models.base import Model, SecondStage, Stage, build, to_shares
 from trainer.training import checkpoint
 from trainer.training.device import Machine, choose, limit_threads
 from trainer.training.loop import Fit
-from trainer.training.progress import announce_steps, describe, long_step
+from trainer.training.progress import announce_steps, describe, enough_epochs, long_step
 from trainer.training.run_folder import RunFolder
 
 VARIANCE_IMAGES = 4096
@@ -178,7 +178,8 @@ def _second_stage(model: Model, prepared: Prepared, run: RunFolder, console: Con
     if stage_run.begun:
         _resume_fit(fit, console)
     else:
-        fit.begin()
+        with long_step(console, f"initialising the {stage.name}"):
+            fit.begin()
     fit()
     return fit.result
 
@@ -252,7 +253,12 @@ def _publish(
     ):
         console.print(f"  {line}")
     if poor := shortcomings(manifest.measures, manifest.codes):
-        console.print(f"warning: {poor} To train it on: {resuming(run.config)} --epochs N", style="yellow")
+        epochs = enough_epochs(config.batch_size, len(dataset.train))
+        # After the second stage has begun, the first is not trained on.
+        more = f" To train it on: {resuming(run.config)} --epochs {epochs}"
+        console.print(
+            f"warning: {poor}{more if second is None and epochs > config.epochs else ''}", style="yellow"
+        )
     return exported
 
 

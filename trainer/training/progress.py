@@ -47,7 +47,8 @@ class Progress:
         self._timed_from: float | None = None
         self._estimated = False
         self._bar = live_line(console)
-        self._task = self._bar.add_task("", total=epochs * steps, completed=done, figures=())
+        first = f"epoch {done // steps + 1}/{epochs}"
+        self._task = self._bar.add_task(first, total=epochs * steps, completed=done, figures=())
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -111,22 +112,27 @@ def announce_steps(console: Console, stage: str, rate_flag: str, schedule: Sched
     """
     batch_size = min(schedule.batch_size, images)
     steps = schedule.epochs * (images // batch_size)
+    flag = rate_flag.removesuffix("lr")
     console.print(
-        f"steps of the {stage}: {steps:,} ({schedule.epochs:,} epochs of {images // batch_size:,}, "
-        f"{batch_size} images a step)"
+        f"steps of the {stage}: {steps:,} ({flag}epochs {schedule.epochs}, {images // batch_size:,} steps "
+        f"each of {batch_size} images)"
     )
     if steps >= ENOUGH_STEPS:
         return
-    flag = rate_flag.removesuffix("lr")
-    enough = [f"{flag}epochs {math.ceil(ENOUGH_STEPS / (images // batch_size))}"]
+    enough = [f"{flag}epochs {enough_epochs(batch_size, images)}"]
     if batch_size > SMALL_BATCH:
-        epochs = math.ceil(ENOUGH_STEPS / (images // SMALL_BATCH))
+        epochs = enough_epochs(SMALL_BATCH, images)
         enough.append(f"{flag}batch-size {SMALL_BATCH} {flag}epochs {epochs}")
     console.print(
         f"warning: these are {'very few' if steps < FEW_STEPS else 'few'} steps. The presets train for "
         f"{ENOUGH_STEPS:,} or more; with this data, {', or '.join(enough)}",
         style="yellow",
     )
+
+
+def enough_epochs(batch_size: int, images: int) -> int:
+    """The epochs that make ``ENOUGH_STEPS``."""
+    return math.ceil(ENOUGH_STEPS / (images // min(batch_size, images)))
 
 
 @contextmanager

@@ -24,7 +24,7 @@ def trainer(*arguments: str) -> Result:
 
 @pytest.fixture
 def _no_export(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "export", lambda *_: trained.exported)
+    monkeypatch.setattr(pipeline, "export", lambda *_, **__: trained.exported)
 
 
 @pytest.fixture
