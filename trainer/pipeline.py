@@ -231,35 +231,28 @@ def _publish(
     console: Console,
 ) -> Exported:
     console.print("exporting and measuring ...")
-    stages = {STEPS: run} | ({f"{second.name}_{STEPS}": run.stage(second.name)} if second else {})
-    exported = export(
-        model,
-        second,
-        config,
-        dataset,
-        trained={
-            name: float(checkpoint.read_position(stage.latest_checkpoint()).total)
-            for name, stage in stages.items()
-        },
-        step=partial(long_step, console),
-    )
+    trained = {STEPS: _steps(run)}
+    if second is not None:
+        trained[f"{second.name}_{STEPS}"] = _steps(run.stage(second.name))
+    exported = export(model, second, config, dataset, trained=trained, step=partial(long_step, console))
     manifest = exported.manifest
     for row in manifest.measures:
         if row.of != TRAINING:
             console.print(f"{row.dataset}, {row.split} split, {row.images:,} images: {describe(row.values)}")
     console.print(f"published {exported.folder} (version {manifest.version}). Next:")
-    for line in next_commands(
-        exported.folder, sampled=any(name.startswith(SAMPLE) for name in manifest.operations)
-    ):
-        console.print(f"  {line}")
+    sampled = any(name.startswith(SAMPLE) for name in manifest.operations)
+    console.print("\n".join(f"  {line}" for line in next_commands(exported.folder, sampled=sampled)))
     if poor := shortcomings(manifest.measures, manifest.codes):
         epochs = enough_epochs(config.batch_size, len(dataset.train))
-        # After the second stage has begun, the first is not trained on.
-        more = f" To train it on: {resuming(run.config)} --epochs {epochs}"
-        console.print(
-            f"warning: {poor}{more if second is None and epochs > config.epochs else ''}", style="yellow"
-        )
+        # Once the second stage has begun, the first is not trained on.
+        if second is None and epochs > config.epochs:
+            poor += f" To train it on: {resuming(run.config)} --epochs {epochs}"
+        console.print(f"warning: {poor}", style="yellow")
     return exported
+
+
+def _steps(run: RunFolder) -> float:
+    return float(checkpoint.read_position(run.latest_checkpoint()).total)
 
 
 def _variance(dataset: Dataset) -> float:

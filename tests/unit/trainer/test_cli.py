@@ -147,9 +147,9 @@ def test_what_goes_on_publishes_where_the_first_command_would() -> None:
 
 @pytest.mark.parametrize(("stop", "code"), [(KeyboardInterrupt, 130), (Terminated, 143)])
 def test_an_interruption_tells_what_goes_on(stop: type[BaseException], code: int) -> None:
-    with pytest.raises(Interrupted, match="what was trained is kept. To go on: this") as caught:
-        with cli.going_on(lambda: True, "this"):
-            raise stop
+    kept = r"what was trained is kept\. To go on: this"
+    with pytest.raises(Interrupted, match=kept) as caught, cli.going_on(lambda: True, "this"):
+        raise stop
     assert caught.value.exit_code == code
     with pytest.raises(stop), cli.going_on(lambda: False, "this"):
         raise stop

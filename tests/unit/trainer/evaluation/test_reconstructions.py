@@ -113,8 +113,8 @@ def test_the_mean_image_explains_nothing_and_the_images_themselves_everything() 
 
 @pytest.mark.parametrize("images", [flat(7), flat(7, 7, 7)], ids=["one", "alike"])
 def test_of_images_that_do_not_vary_nothing_is_explained(images: Tensor) -> None:
-    figures = Reconstructions(VECTOR)
-    figures.add(Reconstructed(images, torch.zeros(len(images), 3), images))
+    figures = Reconstructions(GRID)
+    figures.add(Reconstructed(images, codes(*range(len(images))), images))
     assert "explained_variance" not in figures.values()
 
 

@@ -44,8 +44,8 @@ def test_an_epoch_is_a_line() -> None:
             shown.advance(1)
         shown.epoch_done(RECORD)
     line = tiny_models.printed(console)
-    shown = r"epoch 1/3  0:0\d left  loss 0\.04123  perplexity 402\.5  usage 99\.8%  1,234 images/s\n"
-    assert re.fullmatch(shown, line)
+    expected = r"epoch 1/3  0:0\d left  loss 0\.04123  perplexity 402\.5  usage 99\.8%  1,234 images/s\n"
+    assert re.fullmatch(expected, line)
 
 
 def test_the_time_left_follows_from_the_speed_of_the_last_epoch() -> None:
