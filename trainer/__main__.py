@@ -34,7 +34,7 @@ except ModuleNotFoundError as error:  # a package installed without its extra ha
     sys.exit(f"error: {missing}: install the extra 'trainer'")
 
 from service.contract import __version__
-from trainer.cli import KindCommand, reload_option, same_command
+from trainer.cli import KindCommand, going_on, reload_option, same_command
 from trainer.config import read_yaml, resolve
 from trainer.errors import Terminated, TrainerError, nearest
 from trainer.kinds import KINDS
@@ -97,7 +97,8 @@ def _have_loaded(service: str | None, name: str, console: Console) -> None:
     if service is not None:
         from trainer.export.reload import have_loaded
 
-        console.print(have_loaded(service, name))
+        with going_on(lambda: True, f"curl -X POST {service}/models/reload"):
+            console.print(have_loaded(service, name))
 
 
 @main.command("export", short_help="Publish the latest checkpoint of a run.")
@@ -208,7 +209,7 @@ def _clear_errors() -> Iterator[None]:
         _end(str(error), error.exit_code)
     except KeyboardInterrupt as stop:
         number = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
-        _end(f"interrupted; nothing was changed. To start again: {same_command()}", 128 + number)
+        _end(f"interrupted. To start again: {same_command()}", 128 + number)
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -53,7 +53,7 @@ def test_in_the_export_what_was_trained_is_kept(tmp_path: Path, number: signal.S
         code, errors = interrupted("  measuring recon", "evaluate", str(exported / "tiny"))
         assert code == 130
         again = f"python -m trainer evaluate {exported / 'tiny'}"
-        assert errors == f"error: interrupted; nothing was changed. To start again: {again}\n"
+        assert errors == f"error: interrupted. To start again: {again}\n"
         assert (exported / "tiny" / FILE_NAME).exists()
 
 
@@ -75,5 +75,5 @@ def test_before_the_training_nothing_was_done(tmp_path: Path) -> None:
     code, errors = interrupted("  reading images", *arguments)
     assert code == 130
     again = shlex.join(["python", "-m", "trainer", *arguments])
-    assert errors == f"error: interrupted; nothing was changed. To start again: {again}\n"
+    assert errors == f"error: interrupted. To start again: {again}\n"
     assert not (tmp_path / "runs").exists()
