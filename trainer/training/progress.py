@@ -95,6 +95,8 @@ class Progress:
             return
         self._estimated = True
         timed, left = self._done - self._first - 1, self._epochs * self._steps - self._done
+        if not left:
+            return
         seconds = (now - self._timed_from) / timed * left
         self.console.print(
             f"time: about {duration(seconds)} for the {left:,} steps that are left, by the first {timed:,}"

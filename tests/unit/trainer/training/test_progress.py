@@ -83,6 +83,14 @@ def test_once_the_first_steps_are_timed_the_time_of_all_is_told(monkeypatch: pyt
     )
 
 
+def test_at_the_end_no_time_is_told() -> None:
+    console = tiny_models.console()
+    shown = Progress(console, epochs=1, steps=3, batch_size=32, done=0)
+    for metrics in (None, None, {"loss": 0.5}):
+        shown.advance(1, metrics)
+    assert tiny_models.printed(console) == ""
+
+
 KINDS = {
     "vqvae": {"loss": 1.333, "mse": 0.1535, "commitment_loss": 0.001979, "perplexity": 178.7, "usage": 0.9},
     "vlae": {"loss": 97.14, "reconstruction_loss": 71.37, "kl": 25.77},
