@@ -29,13 +29,13 @@ import click
 from click.core import ParameterSource
 
 from service.contract import __version__
-from trainer.errors import TrainerError, needs
+from trainer.errors import Terminated, TrainerError, needs
 
 try:
     from rich.console import Console
 
     from trainer import durable
-    from trainer.cli import Commands, reload_option, replace_option
+    from trainer.cli import Commands, going_on, reload_option, replace_option, same_command
     from trainer.config import RunConfig, read_yaml, resolve
     from trainer.data import loading
     from trainer.training.run_folder import RunFolder
@@ -103,7 +103,8 @@ def _have_loaded(service: str | None, name: str, console: Console) -> None:
     if service is not None:
         from trainer.export.reload import have_loaded
 
-        console.print(have_loaded(service, name))
+        with going_on(lambda: True, f"curl -X POST {service}/models/reload"):
+            console.print(have_loaded(service, name))
 
 
 @main.command("export", short_help="Publish the latest checkpoint of a run.")
@@ -244,23 +245,29 @@ def evaluate(
 
 
 def _console() -> Console:
-    return Console(highlight=False, soft_wrap=True)
+    # The file is named, as a live line goes on while torch's exporter has sys.stdout.
+    return Console(file=sys.stdout, highlight=False, soft_wrap=True)
 
 
 @contextmanager
 def _clear_errors() -> Iterator[None]:
     """Print an error of the user's in one line and exit; on SIGTERM unwind, so that unfinished files go."""
-    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         yield
     except TrainerError as error:
         _end(str(error), error.exit_code)
     except ModuleNotFoundError as error:
         _end(needs("the trainer", "trainer", error.name), 1)
-    except KeyboardInterrupt:
-        _end("interrupted", 130)
+    except KeyboardInterrupt as stop:
+        number = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
+        _end(f"interrupted. To start again: {same_command()}", 128 + number)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(_number: int, _frame: object) -> NoReturn:
+    raise Terminated
 
 
 def _end(message: str, exit_code: int) -> NoReturn:

@@ -1,22 +1,31 @@
-"""Command-line flags from the fields of a config, which has the name, default, bounds and help of each."""
+"""Command-line flags from the fields of a config, which has the name, default, bounds and help of each.
 
-from collections.abc import Callable
+And the commands that messages tell, under the name by which this program was called.
+"""
+
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 from urllib.parse import urlsplit
 
 import click
+from click.core import ParameterSource
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from trainer.config import RunConfig, config_class, presets, resolve
-from trainer.errors import ReloadError, nearest
+from trainer.errors import Interrupted, ReloadError, Terminated, nearest
 from trainer.export.reload import KEY_VARIABLE, URL_VARIABLE
 from trainer.kinds import KINDS
 
 NONE = "none"
 SCHEMES = ("http", "https")
+DEFAULT_PROGRAM = "python -m trainer"
 
 
 class FieldType(click.ParamType[Any]):
@@ -193,3 +202,61 @@ def _metavar(info: FieldInfo) -> str:
     types = [each for each in get_args(annotation) or (annotation,) if each is not type(None)]
     names = {int: "INTEGER", float: "FLOAT", str: "TEXT", Path: "PATH", tuple[int, ...]: "INTEGER,..."}
     return names[types[0]]
+
+
+def command(*arguments: object) -> str:
+    """A command of this program, to be copied."""
+    return shlex.join([*_program().split(), *map(str, arguments)])
+
+
+def publishing(*arguments: object) -> str:
+    """A command that publishes, with the ``--replace`` and ``--reload`` of this one."""
+    context = click.get_current_context(silent=True)
+    more: list[object] = []
+    if context is not None:
+        more += ["--replace"] if context.params.get("replace") else []
+        reload = context.get_parameter_source("reload") is ParameterSource.COMMANDLINE
+        more += ["--reload", context.params["reload"]] if reload else []
+    return command(*arguments, *more)
+
+
+def resuming(config: RunConfig) -> str:
+    """The command that goes on with the run of a config."""
+    out = [] if config.out == type(config).model_fields["out"].default else ["--out", config.out]
+    return publishing(config.kind, "--resume", "--name", config.name, *out)
+
+
+def same_command() -> str:
+    """The command that is running."""
+    return command(*sys.argv[1:])
+
+
+def next_commands(published: Path, *, sampled: bool) -> list[str]:
+    """What may be done with a published model, each with its purpose; ``sampled`` if it has samplers."""
+    service = "python -m service" if _program() == DEFAULT_PROGRAM else "tessera-serve"
+    return [
+        f"serve     {service} --models {shlex.quote(str(published.parent))}",
+        "reload    curl -X POST http://127.0.0.1:8000/models/reload",
+        *([f"sample    {command('sample', published)}"] if sampled else []),
+        f"evaluate  {command('evaluate', published)}",
+    ]
+
+
+@contextmanager
+def going_on(begun: Callable[[], bool], how: str) -> Iterator[None]:
+    """Raise Interrupted with the command that goes on, ``how``, if Ctrl-C or SIGTERM ends the block.
+
+    If nothing is ``begun`` that could go on, the interruption itself is raised.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if not begun():
+            raise
+        number = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
+        raise Interrupted(f"interrupted; what was trained is kept. To go on: {how}", number) from None
+
+
+def _program() -> str:
+    context = click.get_current_context(silent=True)
+    return (context and context.find_root().info_name) or DEFAULT_PROGRAM

@@ -43,8 +43,12 @@ class ReloadError(TrainerError):
     exit_code = 3
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, raised where Ctrl-C would be, so that both unwind alike."""
+
+
 class Interrupted(TrainerError):
-    """Ctrl-C or SIGTERM; a checkpoint to resume from was left. Exits as a shell expects: 128 + signal."""
+    """Ctrl-C or SIGTERM; what was done so far is kept. Exits as a shell expects: 128 + signal."""
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)

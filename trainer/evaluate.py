@@ -3,6 +3,7 @@
 import math
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -15,8 +16,8 @@ from trainer.errors import DataError, ExportError
 from trainer.evaluation.exported_model import ExportedModel, file_entries, open_exported
 from trainer.evaluation.likelihood import SCORE
 from trainer.evaluation.published import SamplerParameters, check_parameters
+from trainer.evaluation.reconstructions import RECONSTRUCTIONS, TRAINING, shortcomings
 from trainer.evaluation.results import (
-    RECONSTRUCTIONS,
     Effort,
     likelihood_row,
     reconstructions_row,
@@ -24,7 +25,7 @@ from trainer.evaluation.results import (
 )
 from trainer.export.model_card import CARD, model_card
 from trainer.training.device import limit_threads
-from trainer.training.progress import describe
+from trainer.training.progress import LongStep, describe, in_silence, long_step
 
 
 def evaluate(
@@ -48,45 +49,61 @@ def evaluate(
     _check_files(folder, manifest)
     if write:
         check_writable(folder.resolve().parent)
-    dataset = dataset_of(manifest, data)
+    step = partial(long_step, console)
+    dataset = dataset_of(manifest, data, step)
     console.print(f"data: {dataset.summary()}")
     rows = []
-    for row in _rows(model, manifest, dataset, effort, parameters):
+    for row in _rows(model, manifest, dataset, effort, parameters, step):
         console.print(
             f"{row.of}: {row.dataset}, {row.split} split, {row.images:,} images: {describe(row.values)}"
         )
         _check_finite(row)
         rows.append(row)
+    # How it was trained cannot be measured again.
+    rows += [row for row in manifest.measures if row.of == TRAINING]
     manifest = manifest.model_copy(update={"measures": tuple(rows)})
     if write:
         _rewrite(folder, manifest)
         console.print(f"written into {folder}")
+    if poor := shortcomings(manifest.measures, manifest.codes):
+        console.print(f"warning: {poor}", style="yellow")
     return manifest
 
 
 def _rows(
-    model: ExportedModel, manifest: Manifest, dataset: Dataset, effort: Effort, parameters: SamplerParameters
+    model: ExportedModel,
+    manifest: Manifest,
+    dataset: Dataset,
+    effort: Effort,
+    parameters: SamplerParameters,
+    step: LongStep,
 ) -> Iterator[Measures]:
     # The metrics of a second stage come from torch, not from an exported graph: they are kept.
     same = (RECONSTRUCTIONS, dataset.name, len(dataset.test))
     before = [row.values for row in manifest.measures if (row.of, row.dataset, row.images) == same]
-    yield reconstructions_row(model, dataset, before[0] if before else {})
+    with step("measuring reconstructions") as report:
+        row = reconstructions_row(model, dataset, before[0] if before else {}, report)
+    yield row
     if SCORE in model.operations:
         images, samples = effort.nll_images, effort.nll_samples
-        yield likelihood_row(model, manifest.config, dataset, images, samples, effort.seed)
-    yield from sample_rows(model, dataset, effort, parameters)
+        with step("measuring the likelihood") as report:
+            row = likelihood_row(model, manifest.config, dataset, images, samples, effort.seed, report)
+        yield row
+    yield from sample_rows(model, dataset, effort, parameters, step)
 
 
-def dataset_of(manifest: Manifest, data: str) -> Dataset:
+def dataset_of(manifest: Manifest, data: str, step: LongStep = in_silence) -> Dataset:
     """The images of ``data``, made to fit and split as for training. Raises DataError if they do not fit."""
     config, image = manifest.config, manifest.image
-    dataset = load(
-        data,
-        ImageOptions(size=config.get("image_size"), fit=image.fit, background=image.background),
-        limit=config.get("limit"),
-        holdout=config.get("holdout", 0.1),
-        seed=manifest.seed,
-    )
+    with step("reading images") as report:
+        dataset = load(
+            data,
+            ImageOptions(size=config.get("image_size"), fit=image.fit, background=image.background),
+            limit=config.get("limit"),
+            holdout=config.get("holdout", 0.1),
+            seed=manifest.seed,
+            progress=report,
+        )
     spec = dataset.spec
     ours, theirs = ((each.height, each.width, each.channels) for each in (manifest.image, spec))
     if ours != theirs:

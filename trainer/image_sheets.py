@@ -1,18 +1,29 @@
 """Sheets of images as one PNG: originals above reconstructions, rows of samples, panels under titles."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+from torch.nn.functional import pad
 from torchvision.utils import make_grid
 
 GAP = 2
 PAPER = 255
 PANEL_GAP = 16
 TITLE_SIZE, TITLE_HEIGHT = 14, 24
+# A sheet of samples: so many in all, in rows of so many, or in a column for each class.
+SAMPLES, COLUMNS = 100, 10
+# Classes that a sheet shows, and columns before it goes on below.
+MOST_CLASSES, MOST_COLUMNS = SAMPLES, 20
+# The names of classes: pixels of a line, and lines and pixels after which a name is cut.
+NAME_SIZE, NAME_LINE = 11, 13
+NAME_LINES, NAME_LENGTH = 2, 120
 
 
 def side_by_side(originals: Tensor, reconstructions: Tensor, columns: int = 16) -> Tensor:
@@ -33,6 +44,95 @@ def side_by_side(originals: Tensor, reconstructions: Tensor, columns: int = 16) 
 def sheet(images: Tensor, columns: int) -> Tensor:
     """Images, uint8 ``(N, C, H, W)``, row by row: uint8 ``(3, H', W')``."""
     return make_grid(images.cpu(), nrow=columns, padding=GAP, pad_value=PAPER)
+
+
+def sheet_labels(classes: int) -> Tensor:
+    """The classes of the images of a sheet, row by row: int64 ``(N,)``, at most 100.
+
+    There is a column for each class, of the first 100 if there are more. Without classes all are 0.
+    """
+    if not classes:
+        return torch.zeros(SAMPLES, dtype=torch.int64)
+    shown = min(classes, MOST_CLASSES)
+    return torch.arange(shown).repeat(min(SAMPLES // shown, COLUMNS))
+
+
+def class_sheet(images: Tensor, names: Sequence[str]) -> Tensor:
+    """Images of the classes of ``sheet_labels``, each class a column below its name; without names, a sheet.
+
+    ``images`` are uint8 ``(N, C, H, W)``, the picture is uint8 ``(3, H', W')``. More than 20 columns go on
+    below. Names stand upright if all fit into their columns, otherwise they are turned, and cut if long.
+    """
+    if not names:
+        return sheet(images, COLUMNS)
+    rows = images.cpu().unflatten(0, (-1, min(len(names), MOST_CLASSES)))
+    bands = [
+        _band(rows[:, first : first + MOST_COLUMNS], names[first : first + MOST_COLUMNS])
+        for first in range(0, rows.shape[1], MOST_COLUMNS)
+    ]
+    width = max(band.width for band in bands)
+    paper = Image.new("RGB", (width, sum(band.height for band in bands)), (PAPER,) * 3)
+    top = 0
+    for band in bands:
+        paper.paste(band, (0, top))
+        top += band.height
+    return torch.from_numpy(np.array(paper)).permute(2, 0, 1)
+
+
+def _band(rows: Tensor, names: Sequence[str]) -> Image.Image:
+    """Columns below their names: uint8 ``(R, K, C, H, W)`` and K names."""
+    # Tiny images stand apart, so that no name covers another.
+    space = max(0, NAME_LINE - rows.shape[-1])
+    rows = pad(rows, (space // 2, space - space // 2), value=PAPER)
+    grid = Image.fromarray(sheet(rows.flatten(0, 1), len(names)).permute(1, 2, 0).numpy())
+    wide = rows.shape[-1]
+    lines = [_wrapped(name, wide) for name in names]
+    upright = all(len(each) <= NAME_LINES and max(map(_length, each)) <= wide for each in lines)
+    texts = [_upright(each) if upright else _turned(name) for each, name in zip(lines, names, strict=True)]
+    top = max(text.height for text in texts) + 2 * GAP
+    paper = Image.new("RGB", (grid.width, top + grid.height), (PAPER,) * 3)
+    for column, text in enumerate(texts):
+        left = GAP + column * (wide + GAP) + (wide - text.width) // 2
+        paper.paste(text, (left, top - GAP - text.height))
+    paper.paste(grid, (0, top))
+    return paper
+
+
+def _wrapped(name: str, width: int) -> list[str]:
+    """The parts of a name, between which there is a space or a hyphen, in lines of a width where they fit."""
+    lines = [""]
+    for part in re.findall(r"[^-_/\s]+[-_/\s]*|[-_/\s]+", name):
+        if lines[-1] and _length(lines[-1] + part.rstrip()) > width:
+            lines.append("")
+        lines[-1] += part
+    return [line.rstrip() for line in lines]
+
+
+def _upright(lines: Sequence[str]) -> Image.Image:
+    width = max(1, *map(_length, lines))
+    text = Image.new("L", (width, NAME_LINE * len(lines)), PAPER)
+    for number, line in enumerate(lines):
+        left = (width - _length(line)) // 2
+        ImageDraw.Draw(text).text((left, number * NAME_LINE), line, fill=0, font=_font())
+    return text
+
+
+def _turned(name: str) -> Image.Image:
+    if _length(name) > NAME_LENGTH:
+        while _length(f"{name}…") > NAME_LENGTH:
+            name = name[:-1]
+        name += "…"
+    return _upright([name]).transpose(Image.Transpose.ROTATE_90)
+
+
+def _length(text: str) -> int:
+    return int(np.ceil(_font().getlength(text)))
+
+
+@cache
+def _font() -> ImageFont.FreeTypeFont:
+    """A font of many scripts: classes are named by whoever named the folders."""
+    return ImageFont.truetype(Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", NAME_SIZE)
 
 
 def panels(pictures: Mapping[str, Tensor]) -> Tensor:

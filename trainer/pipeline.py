@@ -1,24 +1,27 @@
 """From a config to a published model: load the data, fit, export."""
 
-import shlex
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 from rich.console import Console
-from rich.progress import Progress
+from torch import Tensor
 
+from trainer.cli import going_on, next_commands, publishing, resuming
 from trainer.config import RunConfig, Schedule
 from trainer.data.batches import Batches, ResidentSplit, Split
 from trainer.data.loading import Dataset, load
 from trainer.data.sizing import ImageOptions
 from trainer.errors import ConfigError, RunError
+from trainer.evaluation.exported_model import SAMPLE
+from trainer.evaluation.reconstructions import STEPS, TRAINING, shortcomings
 from trainer.export.exporter import Exported, export
 from trainer.models.base import Model, SecondStage, Stage, build, to_shares
 from trainer.training import checkpoint
 from trainer.training.device import Machine, choose, limit_threads
 from trainer.training.loop import Fit
-from trainer.training.progress import describe
+from trainer.training.progress import announce_steps, describe, enough_epochs, long_step
 from trainer.training.run_folder import RunFolder
 
 VARIANCE_IMAGES = 4096
@@ -57,11 +60,11 @@ def train(config: RunConfig, console: Console, *, numbered: bool = False, replac
     if run.config.name != config.name:
         console.print(f"name: {run.config.name}, as there is a run or a model {config.name} already")
     console.print(f"run folder: {run.folder}")
-    fit = _fit(model, prepared, run, console)
-    fit.begin()
-    fit()
-    second = _second_stage(fit.result, prepared, run, console)
-    return _publish(fit.result, second, run, run.config, dataset, console)
+    with going_on(lambda: run.begun, resuming(run.config)):
+        fit = _fit(model, prepared, run, console)
+        with long_step(console, "initialising the model"):
+            fit.begin()
+        return _finish(fit, prepared, run, console)
 
 
 def resume(run: RunFolder, config: RunConfig, console: Console) -> Exported:
@@ -72,12 +75,19 @@ def resume(run: RunFolder, config: RunConfig, console: Console) -> Exported:
     prepared = _prepare(config, console)
     _check_same_data(run, prepared.dataset)
     run.configure(config)
-    model = _model(run.config, prepared.dataset, 1.0)
-    fit = _fit(model, prepared, run, console)
-    _resume_fit(fit, console)
+    with going_on(lambda: run.begun, resuming(run.config)):
+        model = _model(run.config, prepared.dataset, 1.0)
+        fit = _fit(model, prepared, run, console)
+        _resume_fit(fit, console)
+        return _finish(fit, prepared, run, console)
+
+
+def _finish(fit: Fit[Model], prepared: Prepared, run: RunFolder, console: Console) -> Exported:
+    """Train to the last epoch of the last stage, and publish."""
     fit()
     second = _second_stage(fit.result, prepared, run, console)
-    return _publish(fit.result, second, run, run.config, prepared.dataset, console)
+    with going_on(lambda: run.begun, publishing("export", run.folder)):
+        return _publish(fit.result, second, run, run.config, prepared.dataset, console)
 
 
 def export_run(run: RunFolder, config: RunConfig, console: Console) -> Exported:
@@ -91,9 +101,8 @@ def export_run(run: RunFolder, config: RunConfig, console: Console) -> Exported:
         second_run = run.stage(second.name)
         if not second_run.begun:
             raise RunError(
-                f"{run.folder} has no checkpoint of its {second.name} yet. To train it: "
-                f"python -m trainer {config.kind} --resume --name {run.config.name}"
-                f" --out {shlex.quote(str(run.config.out))}"
+                f"{run.folder} has no checkpoint of its {second.name} yet. "
+                f"To train it: {resuming(run.config)}"
             )
         averaged = second.schedule().average_decay > 0
         checkpoint.load_weights(second_run.latest_checkpoint(), second, averaged=averaged)
@@ -119,15 +128,14 @@ def _prepare(config: RunConfig, console: Console) -> Prepared:
 
 
 def _load_data(config: RunConfig, console: Console) -> Dataset:
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("reading images", total=None)
+    with long_step(console, "reading images") as report:
         dataset = load(
             config.data,
             ImageOptions(size=config.image_size, fit=config.fit, background=config.background),
             limit=config.limit,
             holdout=config.holdout,
             seed=config.seed,
-            progress=lambda done, total: progress.update(task, completed=done, total=total),
+            progress=report,
         )
     console.print(f"data: {dataset.summary()}")
     return dataset
@@ -143,6 +151,14 @@ def _model(config: RunConfig, dataset: Dataset, variance: float) -> Model:
 def _fit(model: Model, prepared: Prepared, run: RunFolder, console: Console) -> Fit[Model]:
     console.print(f"model: {run.config.kind} with {_size(model)}")
     dataset = prepared.dataset
+    # What is drawn here must not change what is trained.
+    with torch.random.fork_rng(devices=[]):
+        second = model.second_stage(dataset.classes)
+    stages = [("model", model.rate_flag, run.config.schedule())]
+    if second is not None:
+        stages.append((second.name, second.rate_flag, second.schedule()))
+    for name, rate_flag, schedule in stages:
+        announce_steps(console, name, rate_flag, schedule, len(dataset.train))
     return _stage_fit(model, run.config.schedule(), dataset.train, dataset.test, prepared, run, console)
 
 
@@ -154,14 +170,18 @@ def _second_stage(model: Model, prepared: Prepared, run: RunFolder, console: Con
     stage = model.eval().second_stage(dataset.classes)
     if stage is None:
         return None
-    console.print(f"second stage: {stage.name} with {_size(stage)}; computing what it is trained on ...")
-    train, test = (_computed(stage, split, device) for split in (dataset.train, dataset.test))
+    console.print(f"second stage: {stage.name} with {_size(stage)}")
+    train, test = (
+        _computed(stage, split, device, console, f"computing its {part} inputs")
+        for split, part in ((dataset.train, "training"), (dataset.test, "test"))
+    )
     stage_run = run.stage(stage.name)
     fit = _stage_fit(stage, stage.schedule(), train, test, prepared, stage_run, console)
     if stage_run.begun:
         _resume_fit(fit, console)
     else:
-        fit.begin()
+        with long_step(console, f"initialising the {stage.name}"):
+            fit.begin()
     fit()
     return fit.result
 
@@ -176,6 +196,7 @@ def _stage_fit(
     console: Console,
 ) -> Fit[S]:
     seed, device = run.config.seed, prepared.machine.device
+    stage.label_names = prepared.dataset.label_names or ()
     batches = [Batches(split, schedule.batch_size, seed=seed, device=device) for split in (train, test)]
     return Fit(stage, schedule, batches[0], batches[1], run, prepared.machine, console)
 
@@ -187,10 +208,15 @@ def _resume_fit(fit: Fit[S], console: Console) -> None:
 
 
 @torch.no_grad()
-def _computed(stage: SecondStage, split: Split, device: torch.device) -> ResidentSplit:
+def _computed(
+    stage: SecondStage, split: Split, device: torch.device, console: Console, what: str
+) -> ResidentSplit:
     """A split with the training inputs of a stage instead of the images."""
-    with Batches(split, COMPUTED_AT_ONCE, device=device) as batches:
-        inputs = [stage.inputs(batch.images).cpu() for batch in batches.ordered()]
+    inputs: list[Tensor] = []
+    with long_step(console, what) as report, Batches(split, COMPUTED_AT_ONCE, device=device) as batches:
+        for batch in batches.ordered():
+            inputs.append(stage.inputs(batch.images).cpu())
+            report(sum(map(len, inputs)), len(split))
     return ResidentSplit(torch.cat(inputs), split.labels)
 
 
@@ -207,14 +233,37 @@ def _publish(
     console: Console,
 ) -> Exported:
     console.print("exporting and measuring ...")
-    exported = export(model, second, config, dataset, run.identity, replace=run.replace)
-    for row in exported.manifest.measures:
-        console.print(f"{row.dataset}, {row.split} split, {row.images:,} images: {describe(row.values)}")
-    console.print(
-        f"published {exported.folder} (version {exported.manifest.version}). To serve it: "
-        f"python -m service --models {config.export_to}"
+    trained = {STEPS: _steps(run)}
+    if second is not None:
+        trained[f"{second.name}_{STEPS}"] = _steps(run.stage(second.name))
+    exported = export(
+        model,
+        second,
+        config,
+        dataset,
+        run.identity,
+        replace=run.replace,
+        trained=trained,
+        step=partial(long_step, console),
     )
+    manifest = exported.manifest
+    for row in manifest.measures:
+        if row.of != TRAINING:
+            console.print(f"{row.dataset}, {row.split} split, {row.images:,} images: {describe(row.values)}")
+    console.print(f"published {exported.folder} (version {manifest.version}). Next:")
+    sampled = any(name.startswith(SAMPLE) for name in manifest.operations)
+    console.print("\n".join(f"  {line}" for line in next_commands(exported.folder, sampled=sampled)))
+    if poor := shortcomings(manifest.measures, manifest.codes):
+        epochs = enough_epochs(config.batch_size, len(dataset.train))
+        # Once the second stage has begun, the first is not trained on.
+        if second is None and epochs > config.epochs:
+            poor += f" To train it on: {resuming(run.config)} --epochs {epochs}"
+        console.print(f"warning: {poor}", style="yellow")
     return exported
+
+
+def _steps(run: RunFolder) -> float:
+    return float(checkpoint.read_position(run.latest_checkpoint()).total)
 
 
 def _variance(dataset: Dataset) -> float:

@@ -127,7 +127,8 @@ class Measures(Record):
     """Metrics of the exported graphs on ``images`` images of a dataset's split.
 
     ``of`` says what was evaluated: ``reconstructions``, ``likelihood``, the images of an operation
-    ``sample/<method>``, or ``real images``, the best that samples could reach.
+    ``sample/<method>``, or ``real images``, the best that samples could reach. The row ``training`` has
+    the steps of the training on ``images`` training images.
     """
 
     of: str = "reconstructions"

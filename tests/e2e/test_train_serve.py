@@ -57,7 +57,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     training = start("trainer", "vqvae", "--epochs=1", *SMALL, *PRIOR, *places)
     output, errors = training.communicate(timeout=PATIENCE)
     assert (training.returncode, errors) == (0, "")
-    assert output.endswith(f"To serve it: python -m service --models {folder / 'exported'}\n")
+    assert f"\n  serve     python -m service --models {folder / 'exported'}\n" in output
+    assert output.splitlines()[-1].startswith("warning: This model is ")
     return folder
 
 

@@ -78,7 +78,7 @@ def load(
 
     Images are held in memory if all of them take no more than ``resident_bytes``; otherwise each is decoded
     once here, to know that it can be, and again whenever it is needed. ``progress`` is called with the number
-    of pictures read so far and in all.
+    of pictures read so far and in all, first of those that a survey of their sizes opens.
 
     Raises DataError if the source is unknown, missing or damaged, or has no readable picture for one of the
     parts; ConfigError if an option is out of bounds.
@@ -90,7 +90,7 @@ def load(
     image.check()
 
     found = find(source)
-    spec = image.spec(found.train)
+    spec = image.spec(found.train, progress)
     train_order = np.arange(len(found.train))
     if found.test is None:
         test_pictures = found.train

@@ -1,7 +1,7 @@
 """The size and the channels of the images: from the options, or from a survey of the pictures."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +9,7 @@ from PIL import ExifTags, Image
 from pydantic import ValidationError
 
 from service.contract.manifest import ImageSpec
-from trainer.data.sources.pictures import Pictures, Skipped, quiet_pillow, reason
+from trainer.data.sources.pictures import OnProgress, Pictures, Skipped, quiet_pillow, reason
 from trainer.errors import ConfigError, DataError
 
 SAMPLE = 1000
@@ -34,7 +34,7 @@ class ImageOptions:
         """Raise ConfigError for a value that no ``ImageSpec`` can have."""
         self._spec(self.size, self.size, self.channels)
 
-    def spec(self, pictures: Pictures) -> ImageSpec:
+    def spec(self, pictures: Pictures, progress: OnProgress | None = None) -> ImageSpec:
         """The spec of the images made of ``pictures``.
 
         Size and channels are found in up to 1,000 of them, evenly spread: the size that all have, and one
@@ -43,7 +43,7 @@ class ImageOptions:
         """
         if self.size is not None and self.channels is not None:
             return self._spec(self.size, self.size, self.channels)
-        found = survey(pictures)
+        found = survey(pictures, progress)
         width, height = found.common_size() if self.size is None else (self.size, self.size)
         return self._spec(width, height, self.channels or (1 if found.grey else 3))
 
@@ -83,25 +83,28 @@ class Survey:
         )
 
 
-def survey(pictures: Pictures) -> Survey:
+def survey(pictures: Pictures, progress: OnProgress | None = None) -> Survey:
     """Open up to 1,000 pictures without decoding them. Raises DataError if none can be opened."""
+    chosen = _spread(len(pictures))
     sizes: Counter[tuple[int, int]] = Counter()
     grey = True
     broken: list[Skipped] = []
     with quiet_pillow():
-        for index in _spread(len(pictures)):
+        for done, index in enumerate(chosen, start=1):
             try:
                 with pictures.open(index).image as image:
                     sizes[_upright_size(image)] += 1
                     grey = grey and _is_grey(image)
             except Exception as error:  # as in decode_picture: a broken picture may bring about anything
                 broken.append(Skipped(pictures.name(index), reason(error)))
+            if progress is not None:
+                progress(done, len(chosen))
     if not sizes:
         raise DataError(f"none of {len(broken):,} pictures can be opened; the first is {broken[0]}")
     return Survey(sizes, grey)
 
 
-def _spread(count: int) -> Iterable[int]:
+def _spread(count: int) -> Sequence[int]:
     return range(count) if count <= SAMPLE else np.linspace(0, count - 1, SAMPLE, dtype=int).tolist()
 
 

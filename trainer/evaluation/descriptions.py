@@ -5,10 +5,15 @@ from collections.abc import Mapping
 DESCRIPTIONS: Mapping[str, str] = {
     "mse": "mean squared error of the reconstructions, pixels in [0, 1]",
     "psnr": "their peak signal-to-noise ratio in dB, the mean over the images",
+    "explained_variance": "share of the variance of the test images that they keep: 1 - mse / the error of "
+    "the mean image",
     "ssim": "their structural similarity, at most 1",
     "perplexity": "of the codebook over the whole split: how many codes, evenly used, have the same entropy",
     "usage": "share of the codebook that is used at all",
     "active_units": "dimensions whose posterior mean varies by more than 0.01 over the images (1509.00519)",
+    "steps": "steps of the optimiser in which the model was trained",
+    "prior_steps": "the same of the prior over the codes",
+    "classifier_steps": "the same of the noise contrastive prior's classifier",
     "bits": "what an entropy coder would need for the codes of an image with the prior, computed in torch",
     "bits_given_class": "the same, given the image's class",
     "classifier_loss": "cross-entropy of the noise contrastive prior's classifier on test images, in nats; "

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from trainer.data.batches import Batch, Batches
     from trainer.data.loading import Dataset
+    from trainer.data.sources.pictures import OnProgress
     from trainer.models.base import Graph
 
 SAMPLE = "sample/"
@@ -42,6 +43,10 @@ RECONSTRUCT = ("encode", "decode")
 # Images or noise in one run; beside them, a graph holds the distances of every cell to every code.
 MOST_ROWS, MOST_VALUES = 250, 2**20
 MOST_PIXELS = 2**18
+
+
+def unreported(_done: int, _total: int) -> None:
+    """Progress that nobody watches."""
 
 
 class ExportedGraph:
@@ -172,8 +177,13 @@ class ExportedModel:
         arrays = {role: tensor.numpy() for role, tensor in given.items()}
         return Outputs.of(self.results(names, items, arrays, seed, values, default_noise=default_noise))
 
-    def reconstruct(self, batches: Iterable["Batch"]) -> Iterator[Reconstructed]:
-        """Encode and decode images, batch by batch, as the service does without a seed."""
+    def reconstruct(
+        self, batches: Iterable["Batch"], report: "OnProgress" = unreported, count: int = 0
+    ) -> Iterator[Reconstructed]:
+        """Encode and decode images, batch by batch, as the service does without a seed.
+
+        ``report`` is called with how many of the ``count`` images are done.
+        """
         seen = 0
         for batch in batches:
             images = batch.images.permute(0, 2, 3, 1).contiguous()
@@ -181,6 +191,7 @@ class ExportedModel:
             seen = items.stop
             arrays = self.run(RECONSTRUCT, items, {Role.images: images}, default_noise=RECONSTRUCT).arrays
             yield Reconstructed(images, arrays[Role.codes], arrays[Role.images])
+            report(seen, count)
 
     def draw(
         self,
@@ -189,10 +200,12 @@ class ExportedModel:
         seed: int,
         labels: NDArray[np.int64] | None = None,
         values: Mapping[str, float] | None = None,
+        report: "OnProgress" = unreported,
     ) -> Results:
         """``count`` samples by an operation: images, uint8 ``(N, H, W, C)``, and figures.
 
-        ``labels`` are int64 ``(count,)``, for an operation that takes them.
+        ``labels`` are int64 ``(count,)``, for an operation that takes them. ``report`` is called with how
+        many samples are drawn.
         """
         names = self.pipeline(name)
         drawn: list[Results] = []
@@ -201,6 +214,7 @@ class ExportedModel:
             items = range(start, min(start + rows, count))
             given = {} if labels is None else {Role.label: labels[items.start : items.stop]}
             drawn.append(self.results(names, items, given, seed, values))
+            report(items.stop, count)
         images = np.concatenate([each.arrays[Role.images] for each in drawn])
         figures = {
             figure: np.concatenate([each.figures[figure] for each in drawn]) for figure in drawn[0].figures
@@ -214,9 +228,11 @@ class ExportedModel:
         seed: int,
         labels: "Tensor | None" = None,
         values: Mapping[str, float] | None = None,
+        report: "OnProgress" = unreported,
     ) -> Outputs:
         """``draw``, with tensors."""
-        return Outputs.of(self.draw(name, count, seed, None if labels is None else labels.numpy(), values))
+        classes = None if labels is None else labels.numpy()
+        return Outputs.of(self.draw(name, count, seed, classes, values, report))
 
     def pipeline(self, name: str) -> tuple[str, ...]:
         """The operations that make images by a sampler."""

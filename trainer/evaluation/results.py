@@ -10,14 +10,16 @@ from service.contract.manifest import Measures, Role
 from trainer.data.batches import Batch
 from trainer.data.binarisation import trained_with
 from trainer.data.loading import Dataset
-from trainer.evaluation.exported_model import SAMPLE, ExportedModel, whole_test
+from trainer.data.sources.pictures import OnProgress
+from trainer.evaluation.exported_model import SAMPLE, ExportedModel, unreported, whole_test
 from trainer.evaluation.likelihood import likelihood
 from trainer.evaluation.published import SamplerParameters
-from trainer.evaluation.reconstructions import Reconstructions
+from trainer.evaluation.reconstructions import RECONSTRUCTIONS, Reconstructions
 from trainer.evaluation.reference_classifier import CLASSES, reference_classifier
 from trainer.evaluation.samples import Reference, spread_labels
+from trainer.training.progress import LongStep, in_silence
 
-RECONSTRUCTIONS, LIKELIHOOD, REAL_IMAGES = "reconstructions", "likelihood", "real images"
+LIKELIHOOD, REAL_IMAGES = "likelihood", "real images"
 CLASSIFIED_DATASET, CLASSIFIED_SHAPE = "mnist", (28, 28, 1)
 
 
@@ -38,6 +40,7 @@ def likelihood_row(
     images: int,
     samples: int,
     seed: int = 0,
+    report: OnProgress = unreported,
 ) -> Measures:
     """The likelihood of the first test images, binarised if the model was trained on such.
 
@@ -48,18 +51,22 @@ def likelihood_row(
     count = min(images, len(dataset.test))
     with whole_test(dataset) as batches:
         first = _first(batches.ordered(), count)
-        values = likelihood(model, first, samples=samples, binarise=binarise, seed=seed)
+        values = likelihood(
+            model, first, samples=samples, binarise=binarise, seed=seed, report=report, count=count
+        )
     if samples > 1:
         values["nll_samples"] = float(samples)
     name = dataset.name if how is None else f"{dataset.name}, {how}"
     return Measures(of=LIKELIHOOD, dataset=name, split="test", images=count, values=values)
 
 
-def reconstructions_row(model: ExportedModel, dataset: Dataset, further: Mapping[str, float]) -> Measures:
+def reconstructions_row(
+    model: ExportedModel, dataset: Dataset, further: Mapping[str, float], report: OnProgress = unreported
+) -> Measures:
     """The reconstructions of all test images; ``further`` are metrics that were computed elsewhere."""
     metrics = Reconstructions(model.codes)
     with whole_test(dataset) as batches:
-        for batch in model.reconstruct(batches.ordered()):
+        for batch in model.reconstruct(batches.ordered(), report, len(dataset.test)):
             metrics.add(batch)
     values = {**further, **metrics.values()}
     count = len(dataset.test)
@@ -67,12 +74,16 @@ def reconstructions_row(model: ExportedModel, dataset: Dataset, further: Mapping
 
 
 def sample_rows(
-    model: ExportedModel, dataset: Dataset, effort: Effort, parameters: SamplerParameters
+    model: ExportedModel,
+    dataset: Dataset,
+    effort: Effort,
+    parameters: SamplerParameters,
+    step: LongStep = in_silence,
 ) -> Iterator[Measures]:
     """A row for each sampler, and one of real images, which is the best that a sampler can reach.
 
     All are compared with the same training images, drawn by the seed, as many as samples. The reference
-    classifier knows digits of MNIST alone; for other data there are no rows.
+    classifier knows digits of MNIST alone; for other data there are no rows. ``step`` shows what is done.
     """
     spec = dataset.spec
     shape = (spec.height, spec.width, spec.channels)
@@ -81,20 +92,27 @@ def sample_rows(
         return
     count = min(effort.samples, len(dataset.train))
     order = torch.randperm(len(dataset.train), generator=torch.Generator().manual_seed(effort.seed))
-    reference = Reference.of(reference_classifier(), dataset.train.take(order[:count]).images)
+    with step("classifying real images"):
+        reference = Reference.of(reference_classifier(), dataset.train.take(order[:count]).images)
 
     def row(of: str, split: str, images: int, values: dict[str, float]) -> Measures:
         return Measures(of=of, dataset=dataset.name, split=split, images=images, values=values)
 
     real = dataset.test.take(torch.arange(min(count, len(dataset.test))))
-    yield row(REAL_IMAGES, "test", len(real), reference.compare(real.images, real.labels))
+    with step(f"comparing {REAL_IMAGES}"):
+        values = reference.compare(real.images, real.labels)
+    yield row(REAL_IMAGES, "test", len(real), values)
     for name in model.samplers:
         conditional = model.operations[name].takes(Role.label)
         labels = spread_labels(count, dataset.classes) if conditional else None
-        drawn = model.sample(name, count, effort.seed, labels, parameters.get(name.removeprefix(SAMPLE)))
+        chosen = parameters.get(name.removeprefix(SAMPLE))
+        with step(f"drawing {name}") as report:
+            drawn = model.sample(name, count, effort.seed, labels, chosen, report)
         images = drawn.arrays[Role.images].permute(0, 3, 1, 2)
         figures = {figure: float(values.double().mean()) for figure, values in drawn.figures.items()}
-        yield row(name, "training", count, reference.compare(images, labels) | figures)
+        with step(f"comparing {name}"):
+            values = reference.compare(images, labels)
+        yield row(name, "training", count, values | figures)
 
 
 def _first(batches: Iterable[Batch], count: int) -> Iterator[Batch]:

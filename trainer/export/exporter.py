@@ -6,10 +6,11 @@ All metrics and pictures here come from the exported files through ONNX Runtime,
 import copy
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeVar
 
 import torch
@@ -23,16 +24,16 @@ from trainer.data.loading import Dataset
 from trainer.durable import publication
 from trainer.evaluation.exported_model import ExportedGraphs, ExportedModel, file_entries, whole_test
 from trainer.evaluation.likelihood import SCORE
-from trainer.evaluation.reconstructions import Reconstructions
-from trainer.evaluation.results import RECONSTRUCTIONS, likelihood_row
+from trainer.evaluation.reconstructions import RECONSTRUCTIONS, TRAINING, Reconstructions
+from trainer.evaluation.results import likelihood_row
 from trainer.export.model_card import CARD, SAMPLES, SHOWN_SEED, model_card
 from trainer.export.onnx_export import CODEBOOK_FILE, CODEBOOK_TENSOR, write_codebook, write_graph
 from trainer.export.parity import Drawing, ParityCheck, gap_of_others, with_draws
-from trainer.image_sheets import panels, save_png, sheet, side_by_side
+from trainer.image_sheets import class_sheet, panels, save_png, sheet_labels, side_by_side
 from trainer.models.base import PICTURED_IMAGES, Graph, Model, SecondStage, Stage
+from trainer.training.progress import LongStep, in_silence
 
 PARITY_IMAGES = 2000
-SAMPLE_COLUMNS, SAMPLE_ROWS = 10, 10
 
 PACKAGE = Path(__file__).parents[1]
 # Both packages decide what is exported.
@@ -58,11 +59,14 @@ def export(
     made_by: Run | None = None,
     *,
     replace: bool = False,
+    trained: Mapping[str, float] = MappingProxyType({}),
+    step: LongStep = in_silence,
 ) -> Exported:
     """Export, verify, measure and publish a model as ``config.export_to / config.name``.
 
     ``second`` is the stage trained after it, if there is one. The run that made the model replaces only what
-    it published itself, unless it may ``replace`` what another did.
+    it published itself, unless it may ``replace`` what another did. ``trained`` are figures of the training,
+    such as its steps. ``step`` shows what is being done.
 
     Raises ExportError if ONNX Runtime disagrees with torch or the folder cannot be written, and then leaves
     the former model published.
@@ -76,29 +80,25 @@ def export(
         codebook = model.codebook()
         if codebook is not None:
             write_codebook(codebook[1], folder)
-        for graph in graphs:
-            write_graph(graph, folder, codebook[0] if codebook else None)
+        for number, graph in enumerate(graphs, start=1):
+            with step(f"tracing {graph.operation}, {number} of {len(graphs)}"):
+                write_graph(graph, folder, codebook[0] if codebook else None)
         run = ExportedGraphs(folder)
         operations = {graph.operation: graph.as_operation() for graph in graphs}
         exported = ExportedModel(run, operations, model.codes_spec())
-        values, parity, preview = _examine(model, own, exported, dataset)
+        values, parity, preview = _examine(model, own, exported, dataset, step)
         save_png(preview, folder / "preview.png")
-        others = [graph for graph in own if _to_be_compared_alone(graph)]
-        if others:
-            parity = with_draws(parity, gap_of_others(others, run))
+        for graph in filter(_to_be_compared_alone, own):
+            with step(f"verifying {graph.operation}"):
+                parity = with_draws(parity, gap_of_others([graph], run))
         if second is not None:
-            values |= _measured(second, dataset)
-            parity = with_draws(parity, second.parity(further, run))
+            values |= _measured(second, dataset, step)
+            with step(f"verifying the samples of the {second.name}"):
+                parity = with_draws(parity, second.parity(further, run))
         shown = {**model.shown, **(second.shown if second else {})}
         if shown:
-            save_png(_samples(exported, shown, dataset.classes), folder / SAMPLES)
-        count = len(dataset.test)
-        measures = [
-            Measures(of=RECONSTRUCTIONS, dataset=dataset.name, split="test", images=count, values=values)
-        ]
-        if SCORE in exported.operations:
-            config_values = config.model_dump(mode="json")
-            measures.append(likelihood_row(exported, config_values, dataset, count, samples=1))
+            save_png(_samples(exported, shown, dataset, step), folder / SAMPLES)
+        measures = _measures(exported, config, dataset, values, trained, step)
         manifest = _manifest(model, exported, config, dataset, folder, measures, parity)
         (folder / CARD).write_text(model_card(manifest), encoding="utf-8")
         # Last, with the card among the files: a folder without a manifest is known to be unfinished.
@@ -130,13 +130,13 @@ def _second_stage_copy(model: Model, second: SecondStage, dataset: Dataset) -> S
 
 
 def _examine(
-    model: Model, graphs: Sequence[Graph], exported: ExportedModel, dataset: Dataset
+    model: Model, graphs: Sequence[Graph], exported: ExportedModel, dataset: Dataset, step: LongStep
 ) -> tuple[dict[str, float], Parity, Tensor]:
     """Run the test images through the exported files: metrics, parity with torch, and the preview."""
     metrics, parity = Reconstructions(model.codes_spec()), ParityCheck(model, graphs)
     previews: list[Tensor] = []
-    with whole_test(dataset) as batches:
-        for batch in exported.reconstruct(batches.ordered()):
+    with step("verifying reconstructions") as report, whole_test(dataset) as batches:
+        for batch in exported.reconstruct(batches.ordered(), report, len(dataset.test)):
             metrics.add(batch)
             if parity.images < PARITY_IMAGES:
                 parity.add(batch.images.numpy(), batch.codes.numpy(), batch.decoded.numpy())
@@ -146,22 +146,55 @@ def _examine(
     return metrics.values(), parity.verdict(), previews[0]
 
 
-def _measured(second: SecondStage, dataset: Dataset) -> dict[str, float]:
-    with whole_test(dataset) as batches:
-        return second.measure(Batch(second.inputs(batch.images), batch.labels) for batch in batches.ordered())
+def _measured(second: SecondStage, dataset: Dataset, step: LongStep) -> dict[str, float]:
+    with step(f"measuring the {second.name}") as report, whole_test(dataset) as batches:
+
+        def inputs() -> Iterator[Batch]:
+            seen = 0
+            for batch in batches.ordered():
+                yield Batch(second.inputs(batch.images), batch.labels)
+                seen += len(batch)
+                report(seen, len(dataset.test))
+
+        return second.measure(inputs())
 
 
-def _samples(exported: ExportedModel, shown: Mapping[str, str], classes: int) -> Tensor:
+def _samples(exported: ExportedModel, shown: Mapping[str, str], dataset: Dataset, step: LongStep) -> Tensor:
     """A picture of the samples that the service gives for ``SHOWN_SEED``, each column of one class if any."""
-    count = SAMPLE_COLUMNS * SAMPLE_ROWS
     sheets: dict[str, Tensor] = {}
     for title, name in shown.items():
-        labels = None
-        if exported.operations[name].takes(Role.label):
-            labels = torch.arange(count) % SAMPLE_COLUMNS % classes
-        images = exported.sample(name, count, SHOWN_SEED, labels).arrays[Role.images]
-        sheets[title] = sheet(images.permute(0, 3, 1, 2), SAMPLE_COLUMNS)
+        conditional = exported.operations[name].takes(Role.label)
+        labels = sheet_labels(dataset.classes if conditional else 0)
+        with step(f"drawing {name}") as report:
+            drawn = exported.sample(
+                name, len(labels), SHOWN_SEED, labels if conditional else None, report=report
+            )
+        images = drawn.arrays[Role.images].permute(0, 3, 1, 2)
+        sheets[title] = class_sheet(images, dataset.label_names or () if conditional else ())
     return panels(sheets) if len(sheets) > 1 else next(iter(sheets.values()))
+
+
+def _measures(
+    exported: ExportedModel,
+    config: RunConfig,
+    dataset: Dataset,
+    values: dict[str, float],
+    trained: Mapping[str, float],
+    step: LongStep,
+) -> list[Measures]:
+    """The rows of the manifest: reconstructions, likelihood where there is one, and the training."""
+    count = len(dataset.test)
+    rows = [Measures(of=RECONSTRUCTIONS, dataset=dataset.name, split="test", images=count, values=values)]
+    if SCORE in exported.operations:
+        config_values = config.model_dump(mode="json")
+        with step("measuring the likelihood") as report:
+            rows.append(likelihood_row(exported, config_values, dataset, count, samples=1, report=report))
+    if trained:
+        images = len(dataset.train)
+        rows.append(
+            Measures(of=TRAINING, dataset=dataset.name, split="training", images=images, values=dict(trained))
+        )
+    return rows
 
 
 def _manifest(

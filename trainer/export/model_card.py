@@ -8,7 +8,9 @@ import yaml
 from service.contract.manifest import Manifest, Measures
 from trainer.evaluation.descriptions import DESCRIPTIONS
 from trainer.evaluation.exported_model import SAMPLE
+from trainer.evaluation.reconstructions import shortcomings
 from trainer.evaluation.results import REAL_IMAGES
+from trainer.image_sheets import MOST_CLASSES
 
 CARD, SAMPLES = "README.md", "samples.png"
 SHOWN_SEED = 0
@@ -22,6 +24,7 @@ def model_card(manifest: Manifest) -> str:
             for part in (
                 f"# {manifest.name}",
                 _summary(manifest),
+                _shortcomings(manifest),
                 "![originals, each row above its reconstructions](preview.png)",
                 _samples(manifest),
                 _metrics(manifest),
@@ -52,10 +55,20 @@ def _summary(manifest: Manifest) -> str:
     return summary
 
 
+def _shortcomings(manifest: Manifest) -> str:
+    found = shortcomings(manifest.measures, manifest.codes)
+    return "" if found is None else f"> **Warning.** {found}"
+
+
 def _samples(manifest: Manifest) -> str:
     if SAMPLES not in manifest.files:
         return ""
-    return f"Drawn with the defaults and the seed {SHOWN_SEED}:\n\n![samples]({SAMPLES})"
+    columns, names = "", manifest.labels or ()
+    if names:
+        few = len(names) <= MOST_CLASSES
+        each = "class" if few else f"of the first {MOST_CLASSES} of {len(names):,} classes"
+        columns = f", a column for each {each}: {', '.join(f'`{name}`' for name in names[:MOST_CLASSES])}"
+    return f"Drawn with the defaults and the seed {SHOWN_SEED}{columns}.\n\n![samples]({SAMPLES})"
 
 
 def _metrics(manifest: Manifest) -> str:

@@ -76,12 +76,14 @@ class Stage(nn.Module, ABC):
       None keeps only checkpoints
     - ``shown``: the operations whose samples the model card shows, by title
     - ``plotted``: the metrics that have a plot of their own, each with the ends of its vertical axis
+    - ``label_names``: the names of the images' classes, for pictures; the run sets them
     """
 
     rate_flag = "--lr"
     kept: str | None = None
     shown: Mapping[str, str] = MappingProxyType({})
     plotted: Mapping[str, tuple[float | None, float | None]] = MappingProxyType({})
+    label_names: Sequence[str] = ()
 
     @abstractmethod
     def forward(self, inputs: Tensor, labels: Tensor | None = None, /) -> Step:

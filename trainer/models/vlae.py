@@ -12,7 +12,7 @@ from trainer.config import VLAEConfig
 from trainer.data import binarisation
 from trainer.data.augmentation import flipped
 from trainer.data.batches import Batch
-from trainer.image_sheets import sheet, side_by_side
+from trainer.image_sheets import class_sheet, sheet_labels, side_by_side
 from trainer.models.autoregressive.flow_prior import FlowPrior, drawn_codes, sampling
 from trainer.models.autoregressive.pixel_decoder import PixelLoop, PixelStack, decoding
 from trainer.models.autoregressive.pixel_distributions import pixel_distribution
@@ -22,7 +22,6 @@ from trainer.models.gaussian.operations import encoding, interpolation
 from trainer.models.gaussian.posterior import Posterior
 from trainer.models.gaussian.scores import for_every_draw, negative_log_mean, scoring
 
-COLUMNS, ROWS = 10, 10
 # Of soft free bits: how far above them the divergence may be, and by what the weight moves in a step.
 SLACK, WEIGHT_STEP = 1.05, 1.02
 
@@ -126,23 +125,24 @@ class VLAE(GaussianModel):
         return dict(zip(names, (sums / seen).tolist(), strict=False))
 
     def pictures(self, batch: Batch) -> Mapping[str, Tensor]:
-        """Originals above reconstructions; and draws, ten columns, each of one of the first ten classes."""
+        """Originals above reconstructions; and draws, where there are classes in a column for each."""
         originals = batch.images[:PICTURED_IMAGES]
         noise, chances, labels = (tensor.to(batch.images.device) for tensor in self._pictured())
         codes = drawn_codes(self.prior, noise, labels, self.config.code_temperature)
         samples = self.decoded(codes, chances)
         return {
             "test_recon_epoch{epoch}": side_by_side(originals, self.reconstruct(originals)),
-            "sample_conditioned_epoch{epoch}": sheet(samples, COLUMNS),
+            "sample_conditioned_epoch{epoch}": class_sheet(samples, self.label_names),
         }
 
     def _pictured(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Noise of codes and of pixels, by a fixed seed, and classes, for ten columns of draws."""
-        generator, count = torch.Generator().manual_seed(0), COLUMNS * ROWS
+        """Noise of codes and of pixels, by a fixed seed, and classes, for a sheet of draws."""
+        labels = sheet_labels(self.classes)
+        generator, count = torch.Generator().manual_seed(0), len(labels)
         noise = torch.randn(count, self.config.latent_dim, generator=generator)
         pixels = self.image.height * self.image.width
         chances = torch.rand(count, pixels, self.pixel.noises, generator=generator)
-        return noise, chances, torch.arange(count) % COLUMNS % max(self.classes, 1)
+        return noise, chances, labels
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor) -> Tensor:

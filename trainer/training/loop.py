@@ -2,7 +2,6 @@
 
 import logging
 import math
-import shlex
 import signal
 import time
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from torch import Tensor
 from torch.optim import Adamax, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from trainer.cli import resuming
 from trainer.config import RunConfig, Schedule
 from trainer.data.batches import Batches
 from trainer.errors import DivergenceError, Interrupted
@@ -268,11 +268,7 @@ class Fit(Generic[S]):
         where = f"in epoch {self.position.epoch + 1} after step {self.position.step}"
         if self.position.epoch == self.schedule.epochs:
             where = "after the last epoch, before the export"
-        return Interrupted(
-            f"stopped {where}. To go on: python -m trainer {self.config.kind} --resume"
-            f" --name {self.config.name} --out {shlex.quote(str(self.config.out))}",
-            signal_number,
-        )
+        return Interrupted(f"stopped {where}. To go on: {resuming(self.config)}", signal_number)
 
 
 def _optimizer(stage: Stage, schedule: Schedule) -> Optimizer:

@@ -1,40 +1,54 @@
-"""The progress of a run: a live line on a terminal, plain lines in a file."""
+"""The progress of training and of every long step: a live line on a terminal, plain lines in a file.
 
+The live line has what it is about, a bar, counts and time first, and then as many figures as fit.
+"""
+
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
 from rich import progress
-from rich.console import Console
+from rich.console import Console, ConsoleOptions
+from rich.measure import Measurement
+from rich.table import Column
+from rich.text import Text
 
+from trainer.config import Schedule
+from trainer.data.sources.pictures import OnProgress
+from trainer.evaluation.reconstructions import ENOUGH_STEPS, FEW_STEPS
 from trainer.training.run_folder import Record
 
 # On no terminal, a line this often between epochs shows that the run is alive.
 QUIET_SECONDS = 30.0
+# Steps that are timed before the time of all is told: the first is left out, which also warms up.
+TIMED_SECONDS = 5.0
 # Metrics that are shown in percent.
-PERCENTAGES = frozenset({"usage"})
+PERCENTAGES = frozenset({"usage", "explained_variance"})
+GAP = "  "
+# Images a step in the presets for few pictures.
+SMALL_BATCH = 16
+
+# Names a long step for as long as it takes; it may report how far it is.
+LongStep = Callable[[str], AbstractContextManager[OnProgress]]
 
 
 class Progress:
-    """Shows how far training is: the metrics of the epoch so far, images/s and time left."""
+    """Shows how far training is: the time left, the metrics of the epoch so far, images/s."""
 
     def __init__(self, console: Console, epochs: int, steps: int, batch_size: int, done: int) -> None:
         self.console = console
         self._epochs, self._steps, self._batch_size = epochs, steps, batch_size
         self._started = self._spoke = time.monotonic()
         self._first = self._done = done
-        self._bar = progress.Progress(
-            progress.TextColumn("epoch {task.fields[epoch]}"),
-            progress.BarColumn(),
-            progress.MofNCompleteColumn(),
-            progress.TextColumn("{task.fields[metrics]}"),
-            progress.TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._task = self._bar.add_task("fit", total=epochs * steps, completed=done, epoch="", metrics="")
+        self._timed_from: float | None = None
+        self._estimated = False
+        self._bar = live_line(console)
+        first = f"epoch {done // steps + 1}/{epochs}"
+        self._task = self._bar.add_task(first, total=epochs * steps, completed=done, figures=())
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -48,16 +62,17 @@ class Progress:
     def advance(self, epoch: int, metrics: Mapping[str, float] | None = None) -> None:
         """One more step is done; ``metrics`` are those of the epoch so far, if they were computed."""
         self._done += 1
-        shown: dict[str, Any] = {"completed": self._done, "epoch": f"{epoch}/{self._epochs}"}
+        now = time.monotonic()
+        self._estimate(now, known=metrics is not None)
+        shown: dict[str, Any] = {"completed": self._done, "description": f"epoch {epoch}/{self._epochs}"}
         if metrics is not None:
-            shown["metrics"] = f"{describe(metrics)}  {self._rate():,.0f} images/s"
+            shown["figures"] = (*figures(metrics), f"{self._rate(now):,.0f} images/s")
         self._bar.update(self._task, **shown)
-        if metrics is not None and not self.console.is_terminal:
-            now = time.monotonic()
-            if now - self._spoke >= QUIET_SECONDS:
-                self._spoke = now
-                step = (self._done - 1) % self._steps + 1
-                self.console.print(f"  step {step}/{self._steps} of epoch {epoch}  {shown['metrics']}")
+        if metrics is not None and not self.console.is_terminal and now - self._spoke >= QUIET_SECONDS:
+            self._spoke = now
+            step = (self._done - 1) % self._steps + 1
+            parts = (f"  step {step}/{self._steps} of epoch {epoch}", *shown["figures"])
+            self.console.print(GAP.join(parts))
 
     def epoch_done(self, record: Record) -> None:
         """Print the line of an epoch."""
@@ -67,18 +82,154 @@ class Progress:
         skipped = ("epoch", "step", "lr", "seconds", "images_per_second")
         metrics = {name: value for name, value in record.items() if name not in skipped}
         self.console.print(
-            f"epoch {record['epoch']:.0f}/{self._epochs}  {describe(metrics)}  "
-            f"{record['images_per_second']:,.0f} images/s  {duration(left)} left"
+            f"epoch {record['epoch']:.0f}/{self._epochs}  {duration(left)} left  {describe(metrics)}  "
+            f"{record['images_per_second']:,.0f} images/s"
         )
 
-    def _rate(self) -> float:
-        elapsed = max(time.monotonic() - self._started, 1e-9)
+    def _estimate(self, now: float, *, known: bool) -> None:
+        """Tell once how long the rest takes; ``known`` says that the device has ended all steps so far."""
+        if self._timed_from is None:
+            self._timed_from = now
+            return
+        if self._estimated or not (known or now - self._timed_from >= TIMED_SECONDS):
+            return
+        self._estimated = True
+        timed, left = self._done - self._first - 1, self._epochs * self._steps - self._done
+        if not left:
+            return
+        seconds = (now - self._timed_from) / timed * left
+        self.console.print(
+            f"time: about {duration(seconds)} for the {left:,} steps that are left, by the first {timed:,}"
+        )
+
+    def _rate(self, now: float) -> float:
+        elapsed = max(now - self._started, 1e-9)
         return (self._done - self._first) * self._batch_size / elapsed
+
+
+def announce_steps(console: Console, stage: str, rate_flag: str, schedule: Schedule, images: int) -> None:
+    """Print how long a stage is to be trained and, if that is little, what would be enough.
+
+    ``rate_flag`` is that of its learning rate; its other flags begin alike.
+    """
+    batch_size = min(schedule.batch_size, images)
+    steps = schedule.epochs * (images // batch_size)
+    flag = rate_flag.removesuffix("lr")
+    console.print(
+        f"steps of the {stage}: {steps:,} ({flag}epochs {schedule.epochs}, {images // batch_size:,} steps "
+        f"each of {batch_size} images)"
+    )
+    if steps >= ENOUGH_STEPS:
+        return
+    enough = [f"{flag}epochs {enough_epochs(batch_size, images)}"]
+    if batch_size > SMALL_BATCH:
+        epochs = enough_epochs(SMALL_BATCH, images)
+        enough.append(f"{flag}batch-size {SMALL_BATCH} {flag}epochs {epochs}")
+    console.print(
+        f"warning: these are {'very few' if steps < FEW_STEPS else 'few'} steps. The presets train for "
+        f"{ENOUGH_STEPS:,} or more; with this data, {', or '.join(enough)}",
+        style="yellow",
+    )
+
+
+def enough_epochs(batch_size: int, images: int) -> int:
+    """The epochs that make ``ENOUGH_STEPS``."""
+    return math.ceil(ENOUGH_STEPS / (images // min(batch_size, images)))
+
+
+@contextmanager
+def long_step(console: Console, what: str) -> Iterator[OnProgress]:
+    """Show ``what`` for as long as the block takes, and how far it is, as the block reports it."""
+    spoke = time.monotonic()
+    if not console.is_terminal:
+        console.print(f"  {what}")
+    with live_line(console) as bar:
+        task = bar.add_task(what, total=None, figures=())
+
+        def report(done: int, total: int) -> None:
+            nonlocal spoke
+            bar.update(task, completed=done, total=total)
+            now = time.monotonic()
+            if not console.is_terminal and now - spoke >= QUIET_SECONDS:
+                spoke = now
+                console.print(f"  {what}: {done:,}/{total:,}")
+
+        yield report
+
+
+@contextmanager
+def in_silence(_what: str) -> Iterator[OnProgress]:
+    """A long step of which nothing is shown."""
+    yield lambda _done, _total: None
+
+
+def live_line(console: Console) -> progress.Progress:
+    """A live line that fits the console, and vanishes at its end; nothing where that is no terminal."""
+    return progress.Progress(
+        progress.TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+        progress.BarColumn(bar_width=min(40, max(8, console.width // 6))),
+        _Count(table_column=Column(no_wrap=True)),
+        _Time(table_column=Column(no_wrap=True)),
+        _Figures(table_column=Column(ratio=1, no_wrap=True)),
+        console=console,
+        transient=True,
+        expand=True,
+        disable=not console.is_terminal,
+    )
+
+
+class _Count(progress.ProgressColumn):
+    """``3/20``, or nothing while the total is unknown."""
+
+    def render(self, task: progress.Task) -> Text:
+        return Text("" if task.total is None else f"{task.completed:.0f}/{task.total:.0f}")
+
+
+class _Time(progress.ProgressColumn):
+    """The time left, or the time taken while the other is unknown."""
+
+    max_refresh = 0.5
+
+    def render(self, task: progress.Task) -> Text:
+        if task.time_remaining is None:
+            return Text(duration(task.elapsed or 0))
+        return Text(f"{duration(task.time_remaining)} left")
+
+
+class _Figures(progress.ProgressColumn):
+    """As many of the figures as fit."""
+
+    def render(self, task: progress.Task) -> "_Fitting":  # rich takes any renderable
+        return _Fitting(tuple(task.fields["figures"]))
+
+
+@dataclass(frozen=True)
+class _Fitting:
+    """Texts on one line, whole ones, as many as there is room for."""
+
+    texts: tuple[str, ...]
+
+    def __rich_console__(self, _console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        line = ""
+        for text in self.texts:
+            longer = f"{line}{GAP}{text}" if line else text
+            if len(longer) > options.max_width:
+                break
+            line = longer
+        yield Text(line, no_wrap=True)
+
+    def __rich_measure__(self, _console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(0, min(len(GAP.join(self.texts)), options.max_width))
 
 
 def describe(metrics: Mapping[str, float]) -> str:
     """Metrics on one line: ``loss 0.0412  perplexity 402.5  usage 99.8 %``."""
-    return "  ".join(f"{name} {_formatted(name, value)}" for name, value in metrics.items())
+    return GAP.join(figures(metrics))
+
+
+def figures(metrics: Mapping[str, float]) -> list[str]:
+    """Each metric as a text of its own."""
+    return [f"{name} {_formatted(name, value)}" for name, value in metrics.items()]
 
 
 def _formatted(name: str, value: float) -> str:

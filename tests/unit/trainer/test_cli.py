@@ -1,11 +1,14 @@
+from pathlib import Path
 from typing import Any
 
 import click
 import pytest
 from click.testing import CliRunner
 
+from trainer import cli
 from trainer.cli import KindCommand
-from trainer.config import config_class
+from trainer.config import VQVAEConfig, config_class
+from trainer.errors import Interrupted, Terminated
 from trainer.kinds import KINDS
 
 
@@ -115,3 +118,38 @@ def test_an_unknown_flag_is_told_with_the_nearest() -> None:
     with pytest.raises(click.NoSuchOption) as caught:
         parse("--epoch-s", "3")
     assert "--epochs" in caught.value.format_message()
+
+
+@pytest.mark.parametrize(
+    ("program", "service"),
+    [("python -m trainer", "python -m service"), ("tessera-train", "tessera-serve")],
+)
+def test_commands_to_copy_have_the_name_by_which_the_program_was_called(program: str, service: str) -> None:
+    with click.Context(click.Command("main"), info_name=program):
+        assert cli.resuming(VQVAEConfig(name="mine")) == f"{program} vqvae --resume --name mine"
+        lines = cli.next_commands(Path("my models/mine"), sampled=True)
+    assert lines == [
+        f"serve     {service} --models 'my models'",
+        "reload    curl -X POST http://127.0.0.1:8000/models/reload",
+        f"sample    {program} sample 'my models/mine'",
+        f"evaluate  {program} evaluate 'my models/mine'",
+    ]
+
+
+def test_what_goes_on_publishes_where_the_first_command_would() -> None:
+    elsewhere = VQVAEConfig(name="mine", out=Path("my runs"))
+    resumed = "python -m trainer vqvae --resume --name mine --out 'my runs'"
+    assert cli.resuming(elsewhere) == resumed
+    context = command().make_context("python -m trainer", ["--reload", "http://127.0.0.1:1/"])
+    with context:
+        assert cli.resuming(elsewhere) == f"{resumed} --reload http://127.0.0.1:1"
+
+
+@pytest.mark.parametrize(("stop", "code"), [(KeyboardInterrupt, 130), (Terminated, 143)])
+def test_an_interruption_tells_what_goes_on(stop: type[BaseException], code: int) -> None:
+    kept = r"what was trained is kept\. To go on: this"
+    with pytest.raises(Interrupted, match=kept) as caught, cli.going_on(lambda: True, "this"):
+        raise stop
+    assert caught.value.exit_code == code
+    with pytest.raises(stop), cli.going_on(lambda: False, "this"):
+        raise stop

@@ -59,7 +59,10 @@ def test_the_figures_are_written_and_the_graphs_stay(folder: Path, digits: Path)
     returned = measured(folder, digits, write=True)
     after = read(folder)
     assert after.measures == returned.measures
-    assert [row.of for row in after.measures] == ["reconstructions", "real images", "sample/autoregressive"]
+    rows = ["reconstructions", "real images", "sample/autoregressive", "training"]
+    assert [row.of for row in after.measures] == rows
+    # It cannot be measured again.
+    assert after.measures[-1] == before.measures[-1]
     assert after.version == before.version == content_version(after.files)
     assert after.files == {name: entry for name, entry in file_entries(folder).items() if name != FILE_NAME}
     changed = {name for name, content in contents(folder).items() if files[name] != content}

@@ -6,7 +6,21 @@ import torch
 from PIL import Image
 
 from tests.fixtures import tiny_models
-from trainer.image_sheets import GAP, PANEL_GAP, PAPER, TITLE_HEIGHT, panels, save_png, sheet, side_by_side
+from trainer.image_sheets import (
+    GAP,
+    MOST_COLUMNS,
+    NAME_LENGTH,
+    NAME_LINE,
+    PANEL_GAP,
+    PAPER,
+    TITLE_HEIGHT,
+    class_sheet,
+    panels,
+    save_png,
+    sheet,
+    sheet_labels,
+    side_by_side,
+)
 
 
 def test_each_row_of_originals_is_above_its_reconstructions() -> None:
@@ -62,3 +76,79 @@ def test_a_picture_is_written_as_it_is(tmp_path: Path, channels: int) -> None:
     with Image.open(tmp_path / "picture.png") as image:
         found = np.atleast_3d(np.asarray(image))
     assert np.array_equal(found, pixels.permute(1, 2, 0).numpy())
+
+
+@pytest.mark.parametrize(
+    ("classes", "columns", "rows"), [(8, 8, 10), (10, 10, 10), (37, 37, 2), (300, 100, 1)]
+)
+def test_a_sheet_has_a_column_for_each_class(classes: int, columns: int, rows: int) -> None:
+    labels = sheet_labels(classes)
+    assert torch.equal(labels, torch.arange(columns).repeat(rows))
+    assert labels.dtype == torch.int64
+
+
+def test_without_classes_a_sheet_is_of_ten_columns() -> None:
+    assert torch.equal(sheet_labels(0), torch.zeros(100, dtype=torch.int64))
+    drawn = tiny_models.images(100, 3, 8, 8)
+    assert torch.equal(class_sheet(drawn, ()), sheet(drawn, 10))
+
+
+def named(names: list[str], size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The part of a sheet with the names, the part with the images, and the images."""
+    drawn = tiny_models.images(len(sheet_labels(len(names))), 3, size, size)
+    picture = class_sheet(drawn, names)
+    below = sheet(drawn, len(names)).shape[1]
+    return picture[:, :-below], picture[:, -below:], drawn
+
+
+@pytest.mark.parametrize(
+    ("names", "size", "height"),
+    [
+        ([*"0123456789"], 28, NAME_LINE),
+        (["food-drink", "animals-nature", "activities"], 64, 2 * NAME_LINE),
+    ],
+)
+def test_names_that_fit_stand_upright_above_their_columns(names: list[str], size: int, height: int) -> None:
+    above, below, drawn = named(names, size)
+    assert torch.equal(below, sheet(drawn, len(names)))
+    assert above.shape[1] == height + 2 * GAP
+    for column in range(len(names)):
+        left = GAP + column * (size + GAP)
+        assert (above[:, :, left : left + size] < PAPER).any()
+        # Nothing of a name is above the gap between columns.
+        assert (above[:, :, left - GAP : left] == PAPER).all()
+
+
+def test_names_that_do_not_fit_are_turned() -> None:
+    names = ["activities", "animals-nature", "food-drink", "smileys-emotion"]
+    above, below, drawn = named(names, 32)
+    assert torch.equal(below, sheet(drawn, len(names)))
+    inked = [(above[0, :, GAP + 34 * column :][:, :32] < PAPER).any(dim=1).sum() for column in range(4)]
+    # Each reads from its column up, as long as it is.
+    assert inked[0] < inked[3] <= NAME_LENGTH
+    assert inked[3] > 80
+
+
+def test_a_long_name_is_cut() -> None:
+    above, _, _ = named(["a name that nobody would give a folder of pictures", "b"], 28)
+    assert NAME_LENGTH - 20 < above.shape[1] <= NAME_LENGTH + 2 * GAP
+
+
+def test_many_classes_go_on_below() -> None:
+    names = [f"class {index}" for index in range(37)]
+    drawn = tiny_models.images(74, 3, 28, 28)
+    picture = class_sheet(drawn, names)
+    assert picture.shape[2] == MOST_COLUMNS * 30 + GAP
+    half = picture.shape[1] // 2
+    first, second = (
+        sheet(drawn[[*range(20), *range(37, 57)]], 20),
+        sheet(drawn[[*range(20, 37), *range(57, 74)]], 17),
+    )
+    assert torch.equal(picture[:, half - 62 : half], first)
+    assert torch.equal(picture[:, -62:, : second.shape[2]], second)
+
+
+def test_the_columns_of_tiny_images_stand_apart() -> None:
+    names, drawn = [*"0123456789"], tiny_models.images(100, 3, 4, 4)
+    picture = class_sheet(drawn, names)
+    assert picture.shape[2] == 10 * (NAME_LINE + GAP) + GAP

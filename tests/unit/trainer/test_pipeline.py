@@ -34,7 +34,7 @@ def published(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> Published:
     noted: Published = []
 
     def note(
-        model: Model, second: SecondStage | None, config: VQVAEConfig, *_: object, replace: bool
+        model: Model, second: SecondStage | None, config: VQVAEConfig, *_: object, **__: object
     ) -> Exported:
         noted.append((model, second, config))
         return trained.exported
@@ -62,17 +62,39 @@ def same_weights(stage: Stage | None, run: RunFolder, file: str = "model.safeten
 
 def test_training_prints_what_it_does(trained: Trained) -> None:
     lines = trained.printed.splitlines()
-    assert lines[0].startswith("device: CPU with ")
-    assert lines[1] == "data: 256 training and 100 test images, 28x28x1, 10 classes"
-    assert lines[2] == f"run folder: {trained.run.folder}"
+    published, out = trained.exported.folder, trained.run.folder.parent
+    assert lines.pop(0).startswith("device: CPU with ")
+    assert lines[:3] == [
+        "  reading images",
+        "data: 256 training and 100 test images, 28x28x1, 10 classes",
+        f"run folder: {trained.run.folder}",
+    ]
     assert lines[3].startswith("model: vqvae with ")
-    assert [line.split("  ")[0] for line in lines[4:6]] == ["epoch 1/2", "epoch 2/2"]
-    assert lines[6] == "exporting and measuring ..."
-    assert lines[7].startswith("mnist, test split, 100 images: mse 0.")
-    assert lines[8] == (
-        f"published {trained.exported.folder} (version {trained.exported.manifest.version}). "
-        f"To serve it: python -m service --models {trained.config.export_to}"
-    )
+    assert lines[4:7] == [
+        "steps of the model: 16 (--epochs 2, 8 steps each of 32 images)",
+        "warning: these are very few steps. The presets train for 5,850 or more; with this data, "
+        "--epochs 732, or --batch-size 16 --epochs 366",
+        "  initialising the model",
+    ]
+    assert re.fullmatch(r"time: about \d+:\d\d for the \d+ steps that are left, by the first \d", lines[7])
+    assert [line.split("  ")[0] for line in lines[8:10]] == ["epoch 1/2", "epoch 2/2"]
+    assert lines[10:14] == [
+        "exporting and measuring ...",
+        "  tracing encode, 1 of 2",
+        "  tracing decode, 2 of 2",
+        "  verifying reconstructions",
+    ]
+    assert lines[14].startswith("mnist, test split, 100 images: mse 0.")
+    assert lines[15:19] == [
+        f"published {published} (version {trained.exported.manifest.version}). Next:",
+        f"  serve     python -m service --models {published.parent}",
+        "  reload    curl -X POST http://127.0.0.1:8000/models/reload",
+        f"  evaluate  python -m trainer evaluate {published}",
+    ]
+    assert lines[19].startswith("warning: This model is ")
+    assert "it was trained for 16 steps, and fewer than 1,400 are few. To train it on: " in lines[19]
+    assert lines[19].endswith(f"python -m trainer vqvae --resume --name tiny --out {out} --epochs 732")
+    assert len(lines) == 20
 
 
 def test_training_notes_what_it_was_trained_on(trained: Trained) -> None:
@@ -232,8 +254,21 @@ def test_it_tells_of_the_second_stage(generating: Trained) -> None:
     lines = generating.printed.splitlines()
     places = [number for number, line in enumerate(lines) if line.startswith("second stage: prior with ")]
     assert len(places) == 1
-    rest = [line.split("  ")[0] for line in lines[places[0] + 1 :]]
-    assert rest[:3] == ["epoch 1/2", "epoch 2/2", "exporting and measuring ..."]
+    rest = lines[places[0] + 1 :]
+    assert rest[:3] == [
+        "  computing its training inputs",
+        "  computing its test inputs",
+        "  initialising the prior",
+    ]
+    assert rest[3].startswith("time: about ")
+    parts = [line.split("  ")[0] for line in rest[4:7]]
+    assert parts == ["epoch 1/2", "epoch 2/2", "exporting and measuring ..."]
+    assert "steps of the prior: 8 (--prior-epochs 2, 4 steps each of 64 images)" in lines
+    sampling = f"  sample    python -m trainer sample {generating.exported.folder}"
+    assert lines[-3] == sampling
+    # The first stage is not trained on once the second has begun.
+    assert "its prior was trained for 8 steps" in lines[-1]
+    assert "--epochs" not in lines[-1]
     assert re.search(r"100 images: mse 0\..*  bits \d+\.?\d*  bits_given_class \d+", generating.printed)
 
 

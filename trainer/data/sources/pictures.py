@@ -30,7 +30,7 @@ MOST_REASON = 200
 CHUNK = 256
 
 OnProgress = Callable[[int, int], None]
-"""Called with the number of pictures read so far, and of those there are to read."""
+"""Called with how many are done so far, and how many there are: pictures that are read, say."""
 
 
 @dataclass(frozen=True)

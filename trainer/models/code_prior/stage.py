@@ -10,12 +10,11 @@ from torch import Tensor
 from service.contract.manifest import CodesSpec, Input, Output, Parameter, Role
 from trainer.config import Schedule, VQVAEConfig
 from trainer.data.batches import Batch
-from trainer.image_sheets import sheet
+from trainer.image_sheets import class_sheet, sheet_labels
 from trainer.models.base import Graph, RunGraph, SecondStage, Step
 from trainer.models.code_prior.network import CodePrior, Ordered, random_masks
 from trainer.models.samplers.autoregressive import CodeSampler
 
-COLUMNS, ROWS = 10, 10
 DRAWN_FOR_PARITY = 64
 # The bounds of temperature and guidance: beyond, there is noise, or a handful of images.
 HOTTEST, STRONGEST = 2.0, 10.0
@@ -88,11 +87,11 @@ class PriorStage(SecondStage):
         return {"test_bits": self._bits(batches, with_labels=True)}
 
     def pictures(self, batch: Batch) -> Mapping[str, Tensor]:
-        """A hundred draws from the prior; where there are classes, each column is of one of the first ten."""
+        """Draws from the prior; where there are classes, each has a column below its name."""
         device = batch.images.device
         inputs = [tensor.to(device) for tensor in self._pictured().values()]
         (codes,) = CodeSampler(self.network)(*inputs)
-        return {"samples/epoch-{epoch:03}": sheet(self.decode(codes.long()), COLUMNS)}
+        return {"samples/epoch-{epoch:03}": class_sheet(self.decode(codes.long()), self.label_names)}
 
     @torch.no_grad()
     def measure(self, batches: Iterable[Batch]) -> dict[str, float]:
@@ -170,11 +169,9 @@ class PriorStage(SecondStage):
         return CodeSampler(self.network).gap(tuple(inputs.values()), codes)
 
     def _pictured(self) -> dict[str, Tensor]:
-        count = COLUMNS * ROWS
-        labels = torch.arange(count) % COLUMNS % max(self.network.classes, 1)
-        return self._inputs(
-            labels, torch.ones(count, *self.network.grid, dtype=torch.bool), guidance=GUIDANCE
-        )
+        labels = sheet_labels(self.network.classes)
+        masks = torch.ones(len(labels), *self.network.grid, dtype=torch.bool)
+        return self._inputs(labels, masks, guidance=GUIDANCE)
 
     def _examples(self, count: int, *, guidance: float) -> dict[str, Tensor]:
         """Inputs for images of all classes and none, of which half are to be completed."""

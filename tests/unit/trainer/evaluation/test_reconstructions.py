@@ -6,12 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from service.contract.manifest import CodesSpec
+from service.contract.manifest import CodesSpec, Measures
 from trainer.evaluation.exported_model import Reconstructed
 from trainer.evaluation.reconstructions import (
     Reconstructions,
     mean_squared_errors,
     peak_signal_to_noise_ratios,
+    shortcomings,
 )
 
 GRID = CodesSpec(dtype="int32", shape=(2, 2), codebook_size=8, codebook_dim=1)
@@ -97,3 +98,60 @@ def test_units_that_vary_are_active() -> None:
     values = figures.values()
     assert values["active_units"] == 1
     assert "usage" not in values
+
+
+def test_the_mean_image_explains_nothing_and_the_images_themselves_everything() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (4000, 2, 2, 1), generator=generator).byte()
+    mean = images.double().mean(dim=0).round().byte().expand_as(images)
+    for others, explained in ((images, 1), (mean, 0), (255 - images, -3)):
+        figures = Reconstructions(VECTOR)
+        for part in zip(images.split(999), others.split(999), strict=True):
+            figures.add(Reconstructed(part[0], torch.zeros(len(part[0]), 3), part[1]))
+        assert figures.values()["explained_variance"] == pytest.approx(explained, abs=2e-2)
+
+
+@pytest.mark.parametrize("images", [flat(7), flat(7, 7, 7)], ids=["one", "alike"])
+def test_of_images_that_do_not_vary_nothing_is_explained(images: Tensor) -> None:
+    figures = Reconstructions(GRID)
+    figures.add(Reconstructed(images, codes(*range(len(images))), images))
+    assert "explained_variance" not in figures.values()
+
+
+def row(of: str = "reconstructions", images: int = 1000, **values: float) -> Measures:
+    return Measures(of=of, dataset="mnist", split="test", images=images, values=values)
+
+
+COMMITTED = row(mse=0.00124, perplexity=264.7, usage=1.0, bits=186.7, explained_variance=0.98)
+ENOUGH = row("training", steps=14_040, prior_steps=9_360)
+CODES = CodesSpec(dtype="int32", shape=(7, 7), codebook_size=512, codebook_dim=32)
+
+
+@pytest.mark.parametrize("rows", [(), (COMMITTED,), (COMMITTED, ENOUGH), (row("likelihood", elbo=-90),)])
+def test_a_good_model_has_no_shortcomings(rows: tuple[Measures, ...]) -> None:
+    assert shortcomings(rows, CODES) is None
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([row(explained_variance=0.49)], "poor: its reconstructions keep 49% of the variance of the test"),
+        ([row(explained_variance=-0.99)], "poor: its reconstructions are no nearer to the test images than"),
+        ([row(usage=0.05)], "poor: 5.0% of its codes are in use, and less than 10% is a collapse"),
+        # One image of 49 cells can use 49 codes.
+        ([row(images=1, usage=2 / 512)], "poor: 4.1% of its codes are in use"),
+        ([row(perplexity=4.0, bits=98.0)], "poor: its prior needs 98 bits an image, where codes drawn each"),
+        ([row("training", steps=8)], "unfinished: it was trained for 8 steps, and fewer than 1,400 are few"),
+        ([row("training", steps=9_000, prior_steps=40)], "unfinished: its prior was trained for 40 steps"),
+        ([row(usage=0.05), row("training", steps=8)], "is a collapse; it was trained for 8 steps"),
+    ],
+)
+def test_what_is_poor_or_unfinished_is_said(rows: list[Measures], said: str) -> None:
+    found = shortcomings(rows, CODES)
+    assert found is not None
+    assert found.startswith("This model is ")
+    assert said in found
+
+
+def test_few_codes_of_few_images_are_no_collapse() -> None:
+    assert shortcomings([row(images=1, usage=30 / 512)], CODES) is None

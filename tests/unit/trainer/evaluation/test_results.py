@@ -9,8 +9,9 @@ from service.contract.manifest import CodesSpec, Input, Operation, Output, Role
 from tests.fixtures.tiny_models import Trained
 from trainer.data.batches import Batch, ResidentSplit
 from trainer.data.loading import Dataset, load
+from trainer.data.sources.pictures import OnProgress
 from trainer.evaluation import results as module
-from trainer.evaluation.exported_model import ExportedModel, Outputs, open_exported
+from trainer.evaluation.exported_model import ExportedModel, Outputs, open_exported, unreported
 from trainer.evaluation.results import Effort, likelihood_row, reconstructions_row, sample_rows
 
 EFFORT = Effort(samples=60, seed=3)
@@ -37,8 +38,10 @@ class Sampler(ExportedModel):
         seed: int,
         labels: Tensor | None = None,
         values: object = None,
+        report: OnProgress = unreported,
     ) -> Outputs:
         self.asked.append((name, seed, values))
+        report(count, count)
         order = torch.arange(count)
         if labels is not None:
             assert self.real.labels is not None

@@ -26,6 +26,7 @@ from trainer.export import exporter as exporter
 from trainer.export.exporter import export
 from trainer.export.model_card import SAMPLES, SHOWN_SEED
 from trainer.export.parity import DRAW_GAP, FLIP_GAP
+from trainer.image_sheets import GAP, NAME_LINE, PAPER
 from trainer.models.base import Graph
 from trainer.models.code_prior.network import Ordered
 from trainer.models.code_prior.stage import PriorStage
@@ -170,12 +171,15 @@ def test_the_measures_are_those_of_the_files(
     share = counts / counts.sum()
     grey = [torch.from_numpy(array).permute(0, 3, 1, 2) / 255 for array in (decode(codes), test_images)]
     similarity = torch.as_tensor(structural_similarity_index_measure(grey[0], grey[1], data_range=1.0))
-    (measures,) = manifest.measures
+    measures, training = manifest.measures
+    assert (training.of, training.split, training.images) == ("training", "training", 256)
+    assert training.values == {"steps": 16}
     assert (measures.dataset, measures.split, measures.images) == ("mnist", "test", 100)
     assert measures.values == pytest.approx(
         {
             "mse": error.mean(),
             "psnr": np.mean(10 * np.log10(1 / of_images)),
+            "explained_variance": 1 - error.mean() / (test_images / 255).var(axis=0, ddof=1).mean(),
             "perplexity": np.exp(-np.sum(share * np.log(share))),
             "usage": len(counts) / 16,
             "ssim": float(similarity.mean()),
@@ -355,8 +359,11 @@ def test_the_draws_were_compared_with_those_of_torch(generator: Manifest) -> Non
 
 def test_samples_are_shown_in_the_folder_and_on_its_card(generating: Trained, generator: Manifest) -> None:
     with Image.open(generating.exported.folder / SAMPLES) as image:
-        assert image.size == (10 * 30 + 2, 10 * 30 + 2)
-        shown = np.asarray(image.convert("L"))
+        named = image.height - (10 * 30 + 2)
+        assert (image.width, named) == (10 * 30 + 2, NAME_LINE + 2 * GAP)
+        names, shown = np.split(np.asarray(image.convert("L")), [named])
+    # Above each column there is its digit.
+    assert all((names[:, 2 + 30 * column : 30 * column + 30] < PAPER).any() for column in range(10))
     model, _ = open_exported(generating.exported.folder)
     labels = torch.arange(100) % 10
     images = model.sample("sample/autoregressive", 100, SHOWN_SEED, labels).arrays[Role.images]
@@ -365,7 +372,8 @@ def test_samples_are_shown_in_the_folder_and_on_its_card(generating: Trained, ge
     assert np.array_equal(tiles.reshape(100, 28, 28), images[..., 0].numpy())
     assert SAMPLES in generator.files
     card = (generating.exported.folder / "README.md").read_text()
-    assert f"![samples]({SAMPLES})" in card
+    digits = ", ".join(f"`{digit}`" for digit in range(10))
+    assert f"seed {SHOWN_SEED}, a column for each class: {digits}.\n\n![samples]({SAMPLES})" in card
     assert f"without a prior it is {49 * 4}." in card
 
 

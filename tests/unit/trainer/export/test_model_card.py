@@ -3,7 +3,7 @@ import re
 import pytest
 import yaml
 
-from service.contract.manifest import CodesSpec, Manifest, Measures
+from service.contract.manifest import CodesSpec, File, Manifest, Measures
 from tests.fixtures.tiny_models import Trained
 from trainer.config import validated
 from trainer.evaluation.descriptions import DESCRIPTIONS
@@ -28,12 +28,43 @@ def test_it_says_what_the_model_is(card: str) -> None:
 
 
 def test_it_has_the_figures_of_the_manifest(card: str, manifest: Manifest) -> None:
-    (measures,) = manifest.measures
+    measures, _ = manifest.measures
     cells = " | ".join(f"{value:.5g}" for value in measures.values.values())
     assert f"| | {' | '.join(measures.values)} |\n" in card
     assert f"| reconstructions: mnist, test, 100 images | {cells} |" in card
     assert manifest.parity is not None
     assert manifest.parity.tolerance in card
+
+
+def test_it_warns_of_a_model_that_is_poor(card: str, manifest: Manifest) -> None:
+    assert re.search(r"^> \*\*Warning\.\*\* This model is .*it was trained for 16 steps", card, re.MULTILINE)
+    (measures, training), image = manifest.measures, "![originals"
+    poor = measures.model_copy(update={"values": measures.values | {"explained_variance": 0.05}})
+    warned = model_card(manifest.model_copy(update={"measures": (poor, training)}))
+    assert "**Warning.** This model is poor: its reconstructions keep 5% of the variance" in warned
+    # Before anything else that could please.
+    assert warned.index("**Warning.**") < warned.index(image)
+    good = (
+        poor.model_copy(update={"values": poor.values | {"explained_variance": 0.95}}),
+        training.model_copy(update={"values": {"steps": 14_040.0}}),
+    )
+    assert "Warning" not in model_card(manifest.model_copy(update={"measures": good}))
+
+
+@pytest.mark.parametrize(
+    ("classes", "caption"),
+    [
+        (0, "seed 0."),
+        (2, "seed 0, a column for each class: `c0`, `c1`."),
+        (300, "seed 0, a column for each of the first 100 of 300 classes: `c0`, "),
+    ],
+)
+def test_it_names_the_columns_of_the_samples(manifest: Manifest, classes: int, caption: str) -> None:
+    files = dict(manifest.files) | {"samples.png": File(sha256="0" * 64, size=1)}
+    labels = tuple(f"c{index}" for index in range(classes)) or None
+    card = model_card(manifest.model_copy(update={"files": files, "labels": labels}))
+    assert caption in card
+    assert "`c100`" not in card
 
 
 def row(of: str, split: str, **values: float) -> Measures:
@@ -66,7 +97,7 @@ def test_samples_by_every_method_stand_in_one_table_with_the_real_images(manifes
 
 def test_it_explains_the_figures_that_it_shows_and_no_others(card: str, manifest: Manifest) -> None:
     explained = re.findall(r"^- `(\w+)`: (.+)\.$", card, re.MULTILINE)
-    assert {name for name, _ in explained} == manifest.measures[0].values.keys()
+    assert {name for name, _ in explained} == {name for row in manifest.measures for name in row.values}
     assert all(text == DESCRIPTIONS[name] for name, text in explained)
 
 

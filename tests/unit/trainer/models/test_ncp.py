@@ -220,9 +220,9 @@ def test_those_that_were_not_are(run: RunFolder, monkeypatch: pytest.MonkeyPatch
     stages: list[tuple[Model, SecondStage | None]] = []
     publish = exporter.export
 
-    def noted(model: Model, second: SecondStage | None, *rest: Any, replace: bool) -> Exported:
+    def noted(model: Model, second: SecondStage | None, *rest: Any, **more: Any) -> Exported:
         stages.append((model, second))
-        return publish(model, second, *rest, replace=replace)
+        return publish(model, second, *rest, **more)
 
     monkeypatch.setattr(pipeline, "export", noted)
     assert published_with(run, monkeypatch, None).manifest.operations.keys() >= SAMPLERS

@@ -13,6 +13,7 @@ from tests.unit.trainer.resuming import assert_resumes_as_unbroken
 from trainer import pipeline
 from trainer.data import binarisation
 from trainer.data.batches import Batch
+from trainer.image_sheets import GAP, NAME_LINE, sheet_labels
 from trainer.models.vlae import SLACK, VLAE, WEIGHT_STEP
 
 GREY_8 = ImageSpec(channels=1, height=8, width=8)
@@ -238,15 +239,21 @@ def test_monitor_tells_the_bound_with_and_without_the_class(classes: int, labels
 @pytest.mark.parametrize("classes", [0, 3, 10, 12])
 def test_pictures_are_reconstructions_and_a_column_for_each_class(classes: int) -> None:
     model = tiny_models.vlae(GREY_8, classes=classes).eval()
+    model.label_names = tuple("abcdefghijkl"[:classes])
     with torch.no_grad():
         pictures = model.pictures(Batch(images(5), None))
-    assert {name: tuple(picture.shape) for name, picture in pictures.items()} == {
-        "test_recon_epoch{epoch}": (3, 2 * 10 + 2, 5 * 10 + 2),
-        "sample_conditioned_epoch{epoch}": (3, 10 * 10 + 2, 10 * 10 + 2),
-    }
-    shown = model._pictured()[2].view(10, 10)
-    assert (shown == shown[:1]).all()
-    assert shown[0].tolist() == [column % max(classes, 1) for column in range(10)]
+    assert pictures.keys() == {"test_recon_epoch{epoch}", "sample_conditioned_epoch{epoch}"}
+    assert pictures["test_recon_epoch{epoch}"].shape == (3, 2 * 10 + 2, 5 * 10 + 2)
+    _, height, width = pictures["sample_conditioned_epoch{epoch}"].shape
+    columns = classes or 10
+    rows = len(sheet_labels(classes)) // columns
+    if classes:
+        named, cell = NAME_LINE + 2 * GAP, NAME_LINE + GAP
+        assert (height, width) == (named + rows * 10 + GAP, columns * cell + GAP)
+        shown = model._pictured()[2].view(rows, columns)
+        assert torch.equal(shown, torch.arange(classes).expand(rows, classes))
+    else:
+        assert (height, width) == (10 * 10 + 2, 10 * 10 + 2)
 
 
 def test_without_noise_codes_are_decoded_by_the_default_noise_of_the_service() -> None:

@@ -1,9 +1,16 @@
+import io
+import re
 import time
+from dataclasses import replace
 
 import pytest
+from rich.console import Console
 
 from tests.fixtures import tiny_models
-from trainer.training.progress import Progress, describe, duration
+from trainer.config import NCPConfig, VQVAEConfig, presets, resolve
+from trainer.evaluation.reconstructions import ENOUGH_STEPS
+from trainer.kinds import KINDS as TRAINED_ON
+from trainer.training.progress import Progress, announce_steps, describe, duration, long_step
 
 RECORD = {
     "epoch": 1.0,
@@ -37,9 +44,8 @@ def test_an_epoch_is_a_line() -> None:
             shown.advance(1)
         shown.epoch_done(RECORD)
     line = tiny_models.printed(console)
-    assert line.startswith("epoch 1/3  loss 0.04123  perplexity 402.5  usage 99.8%  1,234 images/s  0:0")
-    assert line.endswith(" left\n")
-    assert line.count("\n") == 1
+    expected = r"epoch 1/3  0:0\d left  loss 0\.04123  perplexity 402\.5  usage 99\.8%  1,234 images/s\n"
+    assert re.fullmatch(expected, line)
 
 
 def test_the_time_left_follows_from_the_speed_of_the_last_epoch() -> None:
@@ -48,7 +54,7 @@ def test_the_time_left_follows_from_the_speed_of_the_last_epoch() -> None:
     for _ in range(4):
         shown.advance(2)
     shown.epoch_done(RECORD | {"images_per_second": 6.4})
-    assert tiny_models.printed(console).endswith("  0:20 left\n")
+    assert tiny_models.printed(console).startswith("epoch 1/3  0:20 left  ")
 
 
 def test_in_a_file_a_long_epoch_shows_a_sign_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,9 +64,133 @@ def test_in_a_file_a_long_epoch_shows_a_sign_of_life(monkeypatch: pytest.MonkeyP
     shown = Progress(console, epochs=2, steps=100, batch_size=32, done=0)
     for _ in range(20):
         shown.advance(1, {"loss": 0.5})
-    lines = tiny_models.printed(console).splitlines()
+    lines = tiny_models.printed(console).splitlines()[1:]
     assert 1 <= len(lines) < 20
     assert "of epoch 1  loss 0.5" in lines[0]
+
+
+def test_once_the_first_steps_are_timed_the_time_of_all_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    console = tiny_models.console()
+    shown = Progress(console, epochs=2, steps=100, batch_size=32, done=0)
+    for seconds in (60.0, 2.0, 2.0, 2.0, 2.0):
+        now[0] += seconds
+        shown.advance(1)
+    # The first step, which warms up, is left out.
+    assert tiny_models.printed(console) == (
+        "time: about 6:32 for the 196 steps that are left, by the first 3\n"
+    )
+
+
+def test_at_the_end_no_time_is_told() -> None:
+    console = tiny_models.console()
+    shown = Progress(console, epochs=1, steps=3, batch_size=32, done=0)
+    for metrics in (None, None, {"loss": 0.5}):
+        shown.advance(1, metrics)
+    assert tiny_models.printed(console) == ""
+
+
+KINDS = {
+    "vqvae": {"loss": 1.333, "mse": 0.1535, "commitment_loss": 0.001979, "perplexity": 178.7, "usage": 0.9},
+    "vlae": {"loss": 97.14, "reconstruction_loss": 71.37, "kl": 25.77},
+    "prior": {"loss": 4.12},
+}
+
+
+@pytest.mark.parametrize("width", [60, 80])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_narrow_terminal_has_bar_and_time_and_the_figures_that_fit(
+    monkeypatch: pytest.MonkeyPatch, kind: str, width: int
+) -> None:
+    # What follows of the clock is not looked at, as rich keeps its own.
+    monkeypatch.setenv("COLUMNS", str(width))
+    console = Console(file=io.StringIO(), width=width, highlight=False, force_terminal=True, soft_wrap=True)
+    with Progress(console, epochs=30, steps=468, batch_size=128, done=0) as shown:
+        for _ in range(99):
+            shown.advance(12)
+        shown.advance(12, KINDS[kind])
+        time.sleep(0.2)
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", tiny_models.printed(console))
+    lines = [line.rstrip() for line in re.split(r"[\r\n]+", plain) if "100/14040" in line]
+    assert all(len(line) <= width for line in lines)
+    first = f"loss {KINDS[kind]['loss']}"
+    assert any(
+        re.match(rf"epoch 12/30 [━╸╺]+ 100/14040 \d+:\d\d(:\d\d)? left {first}", each) for each in lines
+    )
+    # A figure is whole or absent.
+    whole = {f"{name} {describe({name: value}).split()[1]}" for name, value in KINDS[kind].items()}
+    figures = lines[-1].partition(" left ")[2].split("  ")
+    assert {figure for figure in figures if not figure.endswith("images/s")} <= whole
+
+
+def test_in_a_file_a_long_step_is_a_line_and_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    console = tiny_models.console()
+    with long_step(console, "measuring") as report:
+        for done in range(1, 11):
+            now[0] += 20
+            report(done * 1000, 10_000)
+    lines = tiny_models.printed(console).splitlines()
+    assert lines == ["  measuring", *(f"  measuring: {done},000/10,000" for done in (2, 4, 6, 8, 10))]
+
+
+def test_on_a_terminal_a_long_step_is_gone_when_it_ends() -> None:
+    console = tiny_models.console(terminal=True)
+    with long_step(console, "measuring") as report:
+        report(3, 20)
+        time.sleep(0.2)
+    text = tiny_models.printed(console)
+    assert "measuring" in text
+    assert "3/20" in text
+    # The cursor goes up, and the line is erased.
+    assert text.endswith(("\x1b[1A\x1b[2K", "\r\x1b[1A\x1b[2K"))
+
+
+@pytest.mark.parametrize(
+    ("epochs", "batch_size", "images", "flag", "lines"),
+    [
+        (2, 128, 600, "--lr", ["very few", "--epochs 1463, or --batch-size 16 --epochs 159\n"]),
+        (
+            10,
+            128,
+            60_000,
+            "--prior-lr",
+            [" few", "--prior-epochs 13, or --prior-batch-size 16 --prior-epochs 2\n"],
+        ),
+        (30, 16, 1_000, "--lr", [" few", "with this data, --epochs 95\n"]),
+        (1, 128, 5, "--lr", ["very few", "with this data, --epochs 5850\n"]),
+    ],
+)
+def test_few_steps_are_told_with_what_would_be_enough(
+    epochs: int, batch_size: int, images: int, flag: str, lines: list[str]
+) -> None:
+    console = tiny_models.console()
+    schedule = replace(VQVAEConfig(name="x").schedule(), epochs=epochs, batch_size=batch_size)
+    announce_steps(console, "model", flag, schedule, images)
+    text = tiny_models.printed(console)
+    assert text.startswith("steps of the model: ")
+    assert all(line in text for line in lines)
+
+
+def test_many_steps_are_only_counted() -> None:
+    console = tiny_models.console()
+    announce_steps(console, "model", "--lr", VQVAEConfig(name="x").schedule(), 60_000)
+    counted = "steps of the model: 14,040 (--epochs 30, 468 steps each of 128 images)\n"
+    assert tiny_models.printed(console) == counted
+
+
+@pytest.mark.parametrize("kind", TRAINED_ON)
+def test_every_preset_trains_for_enough_steps(kind: str) -> None:
+    """On the data of the presets: 60,000 digits, or 1,099 of the 1,221 pictures."""
+    for name in presets(kind):
+        config = resolve(kind, preset=name, flags={})
+        stages = [config.schedule()]
+        if isinstance(config, NCPConfig):
+            stages.append(config.classifier_schedule())
+        images = 60_000 if config.data == "mnist" else 1_099
+        assert all(each.epochs * (images // each.batch_size) >= ENOUGH_STEPS for each in stages)
 
 
 def test_on_a_terminal_there_is_a_live_line() -> None:

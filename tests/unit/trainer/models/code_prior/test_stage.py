@@ -11,6 +11,7 @@ from tests.fixtures import tiny_models
 from tests.unit.trainer.models import priors
 from trainer.config import VQVAEConfig
 from trainer.data.batches import Batch
+from trainer.image_sheets import GAP, NAME_LINE
 from trainer.models.base import Graph, RunGraph
 from trainer.models.code_prior.stage import PriorStage
 
@@ -244,13 +245,21 @@ def test_the_graph_says_what_it_takes(classes: int) -> None:
 @pytest.mark.parametrize("classes", [0, 2])
 def test_a_picture_shows_draws_by_class_in_columns(classes: int) -> None:
     made = stage(classes)
+    made.label_names = ("a", "b")[:classes]
     trained(made)
     with torch.no_grad():
         (picture,) = made.pictures(toy(1)).values()
-    # Ten by ten images of 2x3 pixels, two pixels between them.
-    assert (picture.shape, picture.dtype) == ((3, 10 * 4 + 2, 10 * 5 + 2), torch.uint8)
-    first_pixels = picture[0, 2::4, 2::5]
-    assert first_pixels.shape == (10, 10)
+    assert picture.dtype == torch.uint8
+    if classes:
+        # Two columns as wide as a name is high, each below its name; in each there are ten images.
+        assert picture.shape[1:] == (NAME_LINE + 2 * GAP + 10 * 4 + GAP, 2 * (NAME_LINE + GAP) + GAP)
+        first_pixels = picture[0, NAME_LINE + 2 * GAP + GAP :: 4, GAP + 5 :: NAME_LINE + GAP]
+        assert first_pixels.shape == (10, 2)
+    else:
+        # Ten by ten images of 2x3 pixels, two pixels between them.
+        assert picture.shape == (3, 10 * 4 + 2, 10 * 5 + 2)
+        first_pixels = picture[0, 2::4, 2::5]
+        assert first_pixels.shape == (10, 10)
     of_first, of_second = first_pixels[:, 0::2] // 64 == 0, first_pixels[:, 1::2] // 64 == 1
     if classes:
         assert of_first.float().mean() > 0.8
@@ -259,10 +268,10 @@ def test_a_picture_shows_draws_by_class_in_columns(classes: int) -> None:
         assert 0.2 < of_first.float().mean() < 0.8
 
 
-@pytest.mark.parametrize(("classes", "columns"), [(3, [0, 1, 2, 0, 1, 2, 0, 1, 2, 0]), (12, list(range(10)))])
-def test_a_column_is_of_one_class(classes: int, columns: list[int]) -> None:
-    labels = stage(classes)._pictured()["label"].view(10, 10)
-    assert labels.tolist() == [columns] * 10
+@pytest.mark.parametrize(("classes", "rows"), [(3, 10), (12, 8)])
+def test_a_column_is_of_one_class(classes: int, rows: int) -> None:
+    labels = stage(classes)._pictured()["label"].view(rows, classes)
+    assert labels.tolist() == [list(range(classes))] * rows
 
 
 def test_there_is_parity_with_its_own_draws_and_none_with_others() -> None:

@@ -1,0 +1,79 @@
+"""Ctrl-C, wherever it comes: real processes are interrupted, and the command that they tell goes on."""
+
+import re
+import shlex
+import signal
+from pathlib import Path
+
+import pytest
+
+from service.contract.manifest import FILE_NAME
+from tests.fixtures.processes import PATIENCE, start
+from tests.fixtures.tiny_models import flags
+from tests.unit.trainer.data.making import noise, save
+
+SMALL = [*flags(epochs=1), "--limit=64"]
+
+
+def interrupted(at: str, *arguments: str, number: signal.Signals = signal.SIGINT) -> tuple[int, str]:
+    """The exit code and the errors of a trainer that gets a signal once it prints a line."""
+    training = start("trainer", *arguments)
+    assert training.stdout is not None
+    try:
+        assert any(line.startswith(at) for line in iter(training.stdout.readline, ""))
+        training.send_signal(number)
+        _, errors = training.communicate(timeout=PATIENCE)
+    finally:
+        training.kill()
+    return training.returncode, errors
+
+
+def goes_on(told: str) -> str:
+    """The output of a command that was told."""
+    program, command = told.split(" trainer ")
+    assert program == "python -m"
+    again = start("trainer", *shlex.split(command))
+    output, errors = again.communicate(timeout=PATIENCE)
+    assert (again.returncode, errors) == (0, "")
+    return output
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_in_the_export_what_was_trained_is_kept(tmp_path: Path, number: signal.Signals) -> None:
+    runs, exported = tmp_path / "runs", tmp_path / "exported"
+    places = f"--out={runs}", f"--export-to={exported}"
+    code, errors = interrupted("  tracing encode", "vqvae", *SMALL, *places, number=number)
+    assert code == 128 + number
+    told = f"python -m trainer export {runs / 'tiny'}"
+    assert errors == f"error: interrupted; what was trained is kept. To go on: {told}\n"
+    assert list(exported.iterdir()) == []
+    if number == signal.SIGINT:
+        assert f"\npublished {exported / 'tiny'} (version " in goes_on(told)
+        # To measure it in full begins anew as well.
+        code, errors = interrupted("  measuring recon", "evaluate", str(exported / "tiny"))
+        assert code == 130
+        again = f"python -m trainer evaluate {exported / 'tiny'}"
+        assert errors == f"error: interrupted. To start again: {again}\n"
+        assert (exported / "tiny" / FILE_NAME).exists()
+
+
+def test_in_the_second_stage_it_is_resumed(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    places = f"--out={runs}", f"--export-to={tmp_path / 'exported'}"
+    arguments = ["vqvae", *SMALL, "--prior-epochs=100000", *places]
+    code, errors = interrupted("  computing its training inputs", *arguments)
+    assert code == 130
+    resume = f"python -m trainer vqvae --resume --name tiny --out {runs}"
+    assert re.fullmatch(rf"error: .*To go on: {re.escape(resume)}\n", errors)
+
+
+def test_before_the_training_nothing_was_done(tmp_path: Path) -> None:
+    for index in range(300):
+        save(noise(index, width=400, height=400), tmp_path / "pictures" / f"{index:03}.png")
+    arguments = ["vqvae", f"--data={tmp_path / 'pictures'}", "--image-size=16", f"--out={tmp_path / 'runs'}"]
+    arguments += [f"--export-to={tmp_path / 'exported'}", "--name=mine"]
+    code, errors = interrupted("  reading images", *arguments)
+    assert code == 130
+    again = shlex.join(["python", "-m", "trainer", *arguments])
+    assert errors == f"error: interrupted. To start again: {again}\n"
+    assert not (tmp_path / "runs").exists()
