@@ -131,6 +131,11 @@ class ConvolutionalConfig(RunConfig):
     stem_width: int = Field(default=32, ge=8, description="channels after the first halving")
     hidden_width: int = Field(default=64, ge=8, description="channels inside a residual block")
     blocks: int = Field(default=2, ge=1, description="residual blocks at the innermost resolution")
+    upsampling: Literal["transposed", "nearest"] = Field(
+        default="transposed",
+        description="how the decoder doubles the resolution: transposed convolutions, or repeated pixels and "
+        "convolutions",
+    )
 
     @model_validator(mode="after")
     def _size_fits(self) -> Self:

@@ -26,11 +26,6 @@ class GaussianConfig(ConvolutionalConfig):
     )
     flips: bool = Field(default=False, description="mirror half of the training images, left to right")
 
-    upsampling: Literal["transposed", "nearest"] = Field(
-        default="transposed",
-        description="how the decoder doubles the resolution: transposed convolutions, or repeated pixels and "
-        "convolutions",
-    )
     neck_width: int = Field(
         default=32, ge=1, description="channels between the innermost resolution and the codes"
     )

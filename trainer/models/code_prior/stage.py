@@ -67,13 +67,18 @@ class PriorStage(SecondStage):
         return self.config.prior_schedule()
 
     def inputs(self, images: Tensor) -> Tensor:
-        """The codes of images, int16 or, for large codebooks, int32, as those of all images are in memory."""
+        """The codes of images ``(B, h, w)``, or with ``flips`` of each and its mirror image ``(B, 2, h, w)``.
+
+        int16 or, for large codebooks, int32, as those of all images are in memory.
+        """
         codes = self.encode(images)
+        if self.config.flips:
+            codes = torch.stack([codes, self.encode(images.flip(3))], dim=1)
         return codes.short() if self.network.size <= torch.iinfo(torch.int16).max else codes.int()
 
     def forward(self, inputs: Tensor, labels: Tensor | None = None, /) -> Step:
         """The mean cross-entropy of the masked codes, in nats."""
-        network, codes = self.network, inputs.long()
+        network, codes = self.network, self._one_each(inputs)
         masks = random_masks(len(codes), network.grid, codes.device)
         ordered = Ordered.of(masks)
         labels = self._labels(len(codes), labels)
@@ -200,10 +205,19 @@ class PriorStage(SecondStage):
         nats, seen = 0.0, 0
         for batch in batches:
             labels = self._labels(len(batch), batch.labels if with_labels else None)
-            ordered = Ordered.of(torch.ones_like(batch.images, dtype=torch.bool))
-            nats += float(self.network(batch.images.long(), labels, ordered).double().sum())
+            codes = self._one_each(batch.images)
+            ordered = Ordered.of(torch.ones_like(codes, dtype=torch.bool))
+            nats += float(self.network(codes, labels, ordered).double().sum())
             seen += len(batch)
         return nats / math.log(2) / seen
+
+    def _one_each(self, inputs: Tensor) -> Tensor:
+        """The codes of each image, int64 ``(B, h, w)``; in training those of its mirror image half the time."""
+        if self.config.flips:
+            rows = torch.arange(len(inputs), device=inputs.device)
+            mirrored = torch.rand(len(inputs), device=inputs.device) < (0.5 if self.training else 0.0)
+            inputs = inputs[rows, mirrored.long()]
+        return inputs.long()
 
     def _labels(self, count: int, labels: Tensor | None) -> Tensor:
         if labels is None or not self.network.classes:
