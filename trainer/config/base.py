@@ -19,6 +19,9 @@ from trainer.kinds import KINDS
 
 PRESETS = Path(__file__).parents[1] / "presets"
 
+# The highest temperature: above it, images are noise.
+HOTTEST = 2.0
+
 # Flags are text, and YAML reads 32 as a number: a choice may be written either way.
 WrittenAsNumber = BeforeValidator(lambda value: int(value) if str(value).isdecimal() else value)
 WrittenAsText = BeforeValidator(lambda value: str(value) if isinstance(value, int) else value)

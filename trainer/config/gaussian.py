@@ -7,9 +7,6 @@ from pydantic import Field, model_validator
 
 from trainer.config.base import ConvolutionalConfig, Schedule
 
-# The highest temperature: above it, images are noise.
-HOTTEST = 2.0
-
 
 class GaussianConfig(ConvolutionalConfig):
     """The fields of all kinds whose codes are a vector with a Gaussian posterior."""

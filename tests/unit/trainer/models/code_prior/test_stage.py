@@ -229,7 +229,7 @@ def test_the_stage_has_the_weights_of_its_network_alone() -> None:
 
 @pytest.mark.parametrize("classes", [0, 2])
 def test_the_graph_says_what_it_takes(classes: int) -> None:
-    made = stage(classes)
+    made = stage(classes, prior_temperature=0.75)
     (graph,) = made.graphs()
     operation = graph.as_operation()
     assert graph.operation == "sample/autoregressive"
@@ -245,7 +245,7 @@ def test_the_graph_says_what_it_takes(classes: int) -> None:
     assert [item.default for item in operation.inputs if item.role is Role.label] == [2] * bool(classes)
     parameters = {name: (of.minimum, of.default, of.maximum) for name, of in operation.parameters.items()}
     assert parameters["top_k"] == (1, SIZE, SIZE)
-    assert parameters["temperature"][:2] == (0, 1)
+    assert parameters["temperature"][:2] == (0, 0.75)
     assert parameters.keys() == {name for name, role in roles.items() if role is Role.parameter}
     if classes:
         least, default, most = parameters["guidance"]
