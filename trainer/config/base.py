@@ -28,6 +28,9 @@ from trainer.kinds import KINDS
 
 PRESETS = Path(__file__).parents[1] / "presets"
 
+# The highest temperature: above it, images are noise.
+HOTTEST = 2.0
+
 # Flags are text, and YAML reads 32 as a number: a choice may be written either way.
 WrittenAsNumber = BeforeValidator(lambda value: int(value) if str(value).isdecimal() else value)
 WrittenAsText = BeforeValidator(lambda value: str(value) if isinstance(value, int) else value)
@@ -149,6 +152,11 @@ class ConvolutionalConfig(RunConfig):
     stem_width: int = Field(default=32, ge=8, description="channels after the first halving")
     hidden_width: int = Field(default=64, ge=8, description="channels inside a residual block")
     blocks: int = Field(default=2, ge=1, description="residual blocks at the innermost resolution")
+    upsampling: Literal["transposed", "nearest"] = Field(
+        default="transposed",
+        description="how the decoder doubles the resolution: transposed convolutions, or repeated pixels and "
+        "convolutions",
+    )
 
     @model_validator(mode="after")
     def _size_fits(self) -> Self:

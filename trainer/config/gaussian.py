@@ -7,9 +7,6 @@ from pydantic import Field, model_validator
 
 from trainer.config.base import ConvolutionalConfig, Schedule
 
-# The highest temperature: above it, images are noise.
-HOTTEST = 2.0
-
 
 class GaussianConfig(ConvolutionalConfig):
     """The fields of all kinds whose codes are a vector with a Gaussian posterior."""
@@ -26,11 +23,6 @@ class GaussianConfig(ConvolutionalConfig):
     )
     flips: bool = Field(default=False, description="mirror half of the training images, left to right")
 
-    upsampling: Literal["transposed", "nearest"] = Field(
-        default="transposed",
-        description="how the decoder doubles the resolution: transposed convolutions, or repeated pixels and "
-        "convolutions",
-    )
     neck_width: int = Field(
         default=32, ge=1, description="channels between the innermost resolution and the codes"
     )

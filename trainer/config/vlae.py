@@ -4,7 +4,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from trainer.config.gaussian import HOTTEST, GaussianConfig
+from trainer.config.base import HOTTEST
+from trainer.config.gaussian import GaussianConfig
 
 
 def _by_data(given: dict[str, Any]) -> Literal["bernoulli", "logistic"]:

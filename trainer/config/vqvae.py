@@ -7,7 +7,13 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from trainer.config.base import ConvolutionalConfig, Schedule, WrittenAsNumber, WrittenWithCommas
+from trainer.config.base import (
+    HOTTEST,
+    ConvolutionalConfig,
+    Schedule,
+    WrittenAsNumber,
+    WrittenWithCommas,
+)
 
 # Of the prior over the codes; what the literature uses, and no reason was found to set them otherwise.
 PRIOR_WEIGHT_DECAY = 0.05
@@ -33,7 +39,10 @@ class VQVAEConfig(ConvolutionalConfig):
         f"prior_{name}" for name in ("width", "blocks", "heads", "dropout", "lr", "batch_size", "label_drop")
     )
 
-    free_on_resume: ClassVar[frozenset[str]] = ConvolutionalConfig.free_on_resume | {"prior_epochs"}
+    free_on_resume: ClassVar[frozenset[str]] = ConvolutionalConfig.free_on_resume | {
+        "prior_epochs",
+        "prior_temperature",
+    }
 
     kind: Literal["vqvae"] = "vqvae"
 
@@ -98,6 +107,12 @@ class VQVAEConfig(ConvolutionalConfig):
         le=1,
         description="share of images that the prior sees without their class, for sampling without one and "
         "for guidance (2207.12598)",
+    )
+    prior_temperature: float = Field(
+        default=1.0,
+        ge=0,
+        le=HOTTEST,
+        description="default temperature of samples: below 1 they vary less, and more of them are clear",
     )
 
     @model_validator(mode="after")

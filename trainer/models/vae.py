@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from service.contract.manifest import ImageSpec, Input, Output, Parameter, Role
 from trainer.config import NCPConfig, VAEConfig
-from trainer.config.gaussian import HOTTEST
+from trainer.config.base import HOTTEST
 from trainer.data import binarisation
 from trainer.data.augmentation import flipped, rotated
 from trainer.data.batches import Batch

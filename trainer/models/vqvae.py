@@ -43,7 +43,7 @@ class VQVAE(Model):
         self.image = image.model_copy(update={"multiple_of": config.stride})
         net = config.layers(image)
         self.encoder = Encoder(image.channels, config.codebook_dim, **net)
-        self.decoder = Decoder(image.channels, config.codebook_dim, **net)
+        self.decoder = Decoder(image.channels, config.codebook_dim, **net, upsampling=config.upsampling)
         self.quantizer = quantizer_for(config)
         spread = variance if config.reconstruction == "mse" else variance**0.5
         self.register_buffer("spread", torch.tensor(spread))

@@ -140,9 +140,9 @@ def test_what_goes_on_publishes_where_the_first_command_would() -> None:
     elsewhere = VQVAEConfig(name="mine", out=Path("my runs"))
     resumed = "python -m trainer vqvae --resume --name mine --out 'my runs'"
     assert cli.resuming(elsewhere) == resumed
-    context = command().make_context("python -m trainer", ["--reload", "http://127.0.0.1:1/"])
+    context = command().make_context("python -m trainer", ["--replace", "--reload", "http://127.0.0.1:1/"])
     with context:
-        assert cli.resuming(elsewhere) == f"{resumed} --reload http://127.0.0.1:1"
+        assert cli.resuming(elsewhere) == f"{resumed} --replace --reload http://127.0.0.1:1"
 
 
 @pytest.mark.parametrize(("stop", "code"), [(KeyboardInterrupt, 130), (Terminated, 143)])

@@ -175,7 +175,7 @@ def test_what_may_be_given_anew_is_a_field(kind: str) -> None:
 def test_how_long_a_second_stage_is_may_be_given_anew_and_what_it_is_until_it_begins() -> None:
     assert VAEConfig.free_on_resume == RunConfig.free_on_resume
     assert VAEConfig.second_stage_fields == frozenset()
-    assert VQVAEConfig.free_on_resume - RunConfig.free_on_resume == {"prior_epochs"}
+    assert VQVAEConfig.free_on_resume - RunConfig.free_on_resume == {"prior_epochs", "prior_temperature"}
     assert NCPConfig.free_on_resume - RunConfig.free_on_resume == {"classifier_epochs"}
     fields = {name for name in NCPConfig.model_fields if name.startswith("classifier_")}
     assert NCPConfig.second_stage_fields == fields - {"classifier_epochs"}

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from service.contract.manifest import Input, Output, Parameter, Role
-from trainer.config.gaussian import HOTTEST
+from trainer.config.base import HOTTEST
 from trainer.models.base import Graph
 from trainer.models.gaussian.operations import BATCH
 from trainer.models.layers.masked import MaskedMLP

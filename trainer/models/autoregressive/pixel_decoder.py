@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from service.contract.manifest import Input, Output, Parameter, Role
-from trainer.config.gaussian import HOTTEST
+from trainer.config.base import HOTTEST
 from trainer.models.autoregressive.pixel_distributions import PixelDistribution
 from trainer.models.base import Graph, to_shares
 from trainer.models.gaussian.operations import BATCH

@@ -204,6 +204,23 @@ def test_the_codes_of_an_epoch_take_little_memory(size: int, dtype: torch.dtype)
     assert torch.equal(inputs.int(), encode(images))
 
 
+@torch.no_grad()
+def test_with_flips_it_learns_from_mirror_images_and_is_measured_without() -> None:
+    images = tiny_models.images(64, height=2, width=3)
+    made = stage(0, flips=True)
+    inputs = made.inputs(images)
+    assert torch.equal(inputs[:, 0].int(), encode(images))
+    assert torch.equal(inputs[:, 1].int(), encode(images.flip(3)))
+    views = made._one_each(inputs)
+    mirrored = (views == inputs[:, 1]).flatten(1).all(dim=1)
+    assert ((views == inputs[:, 0]).flatten(1).all(dim=1) | mirrored).all()
+    assert 16 <= int(mirrored.sum()) <= 48
+    made.eval()
+    assert torch.equal(made._one_each(inputs), inputs[:, 0].long())
+    plain = stage(0).eval()
+    assert made.measure([Batch(inputs, None)]) == plain.measure([Batch(inputs[:, 0], None)])
+
+
 def test_the_stage_has_the_weights_of_its_network_alone() -> None:
     made = stage()
     assert {name.split(".")[0] for name in made.state_dict()} == {"network"}
@@ -213,7 +230,7 @@ def test_the_stage_has_the_weights_of_its_network_alone() -> None:
 
 @pytest.mark.parametrize("classes", [0, 2])
 def test_the_graph_says_what_it_takes(classes: int) -> None:
-    made = stage(classes)
+    made = stage(classes, prior_temperature=0.75)
     (graph,) = made.graphs()
     operation = graph.as_operation()
     assert graph.operation == "sample/autoregressive"
@@ -229,7 +246,7 @@ def test_the_graph_says_what_it_takes(classes: int) -> None:
     assert [item.default for item in operation.inputs if item.role is Role.label] == [2] * bool(classes)
     parameters = {name: (of.minimum, of.default, of.maximum) for name, of in operation.parameters.items()}
     assert parameters["top_k"] == (1, SIZE, SIZE)
-    assert parameters["temperature"][:2] == (0, 1)
+    assert parameters["temperature"][:2] == (0, 0.75)
     assert parameters.keys() == {name for name, role in roles.items() if role is Role.parameter}
     if classes:
         least, default, most = parameters["guidance"]
