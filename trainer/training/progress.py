@@ -119,15 +119,15 @@ def announce_steps(console: Console, stage: str, rate_flag: str, schedule: Sched
         f"steps of the {stage}: {steps:,} ({flag}epochs {schedule.epochs}, {images // batch_size:,} steps "
         f"each of {batch_size} images)"
     )
-    if steps >= ENOUGH_STEPS:
+    if steps >= FEW_STEPS:
         return
     enough = [f"{flag}epochs {enough_epochs(batch_size, images)}"]
     if batch_size > SMALL_BATCH:
         epochs = enough_epochs(SMALL_BATCH, images)
         enough.append(f"{flag}batch-size {SMALL_BATCH} {flag}epochs {epochs}")
     console.print(
-        f"warning: these are {'very few' if steps < FEW_STEPS else 'few'} steps. The presets train for "
-        f"{ENOUGH_STEPS:,} or more; with this data, {', or '.join(enough)}",
+        f"warning: these are few steps. The presets train for {ENOUGH_STEPS:,} or more; "
+        f"with this data, {', or '.join(enough)}",
         style="yellow",
     )
 

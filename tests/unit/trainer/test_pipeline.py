@@ -378,7 +378,8 @@ def test_what_the_prior_hangs_on_may_not_change_once_it_was_begun(
     with pytest.raises(ConfigError) as caught:
         resume(prior_run, **{name: value})
     assert f"has {name} {before!r}, and now {value!r} is asked for" in str(caught.value)
-    assert "Only device, export_to, keep_checkpoints, precision, prior_epochs, wandb may" in str(caught.value)
+    free = "device, export_to, keep_checkpoints, precision, prior_epochs, prior_temperature, wandb"
+    assert f"Only {free} may" in str(caught.value)
     assert getattr(RunFolder.open(prior_run.folder).config, name) == before
 
 

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from tests.fixtures import tiny_models
 from trainer.config import NCPConfig, VQVAEConfig, presets, resolve
-from trainer.evaluation.reconstructions import ENOUGH_STEPS
+from trainer.evaluation.reconstructions import ENOUGH_STEPS, FEW_STEPS
 from trainer.kinds import KINDS as TRAINED_ON
 from trainer.training.progress import Progress, announce_steps, describe, duration, long_step
 
@@ -151,16 +151,16 @@ def test_on_a_terminal_a_long_step_is_gone_when_it_ends() -> None:
 @pytest.mark.parametrize(
     ("epochs", "batch_size", "images", "flag", "lines"),
     [
-        (2, 128, 600, "--lr", ["very few", "--epochs 1463, or --batch-size 16 --epochs 159\n"]),
+        (2, 128, 600, "--lr", [" few", "--epochs 1100, or --batch-size 16 --epochs 119\n"]),
         (
-            10,
+            2,
             128,
             60_000,
             "--prior-lr",
-            [" few", "--prior-epochs 13, or --prior-batch-size 16 --prior-epochs 2\n"],
+            [" few", "--prior-epochs 10, or --prior-batch-size 16 --prior-epochs 2\n"],
         ),
-        (30, 16, 1_000, "--lr", [" few", "with this data, --epochs 95\n"]),
-        (1, 128, 5, "--lr", ["very few", "with this data, --epochs 5850\n"]),
+        (20, 16, 1_000, "--lr", [" few", "with this data, --epochs 71\n"]),
+        (1, 128, 5, "--lr", [" few", "with this data, --epochs 4400\n"]),
     ],
 )
 def test_few_steps_are_told_with_what_would_be_enough(
@@ -183,14 +183,17 @@ def test_many_steps_are_only_counted() -> None:
 
 @pytest.mark.parametrize("kind", TRAINED_ON)
 def test_every_preset_trains_for_enough_steps(kind: str) -> None:
-    """On the data of the presets: 60,000 digits, or 1,099 of the 1,221 pictures."""
+    """On 60,000 digits, 1,099 of the 1,221 pictures, or 2,820 pictures of one's own."""
+    images = {"mnist": 60_000, "pictures": 2_820}
     for name in presets(kind):
         config = resolve(kind, preset=name, flags={})
-        stages = [config.schedule()]
-        if isinstance(config, NCPConfig):
-            stages.append(config.classifier_schedule())
-        images = 60_000 if config.data == "mnist" else 1_099
-        assert all(each.epochs * (images // each.batch_size) >= ENOUGH_STEPS for each in stages)
+        second = config.classifier_schedule() if isinstance(config, NCPConfig) else config.schedule()
+        second = (
+            config.prior_schedule() if isinstance(config, VQVAEConfig) and config.prior_epochs else second
+        )
+        for schedule, least in ((config.schedule(), ENOUGH_STEPS), (second, FEW_STEPS)):
+            steps = schedule.epochs * (images.get(config.data, 1_099) // schedule.batch_size)
+            assert steps >= least
 
 
 def test_on_a_terminal_there_is_a_live_line() -> None:
