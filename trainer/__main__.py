@@ -2,7 +2,7 @@
 
     python -m trainer vqvae --epochs 30                the whole thing on MNIST: half an hour on 2 cores
     python -m trainer vqvae --epochs 1 --limit 5000    the same in 25 seconds, to see it work
-    python -m trainer vqvae --data ~/pictures --image-size 64 --name mine
+    python -m trainer vqvae --preset vqvae-pictures --data ~/pictures --name mine
     python -m trainer vqvae --resume                   go on after Ctrl-C
     python -m trainer ncp                              a beta-VAE, then its noise contrastive prior
     python -m trainer export runs/vqvae-mnist          publish the latest checkpoint of a run

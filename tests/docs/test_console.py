@@ -1,82 +1,173 @@
-"""Every console and Python block of the README and the quickstart, run against a served model."""
+"""Every command of the README and the quickstart, run in order in a copy of the checkout."""
 
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx2
+import numpy as np
 import pytest
+import yaml
+from PIL import Image
 
-from tests.fixtures.processes import serving
+from tests.fixtures.processes import PATIENCE, free_port, serving
 
 ROOT = Path(__file__).parents[2]
-CONSOLE = re.compile(r"```console\n(.*?)```", re.DOTALL)
-PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
+BLOCK = re.compile(r"```(console|python)\n(.*?)```", re.DOTALL)
 # What a line prints stands behind it.
 PRINTED = re.compile(r"print\(.*\)  # (.*)")
+SERVE, INSTALL = "make serve", "make .venv"
+# What an hour of training has, and a test need not: later flags replace earlier ones.
+SHORTER = {
+    "trainer vqvae": "--epochs=1 --prior-epochs=1 --image-size=16 --batch-size=8 --prior-batch-size=8 "
+    "--codebook-size=16 --width=16 --stem-width=8 --hidden-width=8 --prior-width=16",
+    "trainer evaluate": "--samples=10",
+}
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(shutil.which("curl") is None, reason="the sessions are with curl"),
+]
 
 
-@pytest.mark.e2e
-@pytest.mark.skipif(shutil.which("curl") is None, reason="the sessions are with curl")
-def test_console_blocks_print_what_they_show(tmp_path: Path) -> None:
-    (tmp_path / "tests").symlink_to(ROOT / "tests")
-    blocks = {page: CONSOLE.findall(_read(page)) for page in ("README.md", "docs/quickstart.md")}
-    assert all(blocks.values())
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A folder in which the commands of the documents work, and publish without harm."""
+    folder = tmp_path / "checkout"
+    folder.mkdir()
+    for name in ("service", "trainer", "tests", "docker", "Makefile", "requirements.lock"):
+        (folder / name).symlink_to(ROOT / name)
+    (folder / ".venv").symlink_to(sys.prefix)
+    shutil.copytree(ROOT / "exported", folder / "exported")
+    random = np.random.default_rng(0)
+    for label in ("food-drink", "smileys-emotion"):
+        place = tmp_path / "pictures" / label
+        place.mkdir(parents=True)
+        for number in range(20):
+            pixels = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).resize((40, 30)).save(place / f"{number}.png")
+    (tmp_path / "pictures" / "food-drink" / "0.png").rename(tmp_path / "cat.png")
+    return folder
+
+
+def test_the_readme_prints_what_it_shows(checkout: Path) -> None:
+    blocks = BLOCK.findall(_read("README.md"))
+    assert blocks
     with serving(ROOT / "exported", "--default-model=vqvae-mnist") as url:
-        for command, shown in _commands([block for each in blocks.values() for block in each]):
-            printed = subprocess.run(
-                ["/bin/sh", "-c", command.replace("localhost:8000", url)],
-                cwd=tmp_path,
-                capture_output=True,
-                text=True,
-                check=True,
-            ).stdout
-            if shown:
-                _agree(json.loads(printed), json.loads(shown))
-            else:
-                assert not printed
+        for _, block in blocks:
+            _session(block, checkout, url)
     for name in ("decoded.png", "sevens.png", "completed.png"):
-        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+        assert (checkout / name).read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.e2e
-def test_the_python_of_the_quickstart_prints_what_it_shows(tmp_path: Path) -> None:
-    (tmp_path / "tests").symlink_to(ROOT / "tests")
-    (block,) = PYTHON.findall(_read("docs/quickstart.md"))
-    with serving(ROOT / "exported", "--default-model=vqvae-mnist") as url:
-        program = block.replace("http://localhost:8000", url)
-        printed = subprocess.run(
-            [sys.executable, "-c", program],
-            cwd=tmp_path,
-            env=os.environ | {"NO_PROXY": "127.0.0.1"},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-    assert printed.splitlines() == PRINTED.findall(block) != []
-    assert (tmp_path / "decoded.png").read_bytes().startswith(b"\x89PNG")
+def test_the_quickstart_prints_what_it_shows(checkout: Path) -> None:
+    first, *blocks = BLOCK.findall(_read("docs/quickstart.md"))
+    assert first == ("console", f"$ {SERVE}\n")
+    with _made_serving(checkout) as url:
+        for language, block in blocks:
+            if language == "console":
+                _session(block, checkout, url)
+            else:
+                program = block.replace("http://localhost:8000", url)
+                printed = _run([sys.executable, "-c", program], checkout)
+                assert printed.splitlines() == PRINTED.findall(block) != []
+    pictures = {path.name for path in checkout.glob("*.png") if path.read_bytes().startswith(b"\x89PNG")}
+    written = set(re.findall(r"(?:> |--out )(\w+\.png)", _read("docs/quickstart.md")))
+    assert written <= pictures
 
 
-def _read(page: str) -> str:
-    return (ROOT / page).read_text(encoding="utf-8")
+@contextmanager
+def _made_serving(checkout: Path) -> Iterator[str]:
+    """``make serve`` on a free port, in the environment of the tests: its URL once it is ready."""
+    port = free_port()
+    # The environment is not made again, even if its lock is newer.
+    command = [*shlex.split(SERVE), f"PORT={port}", "SERVE=.venv", "--old-file=.venv/.installed"]
+    url = f"http://127.0.0.1:{port}"
+    with subprocess.Popen(command, cwd=checkout, env=_environment(checkout)) as service:
+        try:
+            deadline = time.monotonic() + PATIENCE
+            while not _ready(url):
+                assert service.poll() is None and time.monotonic() < deadline
+                time.sleep(0.1)
+            yield url
+        finally:
+            service.terminate()
 
 
-def _commands(blocks: list[str]) -> list[tuple[str, str]]:
-    """Each command of the console blocks, with the output that is shown for it."""
-    commands: list[tuple[str, str]] = []
-    for line in "".join(blocks).splitlines():
+def _ready(url: str) -> bool:
+    try:
+        return httpx2.get(f"{url}/readyz", trust_env=False).is_success
+    except httpx2.HTTPError:
+        return False
+
+
+def _session(block: str, checkout: Path, url: str) -> None:
+    """Run the commands of a console block, and compare what they print with what is shown for them."""
+    for command, shown in _commands(block):
+        if command.startswith("docker "):
+            _check_services(command)
+        elif command != INSTALL:
+            more = next((flags for name, flags in SHORTER.items() if name in command), "")
+            line = f"{command} {more}".replace("localhost:8000", url.removeprefix("http://"))
+            _agree(_run(["/bin/sh", "-ec", line], checkout), shown)
+
+
+def _commands(block: str) -> list[tuple[str, list[str]]]:
+    """Each command of a console block, with the lines that are shown for it."""
+    commands: list[tuple[str, list[str]]] = []
+    for line in block.splitlines():
         if line.startswith("$ "):
-            commands.append((line.removeprefix("$ "), ""))
+            commands.append((line.removeprefix("$ "), []))
         else:
-            commands[-1] = (commands[-1][0], commands[-1][1] + line)
+            commands[-1][1].append(line)
     return commands
 
 
-def _agree(printed: dict[str, Any], shown: dict[str, Any]) -> None:
+def _run(command: list[str], checkout: Path) -> str:
+    run = subprocess.run(
+        command, cwd=checkout, env=_environment(checkout), capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, (command, run.stdout, run.stderr)
+    return run.stdout
+
+
+def _environment(checkout: Path) -> dict[str, str]:
+    return os.environ | {"HOME": str(checkout.parent), "NO_PROXY": "127.0.0.1", "OMP_NUM_THREADS": "1"}
+
+
+def _check_services(command: str) -> None:
+    """The services that a command of Docker Compose names are there; ``tests/deployment`` runs them."""
+    defined = yaml.safe_load(_read("docker-compose.yml"))["services"].keys()
+    named = [word for word in shlex.split(command, comments=True)[3:] if not word.startswith("-")]
+    assert command.startswith("docker compose ") and set(named) <= defined, command
+
+
+def _agree(printed: str, shown: list[str]) -> None:
+    """As JSON, or line by line in order with other numbers and without the lines that are left out."""
+    if shown and shown[0].startswith(("{", "[")):
+        _agree_as_json(json.loads(printed), json.loads("".join(shown)))
+        return
+    lines = iter([_without_numbers(line) for line in printed.splitlines()])
+    for line in shown:
+        if line.strip() != "...":
+            assert any(_without_numbers(line) == each for each in lines), (line, printed)
+
+
+def _without_numbers(line: str) -> str:
+    """A line without what differs from run to run: numbers, and the versions of models."""
+    return re.sub(r"\(version \w+\)|-?\d[\d.,:e-]*", "N", " ".join(line.split()))
+
+
+def _agree_as_json(printed: dict[str, Any], shown: dict[str, Any]) -> None:
     """The same but for what differs between processors: ties between codes, the last digits of figures."""
     assert printed.keys() == shown.keys()
     for name, value in shown.items():
@@ -91,3 +182,7 @@ def _agree(printed: dict[str, Any], shown: dict[str, Any]) -> None:
 
 def _flat(nested: Any) -> list[int]:
     return [item for part in nested for item in _flat(part)] if isinstance(nested, list) else [nested]
+
+
+def _read(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")

@@ -72,8 +72,8 @@ def test_training_prints_what_it_does(trained: Trained) -> None:
     assert lines[3].startswith("model: vqvae with ")
     assert lines[4:7] == [
         "steps of the model: 16 (--epochs 2, 8 steps each of 32 images)",
-        "warning: these are very few steps. The presets train for 5,850 or more; with this data, "
-        "--epochs 732, or --batch-size 16 --epochs 366",
+        "warning: these are few steps. The presets train for 4,400 or more; with this data, "
+        "--epochs 550, or --batch-size 16 --epochs 275",
         "  initialising the model",
     ]
     assert re.fullmatch(r"time: about \d+:\d\d for the \d+ steps that are left, by the first \d", lines[7])

@@ -187,11 +187,12 @@ def test_every_preset_trains_for_enough_steps(kind: str) -> None:
     images = {"mnist": 60_000, "pictures": 2_820}
     for name in presets(kind):
         config = resolve(kind, preset=name, flags={})
-        second = config.classifier_schedule() if isinstance(config, NCPConfig) else config.schedule()
-        second = (
-            config.prior_schedule() if isinstance(config, VQVAEConfig) and config.prior_epochs else second
-        )
-        for schedule, least in ((config.schedule(), ENOUGH_STEPS), (second, FEW_STEPS)):
+        stages = [(config.schedule(), ENOUGH_STEPS)]
+        if isinstance(config, NCPConfig):
+            stages.append((config.classifier_schedule(), FEW_STEPS))
+        if isinstance(config, VQVAEConfig) and config.prior_epochs:
+            stages.append((config.prior_schedule(), FEW_STEPS))
+        for schedule, least in stages:
             steps = schedule.epochs * (images.get(config.data, 1_099) // schedule.batch_size)
             assert steps >= least
 
