@@ -1,23 +1,32 @@
 """Train models and export them for the service.
 
-    python -m trainer vqvae --epochs 30                the whole thing on MNIST: half an hour on 2 cores
-    python -m trainer vqvae --epochs 1 --limit 5000    the same in 25 seconds, to see it work
-    python -m trainer vqvae --preset vqvae-pictures --data ~/pictures --name mine
-    python -m trainer vqvae --resume                   go on after Ctrl-C
-    python -m trainer ncp                              a beta-VAE, then its noise contrastive prior
-    python -m trainer export runs/vqvae-mnist          publish the latest checkpoint of a run
-    python -m trainer reconstruct exported/vqvae-mnist --image FILE     an image above its reconstruction
-    python -m trainer sample exported/vqvae-mnist --label 7 --n 16      new images
-    python -m trainer evaluate exported/vqvae-mnist    measure a published model in full
+On MNIST: in half an hour on 2 cores, and in 25 seconds, to see it work:
+
+    python -m trainer vqvae --epochs 30
+    python -m trainer vqvae --epochs 1 --limit 5000
+
+On your own pictures; the second goes on after Ctrl-C:
+
+    python -m trainer vqvae --preset vqvae-pictures --data photos --name mine
+    python -m trainer vqvae --name mine --resume
+
+With what was trained:
+
+    python -m trainer export runs/mine          publish the latest checkpoint
+    python -m trainer sample exported/mine --label cats --n 16
+    python -m trainer reconstruct exported/mine --image FILE
+    python -m trainer evaluate exported/mine    measure it in full
 
 Each trains in a run folder below runs/, and publishes the model below exported/, where the service finds it.
 A name that is taken there gets a number, or is an error if it was given with --name and not with --replace.
 
-    python -m service
-    python -m trainer vqvae --reload http://127.0.0.1:8000     have a running service load it at the end
+A running service loads the model at the end:
+
+    python -m trainer vqvae --reload http://127.0.0.1:8000
 """
 
 import json
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -41,6 +50,8 @@ try:
     from trainer.training.run_folder import RunFolder
 except ModuleNotFoundError as error:  # a package installed without its extra has the command nonetheless
     sys.exit(f"error: {needs('the trainer', 'trainer', error.name)}")
+except KeyboardInterrupt:  # the imports take most of a second
+    sys.exit(128 + signal.SIGINT)
 
 # More are no picture to look at.
 MOST_SAMPLES = 1024
@@ -66,6 +77,7 @@ def _train(
         run = RunFolder.latest(resolved.out, resolved.name, numbered=numbered) if resume else None
         if run is not None:
             run.replace = replace
+            run.latest_checkpoint()
             resolved = run.changed(kind, asked)
         _check(resolved, run, replace=replace or (numbered and run is None))
         # Imported late: torch takes seconds, which neither --help nor any mistake above should cost.
@@ -280,4 +292,5 @@ for _publishing in (export, evaluate):
     _publishing.params.append(reload_option())
 
 if __name__ == "__main__":
-    main(prog_name="python -m trainer")
+    # As it was typed, so that the commands that messages tell can be copied: python may be another one.
+    main(prog_name=shlex.join([sys.orig_argv[0], "-m", "trainer"]))

@@ -25,7 +25,7 @@ from trainer.kinds import KINDS
 
 NONE = "none"
 SCHEMES = ("http", "https")
-DEFAULT_PROGRAM = "python -m trainer"
+MODULE = " -m trainer"
 
 
 class FieldType(click.ParamType[Any]):
@@ -58,7 +58,8 @@ class KindCommand(click.Command):
 
     def __init__(self, kind: str, **arguments: Any) -> None:
         summary = KINDS[kind].summary
-        super().__init__(kind, help=f"Train a {kind}: {summary}", short_help=summary, **arguments)
+        summary = f"Train {summary[0].lower()}{summary[1:]}"
+        super().__init__(kind, help=summary, short_help=summary, **arguments)
         self.kind = kind
 
     @cached_property
@@ -206,7 +207,7 @@ def _metavar(info: FieldInfo) -> str:
 
 def command(*arguments: object) -> str:
     """A command of this program, to be copied."""
-    return shlex.join([*_program().split(), *map(str, arguments)])
+    return f"{_program()} {shlex.join(map(str, arguments))}"
 
 
 def publishing(*arguments: object) -> str:
@@ -233,7 +234,8 @@ def same_command() -> str:
 
 def next_commands(published: Path, *, sampled: bool) -> list[str]:
     """What may be done with a published model, each with its purpose; ``sampled`` if it has samplers."""
-    service = "python -m service" if _program() == DEFAULT_PROGRAM else "tessera-serve"
+    python, module, _ = _program().partition(MODULE)
+    service = f"{python} -m service" if module else "tessera-serve"
     return [
         f"serve     {service} --models {shlex.quote(str(published.parent))}",
         "reload    curl -X POST http://127.0.0.1:8000/models/reload",
@@ -259,4 +261,4 @@ def going_on(begun: Callable[[], bool], how: str) -> Iterator[None]:
 
 def _program() -> str:
     context = click.get_current_context(silent=True)
-    return (context and context.find_root().info_name) or DEFAULT_PROGRAM
+    return (context and context.find_root().info_name) or f"python{MODULE}"

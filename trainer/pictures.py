@@ -15,7 +15,7 @@ from service.contract.image_grid import grid
 from service.contract.image_preprocessing import prepare
 from service.contract.manifest import ImageSpec, Input, Manifest, Role
 from trainer.errors import ConfigError, DataError, RunError, nearest
-from trainer.evaluation.exported_model import RECONSTRUCT, SAMPLE, ExportedModel
+from trainer.evaluation.exported_model import RECONSTRUCT, SAMPLE, SMALLEST_MSE, ExportedModel
 from trainer.evaluation.published import Published, check_parameters
 
 Pixels = NDArray[np.uint8]
@@ -25,8 +25,6 @@ WHITE = 255
 PREFERRED = "prior"
 # Names that an error lists.
 LISTED = 20
-# The error of a perfect image is taken as a hundredth of a level, which bounds its PSNR.
-SMALLEST_MSE = (0.01 / 255) ** 2
 
 
 def write_reconstructions(published: Published, files: Sequence[Path], out: Path, console: Console) -> None:
@@ -105,8 +103,8 @@ def _label(manifest: Manifest, taken: Input | None, given: str | None) -> int | 
         raise ConfigError(f"--label is {given!r}, but {manifest.name} does not draw by class")
     if given in names:
         return names.index(given)
-    if given.isascii() and given.isdigit() and len(given) < LISTED and int(given) < len(names):
-        return int(given)
+    if given in (indices := [str(index) for index in range(len(names))]):
+        return indices.index(given)
     raise ConfigError(
         f"{manifest.name} has no class {given!r}; it has {_list(names)}, "
         f"or by index 0 to {len(names) - 1}.{nearest(given, names)}"

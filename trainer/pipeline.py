@@ -62,8 +62,13 @@ def train(config: RunConfig, console: Console, *, numbered: bool = False, replac
     console.print(f"run folder: {run.folder}")
     with going_on(lambda: run.begun, resuming(run.config)):
         fit = _fit(model, prepared, run, console)
-        with long_step(console, "initialising the model"):
-            fit.begin()
+        try:
+            with long_step(console, "initialising the model"):
+                fit.begin()
+        except KeyboardInterrupt:
+            # Nothing can go on with it, and it would keep its name.
+            run.delete()
+            raise
         return _finish(fit, prepared, run, console)
 
 

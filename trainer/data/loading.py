@@ -217,7 +217,7 @@ def _unknown(source: str, names: Sequence[str] = ()) -> DataError:
     # By their own names: two paths below one folder are alike whatever they end in.
     beside = [entry.name for entry in path.parent.glob("*/")]
     return DataError(
-        f"there is no data {source!r}: it can be {BUNDLED}, a folder of IDX files or of pictures, "
+        f"there is no data {source!r}: --data can be {BUNDLED}, a folder of IDX files or of pictures, "
         f"a torchvision dataset (CIFAR10, FashionMNIST, ...) or hf:NAME[:CONFIG]."
         f"{nearest(path.name, [*names, *beside], path.parent)}"
     )

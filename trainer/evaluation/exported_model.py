@@ -43,6 +43,8 @@ RECONSTRUCT = ("encode", "decode")
 # Images or noise in one run; beside them, a graph holds the distances of every cell to every code.
 MOST_ROWS, MOST_VALUES = 250, 2**20
 MOST_PIXELS = 2**18
+# The error of a perfect image is taken as a hundredth of a level, which bounds its PSNR.
+SMALLEST_MSE = (0.01 / 255) ** 2
 
 
 def unreported(_done: int, _total: int) -> None:

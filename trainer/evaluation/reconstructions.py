@@ -27,12 +27,10 @@ from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from service.contract.manifest import CodesSpec, Measures
-from trainer.evaluation.exported_model import Reconstructed
+from trainer.evaluation.exported_model import SMALLEST_MSE, Reconstructed
 from trainer.models.base import to_shares
 from trainer.models.quantizers import perplexity, usage
 
-# The error of a perfect image is taken as a hundredth of a level, which bounds its PSNR.
-SMALLEST_MSE = (0.01 / 255) ** 2
 # SSIM looks through a Gaussian window of 11 x 11 pixels.
 SSIM_WINDOW = 11
 # A dimension whose posterior mean varies less carries nothing (1509.00519, sec. 5).

@@ -126,7 +126,7 @@ def announce_steps(console: Console, stage: str, rate_flag: str, schedule: Sched
         epochs = enough_epochs(SMALL_BATCH, images)
         enough.append(f"{flag}batch-size {SMALL_BATCH} {flag}epochs {epochs}")
     console.print(
-        f"warning: these are few steps. The presets train for {ENOUGH_STEPS:,} or more; "
+        f"warning: these are few steps, and {ENOUGH_STEPS:,} are enough: "
         f"with this data, {', or '.join(enough)}",
         style="yellow",
     )

@@ -16,7 +16,7 @@ A second run of the same name goes to NAME-2, and so on: nothing is overwritten.
 import json
 import re
 import secrets
-import shlex
+import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +26,7 @@ import yaml
 
 from service.contract.manifest import Run
 from trainer import durable
+from trainer.cli import command
 from trainer.config import RunConfig, check_keys, read_yaml, validated
 from trainer.errors import ConfigError, RunError, nearest
 from trainer.kinds import KINDS
@@ -157,8 +158,7 @@ class RunFolder:
         manifest = durable.read_published(folder)
         if manifest is None or manifest.run is None or manifest.run.id != self.identity.id:
             raise RunError(
-                f"{folder} is no model of {self.folder}. To publish it: "
-                f"python -m trainer export {shlex.quote(str(self.folder))}"
+                f"{folder} is no model of {self.folder}. To publish it: {command('export', self.folder)}"
             )
         return folder
 
@@ -196,6 +196,10 @@ class RunFolder:
     def has_later_stage(self) -> bool:
         """Whether a further stage has been begun."""
         return any(durable.checkpoints(path) for path in self.folder.glob("*/checkpoints"))
+
+    def delete(self) -> None:
+        """Delete the folder with all that is in it."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def records(self) -> list[Record]:
         """The lines of metrics.jsonl, oldest epoch first."""

@@ -122,7 +122,11 @@ def test_an_unknown_flag_is_told_with_the_nearest() -> None:
 
 @pytest.mark.parametrize(
     ("program", "service"),
-    [("python -m trainer", "python -m service"), ("tessera-train", "tessera-serve")],
+    [
+        ("python -m trainer", "python -m service"),
+        (".venv/bin/python -m trainer", ".venv/bin/python -m service"),
+        ("tessera-train", "tessera-serve"),
+    ],
 )
 def test_commands_to_copy_have_the_name_by_which_the_program_was_called(program: str, service: str) -> None:
     with click.Context(click.Command("main"), info_name=program):

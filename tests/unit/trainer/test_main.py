@@ -51,7 +51,8 @@ def trained_configs(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> list[R
 def test_the_help_shows_commands_to_copy_and_every_kind() -> None:
     result = trainer("--help")
     assert result.exit_code == 0
-    assert "python -m trainer vqvae --epochs 1 --limit 5000    the same in 25 seconds" in result.output
+    assert "\n      python -m trainer vqvae --epochs 1 --limit 5000\n" in result.output
+    assert all(len(line) <= 80 for line in result.output.splitlines())
     for command in (*KINDS, "export", "reconstruct", "sample", "evaluate"):
         assert re.search(rf"^  {command} +\w", result.output, re.MULTILINE)
 
@@ -59,7 +60,7 @@ def test_the_help_shows_commands_to_copy_and_every_kind() -> None:
 def test_the_help_of_a_kind_says_what_it_is() -> None:
     result = trainer("vqvae", "--help")
     assert result.exit_code == 0
-    assert "Train a vqvae: A VQ-VAE: images to a grid of codes and back (1711.00937)." in result.output
+    assert "Train a VQ-VAE: images to a grid of codes and back (1711.00937)." in result.output
     assert "--resume" in result.output
 
 
@@ -279,6 +280,13 @@ def test_an_interrupted_run_goes_on_as_it_says(
     assert tiny_models.figures(run) == tiny_models.figures(trained.run)
     first, second = (each.latest_checkpoint() / "model.safetensors" for each in (trained.run, run))
     assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.usefixtures("_no_training")
+def test_a_run_without_a_checkpoint_is_not_resumed(tmp_path: Path) -> None:
+    RunFolder.create(VQVAEConfig(name="tiny", out=tmp_path), {})
+    result = trainer("vqvae", "--resume", "--name=tiny", f"--out={tmp_path}")
+    assert (result.exit_code, result.stderr) == (1, f"error: {tmp_path / 'tiny'} holds no checkpoint\n")
 
 
 @pytest.mark.parametrize("way", ["a flag", "a file"])

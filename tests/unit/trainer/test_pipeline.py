@@ -72,7 +72,7 @@ def test_training_prints_what_it_does(trained: Trained) -> None:
     assert lines[3].startswith("model: vqvae with ")
     assert lines[4:7] == [
         "steps of the model: 16 (--epochs 2, 8 steps each of 32 images)",
-        "warning: these are few steps. The presets train for 4,400 or more; with this data, "
+        "warning: these are few steps, and 4,400 are enough: with this data, "
         "--epochs 550, or --batch-size 16 --epochs 275",
         "  initialising the model",
     ]
@@ -93,7 +93,7 @@ def test_training_prints_what_it_does(trained: Trained) -> None:
     ]
     assert lines[19].startswith("warning: This model is ")
     assert "it was trained for 16 steps, and fewer than 1,400 are few. To train it on: " in lines[19]
-    assert lines[19].endswith(f"python -m trainer vqvae --resume --name tiny --out {out} --epochs 732")
+    assert lines[19].endswith(f"python -m trainer vqvae --resume --name tiny --out {out} --epochs 550")
     assert len(lines) == 20
 
 
@@ -337,6 +337,19 @@ def test_wherever_it_is_interrupted_it_ends_in_the_same_prior(
     resume(run)
     assert_same(run.stage("prior"), generating.run.stage("prior"))
     assert len(published) == 1
+
+
+def test_a_run_that_is_interrupted_before_its_first_checkpoint_gives_its_name_back(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_: Fit[Stage]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Fit, "begin", interrupt)
+    config = make_config()
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.train(config, tiny_models.console())
+    assert list(config.out.iterdir()) == []
 
 
 @pytest.fixture
