@@ -106,8 +106,8 @@ def _label(manifest: Manifest, taken: Input | None, given: str | None) -> int | 
     if given in (indices := [str(index) for index in range(len(names))]):
         return indices.index(given)
     raise ConfigError(
-        f"{manifest.name} has no class {given!r}; it has {_list(names)}, "
-        f"or by index 0 to {len(names) - 1}.{nearest(given, names)}"
+        f"{manifest.name} has no class {given!r}; it has {_list(names)} "
+        f"(indices 0 to {len(names) - 1}).{nearest(given, names)}"
     )
 
 

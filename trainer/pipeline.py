@@ -262,7 +262,7 @@ def _publish(
         epochs = enough_epochs(config.batch_size, len(dataset.train))
         # Once the second stage has begun, the first is not trained on.
         if second is None and epochs > config.epochs:
-            poor += f" To train it on: {resuming(run.config)} --epochs {epochs}"
+            poor += f" To train it further: {resuming(run.config)} --epochs {epochs}"
         console.print(f"warning: {poor}", style="yellow")
     return exported
 

@@ -53,9 +53,9 @@ def likelihood(
 def _scores(
     model: ExportedModel, images: Tensor, numbers: range, samples: int, seed: int
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
-    """The figures of some images after the other over all samples: how many, and float64 ``(n,)`` by name.
+    """The figures over all samples, some images at a time: how many images, and float64 ``(n,)`` by name.
 
-    A call has equally many samples. ``numbers`` are those of the images.
+    Each call of the graph has equally many samples. ``numbers`` are those of the images.
     """
     draws = min(DRAWS_AT_ONCE, max(1, PIXELS_AT_ONCE // math.prod(images.shape[1:])))
     allowed = min(samples, draws, int(model.operations[SCORE].parameters["samples"].maximum))

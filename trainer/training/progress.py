@@ -19,6 +19,7 @@ from rich.text import Text
 
 from trainer.config import Schedule
 from trainer.data.sources.pictures import OnProgress
+from trainer.evaluation.exported_model import unreported
 from trainer.evaluation.reconstructions import ENOUGH_STEPS, FEW_STEPS
 from trainer.training.run_folder import Record
 
@@ -160,7 +161,7 @@ def long_step(console: Console, what: str) -> Iterator[OnProgress]:
 @contextmanager
 def in_silence(_what: str) -> Iterator[OnProgress]:
     """A long step of which nothing is shown."""
-    yield lambda _done, _total: None
+    yield unreported
 
 
 def live_line(console: Console) -> progress.Progress:

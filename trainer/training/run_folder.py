@@ -153,14 +153,15 @@ class RunFolder:
 
     @property
     def published(self) -> Path:
-        """The model that this run published. Raises RunError if there is none."""
-        folder = self.config.export_to / self.config.name
-        manifest = durable.read_published(folder)
-        if manifest is None or manifest.run is None or manifest.run.id != self.identity.id:
-            raise RunError(
-                f"{folder} is no model of {self.folder}. To publish it: {command('export', self.folder)}"
-            )
-        return folder
+        """The model that this run published, here or beside its own folder. Raises RunError if it is gone."""
+        published = self.config.export_to / self.config.name
+        for folder in (published, self.folder.absolute().parent.parent / published):
+            manifest = durable.read_published(folder)
+            if manifest is not None and manifest.run is not None and manifest.run.id == self.identity.id:
+                return folder
+        raise RunError(
+            f"{published} is no model of {self.folder}. To publish it: {command('export', self.folder)}"
+        )
 
     @property
     def identity(self) -> Run:

@@ -188,7 +188,7 @@ def test_samples_are_those_of_the_service(
     [
         (
             ["--label=frog"],
-            "tiny has no class 'frog'; it has 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, or by index 0 to 9.",
+            "tiny has no class 'frog'; it has 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 (indices 0 to 9).",
         ),
         (["--label=10"], "tiny has no class '10'; it has 0, "),
         (["--method=autoregresive"], "it has autoregressive. Did you mean 'autoregressive'?"),

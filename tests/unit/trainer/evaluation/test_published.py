@@ -37,6 +37,7 @@ def test_the_run_is_found_from_elsewhere(
 ) -> None:
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     assert Published.find(home / "exported" / "tiny").data(None) == trained.config.data
+    assert Published.find(home / "runs" / "tiny").folder == home / "exported" / "tiny"
 
 
 def test_data_that_is_not_here_is_asked_for(home: Path) -> None:
