@@ -96,7 +96,8 @@ def _made_serving(checkout: Path) -> Iterator[str]:
         try:
             deadline = time.monotonic() + PATIENCE
             while not _ready(url):
-                assert service.poll() is None and time.monotonic() < deadline
+                assert service.poll() is None
+                assert time.monotonic() < deadline
                 time.sleep(0.1)
             yield url
         finally:
@@ -148,7 +149,8 @@ def _check_services(command: str) -> None:
     """The services that a command of Docker Compose names are there; ``tests/deployment`` runs them."""
     defined = yaml.safe_load(_read("docker-compose.yml"))["services"].keys()
     named = [word for word in shlex.split(command, comments=True)[3:] if not word.startswith("-")]
-    assert command.startswith("docker compose ") and set(named) <= defined, command
+    assert command.startswith("docker compose ")
+    assert set(named) <= defined, command
 
 
 def _agree(printed: str, shown: list[str]) -> None:

@@ -76,4 +76,4 @@ def test_before_the_training_nothing_was_done(tmp_path: Path) -> None:
     assert code == 130
     again = shlex.join(["python", "-m", "trainer", *arguments])
     assert errors == f"error: interrupted. To start again: {again}\n"
-    assert not (tmp_path / "runs").exists()
+    assert list((tmp_path / "runs").iterdir()) == []

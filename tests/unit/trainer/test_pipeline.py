@@ -93,7 +93,7 @@ def test_training_prints_what_it_does(trained: Trained) -> None:
     ]
     assert lines[19].startswith("warning: This model is ")
     assert "it was trained for 16 steps, and fewer than 1,400 are few. To train it on: " in lines[19]
-    assert lines[19].endswith(f"python -m trainer vqvae --resume --name tiny --out {out} --epochs 732")
+    assert lines[19].endswith(f"python -m trainer vqvae --resume --name tiny --out {out} --epochs 550")
     assert len(lines) == 20
 
 
