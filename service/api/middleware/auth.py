@@ -27,8 +27,8 @@ class Authentication:
     """Refuses requests without one of the ``keys``, and a reload without the ``reload_key``, with 401.
 
     A known key without the permission is 403. A key of ``keys`` may be ``NAME:KEY``; the record of the call
-    gets the name. Without ``keys`` every client may call; without a
-    ``reload_key`` a reload needs one of the ``keys``. ``open_paths`` are further paths that need no key.
+    gets the name. Without ``keys`` every client may call; without a ``reload_key`` a reload needs one of the
+    ``keys``. ``open_paths`` are further paths that need no key.
     """
 
     def __init__(
