@@ -60,7 +60,8 @@ def test_it_serves_and_stops_in_order(exported: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, rest = process.communicate(timeout=30)
     assert process.returncode == 130
-    reload, shutdown, end = rest.splitlines()
+    unchanged, reload, shutdown, end = rest.splitlines()
+    assert unchanged.endswith(f" service.models: nothing has changed in {exported}")
     assert "service.calls: POST /models/reload 200 " in reload
     assert "graceful shutdown: requests in progress have 30 s to finish (--drain-seconds)" in shutdown
     assert end.endswith(" service: stopped, with exit code 130")
