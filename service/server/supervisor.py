@@ -150,9 +150,7 @@ class Supervisor:
         if (problem := disagreement(outcomes)) is not None:
             names = ", ".join(problem.members["models"])
             why = "".join(f"; {each.name} is refused: {each.reason}" for each in worker.outcome.refused)
-            log.error(
-                "worker %d has other versions than the others of %s%s; reload", worker.index, names, why
-            )
+            log.error("worker %d does not agree with the others on %s%s; reload", worker.index, names, why)
 
     async def _reply(self, sender: Worker, number: int, topic: str, seconds: float | None) -> None:
         if topic == "reload":

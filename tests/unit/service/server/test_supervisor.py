@@ -237,7 +237,7 @@ def test_a_worker_that_has_loaded_other_models_is_named(caplog: pytest.LogCaptur
 
     asyncio.run(main())
     assert ready == [Started(whole, "cpu: why")]
-    said = "worker 1 has other versions than the others of a; a is refused: incomplete; reload"
+    said = "worker 1 does not agree with the others on a; a is refused: incomplete; reload"
     assert caplog.messages == [said]
 
 
