@@ -203,8 +203,8 @@ class TooLarge(Problem, status=413, title="Too large"):
     """More bytes, pixels or rows than the service takes."""
 
 
-class UnsupportedMediaType(Problem, status=415, title="Unsupported content type"):
-    """The service does not take the content type of the body."""
+class UnsupportedMediaType(Problem, status=415, title="Unsupported media type"):
+    """The service does not take the content type or the content encoding of the body."""
 
 
 class BadValue(Problem, status=422, title="A value is not allowed"):

@@ -108,7 +108,7 @@ def json_response(document: type[BaseModel], *media_types: str, headers: Mapping
 def json_content(document: type[BaseModel], examples: Callable[[Examples, str], Bodies]) -> dict[str, Any]:
     """The JSON of a body, and what makes examples of it for the verb of a route.
 
-    Swagger UI offers the first media type of a body first; of JSON alone there are examples.
+    It comes first in a body: Swagger UI offers the first media type, and the others have no examples.
     """
     _EXAMPLES[document.__name__] = examples
     return {JSON: {"schema": ref(document)}}
