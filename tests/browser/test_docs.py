@@ -118,6 +118,8 @@ def test_the_page_works_behind_a_proxy_that_removes_the_path(browser: BrowserCon
 
 
 def test_the_page_works_behind_a_proxy_that_leaves_the_path(browser: BrowserContext) -> None:
-    with serving(ROOT / "exported", *FLAGS, "--root-path=/img") as inside:
-        with publishing(inside, "/img", strips=False) as url:
-            decodes_below(browser, url)
+    with (
+        serving(ROOT / "exported", *FLAGS, "--root-path=/img") as inside,
+        publishing(inside, "/img", strips=False) as url,
+    ):
+        decodes_below(browser, url)

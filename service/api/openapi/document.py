@@ -38,7 +38,7 @@ _REFUSALS = {
     415: "The content type or the content encoding is not taken.",
     422: "A value is not allowed, or a name is unknown.",
     429: "The queue is full; `Retry-After` says when to try again.",
-    503: "The model or every model is not loaded, or the service is shutting down.",
+    503: "The model is not loaded, no model is loaded, or the service is shutting down.",
     504: "The request waited too long in the queue.",
 }
 
@@ -173,7 +173,9 @@ def _document(app: FastAPI) -> dict[str, Any]:
     refusals = {str(status): described for status, described in problems(401, 403).items()}
     for path, item in schema["paths"].items():
         for operation in item.values():
-            operation["summary"] = operation["description"].partition("\n")[0].removesuffix(".")
+            # Plain text, where the description is Markdown.
+            first_line = operation["description"].partition("\n")[0]
+            operation["summary"] = first_line.removesuffix(".").replace("`", "")
             for parameter in operation.get("parameters", ()):
                 parameter["schema"] = _without_null(parameter["schema"])
             if path not in OPEN:
