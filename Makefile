@@ -52,9 +52,11 @@ coverage: $(VENV)
 architecture: $(VENV)
 	$(BIN)/python -m tests.architecture
 
-wheel: $(VENV)
+# As `pip install .` does: who deploys a wheel need not install PyTorch first.
+wheel:
 	rm -rf dist
-	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist . ./trainer
+	$(PYTHON) -m venv --clear build/wheel
+	build/wheel/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist . ./trainer
 
 check: $(VENV)
 	$(BIN)/ruff format --check .

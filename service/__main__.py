@@ -8,6 +8,7 @@ A failed start is one line on stderr and exit code 1; a wrong flag or variable i
 """
 
 import logging
+import signal
 import sys
 from contextlib import ExitStack
 
@@ -32,6 +33,9 @@ MOST_WORKERS = 8
 
 def main() -> int:
     """Run the service until a signal stops it; the exit code."""
+    if hasattr(signal, "SIGHUP"):
+        # By default it would end the process; once the models are loaded, it reloads them.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     settings = from_command_line(sys.argv[1:])
     logs.configure(settings)
     try:

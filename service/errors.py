@@ -22,17 +22,17 @@ _MOST_NAMES = 100
 _CUT = "..."
 
 
-def did_you_mean(given: str, allowed: Iterable[str]) -> str:
+def did_you_mean(given: str, allowed: Iterable[str], prefix: str = "") -> str:
     """``"; did you mean 'x'?"`` with the allowed name nearest to ``given``; empty if none is near.
 
     It is empty too for a name of more than LONGEST_ECHO characters. Only the first hundred allowed names
-    count.
+    count. ``prefix`` is put before the name in the hint, and not compared.
     """
     if len(given) > LONGEST_ECHO:
         return ""
     names = {name.casefold(): name for name in itertools.islice(allowed, _MOST_NAMES)}
     near = difflib.get_close_matches(given.casefold(), names, n=1)
-    return f"; did you mean {names[near[0]]!r}?" if near else ""
+    return f"; did you mean {prefix + names[near[0]]!r}?" if near else ""
 
 
 def quoted(value: object, limit: int = 80) -> str:
@@ -203,8 +203,8 @@ class TooLarge(Problem, status=413, title="Too large"):
     """More bytes, pixels or rows than the service takes."""
 
 
-class UnsupportedMediaType(Problem, status=415, title="Unsupported content type"):
-    """The service does not take the content type of the body."""
+class UnsupportedMediaType(Problem, status=415, title="Unsupported media type"):
+    """The service does not take the content type or the content encoding of the body."""
 
 
 class BadValue(Problem, status=422, title="A value is not allowed"):

@@ -74,6 +74,7 @@ def create_app(settings: Settings, control: ControlChannel | None = None) -> App
     )
     batching = BatchLimits.on(provider, settings.batch_size, settings.batch_pixels)
     registry = Registry(settings.models, provider, batching, settings.default_model)
+    # Without the report of a reload: one process writes it for all workers.
     registry.prepare()
     registry.commit()
 

@@ -24,6 +24,7 @@ PICTURES = ("image/png", "image/jpeg", "image/webp")
 # Content types that say nothing about the body.
 _VAGUE = ("", BYTES, "application/x-www-form-urlencoded")
 _ALIASES = {"image/jpg": "image/jpeg", "application/npy": NPY, "application/x-numpy": NPY}
+_GZIP = b"\x1f\x8b"
 # A JSON body with more leading whitespace needs a Content-Type.
 _MOST_WHITESPACE = 1024
 # Browsers send some 150 characters.
@@ -65,7 +66,10 @@ def checked_content_type(given: str, body: bytes, allowed: Sequence[str]) -> str
     if media is None or media not in allowed:
         detail = f"Content-Type is {quoted(given)}, which is not taken here; send {', '.join(allowed)}"
         if given in _VAGUE:
-            detail = f"the body is none of {', '.join(allowed)}; name its type in Content-Type"
+            hint = "if it is one of them, name it in Content-Type"
+            if body.startswith(_GZIP):
+                hint = "it is gzip: send Content-Encoding: gzip"
+            detail = f"the body does not begin as {', '.join(allowed)} do; {hint}"
         raise UnsupportedMediaType(detail, given=given, allowed=list(allowed))
     return media
 

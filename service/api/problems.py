@@ -92,8 +92,9 @@ def _of_starlette(request: Request, error: HTTPException) -> Response:
     detail = bounded(str(error.detail), LONGEST_TEXT)
     members: dict[str, Any] = {}
     if error.status_code == 404:
-        known = [_public(request.scope, known) for known in request.app.openapi()["paths"]]
-        detail = f"there is nothing at {quoted(path)}{did_you_mean(path, known)}"
+        known, root = request.app.openapi()["paths"], request.scope.get(PUBLIC_ROOT, "")
+        near = did_you_mean(request.scope["path"], known, root)
+        detail = f"there is nothing at {quoted(path)}{near}"
     elif error.status_code == 405:
         members["allowed"] = (error.headers or {}).get("Allow", "").split(", ")
         if "GET" in members["allowed"]:
@@ -129,10 +130,9 @@ def _invalid(errors: Sequence[Any]) -> BadValue:
     return BadValue(f"{detail}; and {more} more" if more else detail, errors=shown)
 
 
-def _public(scope: Scope, path: str | None = None) -> str:
-    """A path as clients have it; without one, that of the request."""
-    root: str = scope.get(PUBLIC_ROOT, "")
-    return root + (scope["path"] if path is None else path)
+def _public(scope: Scope) -> str:
+    """The path of a request as its client has it."""
+    return f"{scope.get(PUBLIC_ROOT, '')}{scope['path']}"
 
 
 def _problem_json(

@@ -188,7 +188,8 @@ class SampleDocument(_ShapedCodes, _Sample, _Seeded, Closed):
 
     @field_validator("parameters", mode="before")
     @classmethod
-    def _no_members(cls, given: Any) -> Any:
+    def _no_members_of_the_request(cls, given: Any) -> Any:
+        # Else the refusal would only say that a label or a box is not a number.
         for name, value in given.items() if isinstance(given, Mapping) else ():
             if name in cls.model_fields and not isinstance(value, int | float):
                 raise misplaced(name)

@@ -11,13 +11,13 @@ ENCODINGS = (*_WINDOWS, "identity")
 _ALIASES = {"x-gzip": "gzip"}
 
 
-def decompressed(body: bytes, encoding: str | None, max_bytes: int) -> bytes:
-    """The body, decompressed by its ``Content-Encoding`` if there is one.
+def decompressed(body: bytes, encoding: str, max_bytes: int) -> bytes:
+    """The body, decompressed by its ``Content-Encoding``.
 
     Raises UnsupportedMediaType for another encoding, BadBody for a truncated or corrupt body, or one with
     more bytes after its end, TooLarge for more than ``max_bytes``.
     """
-    encoding = (encoding or "identity").strip().lower()
+    encoding = encoding.strip().lower() or "identity"
     encoding = _ALIASES.get(encoding, encoding)
     if encoding not in ENCODINGS:
         refusal = UnsupportedMediaType(

@@ -52,6 +52,8 @@ def report(outcome: Reload, folder: Path, default: str | None) -> None:
     for each in outcome.refused:
         stays = "; the version that was served stays" if each.name in outcome.kept else ""
         log.error("model %s is refused: %s%s", each.name, each.reason, stays)
+    if outcome.kept and not (outcome.loaded or outcome.removed or outcome.refused):
+        log.info("nothing has changed in %s", folder.absolute())
     if not outcome.kinds:
         what = "every bundle in %s is refused" if outcome.refused else "there is no bundle in %s"
         log.warning(

@@ -145,12 +145,12 @@ class Supervisor:
                 self._create_task(self._reply(worker, number, topic, seconds))
 
     def _compare(self, worker: Worker) -> None:
-        """Say so if a worker has loaded other models than those before it: the folder may have changed."""
+        """Log it if a worker has loaded other models than those before it: the folder may have changed."""
         outcomes = {each.index: each.outcome for each in self._workers.values() if each.started}
-        if disagreement(outcomes) is not None:
-            why = "; ".join(f"{each.name} is refused: {each.reason}" for each in worker.outcome.refused)
-            versions = worker.outcome.good
-            log.error("worker %d serves %s, and others do not (%s); reload", worker.index, versions, why)
+        if (problem := disagreement(outcomes)) is not None:
+            names = ", ".join(problem.members["models"])
+            why = "".join(f"; {each.name} is refused: {each.reason}" for each in worker.outcome.refused)
+            log.error("worker %d does not agree with the others on %s%s; reload", worker.index, names, why)
 
     async def _reply(self, sender: Worker, number: int, topic: str, seconds: float | None) -> None:
         if topic == "reload":

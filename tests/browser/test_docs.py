@@ -14,6 +14,7 @@ from tests.fixtures.processes import ROOT, serving
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 # Milliseconds, on a machine with other work.
 PATIENCE = 60_000
+FLAGS = ("--default-model=vqvae-mnist", "--provider=cpu", "--workers=1")
 OPERATIONS = [(method, route.path) for route in routes() for method in sorted(route.methods or ())]
 
 
@@ -33,7 +34,7 @@ def browser() -> Iterator[BrowserContext]:
 @pytest.fixture(scope="module")
 def service() -> Iterator[str]:
     """As ``make serve`` starts it."""
-    with serving(ROOT / "exported", "--default-model=vqvae-mnist", "--provider=cpu", "--workers=1") as url:
+    with serving(ROOT / "exported", *FLAGS) as url:
         yield url
 
 
@@ -58,6 +59,13 @@ def open_call(page: Page, method: str, path: str) -> Locator:
     return block
 
 
+def close_call(block: Locator) -> None:
+    """Leave the block as it was: the page grows slow with the calls that are open."""
+    block.locator(".try-out__btn.cancel").click()
+    block.locator(".opblock-summary-control").click()
+    expect(block.locator(".opblock-body")).to_have_count(0, timeout=PATIENCE)
+
+
 def execute(page: Page, block: Locator) -> Response:
     """The response to *Execute*, once the page shows it."""
     with page.expect_response(lambda response: response.request.resource_type == "fetch") as found:
@@ -67,12 +75,10 @@ def execute(page: Page, block: Locator) -> Response:
     return found.value
 
 
-@pytest.fixture
-def page(browser: BrowserContext, service: str) -> Iterator[Page]:
-    # One for each test: the page grows slow with the calls that were opened.
-    page = opened(browser, service)
-    yield page
-    page.close()
+@pytest.fixture(scope="module")
+def page(browser: BrowserContext, service: str) -> Page:
+    # One for all calls: to load it takes longer than to send a call.
+    return opened(browser, service)
 
 
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
@@ -81,6 +87,7 @@ def test_every_call_works_as_it_stands(page: Page, method: str, path: str) -> No
     response = execute(page, block)
     assert response.ok, f"{response.url}: {response.text()}"
     assert "additionalProp" not in f"{response.url} {response.request.post_data}"
+    close_call(block)
 
 
 def test_every_example_of_a_sample_works(page: Page) -> None:
@@ -94,15 +101,25 @@ def test_every_example_of_a_sample_works(page: Page) -> None:
         assert response.ok, f"{name}: {response.text()}"
         # The page shows the picture.
         expect(block.locator(".live-responses-table img")).to_be_visible(timeout=PATIENCE)
+    close_call(block)
 
 
-@pytest.mark.parametrize("strips", [True, False])
-def test_the_page_works_below_a_path(browser: BrowserContext, strips: bool) -> None:
-    flags = ["--default-model=vqvae-mnist", "--provider=cpu", "--workers=1"]
-    flags += [] if strips else ["--root-path=/img"]
-    with serving(ROOT / "exported", *flags) as inside, publishing(inside, "/img", strips=strips) as url:
-        page = opened(browser, url)
-        response = execute(page, open_call(page, "POST", "/decode"))
-        assert response.url == f"{url}/decode"
-        assert response.ok
-        page.close()
+def decodes_below(browser: BrowserContext, url: str) -> None:
+    page = opened(browser, url)
+    response = execute(page, open_call(page, "POST", "/decode"))
+    assert response.url == f"{url}/decode"
+    assert response.ok
+    page.close()
+
+
+def test_the_page_works_behind_a_proxy_that_removes_the_path(browser: BrowserContext, service: str) -> None:
+    with publishing(service, "/img", strips=True) as url:
+        decodes_below(browser, url)
+
+
+def test_the_page_works_behind_a_proxy_that_leaves_the_path(browser: BrowserContext) -> None:
+    with (
+        serving(ROOT / "exported", *FLAGS, "--root-path=/img") as inside,
+        publishing(inside, "/img", strips=False) as url,
+    ):
+        decodes_below(browser, url)

@@ -1,4 +1,4 @@
-"""Which environment ``make serve`` installs and runs in. Nothing is run: make says what it would do."""
+"""Which environment ``make`` installs and runs in. Nothing is run: make says what it would do."""
 
 import os
 import shutil
@@ -30,14 +30,19 @@ def touch(path: Path, seconds: int) -> None:
     os.utime(path, (seconds, seconds))
 
 
-def serve(checkout: Path, *arguments: str, path: str = "/usr/bin:/bin") -> tuple[list[str], str]:
-    """The locks that are installed, and the interpreter that serves."""
-    command = ["make", "--dry-run", "--no-print-directory", "serve", *arguments]
+def make(checkout: Path, *arguments: str, path: str = "/usr/bin:/bin") -> list[list[str]]:
+    """The words of each line that would be run."""
+    command = ["make", "--dry-run", "--no-print-directory", *arguments]
     variables = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     said = subprocess.run(
         command, cwd=checkout, env=variables | {"PATH": path}, capture_output=True, text=True, check=True
     ).stdout
-    lines = [line.split() for line in said.splitlines()]
+    return [line.split() for line in said.splitlines()]
+
+
+def serve(checkout: Path, *arguments: str, path: str = "/usr/bin:/bin") -> tuple[list[str], str]:
+    """The locks that are installed, and the interpreter that serves."""
+    lines = make(checkout, "serve", *arguments, path=path)
     (interpreter,) = [line[0] for line in lines if line[1:3] == ["-m", "service"]]
     return [line[-1] for line in lines if "--require-hashes" in line], interpreter
 
@@ -67,3 +72,9 @@ def test_the_environment_for_everything_is_used_if_it_is_there(checkout: Path) -
 def test_an_environment_that_is_out_of_date_is_not_waited_for(checkout: Path) -> None:
     touch(checkout / ".venv/.installed", 500)
     assert serve(checkout, "SERVE_ON=cpu") == (["docker/cpu.lock"], "build/serve-cpu/bin/python")
+
+
+def test_the_wheels_are_built_without_an_installation_of_everything(checkout: Path) -> None:
+    words = {word for line in make(checkout, "wheel") for word in line}
+    assert {"wheel", ".", "./trainer"} <= words
+    assert "--require-hashes" not in words

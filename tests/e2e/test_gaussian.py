@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     training = start("trainer", "ncp", *SMALL, *places)
     output, errors = training.communicate(timeout=PATIENCE)
     assert (training.returncode, errors) == (0, "")
-    assert output.endswith(f"To serve it: python -m service --models {folder / 'exported'}\n")
+    assert f"\n  serve     python -m service --models {folder / 'exported'}\n" in output
     return folder
 
 
@@ -146,7 +146,7 @@ def test_the_model_is_measured_in_full(folder: Path) -> None:
     assert (measuring.returncode, errors) == (0, "")
     rows = {row["of"]: row["values"] for row in json.loads(output)}
     methods = [f"sample/{method}" for method in ("prior", "langevin", "mala", "sir")]
-    assert list(rows) == ["reconstructions", "likelihood", "real images", *methods]
+    assert list(rows) == ["reconstructions", "likelihood", "real images", *methods, "training"]
     assert rows["likelihood"]["nll"] <= -rows["likelihood"]["elbo"]
     assert all(
         {"mnist_fd", "precision", "recall", "density", "coverage"} <= rows[name].keys() for name in methods

@@ -54,7 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for training in trainings:
         output, errors = training.communicate(timeout=PATIENCE)
         assert (training.returncode, errors) == (0, "")
-        assert output.endswith(f"To serve it: python -m service --models {folder / 'exported'}\n")
+        assert f"\n  serve     python -m service --models {folder / 'exported'}\n" in output
     return folder
 
 

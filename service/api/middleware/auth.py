@@ -27,8 +27,8 @@ class Authentication:
     """Refuses requests without one of the ``keys``, and a reload without the ``reload_key``, with 401.
 
     A known key without the permission is 403. A key of ``keys`` may be ``NAME:KEY``; the record of the call
-    gets the name. Without ``keys`` every client may call; without a
-    ``reload_key`` a reload needs one of the ``keys``. ``open_paths`` are further paths that need no key.
+    gets the name. Without ``keys`` every client may call; without a ``reload_key`` a reload needs one of the
+    ``keys``. ``open_paths`` are further paths that need no key.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Authentication:
             return WrongKey(f"the service does not have the key that was sent{hint}")
         current_call.get().key = names.get(needed, next(iter(names.values())))
         if needed not in names:
-            return InsufficientKey(f"the key that was sent is valid, but not for {_FOR[needed]}")
+            return InsufficientKey(f"the key that was sent is valid, but {_FOR[needed]}")
         return None
 
     def _needed(self, path: str) -> Permission | None:
@@ -81,8 +81,8 @@ class Authentication:
 
 
 _FOR: dict[Permission | None, str] = {
-    "reload": "a reload, which needs the key of the setting reload_key",
-    "call": "anything but a reload; other requests need a key of the setting api_keys",
+    "reload": "not for a reload, which needs the key of TESSERA_RELOAD_KEY",
+    "call": "for reloads alone; other requests need a key of TESSERA_API_KEYS",
 }
 
 

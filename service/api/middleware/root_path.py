@@ -11,7 +11,7 @@ from service.api.problems import PUBLIC_ROOT
 
 
 class RootPath:
-    """Removes ``root_path`` from the start of the paths of requests, and notes it for ``instance``."""
+    """Removes ``root_path`` from the start of paths, and keeps it for addresses in responses."""
 
     def __init__(self, app: ASGIApp, root_path: str) -> None:
         self.app, self._root = app, root_path

@@ -38,7 +38,7 @@ _REFUSALS = {
     415: "The content type or the content encoding is not taken.",
     422: "A value is not allowed, or a name is unknown.",
     429: "The queue is full; `Retry-After` says when to try again.",
-    503: "The model or every model is not loaded, or the service is shutting down.",
+    503: "The model is not loaded, no model is loaded, or the service is shutting down.",
     504: "The request waited too long in the queue.",
 }
 
@@ -108,7 +108,7 @@ def json_response(document: type[BaseModel], *media_types: str, headers: Mapping
 def json_content(document: type[BaseModel], examples: Callable[[Examples, str], Bodies]) -> dict[str, Any]:
     """The JSON of a body, and what makes examples of it for the verb of a route.
 
-    Swagger UI offers the first media type of a body first; of JSON alone there are examples.
+    It comes first in a body: Swagger UI offers the first media type, and the others have no examples.
     """
     _EXAMPLES[document.__name__] = examples
     return {JSON: {"schema": ref(document)}}
@@ -173,7 +173,9 @@ def _document(app: FastAPI) -> dict[str, Any]:
     refusals = {str(status): described for status, described in problems(401, 403).items()}
     for path, item in schema["paths"].items():
         for operation in item.values():
-            operation["summary"] = operation["description"].partition("\n")[0].removesuffix(".")
+            # Plain text, where the description is Markdown.
+            first_line = operation["description"].partition("\n")[0]
+            operation["summary"] = first_line.removesuffix(".").replace("`", "")
             for parameter in operation.get("parameters", ()):
                 parameter["schema"] = _without_null(parameter["schema"])
             if path not in OPEN:

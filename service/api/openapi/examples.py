@@ -1,7 +1,7 @@
 """Example requests that the served models answer, for the OpenAPI document.
 
-Each names a model: the default model, or the first of the others if that one cannot do it. A class is shown
-by its index, because nobody needs a key for the document.
+Each names a model: the default model, or the first of the others if that one cannot do it. A class is given
+by its index: no key is needed to read the document, so it holds no names of classes.
 """
 
 import base64

@@ -49,7 +49,10 @@ def test_it_serves_and_stops_in_order(exported: Path) -> None:
     arguments = ["--models", str(exported), "--port", "0", "--threads", "1"]
     process = start("service", *arguments, TESSERA_PROVIDER="cpu")
     try:
-        log = log_until(process, "listening on ")
+        log = log_until(process, " CPU")
+        # It ends no service that still loads its models.
+        process.send_signal(signal.SIGHUP)
+        log += log_until(process, "listening on ")
         assert re.search(r"model levels \(vqvae\) version \w{12} is loaded\n", log)
         assert log.count("models run on cpu: the setting provider=cpu asks for it\n") == 1
         url = url_in(log)
@@ -60,7 +63,8 @@ def test_it_serves_and_stops_in_order(exported: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, rest = process.communicate(timeout=30)
     assert process.returncode == 130
-    reload, shutdown, end = rest.splitlines()
+    *_, unchanged, reload, shutdown, end = rest.splitlines()
+    assert unchanged.endswith(f" service.models: nothing has changed in {exported}")
     assert "service.calls: POST /models/reload 200 " in reload
     assert "graceful shutdown: requests in progress have 30 s to finish (--drain-seconds)" in shutdown
     assert end.endswith(" service: stopped, with exit code 130")

@@ -49,6 +49,13 @@ def test_a_compressed_body_is_the_body(client: TestClient, seven: bytes, what: s
     assert unknown.headers["accept-encoding"] == "gzip, deflate, identity"
 
 
+def test_gzip_that_is_not_declared_is_told_the_header(client: TestClient, seven: bytes) -> None:
+    refused = client.post("/encode", content=gzip.compress(seven))
+    assert "send Content-Encoding: gzip" in problem(refused, 415, "unsupported-media-type")["detail"]
+    refused = client.post("/encode", content=b"GIF89a")
+    assert "name it in Content-Type" in problem(refused, 415, "unsupported-media-type")["detail"]
+
+
 def test_a_bomb_is_refused(exported: Path, seven: bytes) -> None:
     gzipped = {"Content-Encoding": "gzip"}
     with make_client(exported, default_model="levels", max_body_bytes=2000) as client:

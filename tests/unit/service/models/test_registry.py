@@ -84,6 +84,18 @@ def test_what_to_do_without_a_model_is_logged(tmp_path: Path, caplog: pytest.Log
     assert "no model is served" not in caplog.text
 
 
+def test_a_reload_is_logged_also_if_nothing_has_changed(
+    tmp_path: Path, registry: Registry, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "service.models")
+    registry.reload()
+    assert caplog.messages == [f"nothing has changed in {tmp_path}"]
+    caplog.clear()
+    shutil.rmtree(tmp_path / "levels")
+    registry.reload()
+    assert caplog.messages == ["model levels is removed"]
+
+
 def test_a_model_whose_bundle_was_refused_is_not_loaded(tmp_path: Path, registry: Registry) -> None:
     (toy_models.write_levels(tmp_path, name="half") / "decoder.onnx").write_bytes(b"")
     registry.reload()

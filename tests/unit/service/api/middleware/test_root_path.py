@@ -27,6 +27,8 @@ def test_calls_are_answered_with_and_without_the_path(below: TestClient, prefix:
         refused = below.post(f"{prefix}{path}")
         assert refused.json()["instance"] == f"/img{path}"
     assert "did you mean '/img/encode'" in below.post(f"{prefix}/encod").json()["detail"]
+    # The path that all have in common makes none of them near.
+    assert below.post(f"{prefix}/nope").json()["detail"] == "there is nothing at '/img/nope'"
     assert "error" in below.get(f"{prefix}/v2/models/other").json()
 
 

@@ -128,6 +128,12 @@ def test_examples_are_of_the_models_that_are_served(tmp_path: Path, exported: Pa
             assert example["value"]["model"] == name
 
 
+def test_summaries_are_plain_text(document: dict[str, Any]) -> None:
+    summaries = [call["summary"] for item in document["paths"].values() for call in item.values()]
+    assert "Turn images into codes" in summaries
+    assert not [summary for summary in summaries if "`" in summary]
+
+
 def test_queries_have_no_null(document: dict[str, Any]) -> None:
     for item in document["paths"].values():
         for call in item.values():
