@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     training = start("trainer", "ncp", *SMALL, *places)
     output, errors = training.communicate(timeout=PATIENCE)
     assert (training.returncode, errors) == (0, "")
-    assert f"\n  serve     python -m service --models {folder / 'exported'}\n" in output
+    assert f"\n  serve     {sys.executable} -m service --models {folder / 'exported'}\n" in output
     return folder
 
 

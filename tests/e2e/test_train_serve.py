@@ -4,6 +4,7 @@ import base64
 import io
 import re
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     training = start("trainer", "vqvae", "--epochs=1", *SMALL, *PRIOR, *places)
     output, errors = training.communicate(timeout=PATIENCE)
     assert (training.returncode, errors) == (0, "")
-    assert f"\n  serve     python -m service --models {folder / 'exported'}\n" in output
+    assert f"\n  serve     {sys.executable} -m service --models {folder / 'exported'}\n" in output
     assert output.splitlines()[-1].startswith("warning: This model is ")
     return folder
 

@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for training in trainings:
         output, errors = training.communicate(timeout=PATIENCE)
         assert (training.returncode, errors) == (0, "")
-        assert f"\n  serve     python -m service --models {folder / 'exported'}\n" in output
+        assert f"\n  serve     {sys.executable} -m service --models {folder / 'exported'}\n" in output
     return folder
 
 
