@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -158,7 +159,8 @@ def test_so_it_is_after_training(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: list[str]
 ) -> None:
     places = {"out": tmp_path / "runs", "export_to": tmp_path / "exported"}
-    RunFolder.create(trained.config.model_copy(update=places), {})
+    run = RunFolder.create(trained.config.model_copy(update=places), {})
+    shutil.copytree(trained.run.folder / "checkpoints", run.folder / "checkpoints")
     for name in ("train", "resume"):
         monkeypatch.setattr(pipeline, name, lambda *_, **__: trained.exported)
     flags = [f"--out={places['out']}", f"--export-to={places['export_to']}", *way]
