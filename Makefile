@@ -52,7 +52,7 @@ coverage: $(VENV)
 architecture: $(VENV)
 	$(BIN)/python -m tests.architecture
 
-# As `pip install .` does: who deploys a wheel need not install PyTorch first.
+# In an environment of their own: wheels are built without PyTorch.
 wheel:
 	rm -rf dist
 	$(PYTHON) -m venv --clear build/wheel
