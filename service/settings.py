@@ -62,7 +62,7 @@ def _key(key: SecretStr) -> SecretStr:
 
 
 def _named_key(key: SecretStr) -> SecretStr:
-    if ":" in key.get_secret_value() and not _NAMED_KEY.fullmatch(key.get_secret_value()):
+    if not _NAMED_KEY.fullmatch(key.get_secret_value()):
         raise ValueError(
             "a key with a colon is NAME:KEY, with a name of 1 to 64 letters, digits, dots, dashes and "
             "underscores, and a key without a colon"

@@ -64,7 +64,7 @@ class ImagesBody(NamedTuple):
 
     @property
     def weight(self) -> float:
-        """Of decoding, in samples; infinite unless every file is a simple PNG."""
+        """The work of decoding, in samples; infinite unless every file is a simple PNG."""
         if self.npy is not None:
             return len(self.npy)
         return sum(map(fast_png.weight, self.files)) if len(self.files) <= _FEW_FILES else math.inf
@@ -86,7 +86,7 @@ class CodesBody:
 
     @property
     def weight(self) -> float:
-        """Of parsing, in numbers."""
+        """The work of parsing, in numbers."""
         return JSON_WEIGHT * self.size + len(self.npy)
 
     def read(self, model: ServedModel, limits: images.ImageLimits) -> NDArray[Any]:

@@ -62,7 +62,7 @@ class Document(BaseModel):
 class Closed(Document):
     """An object without other members; the error for an unknown one suggests the nearest.
 
-    ``elsewhere`` says where in a request that is which is no member.
+    ``elsewhere`` is added to that error: where in a request the names go that are no members.
     """
 
     model_config = ConfigDict(extra="forbid")

@@ -12,7 +12,7 @@ GAP = 2
 def grid(images: NDArray[np.uint8], columns: int | None = None) -> NDArray[np.uint8]:
     """Images side by side in a grid: ``(N, H, W, C)`` to ``(H', W', C)``.
 
-    Row by row, from the top left, in so many ``columns``, or about square; one image stays as it is.
+    Row by row, from the top left, in ``columns`` columns, or about square; one image stays as it is.
     """
     count, height, width, channels = images.shape
     if count == 1:

@@ -1,4 +1,4 @@
-"""What becomes known of a call while it runs, for the access log and the metrics."""
+"""Facts about a call, collected while it runs, for the access log and the metrics."""
 
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -24,5 +24,5 @@ class CallRecord:
     run_seconds: float = 0.0
 
 
-# The record of the task's call. Outside of a call it is one that nobody reads.
+# The record of the task's call. The default, outside of a call, is not logged.
 current_call: ContextVar[CallRecord] = ContextVar("current_call", default=CallRecord())  # noqa: B039

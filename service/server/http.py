@@ -213,7 +213,7 @@ class Server(uvicorn.Server):
                 http=Protocol,
                 ws="none",
                 log_config=None,
-                # At info it has seven lines for each start and stop of a worker.
+                # At info uvicorn logs seven lines for each start and stop of a worker.
                 log_level="warning" if settings.log_level == "info" else settings.log_level,
                 access_log=False,
                 server_header=False,

@@ -145,7 +145,7 @@ class Supervisor:
                 self._create_task(self._reply(worker, number, topic, seconds))
 
     def _compare(self, worker: Worker) -> None:
-        """Log it if a worker has loaded other models than those before it: the folder may have changed."""
+        """Log an error if a worker has loaded other models than the rest: the folder may have changed."""
         outcomes = {each.index: each.outcome for each in self._workers.values() if each.started}
         if (problem := disagreement(outcomes)) is not None:
             names = ", ".join(problem.members["models"])

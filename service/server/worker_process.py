@@ -31,7 +31,7 @@ class Worker(Channel):
         self.begun = asyncio.get_running_loop().time()
         # How many reloads there were before this worker read the models folder.
         self.reloads = reloads
-        # What it did when it last read that folder.
+        # What this worker's last load of the models folder did.
         self.outcome = Reload()
         self.started = self.stopping = False
         self.missed = 0

@@ -39,7 +39,7 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 LONGEST = 200
 # Probes and scrapes would fill the log; they are logged unless they are 200.
 _QUIET = HEALTH | {METRICS}
-# Bytes that a pipe takes in one piece: longer writes of several workers would mix their lines.
+# PIPE_BUF of Linux, the bytes that a pipe takes in one piece: longer writes of several workers would mix.
 _ONE_PIECE = 4096
 
 Form = Literal["text", "json"]
@@ -155,25 +155,25 @@ class AccessLog:
 
     def _flush(self) -> None:
         text, self._lines, self._waiting = "".join(self._lines), [], 0
-        with suppress(OSError, ValueError):  # as ``logging``: nobody reads stderr
+        with suppress(OSError, ValueError):  # a closed stderr fails no request; ``logging`` ignores it too
             sys.stderr.write(text)
             sys.stderr.flush()
 
 
 def _text(now: float, fields: dict[str, Any]) -> str:
-    said = f"{_second(int(now))},{int(now % 1 * 1000):03d} INFO     {log.name}: {_message(fields)}"
+    line = f"{_second(int(now))},{int(now % 1 * 1000):03d} INFO     {log.name}: {_message(fields)}"
     if fields["model"]:
-        said += f" model={fields['model']}"
+        line += f" model={fields['model']}"
     if fields["rows"]:
-        said += (
+        line += (
             f" rows={fields['rows']} queue={1000 * fields['queue_seconds']:.1f}ms"
             f" run={1000 * fields['run_seconds']:.1f}ms"
         )
-    said += f" in={fields['bytes_in']} out={fields['bytes_out']} client={fields['client']}"
+    line += f" in={fields['bytes_in']} out={fields['bytes_out']} client={fields['client']}"
     for name in ("key", "problem", "trace_id"):
         if fields[name]:
-            said += f" {name}={fields[name]}"
-    return f"{said} worker={fields['worker']} request_id={fields['request_id']}\n"
+            line += f" {name}={fields[name]}"
+    return f"{line} worker={fields['worker']} request_id={fields['request_id']}\n"
 
 
 def _json(now: float, fields: dict[str, Any]) -> str:

@@ -1,1 +1,1 @@
-"""The OpenAPI document: what every endpoint says of itself, and examples that the served models answer."""
+"""The OpenAPI document: the description of every endpoint, and examples that the served models answer."""

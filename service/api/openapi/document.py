@@ -65,7 +65,7 @@ PARAMETERS: Mapping[str, Any] = {
 
 # Every document that a description refers to, by its name.
 _REFERRED: dict[str, type[BaseModel]] = {}
-# What makes the examples of a document in a body, by its name.
+# The functions that make the examples of a JSON body, by the name of its document.
 _EXAMPLES: dict[str, Callable[[Examples, str], Bodies]] = {}
 
 
@@ -106,7 +106,7 @@ def json_response(document: type[BaseModel], *media_types: str, headers: Mapping
 
 
 def json_content(document: type[BaseModel], examples: Callable[[Examples, str], Bodies]) -> dict[str, Any]:
-    """The JSON of a body, and what makes examples of it for the verb of a route.
+    """The JSON of a body; ``examples`` makes examples of it for the verb of a route.
 
     It comes first in a body: Swagger UI offers the first media type, and the others have no examples.
     """

@@ -22,7 +22,7 @@ from service.models.signature import ENCODE, runs, signature
 
 Body = dict[str, Any]
 Bodies = dict[str, Body]
-"""The JSON objects of requests, by what is shown."""
+"""The JSON objects of requests, by the names of the examples."""
 
 # Width and height of the pictures in pixels, and the ends of their strokes.
 _SIZE = 28
@@ -34,7 +34,7 @@ _STEP = 37
 
 
 class Examples:
-    """The examples for the models that a registry serves now. There is none of what no model can do."""
+    """The examples for the models that a registry serves now. A request that no model can answer has none."""
 
     def __init__(self, registry: Registry) -> None:
         self._models = sorted(
@@ -42,7 +42,7 @@ class Examples:
         )
 
     def images(self, verb: str) -> Bodies:
-        """Bodies with an image, for an operation; for another endpoint, of a model that encodes."""
+        """Bodies with an image, for the first model that has the operation, or else one that encodes."""
         model = self._first(lambda each: runs(each, verb)) or self._first(_encodes)
         return {} if model is None else {"an image": _for(model, image=_picture(_SEVEN))}
 
@@ -75,7 +75,7 @@ class Examples:
         return {"an image": {"inputs": [{"name": name, **image} for name in needed]}}
 
     def path_values(self, path: str) -> dict[str, str]:
-        """The values of the parameters of a path: the ``name`` of a model that has what it shows."""
+        """The values of the parameters of a path: the first model that has what the path returns."""
         has = _HAS.get(path.rpartition("/")[2], _encodes)
         model = self._first(has) or self._first(lambda _: True)
         return {} if model is None else {"name": model.manifest.name, "version": model.manifest.version}
@@ -89,7 +89,7 @@ def _encodes(model: ServedModel) -> bool:
     return runs(model, ENCODE)
 
 
-# By the end of a path.
+# Whether a model has what a path returns, by the end of the path.
 _HAS: Mapping[str, Callable[[ServedModel], object]] = {
     "codebook": lambda model: model.bundle.codebook is not None,
     "preview.png": lambda model: model.bundle.preview is not None,

@@ -36,7 +36,7 @@ async def docs() -> Response:
 async def root(request: Request) -> Response:
     """Lead to the page."""
     below = request.scope.get(PUBLIC_ROOT)
-    # Of /img, without a slash at its end, "docs" is /docs.
+    # Relative to /img, which has no slash at its end, "docs" would be /docs.
     return RedirectResponse(f"{below}/docs" if below else "docs")
 
 

@@ -50,12 +50,12 @@ class InferenceBody:
 
     @property
     def weight(self) -> float:
-        """Of converting the inputs, in pixels or numbers; infinite if unknown."""
+        """The work of converting the inputs, in pixels or numbers; infinite if unknown."""
         return sum(map(_weight, self.inputs.values()))
 
 
 def weight(body: bytes, headers: Headers) -> float:
-    """Of parsing a body, in numbers."""
+    """The work of parsing a body, in numbers."""
     json = json_size(body, headers)
     return JSON_WEIGHT * json + len(body) - json
 

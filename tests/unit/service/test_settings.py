@@ -154,7 +154,7 @@ def test_a_key_may_have_a_name(given: str) -> None:
 @pytest.mark.parametrize(
     "given", [":secret", "alice:", "alice:sec:ret", "al/ice:secret", f"{'a' * 65}:secret"]
 )
-def test_a_name_of_a_key_that_is_none(
+def test_an_invalid_name_of_a_key_is_refused(
     given: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("TESSERA_API_KEYS", f"good,{given}")

@@ -49,7 +49,7 @@ def test_a_compressed_body_is_the_body(client: TestClient, seven: bytes, what: s
     assert unknown.headers["accept-encoding"] == "gzip, deflate, identity"
 
 
-def test_gzip_that_is_not_declared_is_told_the_header(client: TestClient, seven: bytes) -> None:
+def test_undeclared_gzip_is_refused_with_the_header_to_send(client: TestClient, seven: bytes) -> None:
     refused = client.post("/encode", content=gzip.compress(seven))
     assert "send Content-Encoding: gzip" in problem(refused, 415, "unsupported-media-type")["detail"]
     refused = client.post("/encode", content=b"GIF89a")

@@ -1,4 +1,4 @@
-"""What is right and in the wrong place of a request is told where it goes."""
+"""A misplaced member of a request is refused with the place where it goes."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ WALK = {"model": "colours", "method": "walk"}
         ),
     ],
 )
-def test_a_misplaced_name_is_told_its_place(
+def test_a_misplaced_member_is_refused_with_its_place(
     client: TestClient, path: str, body: dict[str, Any], hint: str
 ) -> None:
     assert hint in problem(client.post(path, json=body), 422, "unknown-name")["detail"]

@@ -168,7 +168,7 @@ def test_a_single_frame_is_an_image() -> None:
     assert seen(image_metadata.strip(one))[1] == FRAMES[0].tobytes()
 
 
-def test_of_a_file_of_a_phone_the_first_image_counts() -> None:
+def test_the_first_image_of_an_mpo_is_the_image() -> None:
     # Its other images, such as a depth map, belong to the first.
     buffer = io.BytesIO()
     FRAMES[0].save(buffer, "MPO", save_all=True, append_images=FRAMES[1:])

@@ -121,9 +121,9 @@ TRACE = "0af7651916cd43dd8448eb211c80319c"
 
 
 def test_a_call_is_one_line(exported: Path, seven: bytes, capsys: pytest.CaptureFixture[str]) -> None:
-    heads = {"X-Request-ID": "mine", "traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}
+    headers = {"X-Request-ID": "mine", "traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}
     with make_client(exported, default_model="levels") as client:
-        answer = client.post("/encode", content=seven, headers=heads)
+        answer = client.post("/encode", content=seven, headers=headers)
         client.get("/models/nobody", headers={"X-Request-ID": "other"})
     first, second = lines(capsys.readouterr().err)
     assert re.fullmatch(
@@ -139,7 +139,7 @@ def test_a_call_is_one_line(exported: Path, seven: bytes, capsys: pytest.Capture
     assert second.endswith(" problem=urn:tessera:unknown-model worker=0 request_id=other")
 
 
-def test_a_line_is_an_object_if_asked_for(
+def test_with_log_format_json_a_line_is_an_object(
     exported: Path, seven: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with make_client(exported, log_format="json", api_keys="alice:secret,other") as client:
@@ -183,7 +183,7 @@ def test_a_refused_call_names_the_model_that_it_chose(
     assert value(found, "tessera_request_seconds_count", path="/models/{name}", model="levels") == 1
 
 
-def test_probes_and_scrapes_that_are_well_are_not_logged(
+def test_successful_probes_and_scrapes_are_not_logged(
     exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     probes = ("/livez", "/readyz", "/v2/health/live", "/v2/health/ready", "/metrics")
@@ -201,7 +201,7 @@ def test_the_access_log_can_be_off(exported: Path, capsys: pytest.CaptureFixture
     assert capsys.readouterr().err == ""
 
 
-def test_many_lines_in_a_turn_are_written_whole_and_in_pieces(
+def test_many_lines_in_a_turn_are_written_in_pieces_of_whole_lines(
     exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[str] = []

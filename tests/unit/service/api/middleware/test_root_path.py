@@ -1,4 +1,4 @@
-"""Behind a path: as a proxy that leaves the path in requests sends them, and as one that removes it."""
+"""Below a path: requests of a proxy that leaves the path in them, and of one that removes it."""
 
 import re
 from collections.abc import Iterator
@@ -46,16 +46,16 @@ def test_the_page_leads_to_addresses_that_are_there(below: TestClient, prefix: s
 
 
 @pytest.mark.parametrize("path", ["/imgs/models", "/img/img/models", "/img//models", "/IMG/models"])
-def test_no_other_path_counts(below: TestClient, path: str) -> None:
+def test_a_similar_path_is_not_found(below: TestClient, path: str) -> None:
     problem(below.get(path), 404, "about:blank")
 
 
 @pytest.mark.parametrize("prefix", ["", "/img", "/img/img"])
-def test_what_protects_a_path_protects_it_below_the_path(below: TestClient, prefix: str) -> None:
+def test_protected_paths_are_protected_below_the_root_path_too(below: TestClient, prefix: str) -> None:
     assert below.post(f"{prefix}/models/reload").status_code == (404 if prefix == "/img/img" else 401)
     problem(below.get(f"{prefix}/metrics"), 404, "about:blank" if prefix == "/img/img" else "wrong-port")
 
 
-def test_a_slash_too_many_is_no_redirect_to_an_address_that_a_proxy_may_not_have(client: TestClient) -> None:
+def test_a_trailing_slash_is_not_found_instead_of_redirected(client: TestClient) -> None:
     refused = client.post("/encode/", follow_redirects=False)
     assert "did you mean '/encode'" in problem(refused, 404, "about:blank")["detail"]

@@ -30,7 +30,7 @@ def test_every_method_of_every_model_is_shown(examples: Examples, exported: Path
     assert next(iter(bodies.values()))["model"] == "patchwork"
 
 
-def test_of_no_models_there_are_no_examples(tmp_path: Path) -> None:
+def test_without_models_there_are_no_examples(tmp_path: Path) -> None:
     examples = Examples(Registry(tmp_path, CPU))
     assert examples.images("encode") == examples.codes("decode") == examples.samples("sample") == {}
     assert examples.tensors("infer") == {}
