@@ -53,7 +53,7 @@ except ModuleNotFoundError as error:  # a package installed without its extra ha
 except KeyboardInterrupt:  # the imports take most of a second
     sys.exit(128 + signal.SIGINT)
 
-# More are no picture to look at.
+# Of more, the picture is too large to look at.
 MOST_SAMPLES = 1024
 
 
@@ -72,7 +72,7 @@ def _train(
     with _clear_errors():
         resolved = resolve(kind, preset=preset, file=config, flags=flags)
         asked = (read_yaml(config) if config else {}) | flags
-        # The name of a preset is nobody's choice: a run takes another one that is free.
+        # Nobody chose the preset's name, so if it is taken, the run gets another one.
         numbered = "name" not in asked and not replace
         run = RunFolder.latest(resolved.out, resolved.name, numbered=numbered) if resume else None
         if run is not None:
@@ -292,5 +292,5 @@ for _publishing in (export, evaluate):
     _publishing.params.append(reload_option())
 
 if __name__ == "__main__":
-    # As it was typed, so that the commands that messages tell can be copied: python may be another one.
+    # As it was typed, so that the commands in messages can be copied: plain python may be another one.
     main(prog_name=shlex.join([sys.orig_argv[0], "-m", "trainer"]))

@@ -1,6 +1,6 @@
 """Command-line flags from the fields of a config, which has the name, default, bounds and help of each.
 
-And the commands that messages tell, under the name by which this program was called.
+And the commands shown in messages, under the name by which this program was called.
 """
 
 import shlex

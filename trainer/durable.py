@@ -148,7 +148,7 @@ def publication(target: Path, run: str | None = None, *, replace: bool = False) 
             path.chmod(0o644)
             sync(path)
         sync(unfinished)
-        with _alone(target.parent):
+        with _locked(target.parent):
             check_replaceable(shown, run, replace=replace)
             if target.exists():
                 _exchange(unfinished, target)
@@ -162,8 +162,8 @@ def publication(target: Path, run: str | None = None, *, replace: bool = False) 
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Let other publications below ``folder`` wait; where the file system has no locks they do not."""
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a lock that makes other publications below ``folder`` wait, if the file system has locks."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):

@@ -4,8 +4,8 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
-# How alike two names are that one is offered for the other: 'cifar' and 'CIFAR10' are, 'emoji' and 'SEMEION'
-# are not.
+# How similar a name must be to be suggested, by difflib's ratio: for 'cifar' 'CIFAR10' is, for 'emoji'
+# 'SEMEION' is not.
 NEAR = 0.7
 
 

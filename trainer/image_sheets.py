@@ -131,7 +131,7 @@ def _length(text: str) -> int:
 
 @cache
 def _font() -> ImageFont.FreeTypeFont:
-    """A font of many scripts: classes are named by whoever named the folders."""
+    """A font of many scripts: classes have the names of folders, which may be in any of them."""
     return ImageFont.truetype(Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", NAME_SIZE)
 
 

@@ -159,7 +159,7 @@ def _reconstructed(model: ExportedModel, images: Pixels) -> Pixels:
 
 
 def _in_rows(images: Pixels, columns: int) -> list[Pixels]:
-    """Images in rows of so many, white ones at the end of the last."""
+    """Images in rows of ``columns``; white images fill the last row."""
     blank = np.full((-len(images) % columns, *images.shape[1:]), WHITE, np.uint8)
     filled = np.concatenate([images, blank])
     return [filled[start : start + columns] for start in range(0, len(filled), columns)]

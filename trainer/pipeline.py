@@ -260,7 +260,7 @@ def _publish(
     console.print("\n".join(f"  {line}" for line in next_commands(exported.folder, sampled=sampled)))
     if poor := shortcomings(manifest.measures, manifest.codes):
         epochs = enough_epochs(config.batch_size, len(dataset.train))
-        # Once the second stage has begun, the first is not trained on.
+        # Once the second stage has begun, the first can no longer be trained.
         if second is None and epochs > config.epochs:
             poor += f" To train it further: {resuming(run.config)} --epochs {epochs}"
         console.print(f"warning: {poor}", style="yellow")

@@ -1,4 +1,4 @@
-"""Ctrl-C, wherever it comes: real processes are interrupted, and the command that they tell goes on."""
+"""Ctrl-C, wherever it comes: real processes are interrupted, and the command in their message goes on."""
 
 import re
 import shlex
@@ -29,9 +29,9 @@ def interrupted(at: str, *arguments: str, number: signal.Signals = signal.SIGINT
     return training.returncode, errors
 
 
-def goes_on(told: str) -> str:
-    """The output of a command that was told."""
-    program, command = told.split(" -m trainer ")
+def goes_on(shown: str) -> str:
+    """The output of the command that the message gave."""
+    program, command = shown.split(" -m trainer ")
     assert program == sys.executable
     again = start("trainer", *shlex.split(command))
     output, errors = again.communicate(timeout=PATIENCE)
@@ -45,12 +45,12 @@ def test_in_the_export_what_was_trained_is_kept(tmp_path: Path, number: signal.S
     places = f"--out={runs}", f"--export-to={exported}"
     code, errors = interrupted("  tracing encode", "vqvae", *SMALL, *places, number=number)
     assert code == 128 + number
-    told = f"{sys.executable} -m trainer export {runs / 'tiny'}"
-    assert errors == f"error: interrupted; what was trained is kept. To go on: {told}\n"
+    shown = f"{sys.executable} -m trainer export {runs / 'tiny'}"
+    assert errors == f"error: interrupted; what was trained is kept. To go on: {shown}\n"
     assert list(exported.iterdir()) == []
     if number == signal.SIGINT:
-        assert f"\npublished {exported / 'tiny'} (version " in goes_on(told)
-        # To measure it in full begins anew as well.
+        assert f"\npublished {exported / 'tiny'} (version " in goes_on(shown)
+        # An interrupted evaluation keeps nothing: it starts from the beginning.
         code, errors = interrupted("  measuring recon", "evaluate", str(exported / "tiny"))
         assert code == 130
         again = f"{sys.executable} -m trainer evaluate {exported / 'tiny'}"

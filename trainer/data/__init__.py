@@ -9,5 +9,5 @@
 A source in ``sources/`` (``idx``, ``folder``, ``vision``, ``hub``) gives pictures one by one. ``sizing``
 chooses the size and the channels of the images, ``loading`` decodes them, ``batches`` reads them from memory
 and ``streaming`` from the source, with worker processes. All but the last two do without torch, so that a
-wrong ``--data`` is told before it is imported.
+wrong ``--data`` is an error before torch is imported.
 """

@@ -196,7 +196,7 @@ def find(source: str) -> Source:
 
 
 def _is_path(source: str) -> bool:
-    """Whether it can be a folder alone: no dataset has such a name."""
+    """Whether it can only be a folder: no dataset has such a name."""
     return source.startswith(("~", ".")) or Path(source).name != source
 
 

@@ -48,7 +48,7 @@ SMALLEST_MSE = (0.01 / 255) ** 2
 
 
 def unreported(_done: int, _total: int) -> None:
-    """Progress that nobody watches."""
+    """Show no progress."""
 
 
 class ExportedGraph:

@@ -51,7 +51,7 @@ class Published:
         if given is not None:
             loading.check(given)
             return given
-        # A manifest has the name of the data alone: a path is nobody's business but the run's.
+        # A manifest is public, so it has only the name of the data; the path is in the run folder.
         source = str(self.manifest.config.get("data")) if self.run is None else self.run.config.data
         try:
             loading.check(source)

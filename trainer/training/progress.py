@@ -25,7 +25,7 @@ from trainer.training.run_folder import Record
 
 # On no terminal, a line this often between epochs shows that the run is alive.
 QUIET_SECONDS = 30.0
-# Steps that are timed before the time of all is told: the first is left out, which also warms up.
+# How long steps are timed for the first estimate of the time left; the first step warms up and is left out.
 TIMED_SECONDS = 5.0
 # Metrics that are shown in percent.
 PERCENTAGES = frozenset({"usage", "explained_variance"})
@@ -88,7 +88,7 @@ class Progress:
         )
 
     def _estimate(self, now: float, *, known: bool) -> None:
-        """Tell once how long the rest takes; ``known`` says that the device has ended all steps so far."""
+        """Print once how long the rest takes; ``known``: the device has finished all steps so far."""
         if self._timed_from is None:
             self._timed_from = now
             return

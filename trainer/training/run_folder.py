@@ -165,7 +165,7 @@ class RunFolder:
 
     @property
     def identity(self) -> Run:
-        """The name of the folder and the id of the run; a run from before runs had one has its start."""
+        """The name of the folder and the id of the run; an older run, without an id, has its start."""
         facts = self.facts
         return Run(name=self.folder.name, id=str(facts.get("id", facts.get("started"))))
 

@@ -150,7 +150,7 @@ def test_what_goes_on_publishes_where_the_first_command_would() -> None:
 
 
 @pytest.mark.parametrize(("stop", "code"), [(KeyboardInterrupt, 130), (Terminated, 143)])
-def test_an_interruption_tells_what_goes_on(stop: type[BaseException], code: int) -> None:
+def test_an_interruption_names_the_command_that_goes_on(stop: type[BaseException], code: int) -> None:
     kept = r"what was trained is kept\. To go on: this"
     with pytest.raises(Interrupted, match=kept) as caught, cli.going_on(lambda: True, "this"):
         raise stop

@@ -123,7 +123,7 @@ def test_help_and_mistakes_do_not_wait_for_torch(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_without_a_key_wandb_is_told_in_a_line(tmp_path: Path) -> None:
+def test_wandb_without_a_key_is_an_error_of_one_line(tmp_path: Path) -> None:
     pytest.importorskip("wandb")
     variables = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
     asked = subprocess.run(
@@ -140,7 +140,7 @@ def test_without_a_key_wandb_is_told_in_a_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_no_training")
-def test_a_name_that_is_taken_is_told_before_training(trained: Trained, tmp_path: Path) -> None:
+def test_a_name_that_is_taken_is_refused_before_training(trained: Trained, tmp_path: Path) -> None:
     places = [f"--out={tmp_path}", f"--export-to={trained.config.export_to}"]
     result = trainer("vqvae", *tiny_models.flags(), *places)
     assert result.exit_code == 1

@@ -266,7 +266,7 @@ def test_it_tells_of_the_second_stage(generating: Trained) -> None:
     assert "steps of the prior: 8 (--prior-epochs 2, 4 steps each of 64 images)" in lines
     sampling = f"  sample    python -m trainer sample {generating.exported.folder}"
     assert lines[-3] == sampling
-    # The first stage is not trained on once the second has begun.
+    # Once the second stage has begun, the first can no longer be trained.
     assert "its prior was trained for 8 steps" in lines[-1]
     assert "--epochs" not in lines[-1]
     assert re.search(r"100 images: mse 0\..*  bits \d+\.?\d*  bits_given_class \d+", generating.printed)

@@ -209,7 +209,9 @@ def test_a_run_replaces_its_own_model(target: Path) -> None:
         ("nobody", "is no model"),
     ],
 )
-def test_another_s_is_replaced_only_if_it_is_said(target: Path, made_by: str | None, found: str) -> None:
+def test_the_model_of_another_run_is_replaced_only_with_replace(
+    target: Path, made_by: str | None, found: str
+) -> None:
     if made_by == "nobody":
         publish(target, precious="1")
     else:

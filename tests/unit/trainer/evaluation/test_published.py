@@ -84,6 +84,6 @@ def test_the_model_of_another_run_is_not_taken_for_it(home: Path) -> None:
         ("exported", r"exported is no model and no run folder: it has no manifest\.json and no config\.yaml"),
     ],
 )
-def test_what_is_no_model_is_told(home: Path, path: str, complaint: str) -> None:
+def test_what_is_no_model_is_refused(home: Path, path: str, complaint: str) -> None:
     with pytest.raises(ExportError, match=complaint):
         Published.find(Path(path))

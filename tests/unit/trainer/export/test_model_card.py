@@ -42,7 +42,7 @@ def test_it_warns_of_a_model_that_is_poor(card: str, manifest: Manifest) -> None
     poor = measures.model_copy(update={"values": measures.values | {"explained_variance": 0.05}})
     warned = model_card(manifest.model_copy(update={"measures": (poor, training)}))
     assert "**Warning.** This model is poor: its reconstructions keep 5% of the variance" in warned
-    # Before anything else that could please.
+    # The warning comes before the pictures.
     assert warned.index("**Warning.**") < warned.index(image)
     good = (
         poor.model_copy(update={"values": poor.values | {"explained_variance": 0.95}}),
