@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from service.contract.operations import Input, Operation, Output, Parameter, Record, RelativeFile
+from service.contract.operations import Input, Operation, Output, Parameter, Record, RelativeFile, Tiling
 from service.contract.roles import Axis, Role
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "Parity",
     "Role",
     "Run",
+    "Tiling",
     "content_version",
     "fits",
 ]
@@ -200,8 +201,8 @@ class Manifest(Record):
         for name, operation in self.operations.items():
             if not re.fullmatch(rf"{NAME_PATTERN}(/{NAME_PATTERN})?", name):
                 raise ValueError(f"{name!r} is not a valid name of an operation")
-            if operation.graph not in self.files:
-                raise ValueError(f"operation {name!r}: graph {operation.graph!r} is not among the files")
+            if missing := operation.graphs - self.files.keys():
+                raise ValueError(f"operation {name!r}: {sorted(missing)} are not among the files")
             if operation.takes(Role.label) and not self.labels:
                 raise ValueError(f"operation {name!r} takes a label, but the manifest names no labels")
         if self.codebook is not None:

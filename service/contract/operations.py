@@ -111,14 +111,37 @@ class Output(Record):
         return self
 
 
+class Tiling(Record):
+    """How far an output of an operation between images and a grid of codes depends on its surroundings.
+
+    - ``receptive_field``: the input positions along an axis, pixels or cells, that one output position
+      depends on at most
+    - ``halo``: the cells of the grid on each side of a cell that its output depends on; a tile with so many
+      more cells on each side gives the outputs of the whole
+    """
+
+    receptive_field: int = Field(ge=1)
+    halo: int = Field(ge=0)
+
+
 class Operation(Record):
-    """A graph with its inputs, its outputs, and the parameters that a request may set."""
+    """A graph with its inputs, its outputs, and the parameters that a request may set.
+
+    ``graph`` runs on the CPU, and on every provider that ``provider_graphs`` does not name. The others have
+    the same inputs and outputs.
+
+    ``tiling`` is for operations that take images or codes of any size: the input may be cut into tiles. An
+    operation without it needs its whole input at once, and ``untiled`` says why.
+    """
 
     graph: RelativeFile
+    provider_graphs: dict[str, RelativeFile] = {}
     inputs: tuple[Input, ...] = Field(min_length=1)
     outputs: tuple[Output, ...] = Field(min_length=1)
     parameters: dict[str, Parameter] = {}
     description: str = ""
+    tiling: Tiling | None = None
+    untiled: str | None = None
 
     @model_validator(mode="after")
     def _inputs_and_outputs_agree(self) -> Self:
@@ -135,6 +158,21 @@ class Operation(Record):
                 if role.spec.needs is not None and role.spec.needs not in roles:
                     raise ValueError(f"it {verb} {role}, but no {role.spec.needs}")
         return self
+
+    @model_validator(mode="after")
+    def _tiled_or_not(self) -> Self:
+        if self.tiling is not None and self.untiled is not None:
+            raise ValueError(f"it can be tiled, and cannot be tiled because {self.untiled}")
+        return self
+
+    def graph_on(self, provider: str) -> str:
+        """The file of the graph for a provider, by its name such as ``cpu``."""
+        return self.provider_graphs.get(provider, self.graph)
+
+    @property
+    def graphs(self) -> set[str]:
+        """The files of the graphs for all providers."""
+        return {self.graph, *self.provider_graphs.values()}
 
     @property
     def roles(self) -> set[Role]:

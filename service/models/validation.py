@@ -35,8 +35,8 @@ def load_model(bundle: Bundle, provider: Provider, batch_limits: BatchLimits) ->
     Raises ModelRefused.
     """
     manifest = bundle.manifest
-    files = sorted({operation.graph for operation in manifest.operations.values()})
-    sessions = {file: Session(bundle.path / file, provider) for file in files}
+    files = {each.graph: each.graph_on(provider.name) for each in manifest.operations.values()}
+    sessions = {graph: Session(bundle.path / file, provider) for graph, file in sorted(files.items())}
     model = ServedModel(bundle, provider, sessions, batch_limits)
     for name, operation in manifest.operations.items():
         _validate_roles(name, operation)
