@@ -43,6 +43,7 @@ MODULES = (
     "encoding",
     "decoding",
     "fuzz.command",
+    "gpu.command",
     "hostile.command",
     "lossy",
     "overload",
