@@ -26,11 +26,11 @@ from tests.benchmarks.gpu.context import Context, markdown
 
 # By worth, if the time of the machine ends: the module, its title, and its share of the seconds.
 PARTS: Mapping[str, tuple[str, str, float]] = {
-    "service": ("service", "Through the service", 75),
+    "service": ("service", "Through the service", 70),
     "lookup": ("lookup", "The lookup alone", 30),
-    "half": ("precision.by_onnxruntime", "Precisions in ONNX Runtime", 70),
-    "torch": ("precision.by_torch", "The same in torch", 50),
-    "chains": ("chains", "Chains", 25),
+    "half": ("precision.by_onnxruntime", "Precisions in ONNX Runtime", 85),
+    "torch": ("precision.by_torch", "The same in torch", 45),
+    "chains": ("chains", "Chains", 20),
     "training": ("training", "Training", 45),
 }
 PACKAGES = ("torch", "onnxruntime-gpu", "onnx", "numpy")

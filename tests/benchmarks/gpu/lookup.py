@@ -7,6 +7,7 @@ scan N       a Scan over blocks of N rows, each two-level, so that few distances
 """
 
 import gc
+from typing import Any
 
 import numpy as np
 import onnx
@@ -41,7 +42,7 @@ class Nodes:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
 
-    def add(self, operator: str, *inputs: str, **attributes: object) -> str:
+    def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
         """Add a node with one output: the output's name. A second output, as TopK's, is ``NAME.1``."""
         name = f"{operator}{len(self.nodes)}"
         outputs = [name, f"{name}.1"] if operator == "TopK" else [name]
@@ -60,7 +61,7 @@ def lookup_graph(way: str, codebook: Array) -> bytes:
     graph = Nodes()
     graph.constant("codebook", codebook)
     graph.constant("lengths", np.square(codebook).sum(axis=1))
-    graph.constant("minus two", np.float32(-2).reshape(()))
+    graph.constant("minus two", np.array(-2, np.float32))
     graph.constant("group", np.array(GROUP, np.int64))
     graph.constant("groups", np.array([-1, size // GROUP, GROUP], np.int64))
     graph.constant("last", np.array([2], np.int64))

@@ -126,7 +126,7 @@ def _bare(
     """Images/s of a loop with nothing in it but the steps, and the seconds that it took to compile."""
     torch.compiler.reset()
     device = context.torch_device
-    model = _model(config, dataset).to(device, memory_format=torch.channels_last)
+    model = _model(config, dataset).to(device).to(memory_format=torch.channels_last)
     every = dataset.train.take(torch.arange(len(dataset.train)))
     images = every.images.to(device)
     labels = None if every.labels is None else every.labels.to(device)

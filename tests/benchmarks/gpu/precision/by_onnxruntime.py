@@ -158,6 +158,14 @@ def _trial(
         ms = context.median(bound.run, 0.12)
         speed = work * rows / ms / 1e9
         table.add(
-            *(case.name, "ONNX Runtime", *way.cells, rows, ms, rows / ms * 1000, speed, speed / peak),
-            *(agreement, on_cpu(session)),
+            case.name,
+            "ONNX Runtime",
+            *way.cells,
+            rows,
+            ms,
+            rows / ms * 1000,
+            speed,
+            speed / peak,
+            agreement,
+            on_cpu(session),
         )

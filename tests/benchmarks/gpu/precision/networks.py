@@ -227,13 +227,13 @@ CASES: Mapping[str, Case] = {
     case.name: case
     for case in (
         Case("vqvae-mnist-encode", lambda models: Encode(_mnist(models)), (28, 28, 1)),
-        Case("sd-encode", lambda _: seeded(LatentEncode()), (SD_SIZE, SD_SIZE, 3)),
+        Case("sd-encode-fused", lambda _: seeded(LatentEncode(fused=True)), (SD_SIZE, SD_SIZE, 3)),
         Case(
             "vqvae-128-encode",
             lambda _: seeded(Encode(_vqvae("vqvae-naruto", ImageSpec(channels=3, height=128, width=128)))),
             (128, 128, 3),
         ),
-        Case("sd-encode-fused", lambda _: seeded(LatentEncode(fused=True)), (SD_SIZE, SD_SIZE, 3)),
+        Case("sd-encode", lambda _: seeded(LatentEncode()), (SD_SIZE, SD_SIZE, 3)),
         Case("vqvae-mnist-decode", lambda models: Decode(_mnist(models)), (7, 7), "codes", 512),
     )
 }
