@@ -27,7 +27,7 @@ from trainer.evaluation.likelihood import SCORE
 from trainer.evaluation.reconstructions import RECONSTRUCTIONS, TRAINING, Reconstructions
 from trainer.evaluation.results import likelihood_row
 from trainer.export.model_card import CARD, SAMPLES, SHOWN_SEED, model_card
-from trainer.export.onnx_export import CODEBOOK_FILE, CODEBOOK_TENSOR, write_codebook, write_graph
+from trainer.export.onnx_export import CODEBOOK_FILE, CODEBOOK_TENSOR, write_graphs
 from trainer.export.parity import Drawing, ParityCheck, gap_of_others, with_draws
 from trainer.image_sheets import class_sheet, panels, save_png, sheet_labels, side_by_side
 from trainer.models.base import PICTURED_IMAGES, Graph, Model, SecondStage, Stage
@@ -77,12 +77,7 @@ def export(
     own, further = model.graphs(), second.graphs() if second else []
     graphs = [*own, *further]
     with publication(target, None if made_by is None else made_by.id, replace=replace) as folder:
-        codebook = model.codebook()
-        if codebook is not None:
-            write_codebook(codebook[1], folder)
-        for number, graph in enumerate(graphs, start=1):
-            with step(f"tracing {graph.operation}, {number} of {len(graphs)}"):
-                write_graph(graph, folder, codebook[0] if codebook else None)
+        write_graphs(graphs, folder, model.codebook(), step)
         run = ExportedGraphs(folder)
         operations = {graph.operation: graph.as_operation() for graph in graphs}
         exported = ExportedModel(run, operations, model.codes_spec())
@@ -209,7 +204,7 @@ def _manifest(
     codebook, files = model.codebook(), file_entries(folder)
     codebook_spec = None
     if codebook is not None:
-        rows, columns = codebook[1].shape
+        rows, columns = codebook.shape
         codebook_spec = Codebook(file=CODEBOOK_FILE, tensor=CODEBOOK_TENSOR, shape=(rows, columns))
     conditional = any(operation.takes(Role.label) for operation in exported.operations.values())
     return Manifest(

@@ -162,8 +162,8 @@ class Model(Stage):
         For a posterior's mean: the difference over the code, or over 1, the prior's standard deviation.
         """
 
-    def codebook(self) -> tuple[str, Tensor] | None:
-        """Name in the graphs and values, float32 ``(K, D)``, of the codebook; None if there is none."""
+    def codebook(self) -> Tensor | None:
+        """The codebook as the graphs hold it, float32 ``(K, D)``; None if there is none."""
         return None
 
 

@@ -116,8 +116,8 @@ class VQVAE(Model):
             decode=lambda codes: decode(codes).permute(0, 3, 1, 2),
         )
 
-    def codebook(self) -> tuple[str, Tensor]:
-        return "quantizer.codebook", self.quantizer.vectors().detach()
+    def codebook(self) -> Tensor:
+        return self.quantizer.vectors().detach()
 
     @torch.no_grad()
     def code_gap(self, images: Tensor, codes: Tensor) -> Tensor:
