@@ -28,7 +28,7 @@ from trainer.evaluation.reconstructions import RECONSTRUCTIONS, TRAINING, Recons
 from trainer.evaluation.results import likelihood_row
 from trainer.export.model_card import CARD, SAMPLES, SHOWN_SEED, model_card
 from trainer.export.onnx_export import CODEBOOK_FILE, CODEBOOK_TENSOR, write_graphs
-from trainer.export.parity import Drawing, ParityCheck, gap_of_others, with_draws
+from trainer.export.parity import Drawing, ParityCheck, check_halo, gap_of_others, with_draws
 from trainer.image_sheets import class_sheet, panels, save_png, sheet_labels, side_by_side
 from trainer.models.base import PICTURED_IMAGES, Graph, Model, SecondStage, Stage
 from trainer.training.progress import LongStep, in_silence
@@ -83,6 +83,10 @@ def export(
         exported = ExportedModel(run, operations, model.codes_spec())
         values, parity, preview = _examine(model, own, exported, dataset, step)
         save_png(preview, folder / "preview.png")
+        for graph in own:
+            if graph.tiling is not None:
+                with step(f"verifying the halo of {graph.operation}"):
+                    check_halo(graph, graph.tiling.halo, model.codes_spec(), run)
         for graph in filter(_to_be_compared_alone, own):
             with step(f"verifying {graph.operation}"):
                 parity = with_draws(parity, gap_of_others([graph], run))

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from service.contract.manifest import CodesSpec, ImageSpec, Input, Operation, Output, Parameter
+from service.contract.manifest import CodesSpec, ImageSpec, Input, Operation, Output, Parameter, Tiling
 from trainer.config import RunConfig, Schedule
 from trainer.data.batches import Batch
 from trainer.image_sheets import side_by_side
@@ -40,7 +40,8 @@ class Graph:
 
     ``module`` takes the tensors of ``examples`` in order and gives the ``outputs`` in order; a ``Chain``
     becomes a loop. ``axes`` names the axes of each input that may vary; ``"4*h"`` is an axis that is a
-    multiple of 4. ``parameters`` are those of the inputs that have this role.
+    multiple of 4. ``parameters`` are those of the inputs that have this role. A graph between images and
+    codes has a ``tiling``, or says why it is ``untiled``.
     """
 
     operation: str
@@ -52,6 +53,8 @@ class Graph:
     outputs: tuple[Output, ...]
     description: str
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    tiling: Tiling | None = None
+    untiled: str | None = None
 
     def as_operation(self) -> Operation:
         """The entry of the graph in the manifest."""
@@ -61,6 +64,8 @@ class Graph:
             outputs=self.outputs,
             parameters=dict(self.parameters),
             description=self.description,
+            tiling=self.tiling,
+            untiled=self.untiled,
         )
 
 

@@ -138,6 +138,7 @@ class VQVAE(Model):
                 inputs=(Input(name="images", role=Role.images),),
                 outputs=(Output(name="codes", role=Role.codes),),
                 description="The nearest code of each cell of the encoder's grid.",
+                tiling=self.encoder.tiling(),
             ),
             Graph(
                 operation="decode",
@@ -148,6 +149,7 @@ class VQVAE(Model):
                 inputs=(Input(name="codes", role=Role.codes),),
                 outputs=(Output(name="images", role=Role.images),),
                 description="The decoder's image of a grid of codes.",
+                tiling=self.decoder.tiling(),
             ),
         ]
 

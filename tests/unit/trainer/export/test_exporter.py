@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from service.contract.manifest import FILE_NAME, Manifest, Role, content_version
+from service.contract.manifest import FILE_NAME, Manifest, Role, Tiling, content_version
 from tests.fixtures import tiny_models
 from tests.fixtures.tiny_models import Trained
 from trainer.config import VQVAEConfig
@@ -30,6 +30,7 @@ from trainer.image_sheets import GAP, NAME_LINE, PAPER
 from trainer.models.base import Graph
 from trainer.models.code_prior.network import Ordered
 from trainer.models.code_prior.stage import PriorStage
+from trainer.models.layers.convolutional import Encoder
 from trainer.models.vqvae import VQVAE
 from trainer.training import checkpoint
 
@@ -198,6 +199,22 @@ def test_the_measures_are_those_of_the_files(
     )
 
 
+def test_the_manifest_tells_how_far_outputs_see(trained: Trained, manifest: Manifest) -> None:
+    model = trained.model
+    assert manifest.operations["encode"].tiling == model.encoder.tiling()
+    assert manifest.operations["decode"].tiling == model.decoder.tiling()
+
+
+def test_a_halo_that_the_graph_exceeds_is_not_published(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_models.without_onnx(monkeypatch)
+    monkeypatch.setattr(Encoder, "tiling", lambda _: Tiling(receptive_field=4, halo=0))
+    with pytest.raises(ExportError, match=r"encoder\.onnx depends on more than its halo of 0 cells"):
+        again(trained, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_parity_was_looked_at(manifest: Manifest) -> None:
     assert manifest.parity is not None
     assert (manifest.parity.images, manifest.parity.codes) == (100, 100 * 49)
@@ -335,9 +352,12 @@ def test_a_model_without_one_has_no_labels(manifest: Manifest) -> None:
 
 
 def test_a_prior_does_not_change_the_model(trained: Trained, generating: Trained) -> None:
-    for name in (*GRAPHS, "codebook.safetensors", "preview.png"):
-        there, here = (each.exported.folder / name for each in (trained, generating))
-        assert there.read_bytes() == here.read_bytes()
+    there, here = (each.exported.folder for each in (trained, generating))
+    for name in ("codebook.safetensors", "preview.png"):
+        assert (there / name).read_bytes() == (here / name).read_bytes()
+    for name in GRAPHS:
+        # With their weights, which lie elsewhere in the file as soon as there are others.
+        assert onnx.load(there / name) == onnx.load(here / name)
     assert trained.exported.manifest.version != generating.exported.manifest.version
 
 

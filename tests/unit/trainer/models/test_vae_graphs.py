@@ -72,6 +72,7 @@ def in_onnx(exported: ExportedGraphs, vae: VAE, operation: str, *inputs: Tensor)
 def test_the_graphs_say_what_they_take_and_give(vae: VAE) -> None:
     operations = {of.operation: of.as_operation() for of in vae.graphs()}
     assert operations.keys() == {"encode", "decode", "score", "sample/prior", "sample/interpolate"}
+    assert [name for name, of in operations.items() if of.untiled] == ["encode", "decode", "score"]
     (of_encode,) = (item for item in operations["encode"].inputs if item.role is Role.normal)
     # Without a seed the noise is 0 and the code is the mean; a score always needs draws.
     assert (of_encode.default, of_encode.shape) == (0, (3,))
