@@ -30,7 +30,7 @@ from trainer.export.model_card import CARD, SAMPLES, SHOWN_SEED, model_card
 from trainer.export.onnx_export import CODEBOOK_FILE, CODEBOOK_TENSOR, write_codebook, write_graph
 from trainer.export.parity import Drawing, ParityCheck, gap_of_others, with_draws
 from trainer.image_sheets import class_sheet, panels, save_png, sheet_labels, side_by_side
-from trainer.models.base import PICTURED_IMAGES, Graph, Model, SecondStage, Stage
+from trainer.models.base import PICTURED_IMAGES, Graph, Model, RunGraph, SecondStage, Stage
 from trainer.training.progress import LongStep, in_silence
 
 PARITY_IMAGES = 2000
@@ -80,13 +80,14 @@ def export(
         codebook = model.codebook()
         if codebook is not None:
             write_codebook(codebook[1], folder)
-        for number, graph in enumerate(graphs, start=1):
-            with step(f"tracing {graph.operation}, {number} of {len(graphs)}"):
+        written = [each for graph in graphs for each in (graph, *graph.variants.values())]
+        for number, graph in enumerate(written, start=1):
+            with step(f"tracing {graph.operation}, {number} of {len(written)}"):
                 write_graph(graph, folder, codebook[0] if codebook else None)
         run = ExportedGraphs(folder)
         operations = {graph.operation: graph.as_operation() for graph in graphs}
         exported = ExportedModel(run, operations, model.codes_spec())
-        values, parity, preview = _examine(model, own, exported, dataset, step)
+        values, parity, preview = _examine(model, own, run, exported, dataset, step)
         save_png(preview, folder / "preview.png")
         for graph in filter(_to_be_compared_alone, own):
             with step(f"verifying {graph.operation}"):
@@ -130,16 +131,25 @@ def _second_stage_copy(model: Model, second: SecondStage, dataset: Dataset) -> S
 
 
 def _examine(
-    model: Model, graphs: Sequence[Graph], exported: ExportedModel, dataset: Dataset, step: LongStep
+    model: Model,
+    graphs: Sequence[Graph],
+    run: RunGraph,
+    exported: ExportedModel,
+    dataset: Dataset,
+    step: LongStep,
 ) -> tuple[dict[str, float], Parity, Tensor]:
     """Run the test images through the exported files: metrics, parity with torch, and the preview."""
     metrics, parity = Reconstructions(model.codes_spec()), ParityCheck(model, graphs)
+    encoders = [each for graph in graphs if graph.operation == "encode" for each in graph.variants.values()]
     previews: list[Tensor] = []
     with step("verifying reconstructions") as report, whole_test(dataset) as batches:
         for batch in exported.reconstruct(batches.ordered(), report, len(dataset.test)):
             metrics.add(batch)
             if parity.images < PARITY_IMAGES:
                 parity.add(batch.images.numpy(), batch.codes.numpy(), batch.decoded.numpy())
+                for encoder in encoders:
+                    (codes,) = run(encoder, {encoder.inputs[0].name: batch.images})
+                    parity.add_variant(batch.images.numpy(), codes.numpy(), batch.codes.numpy())
             if not previews:
                 originals, decoded = (rows.permute(0, 3, 1, 2) for rows in (batch.images, batch.decoded))
                 previews.append(side_by_side(originals[:PICTURED_IMAGES], decoded[:PICTURED_IMAGES]))

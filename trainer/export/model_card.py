@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import yaml
 
-from service.contract.manifest import Manifest, Measures
+from service.contract.manifest import Manifest, Measures, Operation
 from trainer.evaluation.descriptions import DESCRIPTIONS
 from trainer.evaluation.exported_model import SAMPLE
 from trainer.evaluation.reconstructions import shortcomings
@@ -135,10 +135,15 @@ def _parity(manifest: Manifest) -> str:
 
 def _operations(manifest: Manifest) -> str:
     lines = [
-        f"- `{name}` ({operation.graph}): {operation.description}"
+        f"- `{name}` ({_graphs(operation)}): {operation.description}"
         for name, operation in manifest.operations.items()
     ]
     return "## Operations\n\n" + "\n".join(lines)
+
+
+def _graphs(operation: Operation) -> str:
+    others = [f"{file} on {provider.upper()}" for provider, file in operation.provider_graphs.items()]
+    return "; ".join([operation.graph, *others])
 
 
 def _use(manifest: Manifest) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.export import Dim
 
 from trainer.models.base import Graph
-from trainer.models.samplers.onnx_scan import Chain, Subgraph, assembled
+from trainer.models.onnx_scan import Chain, Subgraph, assembled
 
 CODEBOOK_FILE = "codebook.safetensors"
 CODEBOOK_TENSOR = "codebook"
@@ -34,7 +34,8 @@ def write_graph(graph: Graph, folder: Path, codebook_name: str | None) -> None:
     onnx.checker.check_model(model, full_check=True)
     if codebook_name is not None:
         for initializer in model.graph.initializer:
-            if initializer.name == codebook_name:
+            # Of a chain it is the codebook of a module inside.
+            if f".{initializer.name}".endswith(f".{codebook_name}"):
                 _point_at_codebook(initializer, folder / CODEBOOK_FILE)
     onnx.save(model, folder / graph.file)
 
