@@ -135,10 +135,15 @@ def _parity(manifest: Manifest) -> str:
 
 def _operations(manifest: Manifest) -> str:
     lines = [
-        f"- `{name}` ({operation.graph}): {operation.description}{_tiling(operation)}"
+        f"- `{name}` ({_graphs(operation)}): {operation.description}{_tiling(operation)}"
         for name, operation in manifest.operations.items()
     ]
     return "## Operations\n\n" + "\n".join(lines)
+
+
+def _graphs(operation: Operation) -> str:
+    others = [f"{file} on {provider.upper()}" for provider, file in operation.provider_graphs.items()]
+    return "; ".join([operation.graph, *others])
 
 
 def _tiling(operation: Operation) -> str:

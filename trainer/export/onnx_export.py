@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.export import Dim
 
 from trainer.models.base import Graph
-from trainer.models.samplers.onnx_scan import Chain, Subgraph, assembled
+from trainer.models.onnx_scan import Chain, Subgraph, assembled
 from trainer.training.progress import LongStep, in_silence
 
 CODEBOOK_FILE, CODEBOOK_TENSOR = "codebook.safetensors", "codebook"

@@ -61,7 +61,7 @@ class ParityCheck:
         self._discrete = dtype == "int32"
         self._tolerance = f"{PIXELS_TOLERANCE}; {CODES_TOLERANCES[dtype]}: {REASON}"
         self.images = 0
-        self._codes = self._flips = self._pixels = self._within = self._largest = 0
+        self._codes = self._flips = self._variant_flips = self._pixels = self._within = self._largest = 0
         self._gap = 0.0
 
     @torch.no_grad()
@@ -74,15 +74,29 @@ class ParityCheck:
         differs = expected != codes
         self._codes += codes.size
         self._flips += int(differs.sum()) if self._discrete else 0
-        if differs.any():
-            gaps = self._model.code_gap(torch.from_numpy(images), torch.from_numpy(codes))
-            self._gap = max(self._gap, _largest(gaps[torch.from_numpy(differs)]))
+        self._add_gap(images, codes, differs)
         # From the same codes, so that a difference between codes is not counted as an error of the decoder.
         again = self._in_torch("decode", Role.codes, codes)[Role.images]
         difference = np.abs(again.astype(np.int16) - decoded.astype(np.int16))
         self._pixels += difference.size
         self._within += int((difference <= 1).sum())
         self._largest = max(self._largest, int(difference.max()))
+
+    @torch.no_grad()
+    def add_variant(
+        self, images: NDArray[np.uint8], codes: NDArray[np.generic], expected: NDArray[np.generic]
+    ) -> None:
+        """Compare the codes that another provider's graph gives with those that were given to ``add``."""
+        differs = expected != codes
+        self._variant_flips += int(differs.sum()) if self._discrete else 0
+        self._add_gap(images, codes, differs)
+
+    def _add_gap(
+        self, images: NDArray[np.uint8], codes: NDArray[np.generic], differs: NDArray[np.bool_]
+    ) -> None:
+        if differs.any():
+            gaps = self._model.code_gap(torch.from_numpy(images), torch.from_numpy(codes))
+            self._gap = max(self._gap, _largest(gaps[torch.from_numpy(differs)]))
 
     def _in_torch(
         self, name: str, role: Role, array: NDArray[np.generic]
@@ -107,6 +121,8 @@ class ParityCheck:
             differ = (
                 f"{parity.code_flips} of {parity.codes} codes differ, " if self._discrete else "codes differ "
             )
+            if self._variant_flips:
+                differ += f"and those of a variant for another provider in {self._variant_flips} places, "
             raise ExportError(
                 "ONNX Runtime disagrees with torch: "
                 f"{parity.within_one_level:.3%} of pixels are within 1 level, and {differ}"

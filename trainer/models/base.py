@@ -3,7 +3,7 @@
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -41,7 +41,8 @@ class Graph:
     ``module`` takes the tensors of ``examples`` in order and gives the ``outputs`` in order; a ``Chain``
     becomes a loop. ``axes`` names the axes of each input that may vary; ``"4*h"`` is an axis that is a
     multiple of 4. ``parameters`` are those of the inputs that have this role. A graph between images and
-    codes has a ``tiling``, or says why it is ``untiled``.
+    codes has a ``tiling``, or says why it is ``untiled``. ``provider_modules`` compute the same in another
+    way for a provider, by its name; each becomes a graph of its own.
     """
 
     operation: str
@@ -55,11 +56,26 @@ class Graph:
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     tiling: Tiling | None = None
     untiled: str | None = None
+    provider_modules: Mapping[str, nn.Module] = field(default_factory=dict)
+
+    @property
+    def variants(self) -> Mapping[str, "Graph"]:
+        """The graphs of ``provider_modules`` by provider, such as ``encoder.cuda.onnx``."""
+        return {
+            provider: replace(
+                self,
+                file=f"{self.file.removesuffix('.onnx')}.{provider}.onnx",
+                module=module,
+                provider_modules={},
+            )
+            for provider, module in self.provider_modules.items()
+        }
 
     def as_operation(self) -> Operation:
         """The entry of the graph in the manifest."""
         return Operation(
             graph=self.file,
+            provider_graphs={provider: graph.file for provider, graph in self.variants.items()},
             inputs=self.inputs,
             outputs=self.outputs,
             parameters=dict(self.parameters),

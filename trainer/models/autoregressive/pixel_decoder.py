@@ -16,7 +16,7 @@ from trainer.models.autoregressive.pixel_distributions import PixelDistribution
 from trainer.models.base import Graph, to_shares
 from trainer.models.gaussian.operations import BATCH, UNTILED
 from trainer.models.layers.masked import MaskedConv
-from trainer.models.samplers.onnx_scan import Axes, Chain, Loop, Tensors
+from trainer.models.onnx_scan import Axes, Chain, Loop, Tensors
 
 # The pixels before its own that a masked 3x3 convolution sees.
 TAPS = 4

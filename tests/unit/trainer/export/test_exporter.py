@@ -1,7 +1,7 @@
 import hashlib
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,7 @@ from trainer.models.base import Graph
 from trainer.models.code_prior.network import Ordered
 from trainer.models.code_prior.stage import PriorStage
 from trainer.models.layers.convolutional import Encoder
+from trainer.models.quantizers import lookup
 from trainer.models.vqvae import VQVAE
 from trainer.training import checkpoint
 
@@ -232,6 +233,44 @@ def test_the_preview_shows_originals_above_reconstructions(
     decoded = decode(encode(test_images[:1]))[0, :, :, 0].astype(int)
     assert np.array_equal(preview[2:30, 2:30], test_images[0, :, :, 0])
     assert np.abs(preview[32:60, 2:30] - decoded).max() <= 1
+
+
+def in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let an encoder look the cells of a small image up in four blocks."""
+    monkeypatch.setattr(lookup, "DISTANCES", 16 * lookup.FEWEST_ROWS)
+
+
+@pytest.mark.slow
+def test_an_encoder_with_a_loop_has_a_graph_without_one_for_cuda(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, test_images: NDArray[np.uint8]
+) -> None:
+    in_blocks(monkeypatch)
+    again(trained, tmp_path)
+    folder = tmp_path / "tiny"
+    manifest = Manifest.model_validate_json((folder / FILE_NAME).read_text())
+    operation = manifest.operations["encode"]
+    assert (operation.graph, operation.provider_graphs) == ("encoder.onnx", {"cuda": "encoder.cuda.onnx"})
+    assert operation.graphs <= manifest.files.keys()
+    assert "`encode` (encoder.onnx; encoder.cuda.onnx on CUDA): " in (folder / "README.md").read_text()
+    codebook = trained.model.quantizer.codebook.numpy().tobytes()
+    assert [codebook in (folder / file).read_bytes() for file in operation.graphs] == [False, False]
+    with_loop, without = (session(folder / file) for file in (operation.graph, "encoder.cuda.onnx"))
+    for images in (test_images, test_images[:1], test_images[:3, :12, :20]):
+        assert np.array_equal(with_loop(images), without(images))
+
+
+def test_a_graph_for_cuda_that_disagrees_is_not_published(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(graph: Graph, inputs: Mapping[str, torch.Tensor]) -> Sequence[torch.Tensor]:
+        found = tiny_models.run_in_torch(graph, inputs)
+        return [(codes + 1) % 16 for codes in found] if "cuda" in graph.file else found
+
+    in_blocks(monkeypatch)
+    tiny_models.without_onnx(monkeypatch, run)
+    with pytest.raises(ExportError, match=r"those of a variant"):
+        again(trained, tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_in_the_folder_tells_of_the_machine(trained: Trained, folder: Path) -> None:

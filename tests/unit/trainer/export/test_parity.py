@@ -77,6 +77,20 @@ def test_a_flip_without_a_tie_is_an_error(model: VQVAE) -> None:
         check.verdict()
 
 
+def test_the_codes_of_a_variant_may_differ_at_ties_alone(model: VQVAE) -> None:
+    codes, decoded = outputs(model)
+    check = ParityCheck(model, model.graphs())
+    check.add(IMAGES, codes, decoded)
+    tied, wrong = codes.copy(), codes.copy()
+    tied[0, 0, :3] += 8
+    wrong[3, 2, 1] = (wrong[3, 2, 1] + 1) % 8
+    check.add_variant(IMAGES, tied, codes)
+    assert check.verdict().code_flips == 0
+    check.add_variant(IMAGES, wrong, codes)
+    with pytest.raises(ExportError, match=r"0 of 490 codes differ, and those of a variant"):
+        check.verdict()
+
+
 def test_pixels_may_differ_by_one_level(model: VQVAE) -> None:
     codes, decoded = outputs(model)
     check = ParityCheck(model, model.graphs())
