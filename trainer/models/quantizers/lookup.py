@@ -15,11 +15,11 @@ from torch import Tensor
 
 # Codes in a group of the arg-min. With fewer than two groups there is one level.
 GROUP = 64
-# Distances in a block on a CPU, 1 MiB of them, and the fewest rows in a block: with fewer, the matrix product
+# Distances in a block of a graph, 1 MiB of them, and the fewest rows in one: with fewer, the matrix product
 # is slow for reading the codebook.
 DISTANCES, FEWEST_ROWS = 2**18, 16
-# On a GPU each block is some launches.
-DISTANCES_ON_GPU = 2**22
+# The same in torch, where a block costs more than a step of a graph; on a GPU it costs launches.
+DISTANCES_IN_TORCH, DISTANCES_ON_GPU = 2**20, 2**22
 
 
 class Table(NamedTuple):
@@ -56,8 +56,8 @@ def nearest(rows: Tensor, codebook: Tensor) -> Tensor:
     if torch.compiler.is_exporting():
         # A graph takes any number of rows, which could not be split here: see ``block_rows``.
         return look_up(rows, table)
-    distances = DISTANCES if rows.is_cpu else DISTANCES_ON_GPU
-    blocks = rows.split(max(FEWEST_ROWS, distances // len(codebook)))
+    distances = DISTANCES_IN_TORCH if rows.is_cpu else DISTANCES_ON_GPU
+    blocks = rows.split(max(1, distances // len(codebook)))
     return torch.cat([look_up(block, table) for block in blocks])
 
 
@@ -75,14 +75,15 @@ def look_up(rows: Tensor, table: Table) -> Tensor:
 def first_lowest(distances: Tensor) -> Tensor:
     """The arg-min of each row, float32 ``(n, K)`` to int64 ``(n,)``, the first of several.
 
-    In two levels if K is a multiple of ``GROUP``, and two of them or more.
+    On a CPU it has two levels if K is a multiple of ``GROUP``, and two of them or more. Elsewhere it has one:
+    on a GPU each operation is a launch.
     """
     rows, size = distances.shape
     groups = size // GROUP
-    if groups < 2 or size % GROUP:
+    if groups < 2 or size % GROUP or not distances.is_cpu:
         return distances.argmin(dim=1)
     group = distances.view(-1, groups, GROUP).amin(dim=2).argmin(dim=1)
-    place = torch.arange(rows, device=distances.device) * groups + group
+    place = torch.arange(rows) * groups + group
     inside = distances.view(-1, GROUP).index_select(0, place)
     return group * GROUP + inside.argmin(dim=1)
 
