@@ -35,7 +35,7 @@ from service.settings import Settings
 ROUTERS = (codes.router, sample.router, score.router, models.router, inference.router, health.router)
 
 # Response headers that the scripts of a web page may read (CORS), beside those that they always may.
-_MODEL_HEADERS = ("X-Tessera-Model", "X-Tessera-Version", "X-Tessera-Seed")
+_MODEL_HEADERS = ("X-Tessera-Model", "X-Tessera-Version", "X-Tessera-Seed", "X-Tessera-Size")
 EXPOSED = (*_MODEL_HEADERS, REQUEST_ID, LENGTH, "Retry-After", "WWW-Authenticate", "Content-Disposition")
 
 DESCRIPTION = """

@@ -1,7 +1,7 @@
 """From a request to a run of a model: which model, which operations, their parameters, the run."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from numpy.typing import NDArray
 from starlette.requests import Request
@@ -10,9 +10,9 @@ from starlette.types import Scope
 from service.api import request_bodies
 from service.api.content_negotiation import header
 from service.api.dependencies import Context
-from service.api.schemas import ImagesQuery, Named, OperationQuery
+from service.api.schemas import CodesDocument, DecodeQuery, ImagesQuery, Named, OperationQuery
 from service.codecs import code_arrays
-from service.codecs.images import ImageLimits, Pixels
+from service.codecs.images import Fitted, ImageLimits
 from service.contract.manifest import Role
 from service.contract.runner import Arrays, Results
 from service.errors import BadValue, TooLarge, VersionConflict, quoted, too_large
@@ -21,6 +21,8 @@ from service.models.model import ServedModel
 from service.models.pipeline import Number, Pipeline
 from service.models.request_parameters import Label
 from service.observability.call_record import current_call
+
+T = TypeVar("T")
 
 # Points of an interpolation if the request does not say how many.
 POINTS = 9
@@ -96,10 +98,10 @@ def check_queue(context: Context, query: Named, verb: str, scope: Scope) -> None
         context.scheduler.check(model, model.pipeline(verb))
 
 
-def _agreed(what: str, queried: str | None, named: str | None) -> str | None:
+def _agreed(what: str, queried: T | None, named: T | None) -> T | None:
     if queried is not None and named is not None and queried != named:
         raise BadValue(
-            f"the query names {what} {quoted(queried)} and the body {quoted(named)}", given=[queried, named]
+            f"the query has the {what} {quoted(queried)} and the body {quoted(named)}", given=[queried, named]
         )
     return named if queried is None else queried
 
@@ -141,8 +143,8 @@ def operation_call(model: ServedModel, verb: str, query: OperationQuery, *, draw
 
 async def images_call(
     request: Request, context: Context, query: ImagesQuery, verb: str
-) -> tuple[Call, Pixels]:
-    """The call for a request with images, and the images, uint8 ``(N, H, W, C)``."""
+) -> tuple[Call, Fitted]:
+    """The call for a request with images, and the images, fitted to its model."""
     check_queue(context, query, verb, request.scope)
     received = await request_bodies.read_images(request, context)
     model = choose_model(context, query, received.named)
@@ -151,7 +153,23 @@ async def images_call(
     fitted = await context.convert(
         lambda: received.fitted(model, limits, resize=query.resize), received.weight
     )
-    return call, fitted.pixels
+    return call, fitted
+
+
+def unpadded_size(
+    query: DecodeQuery, body: Named | None, codes: NDArray[Any], model: ServedModel
+) -> tuple[int, int] | None:
+    """Height and width of the images of some codes, as the query or the body has them; None if neither has.
+
+    Raises BadValue if the two disagree, BadSize if the codes are not those of images padded from this size.
+    """
+    named = body.size if isinstance(body, CodesDocument) else None
+    given = _agreed("size", query.height_and_width, named)
+    if given is None:
+        return None
+    height, width = given
+    code_arrays.check_unpadded((height, width), codes, model.manifest)
+    return height, width
 
 
 def check_states(model: ServedModel, states: NDArray[Any], limits: ImageLimits) -> None:

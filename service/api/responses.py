@@ -24,12 +24,22 @@ def json_bytes(content: Any) -> bytes:
 
 
 def of_codes(
-    model: ServedModel, codes: NDArray[Any], form: str, headers: Mapping[str, str] | None = None
+    model: ServedModel,
+    codes: NDArray[Any],
+    form: str,
+    headers: Mapping[str, str] | None = None,
+    size: tuple[int, int] | None = None,
 ) -> Response:
-    """Codes ``(N, *shape)`` in one of CODES_FORMS."""
+    """Codes ``(N, *shape)`` in one of CODES_FORMS.
+
+    ``size`` is the height and width in pixels of the images before they were padded, if they were.
+    """
+    if size is not None:
+        headers = {**(headers or {}), "X-Tessera-Size": f"{size[0]}x{size[1]}"}
     if form != JSON:
         return _response(npy.dump(codes), model, form, headers)
-    content = {**_members(model, codes.shape), "dtype": model.manifest.codes.dtype, "codes": codes}
+    more = {} if size is None else {"size": size}
+    content = {**_members(model, codes.shape), "dtype": model.manifest.codes.dtype, **more, "codes": codes}
     return _response(json_bytes(content), model, form, headers)
 
 
