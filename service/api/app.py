@@ -72,7 +72,7 @@ def create_app(settings: Settings, control: ControlChannel | None = None) -> App
     provider = choose_provider(
         settings.provider, settings.threads, tf32=settings.tf32, captures=settings.cuda_graphs
     )
-    batching = BatchLimits.on(provider, settings.batch_size, settings.batch_pixels)
+    batching = BatchLimits.on(provider, settings.batch_size, settings.batch_pixels, settings.tile_pixels)
     registry = Registry(settings.models, provider, batching, settings.default_model)
     # Without the report of a reload: one process writes it for all workers.
     registry.prepare()

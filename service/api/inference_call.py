@@ -21,6 +21,7 @@ from service.models.model import ServedModel
 from service.models.pipeline import Number, Pipeline
 from service.models.request_parameters import Label
 from service.observability.call_record import current_call
+from service.tiling import tiles
 
 T = TypeVar("T")
 
@@ -57,6 +58,10 @@ class Call(NamedTuple):
         if self.label is not None or self.pipeline.label is not None:
             labels = request_parameters.labels(self.model.manifest, self.pipeline, self.label, rows)
             inputs = given if labels is None else {**given, Role.label: labels}
+        if not self.model.runs_whole(inputs):
+            return await tiles.run(
+                context.scheduler, self.model, self.pipeline, inputs, rows, self.values, self.default_noise
+            )
         return await context.scheduler.run(
             self.model, self.pipeline, inputs, rows, self.values, self.seed, self.default_noise
         )
