@@ -42,6 +42,8 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 
 _WHITESPACE = b" \t\r\n\v\f"
 
+_LARGER = "a larger one is read row by row if it is the only one, a PNG or JPEG, and has resize=false"
+
 # Pillow's own limit is fixed, and it raises at twice the value; open_image checks the setting.
 Image.MAX_IMAGE_PIXELS = None
 
@@ -53,6 +55,7 @@ class ImageLimits:
     max_pixels: int
     max_images: int
     max_total_pixels: int
+    max_decoded_pixels: int = 2**24
 
     def check_count(self, rows: int) -> None:
         """Raise BadValue for no rows, TooLarge for more than ``max_images``."""
@@ -66,6 +69,12 @@ class ImageLimits:
         if height * width > self.max_pixels:
             size = f"{what} {height} x {width} pixels"
             raise too_large(size, height * width, self.max_pixels, "max_pixels")
+
+    def check_decoded(self, what: str, height: int, width: int, hint: str) -> None:
+        """Raise TooLarge if an image has more than ``max_decoded_pixels``; ``hint`` ends the message."""
+        if height * width > self.max_decoded_pixels:
+            size = f"{what} {height} x {width} pixels, and is not decoded at once"
+            raise too_large(size, height * width, self.max_decoded_pixels, "max_decoded_pixels", hint)
 
     def check_total(self, rows: int, height: int, width: int) -> None:
         """Raise TooLarge if so many images of a size have more than ``max_total_pixels``."""
@@ -176,6 +185,7 @@ def open_image(data: bytes, limits: ImageLimits, where: str = "the image") -> Im
         raise BadImage(f"{where} is no PNG, JPEG or WebP that can be read", allowed=FORMATS) from error
     width, height = picture.size
     limits.check_pixels(f"{where} has", height, width)
+    limits.check_decoded(f"{where} has", height, width, _LARGER)
     return picture
 
 
