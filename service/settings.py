@@ -142,7 +142,7 @@ class Settings(BaseSettings):
     with 503. 0 for a quarter more than max_body_bytes."""
     max_pixels: PositiveInt = 2**24
     """Largest image, in pixels; checked before any pixel is decoded."""
-    max_decoded_pixels: PositiveInt = 2**24
+    max_decoded_pixels: int = Field(default=2**24, ge=2**16)
     """Largest image that is decoded at once, in pixels. With a higher max_pixels, larger ones are read row by
     row: one PNG or JPEG in a request, with `resize=false`. That needs the extra `large`."""
     max_images: PositiveInt = 1024

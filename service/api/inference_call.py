@@ -10,6 +10,7 @@ from starlette.types import Scope
 from service.api import request_bodies
 from service.api.content_negotiation import header
 from service.api.dependencies import Context
+from service.api.request_bodies import ImagesBody
 from service.api.schemas import CodesDocument, DecodeQuery, ImagesQuery, Named, OperationQuery
 from service.codecs import code_arrays
 from service.codecs.images import Fitted, ImageLimits
@@ -22,6 +23,8 @@ from service.models.pipeline import Number, Pipeline
 from service.models.request_parameters import Label
 from service.observability.call_record import current_call
 from service.tiling import tiles
+from service.tiling.rows import RowSource
+from service.tiling.tiles import Sinks
 
 T = TypeVar("T")
 
@@ -54,10 +57,7 @@ class Call(NamedTuple):
             # The noise of a sampler has an axis of as many steps.
             if (steps := int(self.values[axis])) > most:
                 raise too_large(f"{axis} is {steps}", steps, most, "max_steps")
-        inputs = given
-        if self.label is not None or self.pipeline.label is not None:
-            labels = request_parameters.labels(self.model.manifest, self.pipeline, self.label, rows)
-            inputs = given if labels is None else {**given, Role.label: labels}
+        inputs = self._with_labels(given, rows)
         if not self.model.runs_whole(inputs):
             return await tiles.run(
                 context.scheduler, self.model, self.pipeline, inputs, rows, self.values, self.default_noise
@@ -65,6 +65,25 @@ class Call(NamedTuple):
         return await context.scheduler.run(
             self.model, self.pipeline, inputs, rows, self.values, self.seed, self.default_noise
         )
+
+    async def run_rows(
+        self, context: Context, source: RowSource, sinks: Sinks | None = None, nbytes: int = 0
+    ) -> dict[Role, NDArray[Any]]:
+        """Run the pipeline on one image or grid of codes that is read row by row.
+
+        Raises as ``TiledPipeline.run``.
+        """
+        others = self._with_labels({}, 1)
+        tiled = tiles.TiledPipeline(
+            context.scheduler, self.model, self.pipeline, self.values, self.default_noise, others
+        )
+        return await tiled.run(source, sinks, nbytes)
+
+    def _with_labels(self, given: Arrays, rows: int) -> Arrays:
+        if self.label is None and self.pipeline.label is None:
+            return given
+        labels = request_parameters.labels(self.model.manifest, self.pipeline, self.label, rows)
+        return given if labels is None else {**given, Role.label: labels}
 
 
 def choose_model(context: Context, query: Named, body: Named | None = None) -> ServedModel:
@@ -148,17 +167,20 @@ def operation_call(model: ServedModel, verb: str, query: OperationQuery, *, draw
 
 async def images_call(
     request: Request, context: Context, query: ImagesQuery, verb: str
-) -> tuple[Call, Fitted]:
-    """The call for a request with images, and the images, fitted to its model."""
+) -> tuple[Call, ImagesBody]:
+    """The call for a request with images, and the images."""
     check_queue(context, query, verb, request.scope)
     received = await request_bodies.read_images(request, context)
     model = choose_model(context, query, received.named)
-    call = operation_call(model, verb, query, draws=query.seed is not None or verb == "score")
+    return operation_call(model, verb, query, draws=query.seed is not None or verb == "score"), received
+
+
+async def fit_images(
+    context: Context, query: ImagesQuery, model: ServedModel, received: ImagesBody
+) -> Fitted:
+    """The images of a request, fitted to a model. Raises as ``ImagesBody.fitted``."""
     limits = context.limits.images
-    fitted = await context.convert(
-        lambda: received.fitted(model, limits, resize=query.resize), received.weight
-    )
-    return call, fitted
+    return await context.convert(lambda: received.fitted(model, limits, resize=query.resize), received.weight)
 
 
 def unpadded_size(

@@ -13,6 +13,7 @@ from service.api.dependencies import Shared
 from service.api.inference_call import (
     check_queue,
     choose_model,
+    fit_images,
     images_call,
     operation_call,
     unpadded_size,
@@ -28,6 +29,7 @@ from service.api.openapi.document import (
     runs_model,
 )
 from service.api.openapi.examples import Examples
+from service.api.routes import large_images
 from service.api.schemas import CodesDocument, DecodeQuery, ImagesQuery, ImagesResponse, ModelResponse
 from service.codecs.images import Pixels, cropped
 from service.contract.manifest import Role
@@ -75,12 +77,16 @@ async def encode(request: Request, context: Shared, query: Annotated[ImagesQuery
     the `size` before that, which `/decode` restores.
     """
     form = content_negotiation.choose(request.scope, responses.CODES_FORMS)
-    call, images = await images_call(request, context, query, "encode")
-    results = await call.run(context, len(images.pixels), {Role.images: images.pixels})
-    codes = results.arrays[Role.codes]
+    call, received = await images_call(request, context, query, "encode")
+    if not query.resize and (large := await large_images.find_large(context, received)):
+        codes, unpadded = await large_images.encode(call, context, large)
+    else:
+        images = await fit_images(context, query, call.model, received)
+        results = await call.run(context, len(images.pixels), {Role.images: images.pixels})
+        codes, unpadded = results.arrays[Role.codes], images.unpadded
     headers = {"X-Tessera-Seed": str(call.seed)} if call.draws else {}
     return await context.convert(
-        lambda: responses.of_codes(call.model, codes, form, headers, images.unpadded), codes.size
+        lambda: responses.of_codes(call.model, codes, form, headers, unpadded), codes.size
     )
 
 
@@ -101,6 +107,8 @@ async def decode(request: Request, context: Shared, query: Annotated[DecodeQuery
         received.size, lambda: received.read(model, context.limits.images), received.weight, context
     )
     size = unpadded_size(query, received.named, grids, model)
+    if large_images.is_large(context, call.model, grids):
+        return await large_images.decode(call, context, grids, size, form)
     results = await call.run(context, len(grids), {Role.codes: grids})
     decoded = results.arrays[Role.images]
     return await context.convert(
@@ -118,7 +126,10 @@ async def reconstruct(request: Request, context: Shared, query: Annotated[Images
     were padded are returned, and compared, without the padding.
     """
     form = content_negotiation.choose(request.scope, responses.IMAGES_FORMS)
-    call, images = await images_call(request, context, query, "reconstruct")
+    call, received = await images_call(request, context, query, "reconstruct")
+    if not query.resize and (large := await large_images.find_large(context, received)):
+        return await large_images.reconstruct(call, context, large, form)
+    images = await fit_images(context, query, call.model, received)
     results = await call.run(context, len(images.pixels), {Role.images: images.pixels})
     decoded = results.arrays[Role.images]
 
@@ -133,11 +144,7 @@ async def reconstruct(request: Request, context: Shared, query: Annotated[Images
 def _distances(originals: Pixels, reconstructions: Pixels) -> dict[str, list[float] | list[float | None]]:
     """MSE of pixels in [0, 1] and PSNR in dB, for each of the images uint8 ``(N, H, W, C)``."""
     squares = np.array([_squares(*each) for each in zip(originals, reconstructions, strict=True)])
-    mse = squares / (255**2 * originals[0].size)
-    return {
-        "mse": mse.tolist(),
-        "psnr": [float(-10 * np.log10(value)) if value > 0 else None for value in mse],
-    }
+    return responses.distances((squares / (255**2 * originals[0].size)).tolist())
 
 
 def _squares(original: Pixels, reconstruction: Pixels) -> int:

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from service.api import content_negotiation, responses
 from service.api.content_negotiation import JSON
 from service.api.dependencies import Shared
-from service.api.inference_call import images_call
+from service.api.inference_call import fit_images, images_call
 from service.api.middleware.fast_path import FastRoute
 from service.api.openapi.document import IMAGES_BODY, SEED_HEADER, runs_model
 from service.api.schemas import ImagesQuery, ModelResponse
@@ -40,7 +40,8 @@ async def score(request: Request, context: Shared, query: Annotated[ImagesQuery,
     in the response.
     """
     content_negotiation.choose(request.scope, (JSON,))
-    call, images = await images_call(request, context, query, "score")
+    call, received = await images_call(request, context, query, "score")
+    images = await fit_images(context, query, call.model, received)
     results = await call.run(context, len(images.pixels), {Role.images: images.pixels})
     more = {"seed": call.seed, "parameters": dict(call.values)}
     headers = {"X-Tessera-Seed": str(call.seed)}

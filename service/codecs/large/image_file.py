@@ -2,7 +2,7 @@
 
 import io
 import os
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple, Protocol
 
 from PIL import Image
 
@@ -19,10 +19,17 @@ _WINDOW = 2**16
 _SEGMENT = 2**16 + 2
 
 
+class OpenFile(Protocol):
+    """A file, or what owns one."""
+
+    def fileno(self) -> int:
+        """The file descriptor."""
+
+
 class FileBytes:
     """The bytes of an open file on disk, read when they are sliced. Threads may share it."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: OpenFile) -> None:
         self._file = file
         self._size = os.fstat(file.fileno()).st_size
 
@@ -55,6 +62,11 @@ class LargeFile(NamedTuple):
     parts: list[bytes | slice]
     orientation: int
     header: Image.Image
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of the file that are in memory."""
+        return len(self.data) if isinstance(self.data, bytes) else 0
 
     @property
     def has_palette(self) -> bool:

@@ -106,7 +106,7 @@ def test_a_truncated_file_is_refused(form: str, share: float) -> None:
 
 def test_what_cannot_be_read_row_by_row_is_refused() -> None:
     progressive = saved(noise(16, 16, 3), "JPEG", progressive=True)
-    with pytest.raises(TooLarge, match="max_decoded_pixels; .* it is a progressive JPEG"):
+    with pytest.raises(TooLarge, match=r"max_decoded_pixels; .* it is a progressive JPEG"):
         open_large(progressive, SMALL)
     # The components of the first scan: one of three.
     data = bytearray(saved(noise(16, 16, 3), "JPEG"))
