@@ -29,7 +29,7 @@ from service.api.openapi.document import (
     runs_model,
 )
 from service.api.openapi.examples import Examples
-from service.api.routes import large_images
+from service.api.routes import image_rows
 from service.api.schemas import CodesDocument, DecodeQuery, ImagesQuery, ImagesResponse, ModelResponse
 from service.codecs.images import Pixels, cropped
 from service.contract.manifest import Role
@@ -78,8 +78,8 @@ async def encode(request: Request, context: Shared, query: Annotated[ImagesQuery
     """
     form = content_negotiation.choose(request.scope, responses.CODES_FORMS)
     call, received = await images_call(request, context, query, "encode")
-    if not query.resize and (large := await large_images.find_large(context, received)):
-        codes, unpadded = await large_images.encode(call, context, large)
+    if not query.resize and (large := await image_rows.find_large(context, received)):
+        codes, unpadded = await image_rows.encode(call, context, large)
     else:
         images = await fit_images(context, query, call.model, received)
         results = await call.run(context, len(images.pixels), {Role.images: images.pixels})
@@ -107,8 +107,8 @@ async def decode(request: Request, context: Shared, query: Annotated[DecodeQuery
         received.size, lambda: received.read(model, context.limits.images), received.weight, context
     )
     size = unpadded_size(query, received.named, grids, model)
-    if large_images.is_large(context, call.model, grids):
-        return await large_images.decode(call, context, grids, size, form)
+    if image_rows.is_large(context, call.model, grids):
+        return await image_rows.decode(call, context, grids, size, form)
     results = await call.run(context, len(grids), {Role.codes: grids})
     decoded = results.arrays[Role.images]
     return await context.convert(
@@ -127,8 +127,8 @@ async def reconstruct(request: Request, context: Shared, query: Annotated[Images
     """
     form = content_negotiation.choose(request.scope, responses.IMAGES_FORMS)
     call, received = await images_call(request, context, query, "reconstruct")
-    if not query.resize and (large := await large_images.find_large(context, received)):
-        return await large_images.reconstruct(call, context, large, form)
+    if not query.resize and (large := await image_rows.find_large(context, received)):
+        return await image_rows.reconstruct(call, context, large, form)
     images = await fit_images(context, query, call.model, received)
     results = await call.run(context, len(images.pixels), {Role.images: images.pixels})
     decoded = results.arrays[Role.images]
