@@ -27,7 +27,7 @@ def test_windows_of_one_size_give_every_cell_once_with_a_halo_at_cut_edges(
         assert [cell for each in found for cell in range(each.first, each.stop)] == list(range(size))
         for each in found:
             end = each.start + length
-            assert 0 <= each.start
+            assert each.start >= 0
             assert end <= size
             assert each.start == 0 or each.first - each.start >= halo
             assert end == size or end - each.stop >= halo
