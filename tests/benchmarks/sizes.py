@@ -1,6 +1,7 @@
 """Seconds and memory of pictures of many sizes: a fresh service with one worker for each figure."""
 
 import io
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from tests.benchmarks import wire
-from tests.benchmarks.started import ROOT, Service, started
+from tests.benchmarks.started import ROOT, started
 from tests.fixtures import convolutional_model
 from tests.fixtures.convolutional_model import Architecture
 
@@ -41,30 +42,39 @@ def write_model(folder: Path) -> Path:
     return folder
 
 
-def peak(service: Service) -> float:
-    """The most memory that the worker has had, in MiB."""
-    (worker,) = service.workers()
+def peak(worker: int) -> float:
+    """The most memory that a process has had, in MiB."""
     lines = Path(f"/proc/{worker}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
 
-def _measured(source: Path, models: Path, verb: str, side: int, flags: dict[str, str]) -> tuple[str, ...]:
-    body, path = picture(side), f"/{verb}?resize=false"
+def processor_seconds(worker: int) -> float:
+    """The seconds that a process has computed, which other processes hardly change."""
+    user, system = Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def _row(source: Path, models: Path, verb: str, side: int, flags: dict[str, str]) -> list[str]:
+    given = wire.request(
+        f"/{verb}?resize=false", picture(side), Content_Type="image/jpeg", Accept="application/x-npy"
+    )
     with started(source, models, flags) as service, wire.connected(service.port, PATIENCE) as connection:
-        before = peak(service)
-        given = wire.request(path, body, Content_Type="image/jpeg", Accept="application/x-npy")
-        begun = time.perf_counter()
+        (worker,) = service.workers()
+        memory, computed, begun = peak(worker), processor_seconds(worker), time.perf_counter()
         answer = wire.exchange(connection, given, PATIENCE)
         seconds = time.perf_counter() - begun
         if answer.outcome != "200":
-            return verb, str(side), f"{answer.outcome}: {answer.body[:200].decode(errors='replace')}", "", ""
-        return (
+            return [verb, str(side), f"{answer.outcome} {answer.body[:200].decode(errors='replace')}"]
+        computed = processor_seconds(worker) - computed
+        rate = side * side / 1e6 / computed
+        return [
             verb,
             str(side),
             f"{seconds:.2f}",
-            f"{side * side / 1e6 / seconds:.2f}",
-            f"{peak(service):,.0f} ({before:,.0f})",
-        )
+            f"{computed:.2f}",
+            f"{rate:.2f}",
+            f"{peak(worker):,.0f} ({memory:,.0f})",
+        ]
 
 
 @click.command("sizes")
@@ -84,8 +94,8 @@ def command(sides: str, verbs: str, source: Path, models: Path | None, tile_pixe
     flags |= {"--max-queue-seconds": "600", "--max-run-seconds": "1200"}
     with tempfile.TemporaryDirectory() as scratch:
         folder = models or write_model(Path(scratch))
-        click.echo("| request | side | seconds | megapixels/s | peak memory, MiB (before) |")
-        click.echo("|---|---:|---:|---:|---:|")
+        click.echo("| request | side | seconds | of CPU | megapixels/s of CPU | peak memory, MiB (before) |")
+        click.echo("|---|---:|---:|---:|---:|---:|")
         for verb in verbs.split(","):
             for side in map(int, sides.split(",")):
-                click.echo(f"| {' | '.join(_measured(source, folder, verb, side, flags))} |")
+                click.echo(f"| {' | '.join(_row(source, folder, verb, side, flags))} |")
