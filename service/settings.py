@@ -126,7 +126,7 @@ class Settings(BaseSettings):
     on the CPU and 2^20 on a GPU."""
     tile_pixels: NonNegativeInt = 0
     """Largest image, in pixels, that runs in one piece; a larger one runs in tiles of at most so many. 0 for
-    2^18 on the CPU and 2^20 on a GPU."""
+    2^19 on the CPU and 2^20 on a GPU."""
     max_body_bytes: PositiveInt = 2**26
     """Largest body of a request, in bytes."""
     max_json_bytes: PositiveInt = 2**24

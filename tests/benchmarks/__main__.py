@@ -45,10 +45,12 @@ MODULES = (
     "fuzz.command",
     "hostile.command",
     "lossy",
+    "mixture",
     "overload",
     "pixels",
     "sampling",
     "serving.command",
+    "sizes",
     "soak",
     "training",
 )
