@@ -20,6 +20,7 @@ ARCHITECTURE = Architecture(
     dim=8, stride=8, stem=32, trunk=192, hidden=96, blocks=3, upsampling="nearest", codes=1024
 )
 PATIENCE = 1800.0
+SIDES = "256,512,1024,2048,4096,8192,16384"
 _TEXTURE = 256
 
 
@@ -78,7 +79,9 @@ def _row(source: Path, models: Path, verb: str, side: int, flags: dict[str, str]
 
 
 @click.command("sizes")
-@click.option("--sides", default="256,512,1024,2048,4096", show_default=True, help="pixels, by commas")
+@click.option(
+    "--sides", default="256,512,1024,2048,4096,8192,16384", show_default=True, help="pixels, by commas"
+)
 @click.option("--verbs", default="encode,reconstruct", show_default=True)
 @click.option("--source", type=click.Path(path_type=Path), default=ROOT, help="another checkout to measure")
 @click.option("--models", type=click.Path(path_type=Path), help="a folder with one bundle; else one is made")
@@ -86,7 +89,7 @@ def _row(source: Path, models: Path, verb: str, side: int, flags: dict[str, str]
 def command(sides: str, verbs: str, source: Path, models: Path | None, tile_pixels: int) -> None:
     """Seconds and memory of /encode and /reconstruct of one JPEG, by its size, with one thread.
 
-    The limits are raised. Pictures beyond the memory of the machine are the caller's risk.
+    The limits are raised; beyond 4096 pixels a side, the service needs the extra `large`.
     """
     most = max(map(int, sides.split(","))) ** 2
     flags = {"--workers": "1", "--threads": "1", "--tile-pixels": str(tile_pixels)}

@@ -25,7 +25,7 @@ logging.getLogger("pyvips").setLevel(logging.CRITICAL)
 
 # Orientations: that of mirrored rows, and those whose first row is not stored first.
 _MIRRORED, _TURNED = 2, range(3, 9)
-_MISSING = "the extra 'large' reads larger ones row by row (pip install 'tessera-codes[large]')"
+_MISSING = "the extra 'large' reads larger ones row by row (in a checkout: pip install '.[large]')"
 
 
 class ImageRows:
