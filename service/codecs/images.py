@@ -128,7 +128,7 @@ def from_files(
             sizes.append((image.shape[1], image.shape[0]))
         if not resize:
             _check_same_size(sizes, where)
-            height, width = _padded_size(image, spec, limits, where)
+            height, width = padded_size(image.shape[0], image.shape[1], spec, limits, where)
             limits.check_total(len(files), height, width)
             image = pad_edges(image, height, width)
         images.append(image)
@@ -155,7 +155,7 @@ def from_array(array: Pixels, spec: ImageSpec, limits: ImageLimits, *, resize: b
         height, width = spec.height, spec.width
         limits.check_total(count, height, width)
     else:
-        limits.check_total(count, *_padded_size(array[0], spec, limits, "the image"))
+        limits.check_total(count, *padded_size(height, width, spec, limits, "the image"))
     if array.shape[1:] != (height, width, spec.channels):
         array = np.stack([prepare(_picture(image), spec, height, width) for image in array])
     if resize:
@@ -167,6 +167,22 @@ def from_array(array: Pixels, spec: ImageSpec, limits: ImageLimits, *, resize: b
 def cropped(images: Pixels, size: tuple[int, int] | None) -> Pixels:
     """The top left part of ``size``, (height, width), of images uint8 ``(N, H, W, C)``; without it, all."""
     return images if size is None else np.ascontiguousarray(images[:, : size[0], : size[1]])
+
+
+def padded_size(height: int, width: int, spec: ImageSpec, limits: ImageLimits, where: str) -> tuple[int, int]:
+    """The height and width to which an image of a size is padded.
+
+    Raises BadSize if the model has one size, TooLarge if the padded image is too large.
+    """
+    size = spec.padded(height, width)
+    if not spec.allows(*size):
+        detail = (
+            f"{where} is {height} x {width} pixels (height x width); with resize=false this model takes "
+            f"{spec.height} x {spec.width}"
+        )
+        raise BadSize(detail, given=[height, width], allowed={"height": spec.height, "width": spec.width})
+    limits.check_pixels(f"padded to multiples of {spec.multiple_of}, {where} has", *size)
+    return size
 
 
 def open_image(data: bytes, limits: ImageLimits, where: str = "the image") -> Image.Image:
@@ -245,23 +261,6 @@ def _check_same_size(sizes: Sequence[Size], where: str) -> None:
             f"resize=false all images of a request must have one size"
         )
         raise BadSize(detail, given=[height, width], allowed=[first_height, first_width])
-
-
-def _padded_size(image: Pixels, spec: ImageSpec, limits: ImageLimits, where: str) -> tuple[int, int]:
-    """The height and width to which an image is padded.
-
-    Raises BadSize if the model has one size, TooLarge if the padded image is too large.
-    """
-    height, width, _ = image.shape
-    size = spec.padded(height, width)
-    if not spec.allows(*size):
-        detail = (
-            f"{where} is {height} x {width} pixels (height x width); with resize=false this model takes "
-            f"{spec.height} x {spec.width}"
-        )
-        raise BadSize(detail, given=[height, width], allowed={"height": spec.height, "width": spec.width})
-    limits.check_pixels(f"padded to multiples of {spec.multiple_of}, {where} has", *size)
-    return size
 
 
 def _unpadded(batch: Pixels, size: Size) -> tuple[int, int] | None:

@@ -15,6 +15,8 @@ from service.errors import BadImage, TooLarge
 _SHORT_CHUNK = 2**12
 # Bytes that are searched at a time.
 _WINDOW = 2**16
+# Bytes before the pixels of a file, in which Pillow finds what it needs or nothing.
+_LONGEST_HEADER = 2**22
 # Bytes that are read of a part of a header: as long as a segment of a JPEG may be.
 _SEGMENT = 2**16 + 2
 
@@ -112,7 +114,7 @@ def _header(data: Bytes, parts: list[bytes | slice]) -> Image.Image | None:
         head.append(
             data[part.start : min(part.stop, part.start + _SEGMENT)] if isinstance(part, slice) else part
         )
-        if _kind(data, part) == b"IDAT":
+        if _kind(data, part) == b"IDAT" or sum(map(len, head)) > _LONGEST_HEADER:
             break
     try:
         return Image.open(io.BytesIO(b"".join(head)), formats=FORMATS)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.codecs.images import ImageLimits, Pixels
+from service.codecs.images import ImageLimits, Pixels, padded_size
 from service.codecs.large.image_file import LargeFile
 from service.contract.image_preprocessing import pad_edges, pixels, upright_picture
 from service.contract.manifest import ImageSpec
@@ -32,13 +32,15 @@ class ImageRows:
     """The upright pixels of a file for a model, uint8 ``(height, width, C)``, read from the top.
 
     They are padded to ``height`` x ``width``, which the model takes; ``unpadded`` is the size before. Opening
-    it and reading take long: do both in a thread. Raises BadImage for a truncated or corrupt file, TooLarge
-    without the extra.
+    it and reading take long: do both in a thread. Raises BadImage for a truncated or corrupt file, BadSize if
+    the model has one size, TooLarge for more than ``max_total_pixels`` or without the extra.
     """
 
     def __init__(self, file: LargeFile, spec: ImageSpec, limits: ImageLimits) -> None:
+        size = padded_size(file.header.height, file.header.width, spec, limits, "the image")
+        limits.check_total(1, *size)
         try:
-            self._vips: Any = importlib.import_module("pyvips")
+            self._vips: Any = _vips()
         except ImportError:
             limits.check_decoded("the image has", file.header.height, file.header.width, _MISSING)
             raise
@@ -127,6 +129,13 @@ class _Stream:
                 self._parts.append(rest)
                 return found
         return b""
+
+
+def _vips() -> Any:
+    vips = importlib.import_module("pyvips")
+    # Its cache would keep the files of images that were turned open.
+    vips.cache_set_max(0)
+    return vips
 
 
 def _corrupt() -> BadImage:

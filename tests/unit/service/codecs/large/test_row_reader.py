@@ -3,6 +3,7 @@
 import io
 import struct
 import sys
+import weakref
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -18,8 +19,9 @@ from service.codecs import images
 from service.codecs.images import ImageLimits
 from service.codecs.large.image_file import FileBytes, open_large
 from service.codecs.large.row_reader import ImageRows
+from service.codecs.large.scratch_file import ScratchFile
 from service.contract.manifest import ImageSpec
-from service.errors import BadImage, TooLarge
+from service.errors import BadImage, BadSize, TooLarge
 from tests.fixtures import png_builder
 from tests.fixtures.image_files import noise, saved
 
@@ -145,3 +147,37 @@ def test_without_the_extra_the_refusal_names_it(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "pyvips", None)
     with pytest.raises(TooLarge, match="allowed by the setting max_decoded_pixels; the extra 'large'"):
         ImageRows(file, GREY, SMALL)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_no_file_is_left_open(orientation: int) -> None:
+    scratch = ScratchFile()
+    scratch.file.write(saved(noise(40, 30, 3), exif=b"Exif\0\0" + png_builder.orientation(orientation)))
+    scratch.file.flush()
+    closed = weakref.ref(scratch)
+    before = open_files()
+    file = open_large(FileBytes(scratch), SMALL)
+    assert file is not None
+    rows = ImageRows(file, COLOUR, SMALL)
+    rows.read(4)
+    del scratch, file, rows
+    assert closed() is None
+    assert open_files() < before
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.mark.parametrize(
+    ("spec", "refusal"),
+    [
+        (ImageSpec(channels=3, height=28, width=28), BadSize),
+        (COLOUR.model_copy(update={"multiple_of": 200, "height": 200, "width": 200}), TooLarge),
+    ],
+)
+def test_a_size_that_the_model_or_the_limits_do_not_take(spec: ImageSpec, refusal: type[Exception]) -> None:
+    file = open_large(saved(noise(9, 9)), SMALL)
+    assert file is not None
+    with pytest.raises(refusal):
+        ImageRows(file, spec, SMALL)
