@@ -1,13 +1,11 @@
 """Reads the pixels of a PNG or JPEG some rows at a time, with libvips (extra ``large``).
 
 libvips only decodes. The rows then go through the same functions as whole images
-(``service.contract.image_preprocessing``), so that both have the same pixels. An image whose first row is not
-stored first, because it is upside down or on its side, is decoded to a temporary file before.
+(``service.contract.image_preprocessing``), so that both have the same pixels.
 """
 
 import importlib
 import logging
-import tempfile
 from typing import Any
 
 import numpy as np
@@ -16,6 +14,7 @@ from PIL import Image
 
 from service.codecs.images import ImageLimits, Pixels, padded_size
 from service.codecs.large.image_file import LargeFile
+from service.codecs.large.turned_rows import MIRRORED, TurnedRows
 from service.contract.image_preprocessing import pad_edges, pixels, upright_picture
 from service.contract.manifest import ImageSpec
 from service.errors import BadImage
@@ -23,8 +22,8 @@ from service.errors import BadImage
 # What libvips logs about a file is in the response to its client.
 logging.getLogger("pyvips").setLevel(logging.CRITICAL)
 
-# Orientations: that of mirrored rows, and those whose first row is not stored first.
-_MIRRORED, _TURNED = 2, range(3, 9)
+# Rows that are decoded at a time: each is in memory several times meanwhile.
+_DECODED = 64
 _MISSING = "the extra 'large' reads larger ones row by row (in a checkout: pip install '.[large]')"
 
 
@@ -39,61 +38,73 @@ class ImageRows:
     def __init__(self, file: LargeFile, spec: ImageSpec, limits: ImageLimits) -> None:
         size = padded_size(file.header.height, file.header.width, spec, limits, "the image")
         limits.check_total(1, *size)
-        try:
-            self._vips: Any = _vips()
-        except ImportError:
-            limits.check_decoded("the image has", file.header.height, file.header.width, _MISSING)
-            raise
-        self._file, self._spec = file, spec
-        self._mirrored = file.orientation == _MIRRORED
-        # libvips reads from it as long as there is an image.
-        self._source = self._vips.SourceCustom()
-        self._source.on_read(_Stream(file).read)
-        try:
-            self._image = self._opened()
-            self._region = self._vips.Region.new(self._image)
-        except self._vips.Error as error:
-            raise _corrupt() from error
-        self._next = 0
-        self._rows: Pixels | None = None
-        self.unpadded: tuple[int, int] = (self._image.height, self._image.width)
+        stored = _StoredRows(file, spec, limits)
+        self._mirrored = file.orientation == MIRRORED
+        self._source = TurnedRows(stored, file.orientation) if file.orientation > MIRRORED else stored
+        self.unpadded = self._source.shape[:2]
         self.height, self.width = spec.padded(*self.unpadded)
+        self._next = 0
+        self._last: Pixels | None = None
 
     def read(self, count: int) -> Pixels:
         """The next ``count`` rows. Raises BadImage."""
-        stored = min(count, self.unpadded[0] - self._next)
-        if stored or self._rows is None:
-            self._rows = self._decoded(stored)
-            self._next += stored
-            return pad_edges(self._rows, count, self.width)
-        return pad_edges(self._rows[-1:], count, self.width)
+        left = min(count, self.unpadded[0] - self._next)
+        self._next += left
+        if left or self._last is None:
+            rows = self._source.read(left)
+            rows = rows[:, ::-1] if self._mirrored else rows
+            self._last = rows[-1:].copy()
+        else:
+            rows = self._last
+        return pad_edges(rows, count, self.width)
 
-    def _opened(self) -> Any:
-        """The image, of which nothing is decoded yet; if it is turned, all of it, to a temporary file."""
-        images, header = self._vips.Image, self._file.header
-        load = images.pngload_source if header.format == "PNG" else images.jpegload_source
-        image = load(self._source, access="sequential", fail_on="truncated")
-        if (image.width, image.height) != header.size:
+
+class _StoredRows:
+    """The rows of a file as they are stored, composed over the background and in the colours of a model."""
+
+    def __init__(self, file: LargeFile, spec: ImageSpec, limits: ImageLimits) -> None:
+        header = file.header
+        try:
+            vips = importlib.import_module("pyvips")
+        except ImportError:
+            limits.check_decoded("the image has", header.height, header.width, _MISSING)
+            raise
+        # libvips would keep images, with all that they hold, for the next that opens the same.
+        vips.cache_set_max(0)
+        self._file, self._spec = file, spec
+        self._error: type[Exception] = vips.Error
+        self.shape = (header.height, header.width, int(spec.channels))
+        # libvips reads from it as long as there is an image.
+        self._source = vips.SourceCustom()
+        self._source.on_read(_Stream(file).read)
+        load = vips.Image.pngload_source if header.format == "PNG" else vips.Image.jpegload_source
+        try:
+            self._image: Any = load(self._source, access="sequential", fail_on="truncated")
+            self._region: Any = vips.Region.new(self._image)
+        except self._error as error:
+            raise _corrupt() from error
+        if (self._image.width, self._image.height) != header.size:
             raise _corrupt()
-        if self._file.orientation not in _TURNED:
-            return image
-        with tempfile.NamedTemporaryFile(suffix=".v") as file:
-            image.write_to_file(file.name)
-            # It stays open, without a name, until the image is gone.
-            stored = images.new_from_file(file.name).copy()
-        stored.set_type(self._vips.GValue.gint_type, "orientation", self._file.orientation)
-        return stored.autorot()
+        self._next = 0
+
+    def read(self, count: int) -> Pixels:
+        """The next rows, uint8 ``(count, W, C)``. Raises BadImage."""
+        found = np.empty((count, *self.shape[1:]), np.uint8)
+        for top in range(0, count, _DECODED):
+            rows = found[top : top + _DECODED]
+            rows[:] = self._decoded(len(rows))
+        return found
 
     def _decoded(self, count: int) -> Pixels:
         width = self._image.width
         try:
             data = self._region.fetch(0, self._next, width, count)
-        except self._vips.Error as error:
+        except self._error as error:
             raise _corrupt() from error
+        self._next += count
         values = np.frombuffer(data, np.uint8 if self._image.format == "uchar" else np.uint16)
         picture = self._picture(values.reshape(count, width, -1))
-        rows = pixels(upright_picture(picture, self._spec.channels, self._spec.background))
-        return rows[:, ::-1] if self._mirrored else rows
+        return pixels(upright_picture(picture, self._spec.channels, self._spec.background))
 
     def _picture(self, rows: NDArray[Any]) -> Image.Image:
         """Some rows as Pillow has them, with the level or the colour that is transparent."""
