@@ -255,7 +255,7 @@ def test_a_full_queue_refuses_another_picture_and_no_strip(
     convolutional: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both counts are full as soon as a picture is accepted."""
-    model, pixels = convolutional(tile_pixels=TILE), images(1, 400, 60)
+    model, pixels = convolutional(tile_pixels=TILE), images(2, 200, 60)
     expected = whole(model, "encode", pixels)[Role.codes]
     gate = Gate(monkeypatch)
 
