@@ -173,10 +173,15 @@ class ServedModel:
         """Whether one row such as these has more pixels than a batch may have."""
         return self.image_pixels(given) > self.batch_limits.pixels
 
+    @property
+    def whole_pixels(self) -> int:
+        """The pixels of the largest image that runs in one piece; one of the native size always does."""
+        image = self.manifest.image
+        return max(self.batch_limits.tile_pixels, image.height * image.width)
+
     def runs_whole(self, given: Arrays) -> bool:
         """Whether rows such as these run in one piece; larger ones run in tiles (``service.tiling``)."""
-        image = self.manifest.image
-        return self.image_pixels(given) <= max(self.batch_limits.tile_pixels, image.height * image.width)
+        return self.image_pixels(given) <= self.whole_pixels
 
     def image_pixels(self, given: Arrays) -> int:
         """The pixels of the image of one row."""

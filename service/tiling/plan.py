@@ -5,6 +5,7 @@ whole. At the borders of the grid there is no halo: there a graph pads a window 
 windows of a grid have one size, so they may share batches, and every cell is given by exactly one of them.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,11 +29,6 @@ class Plan:
     rows: tuple[Span, ...]
     columns: tuple[Span, ...]
 
-    @property
-    def cells(self) -> int:
-        """The cells of all windows, with their halos."""
-        return len(self.rows) * len(self.columns) * self.height * self.width
-
 
 @lru_cache(64)
 def plan(height: int, width: int, halo: int, most: int, least: int = 1) -> Plan | None:
@@ -43,13 +39,20 @@ def plan(height: int, width: int, halo: int, most: int, least: int = 1) -> Plan 
     and a window of ``most`` cells is long enough to give a cell.
     """
     least = min(least, height * width)
-    plans = [
-        Plan(length, other, spans(height, length, halo), spans(width, other, halo))
+    sizes = [
+        (length, other)
         for length in _lengths(height, halo)
         if (other := _across(width, halo, most // length, -(-least // length))) is not None
     ]
+    if not sizes:
+        return None
+
+    def cells(size: tuple[int, int]) -> int:
+        return math.prod(size) * _count(height, size[0], halo) * _count(width, size[1], halo)
+
     # Of equal ones, that with the lowest windows: the memory of a run grows with their height.
-    return min(plans, key=lambda each: (each.cells, each.height), default=None)
+    length, other = min(sizes, key=lambda size: (cells(size), size[0]))
+    return Plan(length, other, spans(height, length, halo), spans(width, other, halo))
 
 
 def spans(size: int, length: int, halo: int) -> tuple[Span, ...]:
@@ -64,16 +67,20 @@ def spans(size: int, length: int, halo: int) -> tuple[Span, ...]:
     return tuple(found)
 
 
+def _count(size: int, length: int, halo: int) -> int:
+    """How many windows of a length an axis needs."""
+    return 1 if length == size else -(-(size - 2 * halo) // (length - 2 * halo))
+
+
 def _lengths(size: int, halo: int) -> Iterator[int]:
-    """The lengths that cut an axis into 1, 2, 3, ... windows of about equal use, each length once."""
+    """The lengths that cut an axis into windows of about equal use: that of one window, and shorter ones."""
     yield size
-    count, length, inner = 2, size, size - 2 * halo
-    while length > 2 * halo + 1 and count <= inner:
-        shorter = -(-inner // count) + 2 * halo
-        if shorter < length:
-            length = shorter
-            yield length
-        count += 1
+    used = size - 2 * halo
+    while used > 1:
+        # The fewest windows that use fewer cells each.
+        count = -(-(size - 2 * halo) // (used - 1))
+        used = -(-(size - 2 * halo) // count)
+        yield used + 2 * halo
 
 
 def _across(size: int, halo: int, most: int, least: int) -> int | None:
@@ -83,6 +90,6 @@ def _across(size: int, halo: int, most: int, least: int) -> int | None:
     inner = most - 2 * halo
     if inner < 1:
         return None
-    count = -(-(size - 2 * halo) // inner)
+    count = _count(size, most, halo)
     length = max(-(-(size - 2 * halo) // count) + 2 * halo, least)
     return length if length <= most else None

@@ -11,6 +11,7 @@ The codes and the pixels are those of the whole, because every window has the ha
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import TypeVar, TypeVarTuple
@@ -58,7 +59,7 @@ class TiledPipeline:
                 raise Untiled(f"{self.pipeline.name}: it draws noise for the whole image")
             return [TiledOperation.of(self.model, name, height, width) for name in self.pipeline.names]
         except Untiled as reason:
-            allowed, name = self.model.batch_limits.tile_pixels, self.model.manifest.name
+            allowed, name = self.model.whole_pixels, self.model.manifest.name
             raise TooLarge(
                 f"an image of {height} x {width} is {height * width} pixels; over {allowed} (the setting "
                 f"tile_pixels) it runs in tiles, and model {name!r} cannot: {reason}",
@@ -66,11 +67,14 @@ class TiledPipeline:
                 allowed=allowed,
             ) from reason
 
-    async def run(self, source: RowSource, sinks: Sinks | None = None, nbytes: int = 0) -> dict[Role, Array]:
+    async def run(
+        self, source: RowSource, sinks: Sinks | None = None, nbytes: int | None = 0
+    ) -> dict[Role, Array]:
         """Run on one picture, uint8 ``(H, W, C)``, or on one grid of codes ``(h, w)``.
 
         ``sinks`` take outputs of the last operation. All other outputs are returned, by role and without a
-        batch axis. ``nbytes`` are the bytes that the source holds, which count as queued until the end.
+        batch axis. ``nbytes`` are the bytes that the source holds, which count as queued until the end; None
+        if the caller has a reservation (``Scheduler.reservation``).
 
         Cancelling the call starts no further strip. When it ends, no thread uses the source or a sink. Raises
         TooLarge as ``operations``, and as ``Scheduler.run``; a strip after the first is not refused for a
@@ -81,7 +85,10 @@ class TiledPipeline:
         height, width = source.height * scale, source.width * scale
         operations = self.operations(height, width)
         made: dict[Role, Array] = {}
-        with self.scheduler.reservation(self.model, self.pipeline, nbytes):
+        reservation = (
+            nullcontext() if nbytes is None else self.scheduler.reservation(self.model, self.pipeline, nbytes)
+        )
+        with reservation:
             for operation in operations:
                 rows = ArrayRows(made[operation.given]) if operation.given in made else source
                 targets = dict(sinks or {}) if operation is operations[-1] else {}
@@ -136,12 +143,12 @@ async def run(
     Raises as ``TiledPipeline.run``.
     """
     role = Role.images if Role.images in given else Role.codes
-    nbytes = sum(array.nbytes for array in given.values())
     made: list[dict[Role, Array]] = []
-    for row in range(rows):
-        others = {each: array[row : row + 1] for each, array in given.items() if each is not role}
-        tiled = TiledPipeline(scheduler, model, pipeline, values, default_noise, others)
-        made.append(await tiled.run(ArrayRows(given[role][row]), nbytes=nbytes))
+    with scheduler.reservation(model, pipeline, sum(array.nbytes for array in given.values())):
+        for row in range(rows):
+            others = {each: array[row : row + 1] for each, array in given.items() if each is not role}
+            tiled = TiledPipeline(scheduler, model, pipeline, values, default_noise, others)
+            made.append(await tiled.run(ArrayRows(given[role][row]), nbytes=None))
     arrays = {
         each: made[0][each][None] if rows == 1 else np.stack([row[each] for row in made]) for each in made[0]
     }

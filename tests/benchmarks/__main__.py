@@ -15,6 +15,9 @@ need `wrk`, the first also build/peers. The others need neither:
     python -m tests.benchmarks hostile             all that may be done to a service, row by row; 6 minutes
     python -m tests.benchmarks decoding            pictures of all kinds, mostly broken, both ways; a minute
 
+    python -m tests.benchmarks sizes               seconds and memory of pictures by their size; 5 minutes
+    python -m tests.benchmarks mixture             small requests beside large pictures; 3 minutes
+
     python -m tests.benchmarks access-log          what a line of the access log costs; half a minute
 
     python -m tests.benchmarks encoding EXPORTED...        images/s of encode and decode
