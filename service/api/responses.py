@@ -1,7 +1,6 @@
 """Responses: codes and images as JSON, npy or PNG, written directly from numpy."""
 
 import base64
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import lru_cache
@@ -77,9 +76,9 @@ def of_image_file(
     """One image of ``shape``, (1, H, W, C), in a file, which is closed when it is sent.
 
     The file is a PNG, or for the forms NPY and BYTES an npy. ``more`` are further members of the JSON object.
+    Raises InflightBytesExceeded if the file cannot be finished.
     """
-    size = scratch.file.seek(0, io.SEEK_END)
-    scratch.file.seek(0)
+    size = scratch.finish()
     before = after = b""
     if form == JSON:
         content = json_bytes({**_members(model, shape), **more, "images": [""]})

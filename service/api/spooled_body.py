@@ -10,7 +10,7 @@ _WRITTEN = 2**20
 
 
 async def spooled(request: Request) -> ScratchFile:
-    """The body of a request as a file, at its beginning. Raises ClientDisconnect."""
+    """The body of a request as a file, at its beginning. Raises ClientDisconnect or InflightBytesExceeded."""
     scratch = ScratchFile()
     parts, size, more = list[bytes](), 0, True
     while more:
@@ -21,7 +21,7 @@ async def spooled(request: Request) -> ScratchFile:
         size += len(parts[-1])
         more = message.get("more_body", False)
         if size >= _WRITTEN or not more:
-            await anyio.to_thread.run_sync(scratch.file.write, b"".join(parts))
+            await anyio.to_thread.run_sync(scratch.write, b"".join(parts))
             parts, size = [], 0
-    scratch.file.seek(0)
+    await anyio.to_thread.run_sync(scratch.finish)
     return scratch

@@ -87,7 +87,7 @@ class _ImageFile:
         self._form, self._shape = form, (1, height, width, channels)
         self._scratch = ScratchFile()
         writer = PngRows if form in (PNG, JSON) else NpyRows
-        self.rows = writer(self._scratch.file, height, width, channels)
+        self.rows = writer(self._scratch, height, width, channels)
 
     def response(self, model: ServedModel, more: Mapping[str, Any]) -> Response:
         """The response with the image, whose rows are all written; ``more`` are further members of JSON."""

@@ -2,7 +2,7 @@
 
 import struct
 import zlib
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -14,6 +14,13 @@ _COLOUR_TYPES = {1: 0, 3: 2}
 _UP = 2
 # Rows that are compared at a time.
 _COMPARED = 32
+
+
+class Writable(Protocol):
+    """A file that is written from its beginning to its end."""
+
+    def write(self, data: bytes, /) -> object:
+        """Write bytes."""
 
 
 class Rows(Protocol):
@@ -37,7 +44,7 @@ class PngRows:
     zlib's level 1, and 1.6 times as fast.
     """
 
-    def __init__(self, file: BinaryIO, height: int, width: int, channels: int) -> None:
+    def __init__(self, file: Writable, height: int, width: int, channels: int) -> None:
         self._file = file
         self._above = np.zeros(width * channels, np.uint8)
         self._packer = zlib.compressobj(1, strategy=zlib.Z_RLE)
@@ -68,7 +75,7 @@ class PngRows:
 class NpyRows:
     """Writes an image as an npy of shape ``(1, H, W, C)``."""
 
-    def __init__(self, file: BinaryIO, height: int, width: int, channels: int) -> None:
+    def __init__(self, file: Writable, height: int, width: int, channels: int) -> None:
         self._file = file
         header = {"descr": "|u1", "fortran_order": False, "shape": (1, height, width, channels)}
         np.lib.format.write_array_header_1_0(file, header)

@@ -31,7 +31,7 @@ class Stored(Protocol):
 class TurnedRows:
     """The upright rows of an image of orientation 3 to 8, whose pixels are in a temporary file.
 
-    Opening it reads all ``stored`` rows.
+    Opening it reads all ``stored`` rows. Raises InflightBytesExceeded if there is no room for them.
     """
 
     def __init__(self, stored: Stored, orientation: int) -> None:
@@ -41,8 +41,8 @@ class TurnedRows:
         self._next = 0
         self._scratch = ScratchFile()
         for top in range(0, height, _WRITTEN):
-            self._scratch.file.write(stored.read(min(_WRITTEN, height - top)).tobytes())
-        self._scratch.file.flush()
+            self._scratch.write(stored.read(min(_WRITTEN, height - top)).tobytes())
+        self._scratch.finish()
 
     def read(self, count: int) -> Pixels:
         """The next rows, uint8 ``(count, W, C)``."""
