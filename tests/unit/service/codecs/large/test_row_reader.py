@@ -1,5 +1,6 @@
 """Rows that are read one after the other are those of the whole image, as Pillow decodes it."""
 
+import contextlib
 import io
 import struct
 import sys
@@ -104,6 +105,19 @@ def test_a_truncated_file_is_refused(form: str, share: float) -> None:
     data = saved(noise(40, 30, 3), form)
     with pytest.raises(BadImage, match="truncated or corrupt"):
         read(data[: int(share * len(data))], COLOUR)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_a_damaged_file_is_read_or_refused(data: st.DataObject) -> None:
+    good = bytearray(saved(noise(16, 16, 3), data.draw(st.sampled_from(["PNG", "JPEG"]))))
+    for _ in range(data.draw(st.integers(1, 8))):
+        good[data.draw(st.integers(0, len(good) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(BadImage, TooLarge):
+        file = open_large(bytes(good), SMALL)
+        if file is not None:
+            rows = ImageRows(file, COLOUR, SMALL)
+            assert rows.read(rows.height).shape == (rows.height, rows.width, 3)
 
 
 def test_what_cannot_be_read_row_by_row_is_refused() -> None:
