@@ -41,7 +41,7 @@ async def find_large(context: Context, received: ImagesBody) -> LargeFile | None
 async def encode(call: Call, context: Context, file: LargeFile) -> LargeCodes:
     """The codes of an image. Raises BadImage, and TooLarge without the extra or as ``Call.run_rows``."""
     rows = await _opened(call, context, file)
-    made = await call.run_rows(context, rows, nbytes=_held(call, file, rows))
+    made = await call.run_rows(context, rows, nbytes=_reserved_bytes(call, file, rows))
     padded = rows.unpadded != (rows.height, rows.width)
     return LargeCodes(made[Role.codes][None], rows.unpadded if padded else None)
 
@@ -52,7 +52,7 @@ async def reconstruct(call: Call, context: Context, file: LargeFile, form: str) 
     image = _ImageFile(form, *rows.unpadded, call.model.manifest.image.channels)
     compared = ComparedRows(image.rows, again)
     sink = CroppedRows(compared, *rows.unpadded)
-    await call.run_rows(context, rows, {Role.images: sink}, _held(call, file, rows))
+    await call.run_rows(context, rows, {Role.images: sink}, _reserved_bytes(call, file, rows))
     return await context.convert(lambda: image.response(call.model, responses.distances([compared.mse])))
 
 
@@ -82,7 +82,7 @@ async def _opened(call: Call, context: Context, file: LargeFile) -> ImageRows:
     return await anyio.to_thread.run_sync(ImageRows, file, spec, limits)
 
 
-def _held(call: Call, file: LargeFile, rows: ImageRows) -> int:
+def _reserved_bytes(call: Call, file: LargeFile, rows: ImageRows) -> int:
     """The bytes that a request holds until its end: its file, if that is in memory, and the codes."""
     stride = call.model.manifest.codes.stride or 1
     return file.nbytes + 4 * rows.height * rows.width // stride**2
