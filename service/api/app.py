@@ -35,7 +35,7 @@ from service.settings import Settings
 ROUTERS = (codes.router, sample.router, score.router, models.router, inference.router, health.router)
 
 # Response headers that the scripts of a web page may read (CORS), beside those that they always may.
-_MODEL_HEADERS = ("X-Tessera-Model", "X-Tessera-Version", "X-Tessera-Seed")
+_MODEL_HEADERS = ("X-Tessera-Model", "X-Tessera-Version", "X-Tessera-Seed", "X-Tessera-Size")
 EXPOSED = (*_MODEL_HEADERS, REQUEST_ID, LENGTH, "Retry-After", "WWW-Authenticate", "Content-Disposition")
 
 DESCRIPTION = """
@@ -72,7 +72,7 @@ def create_app(settings: Settings, control: ControlChannel | None = None) -> App
     provider = choose_provider(
         settings.provider, settings.threads, tf32=settings.tf32, captures=settings.cuda_graphs
     )
-    batching = BatchLimits.on(provider, settings.batch_size, settings.batch_pixels)
+    batching = BatchLimits.on(provider, settings.batch_size, settings.batch_pixels, settings.tile_pixels)
     registry = Registry(settings.models, provider, batching, settings.default_model)
     # Without the report of a reload: one process writes it for all workers.
     registry.prepare()

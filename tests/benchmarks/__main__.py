@@ -16,6 +16,8 @@ need `wrk`, the first also build/peers. The others need neither:
     python -m tests.benchmarks decoding            pictures of all kinds, mostly broken, both ways; a minute
 
     python -m tests.benchmarks gpu --out DIR       everything on a GPU; five minutes, --rehearse on the CPU
+    python -m tests.benchmarks sizes               seconds and memory of pictures by their size; 5 minutes
+    python -m tests.benchmarks mixture             small requests beside large pictures; 3 minutes
 
     python -m tests.benchmarks access-log          what a line of the access log costs; half a minute
 
@@ -50,10 +52,12 @@ MODULES = (
     "hostile.command",
     "lookup",
     "lossy",
+    "mixture",
     "overload",
     "pixels",
     "sampling",
     "serving.command",
+    "sizes",
     "soak",
     "training",
 )
