@@ -1,9 +1,9 @@
 /** The page: sections, the choice of a model, and what both share. */
 
-import * as address from "./shell/address.js";
 import { getJson, Problem } from "./lib/api.js";
 import { fill, make } from "./lib/dom.js";
 import { Model } from "./lib/model.js";
+import * as address from "./shell/address.js";
 import { askForKeys } from "./shell/key_dialog.js";
 import { startTheme } from "./shell/theme.js";
 import { codebookTab } from "./tabs/codebook.js";
@@ -28,7 +28,13 @@ import { tryTab } from "./tabs/try.js";
  */
 
 /** @type {Record<string, (view: View) => HTMLElement>} */
-const TABS = { try: tryTab, sample: sampleTab, complete: completeTab, codebook: codebookTab, models: modelsTab };
+const TABS = {
+  try: tryTab,
+  sample: sampleTab,
+  complete: completeTab,
+  codebook: codebookTab,
+  models: modelsTab,
+};
 const FIRST = "try";
 
 const content = /** @type {HTMLElement} */ (document.getElementById("content"));
@@ -122,7 +128,9 @@ chooser.addEventListener("change", () => {
   const { tab, params } = address.read();
   const name = tab in TABS ? tab : FIRST;
   // Of the state of a section only the picture belongs to any model.
-  const kept = ["example", "picture"].flatMap((each) => (params.get(each) ? [[each, params.get(each) ?? ""]] : []));
+  const kept = ["example", "picture"].flatMap((each) =>
+    params.get(each) ? [[each, params.get(each) ?? ""]] : [],
+  );
   left.clear();
   go(name, Object.fromEntries(kept));
 });

@@ -22,7 +22,8 @@ export function codeMap(model, options) {
     rows,
     columns,
     paint: (context, cell, box) => paint(context, box, palette[codes[cell] ?? 0] ?? "", `${codes[cell]}`),
-    describe: (cell) => `row ${Math.floor(cell / columns) + 1}, column ${(cell % columns) + 1}: code ${codes[cell]}`,
+    describe: (cell) =>
+      `row ${Math.floor(cell / columns) + 1}, column ${(cell % columns) + 1}: code ${codes[cell]}`,
     ...options,
   });
   void model.codebook().then((vectors) => {

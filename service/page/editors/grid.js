@@ -37,7 +37,13 @@ export function gridEditor(model, hooks) {
   const group = newId();
   const hint = make("p", { class: "note" });
   const paints = make("input", { type: "radio", name: group, id: newId(), change: () => mode() });
-  const picks = make("input", { type: "radio", name: group, id: newId(), checked: true, change: () => mode() });
+  const picks = make("input", {
+    type: "radio",
+    name: group,
+    id: newId(),
+    checked: true,
+    change: () => mode(),
+  });
 
   const map = codeMap(model, {
     label: "The codes of the picture",
@@ -51,7 +57,11 @@ export function gridEditor(model, hooks) {
       picker.cells?.canvas.focus();
     },
   });
-  const picker = new CodePicker(model, (code) => chosen(code), (code) => code !== null && about.show(code, -1, 0));
+  const picker = new CodePicker(
+    model,
+    (code) => chosen(code),
+    (code) => code !== null && about.show(code, -1, 0),
+  );
 
   /** @param {number} cell */
   const select = (cell) => {
@@ -92,7 +102,11 @@ export function gridEditor(model, hooks) {
     about.show(code, shown, same.length);
   };
   const mode = () => {
-    if (paints.checked) hint.textContent = brush < 0 ? "Choose a code below, then drag over the codes." : `Drag over the codes to paint code ${brush}.`;
+    if (paints.checked)
+      hint.textContent =
+        brush < 0
+          ? "Choose a code below, then drag over the codes."
+          : `Drag over the codes to paint code ${brush}.`;
     else if (selected < 0) hint.textContent = "Click a cell of the codes, then choose another code for it.";
     else hint.textContent = "Choose another code; the most alike come first.";
   };
@@ -102,7 +116,14 @@ export function gridEditor(model, hooks) {
   const tools = make(
     "div",
     {},
-    make("div", { class: "modes", role: "radiogroup", "aria-label": "What a click does" }, picks, make("label", { for: picks.id }, "Choose for one cell"), paints, make("label", { for: paints.id }, "Paint")),
+    make(
+      "div",
+      { class: "modes", role: "radiogroup", "aria-label": "What a click does" },
+      picks,
+      make("label", { for: picks.id }, "Choose for one cell"),
+      paints,
+      make("label", { for: paints.id }, "Paint"),
+    ),
     hint,
     picker.element,
   );

@@ -1,8 +1,8 @@
 /** What one code of a picture is: its index, its little picture, its vector, and where else it occurs. */
 
 import { fill, make } from "../lib/dom.js";
-import { PictureView } from "../parts/picture_view.js";
 import { figures } from "../parts/figures.js";
+import { PictureView } from "../parts/picture_view.js";
 import { bars } from "../parts/vector.js";
 
 /** @param {import("../lib/model.js").Model} model */
@@ -10,7 +10,11 @@ export function inspector(model) {
   const numbers = make("div", {});
   const glyph = new PictureView("What the code decodes to by itself");
   const vector = bars("The vector of the code in the codebook");
-  const note = make("p", { class: "note" }, "Point at a cell of the codes, or move to one with the arrow keys.");
+  const note = make(
+    "p",
+    { class: "note" },
+    "Point at a cell of the codes, or move to one with the arrow keys.",
+  );
   const detail = make("div", { class: "inspector", hidden: true }, glyph.element, numbers, vector.element);
   const element = make("div", {}, note, detail);
   /** @type {import("../lib/pixels.js").Picture[]} */
@@ -42,7 +46,12 @@ export function inspector(model) {
         numbers,
         figures([
           ["Code", `${code} of ${model.size}`],
-          ...(cell < 0 ? [] : /** @type {[string, string][]} */ ([["Cell", `row ${row}, column ${(cell % model.columns) + 1}`], ["In this picture", times === 1 ? "here alone" : `${times} times`]])),
+          ...(cell < 0
+            ? []
+            : /** @type {[string, string][]} */ ([
+                ["Cell", `row ${row}, column ${(cell % model.columns) + 1}`],
+                ["In this picture", times === 1 ? "here alone" : `${times} times`],
+              ])),
           ["In this visit", `${model.seen.get(code) ?? 0} times`],
         ]),
       );

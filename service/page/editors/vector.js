@@ -1,10 +1,10 @@
 /** Codes that are a vector: shown as bars, changed by sliders of the most active dimensions. */
 
 import { fill, make } from "../lib/dom.js";
+import { fitted } from "../lib/pixels.js";
 import { figures } from "../parts/figures.js";
 import { example, examples } from "../parts/sources.js";
 import { bars, sliders } from "../parts/vector.js";
-import { fitted } from "../lib/pixels.js";
 
 /**
  * @param {import("../lib/model.js").Model} model
@@ -28,7 +28,11 @@ export function vectorEditor(model, hooks, failed) {
       last = dimension;
       hooks.change(dimension, value);
     });
-    fill(tools, make("p", { class: "note" }, "The dimensions that differ most between the examples come first."), found.element);
+    fill(
+      tools,
+      make("p", { class: "note" }, "The dimensions that differ most between the examples come first."),
+      found.element,
+    );
     found.show(codes);
   }, failed);
   return {
@@ -40,12 +44,15 @@ export function vectorEditor(model, hooks, failed) {
       codes = given;
       shown.show(given);
       const length = Math.hypot(...given);
-      fill(numbers, figures([
-        ["Numbers", `${given.length}`],
-        ["Length", length.toFixed(2)],
-        ["Smallest", Math.min(...given).toFixed(2)],
-        ["Largest", Math.max(...given).toFixed(2)],
-      ]));
+      fill(
+        numbers,
+        figures([
+          ["Numbers", `${given.length}`],
+          ["Length", length.toFixed(2)],
+          ["Smallest", Math.min(...given).toFixed(2)],
+          ["Largest", Math.max(...given).toFixed(2)],
+        ]),
+      );
       if (!document.activeElement?.matches(".sliders input")) last = -1;
       if (last < 0) found?.show(given);
     },
@@ -62,7 +69,9 @@ function activity(model) {
   const { image } = model.detail;
   return model.once("activity", async () => {
     const names = examples(image).map(({ name }) => name);
-    const all = await Promise.all(names.map(async (name) => model.encode(fitted(await example(name, image), image))));
+    const all = await Promise.all(
+      names.map(async (name) => model.encode(fitted(await example(name, image), image))),
+    );
     return Array.from({ length: model.columns }, (_, axis) => {
       const values = all.map((each) => each[axis] ?? 0);
       const mean = values.reduce((sum, value) => sum + value, 0) / values.length;

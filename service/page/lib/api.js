@@ -44,7 +44,9 @@ export const lastCalls = [];
  * @param {Call} request
  */
 export function address({ path, query = {} }) {
-  const given = Object.entries(query).flatMap(([name, value]) => (value === undefined ? [] : [[name, String(value)]]));
+  const given = Object.entries(query).flatMap(([name, value]) =>
+    value === undefined ? [] : [[name, String(value)]],
+  );
   return given.length ? `${path}?${new URLSearchParams(given)}` : path;
 }
 

@@ -31,7 +31,9 @@ export function make(tag, attributes = {}, ...children) {
  * @param {...Child} children
  */
 export function fill(element, ...children) {
-  element.replaceChildren(.../** @type {(string | Node)[]} */ (children.filter((child) => child || child === "")));
+  element.replaceChildren(
+    .../** @type {(string | Node)[]} */ (children.filter((child) => child || child === "")),
+  );
 }
 
 /**

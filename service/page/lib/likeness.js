@@ -10,11 +10,18 @@
  */
 export function map(vectors) {
   const width = vectors[0]?.length ?? 0;
-  const mean = Array.from({ length: width }, (_, axis) => sum(vectors, (vector) => vector[axis] ?? 0) / vectors.length);
-  const centred = vectors.map((vector) => Float64Array.from(vector, (value, axis) => value - (mean[axis] ?? 0)));
+  const mean = Array.from(
+    { length: width },
+    (_, axis) => sum(vectors, (vector) => vector[axis] ?? 0) / vectors.length,
+  );
+  const centred = vectors.map((vector) =>
+    Float64Array.from(vector, (value, axis) => value - (mean[axis] ?? 0)),
+  );
   const first = component(centred);
   const along = centred.map((vector) => dot(vector, first));
-  const rest = centred.map((vector, row) => vector.map((value, axis) => value - (along[row] ?? 0) * (first[axis] ?? 0)));
+  const rest = centred.map((vector, row) =>
+    vector.map((value, axis) => value - (along[row] ?? 0) * (first[axis] ?? 0)),
+  );
   const second = component(rest);
   const xs = scaled(along);
   const ys = scaled(rest.map((vector) => dot(vector, second)));
@@ -29,7 +36,8 @@ export function map(vectors) {
  * @returns {string[]}
  */
 export function colours(size, vectors) {
-  if (!vectors) return Array.from({ length: size }, (_, code) => `oklch(0.68 0.13 ${(code * 137.508) % 360})`);
+  if (!vectors)
+    return Array.from({ length: size }, (_, code) => `oklch(0.68 0.13 ${(code * 137.508) % 360})`);
   return map(vectors).map(({ x, y }) => {
     const hue = ((Math.atan2(y, x) * 180) / Math.PI + 360) % 360;
     const far = Math.min(1, Math.hypot(x, y));
@@ -55,7 +63,8 @@ function component(vectors) {
     const next = new Float64Array(width);
     for (const vector of vectors) {
       const along = dot(vector, direction);
-      for (let axis = 0; axis < width; axis += 1) next[axis] = (next[axis] ?? 0) + along * (vector[axis] ?? 0);
+      for (let axis = 0; axis < width; axis += 1)
+        next[axis] = (next[axis] ?? 0) + along * (vector[axis] ?? 0);
     }
     const length = Math.sqrt(dot(next, next)) || 1;
     direction = next.map((value) => value / length);

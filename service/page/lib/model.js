@@ -177,9 +177,13 @@ export class Model {
     return this.once("codebook", async () => {
       if (!this.detail.codebook) return null;
       const path = `models/${encodeURIComponent(this.name)}/codebook`;
-      const { shape, data } = npy.load(await (await send({ method: "GET", path, accept: NPY })).arrayBuffer());
+      const { shape, data } = npy.load(
+        await (await send({ method: "GET", path, accept: NPY })).arrayBuffer(),
+      );
       const [count = 0, width = 0] = shape;
-      return Array.from({ length: count }, (_, row) => Float32Array.from(data.subarray(row * width, (row + 1) * width)));
+      return Array.from({ length: count }, (_, row) =>
+        Float32Array.from(data.subarray(row * width, (row + 1) * width)),
+      );
     });
   }
 
@@ -195,7 +199,10 @@ export class Model {
       const most = isAny ? ROWS : 16;
       for (let start = 0; start < this.size; start += most) {
         const count = Math.min(most, this.size - start);
-        const codes = Int32Array.from({ length: count * rows * columns }, (_, at) => start + Math.floor(at / (rows * columns)));
+        const codes = Int32Array.from(
+          { length: count * rows * columns },
+          (_, at) => start + Math.floor(at / (rows * columns)),
+        );
         found.push(...(await this.decode(codes, undefined, shape)));
       }
       return found;
@@ -214,7 +221,15 @@ export class Model {
    */
   async #run(path, body, signal) {
     const query = { model: this.name };
-    const response = await send({ method: "POST", path, query, body, type: NPY, accept: NPY, ...(signal && { signal }) });
+    const response = await send({
+      method: "POST",
+      path,
+      query,
+      body,
+      type: NPY,
+      accept: NPY,
+      ...(signal && { signal }),
+    });
     return npy.load(await response.arrayBuffer());
   }
 }

@@ -38,7 +38,10 @@ export function load(buffer) {
   const length = isFirst ? view.getUint16(8, true) : view.getUint32(8, true);
   const header = new TextDecoder().decode(new Uint8Array(buffer, start, length));
   const axes = /'shape': \(([^)]*)\)/.exec(header)?.[1] ?? "";
-  const shape = axes.split(",").filter((axis) => axis.trim()).map(Number);
+  const shape = axes
+    .split(",")
+    .filter((axis) => axis.trim())
+    .map(Number);
   const rest = buffer.slice(start + length);
   switch (/'descr': '([^']*)'/.exec(header)?.[1]) {
     case "|u1":

@@ -43,7 +43,12 @@ export class Cells {
       "aria-label": options.label,
       "aria-describedby": hint,
     });
-    this.element = make("div", { class: "cells" }, this.canvas, make("p", { id: hint, class: "unseen" }, options.hint));
+    this.element = make(
+      "div",
+      { class: "cells" },
+      this.canvas,
+      make("p", { id: hint, class: "unseen" }, options.hint),
+    );
     this.#listen();
     redraw(this.canvas, () => this.draw());
   }
@@ -80,7 +85,12 @@ export class Cells {
     const column = cell % columns;
     const x = Math.round((column * width) / columns);
     const y = Math.round((row * height) / rows);
-    return { x, y, width: Math.round(((column + 1) * width) / columns) - x, height: Math.round(((row + 1) * height) / rows) - y };
+    return {
+      x,
+      y,
+      width: Math.round(((column + 1) * width) / columns) - x,
+      height: Math.round(((row + 1) * height) / rows) - y,
+    };
   }
 
   /** @param {Iterable<number>} cells */
@@ -97,7 +107,10 @@ export class Cells {
   #frame(context, cell, line) {
     const { x, y, width, height } = this.box(cell);
     const style = getComputedStyle(this.canvas);
-    for (const [colour, thick] of /** @type {[string, number][]} */ ([["--ground", 2 * line], ["--accent", line]])) {
+    for (const [colour, thick] of /** @type {[string, number][]} */ ([
+      ["--ground", 2 * line],
+      ["--accent", line],
+    ])) {
       context.strokeStyle = style.getPropertyValue(colour);
       context.lineWidth = thick;
       context.strokeRect(x + line, y + line, width - 2 * line, height - 2 * line);
@@ -158,11 +171,18 @@ export class Cells {
    */
   #between(from, to) {
     const { columns } = this.options;
-    const [down, across] = [Math.floor(to / columns) - Math.floor(from / columns), (to % columns) - (from % columns)];
+    const [down, across] = [
+      Math.floor(to / columns) - Math.floor(from / columns),
+      (to % columns) - (from % columns),
+    ];
     const steps = Math.max(Math.abs(down), Math.abs(across));
     return Array.from({ length: steps }, (_, step) => {
       const part = (step + 1) / steps;
-      return (Math.floor(from / columns) + Math.round(down * part)) * columns + (from % columns) + Math.round(across * part);
+      return (
+        (Math.floor(from / columns) + Math.round(down * part)) * columns +
+        (from % columns) +
+        Math.round(across * part)
+      );
     });
   }
 
@@ -219,7 +239,8 @@ export class Cells {
     const top = y * scale;
     const bottom = top + height * scale;
     if (top < parentElement.scrollTop) parentElement.scrollTop = top;
-    else if (bottom > parentElement.scrollTop + parentElement.clientHeight) parentElement.scrollTop = bottom - parentElement.clientHeight;
+    else if (bottom > parentElement.scrollTop + parentElement.clientHeight)
+      parentElement.scrollTop = bottom - parentElement.clientHeight;
   }
 }
 

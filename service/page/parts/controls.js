@@ -24,7 +24,13 @@ export function field(label, control, meaning, ...beside) {
   control.id ||= newId();
   const note = meaning ? make("p", { class: "note", id: newId() }, meaning) : null;
   if (note) control.setAttribute("aria-describedby", note.id);
-  return make("div", { class: "field" }, make("label", { for: control.id }, label), make("div", { class: "control" }, control, ...beside), note);
+  return make(
+    "div",
+    { class: "field" },
+    make("label", { for: control.id }, label),
+    make("div", { class: "control" }, control, ...beside),
+    note,
+  );
 }
 
 /**
@@ -35,7 +41,11 @@ export function field(label, control, meaning, ...beside) {
  * @param {(value: string) => void} changed
  */
 export function choice(options, chosen, changed) {
-  const select = make("select", { change: () => changed(select.value) }, ...options.map(([value, text]) => make("option", { value }, text)));
+  const select = make(
+    "select",
+    { change: () => changed(select.value) },
+    ...options.map(([value, text]) => make("option", { value }, text)),
+  );
   if (options.some(([value]) => value === chosen)) select.value = chosen;
   return select;
 }
@@ -46,7 +56,15 @@ export function choice(options, chosen, changed) {
  * @param {{value: number, minimum: number, maximum: number, step: number | "any"}} bounds
  */
 export function number({ value, minimum, maximum, step }) {
-  return make("input", { type: "number", min: minimum, max: maximum, step, value, required: true, inputmode: "decimal" });
+  return make("input", {
+    type: "number",
+    min: minimum,
+    max: maximum,
+    step,
+    value,
+    required: true,
+    inputmode: "decimal",
+  });
 }
 
 /**
@@ -56,13 +74,17 @@ export function number({ value, minimum, maximum, step }) {
  */
 export function seedField(value) {
   const input = number({ value, minimum: 0, maximum: Number.MAX_SAFE_INTEGER, step: 1 });
-  const redraw = make("button", {
-    type: "button",
-    click: () => {
-      input.value = `${randomSeed()}`;
-      input.form?.requestSubmit();
+  const redraw = make(
+    "button",
+    {
+      type: "button",
+      click: () => {
+        input.value = `${randomSeed()}`;
+        input.form?.requestSubmit();
+      },
     },
-  }, "New seed");
+    "New seed",
+  );
   return { input, element: field("Seed", input, "The same seed gives the same pictures.", redraw) };
 }
 
@@ -136,5 +158,8 @@ export function labelField(method, labels, given) {
   const options = labels.map((label, index) => [`${index}`, label]);
   if (method.label.default !== null) options.unshift(["", "any"]);
   const select = choice(options, given ?? "", () => {});
-  return { element: field("Class", select), read: () => (select.value === "" ? undefined : Number(select.value)) };
+  return {
+    element: field("Class", select),
+    read: () => (select.value === "" ? undefined : Number(select.value)),
+  };
 }

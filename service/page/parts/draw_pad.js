@@ -70,7 +70,9 @@ export class DrawPad extends PictureView {
     const length = across ** 2 + down ** 2;
     for (let row = 0; row < height; row += 1) {
       for (let column = 0; column < width; column += 1) {
-        const along = length ? Math.min(1, Math.max(0, ((column - x0) * across + (row - y0) * down) / length)) : 0;
+        const along = length
+          ? Math.min(1, Math.max(0, ((column - x0) * across + (row - y0) * down) / length))
+          : 0;
         const gap = Math.hypot(column - x0 - along * across, row - y0 - along * down);
         const at = row * width + column;
         const share = Math.max(cover[at] ?? 0, Math.min(1, Math.max(0, radius + 0.5 - gap)));

@@ -14,7 +14,11 @@ const QUALITY = 0.8;
  * @param {[string, string][]} rows
  */
 export function figures(rows) {
-  return make("dl", { class: "figures" }, ...rows.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))));
+  return make(
+    "dl",
+    { class: "figures" },
+    ...rows.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))),
+  );
 }
 
 /**
@@ -64,7 +68,13 @@ export async function showSizes(target, picture, bits) {
 function bar(name, size, most) {
   const length = make("span", { class: name === "Codes" ? "bar own" : "bar" });
   length.style.width = `${Math.max(0.5, (100 * size) / most)}%`;
-  return make("li", {}, make("span", {}, name), make("span", { class: "track" }, length), make("span", { class: "value" }, bytes(size)));
+  return make(
+    "li",
+    {},
+    make("span", {}, name),
+    make("span", { class: "track" }, length),
+    make("span", { class: "value" }, bytes(size)),
+  );
 }
 
 /** @param {number} size */

@@ -12,7 +12,12 @@ const MOST = 2048;
 /** A part of the page to open, with the calls that the page made last. */
 export function snippets() {
   const list = make("div", { class: "snippets" });
-  const element = make("details", { class: "commands", toggle: () => element.open && show(list) }, make("summary", {}, "The same with curl and Python"), list);
+  const element = make(
+    "details",
+    { class: "commands", toggle: () => element.open && show(list) },
+    make("summary", {}, "The same with curl and Python"),
+    list,
+  );
   return element;
 }
 
@@ -21,7 +26,10 @@ export function show(list) {
   const calls = lastCalls.slice(0, 3);
   fill(
     list,
-    ...calls.flatMap((call) => [block(`curl: ${call.path}`, curl(call)), block(`Python: ${call.path}`, python(call))]),
+    ...calls.flatMap((call) => [
+      block(`curl: ${call.path}`, curl(call)),
+      block(`Python: ${call.path}`, python(call)),
+    ]),
     !calls.length && make("p", { class: "note" }, "The page has run no model yet. Try something first."),
   );
 }
@@ -31,17 +39,26 @@ export function show(list) {
  * @param {string} text
  */
 function block(title, text) {
-  const copy = make("button", {
-    type: "button",
-    class: "quiet",
-    "aria-label": `Copy ${title}`,
-    click: async () => {
-      await navigator.clipboard.writeText(text);
-      copy.textContent = "Copied";
-      announce("Copied");
+  const copy = make(
+    "button",
+    {
+      type: "button",
+      class: "quiet",
+      "aria-label": `Copy ${title}`,
+      click: async () => {
+        await navigator.clipboard.writeText(text);
+        copy.textContent = "Copied";
+        announce("Copied");
+      },
     },
-  }, "Copy");
-  return make("figure", { class: "code" }, make("figcaption", {}, title, copy), make("pre", { tabindex: 0, "aria-label": title }, make("code", {}, text)));
+    "Copy",
+  );
+  return make(
+    "figure",
+    { class: "code" },
+    make("figcaption", {}, title, copy),
+    make("pre", { tabindex: 0, "aria-label": title }, make("code", {}, text)),
+  );
 }
 
 /**
@@ -52,8 +69,12 @@ function block(title, text) {
 function content({ path, body }) {
   if (!(body instanceof Uint8Array)) return { json: JSON.stringify(body ?? {}), file: "" };
   const { shape, data } = npy.load(/** @type {ArrayBuffer} */ (body.slice().buffer));
-  if (path === "encode" || data.length > MOST) return { json: "", file: path === "encode" ? "picture.png" : "codes.json" };
-  return { json: JSON.stringify({ shape, codes: Array.from(data, (value) => Number(value.toFixed(6))) }), file: "" };
+  if (path === "encode" || data.length > MOST)
+    return { json: "", file: path === "encode" ? "picture.png" : "codes.json" };
+  return {
+    json: JSON.stringify({ shape, codes: Array.from(data, (value) => Number(value.toFixed(6))) }),
+    file: "",
+  };
 }
 
 /** @param {Call} call */
@@ -80,7 +101,9 @@ export function python(call) {
   return [
     `import json, ${key.get() ? "os, " : ""}pathlib, urllib.request`,
     "",
-    json ? `body = json.dumps(json.loads(r'''${json}''')).encode()` : `body = pathlib.Path("${file}").read_bytes()`,
+    json
+      ? `body = json.dumps(json.loads(r'''${json}''')).encode()`
+      : `body = pathlib.Path("${file}").read_bytes()`,
     `request = urllib.request.Request("${url}", body, {${headers.join(", ")}})`,
     "with urllib.request.urlopen(request) as response:",
     isPng ? '    pathlib.Path("decoded.png").write_bytes(response.read())' : "    print(json.load(response))",

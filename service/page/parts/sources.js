@@ -7,7 +7,10 @@ import { read } from "../lib/pixels.js";
 /** @typedef {(source: HTMLImageElement, example?: string) => void} Taken */
 
 const DIGITS = Array.from({ length: 10 }, (_, digit) => ({ name: `${digit}`, file: `digit-${digit}.png` }));
-const EMOJI = ["fox", "octopus", "apple", "rocket", "grin", "rainbow"].map((name) => ({ name, file: `${name}.webp` }));
+const EMOJI = ["fox", "octopus", "apple", "rocket", "grin", "rainbow"].map((name) => ({
+  name,
+  file: `${name}.webp`,
+}));
 
 /**
  * The bundled examples, those that look like the model's pictures first.
@@ -65,14 +68,26 @@ export function sourceBar(image, taken, failed) {
         title: each.name,
         click: () => read(url(each)).then((picture) => taken(picture, each.name), failed),
       },
-      make("img", { src: url(each), alt: `Example: ${each.name}`, width: 28, height: 28, draggable: "false" }),
+      make("img", {
+        src: url(each),
+        alt: `Example: ${each.name}`,
+        width: 28,
+        height: 28,
+        draggable: "false",
+      }),
     ),
   );
   return make(
     "div",
     { class: "sources" },
     make("div", { class: "examples", role: "group", "aria-label": "Examples" }, ...buttons),
-    make("div", { class: "file" }, input, make("label", { for: id, class: "button" }, "Choose a picture"), make("span", { class: "note" }, "or drop or paste one")),
+    make(
+      "div",
+      { class: "file" },
+      input,
+      make("label", { for: id, class: "button" }, "Choose a picture"),
+      make("span", { class: "note" }, "or drop or paste one"),
+    ),
   );
 }
 
@@ -95,9 +110,12 @@ export function listen(taken, failed, signal) {
     "drop",
     (event) => {
       event.preventDefault();
-      if (!take(event.dataTransfer)) failed(new Error("what was dropped is no picture; PNG, JPEG and WebP are"));
+      if (!take(event.dataTransfer))
+        failed(new Error("what was dropped is no picture; PNG, JPEG and WebP are"));
     },
     { signal },
   );
-  document.addEventListener("paste", (event) => take(event.clipboardData) && event.preventDefault(), { signal });
+  document.addEventListener("paste", (event) => take(event.clipboardData) && event.preventDefault(), {
+    signal,
+  });
 }

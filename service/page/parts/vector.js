@@ -16,7 +16,10 @@ export function bars(label) {
   let shown = [];
   const draw = () => {
     const scale = Math.min(window.devicePixelRatio || 1, 2);
-    const [width, height] = [Math.round(element.clientWidth * scale), Math.round(element.clientHeight * scale)];
+    const [width, height] = [
+      Math.round(element.clientWidth * scale),
+      Math.round(element.clientHeight * scale),
+    ];
     if (!width || !height) return;
     Object.assign(element, { width, height });
     const context = pen(element);
@@ -61,7 +64,11 @@ export function sliders(order, changed) {
       const id = newId();
       const output = make("output", { for: id });
       const input = make("input", {
-        type: "range", id, min: -4, max: 4, step: 0.01,
+        type: "range",
+        id,
+        min: -4,
+        max: 4,
+        step: 0.01,
         input: () => {
           output.textContent = input.valueAsNumber.toFixed(2);
           changed(dimension, input.valueAsNumber);
@@ -69,10 +76,23 @@ export function sliders(order, changed) {
       });
       return { dimension, input, output };
     });
-    const more = make("button", { type: "button", class: "quiet", click: () => { count = order.length; build(); } }, `Show all ${order.length}`);
+    const more = make(
+      "button",
+      {
+        type: "button",
+        class: "quiet",
+        click: () => {
+          count = order.length;
+          build();
+        },
+      },
+      `Show all ${order.length}`,
+    );
     fill(
       list,
-      ...rows.map(({ dimension, input, output }) => make("div", { class: "slider" }, make("label", { for: input.id }, `${dimension}`), input, output)),
+      ...rows.map(({ dimension, input, output }) =>
+        make("div", { class: "slider" }, make("label", { for: input.id }, `${dimension}`), input, output),
+      ),
       count < order.length && more,
     );
     show(shown);
@@ -93,4 +113,3 @@ export function sliders(order, changed) {
   build();
   return { element: list, show };
 }
-

@@ -29,7 +29,10 @@ let timer;
  */
 export function replace(tab, params) {
   clearTimeout(timer);
-  timer = setTimeout(() => history.replaceState(null, "", location.pathname + location.search + hash(tab, params)), PAUSE);
+  timer = setTimeout(
+    () => history.replaceState(null, "", location.pathname + location.search + hash(tab, params)),
+    PAUSE,
+  );
 }
 
 /** Forget a change that has not been made. */

@@ -16,7 +16,9 @@ export function startTheme(button) {
     // Canvases take their colours from the styles.
     dispatchEvent(new Event("themechange"));
   };
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => dispatchEvent(new Event("themechange")));
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () =>
+    dispatchEvent(new Event("themechange")),
+  );
   apply(sessionStorage.getItem(KEPT) ?? "system");
   button.addEventListener("click", () => {
     const theme = NEXT.get(sessionStorage.getItem(KEPT) ?? "system") ?? "system";

@@ -59,7 +59,12 @@ export function codebookMap(model, focused, chosen) {
   /** @param {PointerEvent} event */
   const nearest = (event) => {
     const bounds = plane.getBoundingClientRect();
-    return best((x, y) => Math.hypot(x - (event.clientX - bounds.left) / bounds.width, y - (event.clientY - bounds.top) / bounds.height));
+    return best((x, y) =>
+      Math.hypot(
+        x - (event.clientX - bounds.left) / bounds.width,
+        y - (event.clientY - bounds.top) / bounds.height,
+      ),
+    );
   };
   /** @param {number[]} way */
   const neighbour = ([across = 0, down = 0]) => {
@@ -103,7 +108,16 @@ export function codebookMap(model, focused, chosen) {
   };
   redraw(plane, draw);
   return {
-    element: make("div", {}, plane, make("p", { class: "note", id: hint }, "The two main directions of the code vectors. Arrow keys go to the next code that way.")),
+    element: make(
+      "div",
+      {},
+      plane,
+      make(
+        "p",
+        { class: "note", id: hint },
+        "The two main directions of the code vectors. Arrow keys go to the next code that way.",
+      ),
+    ),
     /**
      * @param {HTMLCanvasElement[]} pictures
      * @param {Point[]} places
@@ -128,7 +142,10 @@ function spread(points) {
     const [least, most] = [Math.min(...values), Math.max(...values)];
     const placed = Array(values.length).fill(0);
     order.forEach((code, rank) => {
-      placed[code] = SIDE + (1 - 2 * SIDE) * (0.5 * (rank / values.length) + (0.5 * ((values[code] ?? 0) - least)) / (most - least || 1));
+      placed[code] =
+        SIDE +
+        (1 - 2 * SIDE) *
+          (0.5 * (rank / values.length) + (0.5 * ((values[code] ?? 0) - least)) / (most - least || 1));
     });
     return placed;
   };

@@ -20,7 +20,12 @@ export function completeTab(view) {
   const methods = model.methodsThatTake("mask");
   const method = methods.find(({ name }) => name === params.get("method")) ?? methods[0];
   if (!method || !model.isGrid || !model.can("encode")) {
-    return elsewhere(view, "complete", `${model.name} cannot complete pictures.`, (other) => other.isGrid && other.methodsThatTake("mask").length > 0);
+    return elsewhere(
+      view,
+      "complete",
+      `${model.name} cannot complete pictures.`,
+      (other) => other.isGrid && other.methodsThatTake("mask").length > 0,
+    );
   }
   const status = new Status(signal);
   const results = make("div", { class: "results" });
@@ -34,10 +39,15 @@ export function completeTab(view) {
     const mask = eraser.mask;
     remember({ ...form.state(), mask: mask.join("") });
     void status.run("Completing", async (abort) => {
-      if (!mask.includes(1)) throw new Error("nothing is erased: press a cell of the picture, or drag over some");
+      if (!mask.includes(1))
+        throw new Error("nothing is erased: press a cell of the picture, or drag over some");
       const codes = await model.encode(source, abort);
       const { rows, columns } = model;
-      const grid = (/** @type {ArrayLike<number>} */ flat) => [Array.from({ length: rows }, (_, row) => Array.from({ length: columns }, (_, column) => flat[row * columns + column]))];
+      const grid = (/** @type {ArrayLike<number>} */ flat) => [
+        Array.from({ length: rows }, (_, row) =>
+          Array.from({ length: columns }, (_, column) => flat[row * columns + column]),
+        ),
+      ];
       const samples = await model.sample({ ...form.document(), codes: grid(codes), mask: grid(mask) }, abort);
       fill(results, sampleGrid(view, samples, true));
       performance.mark("tessera-drawn");
@@ -60,20 +70,46 @@ export function completeTab(view) {
   const form = drawForm(view, method, {
     count: 8,
     many: "Proposals",
-    above: [methods.length > 1 ? field("Method", choice(methods.map(({ name }) => [name, name]), method.name, (name) => view.go("complete", { method: name }))) : null],
+    above: [
+      methods.length > 1
+        ? field(
+            "Method",
+            choice(
+              methods.map(({ name }) => [name, name]),
+              method.name,
+              (name) => view.go("complete", { method: name }),
+            ),
+          )
+        : null,
+    ],
     button: "Complete",
     submit: draw,
   });
-  const isSame = shared.picture?.width === image.width && shared.picture?.height === image.height && shared.picture?.channels === image.channels;
+  const isSame =
+    shared.picture?.width === image.width &&
+    shared.picture?.height === image.height &&
+    shared.picture?.channels === image.channels;
   if (shared.picture && isSame && !params.get("example")) use(shared.picture);
-  else sources.example(params.get("example"), image).then((found) => taken(found, params.get("example") ?? undefined), failed);
+  else
+    sources
+      .example(params.get("example"), image)
+      .then((found) => taken(found, params.get("example") ?? undefined), failed);
   return make(
     "div",
     {},
     make("h2", {}, "Erase a part, and let the model fill it"),
-    make("p", { class: "lead" }, "The codes that are left stay as they are; the prior draws the others to go with them."),
+    make(
+      "p",
+      { class: "lead" },
+      "The codes that are left stay as they are; the prior draws the others to go with them.",
+    ),
     sources.sourceBar(image, taken, failed),
-    make("div", { class: "workshop" }, form.form, make("div", {}, make("div", { class: "erase" }, eraser.element), results, status.element)),
+    make(
+      "div",
+      { class: "workshop" },
+      form.form,
+      make("div", {}, make("div", { class: "erase" }, eraser.element), results, status.element),
+    ),
     snippets(),
   );
 }
@@ -114,7 +150,8 @@ class Eraser {
       label: "The picture by its cells; erased cells are hatched",
       hint: "Arrow keys move. Space erases a cell or brings it back; Shift and an arrow key go on with it.",
       paint: (context, cell, box) => this.#paint(context, cell, box, model),
-      describe: (cell) => `row ${Math.floor(cell / this.columns) + 1}, column ${(cell % this.columns) + 1}: ${this.mask[cell] ? "erased" : "kept"}`,
+      describe: (cell) =>
+        `row ${Math.floor(cell / this.columns) + 1}, column ${(cell % this.columns) + 1}: ${this.mask[cell] ? "erased" : "kept"}`,
       press: (cell, isFirst) => this.#press(cell, isFirst),
       release: () => this.changed(),
     });
@@ -158,9 +195,17 @@ class Eraser {
     }
     if (!this.box.checked) this.mask[cell] = this.value;
     else {
-      const [rows, columns] = [[this.start, cell].map((each) => Math.floor(each / this.columns)), [this.start, cell].map((each) => each % this.columns)];
-      const isIn = (/** @type {number} */ at, /** @type {number[]} */ ends) => at >= Math.min(...ends) && at <= Math.max(...ends);
-      this.mask = this.before.map((value, each) => (isIn(Math.floor(each / this.columns), rows) && isIn(each % this.columns, columns) ? this.value : value));
+      const [rows, columns] = [
+        [this.start, cell].map((each) => Math.floor(each / this.columns)),
+        [this.start, cell].map((each) => each % this.columns),
+      ];
+      const isIn = (/** @type {number} */ at, /** @type {number[]} */ ends) =>
+        at >= Math.min(...ends) && at <= Math.max(...ends);
+      this.mask = this.before.map((value, each) =>
+        isIn(Math.floor(each / this.columns), rows) && isIn(each % this.columns, columns)
+          ? this.value
+          : value,
+      );
     }
   }
 
@@ -173,7 +218,17 @@ class Eraser {
   #paint(context, cell, { x, y, width, height }, { rows, columns }) {
     const [wide, high] = [this.picture.width / columns, this.picture.height / rows];
     context.imageSmoothingEnabled = false;
-    context.drawImage(this.picture, (cell % columns) * wide, Math.floor(cell / columns) * high, wide, high, x, y, width, height);
+    context.drawImage(
+      this.picture,
+      (cell % columns) * wide,
+      Math.floor(cell / columns) * high,
+      wide,
+      high,
+      x,
+      y,
+      width,
+      height,
+    );
     if (!this.mask[cell]) return;
     const style = getComputedStyle(context.canvas);
     context.fillStyle = style.getPropertyValue("--wash");

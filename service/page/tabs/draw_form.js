@@ -20,13 +20,15 @@ const MOST = 256;
  * @param {number} options.count by default
  * @param {string} options.many what the number is of
  * @param {string[]} [options.without] parameters that are set elsewhere
- * @param {(HTMLElement | null)[]} options.above fields that come first
+ * @param {(HTMLElement | null | undefined)[]} options.above fields that come first
  * @param {string} options.button
  * @param {() => void} options.submit
  * @returns {Draw}
  */
 export function drawForm({ params, model }, method, { count, many, without = [], above, button, submit }) {
-  const chosen = Object.fromEntries(Object.entries(method.parameters).filter(([name]) => !without.includes(name)));
+  const chosen = Object.fromEntries(
+    Object.entries(method.parameters).filter(([name]) => !without.includes(name)),
+  );
   const amount = number({ value: Number(params.get("n") ?? count), minimum: 1, maximum: MOST, step: 1 });
   const seed = method.draws ? seedField(Number(params.get("seed") ?? randomSeed())) : null;
   const label = labelField(method, model.detail.labels, params.get("label"));

@@ -24,16 +24,29 @@ export function sampleGrid(view, samples, isStrip = false) {
   const pictures = samples.images.map((image, index) => {
     const label = samples.labels?.[index];
     const name = label === undefined ? undefined : labels?.[label];
-    const figures = Object.entries(samples.figures ?? {}).map(([title, values]) => `${title.replaceAll("_", " ")} ${values[index]?.toPrecision(3) ?? "none"}`);
+    const figures = Object.entries(samples.figures ?? {}).map(
+      ([title, values]) => `${title.replaceAll("_", " ")} ${values[index]?.toPrecision(3) ?? "none"}`,
+    );
     return make(
       "button",
-      { type: "button", class: "sample", title: "Send to Try", click: () => view.go("try", { picture: forAddress(image) }) },
-      make("img", { src: source(image), alt: `Picture ${index + 1}${name ? ` of class ${name}` : ""}: send to Try` }),
+      {
+        type: "button",
+        class: "sample",
+        title: "Send to Try",
+        click: () => view.go("try", { picture: forAddress(image) }),
+      },
+      make("img", {
+        src: source(image),
+        alt: `Picture ${index + 1}${name ? ` of class ${name}` : ""}: send to Try`,
+      }),
       ...figures.map((text) => make("span", {}, text)),
     );
   });
   const grid = make("div", { class: "samples", role: "group", "aria-label": "What was drawn" }, ...pictures);
-  grid.style.setProperty("--columns", `${Math.min(MOST_COLUMNS, isStrip ? pictures.length : Math.ceil(Math.sqrt(pictures.length)))}`);
+  grid.style.setProperty(
+    "--columns",
+    `${Math.min(MOST_COLUMNS, isStrip ? pictures.length : Math.ceil(Math.sqrt(pictures.length)))}`,
+  );
   return grid;
 }
 
@@ -50,7 +63,15 @@ export function scrubber(grid, states, every, signal) {
   const last = Math.max(...states.map((each) => each.length)) - 1;
   const output = make("output", {});
   const id = newId();
-  const slider = make("input", { type: "range", id, min: 0, max: last, step: 1, value: last, input: () => show(slider.valueAsNumber) });
+  const slider = make("input", {
+    type: "range",
+    id,
+    min: 0,
+    max: last,
+    step: 1,
+    value: last,
+    input: () => show(slider.valueAsNumber),
+  });
   /** @type {ReturnType<typeof setInterval> | undefined} */
   let clock;
   const stop = () => {
@@ -62,23 +83,35 @@ export function scrubber(grid, states, every, signal) {
   const show = (at) => {
     slider.value = `${at}`;
     output.textContent = `step ${(at + 1) * every}`;
-    states.forEach((chain, index) => pictures[index]?.setAttribute("src", source(chain[Math.min(at, chain.length - 1)] ?? "")));
+    for (const [index, chain] of states.entries()) {
+      pictures[index]?.setAttribute("src", source(chain[Math.min(at, chain.length - 1)] ?? ""));
+    }
   };
-  const play = make("button", {
-    type: "button",
-    click: () => {
-      if (clock) return stop();
-      if (slider.valueAsNumber === last) show(0);
-      play.textContent = "Pause";
-      clock = setInterval(() => {
-        if (slider.valueAsNumber === last || !slider.isConnected) stop();
-        else show(slider.valueAsNumber + 1);
-      }, FRAME);
+  const play = make(
+    "button",
+    {
+      type: "button",
+      click: () => {
+        if (clock) return stop();
+        if (slider.valueAsNumber === last) show(0);
+        play.textContent = "Pause";
+        clock = setInterval(() => {
+          if (slider.valueAsNumber === last || !slider.isConnected) stop();
+          else show(slider.valueAsNumber + 1);
+        }, FRAME);
+      },
     },
-  }, "Play");
+    "Play",
+  );
   signal.addEventListener("abort", stop);
   show(last);
-  const element = make("div", { class: "film" }, play, make("label", { for: id, class: "unseen" }, "State of the chains"), slider, output);
+  const element = make(
+    "div",
+    { class: "film" },
+    play,
+    make("label", { for: id, class: "unseen" }, "State of the chains"),
+    slider,
+    output,
+  );
   return element;
 }
-

@@ -24,12 +24,16 @@ const FROM_TRY = "try";
 export function sampleTab(view) {
   const { model, params, remember, signal } = view;
   const { methods } = model;
-  const method = methods.find(({ name }) => name === params.get("method")) ?? methods.find(({ name }) => name === "prior") ?? methods[0];
+  const method =
+    methods.find(({ name }) => name === params.get("method")) ??
+    methods.find(({ name }) => name === "prior") ??
+    methods[0];
   if (!method) return make("p", { class: "empty" }, `${model.name} cannot sample. Choose another model.`);
   const status = new Status(signal);
   const results = make("div", { class: "results", "aria-live": "off" });
   const isBetween = method.operation.inputs.some(({ role }) => role === "target");
-  const isChain = method.operation.outputs.some(({ role }) => role === "states") && EVERY in method.parameters;
+  const isChain =
+    method.operation.outputs.some(({ role }) => role === "states") && EVERY in method.parameters;
   const film = make("input", { type: "checkbox", checked: isChain && params.get("film") !== "0" });
   const ends = isBetween ? pictureEnds(view) : null;
 
@@ -57,7 +61,11 @@ export function sampleTab(view) {
     count: isBetween ? 9 : 16,
     many: isBetween ? "Pictures on the way" : "Pictures",
     without: [EVERY],
-    above: [field("Method", chooser, method.operation.description), ends && ends.element, isChain ? field("Film of the states", film) : null],
+    above: [
+      field("Method", chooser, method.operation.description),
+      ends?.element,
+      isChain ? field("Film of the states", film) : null,
+    ],
     button: "Draw",
     submit: draw,
   });
@@ -66,7 +74,11 @@ export function sampleTab(view) {
     "div",
     {},
     make("h2", {}, "New pictures"),
-    make("p", { class: "lead" }, `${model.name} draws codes, and decodes them. Choose a picture to see its codes in Try.`),
+    make(
+      "p",
+      { class: "lead" },
+      `${model.name} draws codes, and decodes them. Choose a picture to see its codes in Try.`,
+    ),
     make("div", { class: "workshop" }, form.form, make("div", {}, results, status.element)),
     snippets(),
   );
@@ -81,7 +93,8 @@ function pictureEnds({ model, params, shared }) {
   const { image } = model.detail;
   /** @type {[string, string][]} */
   const options = examples(image).map(({ name }) => [name, name]);
-  if (shared.picture?.channels === image.channels && shared.picture.width === image.width) options.unshift([FROM_TRY, "the picture in Try"]);
+  if (shared.picture?.channels === image.channels && shared.picture.width === image.width)
+    options.unshift([FROM_TRY, "the picture in Try"]);
   const ends = [
     { name: "from", title: "From", first: image.channels === 1 ? "3" : "fox" },
     { name: "to", title: "To", first: image.channels === 1 ? "8" : "octopus" },
