@@ -52,10 +52,9 @@ export class Bench {
       begin: () => this.keep(),
       change: (/** @type {number} */ cell, /** @type {number} */ code) => this.change(cell, code),
       focus: (/** @type {number | null} */ cell) => this.frame(cell),
+      failed: (/** @type {unknown} */ error) => this.status.fail(error),
     };
-    this.editor = model.isGrid
-      ? gridEditor(model, hooks)
-      : vectorEditor(model, hooks, (error) => this.status.fail(error));
+    this.editor = model.isGrid ? gridEditor(model, hooks) : vectorEditor(model, hooks);
     this.numbers = make("div", {});
     this.sizes = make("ul", { class: "sizes" });
     this.large = make(
@@ -73,6 +72,7 @@ export class Bench {
   /** @param {AbortSignal} abort */
   async #encode(abort) {
     this.codes = await this.view.model.encode(this.picture, abort);
+    this.encoded = this.picture;
     this.own = this.codes.slice();
     this.steps = [];
     this.editor.show(this.codes);
@@ -178,6 +178,7 @@ export class Bench {
    * @param {string} [example]
    */
   async settled(example) {
+    if (this.encoded !== this.picture) return;
     const { model, remember, shared } = this.view;
     shared.picture = this.picture;
     if (model.isGrid) model.count(this.codes);

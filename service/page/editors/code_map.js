@@ -26,10 +26,14 @@ export function codeMap(model, options) {
       `row ${Math.floor(cell / columns) + 1}, column ${(cell % columns) + 1}: code ${codes[cell]}`,
     ...options,
   });
-  void model.codebook().then((vectors) => {
-    palette = colours(model.size, vectors);
-    cells.draw();
-  });
+  // Without the codebook the colours stay as they are; the choice of codes says why.
+  void model.codebook().then(
+    (vectors) => {
+      palette = colours(model.size, vectors);
+      cells.draw();
+    },
+    () => {},
+  );
   return {
     element: cells.element,
     cells,

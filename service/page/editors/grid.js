@@ -21,6 +21,7 @@ import { inspector } from "./inspector.js";
  * @property {(cell: number, code: number) => void} change
  * @property {() => void} begin called before the changes of one gesture
  * @property {(cell: number | null) => void} focus
+ * @property {(error: unknown) => void} failed
  */
 
 /**
@@ -111,7 +112,7 @@ export function gridEditor(model, hooks) {
     else hint.textContent = "Choose another code; the most alike come first.";
   };
   mode();
-  void picker.load();
+  picker.load().catch(hooks.failed);
 
   const tools = make(
     "div",

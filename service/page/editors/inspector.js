@@ -21,10 +21,14 @@ export function inspector(model) {
   let glyphs = [];
   /** @type {Float32Array[] | null} */
   let vectors = null;
-  void Promise.all([model.glyphs(), model.codebook()]).then(([pictures, found]) => {
-    glyphs = pictures;
-    vectors = found;
-  });
+  // What fails here fails for the choice of codes too, which says why.
+  void Promise.all([model.glyphs(), model.codebook()]).then(
+    ([pictures, found]) => {
+      glyphs = pictures;
+      vectors = found;
+    },
+    () => {},
+  );
 
   return {
     element,

@@ -9,10 +9,9 @@ import { bars, sliders } from "../parts/vector.js";
 /**
  * @param {import("../lib/model.js").Model} model
  * @param {import("./grid.js").Hooks} hooks
- * @param {(error: unknown) => void} failed
  * @returns {import("./grid.js").Editor}
  */
-export function vectorEditor(model, hooks, failed) {
+export function vectorEditor(model, hooks) {
   /** @type {import("../lib/model.js").Codes} */
   let codes = new Float32Array(model.columns);
   const shown = bars(`The ${model.columns} numbers of the code`);
@@ -34,7 +33,7 @@ export function vectorEditor(model, hooks, failed) {
       found.element,
     );
     found.show(codes);
-  }, failed);
+  }, hooks.failed);
   return {
     element: make("div", { class: "vector" }, shown.element),
     about: numbers,

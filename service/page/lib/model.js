@@ -1,8 +1,8 @@
 /** A model as its manifest describes it, and the calls that run it. */
 
-import { getJson, send } from "./api.js";
+import { getJson, Problem, send } from "./api.js";
 import * as npy from "./npy.js";
-import { ofTensor } from "./pixels.js";
+import { middle, ofTensor } from "./pixels.js";
 
 /** @typedef {import("./pixels.js").Picture} Picture */
 /** @typedef {{dtype: "float32" | "int64", default: number, minimum: number, maximum: number, description: string}} Parameter */
@@ -45,6 +45,7 @@ const SAMPLE = "sample/";
 const NPY = "application/x-npy";
 /** Rows of one request for the pictures of codes. */
 const ROWS = 256;
+const TOO_LARGE = 413;
 
 export class Model {
   /** @param {Detail} detail */
@@ -187,7 +188,12 @@ export class Model {
     });
   }
 
-  /** What each code of the codebook decodes to by itself: little pictures, by index. */
+  /**
+   * What each code of the codebook decodes to by itself: little pictures, by index. A model of one size decodes a
+   * whole grid of the code, of which they are the cell in the middle.
+   *
+   * @returns {Promise<Picture[]>}
+   */
   glyphs() {
     return this.once("glyphs", async () => {
       const { stride } = this.detail.codes;
@@ -196,16 +202,21 @@ export class Model {
       const [rows = 1, columns = 1] = shape;
       /** @type {Picture[]} */
       const found = [];
-      const most = isAny ? ROWS : 16;
-      for (let start = 0; start < this.size; start += most) {
-        const count = Math.min(most, this.size - start);
-        const codes = Int32Array.from(
-          { length: count * rows * columns },
-          (_, at) => start + Math.floor(at / (rows * columns)),
-        );
-        found.push(...(await this.decode(codes, undefined, shape)));
+      let most = isAny ? ROWS : Math.ceil(ROWS / (rows * columns));
+      while (found.length < this.size) {
+        const first = found.length;
+        const count = Math.min(most, this.size - first);
+        const length = count * rows * columns;
+        const codes = Int32Array.from({ length }, (_, at) => first + Math.floor(at / (rows * columns)));
+        try {
+          found.push(...(await this.decode(codes, undefined, shape)));
+        } catch (error) {
+          // The service takes fewer at once; how many follows from its settings.
+          if (!(error instanceof Problem && error.status === TOO_LARGE) || count === 1) throw error;
+          most = Math.floor(count / 2);
+        }
       }
-      return found;
+      return isAny ? found : found.map((picture) => middle(picture, rows, columns));
     });
   }
 

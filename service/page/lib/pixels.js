@@ -70,6 +70,26 @@ export function ofTensor({ shape, data }, row) {
 }
 
 /**
+ * The cell in the middle of a picture of so many rows and columns of them.
+ *
+ * @param {Picture} picture
+ * @param {number} rows
+ * @param {number} columns
+ * @returns {Picture}
+ */
+export function middle(picture, rows, columns) {
+  const [height, width] = [Math.floor(picture.height / rows), Math.floor(picture.width / columns)];
+  const [top, left] = [Math.floor(rows / 2) * height, Math.floor(columns / 2) * width];
+  const { channels } = picture;
+  const data = new Uint8Array(height * width * channels);
+  for (let row = 0; row < height; row += 1) {
+    const start = ((top + row) * picture.width + left) * channels;
+    data.set(picture.data.subarray(start, start + width * channels), row * width * channels);
+  }
+  return { height, width, channels, data };
+}
+
+/**
  * Pixels for a canvas.
  *
  * @param {Picture} picture

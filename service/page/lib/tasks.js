@@ -5,6 +5,20 @@ import { fill, make } from "./dom.js";
 /** Milliseconds before a call shows that it works: a quick one would only flicker. */
 const PATIENCE = 250;
 
+let open = 0;
+
+/**
+ * Say that the content changes, or no longer.
+ *
+ * @param {number} more
+ */
+function busy(more) {
+  open += more;
+  const content = document.getElementById("content");
+  if (open) content?.setAttribute("aria-busy", "true");
+  else content?.removeAttribute("aria-busy");
+}
+
 /**
  * Wrap a function so that one call of it runs at a time: of the calls meanwhile only the last one follows.
  *
@@ -54,6 +68,7 @@ export class Status {
     const controller = new AbortController();
     this.controller = controller;
     const timer = setTimeout(() => this.#showWork(what, controller), PATIENCE);
+    busy(1);
     try {
       await work(controller.signal);
       if (this.controller === controller) fill(this.element);
@@ -61,6 +76,7 @@ export class Status {
       if (this.controller === controller) this.#showError(error, controller.signal.aborted);
     } finally {
       clearTimeout(timer);
+      busy(-1);
       if (this.controller === controller) this.controller = null;
     }
   }

@@ -30,6 +30,7 @@ export class Cells {
   constructor(options) {
     this.options = options;
     this.cursor = 0;
+    this.last = -1;
     /** Cells that have a frame. @type {Set<number>} */
     this.marked = new Set();
     this.isPressed = false;
@@ -192,6 +193,7 @@ export class Cells {
    */
   #press(cell, isFirst) {
     this.cursor = cell;
+    this.last = cell;
     this.options.focus?.(cell);
     this.options.press?.(cell, isFirst);
     this.draw();
@@ -199,25 +201,26 @@ export class Cells {
 
   /** @param {KeyboardEvent} event */
   #key(event) {
-    const { rows, columns, choose, press, release } = this.options;
+    const { rows, columns, choose, release } = this.options;
     const step = KEYS.get(event.key);
     if (step) {
       const [down = 0, across = 0] = step;
-      if (event.shiftKey && !this.isGoingOn) press?.(this.cursor, true);
+      // From the cell that was pressed last the same goes on.
+      if (event.shiftKey && !this.isGoingOn && this.cursor !== this.last) this.#press(this.cursor, true);
       this.isGoingOn = event.shiftKey;
       const row = clamp(Math.floor(this.cursor / columns) + down, rows);
       this.cursor = row * columns + clamp((this.cursor % columns) + across, columns);
-      if (event.shiftKey) press?.(this.cursor, false);
+      if (event.shiftKey) this.#press(this.cursor, false);
       this.#say();
     } else if (event.key === "Home" || event.key === "End") {
       this.cursor = event.key === "Home" ? 0 : rows * columns - 1;
       this.#say();
     } else if (event.key === " ") {
-      press?.(this.cursor, true);
+      this.#press(this.cursor, true);
       release?.();
       announce(this.options.describe(this.cursor));
     } else if (event.key === "Enter") {
-      (choose ?? ((cell) => press?.(cell, true)))(this.cursor);
+      (choose ?? ((cell) => this.#press(cell, true)))(this.cursor);
       if (!choose) release?.();
     } else return;
     event.preventDefault();

@@ -4,8 +4,15 @@ import { make, newId } from "../lib/dom.js";
 
 /** @typedef {import("../lib/model.js").Parameter} Parameter */
 
+/** Places of a slider. */
+const PLACES = 1000;
 /** The largest seed that this page draws; the service takes larger ones. */
 const SEEDS = 2 ** 31;
+
+/** @param {string} text */
+function capitalised(text) {
+  return text.charAt(0).toUpperCase() + text.slice(1);
+}
 
 /** A seed for this page to show. */
 export function randomSeed() {
@@ -100,7 +107,7 @@ export function parameterFields(parameters, given) {
   const elements = Object.entries(parameters).map(([name, parameter]) => {
     const text = given.get(name);
     const value = text === null || !Number.isFinite(Number(text)) ? parameter.default : Number(text);
-    const title = name.replaceAll("_", " ");
+    const title = capitalised(name.replaceAll("_", " "));
     if (parameter.dtype === "int64" && parameter.minimum === 0 && parameter.maximum === 1) {
       const box = make("input", { type: "checkbox", checked: value === 1 });
       values.set(name, () => Number(box.checked));
@@ -126,21 +133,43 @@ function pair({ dtype, minimum, maximum }, value, title) {
   const isLog = minimum > 0 && maximum / minimum > 100;
   const input = number({ value, minimum, maximum, step: isWhole ? 1 : "any" });
   /** @param {number} each */
-  const toSlider = (each) => (isLog ? Math.log(each) : each);
+  const toPlace = (each) =>
+    PLACES *
+    (isLog ? Math.log(each / minimum) / Math.log(maximum / minimum) : (each - minimum) / (maximum - minimum));
+  /** @param {number} place */
+  const fromPlace = (place) =>
+    isLog
+      ? minimum * (maximum / minimum) ** (place / PLACES)
+      : minimum + ((maximum - minimum) * place) / PLACES;
   const slider = make("input", {
     type: "range",
     "aria-label": `${title}, slider`,
-    min: toSlider(minimum),
-    max: toSlider(maximum),
-    step: isWhole && !isLog ? 1 : (toSlider(maximum) - toSlider(minimum)) / 200,
-    value: toSlider(value),
+    min: 0,
+    max: PLACES,
+    step: "any",
+    value: toPlace(value),
     input: () => {
-      const raw = isLog ? Math.exp(slider.valueAsNumber) : slider.valueAsNumber;
+      const raw = fromPlace(slider.valueAsNumber);
       input.value = `${isWhole ? Math.round(raw) : Number(raw.toPrecision(3))}`;
+    },
+    keydown: (event) => {
+      // A step by keys changes a whole number by one at least.
+      const step = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1 }[
+        /** @type {string} */ (event.key)
+      ];
+      if (!step) return;
+      event.preventDefault();
+      const place = Math.min(PLACES, Math.max(0, slider.valueAsNumber + (step * PLACES) / 100));
+      const least = isWhole
+        ? Math.min(maximum, Math.max(minimum, input.valueAsNumber + step))
+        : fromPlace(place);
+      slider.value = `${step > 0 ? Math.max(place, toPlace(least)) : Math.min(place, toPlace(least))}`;
+      slider.dispatchEvent(new Event("input"));
+      slider.dispatchEvent(new Event("change", { bubbles: true }));
     },
   });
   input.addEventListener("input", () => {
-    if (input.validity.valid) slider.value = `${toSlider(input.valueAsNumber)}`;
+    if (input.validity.valid) slider.value = `${toPlace(input.valueAsNumber)}`;
   });
   return { input, slider };
 }
