@@ -123,10 +123,14 @@ def opening(
         if not any(each in text for each in expected):
             wrong.append(text)
 
+    def foreign(address: str) -> None:
+        if not address.startswith(hosts):
+            wrong.append(address)
+
     page.on("console", lambda message: console(message.text))
     page.on("pageerror", lambda error: wrong.append(str(error)))
     hosts = (url.rstrip("/"), "data:", "blob:", "about:")
-    page.on("request", lambda request: request.url.startswith(hosts) or wrong.append(request.url))
+    page.on("request", lambda request: foreign(request.url))
     yield Opened(page, url)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "the page scrolls sideways"
     assert context.cookies() == []

@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser, expect
 
 from tests.browser.conftest import FLAGS, required
 from tests.browser.opened import WIDTHS, Opened, opening
+from tests.browser.screenshot import PICTURE, taken
 from tests.fixtures.path_proxy import publishing
 from tests.fixtures.processes import ROOT, serving
 
@@ -40,6 +42,18 @@ def test_axe_finds_nothing(chromium: Browser, service: str, width: int, scheme: 
             assert len(found["passes"]) > 10
             bad = [(each["id"], [node["html"] for node in each["nodes"]]) for each in found["violations"]]
             assert bad == [], section
+
+
+def test_the_readme_shows_this_page(chromium: Browser, service: str) -> None:
+    assert f"]({PICTURE.relative_to(ROOT)})" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert PICTURE.stat().st_size < 150_000
+    # Small, so that another font of another machine makes no difference.
+    shown, found = (
+        list(image.convert("L").resize((32, 27)).tobytes())
+        for image in (Image.open(PICTURE), taken(chromium, service))
+    )
+    apart = sum(abs(one - other) for one, other in zip(shown, found, strict=True)) / len(found)
+    assert apart < 8, "the page looks different now: make screenshot"
 
 
 def test_every_control_is_reached_by_tab_and_shows_it(page: Opened) -> None:

@@ -96,6 +96,12 @@ def test_the_picture_of_try_is_an_end(wide: Opened) -> None:
     assert pixels(four) == found
 
 
+def test_an_address_that_is_out_of_bounds_is_said(wide: Opened) -> None:
+    wide.go("#sample?n=1000")
+    expect(wide.page.get_by_role("alert")).to_contain_text("out of bounds")
+    assert wide.page.get_by_label("Pictures").evaluate("input => input.validity.rangeOverflow")
+
+
 @pytest.mark.parametrize("by", ["mouse", "keyboard"])
 def test_a_long_call_shows_that_it_works_and_is_cancelled(wide: Opened, by: str) -> None:
     aborted = 'status="499"'

@@ -54,11 +54,16 @@ export function inspector(model) {
             ? []
             : /** @type {[string, string][]} */ ([
                 ["Cell", `row ${row}, column ${(cell % model.columns) + 1}`],
-                ["In this picture", times === 1 ? "here alone" : `${times} times`],
+                ["In this picture", times === 1 ? "here alone" : counted(times)],
               ])),
-          ["In this visit", `${model.seen.get(code) ?? 0} times`],
+          ["In this visit", counted(model.seen.get(code) ?? 0)],
         ]),
       );
     },
   };
+}
+
+/** @param {number} times */
+function counted(times) {
+  return times === 1 ? "once" : `${times} times`;
 }

@@ -9,6 +9,7 @@ const MOST = 256;
 /**
  * @typedef {object} Draw
  * @property {HTMLFormElement} form
+ * @property {(status: import("../lib/tasks.js").Status) => void} begin draw what the address says
  * @property {() => Record<string, unknown>} document the body of the request
  * @property {() => Record<string, string | number | undefined>} state for the address
  */
@@ -42,7 +43,7 @@ export function drawForm({ params, model }, method, { count, many, without = [],
         if (form.reportValidity()) submit();
       },
       // Whoever changes a control wants to see what it does.
-      change: () => form.checkValidity() && submit(),
+      change: () => form.reportValidity() && submit(),
     },
     ...above,
     field(many, amount),
@@ -53,6 +54,10 @@ export function drawForm({ params, model }, method, { count, many, without = [],
   );
   return {
     form,
+    begin: (status) => {
+      if (form.checkValidity()) submit();
+      else status.fail(new Error("the address has a value that is out of bounds: see the controls"));
+    },
     document: () => ({
       method: method.name,
       n: amount.valueAsNumber,

@@ -9,6 +9,7 @@ import { PictureView } from "../parts/picture_view.js";
 import { snippets } from "../parts/snippets.js";
 import { example, examples } from "../parts/sources.js";
 import { drawForm } from "./draw_form.js";
+import { elsewhere } from "./elsewhere.js";
 import { sampleGrid, scrubber } from "./film.js";
 
 /** @typedef {import("../lib/model.js").Method} Method */
@@ -28,7 +29,9 @@ export function sampleTab(view) {
     methods.find(({ name }) => name === params.get("method")) ??
     methods.find(({ name }) => name === "prior") ??
     methods[0];
-  if (!method) return make("p", { class: "empty" }, `${model.name} cannot sample. Choose another model.`);
+  if (!method) {
+    return elsewhere(view, "sample", `${model.name} cannot sample.`, (other) => other.methods.length > 0);
+  }
   const status = new Status(signal);
   const results = make("div", { class: "results", "aria-live": "off" });
   const isBetween = method.operation.inputs.some(({ role }) => role === "target");
@@ -69,7 +72,8 @@ export function sampleTab(view) {
     button: "Draw",
     submit: draw,
   });
-  draw();
+  form.form.append(status.element);
+  form.begin(status);
   return make(
     "div",
     {},
@@ -79,7 +83,7 @@ export function sampleTab(view) {
       { class: "lead" },
       `${model.name} draws codes, and decodes them. Choose a picture to see its codes in Try.`,
     ),
-    make("div", { class: "workshop" }, form.form, make("div", {}, results, status.element)),
+    make("div", { class: "workshop" }, form.form, results),
     snippets(),
   );
 }

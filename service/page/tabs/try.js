@@ -5,16 +5,18 @@ import { make, panel } from "../lib/dom.js";
 import { fitted } from "../lib/pixels.js";
 import { snippets } from "../parts/snippets.js";
 import * as sources from "../parts/sources.js";
+import { elsewhere } from "./elsewhere.js";
 
 /** @param {import("../main.js").View} view */
 export function tryTab(view) {
   const { model, signal } = view;
   const { image } = model.detail;
   if (!model.can("encode") || !model.can("decode")) {
-    return make(
-      "p",
-      { class: "empty" },
-      `${model.name} does not both encode and decode. Choose another model, or see what it can do under Models.`,
+    return elsewhere(
+      view,
+      "try",
+      `${model.name} does not both encode and decode.`,
+      (other) => other.can("encode") && other.can("decode"),
     );
   }
   const bench = new Bench(view);
