@@ -8,6 +8,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, sync_playwright
 
 from tests.browser.opened import WIDTHS, Opened, opening
+from tests.fixtures.path_proxy import publishing
 from tests.fixtures.processes import ROOT, serving
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -41,6 +42,16 @@ def browser(chromium: Browser) -> BrowserContext:
 def service() -> Iterator[str]:
     """As ``make serve`` starts it."""
     with serving(ROOT / "exported", *FLAGS) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def below() -> Iterator[str]:
+    """A service with a root path, behind a proxy that leaves the path."""
+    with (
+        serving(ROOT / "exported", *FLAGS, "--root-path=/img") as inside,
+        publishing(inside, "/img", strips=False) as url,
+    ):
         yield url
 
 

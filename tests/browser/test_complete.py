@@ -1,5 +1,7 @@
 """*Complete*, as a person uses it."""
 
+from urllib.parse import urlencode
+
 import pytest
 from playwright.sync_api import expect
 
@@ -15,6 +17,20 @@ def test_an_erased_half_is_filled_in_several_ways(page: Opened) -> None:
     page.go("#complete?seed=1&n=4&example=3")
     page.drawn()
     assert sources(page.page.locator(".sample img")) == found
+
+
+def test_a_drawing_is_completed_and_is_in_the_link(wide: Opened) -> None:
+    wide.go()
+    wide.drawn()
+    wide.drawn(lambda: wide.drag(wide.step("Picture"), (0.2, 0.2), (0.8, 0.2)))
+    wide.state()
+    wide.drawn(lambda: wide.page.get_by_role("link", name="Complete").click())
+    found = sources(wide.page.locator(".sample img"))
+    link = wide.state()
+    assert "example" not in link
+    wide.go(f"#complete?{urlencode(link)}")
+    wide.drawn()
+    assert sources(wide.page.locator(".sample img")) == found
 
 
 @pytest.mark.parametrize("mode", ["Freehand", "Box"])

@@ -4,9 +4,7 @@ import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, Response, expect
 
 from service.api.app import routes
-from tests.browser.conftest import FLAGS
 from tests.fixtures.path_proxy import publishing
-from tests.fixtures.processes import ROOT, serving
 
 # Milliseconds, on a machine with other work.
 PATIENCE = 60_000
@@ -92,9 +90,5 @@ def test_the_page_works_behind_a_proxy_that_removes_the_path(browser: BrowserCon
         decodes_below(browser, url)
 
 
-def test_the_page_works_behind_a_proxy_that_leaves_the_path(browser: BrowserContext) -> None:
-    with (
-        serving(ROOT / "exported", *FLAGS, "--root-path=/img") as inside,
-        publishing(inside, "/img", strips=False) as url,
-    ):
-        decodes_below(browser, url)
+def test_the_page_works_behind_a_proxy_that_leaves_the_path(browser: BrowserContext, below: str) -> None:
+    decodes_below(browser, below)

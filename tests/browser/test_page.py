@@ -149,12 +149,8 @@ def test_the_page_works_behind_a_proxy_that_removes_the_path(chromium: Browser, 
         opened.drawn(lambda: opened.page.get_by_role("link", name="Sample").click())
 
 
-def test_the_page_works_below_a_root_path_without_a_slash(chromium: Browser) -> None:
-    with (
-        serving(ROOT / "exported", *FLAGS, "--root-path=/img") as inside,
-        publishing(inside, "/img", strips=False) as url,
-        opening(chromium, url, WIDTHS[-1]) as opened,
-    ):
-        opened.page.goto(url)
+def test_the_page_works_below_a_root_path_without_a_slash(chromium: Browser, below: str) -> None:
+    with opening(chromium, below, WIDTHS[-1]) as opened:
+        opened.page.goto(below)
         opened.drawn()
         opened.drawn(lambda: opened.page.get_by_role("link", name="Sample").click())

@@ -1,5 +1,7 @@
 """*Sample*, as a person uses it."""
 
+from urllib.parse import urlencode
+
 import pytest
 from playwright.sync_api import expect
 
@@ -91,9 +93,14 @@ def test_the_picture_of_try_is_an_end(wide: Opened) -> None:
     first = wide.page.get_by_label("From", exact=True)
     wide.drawn(lambda: first.select_option("the picture in Try"))
     four = wide.page.locator(".ends canvas").first
-    found = pixels(four)
+    found, strip = pixels(four), sources(wide.page.locator(".sample img"))
+    link = wide.state()
     wide.drawn(lambda: first.select_option("4"))
     assert pixels(four) == found
+    # The link has the picture.
+    wide.go(f"#sample?{urlencode(link)}")
+    wide.drawn()
+    assert sources(wide.page.locator(".sample img")) == strip
 
 
 def test_an_address_that_is_out_of_bounds_is_said(wide: Opened) -> None:

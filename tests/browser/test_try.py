@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from playwright.sync_api import expect
 
 from tests.browser.opened import Opened, colours, ink, pixels, wait
@@ -57,9 +58,13 @@ def test_a_drawing_is_encoded_while_it_is_drawn_and_is_in_the_address(page: Open
     # The reconstruction follows what was drawn.
     assert abs(ink(page.step("Reconstruction")) - ink(page.step("Picture"))) < 5
     drawn = pixels(page.step("Picture"))
+    with page.page.expect_download() as saved:
+        page.page.get_by_role("button", name="Save").click()
     page.go(f"#try?picture={page.state()['picture']}")
     page.drawn()
     assert pixels(page.step("Picture")) == drawn
+    reds = list(Image.open(saved.value.path()).convert("L").tobytes())
+    assert reds == drawn[::4]
 
 
 def test_the_pen_is_moved_by_keys(page: Opened) -> None:

@@ -1,8 +1,8 @@
 /** A bench: a picture, its codes, what they decode to, and what was lost. */
 
-import { forAddress, fromAddress, ofBlob } from "../lib/base64.js";
 import { fill, make } from "../lib/dom.js";
-import { difference, fitted, read, toFile } from "../lib/pixels.js";
+import { fromLink, toLink } from "../lib/links.js";
+import { difference, fitted, toFile } from "../lib/pixels.js";
 import { latest, Status } from "../lib/tasks.js";
 import { DrawPad } from "../parts/draw_pad.js";
 import { distances, figures, showSizes } from "../parts/figures.js";
@@ -14,8 +14,6 @@ import { vectorEditor } from "./vector.js";
 /** @typedef {import("../lib/pixels.js").Picture} Picture */
 /** @typedef {import("../lib/model.js").Codes} Codes */
 
-/** Bytes of a picture up to which it is in the address. */
-const MOST_BYTES = 3000;
 /** Steps back that are kept. */
 const MOST_STEPS = 200;
 
@@ -185,10 +183,18 @@ export class Bench {
     await showSizes(this.sizes, this.picture, model.bits);
     this.large.hidden = true;
     if (example) return remember({ example, picture: null });
+    const link = await toLink(this.picture);
+    this.large.hidden = link !== null;
+    remember({ example: null, picture: link });
+  }
+
+  /** Save the picture, for the commands that read it. */
+  async save() {
     const file = await toFile(this.picture, "image/png");
-    const isSmall = file !== null && file.size <= MOST_BYTES;
-    this.large.hidden = isSmall;
-    remember({ example: null, picture: isSmall ? forAddress(await ofBlob(file)) : null });
+    if (!file) return;
+    const url = URL.createObjectURL(file);
+    make("a", { href: url, download: "picture.png" }).click();
+    setTimeout(() => URL.revokeObjectURL(url), 10_000);
   }
 
   clear() {
@@ -202,7 +208,7 @@ export class Bench {
     const { image } = model.detail;
     const edits = params.get("edit");
     const given = params.get("picture");
-    if (given) await this.take(fitted(await read(`data:image/png;base64,${fromAddress(given)}`), image));
+    if (given) await this.take(await fromLink(given, image));
     else {
       const name = params.get("example") ?? (image.channels === 1 ? "7" : "fox");
       await this.take(fitted(await sources.example(name, image), image), name);

@@ -34,6 +34,8 @@ export function gridEditor(model, hooks) {
   let codes = new Int32Array(0);
   let selected = -1;
   let brush = -1;
+  /** The cell that was looked at last. */
+  let looked = -1;
   const about = inspector(model);
   const group = newId();
   const hint = make("p", { class: "note" });
@@ -95,6 +97,7 @@ export function gridEditor(model, hooks) {
   /** @param {number | null} cell */
   const look = (cell) => {
     const shown = cell ?? (selected >= 0 ? selected : null);
+    if (shown !== null) looked = shown;
     hooks.focus(shown);
     if (shown === null) return map.cells.mark([]);
     const code = codes[shown] ?? 0;
@@ -136,6 +139,8 @@ export function gridEditor(model, hooks) {
     show(given) {
       codes = given;
       map.show(given);
+      const same = [...codes.keys()].filter((each) => codes[each] === codes[looked]);
+      if (looked >= 0) about.show(codes[looked] ?? 0, looked, same.length);
     },
   };
 }

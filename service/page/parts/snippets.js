@@ -7,7 +7,7 @@ import * as npy from "../lib/npy.js";
 /** @typedef {import("../lib/api.js").Call} Call */
 
 /** Numbers of an array that is written out. */
-const MOST = 2048;
+const MOST = 16384;
 
 /** A part of the page to open, with the calls that the page made last. */
 export function snippets() {

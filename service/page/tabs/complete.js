@@ -1,6 +1,7 @@
 /** Complete: erase cells of a picture, and let the model draw them anew. */
 
 import { canvas, fill, make, newId } from "../lib/dom.js";
+import { fromLink, toLink } from "../lib/links.js";
 import { fitted, show } from "../lib/pixels.js";
 import { Status } from "../lib/tasks.js";
 import { Cells } from "../parts/cells.js";
@@ -55,9 +56,12 @@ export function completeTab(view) {
   };
   /** @type {sources.Taken} */
   const taken = (source, example) => {
-    remember({ example });
-    use(fitted(source, image));
+    const fit = fitted(source, image);
+    remember({ example, picture: null });
+    if (!example) void keep(fit);
+    use(fit);
   };
+  const keep = async (/** @type {Picture} */ fit) => remember({ example: null, picture: await toLink(fit) });
   /** @param {Picture} fit */
   const use = (fit) => {
     picture = fit;
@@ -89,8 +93,12 @@ export function completeTab(view) {
     shared.picture?.width === image.width &&
     shared.picture?.height === image.height &&
     shared.picture?.channels === image.channels;
-  if (shared.picture && isSame && !params.get("example")) use(shared.picture);
-  else
+  const link = params.get("picture");
+  if (link) fromLink(link, image).then(use, failed);
+  else if (shared.picture && isSame && !params.get("example")) {
+    void keep(shared.picture);
+    use(shared.picture);
+  } else
     sources
       .example(params.get("example"), image)
       .then((found) => taken(found, params.get("example") ?? undefined), failed);

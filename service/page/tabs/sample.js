@@ -2,6 +2,7 @@
 
 import { ofBlob } from "../lib/base64.js";
 import { fill, make } from "../lib/dom.js";
+import { fromLink, toLink } from "../lib/links.js";
 import { fitted, toFile } from "../lib/pixels.js";
 import { Status } from "../lib/tasks.js";
 import { choice, field } from "../parts/controls.js";
@@ -41,10 +42,13 @@ export function sampleTab(view) {
   const ends = isBetween ? pictureEnds(view) : null;
 
   const draw = () => {
-    remember({ ...form.state(), ...ends?.state(), film: isChain ? Number(film.checked) : undefined });
+    remember({ ...form.state(), film: isChain ? Number(film.checked) : undefined });
     void status.run("Drawing", async (abort) => {
       const document = /** @type {any} */ (form.document());
-      if (ends) document.images = await ends.read();
+      if (ends) {
+        document.images = await ends.read();
+        remember(await ends.state());
+      }
       const every = Math.max(1, Math.ceil((document.parameters.steps ?? 1) / STATES));
       if (isChain) document.parameters[EVERY] = film.checked ? every : 0;
       const samples = await model.sample(document, abort);
@@ -97,8 +101,11 @@ function pictureEnds({ model, params, shared }) {
   const { image } = model.detail;
   /** @type {[string, string][]} */
   const options = examples(image).map(({ name }) => [name, name]);
-  if (shared.picture?.channels === image.channels && shared.picture.width === image.width)
-    options.unshift([FROM_TRY, "the picture in Try"]);
+  const link = params.get("picture");
+  const isSame = shared.picture?.channels === image.channels && shared.picture.width === image.width;
+  if (link) options.unshift([FROM_TRY, "the picture of the link"]);
+  else if (isSame) options.unshift([FROM_TRY, "the picture in Try"]);
+  const own = link ? fromLink(link, image) : Promise.resolve(isSame ? shared.picture : null);
   const ends = [
     { name: "from", title: "From", first: image.channels === 1 ? "3" : "fox" },
     { name: "to", title: "To", first: image.channels === 1 ? "8" : "octopus" },
@@ -107,7 +114,8 @@ function pictureEnds({ model, params, shared }) {
     const select = choice(options, params.get(name) ?? first, () => void show());
     /** @returns {Promise<Picture>} */
     const picture = async () => {
-      if (select.value === FROM_TRY && shared.picture) return shared.picture;
+      const given = await own;
+      if (select.value === FROM_TRY && given) return given;
       return fitted(await example(select.value, image), image);
     };
     const show = async () => shown.show(await picture());
@@ -116,7 +124,12 @@ function pictureEnds({ model, params, shared }) {
   });
   return {
     element: make("div", { class: "ends" }, ...ends.map(({ element }) => element)),
-    state: () => Object.fromEntries(ends.map(({ name, select }) => [name, select.value])),
+    state: async () => {
+      const chosen = Object.fromEntries(ends.map(({ name, select }) => [name, select.value]));
+      const given = await own;
+      const isUsed = given && Object.values(chosen).includes(FROM_TRY);
+      return { ...chosen, picture: isUsed ? await toLink(given) : null };
+    },
     read: () =>
       Promise.all(
         ends.map(async ({ picture }) => {

@@ -40,6 +40,7 @@ export function tryTab(view) {
         bench.pad.element,
         ink(bench),
         make("button", { type: "button", click: () => bench.clear() }, "Clear"),
+        make("button", { type: "button", click: () => void bench.save() }, "Save"),
         bench.large,
       ),
       step(
