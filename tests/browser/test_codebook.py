@@ -1,8 +1,15 @@
 """*Codebook* and *Models*, as a person uses them."""
 
+import ast
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
 from playwright.sync_api import expect
 
-from tests.browser.opened import Opened, colours
+from tests.browser.opened import Opened, colours, sources
 
 
 def test_all_codes_are_little_pictures_in_several_orders(page: Opened) -> None:
@@ -50,12 +57,17 @@ def test_each_model_has_a_card_and_leads_to_what_it_can(page: Opened) -> None:
     expect(page.page.get_by_label("Model")).to_have_value("ncp-mnist")
 
 
-def test_the_commands_do_what_the_page_did(wide: Opened) -> None:
+def test_the_commands_do_what_the_page_did(wide: Opened, tmp_path: Path) -> None:
     wide.go("#sample?seed=5&n=2&label=3")
     wide.drawn()
+    drawn = sources(wide.page.locator(".sample img"))
     wide.page.get_by_text("The same with curl and Python").click()
     curl, python = wide.page.locator("pre").all_inner_texts()[:2]
-    assert f"'{wide.url}/sample?model=vqvae-mnist'" in curl
-    assert '"label":3' in curl
-    assert "urllib.request.urlopen" in python
-    compile(python, "copied", "exec")
+    words = shlex.split(curl.replace("\\\n", " "))
+    assert words[:4] == ["curl", "-X", "POST", f"{wide.url}/sample?model=vqvae-mnist"]
+    sent = json.loads(words[words.index("-d") + 1])
+    assert sent["seed"] == 5
+    # What Python gets is what the page has shown.
+    run = [sys.executable, "-c", python]
+    said = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert [f"data:image/png;base64,{each}" for each in ast.literal_eval(said)["images"]] == drawn

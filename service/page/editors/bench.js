@@ -8,7 +8,7 @@ import { DrawPad } from "../parts/draw_pad.js";
 import { distances, figures, showSizes } from "../parts/figures.js";
 import { PictureView } from "../parts/picture_view.js";
 import * as sources from "../parts/sources.js";
-import { gridEditor } from "./grid.js";
+import { GridEditor } from "./grid.js";
 import { vectorEditor } from "./vector.js";
 
 /** @typedef {import("../lib/pixels.js").Picture} Picture */
@@ -52,7 +52,7 @@ export class Bench {
       focus: (/** @type {number | null} */ cell) => this.frame(cell),
       failed: (/** @type {unknown} */ error) => this.status.fail(error),
     };
-    this.editor = model.isGrid ? gridEditor(model, hooks) : vectorEditor(model, hooks);
+    this.editor = model.isGrid ? new GridEditor(model, hooks) : vectorEditor(model, hooks);
     this.numbers = make("div", {});
     this.sizes = make("ul", { class: "sizes" });
     this.large = make(

@@ -24,123 +24,140 @@ import { inspector } from "./inspector.js";
  * @property {(error: unknown) => void} failed
  */
 
-/**
- * @param {import("../lib/model.js").Model} model
- * @param {Hooks} hooks
- * @returns {Editor}
- */
-export function gridEditor(model, hooks) {
-  /** @type {Codes} */
-  let codes = new Int32Array(0);
-  let selected = -1;
-  let brush = -1;
-  /** The cell that was looked at last. */
-  let looked = -1;
-  const about = inspector(model);
-  const group = newId();
-  const hint = make("p", { class: "note" });
-  const paints = make("input", { type: "radio", name: group, id: newId(), change: () => mode() });
-  const picks = make("input", {
-    type: "radio",
-    name: group,
-    id: newId(),
-    checked: true,
-    change: () => mode(),
-  });
+/** @implements {Editor} */
+export class GridEditor {
+  /**
+   * @param {import("../lib/model.js").Model} model
+   * @param {Hooks} hooks
+   */
+  constructor(model, hooks) {
+    this.hooks = hooks;
+    /** @type {Codes} */
+    this.codes = new Int32Array(0);
+    // The cell that is chosen, the one that was looked at last, and the code that is painted.
+    this.selected = -1;
+    this.looked = -1;
+    this.brush = -1;
+    this.inspector = inspector(model);
+    this.map = codeMap(model, {
+      label: "The codes of the picture",
+      hint: "Arrow keys move. Enter goes to the choice of codes for the cell. Space paints the brush's code; Shift and an arrow key paint on.",
+      focus: (cell) => this.#look(cell),
+      press: (cell, isFirst) => this.#press(cell, isFirst),
+      choose: (cell) => this.#choose(cell),
+    });
+    this.picker = new CodePicker(
+      model,
+      (code) => this.#chosen(code),
+      (code) => code !== null && this.inspector.show(code, -1, 0),
+    );
+    const group = newId();
+    const change = () => this.#say();
+    this.picks = make("input", { type: "radio", name: group, id: newId(), checked: true, change });
+    this.paints = make("input", { type: "radio", name: group, id: newId(), change });
+    this.hint = make("p", { class: "note" });
+    this.element = this.map.element;
+    this.about = this.inspector.element;
+    this.aboutTitle = "Code";
+    this.tools = make("div", {}, this.#modes(), this.hint, this.picker.element);
+    this.#say();
+    this.picker.load().catch(hooks.failed);
+  }
 
-  const map = codeMap(model, {
-    label: "The codes of the picture",
-    hint: "Arrow keys move. Enter goes to the choice of codes for the cell. Space paints the brush's code; Shift and an arrow key paint on.",
-    focus: (cell) => look(cell),
-    press: (cell, isFirst) => (paints.checked ? paint(cell, isFirst) : isFirst && select(cell)),
-    choose: (cell) => {
-      picks.checked = true;
-      mode();
-      select(cell);
-      picker.cells?.canvas.focus();
-    },
-  });
-  const picker = new CodePicker(
-    model,
-    (code) => chosen(code),
-    (code) => code !== null && about.show(code, -1, 0),
-  );
+  #modes() {
+    return make(
+      "div",
+      { class: "modes", role: "radiogroup", "aria-label": "What a click does" },
+      this.picks,
+      make("label", { for: this.picks.id }, "Choose for one cell"),
+      this.paints,
+      make("label", { for: this.paints.id }, "Paint"),
+    );
+  }
 
-  /** @param {number} cell */
-  const select = (cell) => {
-    selected = cell;
-    const code = codes[cell] ?? 0;
-    picker.sortBy(code);
-    picker.show(code);
-    look(cell);
-    mode();
-  };
-  /** @param {number} code */
-  const chosen = (code) => {
-    brush = code;
-    if (!paints.checked && selected >= 0) {
-      hooks.begin();
-      hooks.change(selected, code);
-    }
-    mode();
-  };
+  /** @param {Codes} codes */
+  show(codes) {
+    this.codes = codes;
+    this.map.show(codes);
+    if (this.looked >= 0) this.#describe(this.looked);
+  }
+
   /**
    * @param {number} cell
    * @param {boolean} isFirst
    */
-  const paint = (cell, isFirst) => {
-    if (brush < 0) brush = codes[cell] ?? 0;
-    if (isFirst) hooks.begin();
-    hooks.change(cell, brush);
-    picker.show(brush);
-  };
-  /** @param {number | null} cell */
-  const look = (cell) => {
-    const shown = cell ?? (selected >= 0 ? selected : null);
-    if (shown !== null) looked = shown;
-    hooks.focus(shown);
-    if (shown === null) return map.cells.mark([]);
-    const code = codes[shown] ?? 0;
-    const same = [...codes.keys()].filter((each) => codes[each] === code);
-    map.cells.mark(same);
-    about.show(code, shown, same.length);
-  };
-  const mode = () => {
-    if (paints.checked)
+  #press(cell, isFirst) {
+    if (!this.paints.checked) {
+      if (isFirst) this.#select(cell);
+      return;
+    }
+    if (this.brush < 0) this.brush = this.codes[cell] ?? 0;
+    if (isFirst) this.hooks.begin();
+    this.hooks.change(cell, this.brush);
+    this.picker.show(this.brush);
+  }
+
+  /** @param {number} cell */
+  #choose(cell) {
+    this.picks.checked = true;
+    this.#select(cell);
+    this.picker.cells?.canvas.focus();
+  }
+
+  /** @param {number} cell */
+  #select(cell) {
+    this.selected = cell;
+    const code = this.codes[cell] ?? 0;
+    this.picker.sortBy(code);
+    this.picker.show(code);
+    this.#look(cell);
+    this.#say();
+  }
+
+  /** @param {number} code */
+  #chosen(code) {
+    this.brush = code;
+    if (!this.paints.checked && this.selected >= 0) {
+      this.hooks.begin();
+      this.hooks.change(this.selected, code);
+    }
+    this.#say();
+  }
+
+  /** @param {number | null} cell null for the one that is chosen, if any */
+  #look(cell) {
+    const shown = cell ?? (this.selected >= 0 ? this.selected : null);
+    this.hooks.focus(shown);
+    if (shown === null) return this.map.cells.mark([]);
+    this.looked = shown;
+    this.map.cells.mark(this.#describe(shown));
+  }
+
+  /**
+   * Show the code of a cell: the cells that have it too.
+   *
+   * @param {number} cell
+   */
+  #describe(cell) {
+    const code = this.codes[cell] ?? 0;
+    const same = [...this.codes.keys()].filter((each) => this.codes[each] === code);
+    this.inspector.show(code, cell, same.length);
+    return same;
+  }
+
+  /** Say what to do next. */
+  #say() {
+    const { brush, selected, hint } = this;
+    if (!this.paints.checked) {
+      hint.textContent =
+        selected < 0
+          ? "Click a cell of the codes, then choose another code for it."
+          : "Choose another code; the most alike come first.";
+    } else {
       hint.textContent =
         brush < 0
           ? "Choose a code below, then drag over the codes."
           : `Drag over the codes to paint code ${brush}.`;
-    else if (selected < 0) hint.textContent = "Click a cell of the codes, then choose another code for it.";
-    else hint.textContent = "Choose another code; the most alike come first.";
-  };
-  mode();
-  picker.load().catch(hooks.failed);
-
-  const tools = make(
-    "div",
-    {},
-    make(
-      "div",
-      { class: "modes", role: "radiogroup", "aria-label": "What a click does" },
-      picks,
-      make("label", { for: picks.id }, "Choose for one cell"),
-      paints,
-      make("label", { for: paints.id }, "Paint"),
-    ),
-    hint,
-    picker.element,
-  );
-  return {
-    element: map.element,
-    about: about.element,
-    aboutTitle: "Code",
-    tools,
-    show(given) {
-      codes = given;
-      map.show(given);
-      const same = [...codes.keys()].filter((each) => codes[each] === codes[looked]);
-      if (looked >= 0) about.show(codes[looked] ?? 0, looked, same.length);
-    },
-  };
+    }
+  }
 }

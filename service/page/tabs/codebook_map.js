@@ -13,121 +13,123 @@ const WAYS = new Map([
   ["ArrowDown", [0, 1]],
 ]);
 
-/**
- * @param {import("../lib/model.js").Model} model
- * @param {(code: number | null) => void} focused
- * @param {(code: number) => void} chosen
- */
-export function codebookMap(model, focused, chosen) {
-  /** @type {HTMLCanvasElement[]} */
-  let stamps = [];
-  /** Where the codes are, from 0 to 1. @type {Point[]} */
-  let points = [];
-  let cursor = 0;
-  const hint = newId();
-  const plane = canvas(1, 1, {
-    class: "map",
-    tabindex: 0,
-    role: "application",
-    "aria-roledescription": "map of codes",
-    "aria-label": "The codes on a plane",
-    "aria-describedby": hint,
-    pointermove: (event) => look(nearest(event)),
-    pointerdown: (event) => {
-      look(nearest(event));
-      chosen(cursor);
-    },
-    focus: () => draw(),
-    blur: () => draw(),
-    keydown: (event) => {
-      const way = WAYS.get(event.key);
-      if (way) look(neighbour(way));
-      else if (event.key === "Enter" || event.key === " ") chosen(cursor);
-      else return;
-      announce(`code ${cursor} of ${model.size}`);
-      event.preventDefault();
-    },
-  });
+export class CodebookMap {
+  /**
+   * @param {import("../lib/model.js").Model} model
+   * @param {(code: number) => void} focused
+   * @param {(code: number) => void} chosen
+   */
+  constructor(model, focused, chosen) {
+    this.model = model;
+    this.focused = focused;
+    this.chosen = chosen;
+    this.cursor = 0;
+    /** @type {HTMLCanvasElement[]} */
+    this.stamps = [];
+    /** Where the codes are, from 0 to 1. @type {Point[]} */
+    this.points = [];
+    const id = newId();
+    this.plane = canvas(1, 1, {
+      class: "map",
+      tabindex: 0,
+      role: "application",
+      "aria-roledescription": "map of codes",
+      "aria-label": "The codes on a plane",
+      "aria-describedby": id,
+      pointermove: (event) => this.#look(this.#nearest(event)),
+      pointerdown: (event) => {
+        this.#look(this.#nearest(event));
+        chosen(this.cursor);
+      },
+      keydown: (event) => this.#key(event),
+    });
+    const hint = "The two main directions of the code vectors. Arrow keys go to the next code that way.";
+    this.element = make("div", {}, this.plane, make("p", { class: "note", id }, hint));
+    redraw(this.plane, () => this.#draw());
+  }
 
-  const at = (/** @type {number} */ code) => points[code] ?? { x: 0.5, y: 0.5 };
+  /**
+   * @param {HTMLCanvasElement[]} stamps
+   * @param {Point[]} places each in [-1, 1]
+   */
+  show(stamps, places) {
+    this.stamps = stamps;
+    this.points = spread(places);
+    this.#draw();
+  }
+
+  /** @param {KeyboardEvent} event */
+  #key(event) {
+    const way = WAYS.get(event.key);
+    if (way) this.#look(this.#neighbour(way));
+    else if (event.key === "Enter" || event.key === " ") this.chosen(this.cursor);
+    else return;
+    announce(`code ${this.cursor} of ${this.model.size}`);
+    event.preventDefault();
+  }
+
   /** @param {number} code */
-  const look = (code) => {
-    cursor = code;
-    focused(code);
-    draw();
-  };
+  #look(code) {
+    this.cursor = code;
+    this.focused(code);
+    this.#draw();
+  }
+
+  /** @param {number} code */
+  #at(code) {
+    return this.points[code] ?? { x: 0.5, y: 0.5 };
+  }
+
   /** @param {PointerEvent} event */
-  const nearest = (event) => {
-    const bounds = plane.getBoundingClientRect();
-    return best((x, y) =>
-      Math.hypot(
-        x - (event.clientX - bounds.left) / bounds.width,
-        y - (event.clientY - bounds.top) / bounds.height,
-      ),
-    );
-  };
+  #nearest(event) {
+    const { left, top, width, height } = this.plane.getBoundingClientRect();
+    const [x0, y0] = [(event.clientX - left) / width, (event.clientY - top) / height];
+    return this.#best((x, y) => Math.hypot(x - x0, y - y0));
+  }
+
   /** @param {number[]} way */
-  const neighbour = ([across = 0, down = 0]) => {
-    const { x: x0, y: y0 } = at(cursor);
-    return best((x, y) => {
+  #neighbour([across = 0, down = 0]) {
+    const { x: x0, y: y0 } = this.#at(this.cursor);
+    return this.#best((x, y) => {
       const ahead = (x - x0) * across + (y - y0) * down;
       const aside = Math.abs((x - x0) * down) + Math.abs((y - y0) * across);
       return ahead > 1e-6 ? ahead + 2 * aside : Infinity;
     });
-  };
+  }
+
   /**
    * The code with the smallest cost; the one that is looked at if none is finite.
    *
    * @param {(x: number, y: number) => number} cost
    */
-  const best = (cost) => {
-    let [found, least] = [cursor, Infinity];
-    points.forEach(({ x, y }, code) => {
+  #best(cost) {
+    let [found, least] = [this.cursor, Infinity];
+    this.points.forEach(({ x, y }, code) => {
       const own = cost(x, y);
       if (own < least) [found, least] = [code, own];
     });
     return found;
-  };
-  const draw = () => {
-    const side = Math.round(plane.clientWidth * Math.min(window.devicePixelRatio || 1, 2));
-    if (!side || !points.length) return;
-    Object.assign(plane, { width: side, height: side });
-    const context = pen(plane);
+  }
+
+  #draw() {
+    const side = Math.round(this.plane.clientWidth * Math.min(window.devicePixelRatio || 1, 2));
+    if (!side || !this.points.length) return;
+    Object.assign(this.plane, { width: side, height: side });
+    const context = pen(this.plane);
     context.imageSmoothingEnabled = false;
     const small = Math.max(10, SIDE * side);
-    stamps.forEach((stamp, code) => {
-      const { x, y } = at(code);
-      context.drawImage(stamp, x * side - small / 2, y * side - small / 2, small, small);
-    });
-    const { x, y } = at(cursor);
-    const stamp = stamps[cursor];
-    if (stamp) context.drawImage(stamp, x * side - small, y * side - small, 2 * small, 2 * small);
-    context.strokeStyle = getComputedStyle(plane).getPropertyValue("--accent");
+    const stamp = (/** @type {number} */ code, /** @type {number} */ size) => {
+      const { x, y } = this.#at(code);
+      const picture = this.stamps[code];
+      if (picture) context.drawImage(picture, x * side - size / 2, y * side - size / 2, size, size);
+      return [x * side - size / 2, y * side - size / 2];
+    };
+    for (const code of this.stamps.keys()) stamp(code, small);
+    const [x = 0, y = 0] = stamp(this.cursor, 2 * small);
+    context.strokeStyle = getComputedStyle(this.plane).getPropertyValue("--accent");
     context.lineWidth = 3;
-    context.strokeRect(x * side - small, y * side - small, 2 * small, 2 * small);
-  };
-  redraw(plane, draw);
-  return {
-    element: make(
-      "div",
-      {},
-      plane,
-      make(
-        "p",
-        { class: "note", id: hint },
-        "The two main directions of the code vectors. Arrow keys go to the next code that way.",
-      ),
-    ),
-    /**
-     * @param {HTMLCanvasElement[]} pictures
-     * @param {Point[]} places
-     */
-    show(pictures, places) {
-      stamps = pictures;
-      points = spread(places);
-      draw();
-    },
-  };
+    context.strokeRect(x, y, 2 * small, 2 * small);
+  }
 }
 
 /**
