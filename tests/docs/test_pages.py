@@ -119,7 +119,7 @@ def test_endpoints(generated: dict[str, str]) -> None:
     called = set(re.findall(r"^## `(\w+ /\S*)`", generated["reference/api.md"], re.MULTILINE))
     written = read("docs/requests.md") + read("docs/open-inference-protocol.md")
     assert [each for each in sorted(called) if f"`{each}`" not in written] == []
-    pages_of_the_service = {"GET /docs", "GET /openapi.json"}
+    pages_of_the_service = {"GET /", "GET /docs", "GET /openapi.json"}
     named = set(re.findall(r"`((?:GET|POST) /[^`?]*)`", everything()))
     assert {re.sub(r"NAME", "{name}", each) for each in named} <= called | pages_of_the_service
 
