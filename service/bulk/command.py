@@ -12,7 +12,7 @@ from service.bulk.job import Job, Options
 from service.bulk.progress import Progress
 from service.bulk.sinks import FORMATS
 from service.bulk.sources.tables import Columns
-from service.bulk.views import TEN_CROP, VIEWS
+from service.bulk.work.views import TEN_CROP, VIEWS
 from service.cli import complaint, option
 from service.contract.cpu_count import available_cpus
 from service.settings import Settings
@@ -61,6 +61,7 @@ def _settings(command: click.Command) -> click.Command:
 @click.option("--views", metavar="LIST", default="", help="Further views of each picture: flip, ten-crop.")
 @click.option("--resize/--no-resize", default=True, show_default=True,
               help="Resize pictures to the size of the model; else they keep theirs.")  # fmt: skip
+@click.option("--log-variance", is_flag=True, help="For a Gaussian model: beside the mean, its log-variance.")
 @click.option("--image-column", metavar="NAME", help="Column of pictures, of tables. Unset: it is found.")
 @click.option("--label-column", metavar="NAME", help="Column of labels, of tables. Unset: it is found.")
 @click.option("--key-column", metavar="NAME", help="Column of keys, of tables. Unset: it is found.")
@@ -98,7 +99,14 @@ def _job(verb: Any, flags: dict[str, Any], views: tuple[str, ...]) -> Job:
     except ValidationError as error:
         raise click.UsageError("; ".join(complaint(item, given) for item in error.errors())) from error
     columns = Columns(*(flags.get(f"{name}_column") for name in ("image", "label", "key")))
-    options = Options(flags["format"], flags.get("shard_size", 1), views, flags.get("resize", True), columns)
+    options = Options(
+        flags["format"],
+        flags.get("shard_size", 1),
+        views,
+        resize=flags.get("resize", True),
+        log_variance=flags.get("log_variance", False),
+        columns=columns,
+    )
     decoders = flags["decoders"] or min(available_cpus(), MOST_DECODERS)
     return Job(verb, flags["model"], flags["input"], flags["output"], settings, options, decoders)
 

@@ -14,8 +14,11 @@ from service.bulk.sources.base import Source, Unit
 from service.bulk.sources.codes import StoredCodes
 from service.bulk.sources.find import picture_source
 from service.bulk.sources.tables import Columns
-from service.bulk.views import Preparation
-from service.bulk.work import Decode, Encode, Work
+from service.bulk.work import log_variance
+from service.bulk.work.base import Work
+from service.bulk.work.decode import Decode
+from service.bulk.work.encode import Encode
+from service.bulk.work.views import Preparation
 from service.codecs.images import ImageLimits
 from service.errors import ModelRefused, did_you_mean, quoted
 from service.models.bundle import Bundle, read_bundle
@@ -33,6 +36,7 @@ class Options:
     - ``shard_size``: the rows of a shard, where rows can be counted before they are read
     - ``views``: the further views of each picture
     - ``resize``: whether pictures are resized to the size of the model
+    - ``log_variance``: whether the log-variance of a Gaussian model's codes is written beside their mean
     - ``columns``: of tables
     """
 
@@ -40,6 +44,7 @@ class Options:
     shard_size: int = 4096
     views: tuple[str, ...] = ()
     resize: bool = True
+    log_variance: bool = False
     columns: Columns = field(default_factory=Columns)
 
 
@@ -123,7 +128,8 @@ class Job:
             return Decode(model)
         limits = ImageLimits(self.settings.max_pixels, 1, self.settings.max_pixels)
         options = self.options
-        return Encode(model, Preparation(model.manifest.image, limits, options.views, options.resize))
+        preparation = Preparation(model.manifest.image, limits, options.views, options.resize)
+        return Encode(model, preparation, log_variance=options.log_variance)
 
     def _manifest(self) -> dict[str, Any]:
         """What the manifest of the output says of model, input and options."""
@@ -132,6 +138,8 @@ class Job:
             raise BulkError(
                 f"the model {self.model} cannot {self.verb}; it has {', '.join(manifest.operations)}"
             )
+        if self.options.log_variance:
+            log_variance.check(manifest)
         codebook = None
         if manifest.codebook is not None:
             file = manifest.files[manifest.codebook.file]
@@ -142,6 +150,7 @@ class Job:
             "shard_size": options.shard_size,
             "views": list(options.views),
             "resize": options.resize,
+            "log_variance": options.log_variance,
             "columns": columns,
         }
         return {

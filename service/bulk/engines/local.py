@@ -18,7 +18,7 @@ from service.bulk import BulkError
 from service.bulk.plan import Plan
 from service.bulk.sinks import Row
 from service.bulk.sources.base import Item, Source
-from service.bulk.work import Input, Work
+from service.bulk.work.base import Input, Work
 from service.errors import GraphFailed, Problem
 
 Broken = tuple[str, str]

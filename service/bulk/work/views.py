@@ -1,8 +1,10 @@
 """The pixels that a model gets of a picture: the whole of it, and the further views that are asked for.
 
-flip        the mirror image
-ten-crop    the four corners and the centre of the picture at 1.1 times the size of the model, and the
-            mirror images of the five, as LlamaGen (2406.06525) is trained on
+    flip        the mirror image
+    ten-crop    the four corners and the centre of the picture at 1.1 times the size of the model, and the
+                mirror images of these five
+
+LlamaGen (2406.06525) trains on the ten crops.
 """
 
 from collections.abc import Collection, Iterator
