@@ -12,7 +12,6 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
 from typing import NamedTuple, NoReturn
 
 import orjson
@@ -41,12 +40,20 @@ class TarPictures:
 
     def items(self, units: Sequence[Unit]) -> Iterator[Item]:
         for unit in units:
+            sample: list[_Member] = []
             try:
-                for key, members in groupby(self._members(unit.path), key=lambda member: member.key):
-                    yield from _sample(key, list(members))
+                for member in self._members(unit.path):
+                    if sample and member.key != sample[0].key:
+                        yield from _sample(sample)
+                        sample = []
+                    sample.append(member)
             except (tarfile.TarError, EOFError) as error:
-                # What lies before it is whole.
-                yield Item(unit.path, None, partial(_broken, f"the archive is damaged: {first_line(error)}"))
+                reason = f"the archive is damaged here: {first_line(error)}"
+                # What lies before is whole; of the last sample a label may be missing.
+                for key in (*(each.key for each in sample[:1]), unit.path):
+                    yield Item(key, None, partial(_broken, reason))
+            else:
+                yield from _sample(sample)
 
     def _members(self, path: str) -> Iterator[_Member]:
         with self.listing.root.child(path).open() as file, tarfile.open(fileobj=file, mode="r|*") as archive:
@@ -62,13 +69,12 @@ class TarPictures:
                     yield _Member(f"{folder}{separator}{stem}", extension, data)
 
 
-def _sample(key: str, members: Sequence[_Member]) -> Iterator[Item]:
+def _sample(members: Sequence[_Member]) -> Iterator[Item]:
     pictures = [each for each in members if f".{each.extension}".endswith(SUFFIXES["pictures"])]
     label = next((found for each in members if (found := _label(each)) is not None), None)
     for each in pictures:
-        yield Item(
-            key if len(pictures) == 1 else f"{key}.{each.extension}", label, partial(_given, each.data)
-        )
+        key = each.key if len(pictures) == 1 else f"{each.key}.{each.extension}"
+        yield Item(key, label, partial(_given, each.data))
 
 
 def _label(member: _Member) -> str | None:
