@@ -8,6 +8,7 @@ import click
 from pydantic import ValidationError
 
 from service.bulk import BulkError
+from service.bulk.engines import ray_data
 from service.bulk.job import Job, Options
 from service.bulk.progress import Progress
 from service.bulk.sinks import FORMATS
@@ -41,6 +42,13 @@ def _common(function: Callable[..., None]) -> Callable[..., None]:
                      help="What to write."),
         click.option("--decoders", metavar="N", type=click.IntRange(min=1), default=None,
                      help=f"Threads that read and decode. Unset: one for each CPU, up to {MOST_DECODERS}."),
+        click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
+                     help="One process, or a pool of actors on Ray."),
+        click.option("--address", metavar="ADDRESS", help="Ray cluster. Unset: one on this machine."),
+        click.option("--actors", metavar="N", type=click.IntRange(min=0), default=0,
+                     help="Actors on Ray. Unset: one for each GPU, else as many as have CPUs."),
+        click.option("--cpus-per-actor", metavar="N", type=click.IntRange(min=0), default=0,
+                     help="CPUs of an actor. Unset: 1 beside a GPU, else 2."),
     ]  # fmt: skip
     for flag in reversed(flags):
         function = flag(function)
@@ -87,8 +95,11 @@ def _run(verb: str, flags: dict[str, Any], views: tuple[str, ...] = ()) -> None:
     job = _job(verb, flags, views)
     # Before the output is made.
     job.check()
+    pool = None
+    if flags["engine"] == "ray":
+        pool = ray_data.Pool(flags["address"], flags["actors"], flags["cpus_per_actor"])
     with job.destination.reserved():
-        _finish(job)
+        _finish(job, pool)
 
 
 def _job(verb: Any, flags: dict[str, Any], views: tuple[str, ...]) -> Job:
@@ -111,8 +122,8 @@ def _job(verb: Any, flags: dict[str, Any], views: tuple[str, ...]) -> Job:
     return Job(verb, flags["model"], flags["input"], flags["output"], settings, options, decoders)
 
 
-def _finish(job: Job) -> None:
-    """Run the shards that are not done."""
+def _finish(job: Job, pool: ray_data.Pool | None) -> None:
+    """Run the shards that are not done: on Ray if there is a pool, else in this process."""
     plan = job.plan
     todo = plan.todo()
     if not todo:
@@ -121,8 +132,12 @@ def _finish(job: Job) -> None:
     if len(todo) < plan.shards:
         sys.stderr.write(f"going on: {plan.shards - len(todo):,} of {plan.shards:,} shards are done\n")
     progress = Progress(plan.rows(todo), len(todo))
-    for report in job.engine().run(todo):
+    reports = job.engine().run(todo) if pool is None else ray_data.run(job, todo, pool)
+    for report in reports:
         progress.add(report.pictures, report.broken, shards=int(report.shard is not None))
+    # What a killed actor left, too.
+    if missing := plan.todo():
+        raise BulkError(f"{len(missing):,} shards are missing in {job.output}; run the same command again")
     if not progress.done and len(todo) == plan.shards:
         raise BulkError(f"the input {job.input} has no pictures")
     sys.stderr.write(f"{progress.end()}; written to {job.output}\n")

@@ -8,7 +8,7 @@ import pytest
 from service.bulk import BulkError
 from service.bulk.sinks import FORMATS, Format
 from tests.fixtures import toy_models
-from tests.unit.service.bulk.data import finish, job, table, write_pictures
+from tests.fixtures.bulk_data import finish, job, table, write_pictures
 
 
 def test_a_run_that_ended_goes_on_where_it_was(exported: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from service.bulk.__main__ import main
-from tests.unit.service.bulk.data import table, write_pictures
+from tests.fixtures.bulk_data import table, write_pictures
 
 Run = Callable[..., tuple[int, str]]
 

@@ -13,7 +13,7 @@ from service.bulk.filesystem import Location
 from service.bulk.plan import Plan, begin, read_manifest
 from service.bulk.sinks import Row
 from service.bulk.sources.base import UNKNOWN, Unit
-from tests.unit.service.bulk.data import broken, table
+from tests.fixtures.bulk_data import broken, table
 
 WANTED = {
     "schema_version": 1,

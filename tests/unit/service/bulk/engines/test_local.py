@@ -8,8 +8,8 @@ import pytest
 from service.bulk.engines.local import Engine
 from service.bulk.sources.base import Item
 from tests.fixtures import brittle_model, toy_models
+from tests.fixtures.bulk_data import broken, finish, image, job, table, write_pictures
 from tests.fixtures.image_files import saved
-from tests.unit.service.bulk.data import broken, finish, image, job, table, write_pictures
 
 
 @pytest.fixture(scope="module")

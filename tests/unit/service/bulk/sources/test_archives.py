@@ -7,7 +7,7 @@ from service.bulk.filesystem import Location
 from service.bulk.sources.archives import TarPictures
 from service.bulk.sources.base import Item
 from service.bulk.sources.listing import Listing
-from tests.unit.service.bulk.data import write_tar
+from tests.fixtures.bulk_data import write_tar
 
 
 def items(path: Path) -> list[Item]:

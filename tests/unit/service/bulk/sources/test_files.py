@@ -3,8 +3,8 @@ from pathlib import Path
 from service.bulk.filesystem import Location
 from service.bulk.sources.files import PictureFiles
 from service.bulk.sources.listing import Listing
+from tests.fixtures.bulk_data import image, write_pictures
 from tests.fixtures.image_files import saved
-from tests.unit.service.bulk.data import image, write_pictures
 
 
 def source(folder: Path) -> PictureFiles:

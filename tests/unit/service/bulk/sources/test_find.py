@@ -9,7 +9,7 @@ from service.bulk.sources.archives import TarPictures
 from service.bulk.sources.files import PictureFiles
 from service.bulk.sources.find import picture_source
 from service.bulk.sources.tables import Columns, TablePictures
-from tests.unit.service.bulk.data import write_pictures, write_tar
+from tests.fixtures.bulk_data import write_pictures, write_tar
 
 
 @pytest.mark.parametrize("kind", [PictureFiles, TarPictures, TablePictures])

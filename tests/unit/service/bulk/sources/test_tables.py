@@ -12,8 +12,8 @@ from service.bulk.filesystem import Location
 from service.bulk.sources.base import Item
 from service.bulk.sources.listing import Listing
 from service.bulk.sources.tables import Columns, TablePictures
+from tests.fixtures.bulk_data import image
 from tests.fixtures.image_files import saved
-from tests.unit.service.bulk.data import image
 
 FILES = [saved(image(number)) for number in range(6)]
 

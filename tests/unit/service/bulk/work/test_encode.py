@@ -5,9 +5,9 @@ from service.bulk.work.encode import Encode
 from service.bulk.work.views import Preparation
 from service.codecs.images import ImageLimits
 from service.models.model import ServedModel
+from tests.fixtures.bulk_data import image
 from tests.fixtures.image_files import noise, saved
 from tests.fixtures.toy_models import levels as expected_levels
-from tests.unit.service.bulk.data import image
 
 LIMITS = ImageLimits(2**20, 1, 2**20)
 

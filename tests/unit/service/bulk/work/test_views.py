@@ -5,8 +5,8 @@ from service.bulk.work.views import Preparation
 from service.codecs.images import ImageLimits
 from service.contract.manifest import ImageSpec
 from service.errors import BadImage, BadSize, TooLarge
+from tests.fixtures.bulk_data import image
 from tests.fixtures.image_files import saved
-from tests.unit.service.bulk.data import image
 
 LIMITS = ImageLimits(max_pixels=10_000, max_images=1, max_total_pixels=10_000)
 SPEC = ImageSpec(channels=1, height=20, width=30, multiple_of=10)
