@@ -9,10 +9,11 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from service.bulk import BulkError
-from service.bulk.engines.local import Report
+from service.bulk.engines.local import Engine, Report
 from service.bulk.filesystem import first_line
 from service.bulk.job import Job
 from service.errors import TesseraError
@@ -36,19 +37,29 @@ class Worker:
     """An actor: the engine of a job, loaded once."""
 
     def __init__(self, job: Job) -> None:
-        self._engine = job.engine()
+        self._job = job
+
+    @cached_property
+    def _engine(self) -> Engine:
+        return self._job.engine()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Run and write the shard of a row: how many pictures it has, and how many are broken."""
-        reports = list(self._engine.run([row["shard"]]))
-        pictures, broken = (sum(counts) for counts in zip(*(each[:2] for each in reports), strict=True))
-        return {"pictures": pictures, "broken": broken, "shard": row["shard"]}
+        """Run and write the shard of a row: how many pictures it has and how many are broken, or an error."""
+        result = {"shard": row["shard"], "pictures": 0, "broken": 0, "error": ""}
+        try:
+            for report in self._engine.run([row["shard"]]):
+                result["pictures"] += report.pictures
+                result["broken"] += report.broken
+        except (TesseraError, OSError) as error:
+            # As a value: what Ray raises for an error has neither its type nor its text.
+            result["error"] = first_line(error)
+        return result
 
 
 def run(job: Job, shards: Sequence[int], pool: Pool) -> Iterator[Report]:
     """Run and write some shards: a report for each, in the order in which they are done.
 
-    Raises BulkError if the extra is missing, the cluster cannot be reached, or a shard fails.
+    Raises BulkError if the extra is missing, the cluster cannot be had, or a shard fails.
     """
     ray = _ray()
     with _cluster(ray, pool.address):
@@ -58,6 +69,8 @@ def run(job: Job, shards: Sequence[int], pool: Pool) -> Iterator[Report]:
         fresh = replace(job, settings=job.settings.model_copy(update={"threads": threads}))
         data = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
         for row in data.map(Worker, fn_constructor_args=[fresh], **size).iter_rows():
+            if row["error"]:
+                raise BulkError(f"shard {row['shard']} failed: {row['error']}")
             yield Report(row["pictures"], row["broken"], row["shard"])
 
 
@@ -96,16 +109,14 @@ def _cluster(ray: Any, address: str | None) -> Iterator[None]:
         ray.init(address or "local", include_dashboard=False if address is None else None,
                  log_to_driver=False, logging_level=logging.ERROR)  # fmt: skip
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise BulkError(f"the Ray cluster {address} cannot be reached: {first_line(error)}") from error
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+        where = f"the cluster at {address}" if address else "a cluster on this machine"
+        raise BulkError(f"--engine ray: {where} cannot be had: {first_line(error)}") from error
     try:
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = context.print_on_execution_start = False
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         yield
     except ray.exceptions.RayError as error:
-        cause = getattr(error, "cause", None) or error
-        if isinstance(cause, TesseraError | OSError):
-            raise cause from error
-        raise BulkError(f"Ray failed: {first_line(cause)}") from error
+        raise BulkError(f"Ray failed: {first_line(error)}") from error
     finally:
         ray.shutdown()
