@@ -28,9 +28,7 @@ def main() -> int:
         package = (error.name or "").partition(".")[0]
         if package not in EXTRA:
             raise
-        return failed(
-            f"{package} is not installed; it comes with the extra: pip install 'tessera-codes[bulk]'"
-        )
+        return failed(f"{package} is not installed; it comes with the extra: pip install '.[bulk]'")
     except click.ClickException as error:
         return failed(error.format_message(), error.exit_code)
     except (click.Abort, KeyboardInterrupt):

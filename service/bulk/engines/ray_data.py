@@ -98,7 +98,7 @@ def _ray() -> Any:
         import ray.data
     except ModuleNotFoundError as error:
         detail = f"--engine ray: {error.name} is not installed; it comes with the extra"
-        raise BulkError(f"{detail}: pip install 'tessera-codes[cluster]'") from error
+        raise BulkError(f"{detail}: pip install '.[cluster]'") from error
     return ray
 
 

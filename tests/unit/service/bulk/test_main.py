@@ -114,6 +114,5 @@ def test_a_missing_package_names_the_extra(run: Run, monkeypatch: pytest.MonkeyP
     code, said = run()
     assert (code, said) == (
         1,
-        "python -m service.bulk: pyarrow is not installed; it comes with the extra: "
-        "pip install 'tessera-codes[bulk]'\n",
+        "python -m service.bulk: pyarrow is not installed; it comes with the extra: pip install '.[bulk]'\n",
     )

@@ -37,7 +37,7 @@ def test_without_ray_the_extra_is_named(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(BulkError, match=r"ray is not installed; .* pip install 'tessera-codes\[cluster\]'"):
+    with pytest.raises(BulkError, match=r"ray is not installed; .* pip install '\.\[cluster\]'"):
         next(run(job(exported, tmp_path, tmp_path / "out"), [0], Pool()))
 
 
