@@ -5,9 +5,9 @@ one put, which nobody sees before it is complete. Other filesystems are written 
 """
 
 import contextlib
-import fcntl
 import os
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,9 @@ from fsspec.implementations.local import LocalFileSystem
 
 from service.bulk import BulkError
 from service.errors import did_you_mean, quoted
+
+if sys.platform != "win32":
+    import fcntl
 
 # Protocols of stores whose puts are atomic.
 _OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss", "oci", "tos", "memory"})
@@ -133,7 +136,7 @@ class Location:
     @contextlib.contextmanager
     def reserved(self) -> Iterator[None]:
         """Reserve a folder on a disk for this process. Raises BulkError if another process has it."""
-        if not self.is_local:
+        if not self.is_local or sys.platform == "win32":
             yield
             return
         self.fs.makedirs(self.path, exist_ok=True)

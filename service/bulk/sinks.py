@@ -28,6 +28,9 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 IMAGE = "image"
 """The array of a row that is a picture, uint8 ``(H, W, C)``; in a file it is a PNG."""
 
+# The offsets of a column of lists have 32 bits.
+_MOST_VALUES = 2**31 - 1
+
 
 class Row(NamedTuple):
     """One result: the key of its picture, its label, its view, the size of the picture, arrays by name.
@@ -97,9 +100,13 @@ def _parquet(rows: Sequence[Row], empty: dict[str, NDArray[Any]]) -> memoryview:
 
 def _lists(arrays: Sequence[NDArray[Any]], dtype: np.dtype[Any]) -> pa.ListArray:
     """A column of lists from flat arrays."""
-    ends = np.cumsum([0, *map(len, arrays)], dtype=np.int32)
+    ends = np.cumsum([0, *map(len, arrays)])
+    if ends[-1] > _MOST_VALUES:
+        raise BulkError(
+            f"a shard has {ends[-1]:,} codes, and {_MOST_VALUES:,} are possible; lower --shard-size"
+        )
     values = np.concatenate(arrays) if arrays else np.empty(0, dtype)
-    return pa.ListArray.from_arrays(pa.array(ends), pa.array(values))
+    return pa.ListArray.from_arrays(pa.array(ends.astype(np.int32)), pa.array(values))
 
 
 def _npy(stem: str, rows: Sequence[Row], empty: dict[str, NDArray[Any]]) -> list[tuple[str, memoryview]]:
@@ -110,7 +117,8 @@ def _npy(stem: str, rows: Sequence[Row], empty: dict[str, NDArray[Any]]) -> list
         shapes = {each.shape for each in arrays}
         if len(shapes) > 1:
             raise BulkError(
-                f"npy shards need arrays of one shape, and these have {sorted(shapes)[:2]}; use --format"
+                f"npy shards need arrays of one shape, and these are {sorted(shapes)[:2]}; "
+                "give another --format"
             )
         stacked = np.stack(arrays) if arrays else np.empty((0, *array.shape), array.dtype)
         buffer = io.BytesIO()

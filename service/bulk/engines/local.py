@@ -70,10 +70,10 @@ class Engine:
             broken.extend(prepared.broken)
             broken.extend(failed)
             chunk = prepared.chunk
-            if chunk.is_last:
-                self._finish(chunk.shard, rows, broken)
-                rows, broken = [], []
             lost = len({key for key, _ in (*prepared.broken, *failed)})
+            if chunk.is_last:
+                lost += self._finish(chunk.shard, rows, broken)
+                rows, broken = [], []
             yield Report(len(chunk.items), lost, chunk.shard if chunk.is_last else None)
 
     def _chunks(self, shards: Sequence[int]) -> Iterator[_Chunk]:
@@ -151,8 +151,8 @@ class Engine:
         names = tuple(results)
         return [dict(zip(names, each, strict=True)) for each in zip(*results.values(), strict=True)]
 
-    def _finish(self, shard: int, rows: Sequence[Row], broken: Sequence[Broken]) -> None:
-        """Write a shard. A key that is there twice is written once."""
+    def _finish(self, shard: int, rows: Sequence[Row], broken: Sequence[Broken]) -> int:
+        """Write a shard. A key that is there twice is written once; the rows that are left out for it."""
         once: dict[tuple[str, str | None], Row] = {}
         twice: list[Broken] = []
         lost = {key for key, _ in broken}
@@ -164,3 +164,4 @@ class Engine:
                 twice.append((row.key, "another picture of this shard has the same key"))
         reasons = dict(reversed([*broken, *twice]))
         self.plan.finish(shard, [*once.values()], [*reasons.items()], self.work.empty)
+        return len(twice)

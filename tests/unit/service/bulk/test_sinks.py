@@ -84,6 +84,12 @@ def test_npy_refuses_arrays_of_several_shapes() -> None:
         opened("npy", rows, EMPTY)
 
 
+def test_a_shard_with_too_many_codes_for_parquet_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.bulk.sinks._MOST_VALUES", 11)
+    with pytest.raises(BulkError, match="a shard has 12 codes, and 11 are possible; lower --shard-size"):
+        opened("parquet", ROWS, EMPTY)
+
+
 def test_a_tar_has_a_sample_for_each() -> None:
     found = members(opened("tar", ROWS, EMPTY)["00007.tar"])
     assert list(found) == [

@@ -84,7 +84,7 @@ def test_a_key_that_is_there_twice_is_written_once(exported: Path, tmp_path: Pat
             yield from (item, item)
 
     twice = Engine(job_.plan, Twice(), engine.work, 1)  # type: ignore[arg-type]
-    list(twice.run([0]))
+    assert [report.broken for report in twice.run([0])] == [1]
     assert [row["key"] for row in table(tmp_path / "out")] == ["a/000.png"]
     assert broken(tmp_path / "out") == {"a/000.png": "another picture of this shard has the same key"}
 
