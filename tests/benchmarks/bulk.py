@@ -5,8 +5,9 @@
     curl          one request for each file to a running service
 
 The ways take turns. A rate counts the whole process, its start and the writing included. CPU seconds are
-those of the process and its threads; for Ray, whose processes are not its children, there are none. At the
-end runs are killed at random moments and finished.
+those of the process and its threads; for Ray, whose processes are not its children, there are none. Then
+runs are killed at random moments and finished. At the end the memory of a run over generated images is
+looked at.
 """
 
 import resource
@@ -22,17 +23,24 @@ from typing import NamedTuple
 
 import click
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
+from service.codecs.images import to_png
 from tests.benchmarks.encoding import served
+from tests.fixtures.killed_runs import command as command_of
 from tests.fixtures.killed_runs import done, faults, finished, killed
-from tests.fixtures.processes import ROOT, serving
+from tests.fixtures.processes import ROOT, resident, serving
+from tests.fixtures.toy_models import write_levels
 from trainer.data.loading import load
 
 BATCHES = (16, 32, 64, 128)
 # Images that the slow ways get, and those with which the batch is chosen.
 FEW = 2000
+# Rows of a table of generated images, and pictures in a shard that is made of them.
+IN_A_TABLE, IN_A_SHARD = 8000, 4000
 BARE = """
 import sys
 import numpy as np, onnxruntime as ort
@@ -80,8 +88,9 @@ class Took(NamedTuple):
 @click.option("--images", default=60_000, show_default=True)
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--kills", default=20, show_default=True, help="runs that are killed, with each engine")
+@click.option("--generated", default=1_000_000, show_default=True, help="images of 32x32 for the memory")
 @click.option("--ray", is_flag=True, help="also --engine ray; needs the extra cluster")
-def command(model: Path, images: int, rounds: int, kills: int, ray: bool) -> None:
+def command(model: Path, images: int, rounds: int, kills: int, generated: int, ray: bool) -> None:
     """Images/s of bulk encoding in turns with other ways, and what killed runs leave."""
     with tempfile.TemporaryDirectory() as name:
         pictures, scratch = written(Path(name) / "pictures", images), Path(name)
@@ -90,6 +99,8 @@ def command(model: Path, images: int, rounds: int, kills: int, ray: bool) -> Non
                 compare(ways(model, pictures, scratch, images, url, ray=ray), rounds)
         for engine in ["local", "ray"][: 1 + ray] if kills else []:
             interrupt(model, pictures, scratch / f"killed by {engine}", kills, engine)
+        if generated:
+            remember(scratch, generated)
 
 
 def written(folder: Path, images: int) -> Path:
@@ -158,6 +169,28 @@ def interrupt(model: Path, pictures: Path, output: Path, kills: int, engine: str
     click.echo(f"{engine}: {len(done(output))} shards, {len(wrong)} faults {wrong[:5]}")
     if wrong:
         raise SystemExit(1)
+
+
+def remember(scratch: Path, images: int) -> None:
+    """Print the memory of a run over generated images while it goes on; the model is a made-up quick one."""
+    model = write_levels(scratch / "models")
+    (scratch / "generated").mkdir()
+    random = np.random.default_rng(0)
+    for start in range(0, images, IN_A_TABLE):
+        pixels = random.integers(0, 256, (min(IN_A_TABLE, images - start), 32, 32, 1), dtype=np.uint8)
+        table = pa.table({"image": [to_png(image) for image in pixels]})
+        pq.write_table(table, scratch / "generated" / f"{start:08}.parquet", row_group_size=1000)
+    output = scratch / "of generated"
+    arguments = command_of(*_flags(model, scratch / "generated", output, "local"))
+    most: dict[int, int] = {}
+    with subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.DEVNULL) as run:
+        while run.poll() is None:
+            tenth = 10 * len(done(output)) * IN_A_SHARD // images
+            most[tenth] = max(most.get(tenth, 0), resident(run.pid))
+            time.sleep(0.2)
+    assert run.returncode == 0
+    for tenth, size in sorted(most.items()):
+        click.echo(f"{images:,} generated images, after {tenth}0 %: at most {size / 2**20:,.0f} MiB")
 
 
 def _timed(way: Way, turn: int) -> Took:
