@@ -105,7 +105,7 @@ class TablePictures:
     def _readable(self, path: str) -> Iterator[None]:
         try:
             yield
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowInvalid, OSError) as error:
             raise BulkError(f"the table {path} cannot be read: {first_line(error)}") from error
 
     def _find(self, path: str, schema: pa.Schema) -> _Found:

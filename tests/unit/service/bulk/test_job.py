@@ -1,12 +1,10 @@
 from pathlib import Path
 
 import fsspec
-import numpy as np
 import orjson
 import pytest
 
 from service.bulk import BulkError
-from service.bulk.sinks import FORMATS, Format
 from tests.fixtures import toy_models
 from tests.fixtures.bulk_data import finish, job, table, write_pictures
 
@@ -31,38 +29,6 @@ def test_the_manifest_says_which_model_read_what(exported: Path, tmp_path: Path)
     assert manifest["model"]["codebook"]["sha256"] == bundle.files["codebook.safetensors"].sha256
     assert manifest["input"] == f"file://{tmp_path}/in"
     assert (manifest["shards"], manifest["pictures"]) == (2, 5)
-
-
-@pytest.mark.parametrize("form", FORMATS)
-def test_what_was_encoded_is_decoded(exported: Path, tmp_path: Path, form: Format) -> None:
-    pixels = write_pictures(tmp_path / "in", 6)
-    finish(job(exported, tmp_path / "in", tmp_path / "codes", format=form, views=("flip",)))
-    finish(job(exported, tmp_path / "codes", tmp_path / "out", verb="decode", format="npy"))
-    images = np.concatenate([np.load(path) for path in sorted((tmp_path / "out" / "shards").glob("*.npy"))])
-    expected = [view for key in sorted(pixels) for view in (pixels[key], pixels[key][:, ::-1])]
-    codes = toy_models.levels(np.stack(expected)[..., None])
-    np.testing.assert_array_equal(images, toy_models.pixels(codes))
-    lines = b"".join(path.read_bytes() for path in sorted((tmp_path / "out" / "shards").glob("*.jsonl")))
-    records = [orjson.loads(line) for line in lines.splitlines()]
-    assert [(each["key"], each["view"]) for each in records] == [
-        (key, view) for key in sorted(pixels) for view in ("whole", "flip")
-    ]
-
-
-def test_codes_of_another_model_are_not_decoded(exported: Path, tmp_path: Path) -> None:
-    write_pictures(tmp_path / "in", 1)
-    finish(job(exported, tmp_path / "in", tmp_path / "codes"))
-    decode = job(exported, tmp_path / "codes", tmp_path / "out", "colours", verb="decode")
-    with pytest.raises(BulkError, match=r"are of levels \w+, and the model is colours"):
-        decode.check()
-
-
-def test_codes_that_are_not_all_there_are_not_decoded(exported: Path, tmp_path: Path) -> None:
-    write_pictures(tmp_path / "in", 5)
-    finish(job(exported, tmp_path / "in", tmp_path / "codes"))
-    (tmp_path / "codes" / "shards" / "00001.parquet").unlink()
-    with pytest.raises(BulkError, match="has 1 of 2 shards; finish its run first"):
-        job(exported, tmp_path / "codes", tmp_path / "out", verb="decode").check()
 
 
 def test_any_filesystem_is_read_and_written(exported: Path, tmp_path: Path) -> None:
