@@ -89,14 +89,18 @@ class Took(NamedTuple):
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--kills", default=20, show_default=True, help="runs that are killed, with each engine")
 @click.option("--generated", default=1_000_000, show_default=True, help="images of 32x32 for the memory")
+@click.option("--only", multiple=True, help="a way, by its name; may be given again")
 @click.option("--ray", is_flag=True, help="also --engine ray; needs the extra cluster")
-def command(model: Path, images: int, rounds: int, kills: int, generated: int, ray: bool) -> None:
+def command(
+    model: Path, images: int, rounds: int, kills: int, generated: int, only: tuple[str, ...], ray: bool
+) -> None:
     """Images/s of bulk encoding in turns with other ways, and what killed runs leave."""
     with tempfile.TemporaryDirectory() as name:
         pictures, scratch = written(Path(name) / "pictures", images), Path(name)
         if rounds:
             with serving(model.parent, "--provider=cpu") as url:
-                compare(ways(model, pictures, scratch, images, url, ray=ray), rounds)
+                found = ways(model, pictures, scratch, images, url, ray=ray)
+                compare({name: way for name, way in found.items() if name in (only or found)}, rounds)
         for engine in ["local", "ray"][: 1 + ray] if kills else []:
             interrupt(model, pictures, scratch / f"killed by {engine}", kills, engine)
         if generated:
@@ -138,23 +142,26 @@ def ways(
 
 
 def compare(found: Mapping[str, Way], rounds: int) -> None:
-    """Let the ways take turns, and print the median of each."""
+    """Let the ways take turns, and print the median of each, and of its ratio to the bare loop in each turn."""
     took: dict[str, list[Took]] = {name: [] for name in found}
     for turn in range(rounds):
         for name, way in found.items():
             took[name].append(_timed(way, turn))
-    click.echo(
-        "| way | images/s | of the bare loop | CPU s for 1,000 | of the bare loop |\n|---|---|---|---|---|"
-    )
+    base = LOOP if LOOP in found else OURS
+    click.echo(f"| way | images/s | of the {base} | CPU s for 1,000 | of the {base} |\n|---|---|---|---|---|")
     for name, turns in took.items():
-        # Of each turn, because the machine has other work.
-        ratios = [each.rate / loop.rate for each, loop in zip(turns, took[LOOP], strict=True)]
-        rate, cpu, loop_cpu = (
+        pairs = list(zip(turns, took[base], strict=True))
+        rate, ratio, cpu, cpu_ratio = (
             statistics.median(values)
-            for values in ([t.rate for t in turns], [t.cpu for t in turns], [t.cpu for t in took[LOOP]])
+            for values in (
+                [each.rate for each in turns],
+                [each.rate / other.rate for each, other in pairs],
+                [each.cpu for each in turns],
+                [each.cpu / other.cpu for each, other in pairs],
+            )
         )
-        shown = f"{cpu:.2f} | {cpu / loop_cpu:.2f}" if name not in (CURL, RAY) else " | "
-        click.echo(f"| {name} | {rate:,.0f} | {statistics.median(ratios):.2f} | {shown} |")
+        shown = f"{cpu:.2f} | {cpu_ratio:.2f}" if name not in (CURL, RAY) else " | "
+        click.echo(f"| {name} | {rate:,.0f} | {ratio:.2f} | {shown} |")
 
 
 def interrupt(model: Path, pictures: Path, output: Path, kills: int, engine: str) -> None:
