@@ -142,7 +142,7 @@ def ways(
 
 
 def compare(found: Mapping[str, Way], rounds: int) -> None:
-    """Let the ways take turns, and print the median of each, and of its ratio to the bare loop in each turn."""
+    """Let the ways take turns: the median of each, and of its ratio to the bare loop in the same turn."""
     took: dict[str, list[Took]] = {name: [] for name in found}
     for turn in range(rounds):
         for name, way in found.items():
