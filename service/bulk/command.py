@@ -19,7 +19,16 @@ from service.contract.cpu_count import available_cpus
 from service.settings import Settings
 
 # Settings of the service that a run has too.
-SETTINGS = ("models", "provider", "tf32", "threads", "batch_size", "batch_pixels", "max_pixels")
+SETTINGS = (
+    "models",
+    "provider",
+    "tf32",
+    "threads",
+    "batch_size",
+    "batch_pixels",
+    "max_pixels",
+    "max_total_pixels",
+)
 # Decoders share the interpreter's lock; more than the CPUs help only where the files are far away.
 MOST_DECODERS = 8
 

@@ -126,7 +126,7 @@ class Job:
     def _work(self, model: ServedModel) -> Work:
         if self.verb == "decode":
             return Decode(model)
-        limits = ImageLimits(self.settings.max_pixels, 1, self.settings.max_pixels)
+        limits = ImageLimits(self.settings.max_pixels, 1, self.settings.max_total_pixels)
         options = self.options
         preparation = Preparation(model.manifest.image, limits, options.views, options.resize)
         return Encode(model, preparation, log_variance=options.log_variance)

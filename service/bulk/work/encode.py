@@ -23,7 +23,12 @@ class Encode:
 
     @property
     def chunk(self) -> int:
-        return max(1, batch_rows(self._model, "encode", Role.images) // self._preparation.count)
+        rows = batch_rows(self._model, "encode", Role.images) // self._preparation.count
+        if not self._preparation.resize:
+            # Each may be as large as is allowed, and a few chunks are in memory.
+            limits = self._preparation.limits
+            rows = min(rows, limits.max_total_pixels // limits.max_pixels)
+        return max(1, rows)
 
     @property
     def empty(self) -> dict[str, Array]:

@@ -36,3 +36,9 @@ def test_the_log_variance_lies_beside_the_mean(wandering: ServedModel) -> None:
     found = work.run(noise(2, 8, 8, 3))
     assert {name: array.shape for name, array in found.items()} == {"codes": (2, 3), "log_variance": (2, 3)}
     assert {name: array.shape for name, array in work.empty.items()} == {"codes": (3,), "log_variance": (3,)}
+
+
+def test_pictures_of_their_own_size_are_few_at_a_time(levels: ServedModel) -> None:
+    limits = ImageLimits(max_pixels=2**20, max_images=1, max_total_pixels=2**22)
+    assert Encode(levels, Preparation(levels.manifest.image, limits, resize=False)).chunk == 4
+    assert Encode(levels, Preparation(levels.manifest.image, LIMITS, resize=False)).chunk == 1
