@@ -14,7 +14,7 @@ from typing import Any
 
 from service.bulk import BulkError
 from service.bulk.engines.local import Engine, Report
-from service.bulk.filesystem import first_line
+from service.bulk.filesystem import Location, first_line
 from service.bulk.job import Job
 from service.errors import TesseraError
 
@@ -65,13 +65,24 @@ def run(job: Job, shards: Sequence[int], pool: Pool) -> Iterator[Report]:
     with _cluster(ray, pool.address):
         size = actor_size(ray.cluster_resources(), pool, len(shards), gpus=job.settings.provider != "cpu")
         threads = job.settings.threads or size["num_cpus"]
-        # Without what this process has opened.
-        fresh = replace(job, settings=job.settings.model_copy(update={"threads": threads}))
+        fresh = for_actors(job, threads)
         data = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
         for row in data.map(Worker, fn_constructor_args=[fresh], **size).iter_rows():
             if row["error"]:
                 raise BulkError(f"shard {row['shard']} failed: {row['error']}")
             yield Report(row["pictures"], row["broken"], row["shard"])
+
+
+def for_actors(job: Job, threads: int) -> Job:
+    """A job without what this process has opened, and without paths that depend on its folder."""
+
+    def whole(uri: str) -> str:
+        location = Location.of(uri)
+        return location.path if location.is_local else uri
+
+    changes = {"threads": threads, "models": job.settings.models.resolve()}
+    settings = job.settings.model_copy(update=changes)
+    return replace(job, input=whole(job.input), output=whole(job.output), settings=settings)
 
 
 def actor_size(resources: Mapping[str, float], pool: Pool, shards: int, *, gpus: bool) -> dict[str, int]:

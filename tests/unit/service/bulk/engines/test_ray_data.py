@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from service.bulk import BulkError
-from service.bulk.engines.ray_data import Pool, Worker, actor_size, run
+from service.bulk.engines.ray_data import Pool, Worker, actor_size, for_actors, run
 from tests.fixtures.bulk_data import broken, job, table, write_pictures
 
 
@@ -39,6 +39,13 @@ def test_without_ray_the_extra_is_named(
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(BulkError, match=r"ray is not installed; .* pip install '\.\[cluster\]'"):
         next(run(job(exported, tmp_path, tmp_path / "out"), [0], Pool()))
+
+
+def test_actors_get_whole_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    sent = for_actors(job(Path("models"), "in/*.png", "memory://out"), 3)
+    assert (sent.input, sent.output) == (f"{tmp_path}/in/*.png", "memory://out")
+    assert (sent.settings.models, sent.settings.threads) == (tmp_path / "models", 3)
 
 
 def test_a_worker_returns_its_errors(exported: Path, tmp_path: Path) -> None:
