@@ -87,7 +87,7 @@ COMPILE := $(BIN)/uv pip compile --universal --python-version 3.11 --upgrade \
 COMPILE_IMAGE := $(COMPILE) --constraint requirements.lock
 
 lock: $(VENV)
-	$(COMPILE) pyproject.toml trainer/pyproject.toml --extra hf --extra wandb --extra large --extra traces --group dev -o requirements.lock
+	$(COMPILE) pyproject.toml trainer/pyproject.toml --extra hf --extra wandb --extra large --extra bulk --extra cluster --extra traces --group dev -o requirements.lock
 	$(COMPILE) trainer/pyproject.toml --group bench --constraint requirements.lock \
 		-o tests/benchmarks/requirements.lock
 	$(COMPILE) --group docs -o docs/requirements.lock
