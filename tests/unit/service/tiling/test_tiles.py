@@ -1,8 +1,9 @@
 """Tiled runs: the codes and the pixels of the whole, and what becomes of a run meanwhile."""
 
 import asyncio
+import os
+import sys
 import threading
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -296,30 +297,41 @@ def test_a_strip_waits_no_longer_than_a_request_may(
 def test_large_images_do_not_delay_small_ones(convolutional: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither as tiles nor whole: with more pixels than a batch, they run in another thread."""
     model = convolutional(tile_pixels=2**17)
-    threads = dict[int, str]()
+    threads, niceness = dict[int, str](), dict[int, int]()
     run = ServedModel.run_batch
-    slow = threading.Event()
+    begun, slow = threading.Event(), threading.Event()
 
     def watched(*given: Any) -> list[Results]:
         side = given[2][0].given[Role.images].shape[1]
         threads[side] = threading.current_thread().name.partition("_")[0]
+        niceness[side] = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
         if side > 32:
+            begun.set()
             assert slow.wait(PATIENCE)
         return run(*given)
 
     monkeypatch.setattr(ServedModel, "run_batch", watched)
 
     async def main() -> None:
-        scheduler = Scheduler(CPU, on_loop_seconds=0)
+        scheduler = Scheduler(CPU, limits=QueueLimits(rows=1), on_loop_seconds=0)
         encode = model.pipeline("encode")
-        large = asyncio.create_task(scheduler.run(model, encode, {Role.images: images(1, 256, 256)}, 1, {}))
-        while 256 not in threads:
-            await asyncio.sleep(0.01)
-        begun = time.monotonic()
-        await scheduler.run(model, encode, {Role.images: images(1, 32, 32)}, 1, {})
-        assert time.monotonic() - begun < PATIENCE
+
+        def encoded(side: int) -> Any:
+            return scheduler.run(model, encode, {Role.images: images(1, side, side)}, 1, {})
+
+        large = [asyncio.create_task(encoded(256))]
+        assert await asyncio.to_thread(begun.wait, PATIENCE)
+        large.append(asyncio.create_task(encoded(256)))
+        await asyncio.sleep(0)
+        assert scheduler.is_full
+        with pytest.raises(Overloaded):
+            await encoded(256)
+        scheduler.check(model, encode)
+        await encoded(32)
+        assert not any(each.done() for each in large)
         slow.set()
-        await large
+        await asyncio.gather(*large)
 
     asyncio.run(main())
     assert threads == {256: "large", 32: "batch"}
+    assert niceness[256] > niceness[32] or sys.platform != "linux"
