@@ -135,4 +135,4 @@ def opening(
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "the page scrolls sideways"
     assert context.cookies() == []
     context.close()
-    assert wrong == []
+    assert wrong == [], wrong

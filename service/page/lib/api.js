@@ -24,6 +24,8 @@ export class Problem extends Error {
  */
 
 const KEY = "tessera-key";
+/** The model was replaced since the page read its manifest. */
+const CONFLICT = 409;
 
 /** The key that was given in this tab; it stays in the tab. */
 export const key = {
@@ -65,6 +67,7 @@ export async function send(request) {
     const response = await fetched(request, used);
     if (response.ok) return response;
     const detail = await said(response);
+    if (response.status === CONFLICT) throw new Problem(`${detail}; load this page again`, CONFLICT);
     if (response.status !== 401) throw new Problem(detail, response.status);
     // Another call may have got a key meanwhile.
     if (key.get() === used) key.set(await keyDialog.ask(used === null ? "" : detail));

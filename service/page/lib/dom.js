@@ -88,13 +88,23 @@ export function panel(title, ...children) {
 }
 
 /**
+ * Do something when an element gets another size: in the next frame, since it may change the size of others.
+ *
+ * @param {Element} element
+ * @param {() => void} act
+ */
+export function resized(element, act) {
+  new ResizeObserver(() => requestAnimationFrame(act)).observe(element);
+}
+
+/**
  * Draw a canvas when it gets another size, or the page other colours.
  *
  * @param {HTMLCanvasElement} element
  * @param {() => void} draw
  */
 export function redraw(element, draw) {
-  new ResizeObserver(draw).observe(element);
+  resized(element, draw);
   const themed = () => (element.isConnected ? draw() : removeEventListener("themechange", themed));
   addEventListener("themechange", themed);
 }

@@ -161,7 +161,7 @@ export class Model {
    * @returns {Promise<Samples>}
    */
   async sample(document, signal) {
-    const query = { model: this.name };
+    const query = { model: this.name, version: this.detail.version };
     const response = await send({
       method: "POST",
       path: "sample",
@@ -231,7 +231,7 @@ export class Model {
    * @param {AbortSignal} [signal]
    */
   async #run(path, body, signal) {
-    const query = { model: this.name };
+    const query = { model: this.name, version: this.detail.version };
     const response = await send({
       method: "POST",
       path,

@@ -1,6 +1,6 @@
 /** The codebook as little pictures to choose from. */
 
-import { fill, make, pen } from "../lib/dom.js";
+import { fill, make, pen, resized } from "../lib/dom.js";
 import { distance } from "../lib/likeness.js";
 import { toImageData } from "../lib/pixels.js";
 import { Cells } from "./cells.js";
@@ -48,7 +48,7 @@ export class CodePicker {
     this.cells = null;
     /** @type {Float32Array[] | null} */
     this.vectors = null;
-    new ResizeObserver(() => this.#build()).observe(this.element);
+    resized(this.element, () => this.#build());
   }
 
   async load() {

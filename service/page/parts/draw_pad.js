@@ -68,8 +68,11 @@ export class DrawPad extends PictureView {
     const { width, height, channels, data } = picture;
     const [across, down] = [x1 - x0, y1 - y0];
     const length = across ** 2 + down ** 2;
-    for (let row = 0; row < height; row += 1) {
-      for (let column = 0; column < width; column += 1) {
+    const far = Math.ceil(radius) + 1;
+    const [top, bottom] = between(y0, y1, far, height);
+    const [left, right] = between(x0, x1, far, width);
+    for (let row = top; row <= bottom; row += 1) {
+      for (let column = left; column <= right; column += 1) {
         const along = length
           ? Math.min(1, Math.max(0, ((column - x0) * across + (row - y0) * down) / length))
           : 0;
@@ -164,4 +167,17 @@ export class DrawPad extends PictureView {
  */
 function inside(value, size) {
   return Math.min(Math.max(Math.round(value), 0), size - 1);
+}
+
+/**
+ * The first and the last pixel that a line may reach along an axis.
+ *
+ * @param {number} from
+ * @param {number} to
+ * @param {number} far
+ * @param {number} size
+ * @returns {[number, number]}
+ */
+function between(from, to, far, size) {
+  return [inside(Math.min(from, to) - far, size), inside(Math.max(from, to) + far, size)];
 }

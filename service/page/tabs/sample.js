@@ -105,7 +105,10 @@ function pictureEnds({ model, params, shared }) {
   const isSame = shared.picture?.channels === image.channels && shared.picture.width === image.width;
   if (link) options.unshift([FROM_TRY, "the picture of the link"]);
   else if (isSame) options.unshift([FROM_TRY, "the picture in Try"]);
-  const own = link ? fromLink(link, image) : Promise.resolve(isSame ? shared.picture : null);
+  // A link that is broken has no picture; the first example takes its place.
+  const own = link
+    ? fromLink(link, image).catch(() => null)
+    : Promise.resolve(isSame ? shared.picture : null);
   const ends = [
     { name: "from", title: "From", first: image.channels === 1 ? "3" : "fox" },
     { name: "to", title: "To", first: image.channels === 1 ? "8" : "octopus" },
