@@ -16,7 +16,7 @@ from trainer.models.code_prior.stage import PriorStage
 from trainer.models.layers.convolutional import Decoder, Encoder
 from trainer.models.onnx_scan import Chain, Loop, Tensors
 from trainer.models.quantizers import FSQ, LearnedCodebook, Quantizer, perplexity, usage
-from trainer.models.quantizers.lookup import Table, block_rows, look_up
+from trainer.models.quantizers.lookup import Table, block_rows, look_up, nearest_on_gpu
 
 # Encoder outputs for each code: enough for its k-means centre to mean something.
 ROWS_PER_CODE = 64
@@ -140,7 +140,7 @@ class VQVAE(Model):
                 file="encoder.onnx",
                 module=blocks or encode,
                 # A graph with a loop cannot be captured as a CUDA graph.
-                provider_modules={"cuda": encode} if blocks else {},
+                provider_modules={"cuda": _EncodeOnGPU(encode, blocks.quantizer)} if blocks else {},
                 examples=(images,),
                 axes=({0: "n", 1: f"{stride}*h", 2: f"{stride}*w"},),
                 inputs=(Input(name="images", role=Role.images),),
@@ -177,6 +177,20 @@ class _Encode(nn.Module):
         """The encoder's outputs, float32 ``(N, D, h, w)``."""
         z: Tensor = self.encoder(to_unit(images.permute(0, 3, 1, 2)))
         return z
+
+
+class _EncodeOnGPU(nn.Module):
+    """``_Encode`` as a graph for a GPU, without a loop."""
+
+    def __init__(self, encode: _Encode, quantizer: LearnedCodebook) -> None:
+        super().__init__()
+        self.encode = encode
+        self.quantizer = quantizer
+
+    def forward(self, images: Tensor) -> Tensor:
+        grid = self.encode.grid(images)
+        codes = nearest_on_gpu(self.quantizer.rows(grid), self.quantizer.codebook)
+        return codes.int().view(grid[:, 0].shape)
 
 
 class _EncodeInBlocks(Chain):

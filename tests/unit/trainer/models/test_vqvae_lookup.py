@@ -87,8 +87,7 @@ def test_only_the_graph_for_the_cpu_has_a_loop(written: Written) -> None:
     assert [graph.file for graph in written.graphs.values()] == ["encoder.onnx", "encoder.cuda.onnx"]
     assert "Scan" in written.operators("cpu")
     assert "Scan" not in written.operators("cuda")
-    groups = written.model.quantizer.size // lookup.GROUP
-    assert written.operators("cuda").count("ArgMin") == (2 if groups > 1 else 1)
+    assert written.operators("cuda").count("ArgMin") == 1
 
 
 @settings(deadline=None)
