@@ -1,8 +1,6 @@
 """Tiled runs: the codes and the pixels of the whole, and what becomes of a run meanwhile."""
 
 import asyncio
-import threading
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,24 +8,18 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
-from service.batching.entries import QueueLimits
 from service.contract.manifest import Role
 from service.contract.runner import BatchSlice, Results
-from service.errors import GraphFailed, Overloaded, QueueTimeout, TooLarge
+from service.errors import GraphFailed, TooLarge
 from service.models.model import ServedModel
 from service.models.scheduler import Scheduler
 from service.tiling import tiles
-from service.tiling.rows import ArrayRows, Rows
+from service.tiling.rows import Rows
 from service.tiling.tiles import TiledPipeline
 from tests.fixtures.convolutional_model import Architecture
 from tests.unit.service.conftest import CPU
-from tests.unit.service.tiling.conftest import Load
-
-PATIENCE = 10.0
-# The least tile of a model with a stride of 4 that runs in one thread.
-TILE = 2 * 96 * 4**2
+from tests.unit.service.tiling.conftest import TILE, Load, Reading, images, tiled, whole
 
 architectures = st.builds(
     Architecture,
@@ -41,21 +33,6 @@ architectures = st.builds(
     blocks=st.integers(1, 2),
     upsampling=st.sampled_from(["transposed", "nearest"]),
 )
-
-
-def images(rows: int, height: int, width: int, channels: int = 3, seed: int = 0) -> NDArray[np.uint8]:
-    return np.random.default_rng(seed).integers(0, 256, (rows, height, width, channels), dtype=np.uint8)
-
-
-def tiled(model: ServedModel, verb: str, array: Rows, scheduler: Scheduler | None = None) -> Any:
-    """The call that runs a verb in tiles on arrays with a batch axis."""
-    given = {Role.codes if verb == "decode" else Role.images: array}
-    return tiles.run(scheduler or Scheduler(CPU), model, model.pipeline(verb), given, len(array), {})
-
-
-def whole(model: ServedModel, verb: str, array: Rows) -> dict[Role, Rows]:
-    given = {Role.codes if verb == "decode" else Role.images: array}
-    return model.run(model.pipeline(verb), given, len(array), {}).arrays
 
 
 @given(
@@ -125,18 +102,6 @@ def test_tiles_have_sizes_that_the_model_takes(convolutional: Load) -> None:
     assert operation.scales == {Role.images: 8, Role.codes: 2}
     results = asyncio.run(tiled(model, "encode", pixels))
     np.testing.assert_array_equal(results.arrays[Role.codes], whole(model, "encode", pixels)[Role.codes])
-
-
-class Reading(ArrayRows):
-    """A source that remembers what is read."""
-
-    def __init__(self, array: Rows) -> None:
-        super().__init__(array)
-        self.counts: list[int] = []
-
-    def read(self, count: int, /) -> Rows:
-        self.counts.append(count)
-        return super().read(count)
 
 
 class Writing:
@@ -210,116 +175,3 @@ def test_outputs_of_another_size_are_no_picture(convolutional: Load, monkeypatch
     monkeypatch.setattr(ServedModel, "run_batch", wrong)
     with pytest.raises(GraphFailed, match="for a tile of"):
         asyncio.run(tiled(model, "encode", images(1, 96, 96)))
-
-
-class Gate:
-    """Batches that wait until they may run."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.begun, self.open, self.batches = threading.Event(), threading.Event(), 0
-        run = ServedModel.run_batch
-
-        def watched(*given: Any) -> list[Results]:
-            self.batches += 1
-            self.begun.set()
-            assert self.open.wait(PATIENCE)
-            return run(*given)
-
-        monkeypatch.setattr(ServedModel, "run_batch", watched)
-
-
-def test_a_cancelled_run_starts_no_further_strip(
-    convolutional: Load, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = convolutional(tile_pixels=TILE)
-    gate, source = Gate(monkeypatch), Reading(images(1, 400, 60)[0])
-
-    async def main() -> int:
-        pipeline = TiledPipeline(Scheduler(CPU), model, model.pipeline("encode"), {})
-        task = asyncio.create_task(pipeline.run(source))
-        assert await asyncio.to_thread(gate.begun.wait, PATIENCE)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        reads = len(source.counts)
-        gate.open.set()
-        await asyncio.sleep(0.1)
-        return reads
-
-    reads = asyncio.run(main())
-    assert len(source.counts) == reads <= 2
-    assert gate.batches == 1
-
-
-def test_a_full_queue_refuses_another_picture_and_no_strip(
-    convolutional: Load, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Both counts are full as soon as a picture is accepted."""
-    model, pixels = convolutional(tile_pixels=TILE), images(2, 200, 60)
-    expected = whole(model, "encode", pixels)[Role.codes]
-    gate = Gate(monkeypatch)
-
-    async def main() -> Results:
-        scheduler = Scheduler(CPU, limits=QueueLimits(rows=1, nbytes=pixels.nbytes))
-        task = asyncio.create_task(tiled(model, "encode", pixels, scheduler))
-        assert await asyncio.to_thread(gate.begun.wait, PATIENCE)
-        with pytest.raises(Overloaded, match="--max-queued-bytes"):
-            await tiled(model, "encode", pixels, scheduler)
-        gate.open.set()
-        results: Results = await task
-        # What was reserved is free again.
-        await tiled(model, "encode", pixels, scheduler)
-        return results
-
-    np.testing.assert_array_equal(asyncio.run(main()).arrays[Role.codes], expected)
-
-
-def test_a_strip_waits_no_longer_than_a_request_may(
-    convolutional: Load, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model, pixels = convolutional(tile_pixels=TILE), images(1, 96, 96)
-    gate = Gate(monkeypatch)
-
-    async def main() -> None:
-        scheduler = Scheduler(CPU, limits=QueueLimits(seconds=0.05))
-        first = asyncio.create_task(tiled(model, "encode", pixels, scheduler))
-        assert await asyncio.to_thread(gate.begun.wait, PATIENCE)
-        # Another pipeline, so that they share no batch.
-        with pytest.raises(QueueTimeout):
-            await tiled(model, "reconstruct", images(1, 400, 400), scheduler)
-        gate.open.set()
-        await first
-
-    asyncio.run(main())
-
-
-def test_large_images_do_not_delay_small_ones(convolutional: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither as tiles nor whole: with more pixels than a batch, they run in another thread."""
-    model = convolutional(tile_pixels=2**17)
-    threads = dict[int, str]()
-    run = ServedModel.run_batch
-    slow = threading.Event()
-
-    def watched(*given: Any) -> list[Results]:
-        side = given[2][0].given[Role.images].shape[1]
-        threads[side] = threading.current_thread().name.partition("_")[0]
-        if side > 32:
-            assert slow.wait(PATIENCE)
-        return run(*given)
-
-    monkeypatch.setattr(ServedModel, "run_batch", watched)
-
-    async def main() -> None:
-        scheduler = Scheduler(CPU, on_loop_seconds=0)
-        encode = model.pipeline("encode")
-        large = asyncio.create_task(scheduler.run(model, encode, {Role.images: images(1, 256, 256)}, 1, {}))
-        while 256 not in threads:
-            await asyncio.sleep(0.01)
-        begun = time.monotonic()
-        await scheduler.run(model, encode, {Role.images: images(1, 32, 32)}, 1, {})
-        assert time.monotonic() - begun < PATIENCE
-        slow.set()
-        await large
-
-    asyncio.run(main())
-    assert threads == {256: "large", 32: "batch"}
