@@ -21,7 +21,7 @@ from trainer.config import VQVAEConfig
 from trainer.data.batches import Batches
 from trainer.data.loading import load
 from trainer.data.sizing import ImageOptions
-from trainer.export.onnx_export import write_codebook, write_graph
+from trainer.export.onnx_export import write_graphs
 from trainer.models.base import Graph, to_unit
 from trainer.models.vqvae import VQVAE
 
@@ -100,8 +100,6 @@ def made(case: Case, images: NDArray[np.uint8]) -> VQVAE:
 
 def sessions(model: VQVAE, folder: Path, threads: int) -> dict[str, Session]:
     """The encoder as PyTorch exports it, ours, ours for CUDA if that is another, and without a lookup."""
-    name, codebook = model.codebook()
-    write_codebook(codebook, folder)
     ours = model.graphs()[0]
     graphs: dict[str, Graph] = {
         "plain": replace(ours, file="plain.onnx", module=Plain(model), provider_modules={}),
@@ -109,12 +107,9 @@ def sessions(model: VQVAE, folder: Path, threads: int) -> dict[str, Session]:
         **ours.variants,
         "outputs": replace(ours, file="outputs.onnx", module=Outputs(model), provider_modules={}),
     }
+    write_graphs(list(graphs.values()), folder, model.codebook())
     provider = choose_provider("cpu", threads)
-    found = {}
-    for key, graph in graphs.items():
-        write_graph(graph, folder, name)
-        found[key] = Session(folder / graph.file, provider)
-    return found
+    return {key: Session(folder / graph.file, provider) for key, graph in graphs.items()}
 
 
 def milliseconds(
