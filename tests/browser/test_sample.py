@@ -7,7 +7,7 @@ from playwright.sync_api import expect
 
 from tests.browser.opened import Opened, ink, pixels, sources, wait
 
-LONG = "#sample?model=ncp-mnist&method=langevin&steps=2000&n=256&film=0&seed=1"
+LONG = "#sample?model=ncp-mnist&method=langevin&steps=2000&n=256&seed=1"
 
 
 def test_a_link_gives_the_same_pictures(page: Opened) -> None:
