@@ -15,7 +15,7 @@ need `wrk`, the first also build/peers. The others need neither:
     python -m tests.benchmarks hostile             all that may be done to a service, row by row; 6 minutes
     python -m tests.benchmarks decoding            pictures of all kinds, mostly broken, both ways; a minute
 
-    python -m tests.benchmarks gpu --out DIR       everything on a GPU; five minutes, --rehearse on the CPU
+    python -m tests.benchmarks gpu --out DIR       everything on a GPU; seven minutes, --rehearse on the CPU
 
     python -m tests.benchmarks access-log          what a line of the access log costs; half a minute
 

@@ -9,7 +9,7 @@ from service.contract.runner import BatchSlice, Runner, parameters_of
 from service.models.bundle import read_manifest
 from service.runtime.providers import Provider, choose_provider
 from service.runtime.session import Session
-from tests.benchmarks.gpu.context import Context, failure
+from tests.benchmarks.gpu.context import Context, failure, quiet
 
 CHAINS = (("ncp-mnist", "sample/langevin"), ("ncp-mnist", "sample/mala"), ("vlae-mnist", "decode"))
 ROWS = (1, 16, 64, 512)
@@ -39,6 +39,7 @@ def measure(context: Context) -> None:
         choose_provider("cpu", 1),
         choose_provider("cpu", 4),
     ]
+    quiet()
     for name, operation in CHAINS[:1] if context.rehearse else CHAINS:
         folder = context.models / name
         manifest = read_manifest(folder)

@@ -8,7 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import onnxruntime as ort
+
 Cell = str | float | None
+# ONNX Runtime's severity of what ends a process.
+FATAL = 4
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,11 @@ def markdown(file: Path) -> str:
         columns, *rows = csv.reader(stream)
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
+
+
+def quiet() -> None:
+    """No messages of ONNX Runtime: what fails raises, and a plan that cuDNN refuses is a line each time."""
+    ort.set_default_logger_severity(FATAL)
 
 
 def failure(error: Exception) -> str:

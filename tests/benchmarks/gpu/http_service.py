@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 
 NPY, JSON = "application/x-npy", "application/json"
 PATIENCE, ENDING = 60.0, 5.0
+# Of a request: a status other than 200, or what breaks the connection.
+FAILURES = (ValueError, OSError, http.client.HTTPException)
 
 
 class Client:
@@ -38,9 +40,14 @@ class Client:
 
     def _exchange(self, method: str, path: str, body: bytes | None, accept: str) -> bytes:
         headers = {"Accept": accept} | ({} if body is None else {"Content-Type": NPY})
-        self._connection.request(method, path, body, headers)
-        response = self._connection.getresponse()
-        data = response.read()
+        try:
+            self._connection.request(method, path, body, headers)
+            response = self._connection.getresponse()
+            data = response.read()
+        except FAILURES:
+            # The next request opens another.
+            self._connection.close()
+            raise
         if response.status != http.client.OK:
             raise ValueError(f"{path}: status {response.status}: {data[:200]!r}")
         return data

@@ -1,6 +1,6 @@
 """Every operation of every model through the service with its defaults, on CUDA beside the CPU.
 
-Requests are of 1, 8, 64 and 512 rows, one client with one connection. The answers for 64 rows are compared.
+Requests are of 1, 8, 64 and 512 rows, one client with one connection. The responses for 64 rows are compared.
 """
 
 import gzip
@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from tests.benchmarks.gpu.context import Context, Table, failure
 from tests.benchmarks.gpu.http_service import (
+    FAILURES,
     JSON,
     NPY,
     Client,
@@ -43,7 +45,7 @@ COLUMNS = (
 ROWS, COMPARED = (1, 8, 64, 512), 64
 IN_TURN = (1, 64, 8, 1, 33)
 CLIENTS = 16
-# A request that takes longer is timed fewer times, and not at 512 rows on the CPU.
+# An operation that takes longer for 64 rows is measured after all others, with fewer repetitions.
 LONG = 0.1
 
 
@@ -53,6 +55,7 @@ class Requests:
 
     - ``source``: rows that the body has; empty without one
     - ``whole``: rows of the body whatever the number of rows asked for; 0 for as many as those
+    - ``least``: the fewest rows that the operation allows
     """
 
     name: str
@@ -60,6 +63,12 @@ class Requests:
     source: NDArray[Any] | None = None
     whole: int = 0
     accept: str = NPY
+    least: int = 1
+
+    @property
+    def sizes(self) -> list[int]:
+        """The numbers of rows to measure."""
+        return [max(rows, self.least) for rows in ROWS]
 
     def url(self, rows: int) -> str:
         """The path of a request for so many rows."""
@@ -82,16 +91,25 @@ def measure(context: Context) -> None:
         ready = gpu.get("/readyz")
         if ready["provider"] != context.provider:
             raise RuntimeError(f"the service runs on {ready['provider']}: {ready['reason']}")
-        # The quickest first: one that is stopped at its deadline has measured the most then.
         models = sorted((model["name"] for model in ready["models"]), reverse=True)
-        models.sort(key=lambda name: name.startswith("vlae"))
         documents = {name: gpu.get(f"/models/{name}") for name in models}
         operations = {name: list(_operations(documents[name], cpu)) for name in models}
         _mixed(context, table, (port, cpu_port), operations)
-        for name in models:
-            for requests in operations[name][: 2 if context.rehearse else None]:
-                if context.left > 1:
-                    _trial(context, table, name, requests, gpu, cpu)
+        trials = [
+            (name, requests)
+            for name in models
+            for requests in operations[name][: 2 if context.rehearse else None]
+        ]
+        slow = []
+        for name, requests in trials:
+            if (agreement := _compared(context, table, name, requests, gpu, cpu)) is None:
+                continue
+            if agreement.seconds > LONG:
+                slow.append((name, requests, agreement))
+            else:
+                measure_sizes(context, table, name, requests, agreement, gpu, cpu)
+        for name, requests, agreement in slow:
+            measure_sizes(context, table, name, requests, agreement, gpu, cpu)
 
 
 def _operations(document: Mapping[str, Any], cpu: Client) -> Iterator[Requests]:
@@ -109,7 +127,7 @@ def _operations(document: Mapping[str, Any], cpu: Client) -> Iterator[Requests]:
             path = f"/sample?model={name}&method={method}&seed=7&n={{rows}}"
             roles = {item["role"] for item in declared["inputs"]}
             if "target" in roles:
-                yield Requests(operation, path, images, whole=2)
+                yield Requests(operation, path, images, whole=2, least=2)
                 continue
             yield Requests(operation, path)
             if "mask" in roles:
@@ -128,37 +146,65 @@ def _images(spec: Mapping[str, int]) -> NDArray[np.uint8]:
     return blocks.repeat(8, axis=1).repeat(8, axis=2)[:, :height, :width]
 
 
-def _trial(context: Context, table: Table, model: str, requests: Requests, gpu: Client, cpu: Client) -> None:
+@dataclass(frozen=True)
+class Agreement:
+    """How far the responses of both services are from each other, and seconds that CUDA's took."""
+
+    text: str
+    seconds: float
+
+
+def _compared(
+    context: Context, table: Table, model: str, requests: Requests, gpu: Client, cpu: Client
+) -> Agreement | None:
+    if context.left < 1:
+        return None
     try:
-        agreement, started = _agreement(requests, gpu, cpu), time.monotonic()
+        text, started = _agreement(requests, gpu, cpu), time.monotonic()
         _ask(requests, gpu, COMPARED)
-        seconds = time.monotonic() - started
-    except (ValueError, OSError) as error:
+        return Agreement(text, time.monotonic() - started)
+    except FAILURES as error:
         table.add(model, requests.name, *[None] * 6, failure(error))
-        return
-    for rows in ROWS[:1] if context.rehearse else ROWS:
+        return None
+
+
+def measure_sizes(
+    context: Context,
+    table: Table,
+    model: str,
+    requests: Requests,
+    agreement: Agreement,
+    gpu: Client,
+    cpu: Client,
+) -> None:
+    """A row for each number of rows of an operation, or why it has none."""
+    slow = agreement.seconds > LONG
+    for rows in requests.sizes[:1] if context.rehearse else requests.sizes:
         if context.left < 1:
             return
-        body, url = requests.body(rows), requests.url(rows)
-        least = 3 if seconds > LONG else 5
+        post = partial(_post, requests, rows)
         try:
-            for _ in range(1 if seconds > LONG else 2):
-                gpu.post(url, body, requests.accept)
-            times = context.times(lambda: gpu.post(url, body, requests.accept), 0.3, least)  # noqa: B023
+            for _ in range(1 if slow else 2):
+                post(gpu)
+            times = context.times(partial(post, gpu), 0.1 if slow else 0.3, 2 if slow else 5)
             rate = None
-            if rows in (1, 64):
-                cpu.post(url, body, requests.accept)
-                rate = rows * 1000 / context.median(lambda: cpu.post(url, body, requests.accept), 0.2, 2)  # noqa: B023
-        except (ValueError, OSError) as error:
+            if rows in (requests.least, COMPARED):
+                post(cpu)
+                rate = rows * 1000 / context.median(partial(post, cpu), 0.2, 2)
+        except FAILURES as error:  # the next size may do
             table.add(model, requests.name, rows, *[None] * 5, failure(error))
-            return
+            continue
         middle = statistics.median(times)
         figures = (rows * 1000 / middle, middle, percentile(times, 0.99), rate)
-        table.add(model, requests.name, rows, *figures, agreement)
+        table.add(model, requests.name, rows, *figures, agreement.text)
+
+
+def _post(requests: Requests, rows: int, client: Client) -> bytes:
+    return client.post(requests.url(rows), requests.body(rows), requests.accept)
 
 
 def _ask(requests: Requests, client: Client, rows: int) -> NDArray[Any]:
-    data = client.post(requests.url(rows), requests.body(rows), requests.accept)
+    data = _post(requests, rows, client)
     if requests.accept == NPY:
         return from_npy(data)
     return np.array(list(json.loads(data)["figures"].values()))

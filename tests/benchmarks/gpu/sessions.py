@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from service.runtime.providers import CPU, CUDA, choose_provider
-from tests.benchmarks.gpu.context import Context
+from tests.benchmarks.gpu.context import FATAL, Context, quiet
 
 Array = NDArray[Any]
 
@@ -18,6 +18,7 @@ Array = NDArray[Any]
 def ready(context: Context) -> None:
     """Load CUDA's libraries. Raises StartupError if CUDA is wanted and does not work."""
     choose_provider(context.provider)
+    quiet()
 
 
 def opened(
@@ -26,7 +27,7 @@ def opened(
     """A session of a graph on the provider. Raises what ONNX Runtime raises."""
     settings = ort.SessionOptions()
     settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    settings.log_severity_level = 3
+    settings.log_severity_level = FATAL
     options = {
         "cudnn_conv_algo_search": "HEURISTIC",
         "arena_extend_strategy": "kSameAsRequested",

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -74,7 +75,7 @@ class Norm(nn.GroupNorm):
     def forward(self, x: Tensor) -> Tensor:
         if self.fused and torch.compiler.is_exporting():
             last = x.permute(0, 2, 3, 1)
-            attributes = {"epsilon": self.eps, "groups": self.num_groups, "channels_last": 1}
+            attributes: dict[str, Any] = {"epsilon": self.eps, "groups": self.num_groups, "channels_last": 1}
             made = torch.onnx.ops.symbolic(
                 "com.microsoft::GroupNorm",
                 (last, self.weight.float(), self.bias.float()),
