@@ -29,7 +29,7 @@ _COMPRESSED = {".css", ".html", ".js", ".svg"}
 
 
 class PageFile(NamedTuple):
-    """One file: its content, the same as gzip if that is smaller, and the ``ETag`` of each."""
+    """One file: its content, the same as gzip where that is smaller, and an ``ETag`` without its quotes."""
 
     media_type: str
     content: bytes

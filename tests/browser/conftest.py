@@ -57,7 +57,7 @@ def below() -> Iterator[str]:
 
 @pytest.fixture(params=WIDTHS)
 def page(request: pytest.FixtureRequest, chromium: Browser, service: str) -> Iterator[Opened]:
-    """The page, in a new session, at each of the widths."""
+    """The page, in a new window, at each of the widths."""
     with opening(chromium, service, request.param) as opened:
         yield opened
 
