@@ -10,7 +10,7 @@ import html
 from pathlib import Path
 from typing import NamedTuple
 
-FOLDER = Path(__file__).parents[1] / "page"
+FOLDER = Path(__file__).parent
 INDEX = "index.html"
 # In the HTML; what stands there depends on the version and on the root path.
 _LINKS = "<!-- links -->"
