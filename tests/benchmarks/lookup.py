@@ -25,6 +25,7 @@ from trainer.export.onnx_export import write_graphs
 from trainer.models.base import Graph, to_unit
 from trainer.models.vqvae import VQVAE
 
+PLAIN = "plain.onnx"
 BATCHES = (1, 64)
 # Runs of single images are short, and there are so many times more of them.
 SINGLY = 10
@@ -98,11 +99,16 @@ def made(case: Case, images: NDArray[np.uint8]) -> VQVAE:
     return model
 
 
+def plain_encoder(model: VQVAE) -> Graph:
+    """The encoder as PyTorch exports it."""
+    return replace(model.graphs()[0], file=PLAIN, module=Plain(model), provider_modules={})
+
+
 def sessions(model: VQVAE, folder: Path, threads: int) -> dict[str, Session]:
     """The encoder as PyTorch exports it, ours, ours for CUDA if that is another, and without a lookup."""
     ours = model.graphs()[0]
     graphs: dict[str, Graph] = {
-        "plain": replace(ours, file="plain.onnx", module=Plain(model), provider_modules={}),
+        "plain": plain_encoder(model),
         "ours": ours,
         **ours.variants,
         "outputs": replace(ours, file="outputs.onnx", module=Outputs(model), provider_modules={}),

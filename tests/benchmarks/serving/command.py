@@ -67,7 +67,7 @@ class Bench:
 
     def _load(self, contender: Contender, workload: Workload) -> None:
         config = Config(
-            graph=str(workload.graph),
+            graph=str(workload.plain if contender.peer and workload.plain else workload.graph),
             size=workload.size,
             port=free_port(),
             settings=contender.settings_for(workload.at_once),

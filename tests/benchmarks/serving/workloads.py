@@ -1,19 +1,22 @@
 """What is sent: bodies in files, the model they are for, and the codes that ONNX Runtime itself gives."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
+from tests.benchmarks.lookup import PLAIN, plain_encoder
 from tests.benchmarks.serving.work import JSON, NPY, PNG, Codes, Encoder, Pixels, as_npy
 from trainer.config import resolve
 from trainer.data.loading import load
 from trainer.data.sizing import ImageOptions
 from trainer.export.exporter import export
+from trainer.export.onnx_export import write_graphs
 from trainer.models.base import build
+from trainer.models.vqvae import VQVAE
 
 # Many pictures, so that nobody could answer from memory; and few enough for the processor's cache.
 PICTURES = 64
@@ -33,6 +36,7 @@ class Workload:
     - ``size``: height and width of the images
     - ``expected``: the codes of the first bodies
     - ``at_once``: images that a server may put together
+    - ``plain``: the encoder as PyTorch exports it by itself, for the peers; without one they have ours
     """
 
     name: str
@@ -42,6 +46,7 @@ class Workload:
     size: tuple[int, int]
     expected: tuple[Codes, ...]
     at_once: int
+    plain: Path | None = None
 
     @property
     def graph(self) -> Path:
@@ -80,8 +85,9 @@ def workloads(wanted: Sequence[str], mnist: Path, scratch: Path) -> list[Workloa
         made += [_pictures(digits, mnist, scratch, at_once=16), _arrays(digits, mnist, scratch)]
     if set(wanted) & set(names(LARGE)):
         colours = np.stack([_picture(seed) for seed in range(PICTURES)])
-        large = _untrained(colours, scratch)
-        made += [_pictures(colours, large, scratch, at_once=2), _arrays(colours, large, scratch)]
+        large, plain = _untrained(colours, scratch)
+        both = _pictures(colours, large, scratch, at_once=2), _arrays(colours, large, scratch)
+        made += [replace(each, plain=plain) for each in both]
     return [workload for workload in made if workload.name in wanted]
 
 
@@ -118,8 +124,8 @@ def _pillow(image: Pixels) -> Image.Image:
     return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
 
 
-def _untrained(pictures: Pixels, scratch: Path) -> Path:
-    """A model of the preset for 128x128 in colour, exported before its first step."""
+def _untrained(pictures: Pixels, scratch: Path) -> tuple[Path, Path]:
+    """A model of the preset for 128x128 in colour, exported before its first step, and its plain encoder."""
     folder = scratch / "pictures"
     folder.mkdir()
     for number, picture in enumerate(pictures):
@@ -128,4 +134,8 @@ def _untrained(pictures: Pixels, scratch: Path) -> Path:
     config = resolve("vqvae", preset="vqvae-naruto", flags=flags)
     dataset = load(config.data, ImageOptions(size=config.image_size, background=config.background))
     torch.manual_seed(config.seed)
-    return export(build(config, dataset.spec, 0.1), None, config, dataset).folder
+    model = build(config, dataset.spec, 0.1)
+    assert isinstance(model, VQVAE)
+    (scratch / "plain").mkdir()
+    write_graphs([plain_encoder(model)], scratch / "plain", model.codebook())
+    return export(model, None, config, dataset).folder, scratch / "plain" / PLAIN
