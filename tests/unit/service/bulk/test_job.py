@@ -8,6 +8,8 @@ from service.bulk import BulkError
 from tests.fixtures import toy_models
 from tests.fixtures.bulk_data import finish, job, table, write_pictures
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_run_that_ended_goes_on_where_it_was(exported: Path, tmp_path: Path) -> None:
     pixels = write_pictures(tmp_path / "in", 10)

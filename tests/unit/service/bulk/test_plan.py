@@ -15,6 +15,8 @@ from service.bulk.sinks import Row
 from service.bulk.sources.base import UNKNOWN, Unit
 from tests.fixtures.bulk_data import broken, table
 
+pytestmark = pytest.mark.slow
+
 WANTED = {
     "schema_version": 1,
     "command": "encode",

@@ -21,6 +21,8 @@ from tests.fixtures.convolutional_model import Architecture
 from tests.unit.service.conftest import CPU
 from tests.unit.service.tiling.conftest import TILE, Load, Reading, images, tiled, whole
 
+pytestmark = pytest.mark.slow
+
 architectures = st.builds(
     Architecture,
     channels=st.sampled_from([1, 3]),

@@ -26,6 +26,8 @@ from service.errors import BadImage, BadSize, TooLarge
 from tests.fixtures import png_builder
 from tests.fixtures.image_files import noise, saved
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("pyvips", reason="the extra 'large' is not installed")
 
 GREY = ImageSpec(channels=1, height=4, width=4, multiple_of=4, background=100)
