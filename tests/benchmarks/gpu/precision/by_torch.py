@@ -92,7 +92,11 @@ def _median(
     call: Callable[..., object] = network
     if compiled:
         # A rehearsal traces the network, and leaves out the C compiler.
-        call = torch.compile(network, backend="eager") if context.rehearse else _reduced(network)
+        call = (
+            torch.compile(network, backend="eager")
+            if context.rehearse
+            else torch.compile(network, mode="reduce-overhead", dynamic=False)
+        )
 
     def run() -> None:
         with torch.no_grad():
@@ -105,7 +109,3 @@ def _median(
         run()
     compiling = time.monotonic() - started
     return context.median(run), compiling if compiled else None
-
-
-def _reduced(network: Network) -> Callable[..., object]:
-    return torch.compile(network, mode="reduce-overhead", dynamic=False)
