@@ -77,6 +77,7 @@ def _train(
         run = RunFolder.latest(resolved.out, resolved.name, numbered=numbered) if resume else None
         if run is not None:
             run.replace = replace
+            # Raises RunError now if there is none, before torch is imported.
             run.latest_checkpoint()
             resolved = run.changed(kind, asked)
         _check(resolved, run, replace=replace or (numbered and run is None))

@@ -7,7 +7,7 @@
 The ways take turns. A rate counts the whole process, its start and the writing included. CPU seconds are
 those of the process and its threads; for Ray, whose processes are not its children, there are none. Then
 runs are killed at random moments and finished. At the end the memory of a run over generated images is
-looked at.
+measured.
 """
 
 import resource
@@ -122,7 +122,7 @@ def written(folder: Path, images: int) -> Path:
 def ways(
     model: Path, pictures: Path, scratch: Path, images: int, url: str, *, ray: bool
 ) -> Mapping[str, Way]:
-    """The ways by name; of the bare loop that with the best batch."""
+    """The ways by name; the bare loop has the best of ``BATCHES``."""
     few = min(FEW, images)
     loops = {batch: partial(_script, BARE, model, pictures, scratch, few, batch) for batch in BATCHES}
     rates = {
@@ -165,7 +165,7 @@ def compare(found: Mapping[str, Way], rounds: int) -> None:
 
 
 def interrupt(model: Path, pictures: Path, output: Path, kills: int, engine: str) -> None:
-    """Kill runs at random moments, finish the last, and look at what is there."""
+    """Kill runs at random moments, finish the last, and check its output."""
     flags = [*_flags(model, pictures, output, engine), "--shard-size=500"]
     chance = np.random.default_rng(0)
     for number in range(1, kills + 1):

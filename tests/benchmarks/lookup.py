@@ -27,7 +27,7 @@ from trainer.models.vqvae import VQVAE
 
 PLAIN = "plain.onnx"
 BATCHES = (1, 64)
-# Runs of single images are short, and there are so many times more of them.
+# Single images run quickly, so they get this many times more runs.
 SINGLY = 10
 # Encoder outputs for each code, of which one becomes the code; many are those of a plain background.
 ROWS_PER_CODE = 8
@@ -121,7 +121,7 @@ def sessions(model: VQVAE, folder: Path, threads: int) -> dict[str, Session]:
 def milliseconds(
     contenders: dict[str, Session], images: NDArray[np.uint8], rounds: int
 ) -> dict[str, list[float]]:
-    """Of each round, an image, after one that is not counted."""
+    """Milliseconds an image of each round, by session; a round before them warms up."""
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for round_ in range(rounds + 1):
         for name, session in contenders.items():

@@ -1,4 +1,4 @@
-"""Small requests beside large pictures: how much later they are answered than alone."""
+"""Latency of small requests beside large pictures, and alone."""
 
 import shutil
 import statistics
@@ -30,7 +30,7 @@ class Clients:
             each.start()
 
     def end(self) -> None:
-        """Send no more, and wait for the last answers."""
+        """Send no more, and wait for the last responses."""
         self._ending.set()
         for each in self._threads:
             each.join()
@@ -39,9 +39,9 @@ class Clients:
         with wire.connected(self._service.port, PATIENCE) as connection:
             while not self._ending.is_set():
                 begun = time.perf_counter()
-                answer = wire.exchange(connection, self._request, PATIENCE)
+                response = wire.exchange(connection, self._request, PATIENCE)
                 self.seconds.append(time.perf_counter() - begun)
-                self.outcomes[answer.label] += 1
+                self.outcomes[response.label] += 1
 
 
 def _row(label: str, clients: Clients, seconds: float) -> str:

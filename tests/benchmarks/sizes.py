@@ -62,10 +62,10 @@ def _row(source: Path, models: Path, verb: str, side: int, flags: dict[str, str]
     with started(source, models, flags) as service, wire.connected(service.port, PATIENCE) as connection:
         (worker,) = service.workers()
         memory, computed, begun = peak(worker), processor_seconds(worker), time.perf_counter()
-        answer = wire.exchange(connection, given, PATIENCE)
+        response = wire.exchange(connection, given, PATIENCE)
         seconds = time.perf_counter() - begun
-        if answer.outcome != "200":
-            return [verb, str(side), f"{answer.outcome} {answer.body[:200].decode(errors='replace')}"]
+        if response.outcome != "200":
+            return [verb, str(side), f"{response.outcome} {response.body[:200].decode(errors='replace')}"]
         computed = processor_seconds(worker) - computed
         rate = side * side / 1e6 / computed
         return [
@@ -79,9 +79,7 @@ def _row(source: Path, models: Path, verb: str, side: int, flags: dict[str, str]
 
 
 @click.command("sizes")
-@click.option(
-    "--sides", default="256,512,1024,2048,4096,8192,16384", show_default=True, help="pixels, by commas"
-)
+@click.option("--sides", default=SIDES, show_default=True, help="pixels, by commas")
 @click.option("--verbs", default="encode,reconstruct", show_default=True)
 @click.option("--source", type=click.Path(path_type=Path), default=ROOT, help="another checkout to measure")
 @click.option("--models", type=click.Path(path_type=Path), help="a folder with one bundle; else one is made")

@@ -1,4 +1,4 @@
-"""A trained model to a bundle that the service can serve: graphs, codebook, manifest, preview, model card.
+"""A trained model to a bundle that the service can serve: graphs, tensors, manifest, preview, model card.
 
 All metrics and pictures here come from the exported files through ONNX Runtime, as in the service.
 """

@@ -1,7 +1,7 @@
 """Torch modules to ONNX files, with their weights as external data in safetensors files beside them.
 
-What several graphs have in common is stored once: the codebook in ``codebook.safetensors``, which users load
-alone, and all other weights in ``weights.safetensors``.
+A tensor of several graphs is stored once: the codebook in ``codebook.safetensors``, which users load by
+itself, and all other weights in ``weights.safetensors``.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ Content = tuple[int, tuple[int, ...], bytes]
 
 
 class Place(NamedTuple):
-    """Where the bytes of a tensor are: from ``offset`` in a file."""
+    """Where a tensor is: ``length`` bytes from ``offset`` in a file."""
 
     file: str
     offset: int
@@ -79,7 +79,7 @@ def _content(tensor: TensorProto) -> Content:
 
 
 def _written(tensors: Mapping[str, TensorProto], file: Path) -> dict[Content, Place]:
-    """Write tensors as safetensors, which aligns each to its elements; the place of each."""
+    """Write tensors as safetensors, which aligns each to its elements. Returns the place of each."""
     save_file({name: numpy_helper.to_array(tensor) for name, tensor in tensors.items()}, file)
     with file.open("rb") as stream:
         # The format: the size of the header, u64, the header, JSON, and the bytes of the tensors.

@@ -1,4 +1,4 @@
-"""What is checked of exported graphs: parity with torch, and the halo of their tiles.
+"""Checks of exported graphs: parity with torch, and the halo of their tiles.
 
 Parity is checked on real images, with a tolerance for each output and its reason; a halo, bit for bit.
 """
@@ -26,8 +26,8 @@ CODE_GAP = 1e-3
 # A sample may differ only if its noise is this close to the border of two choices; a number that a sampler
 # computes, by this much of its size.
 DRAW_GAP = 1e-4
-# Runs, and rows of each, in which what is outside of a halo changes. A code seldom follows from a pixel far
-# away: of 256 rows of vqvae-mnist, one showed a halo that was a cell too small.
+# Runs, and rows of each, in which what is outside a halo changes. Many are needed, because a distant pixel
+# seldom changes a code: of 256 rows of vqvae-mnist, one showed a halo that was a cell too small.
 HALO_RUNS, HALO_ROWS = 8, 32
 PIXELS_TOLERANCE = f"{PIXELS_WITHIN_ONE_LEVEL:.1%} of pixels within 1 of 255 for the same codes"
 CODES_TOLERANCES = {
@@ -185,7 +185,7 @@ def with_draws(parity: Parity, gap: float) -> Parity:
 
 
 def check_halo(graph: Graph, halo: int, codes: CodesSpec, run: RunGraph) -> None:
-    """Check that what is just outside of a graph's halo, in cells, changes nothing, bit for bit.
+    """Check that what is just outside a graph's halo, in cells, changes nothing, bit for bit.
 
     The graph is between images, uint8 ``(N, H, W, C)``, and a grid of codes, int32 ``(N, h, w)``. Raises
     ExportError if the cell in the middle of a grid changes when the outermost cells do.

@@ -41,8 +41,8 @@ class Graph:
     ``module`` takes the tensors of ``examples`` in order and gives the ``outputs`` in order; a ``Chain``
     becomes a loop. ``axes`` names the axes of each input that may vary; ``"4*h"`` is an axis that is a
     multiple of 4. ``parameters`` are those of the inputs that have this role. A graph between images and
-    codes has a ``tiling``, or says why it is ``untiled``. ``provider_modules`` compute the same in another
-    way for a provider, by its name; each becomes a graph of its own.
+    codes has a ``tiling``, or says why it is ``untiled``. ``provider_modules``, by provider, compute the same
+    in the way that is quickest there; each becomes a graph of its own, one of ``variants``.
     """
 
     operation: str

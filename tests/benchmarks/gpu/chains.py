@@ -56,7 +56,7 @@ def measure(context: Context) -> None:
                     for provider, runner in zip(providers, runners, strict=True)
                 ]
                 table.add(*known, *times)
-            except Exception as error:  # the next one may do
+            except Exception as error:  # the next one may work
                 table.add(*known, None, None, None, failure(error))
 
 

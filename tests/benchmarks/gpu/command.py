@@ -24,7 +24,7 @@ import click
 
 from tests.benchmarks.gpu.context import Context, markdown
 
-# By worth, if the time of the machine ends: the module, its title, and its share of the seconds.
+# The module, its title, and its share of the seconds; the most valuable first, if time runs out.
 PARTS: Mapping[str, tuple[str, str, float]] = {
     "service": ("service", "Through the service", 70),
     "lookup": ("lookup", "The lookup alone", 25),
@@ -39,7 +39,7 @@ LOG = "gpu-log.txt"
 
 @click.command("gpu")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="folder of the results")
-@click.option("--only", type=click.Choice(list(PARTS)), multiple=True, help="these parts alone; repeatable")
+@click.option("--only", type=click.Choice(list(PARTS)), multiple=True, help="only this part; repeatable")
 @click.option("--seconds", default=420.0, show_default=True, help="of all parts together")
 @click.option("--rehearse", is_flag=True, help="smallest counts, on the CPU")
 @click.option(
@@ -48,7 +48,11 @@ LOG = "gpu-log.txt"
     help="of ONNX Runtime; without it CUDA, or the CPU in a rehearsal",
 )
 @click.option("--graphs", type=click.Path(path_type=Path, exists=True), help="what --prepare made")
-@click.option("--prepare", type=click.Path(path_type=Path, file_okay=False), help="export, and nothing else")
+@click.option(
+    "--prepare",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="only export the graphs, to this folder",
+)
 @click.option("--models", type=click.Path(path_type=Path), default=Path("exported"), show_default=True)
 @click.option("--part", type=click.Choice(list(PARTS)), hidden=True)
 def command(
@@ -90,9 +94,9 @@ def command(
 
 
 def _run(part: str, options: list[str], seconds: float, log: Path) -> str:
-    """Run a part in a process group of its own, which ends with it: what became of it."""
+    """Run a part in a process group of its own, which ends with it: its outcome and seconds."""
     command = [sys.executable, "-m", "tests.benchmarks", "gpu", *options, f"--part={part}"]
-    # It stops by itself a little before it is stopped.
+    # So that it ends by itself before it is killed.
     command.append(f"--seconds={seconds * 0.9}")
     started = time.monotonic()
     with log.open("ab") as output:

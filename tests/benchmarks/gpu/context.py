@@ -1,4 +1,4 @@
-"""What every part of the run is given: where to write, on which provider, and how long it may take."""
+"""The context of a part of the run: where to write, on which provider, and how long it may take."""
 
 import csv
 import statistics
@@ -49,7 +49,7 @@ class Context:
         return Table(self.out / f"gpu-{part}.csv", columns)
 
     def times(self, run: Callable[[], object], seconds: float, least: int = 3) -> list[float]:
-        """Milliseconds of each run, sorted, for some seconds and at least so many runs."""
+        """Milliseconds of each run, sorted, for ``seconds`` and at least ``least`` runs."""
         until = time.monotonic() + min(seconds, max(self.left, 0.0))
         times: list[float] = []
         while len(times) < (1 if self.rehearse else least) or (
@@ -93,7 +93,7 @@ def markdown(file: Path) -> str:
 
 
 def quiet() -> None:
-    """No messages of ONNX Runtime: what fails raises, and a plan that cuDNN refuses is a line each time."""
+    """Silence ONNX Runtime: a failure raises anyway, and each plan that cuDNN refuses would be a line."""
     ort.set_default_logger_severity(FATAL)
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 NPY, JSON = "application/x-npy", "application/json"
 PATIENCE, ENDING = 60.0, 5.0
-# Of a request: a status other than 200, or what breaks the connection.
+# Of a request: a status other than 200, or a broken connection.
 FAILURES = (ValueError, OSError, http.client.HTTPException)
 
 
@@ -35,7 +35,7 @@ class Client:
         return json.loads(self._exchange("GET", path, None, JSON))
 
     def post(self, path: str, body: bytes | None, accept: str = NPY) -> bytes:
-        """The body of a response to an npy body, or to none. Raises ValueError for a status but 200."""
+        """The body of the response to an npy body or none. Raises ValueError for a status but 200."""
         return self._exchange("POST", path, body, accept)
 
     def _exchange(self, method: str, path: str, body: bytes | None, accept: str) -> bytes:

@@ -15,6 +15,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.benchmarks.gpu.context import Context, Table, failure
+from tests.benchmarks.gpu.precision.peak import synchronise
 from tests.benchmarks.gpu.sessions import Array, Bound, Memory, on_cpu, opened, ready
 
 SIZES = ((4096, 8), (4096, 256), (16384, 8), (512, 32))
@@ -36,7 +37,7 @@ COLUMNS = (
 
 
 class Nodes:
-    """Nodes and constants of a graph that is put together."""
+    """The nodes and constants of a graph under construction."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -122,7 +123,7 @@ def measure(context: Context) -> None:
         feeds = [rng.standard_normal((rows, dim), dtype=np.float32) for rows in numbers]
         wanted = [_torch(context, table, codebook, rows) for rows in feeds]
         for way in ("plain", "two-level", "scan 128") if context.rehearse else VARIANTS:
-            # Loops cannot be captured; once is enough to see it.
+            # A graph with a loop cannot be captured.
             for captures in (False, True) if not way.startswith("scan") else (False,):
                 if context.left > 2:
                     _trial(context, table, way, codebook, feeds, wanted, captures=captures)
@@ -135,13 +136,13 @@ def _torch(context: Context, table: Table, codebook: Array, rows: Array) -> Arra
 
     def run() -> torch.Tensor:
         codes = torch.nn.functional.linear(z * -2, vectors, lengths).argmin(dim=1)
-        if codes.is_cuda:
-            torch.cuda.synchronize()
+        synchronise(context)
         return codes
 
     codes = run().cpu().numpy()
     table.add(*codebook.shape, "torch, eager", "no", len(rows), context.median(run, 0.1))
-    if codes.size and context.torch_device == "cuda":
+    if context.torch_device == "cuda":
+        # What torch keeps cached, the graphs would lack.
         torch.cuda.empty_cache()
     return codes
 

@@ -51,10 +51,12 @@ LONG = 0.1
 
 @dataclass(frozen=True)
 class Requests:
-    """The requests of an operation: ``path`` with the number of rows, the body of so many, and its form.
+    """The requests of an operation, for any number of rows.
 
-    - ``source``: rows that the body has; empty without one
-    - ``whole``: rows of the body whatever the number of rows asked for; 0 for as many as those
+    - ``path``: the path, in which ``{rows}`` is the number of rows
+    - ``source``: the rows of which a body has the first; None for requests without a body
+    - ``whole``: the rows of every body; 0 if a body has as many as are requested
+    - ``accept``: the media type of the response
     - ``least``: the fewest rows that the operation allows
     """
 
@@ -71,11 +73,11 @@ class Requests:
         return [max(rows, self.least) for rows in ROWS]
 
     def url(self, rows: int) -> str:
-        """The path of a request for so many rows."""
+        """The path of a request for ``rows`` rows."""
         return self.path.format(rows=rows)
 
     def body(self, rows: int) -> bytes | None:
-        """The body of a request for so many rows."""
+        """The body of a request for ``rows`` rows; None without one."""
         return None if self.source is None else to_npy(self.source[: self.whole or rows])
 
 
@@ -191,7 +193,7 @@ def measure_sizes(
             if rows in (requests.least, COMPARED):
                 post(cpu)
                 rate = rows * 1000 / context.median(partial(post, cpu), 0.2, 2)
-        except FAILURES as error:  # the next size may do
+        except FAILURES as error:  # the next size may work
             table.add(model, requests.name, rows, *[None] * 5, failure(error))
             continue
         middle = statistics.median(times)
@@ -224,7 +226,7 @@ def _agreement(requests: Requests, gpu: Client, cpu: Client) -> str:
 def _mixed(
     context: Context, table: Table, ports: tuple[int, int], operations: Mapping[str, list[Requests]]
 ) -> None:
-    """Single rows of several clients, then sizes in turn: what plans its convolutions anew is slow there."""
+    """Single rows of several clients, then sizes in turn, where planning convolutions anew would be slow."""
     first = next(iter(operations))
     encode = operations[first][0]
     body = encode.body(1)

@@ -81,7 +81,7 @@ def _trial(context: Context, table: Table, preset: Preset, loop: str) -> None:
                 table.add(*cells, _trainer(config, dataset))
             else:
                 table.add(*cells, *_bare(context, config, dataset, compiled="compiled" in loop))
-    except Exception as error:  # the next one may do
+    except Exception as error:  # the next one may work
         table.add(preset.name, loop, None, None, None, None, failure(error))
 
 

@@ -59,7 +59,7 @@ class Encoder(nn.Sequential):
         self.stride = stride
 
     def tiling(self) -> Tiling:
-        """The pixels that a cell depends on, and the cells on each side that have them."""
+        """The pixels along an axis that a cell depends on, and the cells on each side that have them."""
         first, last = _span(self, 0, 0)
         beyond = max(-first, last - (self.stride - 1), 0)
         return Tiling(receptive_field=last - first + 1, halo=math.ceil(beyond / self.stride))
@@ -97,12 +97,10 @@ class Decoder(nn.Sequential):
         self.stride = stride
 
     def tiling(self) -> Tiling:
-        """The cells that a pixel depends on at most, and the cells on each side that a cell's pixels do."""
+        """The most cells along an axis that a pixel depends on, and the halo that a cell's pixels need."""
         spans = [_span(self, pixel, pixel) for pixel in range(self.stride)]
-        first, last = spans[0][0], spans[-1][1]
-        return Tiling(
-            receptive_field=max(last - first + 1 for first, last in spans), halo=max(-first, last, 0)
-        )
+        field = max(last - first + 1 for first, last in spans)
+        return Tiling(receptive_field=field, halo=max(-spans[0][0], spans[-1][1], 0))
 
 
 def _span(layers: nn.Sequential, first: int, last: int) -> tuple[int, int]:

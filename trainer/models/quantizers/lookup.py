@@ -1,9 +1,10 @@
 """The lookup: the nearest code of each row, in torch and as part of a graph.
 
 The distances of all rows to all codes are many: 16 MiB for a 128x128 image with a stride of 4 and 4,096
-codes. So that they stay in the processor's cache, rows are looked up in blocks. The arg-min of a row has two
-levels: first the lowest distance of each group of codes, a minimum, which is vectorised where an arg-min is
-not; then the arg-min of the group that has the lowest.
+codes. So that they stay in the processor's cache, rows are looked up in blocks. On a CPU the arg-min of a
+row has two levels: first the lowest distance of each group of codes, a minimum, which is vectorised where an
+arg-min is not; then the arg-min of the group that has the lowest. A graph for a GPU has neither, as both
+cost launches.
 """
 
 import math

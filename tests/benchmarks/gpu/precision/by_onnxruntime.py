@@ -61,7 +61,7 @@ class Way:
         return self.precision, "yes" if self.nhwc else "no", "yes" if self.captures else "no"
 
 
-# By worth, if time ends: the service's own first, then what may replace it.
+# The most valuable first, if time runs out: the service's own, then what may replace it.
 WAYS = (
     Way("float32", nhwc=False, captures=True),
     Way("float16", nhwc=True, captures=True),
@@ -122,7 +122,7 @@ def measure(context: Context) -> None:
         if context.left > 5:
             try:
                 _network(context, table, case, limits)
-            except Exception as error:  # the next network may do
+            except Exception as error:  # the next network may work
                 table.add(case.name, *[None] * 11, failure(error))
 
 
@@ -137,7 +137,7 @@ def _network(context: Context, table: Table, case: Case, limits: Mapping[str, fl
         if way.dtype not in graphs:
             network = in_dtype(case, context.models, DTYPES[way.dtype])
             graphs[way.dtype] = graph_of(context, case, network, way.dtype)
-        # A graph of which nodes stay on the CPU cannot be captured, and may run without.
+        # A graph with nodes on the CPU cannot be captured, but may run uncaptured.
         for tried in (way, replace(way, captures=False)) if way.captures else (way,):
             try:
                 _trial(context, table, case, tried, graphs[way.dtype], compared, limits[way.precision])

@@ -23,9 +23,9 @@ COLUMNS = (
     "compiled in, s",
     "note",
 )
-# What compiles in this time is not started with less, and the eager ones need theirs.
+# Seconds that a compilation takes, and that are kept for the eager networks.
 COMPILING, EAGER = 14.0, 12.0
-# By worth, if time ends: network, precision, rows.
+# Network, precision, rows; the most valuable first, if time runs out.
 COMPILED = (
     ("sd-encode", "bfloat16", 64),
     ("vqvae-mnist-encode", "bfloat16", 64),
@@ -51,7 +51,7 @@ def measure(context: Context) -> None:
             _trial(context, table, cases(context)[name], precision, rows, limits, compiled=True)
     for case in cases(context).values():
         if case.name.endswith("-fused"):
-            # The same in torch.
+            # In torch it is the same as the network that is not fused.
             continue
         for rows in (1,) if context.rehearse else (1, 8, 64):
             if context.left > 1:
@@ -74,13 +74,12 @@ def _trial(
         network = in_dtype(case, context.models, DTYPES[precision]).to(context.torch_device)
         network.layers().to(memory_format=torch.channels_last)
         inputs = torch.from_numpy(case.feed(rows)[case.input]).to(context.torch_device)
-        seconds = _median(context, network, inputs, compiled=compiled)
+        ms, compiling = _median(context, network, inputs, compiled=compiled)
     except Exception as error:  # without a C compiler torch compiles nothing, and says so in several ways
         table.add(*known, *[None] * 5, failure(error))
         return
     finally:
         gc.collect()
-    ms, compiling = seconds
     speed = work * rows / ms / 1e9
     table.add(*known, ms, rows / ms * 1000, speed, speed / limits[precision], compiling)
 
@@ -93,7 +92,11 @@ def _median(
     call: Callable[..., object] = network
     if compiled:
         # A rehearsal traces the network, and leaves out the C compiler.
-        call = torch.compile(network, backend="eager") if context.rehearse else _reduced(network)
+        call = (
+            torch.compile(network, backend="eager")
+            if context.rehearse
+            else torch.compile(network, mode="reduce-overhead", dynamic=False)
+        )
 
     def run() -> None:
         with torch.no_grad():
@@ -106,7 +109,3 @@ def _median(
         run()
     compiling = time.monotonic() - started
     return context.median(run), compiling if compiled else None
-
-
-def _reduced(network: Network) -> Callable[..., object]:
-    return torch.compile(network, mode="reduce-overhead", dynamic=False)

@@ -1,6 +1,6 @@
 """Graphs of the networks in each dtype, exported once without their weights, which are filled in from torch.
 
-A graph without weights is small enough to be carried to a machine with a GPU and exported there no more.
+A graph without weights is small enough to be copied to a machine with a GPU, which then need not export it.
 """
 
 import contextlib
@@ -81,11 +81,11 @@ def _exported(case: Case, network: Network) -> onnx.ModelProto:
     if next(network.layers().parameters()).dtype is torch.bfloat16:
         # The first with bfloat16 in convolutions; what these graphs use means the same in both.
         model.opset_import[0].version = 22
-    # Where it came from in the sources, of which a large graph has megabytes.
+    # Source locations, which are megabytes in a large graph.
     for node in model.graph.node:
         del node.metadata_props[:]
     del model.graph.value_info[:]
-    # A tensor of the exporter may hold its values in another field than the raw bytes.
+    # ``_stripped`` and ``graph_of`` need the values as raw bytes; the exporter may use another field.
     for item in model.graph.initializer:
         if not item.HasField("raw_data"):
             item.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(item), item.name))

@@ -26,7 +26,7 @@ from trainer.export.onnx_export import CODEBOOK_FILE, CODEBOOK_TENSOR
 from trainer.models.base import build, to_pixels, to_unit
 from trainer.models.vqvae import VQVAE
 
-# Of the encoder of Stable Diffusion's autoencoder: channels of each resolution, and layers at each.
+# The encoder of Stable Diffusion's autoencoder: channels of each resolution, and layers at each.
 SD_CHANNELS, SD_LAYERS, SD_GROUPS, SD_SIZE = (128, 256, 512, 512), 2, 32, 256
 SMALL_CHANNELS, SMALL_GROUPS, SMALL_SIZE = (8, 8), 4, 32
 
@@ -175,7 +175,7 @@ class Case:
     values: int = 256
 
     def feed(self, rows: int) -> dict[str, Array]:
-        """Random inputs of so many rows, in blocks of 4x4 pixels where they are images."""
+        """Random inputs of ``rows`` rows; images are in blocks of 4x4 pixels."""
         rng = np.random.default_rng(rows)
         if self.input == "codes":
             return {"codes": rng.integers(0, self.values, (rows, *self.row), np.int32)}

@@ -200,7 +200,7 @@ def test_the_measures_are_those_of_the_files(
     )
 
 
-def test_the_manifest_tells_how_far_outputs_see(trained: Trained, manifest: Manifest) -> None:
+def test_the_manifest_says_how_far_outputs_see(trained: Trained, manifest: Manifest) -> None:
     model = trained.model
     assert manifest.operations["encode"].tiling == model.encoder.tiling()
     assert manifest.operations["decode"].tiling == model.decoder.tiling()

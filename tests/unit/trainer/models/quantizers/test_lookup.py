@@ -34,7 +34,7 @@ def test_of_equally_near_codes_the_first_is_taken() -> None:
 
 
 @pytest.mark.parametrize("distances", [1, 100, 10**6])
-def test_many_rows_are_looked_up_part_by_part(monkeypatch: pytest.MonkeyPatch, distances: int) -> None:
+def test_many_rows_are_looked_up_in_blocks(monkeypatch: pytest.MonkeyPatch, distances: int) -> None:
     monkeypatch.setattr(lookup, "DISTANCES_IN_TORCH", distances)
     codebook = torch.arange(7.0)[:, None]
     assert nearest(codebook[[3, 1, 6] * 20], codebook).tolist() == [3, 1, 6] * 20
