@@ -79,9 +79,7 @@ def _row(source: Path, models: Path, verb: str, side: int, flags: dict[str, str]
 
 
 @click.command("sizes")
-@click.option(
-    "--sides", default="256,512,1024,2048,4096,8192,16384", show_default=True, help="pixels, by commas"
-)
+@click.option("--sides", default=SIDES, show_default=True, help="pixels, by commas")
 @click.option("--verbs", default="encode,reconstruct", show_default=True)
 @click.option("--source", type=click.Path(path_type=Path), default=ROOT, help="another checkout to measure")
 @click.option("--models", type=click.Path(path_type=Path), help="a folder with one bundle; else one is made")
