@@ -42,6 +42,9 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 
 _WHITESPACE = b" \t\r\n\v\f"
 
+# Values of two images that are compared at a time: the difference takes four times their memory.
+_COMPARED = 2**20
+
 _LARGER = "a larger one is read row by row if it is the only one, a PNG or JPEG, and has resize=false"
 
 # Pillow's own limit is fixed, and it raises at twice the value; open_image checks the setting.
@@ -167,6 +170,16 @@ def from_array(array: Pixels, spec: ImageSpec, limits: ImageLimits, *, resize: b
 def cropped(images: Pixels, size: tuple[int, int] | None) -> Pixels:
     """The top left part of ``size``, (height, width), of images uint8 ``(N, H, W, C)``; without it, all."""
     return images if size is None else np.ascontiguousarray(images[:, : size[0], : size[1]])
+
+
+def squared_error(original: Pixels, reconstruction: Pixels) -> int:
+    """The sum of the squared differences of two images uint8 ``(H, W, C)``."""
+    total, step = 0, max(1, _COMPARED // original[0].size)
+    for top in range(0, len(original), step):
+        rows = slice(top, top + step)
+        difference = original[rows].astype(np.int32) - reconstruction[rows]
+        total += int(np.square(difference).sum(dtype=np.int64))
+    return total
 
 
 def padded_size(height: int, width: int, spec: ImageSpec, limits: ImageLimits, where: str) -> tuple[int, int]:

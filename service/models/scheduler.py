@@ -1,8 +1,9 @@
 """The scheduler of a process: one batcher for samplers, one for large images, and one for everything else.
 
 A batch of a sampler may take seconds, and that of a large image, such as a tile, tenths of a second. With
-batchers of their own they do not delay an encode. A large image alone has more pixels than a batch may have.
-The threads of large images have a lower priority: beside them, small requests have most of a CPU.
+batchers of their own, no small image waits for them in a queue. A large image alone has more pixels than a
+batch may have. The threads of large images have a lower priority: beside them, small requests have most of a
+CPU.
 
 On a GPU one thread runs everything, because ONNX Runtime keeps a stream, library handles and captured graphs
 per thread.
@@ -32,8 +33,8 @@ from service.runtime.providers import Provider
 # Seconds of CPU time; while a GPU works, the event loop is free for the next requests.
 ON_LOOP_SECONDS = 0.02
 
-# Of the threads of large images. 56 clients of small images beside 8 of large ones had 1.0 to 1.1 times the
-# responses that they have alone, and 0.2 to 0.4 times without.
+# Of the threads of large images; docs/operations/batching.md has what it leaves to small ones. Without it, 56
+# clients of small images beside 8 of large ones had 0.2 to 0.4 times the responses that they have alone.
 _NICENESS = 5
 
 OnBatch = Callable[[ServedModel, Pipeline, BatchReport], None]

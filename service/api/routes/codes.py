@@ -31,7 +31,7 @@ from service.api.openapi.document import (
 from service.api.openapi.examples import Examples
 from service.api.routes import image_rows
 from service.api.schemas import CodesDocument, DecodeQuery, ImagesQuery, ImagesResponse, ModelResponse
-from service.codecs.images import Pixels, cropped
+from service.codecs.images import Pixels, cropped, squared_error
 from service.contract.manifest import Role
 
 
@@ -55,9 +55,6 @@ class ReconstructionResponse(ImagesResponse):
     psnr: list[float | None]
     """In dB, for each image; null if there is no difference."""
 
-
-# Values of two images that are compared at a time.
-_COMPARED = 2**20
 
 _CODES_BODY = body(json_content(CodesDocument, Examples.codes) | {NPY: BINARY})
 
@@ -143,15 +140,5 @@ async def reconstruct(request: Request, context: Shared, query: Annotated[Images
 
 def _distances(originals: Pixels, reconstructions: Pixels) -> dict[str, list[float] | list[float | None]]:
     """MSE of pixels in [0, 1] and PSNR in dB, for each of the images uint8 ``(N, H, W, C)``."""
-    squares = np.array([_squares(*each) for each in zip(originals, reconstructions, strict=True)])
+    squares = np.array([squared_error(*each) for each in zip(originals, reconstructions, strict=True)])
     return responses.distances((squares / (255**2 * originals[0].size)).tolist())
-
-
-def _squares(original: Pixels, reconstruction: Pixels) -> int:
-    """The sum of the squared differences of two images, some rows at a time."""
-    total, step = 0, max(1, _COMPARED // original[0].size)
-    for top in range(0, len(original), step):
-        rows = slice(top, top + step)
-        difference = original[rows].astype(np.int32) - reconstruction[rows]
-        total += int(np.square(difference).sum(dtype=np.int64))
-    return total

@@ -1,6 +1,6 @@
 """``/``: a page to see what the models do. Its files are those of ``service.page.files``.
 
-The page has no script and no style but its own, calls this service and nobody else, and sets no cookie.
+The page has no script and no style but its own, calls no service but this one, and sets no cookie.
 """
 
 from fastapi import APIRouter
@@ -33,7 +33,7 @@ async def page(request: Request) -> Response:
 
 @router.get("/page/{version}/{path:path}")
 async def page_file(request: Request, version: str, path: str) -> Response:
-    """A file of the page. Of another version there is none."""
+    """A file of the page; 404 for one of another version."""
     files: PageFiles = request.app.state.page
     file = files.files.get(path) if version == files.version else None
     if file is None:

@@ -109,15 +109,16 @@ def open_large(data: Bytes, limits: ImageLimits) -> LargeFile | None:
 
 def _header(data: Bytes, parts: list[bytes | slice]) -> Image.Image | None:
     """What Pillow reads of a file before its pixels."""
-    head = list[bytes]()
+    head = io.BytesIO()
     for part in parts:
-        head.append(
+        head.write(
             data[part.start : min(part.stop, part.start + _SEGMENT)] if isinstance(part, slice) else part
         )
-        if _kind(data, part) == b"IDAT" or sum(map(len, head)) > _LONGEST_HEADER:
+        if _kind(data, part) == b"IDAT" or head.tell() > _LONGEST_HEADER:
             break
+    head.seek(0)
     try:
-        return Image.open(io.BytesIO(b"".join(head)), formats=FORMATS)
+        return Image.open(head, formats=FORMATS)
     except MemoryError:
         raise
     except Exception:  # as in service.codecs.images.open_image, which then says what is wrong

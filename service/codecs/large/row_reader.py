@@ -142,12 +142,5 @@ class _Stream:
         return b""
 
 
-def _vips() -> Any:
-    vips = importlib.import_module("pyvips")
-    # Its cache would keep the files of images that were turned open.
-    vips.cache_set_max(0)
-    return vips
-
-
 def _corrupt() -> BadImage:
     return BadImage("the image is truncated or corrupt")

@@ -7,12 +7,12 @@ from typing import Protocol
 import numpy as np
 
 from service.codecs.image_metadata import PNG_START
-from service.codecs.images import Pixels
+from service.codecs.images import Pixels, squared_error
 
 _COLOUR_TYPES = {1: 0, 3: 2}
 # A filter of PNG: a row is stored as its difference from the row above.
 _UP = 2
-# Rows that are compared at a time.
+# Rows of the original that are read at a time.
 _COMPARED = 32
 
 
@@ -113,8 +113,7 @@ class ComparedRows:
         """Pass on the next rows."""
         for top in range(0, len(rows), _COMPARED):
             some = rows[top : top + _COMPARED]
-            difference = self._original.read(len(some))[:, : some.shape[1]].astype(np.int32) - some
-            self._squares += int(np.square(difference).sum(dtype=np.int64))
+            self._squares += squared_error(self._original.read(len(some))[:, : some.shape[1]], some)
             self._values += some.size
         self._rows.write(rows)
 

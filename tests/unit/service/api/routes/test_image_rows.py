@@ -25,7 +25,7 @@ ENCODE, RECONSTRUCT = "/encode?resize=false", "/reconstruct?resize=false"
 HEIGHT, WIDTH = 265, 250
 LIMITS: dict[str, Any] = {"max_decoded_pixels": 2**16, "max_pixels": 70_000}
 
-pyvips = pytest.importorskip("pyvips", reason="the extra 'large' is not installed")
+pytest.importorskip("pyvips", reason="the extra 'large' is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,7 @@ def test_refusals(rows: TestClient, path: str) -> None:
     assert "70000 are allowed by the setting max_pixels" in detail(keep, 413, "too-large", content=larger)
 
 
-def test_a_model_that_cannot_run_in_tiles_says_why(models: Path, tmp_path: Path) -> None:
+def test_a_model_that_cannot_run_in_tiles_says_why(tmp_path: Path) -> None:
     convolutional_model.write(tmp_path, Architecture(), tiled=False, untiled="it attends to the whole")
     with make_client(tmp_path, **LIMITS) as client:
         document = problem(client.post(ENCODE, content=picture()), 413, "too-large")

@@ -63,7 +63,7 @@ def test_a_reconstruction_and_its_distances_are_those_of_the_whole(
     assert document == expected
     assert document["shape"] == [2, 120, 88, 3]
     headers, wanted = (dict(answer.headers) for answer in answers)
-    assert {name for name in headers if name.startswith("x-tessera")} >= {"x-tessera-model"}
+    assert "x-tessera-model" in headers
     assert headers.keys() == wanted.keys()
 
 

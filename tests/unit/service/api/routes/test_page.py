@@ -81,6 +81,6 @@ def test_the_page_needs_no_key_and_shows_nothing_of_the_models(exported: Path) -
     with make_client(exported, api_keys="own") as client:
         page = client.get("/")
         sources = re.findall(r'<(?:link|script)[^>]* (?:src|href)="([^"]+)"', page.text)
-        assert {client.get(f"/{source}").status_code for source in [*sources]} == {200}
+        assert {client.get(f"/{source}").status_code for source in sources} == {200}
         assert "levels" not in page.text
         assert client.get("/models").status_code == 401

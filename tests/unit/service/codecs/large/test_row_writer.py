@@ -24,14 +24,18 @@ def write(rows: Rows, image: NDArray[np.uint8], step: int) -> None:
         rows.write(image[top : top + step])
 
 
+def written(form: type[PngRows | NpyRows], image: Pixels, step: int) -> io.BytesIO:
+    file = io.BytesIO()
+    rows = form(file, *image.shape)
+    write(rows, image, step)
+    rows.close()
+    return file
+
+
 @settings(max_examples=100, deadline=None)
 @given(image=pictures, step=st.integers(1, 12))
 def test_a_png_has_the_pixels(image: Pixels, step: int) -> None:
-    file = io.BytesIO()
-    rows = PngRows(file, *image.shape)
-    write(rows, image, step)
-    rows.close()
-    picture = Image.open(file)
+    picture = Image.open(written(PngRows, image, step))
     picture.load()
     assert picture.mode == ("L" if image.shape[2] == 1 else "RGB")
     np.testing.assert_array_equal(np.asarray(picture).reshape(image.shape), image)
@@ -40,11 +44,7 @@ def test_a_png_has_the_pixels(image: Pixels, step: int) -> None:
 @settings(max_examples=50, deadline=None)
 @given(image=pictures, step=st.integers(1, 12))
 def test_an_npy_is_that_of_the_whole(image: Pixels, step: int) -> None:
-    file = io.BytesIO()
-    rows = NpyRows(file, *image.shape)
-    write(rows, image, step)
-    rows.close()
-    assert file.getvalue() == npy.dump(image[None])
+    assert written(NpyRows, image, step).getvalue() == npy.dump(image[None])
 
 
 @pytest.mark.parametrize("step", [1, 5, 7, 20])
