@@ -66,7 +66,7 @@ export function pen(element) {
   return found;
 }
 
-/** Pixels of a canvas for each CSS pixel of it; more than two nobody sees. */
+/** Pixels of a canvas for each CSS pixel, at most 2: more cannot be seen, and take longer to draw. */
 export function pixelRatio() {
   return Math.min(window.devicePixelRatio || 1, 2);
 }
