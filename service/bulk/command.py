@@ -37,7 +37,7 @@ MOST_DECODERS = 8
 def commands() -> None:
     """Encode a data set, or decode what was encoded, without a server.
 
-    A run that was ended, by whatever, goes on when the same command is run again.
+    A run that was interrupted goes on when the same command is run again.
     """
 
 

@@ -94,7 +94,7 @@ class Plan:
 
 def begin(
     output: Location,
-    format: Format,  # noqa: A002 - as in sinks
+    format: Format,  # noqa: A002 - the word of the command line
     wanted: Mapping[str, Any],
     shards: Iterator[list[Unit]],
 ) -> Plan:
@@ -145,7 +145,8 @@ def _listed(shards: Iterator[list[Unit]]) -> tuple[bytes, int, int | None]:
     """The listing of some shards, their number, and the number of pictures."""
     buffer, count, pictures, known = io.BytesIO(), 0, 0, True
     with pq.ParquetWriter(buffer, _SCHEMA, compression="zstd") as writer:
-        for count, units in enumerate(shards, 1):  # noqa: B007
+        for units in shards:
+            count += 1
             table = pa.table(list(zip(*units, strict=True)), schema=_SCHEMA)
             writer.write_table(table, row_group_size=len(units))
             known &= all(unit.rows != UNKNOWN for unit in units)

@@ -70,7 +70,7 @@ def files(
             return _npy(stem, rows, empty)
 
 
-def done_name(format: Format, stem: str) -> str:  # noqa: A002
+def done_name(format: Format, stem: str) -> str:  # noqa: A002 - the word of the command line
     """The name of the file whose presence says that a shard is done."""
     return f"{stem}.{format}"
 

@@ -124,7 +124,7 @@ def from_files(
             continue
         where = place(index, len(files))
         if resize or image is None or image.shape[2] != spec.channels:
-            picture = _upright(data, image, spec, limits, where)
+            picture = upright(data, image, spec, limits, where)
             sizes.append(picture.size)
             image = pixels(fit(picture, spec, (spec.width, spec.height)) if resize else picture)
         else:
@@ -253,10 +253,10 @@ def _picture(image: Pixels) -> Image.Image:
     return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else np.ascontiguousarray(image))
 
 
-def _upright(
+def upright(
     data: bytes, array: Pixels | None, spec: ImageSpec, limits: ImageLimits, where: str
 ) -> Image.Image:
-    """The upright Pillow image, from its pixels if they are decoded, else from its file."""
+    """The upright Pillow image, from its pixels if they are decoded, else from its file. Raises BadImage."""
     picture = open_image(data, limits, where) if array is None else _picture(array)
     try:
         return upright_picture(picture, spec.channels, spec.background)

@@ -59,7 +59,7 @@ class Worker:
 def run(job: Job, shards: Sequence[int], pool: Pool) -> Iterator[Report]:
     """Run and write some shards: a report for each, in the order in which they are done.
 
-    Raises BulkError if the extra is missing, the cluster cannot be had, or a shard fails.
+    Raises BulkError if the extra is missing, the cluster cannot be reached or started, or a shard fails.
     """
     ray = _ray()
     with _cluster(ray, pool.address):

@@ -11,10 +11,9 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from service.codecs.images import ImageLimits, Pixels, from_files, open_image
-from service.contract.image_preprocessing import fit, pad_edges, pixels, upright_picture
+from service.codecs.images import ImageLimits, Pixels, from_files, upright
+from service.contract.image_preprocessing import fit, pad_edges, pixels
 from service.contract.manifest import ImageSpec
-from service.errors import BadImage
 
 FLIP, TEN_CROP = VIEWS = ("flip", "ten-crop")
 WHOLE = "whole"
@@ -69,11 +68,7 @@ class Preparation:
     def _crops(self, data: bytes) -> Iterator[tuple[str, Pixels]]:
         height, width = self.spec.height, self.spec.width
         size = (round(_ENLARGED * width), round(_ENLARGED * height))
-        try:
-            upright = upright_picture(open_image(data, self.limits), self.spec.channels, self.spec.background)
-        except (OSError, SyntaxError) as error:
-            raise BadImage("the image is truncated or corrupt") from error
-        enlarged = pixels(fit(upright, self.spec, size))
+        enlarged = pixels(fit(upright(data, None, self.spec, self.limits, "the image"), self.spec, size))
         for name, (down, right) in _CROPS.items():
             top, left = int(down * (size[1] - height)), int(right * (size[0] - width))
             crop = enlarged[top : top + height, left : left + width]

@@ -2,12 +2,12 @@
 
 import { fill, make } from "../lib/dom.js";
 import { fromLink, toLink } from "../lib/links.js";
-import { difference, fitted, toFile } from "../lib/pixels.js";
+import { difference, toFile } from "../lib/pixels.js";
 import { latest, Status } from "../lib/tasks.js";
 import { DrawPad } from "../parts/draw_pad.js";
 import { distances, figures, showSizes } from "../parts/figures.js";
 import { PictureView } from "../parts/picture_view.js";
-import * as sources from "../parts/sources.js";
+import { example, firstExample } from "../parts/sources.js";
 import { GridEditor } from "./grid.js";
 import { vectorEditor } from "./vector.js";
 
@@ -166,7 +166,6 @@ export class Bench {
   }
 
   strokeEnded() {
-    performance.mark("tessera-stroke");
     void this.encode().then(() => this.settled());
   }
 
@@ -210,8 +209,8 @@ export class Bench {
     const given = params.get("picture");
     if (given) await this.take(await fromLink(given, image));
     else {
-      const name = params.get("example") ?? (image.channels === 1 ? "7" : "fox");
-      await this.take(fitted(await sources.example(name, image), image), name);
+      const name = params.get("example") ?? firstExample(image);
+      await this.take(await example(name, image), name);
     }
     const changes = edits?.split(",").map((each) => each.split(":").map(Number)) ?? [];
     for (const [cell = -1, code = 0] of changes) if (cell in this.codes) this.codes[cell] = code;

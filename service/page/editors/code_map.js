@@ -1,5 +1,6 @@
 /** A grid of codes as a coloured map: like codes have like colours. */
 
+import { pixelRatio } from "../lib/dom.js";
 import { colours } from "../lib/likeness.js";
 import { Cells } from "../parts/cells.js";
 
@@ -22,8 +23,7 @@ export function codeMap(model, options) {
     rows,
     columns,
     paint: (context, cell, box) => paint(context, box, palette[codes[cell] ?? 0] ?? "", `${codes[cell]}`),
-    describe: (cell) =>
-      `row ${Math.floor(cell / columns) + 1}, column ${(cell % columns) + 1}: code ${codes[cell]}`,
+    describe: (cell) => `${model.place(cell)}: code ${codes[cell]}`,
     ...options,
   });
   // Without the codebook the colours stay as they are; the choice of codes says why.
@@ -54,7 +54,7 @@ export function codeMap(model, options) {
 function paint(context, { x, y, width, height }, colour, text) {
   context.fillStyle = colour;
   context.fillRect(x, y, width, height);
-  const size = Math.min(width / 3, 15 * Math.min(window.devicePixelRatio || 1, 2));
+  const size = Math.min(width / 3, 15 * pixelRatio());
   if (width < READABLE) return;
   context.fillStyle = Number(colour.slice(6, 11)) > LIGHT ? "#000" : "#fff";
   context.font = `500 ${size}px system-ui, sans-serif`;

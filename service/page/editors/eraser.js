@@ -29,8 +29,7 @@ export class Eraser {
       label: "The picture by its cells; erased cells are hatched",
       hint: "Arrow keys move. Space erases a cell or brings it back; Shift and an arrow key go on with it.",
       paint: (context, cell, box) => this.#paint(context, cell, box, model),
-      describe: (cell) =>
-        `row ${Math.floor(cell / this.columns) + 1}, column ${(cell % this.columns) + 1}: ${this.mask[cell] ? "erased" : "kept"}`,
+      describe: (cell) => `${model.place(cell)}: ${this.mask[cell] ? "erased" : "kept"}`,
       press: (cell, isFirst) => this.#press(cell, isFirst),
       release: () => this.changed(),
     });

@@ -45,7 +45,6 @@ export function inspector(model) {
       const own = vectors?.[code];
       vector.element.hidden = !own;
       if (own) vector.show(own);
-      const row = Math.floor(cell / model.columns) + 1;
       fill(
         numbers,
         figures([
@@ -53,7 +52,7 @@ export function inspector(model) {
           ...(cell < 0
             ? []
             : /** @type {[string, string][]} */ ([
-                ["Cell", `row ${row}, column ${(cell % model.columns) + 1}`],
+                ["Cell", model.place(cell)],
                 ["In this picture", times === 1 ? "here alone" : counted(times)],
               ])),
           ["In this visit", counted(model.seen.get(code) ?? 0)],

@@ -1,7 +1,6 @@
 /** Codes that are a vector: shown as bars, changed by sliders of the most active dimensions. */
 
 import { fill, make } from "../lib/dom.js";
-import { fitted } from "../lib/pixels.js";
 import { figures } from "../parts/figures.js";
 import { example, examples } from "../parts/sources.js";
 import { bars, sliders } from "../parts/vector.js";
@@ -68,9 +67,7 @@ function activity(model) {
   const { image } = model.detail;
   return model.once("activity", async () => {
     const names = examples(image).map(({ name }) => name);
-    const all = await Promise.all(
-      names.map(async (name) => model.encode(fitted(await example(name, image), image))),
-    );
+    const all = await Promise.all(names.map(async (name) => model.encode(await example(name, image))));
     return Array.from({ length: model.columns }, (_, axis) => {
       const values = all.map((each) => each[axis] ?? 0);
       const mean = values.reduce((sum, value) => sum + value, 0) / values.length;

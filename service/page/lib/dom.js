@@ -1,5 +1,13 @@
 /** Elements from names, attributes and children. */
 
+/** The arrow keys, as steps to the right and down. */
+export const ARROWS = new Map([
+  ["ArrowLeft", [-1, 0]],
+  ["ArrowRight", [1, 0]],
+  ["ArrowUp", [0, -1]],
+  ["ArrowDown", [0, 1]],
+]);
+
 /** @typedef {string | Node | null | undefined | false} Child */
 /** @typedef {Record<string, string | number | boolean | null | undefined | ((event: any) => void)>} Attributes */
 
@@ -56,6 +64,16 @@ export function pen(element) {
   const found = element.getContext("2d", { willReadFrequently: true });
   if (!found) throw new Error("this browser has no canvas");
   return found;
+}
+
+/** Pixels of a canvas for each CSS pixel, at most 2: more cannot be seen, and take longer to draw. */
+export function pixelRatio() {
+  return Math.min(window.devicePixelRatio || 1, 2);
+}
+
+/** @param {string} text */
+export function capitalised(text) {
+  return text.charAt(0).toUpperCase() + text.slice(1);
 }
 
 let made = 0;

@@ -10,7 +10,7 @@ import { middle, ofTensor } from "./pixels.js";
 /** @typedef {{inputs: Input[], outputs: {name: string, role: string}[], parameters: Record<string, Parameter>, description: string}} Operation */
 /** @typedef {{dtype: "int32" | "float32", shape: number[], stride: number | null, codebook_size: number | null, codebook_dim: number | null}} CodesSpec */
 /**
- * The answer to `GET /models/NAME`.
+ * The response of `GET /models/NAME`.
  *
  * @typedef {object} Detail
  * @property {string} name
@@ -30,7 +30,7 @@ import { middle, ofTensor } from "./pixels.js";
 /** @typedef {{name: string, operation: Operation, label: Input | undefined, draws: boolean, parameters: Record<string, Parameter>}} Method */
 /** @typedef {Int32Array<ArrayBuffer> | Float32Array<ArrayBuffer>} Codes */
 /**
- * The answer to `POST /sample`.
+ * The response of `POST /sample`.
  *
  * @typedef {object} Samples
  * @property {string[]} images PNG as base64
@@ -73,6 +73,15 @@ export class Model {
   get bits() {
     const cells = this.rows * this.columns;
     return cells * (this.isGrid ? Math.log2(this.size) : 32);
+  }
+
+  /**
+   * Where a cell of the grid is, in words.
+   *
+   * @param {number} cell
+   */
+  place(cell) {
+    return `row ${Math.floor(cell / this.columns) + 1}, column ${(cell % this.columns) + 1}`;
   }
 
   /** @param {string} operation */

@@ -44,7 +44,7 @@ export function fitted(source, image) {
  * @param {number} channels
  * @returns {Picture}
  */
-export function fromCanvas(source, channels) {
+function fromCanvas(source, channels) {
   const { width, height } = source;
   const rgba = pen(source).getImageData(0, 0, width, height).data;
   const data = new Uint8Array(width * height * channels);
@@ -94,7 +94,7 @@ export function middle(picture, rows, columns) {
  *
  * @param {Picture} picture
  */
-export function toImageData({ height, width, channels, data }) {
+function toImageData({ height, width, channels, data }) {
   const image = new ImageData(width, height);
   for (let at = 0; at < width * height; at += 1) {
     for (let channel = 0; channel < 3; channel += 1) {
@@ -136,6 +136,27 @@ export function difference(one, other) {
 }
 
 /**
+ * A canvas of a picture.
+ *
+ * @param {Picture} picture
+ */
+export function toCanvas(picture) {
+  const sheet = canvas(picture.width, picture.height);
+  show(sheet, picture);
+  return sheet;
+}
+
+/**
+ * Whether a picture has the size and the channels that a model takes.
+ *
+ * @param {Picture} picture
+ * @param {ImageSpec} image
+ */
+export function matches(picture, { height, width, channels }) {
+  return picture.height === height && picture.width === width && picture.channels === channels;
+}
+
+/**
  * A picture as a file.
  *
  * @param {Picture} picture
@@ -144,8 +165,7 @@ export function difference(one, other) {
  * @returns {Promise<Blob | null>} null if the browser does not write this type
  */
 export async function toFile(picture, type, quality) {
-  const sheet = canvas(picture.width, picture.height);
-  show(sheet, picture);
+  const sheet = toCanvas(picture);
   /** @type {Blob | null} */
   const blob = await new Promise((resolve) => sheet.toBlob(resolve, type, quality));
   return blob?.type === type ? blob : null;

@@ -1,6 +1,6 @@
 /** Work that takes time: shown, cancelled, and never more than one at once. */
 
-import { fill, make } from "./dom.js";
+import { capitalised, fill, make } from "./dom.js";
 
 /** Milliseconds before a call shows that it works: a quick one would only flicker. */
 const PATIENCE = 250;
@@ -121,6 +121,6 @@ export class Status {
 
 /** @param {string} text */
 function sentence(text) {
-  const first = text.charAt(0).toUpperCase() + text.slice(1);
+  const first = capitalised(text);
   return /[.!?]$/.test(first) ? first : `${first}.`;
 }

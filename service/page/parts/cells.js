@@ -1,6 +1,6 @@
 /** A canvas of cells in rows and columns, used by mouse, touch and keyboard. */
 
-import { announce, canvas, make, newId, pen, redraw } from "../lib/dom.js";
+import { ARROWS, announce, canvas, make, newId, pen, pixelRatio, redraw } from "../lib/dom.js";
 
 /** @typedef {{x: number, y: number, width: number, height: number}} Box in pixels of the canvas */
 /**
@@ -17,13 +17,6 @@ import { announce, canvas, make, newId, pen, redraw } from "../lib/dom.js";
  * @property {() => void} [release]
  * @property {(cell: number) => void} [choose] Enter
  */
-
-const KEYS = new Map([
-  ["ArrowLeft", [0, -1]],
-  ["ArrowRight", [0, 1]],
-  ["ArrowUp", [-1, 0]],
-  ["ArrowDown", [1, 0]],
-]);
 
 export class Cells {
   /** @param {Options} options */
@@ -69,7 +62,7 @@ export class Cells {
     const { rows, columns, ratio = 1 } = this.options;
     const wide = this.canvas.clientWidth;
     if (!wide) return;
-    const scale = Math.min(window.devicePixelRatio || 1, 2);
+    const scale = pixelRatio();
     const width = Math.round(wide * scale);
     const height = Math.round((width / columns) * ratio * rows);
     if (this.canvas.width !== width || this.canvas.height !== height) {
@@ -212,9 +205,9 @@ export class Cells {
   /** @param {KeyboardEvent} event */
   #key(event) {
     const { rows, columns, choose, release } = this.options;
-    const step = KEYS.get(event.key);
+    const step = ARROWS.get(event.key);
     if (step) {
-      const [down = 0, across = 0] = step;
+      const [across = 0, down = 0] = step;
       // From the cell that was pressed last the same goes on.
       if (event.shiftKey && !this.isGoingOn && this.cursor !== this.last) this.#press(this.cursor, true);
       this.isGoingOn = event.shiftKey;

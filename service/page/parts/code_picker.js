@@ -1,29 +1,12 @@
 /** The codebook as little pictures to choose from. */
 
-import { fill, make, pen, resized } from "../lib/dom.js";
+import { fill, make, resized } from "../lib/dom.js";
 import { distance } from "../lib/likeness.js";
-import { toImageData } from "../lib/pixels.js";
+import { toCanvas } from "../lib/pixels.js";
 import { Cells } from "./cells.js";
-
-/** @typedef {import("../lib/pixels.js").Picture} Picture */
 
 /** Width of a little picture on the screen, in pixels. */
 const WIDE = 30;
-
-/**
- * Little pictures as canvases, ready to be drawn.
- *
- * @param {Picture[]} pictures
- */
-export function stamps(pictures) {
-  return pictures.map((picture) => {
-    const stamp = document.createElement("canvas");
-    stamp.width = picture.width;
-    stamp.height = picture.height;
-    pen(stamp).putImageData(toImageData(picture), 0, 0);
-    return stamp;
-  });
-}
 
 export class CodePicker {
   /**
@@ -52,7 +35,7 @@ export class CodePicker {
   }
 
   async load() {
-    this.stamps = stamps(await this.model.glyphs());
+    this.stamps = (await this.model.glyphs()).map(toCanvas);
     this.vectors = await this.model.codebook();
     this.#build();
   }

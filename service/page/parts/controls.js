@@ -1,6 +1,6 @@
 /** Controls made from a manifest: methods, labels and parameters with their bounds. */
 
-import { make, newId } from "../lib/dom.js";
+import { capitalised, make, newId } from "../lib/dom.js";
 
 /** @typedef {import("../lib/model.js").Parameter} Parameter */
 
@@ -8,11 +8,6 @@ import { make, newId } from "../lib/dom.js";
 const PLACES = 1000;
 /** The largest seed that this page draws; the service takes larger ones. */
 const SEEDS = 2 ** 31;
-
-/** @param {string} text */
-function capitalised(text) {
-  return text.charAt(0).toUpperCase() + text.slice(1);
-}
 
 /** A seed for this page to show. */
 export function randomSeed() {

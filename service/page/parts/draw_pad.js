@@ -1,17 +1,10 @@
 /** A canvas to draw on: its pixels are those that the model sees. */
 
-import { announce } from "../lib/dom.js";
+import { ARROWS, announce } from "../lib/dom.js";
 import { PictureView } from "./picture_view.js";
 
 /** @typedef {import("../lib/pixels.js").Picture} Picture */
 /** @typedef {[number, number]} Point column and row, in pixels of the picture */
-
-const STEPS = new Map([
-  ["ArrowLeft", [-1, 0]],
-  ["ArrowRight", [1, 0]],
-  ["ArrowUp", [0, -1]],
-  ["ArrowDown", [0, 1]],
-]);
 
 export class DrawPad extends PictureView {
   /**
@@ -132,7 +125,7 @@ export class DrawPad extends PictureView {
 
   /** @param {KeyboardEvent} event */
   #key(event) {
-    const step = STEPS.get(event.key);
+    const step = ARROWS.get(event.key);
     if (event.key === " ") {
       if (this.isDown) this.#end();
       else {

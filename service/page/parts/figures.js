@@ -78,6 +78,6 @@ function bar(name, size, most) {
 }
 
 /** @param {number} size */
-export function bytes(size) {
+function bytes(size) {
   return size < 10_000 ? `${size.toLocaleString("en")} B` : `${(size / 1000).toFixed(1)} kB`;
 }

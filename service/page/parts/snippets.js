@@ -78,7 +78,7 @@ function content({ path, body }) {
 }
 
 /** @param {Call} call */
-export function curl(call) {
+function curl(call) {
   const { json, file } = content(call);
   const url = new URL(address(call), document.baseURI).href;
   const lines = [`curl -X POST '${url}'`];
@@ -91,7 +91,7 @@ export function curl(call) {
 }
 
 /** @param {Call} call */
-export function python(call) {
+function python(call) {
   const { json, file } = content(call);
   const url = new URL(address(call), document.baseURI).href;
   const isPng = shown(call) === "image/png";

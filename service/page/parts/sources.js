@@ -1,7 +1,7 @@
 /** Where pictures come from: examples, a file, the clipboard, or a drop. */
 
 import { make, newId } from "../lib/dom.js";
-import { read } from "../lib/pixels.js";
+import { fitted, read } from "../lib/pixels.js";
 
 /** @typedef {{name: string, file: string}} Example */
 /** @typedef {(source: HTMLImageElement, example?: string) => void} Taken */
@@ -23,15 +23,25 @@ export function examples(image) {
 }
 
 /**
- * The picture of an example; the first one for an unknown name.
+ * The name of the example that is shown where none is asked for.
+ *
+ * @param {import("../lib/pixels.js").ImageSpec} image
+ */
+export function firstExample({ channels }) {
+  return channels === 1 ? "7" : "fox";
+}
+
+/**
+ * An example, made to fit a model; the first one for an unknown name.
  *
  * @param {string | null} name
  * @param {import("../lib/pixels.js").ImageSpec} image
  */
 export async function example(name, image) {
   const known = examples(image);
-  const found = known.find((each) => each.name === name) ?? known[image.channels === 1 ? 7 : 0];
-  return read(url(/** @type {Example} */ (found)));
+  const named = (/** @type {string | null} */ wanted) => known.find((each) => each.name === wanted);
+  const found = named(name) ?? named(firstExample(image));
+  return fitted(await read(url(/** @type {Example} */ (found))), image);
 }
 
 /** @param {Example} found */

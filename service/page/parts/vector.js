@@ -1,6 +1,6 @@
 /** A vector of numbers: as bars, and as sliders. */
 
-import { canvas, fill, make, newId, pen, redraw } from "../lib/dom.js";
+import { canvas, fill, make, newId, pen, pixelRatio, redraw } from "../lib/dom.js";
 
 /** How many sliders are shown at first. */
 const FEW = 8;
@@ -15,7 +15,7 @@ export function bars(label) {
   /** @type {ArrayLike<number>} */
   let shown = [];
   const draw = () => {
-    const scale = Math.min(window.devicePixelRatio || 1, 2);
+    const scale = pixelRatio();
     const [width, height] = [
       Math.round(element.clientWidth * scale),
       Math.round(element.clientHeight * scale),

@@ -3,7 +3,6 @@
 import { inspector } from "../editors/inspector.js";
 import { fill, make, panel } from "../lib/dom.js";
 import { map } from "../lib/likeness.js";
-import { fitted } from "../lib/pixels.js";
 import { Status } from "../lib/tasks.js";
 import { CodePicker } from "../parts/code_picker.js";
 import { choice, field } from "../parts/controls.js";
@@ -135,7 +134,7 @@ class Codebook {
     const { model } = this.view;
     const { image } = model.detail;
     for (const { name } of examples(image)) {
-      model.count(await model.encode(fitted(await example(name, image), image), abort));
+      model.count(await model.encode(await example(name, image), abort));
     }
     this.count();
   }

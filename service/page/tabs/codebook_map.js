@@ -1,17 +1,11 @@
 /** The codes on a plane, where like codes are near each other. */
 
-import { announce, canvas, make, newId, pen, redraw } from "../lib/dom.js";
+import { ARROWS, announce, canvas, make, newId, pen, pixelRatio, redraw } from "../lib/dom.js";
 
 /** @typedef {import("../lib/likeness.js").Point} Point */
 
 /** Side of a little picture, as a part of the map's. */
 const SIDE = 0.032;
-const WAYS = new Map([
-  ["ArrowLeft", [-1, 0]],
-  ["ArrowRight", [1, 0]],
-  ["ArrowUp", [0, -1]],
-  ["ArrowDown", [0, 1]],
-]);
 
 export class CodebookMap {
   /**
@@ -60,7 +54,7 @@ export class CodebookMap {
 
   /** @param {KeyboardEvent} event */
   #key(event) {
-    const way = WAYS.get(event.key);
+    const way = ARROWS.get(event.key);
     if (way) this.#look(this.#neighbour(way));
     else if (event.key === "Enter" || event.key === " ") this.chosen(this.cursor);
     else return;
@@ -112,7 +106,7 @@ export class CodebookMap {
   }
 
   #draw() {
-    const side = Math.round(this.plane.clientWidth * Math.min(window.devicePixelRatio || 1, 2));
+    const side = Math.round(this.plane.clientWidth * pixelRatio());
     if (!side || !this.points.length) return;
     Object.assign(this.plane, { width: side, height: side });
     const context = pen(this.plane);

@@ -3,7 +3,7 @@
 import { Eraser } from "../editors/eraser.js";
 import { fill, make } from "../lib/dom.js";
 import { fromLink, toLink } from "../lib/links.js";
-import { fitted } from "../lib/pixels.js";
+import { fitted, matches } from "../lib/pixels.js";
 import { Status } from "../lib/tasks.js";
 import { choice, field } from "../parts/controls.js";
 import { snippets } from "../parts/snippets.js";
@@ -39,7 +39,7 @@ class Completion {
     this.view = view;
     const { model, params, signal } = view;
     this.status = new Status(signal);
-    this.results = make("div", { class: "results" });
+    this.results = make("div");
     this.eraser = new Eraser(model, given(params.get("mask"), model), () => this.draw());
     /** @type {Picture | null} */
     this.picture = null;
@@ -82,12 +82,9 @@ class Completion {
     const { image } = model.detail;
     const [link, example] = [params.get("picture"), params.get("example")];
     const { picture } = shared;
-    const fits = ["width", "height", "channels"].every(
-      (each) => picture?.[/** @type {"width"} */ (each)] === image[/** @type {"width"} */ (each)],
-    );
     if (link) this.take(await fromLink(link, image));
-    else if (picture && fits && !example) this.take(picture);
-    else this.take(fitted(await sources.example(example, image), image), example ?? undefined);
+    else if (picture && matches(picture, image) && !example) this.take(picture);
+    else this.take(await sources.example(example, image), example ?? undefined);
   }
 
   /**

@@ -8,7 +8,7 @@ const FRAME = 60;
 const MOST_COLUMNS = 10;
 
 /** @param {string} base64 of a PNG */
-export function source(base64) {
+function source(base64) {
   return `data:image/png;base64,${base64}`;
 }
 

@@ -46,7 +46,7 @@ export function modelsTab(view) {
 function card({ go, signal }, model, isDefault) {
   const { detail } = model;
   const { image, codes } = detail;
-  const picture = make("div", { class: "preview" });
+  const picture = make("div");
   void preview(model, signal).then((shown) => fill(picture, shown));
   const shape = model.isGrid ? `${codes.shape.join("×")} of ${model.size}` : `${model.columns} numbers`;
   const use = (/** @type {string} */ tab, /** @type {string} */ text) =>

@@ -3,7 +3,7 @@
 import { ofBlob } from "../lib/base64.js";
 import { fill, make } from "../lib/dom.js";
 import { fromLink, toLink } from "../lib/links.js";
-import { fitted, toFile } from "../lib/pixels.js";
+import { matches, toFile } from "../lib/pixels.js";
 import { Status } from "../lib/tasks.js";
 import { choice, field } from "../parts/controls.js";
 import { PictureView } from "../parts/picture_view.js";
@@ -34,7 +34,7 @@ export function sampleTab(view) {
     return elsewhere(view, "sample", `${model.name} cannot sample.`, (other) => other.methods.length > 0);
   }
   const status = new Status(signal);
-  const results = make("div", { class: "results", "aria-live": "off" });
+  const results = make("div", { "aria-live": "off" });
   const isBetween = method.operation.inputs.some(({ role }) => role === "target");
   const isChain =
     method.operation.outputs.some(({ role }) => role === "states") && EVERY in method.parameters;
@@ -102,7 +102,7 @@ function pictureEnds({ model, params, shared }) {
   /** @type {[string, string][]} */
   const options = examples(image).map(({ name }) => [name, name]);
   const link = params.get("picture");
-  const isSame = shared.picture?.channels === image.channels && shared.picture.width === image.width;
+  const isSame = shared.picture !== null && matches(shared.picture, image);
   if (link) options.unshift([FROM_TRY, "the picture of the link"]);
   else if (isSame) options.unshift([FROM_TRY, "the picture in Try"]);
   // A link that is broken has no picture; the first example takes its place.
@@ -119,7 +119,7 @@ function pictureEnds({ model, params, shared }) {
     const picture = async () => {
       const given = await own;
       if (select.value === FROM_TRY && given) return given;
-      return fitted(await example(select.value, image), image);
+      return example(select.value, image);
     };
     const show = async () => shown.show(await picture());
     void show();

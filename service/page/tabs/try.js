@@ -117,10 +117,11 @@ function ink(bench) {
     type: "color",
     id: "ink",
     value: "#1f5fbf",
-    input: () => {
-      bench.pad.ink = [1, 3, 5].map((at) => Number.parseInt(input.value.slice(at, at + 2), 16));
-    },
+    input: () => take(),
   });
-  bench.pad.ink = [0x1f, 0x5f, 0xbf];
+  const take = () => {
+    bench.pad.ink = [1, 3, 5].map((at) => Number.parseInt(input.value.slice(at, at + 2), 16));
+  };
+  take();
   return make("span", { class: "ink" }, make("label", { for: "ink" }, "Pen"), input);
 }

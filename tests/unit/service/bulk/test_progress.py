@@ -29,18 +29,20 @@ def test_nothing_is_known_before_the_first() -> None:
 def test_a_terminal_has_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter([0.0, 1.0, 2.0, 3600.0])
     monkeypatch.setattr("time.monotonic", lambda: next(times))
-    progress = Progress(100, 4, Terminal(), _began=next(times))
+    out = Terminal()
+    progress = Progress(100, 4, out, _began=next(times))
     progress.add(10, 0)
     progress.add(10, 0)
-    assert progress.out.getvalue().count("\r") == 2  # type: ignore[attr-defined]
-    assert "\n" not in progress.out.getvalue()  # type: ignore[attr-defined]
+    assert out.getvalue().count("\r") == 2
+    assert "\n" not in out.getvalue()
     assert progress.end() == "20 images in 1:00:00, 0 images/s"
 
 
 def test_a_log_has_a_line_at_times(monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter([0.0, 1.0, 11.0])
     monkeypatch.setattr("time.monotonic", lambda: next(times))
-    progress = Progress(100, 4, io.StringIO(), _began=next(times))
+    out = io.StringIO()
+    progress = Progress(100, 4, out, _began=next(times))
     progress.add(10, 0)
     progress.add(10, 0)
-    assert progress.out.getvalue() == "20 of 100 images, 2 images/s, 0:00:44 left\n"  # type: ignore[attr-defined]
+    assert out.getvalue() == "20 of 100 images, 2 images/s, 0:00:44 left\n"

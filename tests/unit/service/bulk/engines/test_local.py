@@ -1,12 +1,15 @@
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from service.bulk.engines.local import Engine
-from service.bulk.sources.base import Item
+from service.bulk.filesystem import Location
+from service.bulk.sources.base import Item, Unit
+from service.bulk.sources.files import PictureFiles
+from service.bulk.sources.listing import Listing
 from tests.fixtures import brittle_model, toy_models
 from tests.fixtures.bulk_data import broken, finish, image, job, table, write_pictures
 from tests.fixtures.image_files import saved
@@ -15,6 +18,10 @@ from tests.fixtures.image_files import saved
 @pytest.fixture(scope="module")
 def brittle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return brittle_model.write(tmp_path_factory.mktemp("brittle")).parent
+
+
+def listing(folder: Path) -> Listing:
+    return Listing.of(Location.of(str(folder)))
 
 
 def test_every_picture_has_its_codes_in_the_order_of_keys(exported: Path, tmp_path: Path) -> None:
@@ -78,12 +85,12 @@ def test_a_key_that_is_there_twice_is_written_once(exported: Path, tmp_path: Pat
     job_ = job(exported, tmp_path / "in", tmp_path / "out")
     engine = job_.engine()
 
-    class Twice:
-        def items(self, units: object) -> Iterator[Item]:
-            (item,) = engine.source.items(units)  # type: ignore[arg-type]
+    class Twice(PictureFiles):
+        def items(self, units: Sequence[Unit]) -> Iterator[Item]:
+            (item,) = super().items(units)
             yield from (item, item)
 
-    twice = Engine(job_.plan, Twice(), engine.work, 1)  # type: ignore[arg-type]
+    twice = Engine(job_.plan, Twice(listing(tmp_path / "in")), engine.work, 1)
     assert [report.broken for report in twice.run([0])] == [1]
     assert [row["key"] for row in table(tmp_path / "out")] == ["a/000.png"]
     assert broken(tmp_path / "out") == {"a/000.png": "another picture of this shard has the same key"}
@@ -94,13 +101,14 @@ def test_a_source_that_fails_ends_the_run_and_its_threads(exported: Path, tmp_pa
     job_ = job(exported, tmp_path / "in", tmp_path / "out")
     engine = job_.engine()
 
-    class Failing:
-        def items(self, units: object) -> Iterator[Item]:
-            yield from engine.source.items(units)  # type: ignore[arg-type]
+    class Failing(PictureFiles):
+        def items(self, units: Sequence[Unit]) -> Iterator[Item]:
+            yield from super().items(units)
             raise ConnectionError("the network is gone")
 
+    failing = Failing(listing(tmp_path / "in"))
     before = threading.active_count()
     with pytest.raises(ConnectionError, match="the network is gone"):
-        list(Engine(job_.plan, Failing(), engine.work, 2).run([0, 1]))  # type: ignore[arg-type]
+        list(Engine(job_.plan, failing, engine.work, 2).run([0, 1]))
     assert threading.active_count() == before
     assert not (tmp_path / "out" / "shards").exists()
