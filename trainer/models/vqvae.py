@@ -221,7 +221,7 @@ class _EncodeInBlocks(Chain):
         table = Table(fixed["vectors"], fixed["lengths"], self.quantizer.size - 1)
         return carried, {"nearest": look_up(sliced["rows"], table).int()}
 
-    def finish(self, carried: Tensors, emitted: Tensors, fixed: Tensors, /) -> tuple[Tensor, ...]:  # noqa: ARG002
+    def finish(self, carried: Tensors, emitted: Tensors, fixed: Tensors, /) -> tuple[Tensor, ...]:  # noqa: ARG002 - the interface
         grid = fixed["grid"]
         return (emitted["nearest"].flatten()[: grid.numel()].view(grid.shape),)
 

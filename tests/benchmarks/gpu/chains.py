@@ -52,7 +52,7 @@ def measure(context: Context) -> None:
             known = (f"{name} {operation}", rows)
             try:
                 times = [
-                    provider.call(lambda: _median(context, runner, manifest, operation, rows))  # noqa: B023
+                    provider.call(lambda: _median(context, runner, manifest, operation, rows))  # noqa: B023 - called at once
                     for provider, runner in zip(providers, runners, strict=True)
                 ]
                 table.add(*known, *times)

@@ -61,7 +61,7 @@ def is_valid(chunks: list[tuple[bytes, bytes]]) -> bool:
 @settings(max_examples=300, deadline=None)
 @given(seed=st.integers(0, 2**32), spec=st.sampled_from([GREY, COLOUR]), step=st.integers(1, 24))
 def test_any_png_has_the_pixels_of_pillow(seed: int, spec: ImageSpec, step: int) -> None:
-    chunks = png_builder.picture(Random(seed))  # noqa: S311
+    chunks = png_builder.picture(Random(seed))  # noqa: S311 - no secret
     width, height, *_, interlaced = struct.unpack(">IIBBBBB", chunks[0][1])
     assume(is_valid(chunks) and width * height > 1)
     data = png_builder.joined(chunks)
