@@ -18,8 +18,6 @@ from trainer.models.gaussian.operations import BATCH
 from trainer.models.layers.masked import MaskedConv
 from trainer.models.samplers.onnx_scan import Axes, Chain, Loop, Tensors
 
-# The pixels before its own that a masked 3x3 convolution sees.
-TAPS = 4
 # Images whose exported draws are compared with torch's.
 COMPARED = 16
 
@@ -50,17 +48,25 @@ class PixelStack(nn.Module):
         """The convolutions, from the first to the last."""
         return [layer for layer in (self.first, *self.further) if isinstance(layer, MaskedConv)]
 
-    def weight_before(self) -> Tensor:
-        """Weights of the pixels before a pixel, all layers in one matrix: ``(4 * S, layers * filters)``.
+    @property
+    def slots(self) -> int:
+        """The most values that a layer takes in at a pixel."""
+        return max(self.channels, self.filters)
 
-        ``S = C + (layers - 1) * filters`` are the values that the layers take in, one after the other.
-        """
-        sizes = [self.channels, *[self.filters] * len(self.further)]
-        rows = []
-        for index, (layer, size) in enumerate(zip(self.layers, sizes, strict=True)):
-            before, after = index * self.filters, (len(sizes) - 1 - index) * self.filters
-            rows.append(F.pad(layer.weight_before(), (before, after)).view(TAPS, size, -1))
-        return torch.cat(rows, dim=1).flatten(0, 1)
+    def weight_above(self) -> Tensor:
+        """Weights of the row above, a layer a group of one convolution: ``(layers * filters, slots, 3)``."""
+        return torch.cat([_filled(layer.weight[:, :, 0], 1, self.slots) for layer in self.layers])
+
+    def weight_here(self, index: int) -> Tensor:
+        """Weights of a pixel and of the one to its left, of a further layer: ``(2 * filters, filters)``."""
+        layer = self.layers[index]
+        return torch.cat([layer.weight_own(), layer.weight[:, :, 1, 0].T])
+
+
+def _filled(x: Tensor, axis: int, size: int) -> Tensor:
+    """With zeros up to a size along an axis."""
+    missing = size - x.shape[axis]
+    return F.pad(x, (0, 0) * (x.dim() - 1 - axis) + (0, missing)) if missing else x
 
 
 class PixelLoop(Chain):
@@ -85,59 +91,69 @@ class PixelLoop(Chain):
         self.stack, self.distribution, self.decoder, self.size = stack, distribution, decoder, size
         of_batch: Axes = {1: "n"}
         self.axes = dict.fromkeys(("features", "noise", "drawn", "expected"), of_batch)
-        self.axes["before"] = {0: "n"}
+        self.axes["above"] = {0: "n"}
 
     def start(self, *inputs: Tensor) -> Loop:
-        """Decode, and lay out the weights; what is above and left of the image is zero."""
+        """Decode, and lay out the weights; what is above the image is zero."""
         codes, noise, temperature, mean = inputs
         stack, (height, width) = self.stack, self.size
-        features = self.decoder(codes).flatten(2)
-        values = stack.channels + len(stack.further) * stack.filters
+        features = self.decoder(codes)
         device = features.device
-        before = features[:, :1, :1] * torch.zeros(width + 1, values, device=device)
-        column = torch.arange(width, device=device).repeat(height)
-        inside = torch.stack([column > 0, column >= 0, column < width - 1, column > 0], dim=1)
+        above = features[:, :1, 0, :1] * torch.zeros(1, len(stack.layers) * stack.slots, width, device=device)
         fixed = {
             "temperature": temperature,
             "mean": mean,
-            "weight_before": stack.weight_before(),
+            "weight_above": stack.weight_above(),
             "bias": torch.cat([layer.bias for layer in stack.layers]),
-            # Steps back by a row and a pixel, a row, a row less a pixel, and a pixel.
-            "places": torch.tensor([0, 1, min(2, width), width], device=device),
+            "weight_left": stack.layers[0].weight[:, :, 1, 0].T,
         }
-        for index, layer in enumerate(stack.layers[1:]):
-            fixed[f"weight_own_{index}"] = layer.weight_own()
+        for index in range(1, len(stack.layers)):
+            fixed[f"weight_here_{index}"] = stack.weight_here(index)
         return Loop(
-            carried={"before": before},
+            carried={"above": above},
             slices={
-                "features": features.permute(2, 0, 1),
-                "noise": noise.transpose(0, 1),
-                "inside": inside.float()[..., None],
+                "features": features.permute(2, 0, 3, 1),
+                "noise": noise.unflatten(1, (height, width)).transpose(0, 1),
             },
             fixed=fixed,
         )
 
     def step(self, carried: Tensors, sliced: Tensors, fixed: Tensors) -> tuple[Tensors, Tensors]:
-        """Run the stack on one pixel, and draw it."""
-        stack, before = self.stack, carried["before"]
-        seen = before.index_select(1, fixed["places"]) * sliced["inside"]
-        sums = torch.addmm(fixed["bias"], seen.flatten(1), fixed["weight_before"]).split(stack.filters, dim=1)
-        x = sums[0] + sliced["features"]
-        taken = []
-        for index, before_it in enumerate(sums[1:]):
-            now = F.elu(x)
-            taken.append(now)
-            x = x + torch.addmm(before_it, now, fixed[f"weight_own_{index}"])
-        output = F.linear(F.elu(x), stack.head.weight.flatten(1), stack.head.bias)
-        drawn = self.distribution.draw(output, sliced["noise"], fixed["temperature"])
-        row = torch.cat([drawn * 2 - 1, *taken], dim=1)
-        before = torch.cat([before[:, 1:], row[:, None]], dim=1)
-        return {"before": before}, {"drawn": drawn, "expected": self.distribution.mean(output)}
+        """Run the stack on one row, pixel by pixel, and draw it."""
+        stack = self.stack
+        count = len(stack.layers)
+        sums = F.conv1d(carried["above"], fixed["weight_above"], fixed["bias"], padding=1, groups=count)
+        columns = sums.permute(2, 1, 0).unflatten(1, (count, stack.filters)).transpose(2, 3)
+        features, noise = sliced["features"].unbind(1), sliced["noise"].unbind(1)
+        left: list[Tensor] = []
+        rows, drawn, expected = [], [], []
+        for column, before in enumerate(columns.unbind()):
+            above = before.unbind()
+            x = above[0] + features[column]
+            if left:
+                x = torch.addmm(x, left[0], fixed["weight_left"])
+            taken = []
+            for index in range(1, count):
+                now = F.elu(x)
+                taken.append(now)
+                weight = fixed[f"weight_here_{index}"]
+                seen = torch.cat([now, left[index]], dim=1) if left else now
+                x = x + torch.addmm(above[index], seen, weight if left else weight[: stack.filters])
+            output = F.linear(F.elu(x), stack.head.weight.flatten(1), stack.head.bias)
+            pixel = self.distribution.draw(output, noise[column], fixed["temperature"])
+            left = [(pixel * 2 - 1).to(x), *taken]
+            rows.append(torch.cat([_filled(values, 1, stack.slots) for values in left], dim=1))
+            drawn.append(pixel)
+            expected.append(self.distribution.mean(output))
+        return {"above": torch.stack(rows, dim=2)}, {
+            "drawn": torch.stack(drawn, dim=1),
+            "expected": torch.stack(expected, dim=1),
+        }
 
     def finish(self, _: Tensors, emitted: Tensors, fixed: Tensors, /) -> tuple[Tensor, ...]:
         """The pixels, or their means, as an image."""
         pixels = torch.where(fixed["mean"] == 1, emitted["expected"], emitted["drawn"])
-        return ((pixels * 255).round().byte().transpose(0, 1).unflatten(1, self.size),)
+        return ((pixels * 255).round().byte().transpose(0, 1),)
 
     @torch.no_grad()
     def gap(self, inputs: tuple[Tensor, ...], images: Tensor) -> float:
