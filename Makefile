@@ -13,7 +13,10 @@ SERVE_ON ?= $(if $(shell command -v nvidia-smi 2>/dev/null),cuda,cpu)
 # The environment of the service alone, from the lock of its image, unless the one for everything is up to date.
 SERVE := $(if $(shell test $(VENV)/.installed -nt requirements.lock && echo yes),$(VENV),build/serve-$(SERVE_ON))
 
-.PHONY: help serve quick test coverage architecture wheel check fix docs lock bench peers clean $(VENV)
+# What checks the service's page: a type checker, a linter and axe-core, by the npm of the environment.
+PAGE := build/page
+
+.PHONY: help serve quick test coverage architecture wheel check fix screenshot docs lock bench peers clean $(VENV)
 
 help:
 	@echo "make serve   serve exported/ on http://$(HOST):$(PORT); installs the service alone"
@@ -22,8 +25,9 @@ help:
 	@echo "make coverage      run all tests, and report the lines that none of them runs"
 	@echo "make architecture  print files, circles, walks and names beside their limits"
 	@echo "make wheel   build the wheels of the service and of the trainer into dist"
-	@echo "make check   lint and type-check; changes nothing"
+	@echo "make check   lint and type-check, the page of the service too; changes nothing"
 	@echo "make fix     format and apply the linter's safe fixes"
+	@echo "make screenshot    renew the picture of the page in the README"
 	@echo "make docs    build the site from docs/ into build/docs; a dead link fails"
 	@echo "make lock    renew requirements.lock, and those of the images, from both pyproject.toml"
 	@echo "make peers   install the servers that ours is measured against, into build/peers"
@@ -43,10 +47,10 @@ quick: $(VENV)
 	$(BIN)/coverage report --include "service/*" --format total --fail-under $(COVERED)
 	$(BIN)/coverage report --include "trainer/*" --format total --fail-under $(COVERED)
 
-test: $(VENV)
+test: $(VENV) $(PAGE)/.installed
 	$(PYTEST)
 
-coverage: $(VENV)
+coverage: $(VENV) $(PAGE)/.installed
 	$(PYTEST) --cov --cov-report=term-missing:skip-covered
 
 architecture: $(VENV)
@@ -58,14 +62,21 @@ wheel:
 	$(PYTHON) -m venv --clear build/wheel
 	build/wheel/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist . ./trainer
 
-check: $(VENV)
+check: $(VENV) $(PAGE)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/node $(PAGE)/node_modules/.bin/tsc --project tests/browser/tsconfig.json
+	$(BIN)/node $(PAGE)/node_modules/.bin/biome ci --error-on-warnings --config-path tests/browser/biome.json service/page
 
-fix: $(VENV)
+fix: $(VENV) $(PAGE)/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/node $(PAGE)/node_modules/.bin/biome check --write --config-path tests/browser/biome.json service/page
+
+# The picture of the page in the README.
+screenshot: $(VENV)
+	$(BIN)/python -m tests.browser.screenshot
 
 docs: build/docs-venv/.installed $(VENV)
 	DOCS_PYTHON=$(BIN)/python build/docs-venv/bin/python -m mkdocs build --strict
@@ -76,12 +87,12 @@ COMPILE := $(BIN)/uv pip compile --universal --python-version 3.11 --upgrade \
 COMPILE_IMAGE := $(COMPILE) --constraint requirements.lock
 
 lock: $(VENV)
-	$(COMPILE) pyproject.toml trainer/pyproject.toml --extra hf --extra wandb --extra traces --group dev -o requirements.lock
+	$(COMPILE) pyproject.toml trainer/pyproject.toml --extra hf --extra wandb --extra large --extra bulk --extra cluster --extra traces --group dev -o requirements.lock
 	$(COMPILE) trainer/pyproject.toml --group bench --constraint requirements.lock \
 		-o tests/benchmarks/requirements.lock
 	$(COMPILE) --group docs -o docs/requirements.lock
-	$(COMPILE_IMAGE) pyproject.toml --extra cuda --extra traces -o docker/cuda.lock
-	$(COMPILE_IMAGE) pyproject.toml docker/cpu.in --excludes docker/cpu.excludes --extra traces -o docker/cpu.lock
+	$(COMPILE_IMAGE) pyproject.toml --extra cuda --extra large --extra traces -o docker/cuda.lock
+	$(COMPILE_IMAGE) pyproject.toml docker/cpu.in --excludes docker/cpu.excludes --extra large --extra traces -o docker/cpu.lock
 	$(COMPILE_IMAGE) trainer/pyproject.toml docker/cpu.in --excludes docker/cpu.excludes --extra hf -o docker/trainer.lock
 	$(COMPILE) tests/benchmarks/peers.in --no-config -o tests/benchmarks/peers.lock
 
@@ -105,6 +116,12 @@ $(VENV): $(VENV)/.installed
 $(VENV)/.installed: requirements.lock
 	@test ! -L $(VENV) || { echo "$(VENV) is a link to another environment: install requirements.lock there" >&2; exit 1; }
 	$(install)
+
+$(PAGE)/.installed: tests/browser/package-lock.json tests/browser/package.json | $(VENV)
+	@mkdir -p $(@D)
+	cp tests/browser/package.json tests/browser/package-lock.json $(@D)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/npm ci --prefix $(@D) --no-audit --no-fund --ignore-scripts --loglevel error
+	@touch $@
 
 build/serve-%/.installed: docker/%.lock
 	$(install)

@@ -19,6 +19,7 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from service.api.app import create_app
+from service.bulk.command import commands
 from service.errors import Problem
 from service.settings import Settings
 from trainer.__main__ import main
@@ -42,6 +43,7 @@ def pages() -> dict[str, str]:
         "reference/metrics.md": metrics(TestClient(app)),
         "reference/presets.md": presets(),
         "reference/trainer-flags.md": trainer_flags(),
+        "reference/bulk-flags.md": bulk_flags(),
     }
 
 
@@ -150,12 +152,21 @@ and flags go over both. Each kind of model has one preset that is its default: `
 
 def trainer_flags() -> str:
     """The help of the trainer, and of each of its commands."""
-    shown = "\n".join(f"## {command}\n\n{_help(command)}" for command in COMMANDS)
-    return f"# Flags of the trainer\n\nWhat `python -m trainer --help` prints:\n\n{_help()}\n{shown}"
+    return f"# Flags of the trainer\n\n{_helps('trainer', COMMANDS)}"
 
 
-def _help(*command: str) -> str:
-    run = [sys.executable, "-m", "trainer", *command, "--help"]
+def bulk_flags() -> str:
+    """The help of bulk encoding, and of each of its commands."""
+    return f"# Flags of bulk encoding\n\n{_helps('service.bulk', commands.commands)}"
+
+
+def _helps(module: str, names: Iterable[str]) -> str:
+    shown = "\n".join(f"## {command}\n\n{_help(module, command)}" for command in names)
+    return f"What `python -m {module} --help` prints:\n\n{_help(module)}\n{shown}"
+
+
+def _help(*words: str) -> str:
+    run = [sys.executable, "-m", *words, "--help"]
     printed = subprocess.run(run, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     return f"```text\n{printed.strip()}\n```\n"
 

@@ -66,7 +66,7 @@ def _settings(**flags: str | None) -> Settings:
     try:
         return Settings(**given)  # type: ignore[arg-type]  # pydantic checks them
     except ValidationError as error:
-        raise click.UsageError("; ".join(_complaint(item, given) for item in error.errors())) from error
+        raise click.UsageError("; ".join(complaint(item, given) for item in error.errors())) from error
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:
@@ -102,7 +102,7 @@ def _command() -> click.Command:
     command = click.Command(
         "service",
         callback=_settings,
-        params=[option for name in fields if (option := _option(name)) is not None],
+        params=[each for name in fields if (each := option(name)) is not None],
         help="Serve exported models over REST: images to codes, codes to images, reconstruct, sample.",
         epilog=f"Each flag is also an environment variable: --max-pixels is {PREFIX}MAX_PIXELS. Flags win. "
         f"Variables alone are {secrets}",
@@ -111,7 +111,7 @@ def _command() -> click.Command:
     return click.version_option(__version__, prog_name="tessera")(command)
 
 
-def _option(name: str) -> click.Option | None:
+def option(name: str) -> click.Option | None:
     """The flag of a setting, if it has one. ``Settings`` checks the text and has the default."""
     if (shown := flag(name)) is None:
         return None
@@ -134,7 +134,8 @@ def _metavar(field: FieldInfo) -> str:
     return "DIR" if field.annotation is Path else "NAME"
 
 
-def _complaint(error: Any, given: Mapping[str, str]) -> str:
+def complaint(error: Any, given: Mapping[str, str]) -> str:
+    """An error of pydantic about a setting, with the flag or the variable that it came from."""
     name, rule = str(error["loc"][0]), error["msg"].removeprefix("Value error, ")
     if name in SECRETS:
         return f"{variable(name)}: {rule}"

@@ -124,6 +124,9 @@ class Settings(BaseSettings):
     batch_pixels: NonNegativeInt = 0
     """Largest batch, in pixels of its images, which limits the memory; one row is always allowed. 0 for 2^15
     on the CPU and 2^20 on a GPU."""
+    tile_pixels: NonNegativeInt = 0
+    """Largest image, in pixels, that runs in one piece; a larger one runs in tiles of at most so many. 0 for
+    2^19 on the CPU and 2^20 on a GPU."""
     max_body_bytes: PositiveInt = 2**26
     """Largest body of a request, in bytes."""
     max_json_bytes: PositiveInt = 2**24
@@ -139,6 +142,9 @@ class Settings(BaseSettings):
     with 503. 0 for a quarter more than max_body_bytes."""
     max_pixels: PositiveInt = 2**24
     """Largest image, in pixels; checked before any pixel is decoded."""
+    max_decoded_pixels: int = Field(default=2**24, ge=2**16)
+    """Largest image that is decoded at once, in pixels. With a higher max_pixels, larger ones are read row by
+    row: one PNG or JPEG in a request, with `resize=false`. That needs the extra `large`."""
     max_images: PositiveInt = 1024
     """Images, rows of codes or samples in one request."""
     max_total_pixels: PositiveInt = 2**26

@@ -149,6 +149,7 @@ def panels(pictures: Mapping[str, Tensor]) -> Tensor:
 
 
 def save_png(pixels: Tensor, path: Path) -> None:
-    """Write a picture, uint8 ``(C, H, W)``, as PNG."""
+    """Write a picture, uint8 ``(C, H, W)``, as PNG: in grey if its channels are equal."""
     array = pixels.permute(1, 2, 0).numpy()
-    Image.fromarray(array if array.shape[2] > 1 else array[:, :, 0]).save(path)
+    grey = (array == array[:, :, :1]).all()
+    Image.fromarray(array[:, :, 0] if grey else array).save(path, optimize=True)

@@ -19,7 +19,8 @@ from service.api.middleware.fast_path import FastPath
 from service.api.middleware.head_requests import HeadRequests
 from service.api.middleware.root_path import RootPath
 from service.api.openapi.document import Description
-from service.api.routes import codes, health, models, pages, sample, score
+from service.api.page_files import PageFiles
+from service.api.routes import codes, docs, health, models, page, sample, score
 from service.api.v2 import inference
 from service.api.v2.wire import LENGTH
 from service.contract import __version__
@@ -35,7 +36,7 @@ from service.settings import Settings
 ROUTERS = (codes.router, sample.router, score.router, models.router, inference.router, health.router)
 
 # Response headers that the scripts of a web page may read (CORS), beside those that they always may.
-_MODEL_HEADERS = ("X-Tessera-Model", "X-Tessera-Version", "X-Tessera-Seed")
+_MODEL_HEADERS = ("X-Tessera-Model", "X-Tessera-Version", "X-Tessera-Seed", "X-Tessera-Size")
 EXPOSED = (*_MODEL_HEADERS, REQUEST_ID, LENGTH, "Retry-After", "WWW-Authenticate", "Content-Disposition")
 
 DESCRIPTION = """
@@ -72,7 +73,7 @@ def create_app(settings: Settings, control: ControlChannel | None = None) -> App
     provider = choose_provider(
         settings.provider, settings.threads, tf32=settings.tf32, captures=settings.cuda_graphs
     )
-    batching = BatchLimits.on(provider, settings.batch_size, settings.batch_pixels)
+    batching = BatchLimits.on(provider, settings.batch_size, settings.batch_pixels, settings.tile_pixels)
     registry = Registry(settings.models, provider, batching, settings.default_model)
     # Without the report of a reload: one process writes it for all workers.
     registry.prepare()
@@ -113,13 +114,14 @@ def _fastapi(context: Context, traces: Traces | None) -> FastAPI:
             "logs": False,
         },
         generate_unique_id_function=_operation_id,
-        docs_url=None,  # its addresses are absolute; ours are in service.api.routes.pages
+        docs_url=None,  # its addresses are absolute; ours are in service.api.routes.docs
         redoc_url=None,  # its page loads an image from another host
         redirect_slashes=False,  # to an absolute address, which a proxy may not have
     )
     app.state.context = context
+    app.state.page = PageFiles(context.settings.root_path)
     problems.install(app)
-    for router in (*ROUTERS, pages.router):
+    for router in (*ROUTERS, docs.router, page.router):
         app.include_router(router)
     # It takes tens of milliseconds, in which the first request for it would block the event loop.
     app.openapi = Description(app, context.registry)  # type: ignore[method-assign]  # FastAPI's own way

@@ -46,7 +46,12 @@ class RequestLimits(NamedTuple):
     def of(cls, settings: Settings) -> Self:
         """The limits that the settings name."""
         return cls(
-            ImageLimits(settings.max_pixels, settings.max_images, settings.max_total_pixels),
+            ImageLimits(
+                settings.max_pixels,
+                settings.max_images,
+                settings.max_total_pixels,
+                settings.max_decoded_pixels,
+            ),
             JsonLimits(settings.max_json_bytes, settings.max_json_values),
             settings.max_body_bytes,
         )

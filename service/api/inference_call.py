@@ -1,7 +1,7 @@
 """From a request to a run of a model: which model, which operations, their parameters, the run."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from numpy.typing import NDArray
 from starlette.requests import Request
@@ -10,9 +10,10 @@ from starlette.types import Scope
 from service.api import request_bodies
 from service.api.content_negotiation import header
 from service.api.dependencies import Context
-from service.api.schemas import ImagesQuery, Named, OperationQuery
+from service.api.request_bodies import ImagesBody
+from service.api.schemas import CodesDocument, DecodeQuery, ImagesQuery, Named, OperationQuery
 from service.codecs import code_arrays
-from service.codecs.images import ImageLimits, Pixels
+from service.codecs.images import Fitted, ImageLimits
 from service.contract.manifest import Role
 from service.contract.runner import Arrays, Results
 from service.errors import BadValue, TooLarge, VersionConflict, quoted, too_large
@@ -21,6 +22,11 @@ from service.models.model import ServedModel
 from service.models.pipeline import Number, Pipeline
 from service.models.request_parameters import Label
 from service.observability.call_record import current_call
+from service.tiling import tiles
+from service.tiling.rows import RowSource
+from service.tiling.tiles import Sinks
+
+T = TypeVar("T")
 
 # Points of an interpolation if the request does not say how many.
 POINTS = 9
@@ -51,13 +57,33 @@ class Call(NamedTuple):
             # The noise of a sampler has an axis of as many steps.
             if (steps := int(self.values[axis])) > most:
                 raise too_large(f"{axis} is {steps}", steps, most, "max_steps")
-        inputs = given
-        if self.label is not None or self.pipeline.label is not None:
-            labels = request_parameters.labels(self.model.manifest, self.pipeline, self.label, rows)
-            inputs = given if labels is None else {**given, Role.label: labels}
+        inputs = self._with_labels(given, rows)
+        if not self.model.runs_whole(inputs):
+            return await tiles.run(
+                context.scheduler, self.model, self.pipeline, inputs, rows, self.values, self.default_noise
+            )
         return await context.scheduler.run(
             self.model, self.pipeline, inputs, rows, self.values, self.seed, self.default_noise
         )
+
+    async def run_rows(
+        self, context: Context, source: RowSource, sinks: Sinks | None = None, nbytes: int = 0
+    ) -> dict[Role, NDArray[Any]]:
+        """Run the pipeline on one image or grid of codes that is read row by row.
+
+        Raises as ``TiledPipeline.run``.
+        """
+        others = self._with_labels({}, 1)
+        tiled = tiles.TiledPipeline(
+            context.scheduler, self.model, self.pipeline, self.values, self.default_noise, others
+        )
+        return await tiled.run(source, sinks, nbytes)
+
+    def _with_labels(self, given: Arrays, rows: int) -> Arrays:
+        if self.label is None and self.pipeline.label is None:
+            return given
+        labels = request_parameters.labels(self.model.manifest, self.pipeline, self.label, rows)
+        return given if labels is None else {**given, Role.label: labels}
 
 
 def choose_model(context: Context, query: Named, body: Named | None = None) -> ServedModel:
@@ -96,10 +122,10 @@ def check_queue(context: Context, query: Named, verb: str, scope: Scope) -> None
         context.scheduler.check(model, model.pipeline(verb))
 
 
-def _agreed(what: str, queried: str | None, named: str | None) -> str | None:
+def _agreed(what: str, queried: T | None, named: T | None) -> T | None:
     if queried is not None and named is not None and queried != named:
         raise BadValue(
-            f"the query names {what} {quoted(queried)} and the body {quoted(named)}", given=[queried, named]
+            f"the query has the {what} {quoted(queried)} and the body {quoted(named)}", given=[queried, named]
         )
     return named if queried is None else queried
 
@@ -141,17 +167,36 @@ def operation_call(model: ServedModel, verb: str, query: OperationQuery, *, draw
 
 async def images_call(
     request: Request, context: Context, query: ImagesQuery, verb: str
-) -> tuple[Call, Pixels]:
-    """The call for a request with images, and the images, uint8 ``(N, H, W, C)``."""
+) -> tuple[Call, ImagesBody]:
+    """The call for a request with images, and the images."""
     check_queue(context, query, verb, request.scope)
     received = await request_bodies.read_images(request, context)
     model = choose_model(context, query, received.named)
-    call = operation_call(model, verb, query, draws=query.seed is not None or verb == "score")
+    return operation_call(model, verb, query, draws=query.seed is not None or verb == "score"), received
+
+
+async def fit_images(
+    context: Context, query: ImagesQuery, model: ServedModel, received: ImagesBody
+) -> Fitted:
+    """The images of a request, fitted to a model. Raises as ``ImagesBody.fitted``."""
     limits = context.limits.images
-    fitted = await context.convert(
-        lambda: received.fitted(model, limits, resize=query.resize), received.weight
-    )
-    return call, fitted.pixels
+    return await context.convert(lambda: received.fitted(model, limits, resize=query.resize), received.weight)
+
+
+def unpadded_size(
+    query: DecodeQuery, body: Named | None, codes: NDArray[Any], model: ServedModel
+) -> tuple[int, int] | None:
+    """Height and width of the images of some codes, as the query or the body has them; None if neither has.
+
+    Raises BadValue if the two disagree, BadSize if the codes are not those of images padded from this size.
+    """
+    named = body.size if isinstance(body, CodesDocument) else None
+    given = _agreed("size", query.height_and_width, named)
+    if given is None:
+        return None
+    height, width = given
+    code_arrays.check_unpadded((height, width), codes, model.manifest)
+    return height, width
 
 
 def check_states(model: ServedModel, states: NDArray[Any], limits: ImageLimits) -> None:

@@ -15,7 +15,9 @@ from python_multipart import create_form_parser
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import Field, File
 from starlette.requests import ClientDisconnect, Request
+from starlette.types import Scope
 
+from service.api import spooled_body
 from service.api.content_negotiation import (
     FORM,
     JSON,
@@ -29,6 +31,8 @@ from service.api.dependencies import Context
 from service.api.middleware.body_limits import HOLD
 from service.api.schemas import CodesDocument, ImagesDocument, Named, SampleDocument
 from service.codecs import code_arrays, compression, fast_png, images
+from service.codecs.large.image_file import FileBytes, LargeFile, open_large
+from service.codecs.large.scratch_file import ScratchFile
 from service.errors import BadBody, BadValue, EmptyBody, TooLarge, bounded, quoted
 from service.models.model import ServedModel
 
@@ -47,6 +51,8 @@ D = TypeVar("D", ImagesDocument, SampleDocument)
 JSON_WEIGHT, FORM_WEIGHT = 8, 32
 # One body with so many bytes of JSON is parsed at a time: each holds the interpreter lock for up to 50 ms.
 _LARGE_JSON = 2**18
+# A longer body is not held in memory while it arrives.
+LONG_BODY = 2**26
 # More files than these are decoded in a thread, whatever they are.
 _FEW_FILES = 16
 
@@ -56,15 +62,21 @@ _FORM_CHUNK = 2**20
 
 
 class ImagesBody(NamedTuple):
-    """Encoded images: files, or one npy; and the object that may name their model."""
+    """Encoded images: files, or one npy; and the object that may name their model.
+
+    ``long_file`` is one image file that is too long for the memory.
+    """
 
     files: Sequence[bytes] = ()
     npy: bytes | None = None
     named: Named | None = None
+    long_file: ScratchFile | None = None
 
     @property
     def weight(self) -> float:
         """The work of decoding, in samples; infinite unless every file is a simple PNG."""
+        if self.long_file is not None:
+            return math.inf
         if self.npy is not None:
             return len(self.npy)
         return sum(map(fast_png.weight, self.files)) if len(self.files) <= _FEW_FILES else math.inf
@@ -73,7 +85,17 @@ class ImagesBody(NamedTuple):
         """The images, fitted to a model. Raises as ``images.from_files`` and ``images.from_npy``."""
         if self.npy is not None:
             return images.from_npy(self.npy, model.manifest.image, limits, resize=resize)
-        return images.from_files(self.files, model.manifest.image, limits, resize=resize)
+        files = self.files if self.long_file is None else [self.long_file.file.read()]
+        return images.from_files(files, model.manifest.image, limits, resize=resize)
+
+    def large(self, limits: images.ImageLimits) -> LargeFile | None:
+        """The only image, if it is too large to be decoded at once. Raises as ``open_large``."""
+        if self.long_file is not None:
+            return open_large(FileBytes(self.long_file), limits)
+        # A simple PNG is never so large.
+        if len(self.files) != 1 or self.weight < math.inf:
+            return None
+        return open_large(self.files[0], limits)
 
 
 @dataclass(frozen=True)
@@ -107,7 +129,16 @@ class SampleBody:
 
 async def read_images(request: Request, context: Context) -> ImagesBody:
     """The images of a request. Raises EmptyBody, BadBody, BadValue, TooLarge or UnsupportedMediaType."""
-    _, images = await _read(await _body(request, context), request, context, ImagesDocument)
+    if not _is_long(request.scope):
+        body = await _body(request, context)
+    else:
+        scratch = await spooled_body.spooled(request)
+        beginning, media = scratch.file.read(2**16), content_type(request.scope)
+        scratch.file.seek(0)
+        if checked_content_type(media, beginning, IMAGE_TYPES) in PICTURES:
+            return ImagesBody(long_file=scratch)
+        body = await context.convert(scratch.file.read)
+    _, images = await _read(body, request, context, ImagesDocument)
     if images is None:
         raise BadValue(_EITHER)
     return images
@@ -196,6 +227,12 @@ async def whole(request: Request, context: Context) -> bytes:
     content = await context.convert(lambda: compression.decompressed(body, encoding, most))
     request.scope[HOLD](len(content))
     return content
+
+
+def _is_long(scope: Scope) -> bool:
+    """Whether a request has so long a body, not compressed, that it is written to a file while it arrives."""
+    length = header(scope, b"content-length") or ""
+    return length.isdecimal() and int(length[:20]) > LONG_BODY and header(scope, b"content-encoding") is None
 
 
 def _json_images(document: ImagesDocument | SampleDocument) -> ImagesBody | None:

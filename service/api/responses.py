@@ -1,21 +1,28 @@
 """Responses: codes and images as JSON, npy or PNG, written directly from numpy."""
 
-from collections.abc import Mapping, Sequence
+import base64
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import orjson
 from numpy.typing import NDArray
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from service.api.content_negotiation import BYTES, JSON, NPY, PNG
 from service.codecs import images, npy
 from service.codecs.images import Pixels
+from service.codecs.large.scratch_file import ScratchFile
 from service.contract.image_grid import grid
 from service.models.model import ServedModel
 
 CODES_FORMS = (JSON, NPY, BYTES)
 IMAGES_FORMS = (PNG, JSON, NPY, BYTES)
+
+# Bytes of a file that are sent at a time: base64 has four characters for three of them.
+_SENT = 3 * 2**16
 
 
 def json_bytes(content: Any) -> bytes:
@@ -24,12 +31,22 @@ def json_bytes(content: Any) -> bytes:
 
 
 def of_codes(
-    model: ServedModel, codes: NDArray[Any], form: str, headers: Mapping[str, str] | None = None
+    model: ServedModel,
+    codes: NDArray[Any],
+    form: str,
+    headers: Mapping[str, str] | None = None,
+    size: tuple[int, int] | None = None,
 ) -> Response:
-    """Codes ``(N, *shape)`` in one of CODES_FORMS."""
+    """Codes ``(N, *shape)`` in one of CODES_FORMS.
+
+    ``size`` is the height and width in pixels of the images before they were padded, if they were.
+    """
+    if size is not None:
+        headers = {**(headers or {}), "X-Tessera-Size": f"{size[0]}x{size[1]}"}
     if form != JSON:
         return _response(npy.dump(codes), model, form, headers)
-    content = {**_members(model, codes.shape), "dtype": model.manifest.codes.dtype, "codes": codes}
+    more = {} if size is None else {"size": size}
+    content = {**_members(model, codes.shape), "dtype": model.manifest.codes.dtype, **more, "codes": codes}
     return _response(json_bytes(content), model, form, headers)
 
 
@@ -51,6 +68,42 @@ def of_images(
         return _response(npy.dump(pixels), model, form, headers)
     content = {**_members(model, pixels.shape), "images": images.to_base64(pixels), **(more or {})}
     return _response(json_bytes(content), model, form, headers)
+
+
+def of_image_file(
+    model: ServedModel, scratch: ScratchFile, shape: tuple[int, ...], form: str, more: Mapping[str, Any]
+) -> Response:
+    """One image of ``shape``, (1, H, W, C), in a file, which is closed when it is sent.
+
+    The file is a PNG, or for the forms NPY and BYTES an npy. ``more`` are further members of the JSON object.
+    Raises InflightBytesExceeded if the file cannot be finished.
+    """
+    size = scratch.finish()
+    before = after = b""
+    if form == JSON:
+        content = json_bytes({**_members(model, shape), **more, "images": [""]})
+        # The text of the image goes between the quotation marks.
+        before, after = content[: -len(b'"]}')], content[-len(b'"]}') :]
+        size = len(content) + 4 * -(-size // 3)
+    response = StreamingResponse(_sent(scratch, before, after, in_base64=form == JSON))
+    headers = _headers(model.manifest.name, model.manifest.version, form)
+    response.raw_headers = [(b"content-length", b"%d" % size), *headers]
+    return response
+
+
+def _sent(scratch: ScratchFile, before: bytes, after: bytes, *, in_base64: bool) -> Iterator[bytes]:
+    with closing(scratch):
+        if before:
+            yield before
+        while chunk := scratch.file.read(_SENT):
+            yield base64.b64encode(chunk) if in_base64 else chunk
+        if after:
+            yield after
+
+
+def distances(mse: Sequence[float]) -> dict[str, list[float] | list[float | None]]:
+    """The members with the distance of reconstructions: MSE of pixels in [0, 1], and PSNR in dB."""
+    return {"mse": list(mse), "psnr": [float(-10 * np.log10(each)) if each > 0 else None for each in mse]}
 
 
 def of_chains(

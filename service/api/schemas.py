@@ -13,6 +13,7 @@ from pydantic import (
     ConfigDict,
     Field,
     NonNegativeInt,
+    PositiveInt,
     ValidationError,
     WithJsonSchema,
     field_validator,
@@ -128,6 +129,19 @@ class ImagesQuery(OperationQuery):
     """Make images fit the model's own size; `false` keeps theirs, where the model can."""
 
 
+class DecodeQuery(OperationQuery):
+    """The query of `/decode`."""
+
+    size: str | None = Field(default=None, pattern="^[1-9][0-9]{0,5}x[1-9][0-9]{0,5}$", examples=["30x28"])
+    """Height and width of the images before they were padded, as `X-Tessera-Size` has them: what was added
+    is cut off."""
+
+    @property
+    def height_and_width(self) -> list[int] | None:
+        """The two numbers of ``size``."""
+        return None if self.size is None else [int(number) for number in self.size.split("x")]
+
+
 class SampleQuery(_Sample, OperationQuery):
     """A sample request as a query."""
 
@@ -159,6 +173,8 @@ class CodesDocument(_ShapedCodes, Named, Closed):
     elsewhere = "seed, label and the parameters of the model go in the query, as ?seed=1"
     codes: list[Any]
     """Nested lists, `[n, h, w]` or `[n, d]`, or a flat one and `shape`."""
+    size: list[PositiveInt] | None = Field(default=None, min_length=2, max_length=2, examples=[[28, 28]])
+    """Height and width in pixels of the images before they were padded: what was added is cut off."""
 
 
 class SampleDocument(_ShapedCodes, _Sample, _Seeded, Closed):

@@ -5,7 +5,8 @@ There is one queue per key; the queues are served round robin, within limits.
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -45,6 +46,7 @@ class Entry(Generic[Key]):
     - ``batch_rows``: how many such rows may share a batch
     - ``seed``: the seed of the noise
     - ``items``: the number of each row, from which its noise follows; None stands for 0, 1, ...
+    - ``reserved``: whether its request has a reservation, so that a full queue does not refuse it
     """
 
     key: Key
@@ -54,6 +56,7 @@ class Entry(Generic[Key]):
     batch_rows: int
     seed: int = 0
     items: Sequence[int] | None = None
+    reserved: bool = False
 
     # The rows that it counts for in the queue: one batch at most, because other keys wait for one batch only.
     weight: int = field(init=False)
@@ -183,8 +186,9 @@ class Queues(Generic[Key]):
         return Overloaded(detail, retry_after=after, given=waiting, allowed=limit)
 
     def add(self, entry: Entry[Key]) -> None:
-        """Queue an entry. Raises Overloaded if its queue is full."""
-        self.check(entry.operation)
+        """Queue an entry. Raises Overloaded if its queue is full and it has no reservation."""
+        if not entry.reserved:
+            self.check(entry.operation)
         self._rows[entry.operation] += entry.weight
         self._nbytes += entry.nbytes
         queue = self._queues.get(entry.key)
@@ -192,6 +196,16 @@ class Queues(Generic[Key]):
             queue = self._queues[entry.key] = _Queue(entry.key)
             self._ready.append(queue)
         queue.append(entry)
+
+    @contextmanager
+    def reservation(self, operation: tuple[str, str], nbytes: int) -> Iterator[None]:
+        """Count ``nbytes`` of a request with many entries until it ends. Raises Overloaded as ``check``."""
+        self.check(operation)
+        self._nbytes += nbytes
+        try:
+            yield
+        finally:
+            self._nbytes -= nbytes
 
     def close(self, entry: Entry[Key]) -> None:
         """Release an entry that is answered, late or cancelled."""

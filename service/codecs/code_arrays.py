@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from service.codecs import json_arrays, npy
 from service.codecs.images import ImageLimits
 from service.contract.manifest import Manifest
-from service.errors import BadCodes, quoted
+from service.errors import BadCodes, BadSize, quoted
 
 
 def from_json(document: Mapping[str, Any], manifest: Manifest, limits: ImageLimits) -> NDArray[Any]:
@@ -108,6 +108,20 @@ def image_size(item: tuple[int, ...], manifest: Manifest) -> tuple[int, int] | N
         return None
     height, width = item[0] * spec.stride, item[1] * spec.stride
     return (height, width) if image.allows(height, width) else None
+
+
+def check_unpadded(size: tuple[int, int], codes: NDArray[Any], manifest: Manifest) -> None:
+    """Raise BadSize unless images of ``size``, (height, width), are padded to those of the codes."""
+    height, width = image_size(codes.shape[1:], manifest) or (0, 0)
+    if manifest.image.padded(*size) != (height, width):
+        most = (manifest.image.multiple_of or 1) - 1
+        detail = (
+            f"size is {size[0]} x {size[1]} pixels (height x width), and the images of the codes have "
+            f"{height} x {width}; the height is {height - most} to {height}, and the width {width - most} to "
+            f"{width}"
+        )
+        allowed = {"height": [height - most, height], "width": [width - most, width]}
+        raise BadSize(detail, given=list(size), allowed=allowed)
 
 
 def _allowed_shapes(manifest: Manifest) -> str:

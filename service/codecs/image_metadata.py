@@ -17,13 +17,16 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, NamedTuple, Protocol
 
 MOST_PARTS = 2**14
 """Chunks or segments that a file may have."""
 
 MOST_SCANS = 64
 """Scans that a progressive JPEG may have: each takes about as long as the whole image."""
+
+SOS = 0xDA
+"""The marker of a scan of a JPEG."""
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
 JPEG_START = b"\xff\xd8"
@@ -33,7 +36,7 @@ _XMP_NAME = b"XML:com.adobe.xmp\0\0"
 _WEBP_PIXELS = (b"VP8 ", b"VP8L", b"ALPH", b"ANIM")
 # Profile, EXIF and XMP, of the flags in VP8X.
 _WEBP_METADATA, _WEBP_EXIF = 0x2C, 0x08
-_SOS, _EOI, _COM = 0xDA, 0xD9, 0xFE
+_EOI, _COM = 0xD9, 0xFE
 _APP0, _APP1, _APP14, _APP15 = 0xE0, 0xE1, 0xEE, 0xEF
 # Junk or padding, and markers without a length.
 _NOTHING, _ALONE = (0x00, 0xFF), (0x01, *range(0xD0, 0xD9))
@@ -54,56 +57,87 @@ class Animated(ValueError):
     """A file with several frames. The message says so."""
 
 
+class Bytes(Protocol):
+    """The bytes of a file, in memory or on disk."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> bytes: ...
+
+    def find(self, part: bytes, start: int, /) -> int:
+        """Where ``part`` is first, at ``start`` or later; -1 if nowhere."""
+
+
+class Kept(NamedTuple):
+    """A file without its metadata: what is left of it, in order, and its EXIF orientation, 1 to 8, or 0."""
+
+    parts: list[bytes | slice]
+    orientation: int
+
+    def of(self, data: bytes) -> bytes:
+        """The parts, joined."""
+        view = memoryview(data)
+        return b"".join([view[part] if isinstance(part, slice) else part for part in self.parts])
+
+
 def strip(data: bytes) -> bytes:
     """The file of a PNG, JPEG or WebP without its metadata; any other data unchanged.
 
     Raises TooManyParts or Animated.
     """
     if data.startswith(PNG_START):
-        return _png(data)
+        return keep_png(data).of(data)
     if data.startswith(JPEG_START):
-        return _jpeg(data)
+        first_scan = next((at for marker, at, _ in jpeg_segments(data) if marker == SOS), len(data))
+        scans = data.count(bytes([0xFF, SOS]), first_scan)
+        if scans > MOST_SCANS:
+            raise TooManyParts(f"has {scans} scans, and {MOST_SCANS} are allowed")
+        return keep_jpeg(data).of(data)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return _webp(data)
     return data
 
 
-def _png(data: bytes) -> bytes:
-    view, parts, at = memoryview(data), [], len(PNG_START)
+def keep_png(data: Bytes, most: int = MOST_PARTS) -> Kept:
+    """What a PNG of at most ``most`` chunks keeps. Raises TooManyParts or Animated."""
+    parts: list[bytes | slice] = [PNG_START]
+    at, size = len(PNG_START), len(data)
     exif = xmp = 0
-    for _ in range(MOST_PARTS):
-        length, kind = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8]
-        content, end = view[at + 8 : at + 8 + length], at + 12 + length
+    for _ in range(most):
+        head = data[at : at + 8]
+        length, kind = int.from_bytes(head[:4]), head[4:]
+        content, end = slice(at + 8, at + 8 + min(length, _MOST_METADATA)), at + 12 + length
         if kind in _PNG_PIXELS:
-            parts.append(view[at:end])
+            parts.append(slice(at, min(end, size)))
         elif kind == b"fdAT":
             # Frames beside the image in IDAT; one alone in IDAT is the image.
             raise Animated("is an animated PNG")
         elif kind == b"eXIf":
-            exif = _in_exif(bytes(content[:_MOST_METADATA]))
-        elif kind == b"iTXt" and content[: len(_XMP_NAME)] == _XMP_NAME:
-            xmp = _in_xmp(bytes(content[:_MOST_METADATA]))
-        if kind == b"IEND" or end >= len(data):
+            exif = _in_exif(data[content])
+        elif kind == b"iTXt" and (text := data[content]).startswith(_XMP_NAME):
+            xmp = _in_xmp(text)
+        if kind == b"IEND" or end >= size:
             break
         at = end
     else:
-        raise TooManyParts(f"has more than {MOST_PARTS} chunks")
+        raise TooManyParts(f"has more than {most} chunks")
     turned = _exif(exif or xmp)
     if turned:
         checksum = zlib.crc32(turned, zlib.crc32(b"eXIf"))
         chunk = struct.pack(">I4s", len(turned), b"eXIf") + turned + struct.pack(">I", checksum)
-        parts.insert(1, memoryview(chunk))
-    return b"".join([PNG_START, *parts])
+        parts.insert(2, chunk)
+    return Kept(parts, exif or xmp)
 
 
-def _jpeg(data: bytes) -> bytes:
-    view, parts = memoryview(data), [memoryview(JPEG_START)]
+def keep_jpeg(data: Bytes) -> Kept:
+    """What a JPEG keeps; the last part is its scans. Raises TooManyParts."""
+    parts: list[bytes | slice] = [JPEG_START]
     exif = xmp = 0
     kept = set()
-    scans = memoryview(b"")
-    for marker, at, end in _segments(data):
-        if marker == _SOS:
-            scans = view[at:]
+    scans = slice(len(data), len(data))
+    for marker, at, end in jpeg_segments(data):
+        if marker == SOS:
+            scans = slice(at, end)
         elif marker == _APP1:
             content = data[at + 4 : end]
             exif = exif or (_in_exif(content) if content.startswith(_EXIF) else 0)
@@ -111,17 +145,17 @@ def _jpeg(data: bytes) -> bytes:
         elif marker in (_APP0, _APP14) and marker not in kept:
             # libjpeg derives the colour space from these.
             kept.add(marker)
-            parts.append(view[at:end])
+            parts.append(slice(at, end))
         elif not (_APP0 <= marker <= _APP15 or marker == _COM):
-            parts.append(view[at:end])
+            parts.append(slice(at, end))
     turned = _exif(exif or xmp)
     if turned:
         content = _EXIF + turned
-        parts.append(memoryview(struct.pack(">BBH", 0xFF, _APP1, 2 + len(content)) + content))
-    return b"".join([*parts, scans])
+        parts.append(struct.pack(">BBH", 0xFF, _APP1, 2 + len(content)) + content)
+    return Kept([*parts, scans], exif or xmp)
 
 
-def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+def jpeg_segments(data: Bytes) -> Iterator[tuple[int, int, int]]:
     """Marker, start and end of the segments of a JPEG up to its first scan, the last of them.
 
     Raises TooManyParts.
@@ -129,13 +163,10 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     at = len(JPEG_START)
     for _ in range(MOST_PARTS):
         at = data.find(b"\xff", at)
-        marker = data[at + 1] if 0 <= at < len(data) - 3 else _EOI
+        marker = data[at + 1 : at + 2][0] if 0 <= at < len(data) - 3 else _EOI
         if marker == _EOI:
             return
-        if marker == _SOS:
-            scans = data.count(bytes([0xFF, _SOS]), at)
-            if scans > MOST_SCANS:
-                raise TooManyParts(f"has {scans} scans, and {MOST_SCANS} are allowed")
+        if marker == SOS:
             yield marker, at, len(data)
             return
         if marker in _NOTHING:

@@ -3,6 +3,7 @@
 Pixels are uint8 ``(N, H, W, C)`` everywhere in the service. Images are fitted to a model by the rule of
 ``service.contract.image_preprocessing``, which the trainer uses too. The size of an image is read from its
 header and checked before any pixel is decoded, which stops a decompression bomb. Animations are refused.
+Images that keep their own size are padded to one that the model takes.
 ``service.codecs.fast_png`` decodes small simple PNGs; Pillow decodes all other files, without
 their metadata (``service.codecs.image_metadata``). Both give the same pixels.
 """
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from service.codecs import fast_png, image_metadata, npy
-from service.contract.image_preprocessing import fit, pixels, prepare, upright_picture
+from service.contract.image_preprocessing import fit, pad_edges, pixels, prepare, upright_picture
 from service.contract.manifest import ImageSpec
 from service.errors import (
     BadArray,
@@ -41,6 +42,8 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 
 _WHITESPACE = b" \t\r\n\v\f"
 
+_LARGER = "a larger one is read row by row if it is the only one, a PNG or JPEG, and has resize=false"
+
 # Pillow's own limit is fixed, and it raises at twice the value; open_image checks the setting.
 Image.MAX_IMAGE_PIXELS = None
 
@@ -52,6 +55,7 @@ class ImageLimits:
     max_pixels: int
     max_images: int
     max_total_pixels: int
+    max_decoded_pixels: int = 2**24
 
     def check_count(self, rows: int) -> None:
         """Raise BadValue for no rows, TooLarge for more than ``max_images``."""
@@ -66,6 +70,12 @@ class ImageLimits:
             size = f"{what} {height} x {width} pixels"
             raise too_large(size, height * width, self.max_pixels, "max_pixels")
 
+    def check_decoded(self, what: str, height: int, width: int, hint: str) -> None:
+        """Raise TooLarge if an image has more than ``max_decoded_pixels``; ``hint`` ends the message."""
+        if height * width > self.max_decoded_pixels:
+            size = f"{what} {height} x {width} pixels, and is not decoded at once"
+            raise too_large(size, height * width, self.max_decoded_pixels, "max_decoded_pixels", hint)
+
     def check_total(self, rows: int, height: int, width: int) -> None:
         """Raise TooLarge if so many images of a size have more than ``max_total_pixels``."""
         total = rows * height * width
@@ -75,10 +85,18 @@ class ImageLimits:
 
 
 class Fitted(NamedTuple):
-    """Images fitted to a model, uint8 ``(N, H, W, C)``, and the upright size of each file."""
+    """Images fitted to a model, uint8 ``(N, H, W, C)``, and the upright size of each file.
+
+    ``unpadded`` is their height and width without the padding, if they were padded.
+    """
 
     pixels: Pixels
     sizes: list[Size]
+    unpadded: tuple[int, int] | None = None
+
+    def crop(self, images: Pixels) -> Pixels:
+        """Images of the size of ``pixels``, without the padding."""
+        return cropped(images, self.unpadded)
 
 
 def from_files(
@@ -86,7 +104,7 @@ def from_files(
 ) -> Fitted:
     """PNG, JPEG or WebP files, fitted to the model's own size.
 
-    Without ``resize`` each keeps its size, which must be one that the model takes and the same for all.
+    Without ``resize`` each keeps its size, the same for all, and is padded to one that the model takes.
     Raises EmptyBody, BadImage, BadSize or TooLarge; with several files, naming which.
     """
     limits.check_count(len(files))
@@ -109,10 +127,13 @@ def from_files(
         else:
             sizes.append((image.shape[1], image.shape[0]))
         if not resize:
-            _check_own_size(image, images, spec, where)
-            limits.check_total(len(files), image.shape[0], image.shape[1])
+            _check_same_size(sizes, where)
+            height, width = padded_size(image.shape[0], image.shape[1], spec, limits, where)
+            limits.check_total(len(files), height, width)
+            image = pad_edges(image, height, width)
         images.append(image)
-    return Fitted(images[0][None] if len(images) == 1 else np.stack(images), sizes)
+    batch = images[0][None] if len(images) == 1 else np.stack(images)
+    return Fitted(batch, sizes, None if resize else _unpadded(batch, sizes[0]))
 
 
 def from_npy(data: bytes, spec: ImageSpec, limits: ImageLimits, *, resize: bool = True) -> Fitted:
@@ -121,24 +142,47 @@ def from_npy(data: bytes, spec: ImageSpec, limits: ImageLimits, *, resize: bool 
     ``(H, W)`` is one greyscale image; three axes are one image ``(H, W, C)`` if the last is 1, 3 or 4 long,
     else greyscale images ``(N, H, W)``. Raises BadArray, BadValue, BadSize or TooLarge.
     """
-    array = _four_axes(npy.load(data))
-    count, height, width, _ = array.shape
-    return Fitted(from_array(array, spec, limits, resize=resize), [(width, height)] * count)
+    return from_array(_four_axes(npy.load(data)), spec, limits, resize=resize)
 
 
-def from_array(array: Pixels, spec: ImageSpec, limits: ImageLimits, *, resize: bool) -> Pixels:
-    """The fitted images of a uint8 array ``(N, H, W, C)``. Raises BadValue, BadSize or TooLarge."""
+def from_array(array: Pixels, spec: ImageSpec, limits: ImageLimits, *, resize: bool) -> Fitted:
+    """A uint8 array ``(N, H, W, C)``, fitted as files are. Raises BadValue, BadSize or TooLarge."""
     count, height, width, _ = array.shape
+    sizes = [(width, height)] * count
     limits.check_count(count)
     limits.check_pixels("the images have", height, width)
     if resize:
         height, width = spec.height, spec.width
-    elif not spec.allows(height, width):
-        raise _bad_size(height, width, spec, "the image")
-    limits.check_total(count, height, width)
-    if array.shape[1:] == (height, width, spec.channels):
-        return np.ascontiguousarray(array)
-    return np.stack([prepare(_picture(image), spec, height, width) for image in array])
+        limits.check_total(count, height, width)
+    else:
+        limits.check_total(count, *padded_size(height, width, spec, limits, "the image"))
+    if array.shape[1:] != (height, width, spec.channels):
+        array = np.stack([prepare(_picture(image), spec, height, width) for image in array])
+    if resize:
+        return Fitted(np.ascontiguousarray(array), sizes)
+    batch = np.ascontiguousarray(pad_edges(array, *spec.padded(height, width)))
+    return Fitted(batch, sizes, _unpadded(batch, sizes[0]))
+
+
+def cropped(images: Pixels, size: tuple[int, int] | None) -> Pixels:
+    """The top left part of ``size``, (height, width), of images uint8 ``(N, H, W, C)``; without it, all."""
+    return images if size is None else np.ascontiguousarray(images[:, : size[0], : size[1]])
+
+
+def padded_size(height: int, width: int, spec: ImageSpec, limits: ImageLimits, where: str) -> tuple[int, int]:
+    """The height and width to which an image of a size is padded.
+
+    Raises BadSize if the model has one size, TooLarge if the padded image is too large.
+    """
+    size = spec.padded(height, width)
+    if not spec.allows(*size):
+        detail = (
+            f"{where} is {height} x {width} pixels (height x width); with resize=false this model takes "
+            f"{spec.height} x {spec.width}"
+        )
+        raise BadSize(detail, given=[height, width], allowed={"height": spec.height, "width": spec.width})
+    limits.check_pixels(f"padded to multiples of {spec.multiple_of}, {where} has", *size)
+    return size
 
 
 def open_image(data: bytes, limits: ImageLimits, where: str = "the image") -> Image.Image:
@@ -157,6 +201,7 @@ def open_image(data: bytes, limits: ImageLimits, where: str = "the image") -> Im
         raise BadImage(f"{where} is no PNG, JPEG or WebP that can be read", allowed=FORMATS) from error
     width, height = picture.size
     limits.check_pixels(f"{where} has", height, width)
+    limits.check_decoded(f"{where} has", height, width, _LARGER)
     return picture
 
 
@@ -208,28 +253,19 @@ def _upright(
         raise BadImage(f"{where} is truncated or corrupt") from error
 
 
-def _check_own_size(image: Pixels, others: Sequence[Pixels], spec: ImageSpec, where: str) -> None:
-    height, width, _ = image.shape
-    if not spec.allows(height, width):
-        raise _bad_size(height, width, spec, where)
-    if others and others[0].shape != image.shape:
+def _check_same_size(sizes: Sequence[Size], where: str) -> None:
+    (first_width, first_height), (width, height) = sizes[0], sizes[-1]
+    if sizes[-1] != sizes[0]:
         detail = (
-            f"{where} is {height} x {width} pixels and the first is {others[0].shape[0]} x "
-            f"{others[0].shape[1]}; with resize=false all images of a request must have one size"
+            f"{where} is {height} x {width} pixels and the first is {first_height} x {first_width}; with "
+            f"resize=false all images of a request must have one size"
         )
-        raise BadSize(detail, given=[height, width], allowed=list(others[0].shape[:2]))
+        raise BadSize(detail, given=[height, width], allowed=[first_height, first_width])
 
 
-def _bad_size(height: int, width: int, spec: ImageSpec, where: str) -> BadSize:
-    if spec.multiple_of is None:
-        rule, allowed = f"{spec.height} x {spec.width}", {"height": spec.height, "width": spec.width}
-    else:
-        rule, allowed = f"multiples of {spec.multiple_of}", {"multiple_of": spec.multiple_of}
-    return BadSize(
-        f"{where} is {height} x {width} pixels (height x width); with resize=false this model takes {rule}",
-        given=[height, width],
-        allowed=allowed,
-    )
+def _unpadded(batch: Pixels, size: Size) -> tuple[int, int] | None:
+    width, height = size
+    return None if batch.shape[1:3] == (height, width) else (height, width)
 
 
 def _four_axes(array: NDArray[Any]) -> Pixels:

@@ -50,10 +50,11 @@ def load(data: bytes) -> NDArray[Any]:
 
 
 def dump(array: NDArray[Any]) -> bytes:
-    """The bytes of an npy file."""
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()
+    """The bytes of an npy file; they are the only copy of the array."""
+    array = np.asarray(array, order="C")
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
+    return b"".join((header.getvalue(), array.data))
 
 
 class _Header(NamedTuple):

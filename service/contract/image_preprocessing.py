@@ -81,6 +81,17 @@ def pixels(picture: Image.Image) -> NDArray[np.uint8]:
     return array[:, :, None] if array.ndim == 2 else array
 
 
+def pad_edges(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """Images uint8 ``(..., H, W, C)`` padded to ``height`` x ``width``, at the right and the bottom.
+
+    The new pixels repeat those of the edge. Images of that size are returned as they are.
+    """
+    down, right = height - image.shape[-3], width - image.shape[-2]
+    if not down and not right:
+        return image
+    return np.pad(image, [(0, 0)] * (image.ndim - 3) + [(0, down), (0, right), (0, 0)], mode="edge")
+
+
 def _over_background(picture: Image.Image, mode: Literal["L", "RGB"], background: int) -> Image.Image:
     """A picture composed over a background, tile by tile, because Pillow holds the GIL during a call."""
     composed = Image.new(mode, picture.size)

@@ -70,6 +70,14 @@ class ImageSpec(Record):
             return (height, width) == (self.height, self.width)
         return height > 0 and width > 0 and height % self.multiple_of == 0 and width % self.multiple_of == 0
 
+    def padded(self, height: int, width: int) -> tuple[int, int]:
+        """The size in pixels to which an image of this size is padded: the next multiples of ``multiple_of``.
+
+        Without ``multiple_of`` it is the same size, whether the graphs take it or not.
+        """
+        step = self.multiple_of or 1
+        return -(-height // step) * step, -(-width // step) * step
+
 
 class CodesSpec(Record):
     """The codes of one image.

@@ -63,6 +63,12 @@ def read_bundle(path: Path) -> Bundle:
     return Bundle(path, manifest, fingerprint, codebook, vectors, preview)
 
 
+def read_tensors(bundle: Bundle) -> dict[str, bytes]:
+    """The content of the files of tensors that the graphs of a bundle share, by file. Raises ModelRefused."""
+    names = [name for name in bundle.manifest.files if name.endswith(".safetensors")]
+    return {name: _read(bundle.path, name) for name in names}
+
+
 def read_manifest(path: Path) -> Manifest:
     """The manifest of a folder, validated on its own. Raises ModelRefused."""
     try:

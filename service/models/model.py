@@ -33,13 +33,17 @@ DEFAULT_METHOD = "prior"
 
 @dataclass(frozen=True)
 class BatchLimits:
-    """The largest batch of a model: at most ``rows`` rows and ``pixels`` pixels of images."""
+    """The largest batch of a model: at most ``rows`` rows and ``pixels`` pixels of images.
+
+    An image of more than ``tile_pixels`` runs in tiles of at most so many.
+    """
 
     rows: int = 64
     pixels: int = 2**20
+    tile_pixels: int = 2**19
 
     @classmethod
-    def on(cls, provider: Provider, rows: int = 0, pixels: int = 0) -> "BatchLimits":
+    def on(cls, provider: Provider, rows: int = 0, pixels: int = 0, tile_pixels: int = 0) -> "BatchLimits":
         """The limits for a provider; 0 stands for the provider's default.
 
         On a CPU, two images of 128x128 in a batch take as long per image as one, and larger batches are
@@ -47,8 +51,8 @@ class BatchLimits:
         a row takes 0.83 of its time in a batch of 41. On a GPU, one batch of 512 images of 28x28 takes a
         third of the time of eight batches of 64.
         """
-        defaults = (128, 2**15) if provider.name == "cpu" else (512, 2**20)
-        return cls(rows or defaults[0], pixels or defaults[1])
+        defaults = (128, 2**15, 2**19) if provider.name == "cpu" else (512, 2**20, 2**20)
+        return cls(rows or defaults[0], pixels or defaults[1], tile_pixels or defaults[2])
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,12 +165,29 @@ class ServedModel:
 
     def batch_rows(self, pipeline: Pipeline, given: Arrays, values: Mapping[str, Number]) -> int:
         """How many rows such as these may share a batch of a pipeline: 1 or more."""
-        image, stride = self.manifest.image, self.manifest.codes.stride
-        area = image.height * image.width
-        if Role.images in given:
-            area = math.prod(given[Role.images].shape[1:3])
-        elif Role.codes in given and stride is not None:
-            area = math.prod(given[Role.codes].shape[1:3]) * stride * stride
-        limits = self.batch_limits
+        area, limits = self.image_pixels(given), self.batch_limits
         pixels = pipeline.pixels(area, values) if pipeline.noises else area
         return max(1, min(limits.rows, limits.pixels // pixels))
+
+    def is_large(self, given: Arrays) -> bool:
+        """Whether one row such as these has more pixels than a batch may have."""
+        return self.image_pixels(given) > self.batch_limits.pixels
+
+    @property
+    def whole_pixels(self) -> int:
+        """The pixels of the largest image that runs in one piece; one of the native size always does."""
+        image = self.manifest.image
+        return max(self.batch_limits.tile_pixels, image.height * image.width)
+
+    def runs_whole(self, given: Arrays) -> bool:
+        """Whether rows such as these run in one piece; larger ones run in tiles (``service.tiling``)."""
+        return self.image_pixels(given) <= self.whole_pixels
+
+    def image_pixels(self, given: Arrays) -> int:
+        """The pixels of the image of one row."""
+        image, stride = self.manifest.image, self.manifest.codes.stride
+        if Role.images in given:
+            return math.prod(given[Role.images].shape[1:3])
+        if Role.codes in given and stride is not None:
+            return math.prod(given[Role.codes].shape[1:3]) * stride * stride
+        return image.height * image.width

@@ -9,7 +9,7 @@ from service.contract.manifest import Input, Manifest, Operation, fits
 from service.contract.roles import Role, Source
 from service.contract.runner import Arrays
 from service.errors import GraphFailed, ModelRefused
-from service.models.bundle import Bundle, read_fingerprint, read_manifest
+from service.models.bundle import Bundle, read_fingerprint, read_manifest, read_tensors
 from service.models.model import BatchLimits, ServedModel
 from service.models.pipeline import SAMPLE
 from service.runtime.providers import Provider
@@ -34,9 +34,11 @@ def load_model(bundle: Bundle, provider: Provider, batch_limits: BatchLimits) ->
 
     Raises ModelRefused.
     """
-    manifest = bundle.manifest
+    manifest, tensors = bundle.manifest, read_tensors(bundle)
     files = {each.graph: each.graph_on(provider.name) for each in manifest.operations.values()}
-    sessions = {graph: Session(bundle.path / file, provider) for graph, file in sorted(files.items())}
+    sessions = {
+        graph: Session(bundle.path / file, provider, tensors) for graph, file in sorted(files.items())
+    }
     model = ServedModel(bundle, provider, sessions, batch_limits)
     for name, operation in manifest.operations.items():
         _validate_roles(name, operation)

@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import onnxruntime as ort
@@ -32,8 +33,13 @@ class TensorType:
 class Session:
     """The session of one ONNX graph. On the CPU several threads may run it, on a GPU only one."""
 
-    def __init__(self, path: Path, provider: Provider) -> None:
-        """Raises ModelRefused if the graph cannot be loaded or does not run on the provider."""
+    def __init__(
+        self, path: Path, provider: Provider, tensors: Mapping[str, bytes] = MappingProxyType({})
+    ) -> None:
+        """``tensors`` has the content of the files of tensors that the graph may name, by file.
+
+        Raises ModelRefused if the graph cannot be loaded, names another file or does not run on the provider.
+        """
         options = ort.SessionOptions()
         options.intra_op_num_threads = provider.threads if provider.device is None else 1
         # Threads that spin after a run take the cores from the next graph of a pipeline: with spinning, 200
@@ -41,6 +47,11 @@ class Session:
         options.add_session_config_entry("session.force_spinning_stop", "1")
         if provider.device is None:
             memory.share_arena(options)
+        if tensors:
+            # ONNX Runtime would map the files as long as the session lives: if one of them is overwritten,
+            # the results change, and if it is cut, the process dies of SIGBUS.
+            sizes = [len(content) for content in tensors.values()]
+            options.add_external_initializers_from_files_in_memory([*tensors], [*tensors.values()], sizes)
         session, captures = _loaded(path, options, provider)
         if session.get_providers()[0] != provider.execution()[0][0]:
             raise ModelRefused(f"graph {path.name!r} does not run on {provider.name}")

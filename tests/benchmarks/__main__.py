@@ -15,9 +15,15 @@ need `wrk`, the first also build/peers. The others need neither:
     python -m tests.benchmarks hostile             all that may be done to a service, row by row; 6 minutes
     python -m tests.benchmarks decoding            pictures of all kinds, mostly broken, both ways; a minute
 
+    python -m tests.benchmarks gpu --out DIR       everything on a GPU; seven minutes, --rehearse on the CPU
+    python -m tests.benchmarks sizes               seconds and memory of pictures by their size; 5 minutes
+    python -m tests.benchmarks mixture             small requests beside large pictures; 3 minutes
+
     python -m tests.benchmarks access-log          what a line of the access log costs; half a minute
 
+    python -m tests.benchmarks bulk                bulk encoding of 60,000 files; half an hour
     python -m tests.benchmarks encoding EXPORTED...        images/s of encode and decode
+    python -m tests.benchmarks lookup [--pictures FOLDER]  the lookup against Gemm and ArgMin; 10 minutes
     python -m tests.benchmarks classifier          train the reference classifier; 10 minutes
     python -m tests.benchmarks pixels RUN EXPORTED         the pixel loop's graph against full passes in torch
     python -m tests.benchmarks lossy               the VLAE without its parts, other windows; two hours
@@ -36,6 +42,7 @@ import click
 MODULES = (
     "access_log",
     "agreement",
+    "bulk",
     "chains",
     "classifier",
     "codebooks",
@@ -43,12 +50,16 @@ MODULES = (
     "encoding",
     "decoding",
     "fuzz.command",
+    "gpu.command",
     "hostile.command",
+    "lookup",
     "lossy",
+    "mixture",
     "overload",
     "pixels",
     "sampling",
     "serving.command",
+    "sizes",
     "soak",
     "training",
 )

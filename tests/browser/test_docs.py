@@ -1,41 +1,14 @@
 """``/docs`` in Chromium: what a newcomer clicks works as it stands, also behind a proxy."""
 
-import os
-import shutil
-from collections.abc import Iterator
-
 import pytest
-from playwright.sync_api import BrowserContext, Locator, Page, Response, expect, sync_playwright
+from playwright.sync_api import BrowserContext, Locator, Page, Response, expect
 
 from service.api.app import routes
 from tests.fixtures.path_proxy import publishing
-from tests.fixtures.processes import ROOT, serving
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 # Milliseconds, on a machine with other work.
 PATIENCE = 60_000
-FLAGS = ("--default-model=vqvae-mnist", "--provider=cpu", "--workers=1")
 OPERATIONS = [(method, route.path) for route in routes() for method in sorted(route.methods or ())]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[BrowserContext]:
-    if CHROMIUM is None:
-        if os.environ.get("BROWSER_TESTS") == "required":
-            pytest.fail("no Chromium is installed, and BROWSER_TESTS=required")
-        pytest.skip("no Chromium is installed: apt-get install chromium")
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM)
-        # All pages are of one context, and share its cache.
-        yield browser.new_context(viewport={"width": 1280, "height": 900})
-        browser.close()
-
-
-@pytest.fixture(scope="module")
-def service() -> Iterator[str]:
-    """As ``make serve`` starts it."""
-    with serving(ROOT / "exported", *FLAGS) as url:
-        yield url
 
 
 def opened(browser: BrowserContext, url: str) -> Page:
@@ -117,9 +90,5 @@ def test_the_page_works_behind_a_proxy_that_removes_the_path(browser: BrowserCon
         decodes_below(browser, url)
 
 
-def test_the_page_works_behind_a_proxy_that_leaves_the_path(browser: BrowserContext) -> None:
-    with (
-        serving(ROOT / "exported", *FLAGS, "--root-path=/img") as inside,
-        publishing(inside, "/img", strips=False) as url,
-    ):
-        decodes_below(browser, url)
+def test_the_page_works_behind_a_proxy_that_leaves_the_path(browser: BrowserContext, below: str) -> None:
+    decodes_below(browser, below)

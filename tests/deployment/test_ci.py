@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from functools import reduce
 from typing import Any
 
 from service.contract import __version__
@@ -18,7 +19,11 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(enco
 def recipe(target: str) -> list[str]:
     found = re.search(rf"^{target}:.*\n((?:\t.*\n)+)", MAKEFILE, re.MULTILINE)
     assert found is not None, target
-    return [line.strip().replace("$(BIN)", ".venv/bin") for line in found[1].splitlines()]
+    folders = {"$(BIN)": ".venv/bin", "$(PAGE)": "build/page"}
+    return [
+        reduce(lambda words, name: words.replace(name, folders[name]), folders, line.strip())
+        for line in found[1].splitlines()
+    ]
 
 
 def test_it_is_what_a_workflow_may_be() -> None:

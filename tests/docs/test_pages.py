@@ -82,6 +82,7 @@ def test_settings(generated: dict[str, str]) -> None:
 
 def test_flags_and_variables_that_are_named_are_there(generated: dict[str, str]) -> None:
     known = set(re.findall(r"--[a-z][a-z0-9-]+", generated["reference/trainer-flags.md"]))
+    known |= set(re.findall(r"--[a-z][a-z0-9-]+", generated["reference/bulk-flags.md"]))
     known |= {flag(name) for name in Settings.model_fields}
     text = "\n".join(read(page) for page in WRITTEN if not page.startswith("docs/benchmarks/"))
     named = set(re.findall(r"`(--[a-z][a-z0-9-]+)", text))
@@ -119,7 +120,7 @@ def test_endpoints(generated: dict[str, str]) -> None:
     called = set(re.findall(r"^## `(\w+ /\S*)`", generated["reference/api.md"], re.MULTILINE))
     written = read("docs/requests.md") + read("docs/open-inference-protocol.md")
     assert [each for each in sorted(called) if f"`{each}`" not in written] == []
-    pages_of_the_service = {"GET /docs", "GET /openapi.json"}
+    pages_of_the_service = {"GET /", "GET /docs", "GET /openapi.json"}
     named = set(re.findall(r"`((?:GET|POST) /[^`?]*)`", everything()))
     assert {re.sub(r"NAME", "{name}", each) for each in named} <= called | pages_of_the_service
 

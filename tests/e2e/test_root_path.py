@@ -25,7 +25,13 @@ def test_calls_and_pages_are_below_the_path(tmp_path: Path, strips: bool, flags:
         # A probe does not come through the proxy.
         assert client.get(f"{service}/readyz").status_code == 200
         assert client.get(f"{url}/models/levels").json()["name"] == "levels"
-        page = client.get(f"{url}/", follow_redirects=True)
+        page = client.get(f"{url}/")
+        base = re.findall(r'<base href="([^"]+)">', page.text)
+        sources = re.findall(r'<(?:link|script)[^>]* (?:src|href)="([^"]+)"', page.text)
+        assert len(sources) > 4
+        for source in sources:
+            assert client.get(urljoin(urljoin(str(page.url), "".join(base)), source)).status_code == 200
+        page = client.get(f"{url}/docs/", follow_redirects=True)
         assert str(page.url) == f"{url}/docs"
         sources = re.findall(r'(?:src|href|url)(?:=|: )["\']([^"\']+)', page.text)
         assert len(sources) == 4

@@ -27,10 +27,10 @@ from trainer.evaluation.likelihood import SCORE
 from trainer.evaluation.reconstructions import RECONSTRUCTIONS, TRAINING, Reconstructions
 from trainer.evaluation.results import likelihood_row
 from trainer.export.model_card import CARD, SAMPLES, SHOWN_SEED, model_card
-from trainer.export.onnx_export import CODEBOOK_FILE, CODEBOOK_TENSOR, write_codebook, write_graph
-from trainer.export.parity import Drawing, ParityCheck, gap_of_others, with_draws
+from trainer.export.onnx_export import CODEBOOK_FILE, CODEBOOK_TENSOR, write_graphs
+from trainer.export.parity import Drawing, ParityCheck, check_halo, gap_of_others, with_draws
 from trainer.image_sheets import class_sheet, panels, save_png, sheet_labels, side_by_side
-from trainer.models.base import PICTURED_IMAGES, Graph, Model, SecondStage, Stage
+from trainer.models.base import PICTURED_IMAGES, Graph, Model, RunGraph, SecondStage, Stage
 from trainer.training.progress import LongStep, in_silence
 
 PARITY_IMAGES = 2000
@@ -77,17 +77,17 @@ def export(
     own, further = model.graphs(), second.graphs() if second else []
     graphs = [*own, *further]
     with publication(target, None if made_by is None else made_by.id, replace=replace) as folder:
-        codebook = model.codebook()
-        if codebook is not None:
-            write_codebook(codebook[1], folder)
-        for number, graph in enumerate(graphs, start=1):
-            with step(f"tracing {graph.operation}, {number} of {len(graphs)}"):
-                write_graph(graph, folder, codebook[0] if codebook else None)
+        written = [each for graph in graphs for each in (graph, *graph.variants.values())]
+        write_graphs(written, folder, model.codebook(), step)
         run = ExportedGraphs(folder)
         operations = {graph.operation: graph.as_operation() for graph in graphs}
         exported = ExportedModel(run, operations, model.codes_spec())
-        values, parity, preview = _examine(model, own, exported, dataset, step)
+        values, parity, preview = _examine(model, own, run, exported, dataset, step)
         save_png(preview, folder / "preview.png")
+        for graph in written:
+            if graph.tiling is not None:
+                with step(f"verifying the halo of {graph.operation}"):
+                    check_halo(graph, graph.tiling.halo, model.codes_spec(), run)
         for graph in filter(_to_be_compared_alone, own):
             with step(f"verifying {graph.operation}"):
                 parity = with_draws(parity, gap_of_others([graph], run))
@@ -130,16 +130,25 @@ def _second_stage_copy(model: Model, second: SecondStage, dataset: Dataset) -> S
 
 
 def _examine(
-    model: Model, graphs: Sequence[Graph], exported: ExportedModel, dataset: Dataset, step: LongStep
+    model: Model,
+    graphs: Sequence[Graph],
+    run: RunGraph,
+    exported: ExportedModel,
+    dataset: Dataset,
+    step: LongStep,
 ) -> tuple[dict[str, float], Parity, Tensor]:
     """Run the test images through the exported files: metrics, parity with torch, and the preview."""
     metrics, parity = Reconstructions(model.codes_spec()), ParityCheck(model, graphs)
+    encoders = [each for graph in graphs if graph.operation == "encode" for each in graph.variants.values()]
     previews: list[Tensor] = []
     with step("verifying reconstructions") as report, whole_test(dataset) as batches:
         for batch in exported.reconstruct(batches.ordered(), report, len(dataset.test)):
             metrics.add(batch)
             if parity.images < PARITY_IMAGES:
                 parity.add(batch.images.numpy(), batch.codes.numpy(), batch.decoded.numpy())
+                for encoder in encoders:
+                    (codes,) = run(encoder, {encoder.inputs[0].name: batch.images})
+                    parity.add_variant(batch.images.numpy(), codes.numpy(), batch.codes.numpy())
             if not previews:
                 originals, decoded = (rows.permute(0, 3, 1, 2) for rows in (batch.images, batch.decoded))
                 previews.append(side_by_side(originals[:PICTURED_IMAGES], decoded[:PICTURED_IMAGES]))
@@ -209,7 +218,7 @@ def _manifest(
     codebook, files = model.codebook(), file_entries(folder)
     codebook_spec = None
     if codebook is not None:
-        rows, columns = codebook[1].shape
+        rows, columns = codebook.shape
         codebook_spec = Codebook(file=CODEBOOK_FILE, tensor=CODEBOOK_TENSOR, shape=(rows, columns))
     conditional = any(operation.takes(Role.label) for operation in exported.operations.values())
     return Manifest(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import yaml
 
-from service.contract.manifest import Manifest, Measures
+from service.contract.manifest import Manifest, Measures, Operation, Role
 from trainer.evaluation.descriptions import DESCRIPTIONS
 from trainer.evaluation.exported_model import SAMPLE
 from trainer.evaluation.reconstructions import shortcomings
@@ -135,10 +135,25 @@ def _parity(manifest: Manifest) -> str:
 
 def _operations(manifest: Manifest) -> str:
     lines = [
-        f"- `{name}` ({operation.graph}): {operation.description}"
+        f"- `{name}` ({_graphs(operation)}): {operation.description}{_tiling(operation)}"
         for name, operation in manifest.operations.items()
     ]
     return "## Operations\n\n" + "\n".join(lines)
+
+
+def _graphs(operation: Operation) -> str:
+    others = [f"{file} on {provider.upper()}" for provider, file in operation.provider_graphs.items()]
+    return "; ".join([operation.graph, *others])
+
+
+def _tiling(operation: Operation) -> str:
+    if operation.untiled is not None:
+        return f" It needs its whole input at once: {operation.untiled}."
+    if operation.tiling is None:
+        return ""
+    size, halo = operation.tiling.receptive_field, operation.tiling.halo
+    whole, part = ("pixels", "cell") if operation.takes(Role.images) else ("cells", "pixel")
+    return f" A {part} depends on {size}x{size} {whole}; tiles need a halo of {halo} cells."
 
 
 def _use(manifest: Manifest) -> str:

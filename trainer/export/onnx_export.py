@@ -1,42 +1,95 @@
-"""A torch module to one ONNX file, with the codebook as external data in ``codebook.safetensors``."""
+"""Torch modules to ONNX files, with their weights as external data in safetensors files beside them.
+
+What several graphs have in common is stored once: the codebook in ``codebook.safetensors``, which users load
+alone, and all other weights in ``weights.safetensors``.
+"""
 
 import contextlib
 import io
 import json
 import struct
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import onnx
 import onnx_ir as ir
 import torch
-from onnx import TensorProto, external_data_helper
-from safetensors.torch import save_file
+from onnx import TensorProto, external_data_helper, numpy_helper
+from safetensors.numpy import save_file
 from torch import Tensor
 from torch.export import Dim
 
 from trainer.models.base import Graph
-from trainer.models.samplers.onnx_scan import Chain, Subgraph, assembled
+from trainer.models.onnx_scan import Chain, Subgraph, assembled
+from trainer.training.progress import LongStep, in_silence
 
-CODEBOOK_FILE = "codebook.safetensors"
-CODEBOOK_TENSOR = "codebook"
+CODEBOOK_FILE, CODEBOOK_TENSOR = "codebook.safetensors", "codebook"
+WEIGHTS_FILE = "weights.safetensors"
+# ONNX's own default. Smaller tensors, such as shapes and scalars, stay in the graph.
+SMALLEST_BYTES = 1024
+
+Content = tuple[int, tuple[int, ...], bytes]
+"""The data type of a tensor, by ONNX's number, its shape and its bytes."""
 
 
-def write_codebook(codebook: Tensor, folder: Path) -> None:
-    """Write the codebook, float32 ``(K, D)``, as safetensors."""
-    save_file({CODEBOOK_TENSOR: codebook.float().contiguous().cpu()}, folder / CODEBOOK_FILE)
+class Place(NamedTuple):
+    """Where the bytes of a tensor are: from ``offset`` in a file."""
+
+    file: str
+    offset: int
+    length: int
 
 
-def write_graph(graph: Graph, folder: Path, codebook_name: str | None) -> None:
-    """Export a graph to ``folder``; its initializer ``codebook_name`` is left to the codebook's file."""
-    model = _exported(graph)
-    onnx.checker.check_model(model, full_check=True)
-    if codebook_name is not None:
-        for initializer in model.graph.initializer:
-            if initializer.name == codebook_name:
-                _point_at_codebook(initializer, folder / CODEBOOK_FILE)
-    onnx.save(model, folder / graph.file)
+def write_graphs(
+    graphs: Sequence[Graph], folder: Path, codebook: Tensor | None = None, step: LongStep = in_silence
+) -> None:
+    """Export graphs to ``folder``, with the codebook, float32 ``(K, D)``, and the weights beside them.
+
+    Tensors of one data type, shape and content are one entry, in all graphs together. ``step`` shows which
+    graph is being exported.
+    """
+    models: dict[str, onnx.ModelProto] = {}
+    for number, graph in enumerate(graphs, start=1):
+        with step(f"tracing {graph.operation}, {number} of {len(graphs)}"):
+            models[graph.file] = _exported(graph)
+    places: dict[Content, Place] = {}
+    if codebook is not None:
+        tensor = numpy_helper.from_array(codebook.float().contiguous().cpu().numpy())
+        places |= _written({CODEBOOK_TENSOR: tensor}, folder / CODEBOOK_FILE)
+    weights: dict[Content, tuple[str, TensorProto]] = {}
+    for file, model in models.items():
+        for tensor in model.graph.initializer:
+            content = _content(tensor)
+            if content not in places and len(tensor.raw_data) >= SMALLEST_BYTES:
+                weights.setdefault(content, (f"{Path(file).stem}.{tensor.name}", tensor))
+    if weights:
+        places |= _written(dict(weights.values()), folder / WEIGHTS_FILE)
+    for file, model in models.items():
+        for tensor in model.graph.initializer:
+            if (place := places.get(_content(tensor))) is not None:
+                external_data_helper.set_external_data(tensor, place.file, place.offset, place.length)
+                tensor.ClearField("raw_data")
+        onnx.save(model, folder / file)
+
+
+def _content(tensor: TensorProto) -> Content:
+    return tensor.data_type, tuple(tensor.dims), tensor.raw_data
+
+
+def _written(tensors: Mapping[str, TensorProto], file: Path) -> dict[Content, Place]:
+    """Write tensors as safetensors, which aligns each to its elements; the place of each."""
+    save_file({name: numpy_helper.to_array(tensor) for name, tensor in tensors.items()}, file)
+    with file.open("rb") as stream:
+        # The format: the size of the header, u64, the header, JSON, and the bytes of the tensors.
+        (size,) = struct.unpack("<Q", stream.read(8))
+        header = json.loads(stream.read(size))
+    places: dict[Content, Place] = {}
+    for name, tensor in tensors.items():
+        first, last = header[name]["data_offsets"]
+        places[_content(tensor)] = Place(file.name, 8 + size + first, last - first)
+    return places
 
 
 def _exported(graph: Graph) -> onnx.ModelProto:
@@ -58,6 +111,7 @@ def _exported(graph: Graph) -> onnx.ModelProto:
             node.doc_string = ""
         del nodes.metadata_props[:], nodes.value_info[:]
     del proto.metadata_props[:]
+    onnx.checker.check_model(proto, full_check=True)
     return proto
 
 
@@ -95,17 +149,3 @@ def _size(name: str, sizes: dict[str, Dim]) -> object:
     factor, _, base = name.rpartition("*")
     size = sizes.setdefault(base, Dim(base, min=1))
     return int(factor) * size if factor else size
-
-
-def _point_at_codebook(initializer: TensorProto, file: Path) -> None:
-    """Let an initializer name its bytes in the safetensors file, after its header (format: u64 + JSON)."""
-    with file.open("rb") as stream:
-        (header_size,) = struct.unpack("<Q", stream.read(8))
-        entry = json.loads(stream.read(header_size))[CODEBOOK_TENSOR]
-    if entry["dtype"] != "F32" or entry["shape"] != list(initializer.dims):
-        raise RuntimeError(f"the codebook {entry} does not fit the graph's {list(initializer.dims)}")
-    first, last = entry["data_offsets"]
-    external_data_helper.set_external_data(
-        initializer, location=file.name, offset=8 + header_size + first, length=last - first
-    )
-    initializer.ClearField("raw_data")

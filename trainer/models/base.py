@@ -3,13 +3,13 @@
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from service.contract.manifest import CodesSpec, ImageSpec, Input, Operation, Output, Parameter
+from service.contract.manifest import CodesSpec, ImageSpec, Input, Operation, Output, Parameter, Tiling
 from trainer.config import RunConfig, Schedule
 from trainer.data.batches import Batch
 from trainer.image_sheets import side_by_side
@@ -40,7 +40,9 @@ class Graph:
 
     ``module`` takes the tensors of ``examples`` in order and gives the ``outputs`` in order; a ``Chain``
     becomes a loop. ``axes`` names the axes of each input that may vary; ``"4*h"`` is an axis that is a
-    multiple of 4. ``parameters`` are those of the inputs that have this role.
+    multiple of 4. ``parameters`` are those of the inputs that have this role. A graph between images and
+    codes has a ``tiling``, or says why it is ``untiled``. ``provider_modules`` compute the same in another
+    way for a provider, by its name; each becomes a graph of its own.
     """
 
     operation: str
@@ -52,15 +54,34 @@ class Graph:
     outputs: tuple[Output, ...]
     description: str
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    tiling: Tiling | None = None
+    untiled: str | None = None
+    provider_modules: Mapping[str, nn.Module] = field(default_factory=dict)
+
+    @property
+    def variants(self) -> Mapping[str, "Graph"]:
+        """The graphs of ``provider_modules`` by provider, such as ``encoder.cuda.onnx``."""
+        return {
+            provider: replace(
+                self,
+                file=f"{self.file.removesuffix('.onnx')}.{provider}.onnx",
+                module=module,
+                provider_modules={},
+            )
+            for provider, module in self.provider_modules.items()
+        }
 
     def as_operation(self) -> Operation:
         """The entry of the graph in the manifest."""
         return Operation(
             graph=self.file,
+            provider_graphs={provider: graph.file for provider, graph in self.variants.items()},
             inputs=self.inputs,
             outputs=self.outputs,
             parameters=dict(self.parameters),
             description=self.description,
+            tiling=self.tiling,
+            untiled=self.untiled,
         )
 
 
@@ -162,8 +183,8 @@ class Model(Stage):
         For a posterior's mean: the difference over the code, or over 1, the prior's standard deviation.
         """
 
-    def codebook(self) -> tuple[str, Tensor] | None:
-        """Name in the graphs and values, float32 ``(K, D)``, of the codebook; None if there is none."""
+    def codebook(self) -> Tensor | None:
+        """The codebook as the graphs hold it, float32 ``(K, D)``; None if there is none."""
         return None
 
 

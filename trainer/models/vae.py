@@ -16,7 +16,7 @@ from trainer.models.base import Graph, Step, to_shares
 from trainer.models.gaussian.base import GaussianModel
 from trainer.models.gaussian.likelihoods import likelihood_for
 from trainer.models.gaussian.noise_contrastive import ClassifierStage
-from trainer.models.gaussian.operations import BATCH, encoding, interpolation
+from trainer.models.gaussian.operations import BATCH, UNTILED, encoding, interpolation
 from trainer.models.gaussian.posterior import Posterior
 from trainer.models.gaussian.scores import for_every_draw, negative_log_mean, scoring
 
@@ -104,6 +104,7 @@ class VAE(GaussianModel):
                 inputs=(Input(name="codes", role=Role.codes),),
                 outputs=(Output(name="images", role=Role.images),),
                 description="The expected image of a code.",
+                untiled=UNTILED,
             ),
             scoring(_Score(self), self.image, dim),
             Graph(

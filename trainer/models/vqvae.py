@@ -1,9 +1,11 @@
 """VQ-VAE: images to a grid of codes and back (van den Oord et al., 1711.00937)."""
 
+import math
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from service.contract.manifest import CodesSpec, ImageSpec, Input, Output, Role
@@ -12,7 +14,9 @@ from trainer.data.augmentation import flipped
 from trainer.models.base import Graph, Model, Step, to_pixels, to_unit
 from trainer.models.code_prior.stage import PriorStage
 from trainer.models.layers.convolutional import Decoder, Encoder
+from trainer.models.onnx_scan import Chain, Loop, Tensors
 from trainer.models.quantizers import FSQ, LearnedCodebook, Quantizer, perplexity, usage
+from trainer.models.quantizers.lookup import Table, block_rows, look_up, nearest_on_gpu
 
 # Encoder outputs for each code: enough for its k-means centre to mean something.
 ROWS_PER_CODE = 64
@@ -116,8 +120,8 @@ class VQVAE(Model):
             decode=lambda codes: decode(codes).permute(0, 3, 1, 2),
         )
 
-    def codebook(self) -> tuple[str, Tensor]:
-        return "quantizer.codebook", self.quantizer.vectors().detach()
+    def codebook(self) -> Tensor:
+        return self.quantizer.vectors().detach()
 
     @torch.no_grad()
     def code_gap(self, images: Tensor, codes: Tensor) -> Tensor:
@@ -128,16 +132,21 @@ class VQVAE(Model):
         images = torch.zeros(2, self.image.height, self.image.width, channels, dtype=torch.uint8)
         codes = torch.zeros(2, *self.codes_spec().shape, dtype=torch.int32)
         quantizer = self.quantizer.serving()
+        encode = _Encode(self, quantizer)
+        blocks = _in_blocks(encode, math.prod(self.codes_spec().shape))
         return [
             Graph(
                 operation="encode",
                 file="encoder.onnx",
-                module=_Encode(self, quantizer),
+                module=blocks or encode,
+                # A graph with a loop cannot be captured as a CUDA graph.
+                provider_modules={"cuda": _EncodeOnGPU(encode, blocks.quantizer)} if blocks else {},
                 examples=(images,),
                 axes=({0: "n", 1: f"{stride}*h", 2: f"{stride}*w"},),
                 inputs=(Input(name="images", role=Role.images),),
                 outputs=(Output(name="codes", role=Role.codes),),
                 description="The nearest code of each cell of the encoder's grid.",
+                tiling=self.encoder.tiling(),
             ),
             Graph(
                 operation="decode",
@@ -148,6 +157,7 @@ class VQVAE(Model):
                 inputs=(Input(name="codes", role=Role.codes),),
                 outputs=(Output(name="images", role=Role.images),),
                 description="The decoder's image of a grid of codes.",
+                tiling=self.decoder.tiling(),
             ),
         ]
 
@@ -161,8 +171,67 @@ class _Encode(nn.Module):
         self.quantizer = quantizer or model.quantizer
 
     def forward(self, images: Tensor) -> Tensor:
-        z = self.encoder(to_unit(images.permute(0, 3, 1, 2)))
-        return self.quantizer.encode(z).int()
+        return self.quantizer.encode(self.grid(images)).int()
+
+    def grid(self, images: Tensor) -> Tensor:
+        """The encoder's outputs, float32 ``(N, D, h, w)``."""
+        z: Tensor = self.encoder(to_unit(images.permute(0, 3, 1, 2)))
+        return z
+
+
+class _EncodeOnGPU(nn.Module):
+    """``_Encode`` as a graph for a GPU, without a loop."""
+
+    def __init__(self, encode: _Encode, quantizer: LearnedCodebook) -> None:
+        super().__init__()
+        self.encode = encode
+        self.quantizer = quantizer
+
+    def forward(self, images: Tensor) -> Tensor:
+        grid = self.encode.grid(images)
+        codes = nearest_on_gpu(self.quantizer.rows(grid), self.quantizer.codebook)
+        return codes.int().view(grid[:, 0].shape)
+
+
+class _EncodeInBlocks(Chain):
+    """``_Encode``, as a graph that looks up ``block`` cells at a time.
+
+    In torch it looks up as ``_Encode`` does, and so that is what its graph is compared with.
+    """
+
+    def __init__(self, encode: _Encode, quantizer: LearnedCodebook, block: int) -> None:
+        super().__init__()
+        self.axes = {"rows": {0: "blocks"}, "nearest": {0: "blocks"}, "grid": {0: "n", 1: "h", 2: "w"}}
+        self.encode = encode
+        self.quantizer = quantizer
+        self.block = block
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return (self.encode(*inputs),)
+
+    def start(self, *inputs: Tensor) -> Loop:
+        z = self.encode.grid(*inputs)
+        rows = self.quantizer.rows(z)
+        # Every block has all its rows, so that a cell's code does not depend on how many cells there are.
+        rows = F.pad(rows, (0, 0, 0, -rows.shape[0] % self.block)).view(-1, self.block, rows.shape[1])
+        table = Table.of(self.quantizer.codebook)
+        return Loop({}, {"rows": rows}, {"vectors": table.vectors, "lengths": table.lengths, "grid": z[:, 0]})
+
+    def step(self, carried: Tensors, sliced: Tensors, fixed: Tensors) -> tuple[Tensors, Tensors]:
+        table = Table(fixed["vectors"], fixed["lengths"], self.quantizer.size - 1)
+        return carried, {"nearest": look_up(sliced["rows"], table).int()}
+
+    def finish(self, carried: Tensors, emitted: Tensors, fixed: Tensors, /) -> tuple[Tensor, ...]:  # noqa: ARG002
+        grid = fixed["grid"]
+        return (emitted["nearest"].flatten()[: grid.numel()].view(grid.shape),)
+
+
+def _in_blocks(encode: _Encode, cells: int) -> _EncodeInBlocks | None:
+    """An encoder that looks the cells of an image up in blocks; None if they are looked up at once."""
+    quantizer = encode.quantizer
+    if not isinstance(quantizer, LearnedCodebook) or (block := block_rows(cells, quantizer.size)) is None:
+        return None
+    return _EncodeInBlocks(encode, quantizer, block)
 
 
 class _Decode(nn.Module):

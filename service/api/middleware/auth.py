@@ -18,7 +18,7 @@ METRICS = "/metrics"
 # Probes have no key. The pages name models, as a probe does, and hold no data.
 HEALTH = frozenset({"/livez", "/readyz", "/v2/health/live", "/v2/health/ready"})
 OPEN = HEALTH | {"/", "/docs", "/docs/", "/openapi.json"}
-OPEN_FOLDERS = ("/static-offline-docs/",)
+OPEN_FOLDERS = ("/static-offline-docs/", "/page/")
 
 Permission = Literal["call", "reload"]
 

@@ -49,6 +49,13 @@ _MODEL_HEADERS: dict[str, Any] = {
     "X-Tessera-Model": {"description": "Name of the model.", "schema": {"type": "string"}},
     "X-Tessera-Version": {"description": "Its version.", "schema": {"type": "string"}},
 }
+SIZE_HEADER = {
+    "X-Tessera-Size": {
+        "description": "Height and width of the images before they were padded, as `30x28`. Missing if they "
+        "were not.",
+        "schema": {"type": "string"},
+    }
+}
 SEED_HEADER = {"X-Tessera-Seed": {"description": "The seed of the noise.", "schema": {"type": "integer"}}}
 
 PARAMETERS: Mapping[str, Any] = {

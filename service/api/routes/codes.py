@@ -10,12 +10,28 @@ from starlette.responses import Response
 from service.api import content_negotiation, request_bodies, responses
 from service.api.content_negotiation import BYTES, NPY, PNG
 from service.api.dependencies import Shared
-from service.api.inference_call import check_queue, choose_model, images_call, operation_call
+from service.api.inference_call import (
+    check_queue,
+    choose_model,
+    fit_images,
+    images_call,
+    operation_call,
+    unpadded_size,
+)
 from service.api.middleware.fast_path import FastRoute
-from service.api.openapi.document import BINARY, IMAGES_BODY, SEED_HEADER, body, json_content, runs_model
+from service.api.openapi.document import (
+    BINARY,
+    IMAGES_BODY,
+    SEED_HEADER,
+    SIZE_HEADER,
+    body,
+    json_content,
+    runs_model,
+)
 from service.api.openapi.examples import Examples
-from service.api.schemas import CodesDocument, ImagesQuery, ImagesResponse, ModelResponse, OperationQuery
-from service.codecs.images import Pixels
+from service.api.routes import image_rows
+from service.api.schemas import CodesDocument, DecodeQuery, ImagesQuery, ImagesResponse, ModelResponse
+from service.codecs.images import Pixels, cropped
 from service.contract.manifest import Role
 
 
@@ -25,6 +41,8 @@ class CodesResponse(ModelResponse):
     shape: list[int]
     """`[n, h, w]` for grids, `[n, d]` for vectors."""
     dtype: str
+    size: list[int] | None = None
+    """Height and width in pixels of the images before they were padded; missing if they were not."""
     codes: list[Any]
     """Nested lists of this shape."""
 
@@ -38,33 +56,47 @@ class ReconstructionResponse(ImagesResponse):
     """In dB, for each image; null if there is no difference."""
 
 
+# Values of two images that are compared at a time.
+_COMPARED = 2**20
+
 _CODES_BODY = body(json_content(CodesDocument, Examples.codes) | {NPY: BINARY})
 
 router = APIRouter(tags=["codes"], route_class=FastRoute, default_response_class=Response)
 
 
-@router.post("/encode", **runs_model(CodesResponse, NPY, BYTES, body=IMAGES_BODY, headers=SEED_HEADER))
+@router.post(
+    "/encode",
+    **runs_model(CodesResponse, NPY, BYTES, body=IMAGES_BODY, headers=SEED_HEADER | SIZE_HEADER),
+)
 async def encode(request: Request, context: Shared, query: Annotated[ImagesQuery, Query()]) -> Response:
     """Turn images into codes.
 
     The body is a PNG, JPEG or WebP file, several of them as a multipart form, uint8 `[N, H, W, C]` as npy,
     or JSON with base64. Images of another size are made to fit by the model's rule; with `resize=false` they
-    keep their size, where the model can.
+    keep their size, where the model can: they are padded to the next size that it takes, and the response has
+    the `size` before that, which `/decode` restores.
     """
     form = content_negotiation.choose(request.scope, responses.CODES_FORMS)
-    call, pixels = await images_call(request, context, query, "encode")
-    results = await call.run(context, len(pixels), {Role.images: pixels})
-    codes = results.arrays[Role.codes]
+    call, received = await images_call(request, context, query, "encode")
+    if not query.resize and (large := await image_rows.find_large(context, received)):
+        codes, unpadded = await image_rows.encode(call, context, large)
+    else:
+        images = await fit_images(context, query, call.model, received)
+        results = await call.run(context, len(images.pixels), {Role.images: images.pixels})
+        codes, unpadded = results.arrays[Role.codes], images.unpadded
     headers = {"X-Tessera-Seed": str(call.seed)} if call.draws else {}
-    return await context.convert(lambda: responses.of_codes(call.model, codes, form, headers), codes.size)
+    return await context.convert(
+        lambda: responses.of_codes(call.model, codes, form, headers, unpadded), codes.size
+    )
 
 
 @router.post("/decode", **runs_model(ImagesResponse, PNG, NPY, BYTES, body=_CODES_BODY, headers={}))
-async def decode(request: Request, context: Shared, query: Annotated[OperationQuery, Query()]) -> Response:
+async def decode(request: Request, context: Shared, query: Annotated[DecodeQuery, Query()]) -> Response:
     """Turn codes into images.
 
     The body is the response of `/encode`, JSON or npy. Grids of another size than the model's own are images
-    of another size, where the model can. As PNG, several images are a grid.
+    of another size, where the model can. With the `size` of images that were padded, in the JSON or the
+    query, the padding is cut off. As PNG, several images are a grid.
     """
     form = content_negotiation.choose(request.scope, responses.IMAGES_FORMS)
     check_queue(context, query, "decode", request.scope)
@@ -74,9 +106,14 @@ async def decode(request: Request, context: Shared, query: Annotated[OperationQu
     grids = await request_bodies.convert_json(
         received.size, lambda: received.read(model, context.limits.images), received.weight, context
     )
+    size = unpadded_size(query, received.named, grids, model)
+    if image_rows.is_large(context, call.model, grids):
+        return await image_rows.decode(call, context, grids, size, form)
     results = await call.run(context, len(grids), {Role.codes: grids})
-    pixels = results.arrays[Role.images]
-    return await context.convert(lambda: responses.of_images(model, pixels, form), pixels.size)
+    decoded = results.arrays[Role.images]
+    return await context.convert(
+        lambda: responses.of_images(model, cropped(decoded, size), form), decoded.size
+    )
 
 
 @router.post(
@@ -85,23 +122,36 @@ async def decode(request: Request, context: Shared, query: Annotated[OperationQu
 async def reconstruct(request: Request, context: Shared, query: Annotated[ImagesQuery, Query()]) -> Response:
     """Encode images and decode their codes: what the model preserves of them.
 
-    The body is as for `/encode`. The JSON has the mean squared error and the PSNR of each image.
+    The body is as for `/encode`. The JSON has the mean squared error and the PSNR of each image. Images that
+    were padded are returned, and compared, without the padding.
     """
     form = content_negotiation.choose(request.scope, responses.IMAGES_FORMS)
-    call, pixels = await images_call(request, context, query, "reconstruct")
-    results = await call.run(context, len(pixels), {Role.images: pixels})
+    call, received = await images_call(request, context, query, "reconstruct")
+    if not query.resize and (large := await image_rows.find_large(context, received)):
+        return await image_rows.reconstruct(call, context, large, form)
+    images = await fit_images(context, query, call.model, received)
+    results = await call.run(context, len(images.pixels), {Role.images: images.pixels})
     decoded = results.arrays[Role.images]
-    return await context.convert(
-        lambda: responses.of_images(call.model, decoded, form, more=_distances(pixels, decoded)),
-        2 * decoded.size,
-    )
+
+    def response() -> Response:
+        original, reconstruction = images.crop(images.pixels), images.crop(decoded)
+        more = _distances(original, reconstruction)
+        return responses.of_images(call.model, reconstruction, form, more=more)
+
+    return await context.convert(response, 2 * decoded.size)
 
 
 def _distances(originals: Pixels, reconstructions: Pixels) -> dict[str, list[float] | list[float | None]]:
     """MSE of pixels in [0, 1] and PSNR in dB, for each of the images uint8 ``(N, H, W, C)``."""
-    difference = (originals.astype(np.float32) - reconstructions) / 255
-    mse = np.square(difference).mean(axis=(1, 2, 3), dtype=np.float64)
-    return {
-        "mse": mse.tolist(),
-        "psnr": [float(-10 * np.log10(value)) if value > 0 else None for value in mse],
-    }
+    squares = np.array([_squares(*each) for each in zip(originals, reconstructions, strict=True)])
+    return responses.distances((squares / (255**2 * originals[0].size)).tolist())
+
+
+def _squares(original: Pixels, reconstruction: Pixels) -> int:
+    """The sum of the squared differences of two images, some rows at a time."""
+    total, step = 0, max(1, _COMPARED // original[0].size)
+    for top in range(0, len(original), step):
+        rows = slice(top, top + step)
+        difference = original[rows].astype(np.int32) - reconstruction[rows]
+        total += int(np.square(difference).sum(dtype=np.int64))
+    return total

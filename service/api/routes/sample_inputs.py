@@ -77,8 +77,9 @@ def read_completion(body: SampleBody, model: ServedModel, limits: ImageLimits) -
     document, manifest = body.document, model.manifest
     if body.images is not None:
         boxes = masks.boxes_from_json(document.box or [])
-        pixels, sizes = body.images.fitted(model, limits)
-        return {Role.images: pixels, Role.mask: masks.from_boxes(boxes, sizes, manifest)}
+        images = body.images.fitted(model, limits)
+        mask = masks.from_boxes(boxes, images.sizes, manifest)
+        return {Role.images: images.pixels, Role.mask: mask}
     grids = code_arrays.from_json(dict(document), manifest, limits)
     if grids.shape[1:] != manifest.codes.shape:
         own = list(manifest.codes.shape)

@@ -32,7 +32,7 @@ from service.api.v2.protocol import (
     ServerReady,
 )
 from service.api.v2.wire import ALL_BINARY, LENGTH, InferenceBody
-from service.codecs.images import ImageLimits
+from service.codecs.images import ImageLimits, cropped
 from service.contract import __version__
 from service.contract.manifest import Role
 from service.contract.runner import Results
@@ -156,9 +156,9 @@ async def index(request: Request, context: Shared) -> list[IndexEntry]:
 async def show_model(name: ModelName, found: Found) -> ModelMetadata:
     """Show the inputs, outputs and parameters of a model.
 
-    An axis of -1 has any length, and the first is that of rows. Images may also be `BYTES` of shape `[n]`,
-    a PNG, JPEG or WebP file each, and labels by their names. Noise is no input: the parameter `seed` makes
-    it.
+    An axis of -1 has any length, and the first is that of rows. Images are padded to a size that the model
+    takes, and reconstructions are cut to theirs. Images may also be `BYTES` of shape `[n]`, a PNG, JPEG or
+    WebP file each, and labels by their names. Noise is no input: the parameter `seed` makes it.
     """
     return describe(*found, name)
 
@@ -245,8 +245,17 @@ def _response(
         array = results.figures[name] if role.spec.by_name else results.arrays[role]
         if role is Role.states:
             check_states(call.model, array, limits.images)
+        if role is Role.images:
+            array = cropped(array, _given_size(received, face))
         outputs.append((name, array, binary))
     return wire.response(members, outputs, limits.json)
+
+
+def _given_size(received: InferenceBody, face: Signature) -> tuple[int, int] | None:
+    """The height and width of the images that were given as pixels, if there are any."""
+    slot = face.input(Role.images)
+    tensor = None if slot is None else received.inputs.get(slot.name)
+    return None if tensor is None or tensor.array.ndim != 4 else tensor.array.shape[1:3]
 
 
 def _whole(parameters: dict[str, Any], name: str, least: int, most: int) -> int | None:

@@ -55,7 +55,7 @@ def read(
         tensor = tensors.get(slot.name)
         if tensor is None:
             continue
-        _check_type(slot, tensor, model)
+        _check_type(slot, tensor)
         if slot.role is Role.label:
             label = _labels(slot, tensor)
         else:
@@ -118,17 +118,14 @@ def _check_names(tensors: Mapping[str, Tensor], signature: Signature, model: Ser
         )
 
 
-def _check_type(slot: TensorSpec, tensor: Tensor, model: ServedModel) -> None:
+def _check_type(slot: TensorSpec, tensor: Tensor) -> None:
     allowed, shape = datatypes(slot), list(tensor.array.shape)
     if tensor.datatype not in allowed:
         detail = f"input {slot.name!r} has the datatype {tensor.datatype}; it must be {' or '.join(allowed)}"
         raise BadTensor(detail, given=tensor.datatype, allowed=list(allowed))
     wanted = [FREE] if tensor.datatype == BYTES else list(slot.shape)
-    is_right = fits(shape, wanted)
-    spec = model.manifest.image
-    if not is_right or (len(shape) == 4 and slot.role is Role.images and not spec.allows(*shape[1:3])):
-        step = f" with sizes that {spec.multiple_of} divides" if is_right else ""
-        detail = f"input {slot.name!r} has the shape {shape}; it must be {wanted}{step} (-1 is any length)"
+    if not fits(shape, wanted):
+        detail = f"input {slot.name!r} has the shape {shape}; it must be {wanted} (-1 is any length)"
         raise BadTensor(detail, given=shape, allowed=wanted)
 
 
@@ -151,7 +148,7 @@ def _array(slot: TensorSpec, tensor: Tensor, model: ServedModel, limits: ImageLi
 
 def _pixels(tensor: Tensor, spec: ImageSpec, limits: ImageLimits) -> Array:
     if tensor.datatype != BYTES:
-        return images.from_array(tensor.array, spec, limits, resize=False)
+        return images.from_array(tensor.array, spec, limits, resize=False).pixels
     files = [
         images.from_base64(file, index) if isinstance(file, str) else file
         for index, file in enumerate(tensor.array.tolist())

@@ -78,6 +78,14 @@ def test_a_picture_is_written_as_it_is(tmp_path: Path, channels: int) -> None:
     assert np.array_equal(found, pixels.permute(1, 2, 0).numpy())
 
 
+def test_a_picture_without_colours_is_written_in_grey(tmp_path: Path) -> None:
+    grey = tiny_models.images(1, 1, 5, 7)[0]
+    save_png(grey.expand(3, 5, 7), tmp_path / "picture.png")
+    with Image.open(tmp_path / "picture.png") as image:
+        assert image.mode == "L"
+        assert np.array_equal(np.asarray(image), grey[0].numpy())
+
+
 @pytest.mark.parametrize(
     ("classes", "columns", "rows"), [(8, 8, 10), (10, 10, 10), (37, 37, 2), (300, 100, 1)]
 )

@@ -16,7 +16,7 @@ from trainer.config.base import HOTTEST
 from trainer.models.base import Graph
 from trainer.models.gaussian.operations import BATCH
 from trainer.models.layers.masked import MaskedMLP
-from trainer.models.samplers.onnx_scan import Axes, Chain, Loop, Tensors
+from trainer.models.onnx_scan import Axes, Chain, Loop, Tensors
 
 
 class FlowPrior(nn.Module):

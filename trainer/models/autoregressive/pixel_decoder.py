@@ -14,9 +14,9 @@ from service.contract.manifest import Input, Output, Parameter, Role
 from trainer.config.base import HOTTEST
 from trainer.models.autoregressive.pixel_distributions import PixelDistribution
 from trainer.models.base import Graph, to_shares
-from trainer.models.gaussian.operations import BATCH
+from trainer.models.gaussian.operations import BATCH, UNTILED
 from trainer.models.layers.masked import MaskedConv
-from trainer.models.samplers.onnx_scan import Axes, Chain, Loop, Tensors
+from trainer.models.onnx_scan import Axes, Chain, Loop, Tensors
 
 # Images whose exported draws are compared with torch's.
 COMPARED = 16
@@ -195,6 +195,7 @@ def decoding(loop: PixelLoop, dim: int) -> Graph:
         ),
         outputs=(Output(name="images", role=Role.images),),
         description="An image of a code, drawn pixel by pixel: always the same one, or with a seed another.",
+        untiled=UNTILED,
         parameters={
             "temperature": Parameter(
                 dtype="float32",

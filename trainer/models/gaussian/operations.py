@@ -10,6 +10,7 @@ from trainer.models.gaussian.base import GaussianModel
 # Where two codes are this close to one direction, or to opposite ones, an arc between them is not defined.
 SMALLEST_SINE = 1e-3
 BATCH = {0: "n"}
+UNTILED = "the codes are one vector, which depends on the whole image"
 
 
 def encoding(model: GaussianModel) -> Graph:
@@ -27,6 +28,7 @@ def encoding(model: GaussianModel) -> Graph:
         ),
         outputs=(Output(name="codes", role=Role.codes),),
         description="The mean of the posterior; with a seed, a draw from it.",
+        untiled=UNTILED,
     )
 
 

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from service.contract.manifest import ImageSpec, Input, Output, Parameter, Role
 from trainer.models.base import Graph
-from trainer.models.gaussian.operations import BATCH, example_images
+from trainer.models.gaussian.operations import BATCH, UNTILED, example_images
 
 FIGURES = ("elbo", "reconstruction", "kl", "nll")
 MOST_SAMPLES = 256
@@ -41,6 +41,7 @@ def scoring(module: nn.Module, image: ImageSpec, dim: int, no_label: int | None 
         inputs=tuple(inputs),
         outputs=tuple(Output(name=name, role=Role.figure) for name in FIGURES),
         description=f"{MEANING}{'' if no_label is None else '; with a label, given the class'}.",
+        untiled=UNTILED,
         parameters={
             "samples": Parameter(
                 dtype="int64",

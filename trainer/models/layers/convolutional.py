@@ -1,10 +1,15 @@
-"""A convolutional encoder and decoder between images and grids: strided convolutions and residual blocks."""
+"""A convolutional encoder and decoder between images and grids: strided convolutions and residual blocks.
+
+What one of their outputs depends on is bounded, so a large image or grid may be cut into tiles.
+"""
 
 import math
 from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from service.contract.manifest import Tiling
 
 
 class ResidualBlock(nn.Module):
@@ -51,6 +56,13 @@ class Encoder(nn.Sequential):
             channels = width
         layers += [ResidualBlock(trunk, hidden) for _ in range(blocks - 1)]
         super().__init__(*layers, nn.ReLU(), nn.Conv2d(trunk, dim, 1))
+        self.stride = stride
+
+    def tiling(self) -> Tiling:
+        """The pixels that a cell depends on, and the cells on each side that have them."""
+        first, last = _span(self, 0, 0)
+        beyond = max(-first, last - (self.stride - 1), 0)
+        return Tiling(receptive_field=last - first + 1, halo=math.ceil(beyond / self.stride))
 
 
 class Decoder(nn.Sequential):
@@ -82,3 +94,34 @@ class Decoder(nn.Sequential):
             else:
                 layers += [nn.Upsample(scale_factor=2), nn.Conv2d(width, narrower, 3, padding=1)]
         super().__init__(*layers)
+        self.stride = stride
+
+    def tiling(self) -> Tiling:
+        """The cells that a pixel depends on at most, and the cells on each side that a cell's pixels do."""
+        spans = [_span(self, pixel, pixel) for pixel in range(self.stride)]
+        first, last = spans[0][0], spans[-1][1]
+        return Tiling(
+            receptive_field=max(last - first + 1 for first, last in spans), halo=max(-first, last, 0)
+        )
+
+
+def _span(layers: nn.Sequential, first: int, last: int) -> tuple[int, int]:
+    """The first and the last input position, along an axis, that some outputs of layers depend on.
+
+    These are the outputs at the positions from ``first`` to ``last``. Raises TypeError for a layer whose span
+    is not known.
+    """
+    for layer in reversed(layers):
+        match layer.gather if isinstance(layer, ResidualBlock) else layer:
+            case nn.Conv2d(kernel_size=(kernel, _), stride=(stride, _), padding=(padding, _)):
+                first, last = first * stride - padding, last * stride - padding + kernel - 1
+            case nn.ConvTranspose2d(kernel_size=(kernel, _), stride=(stride, _), padding=(padding, _)):
+                first = math.ceil((first + padding - kernel + 1) / stride)
+                last = (last + padding) // stride
+            case nn.Upsample(scale_factor=float(factor), mode="nearest"):
+                first, last = int(first // factor), int(last // factor)
+            case nn.ReLU():
+                pass
+            case unknown:
+                raise TypeError(f"it is not known what the outputs of {type(unknown).__name__} depend on")
+    return first, last

@@ -1,6 +1,7 @@
 """What turns a grid of encoder outputs into codes, and codes into vectors for the decoder.
 
-base.py        the interface of all quantizers: the lookup, the gradient past it, how evenly codes are used
+base.py        the interface of all quantizers: the gradient past the lookup, how evenly codes are used
+lookup.py      the nearest code of each row
 learned.py     a codebook that is learned, by a gradient or by moving averages (1711.00937); k-means
 fsq.py         rounding to fixed levels, without a learned codebook (2309.15505)
 """

@@ -27,11 +27,11 @@ from trainer.models.quantizers.base import (
     Quantizer,
     counted,
     in_float32,
-    nearest,
     on_sphere,
     rotated,
     straight_through,
 )
+from trainer.models.quantizers.lookup import nearest
 
 Update = Literal["gradient", "ema"]
 
@@ -94,7 +94,7 @@ class LearnedCodebook(Quantizer):
     def forward(self, z: Tensor) -> Quantized:
         """Quantize ``z``, float ``(B, D, h, w)``; in training mode also update the codebook."""
         with in_float32(z.device):
-            rows, vectors = self._rows(z.float()), self.vectors()
+            rows, vectors = self.rows(z.float()), self.vectors()
             codes = nearest(rows.detach(), vectors.detach())
             chosen = F.embedding(codes, vectors)
             counts = counted(codes, self.size)
@@ -115,7 +115,7 @@ class LearnedCodebook(Quantizer):
     def encode(self, z: Tensor) -> Tensor:
         """The nearest code of each cell: float ``(B, D, h, w)`` to int64 ``(B, h, w)`` in ``[0, K)``."""
         with in_float32(z.device):
-            codes = nearest(self._rows(z.float()), self.vectors())
+            codes = nearest(self.rows(z.float()), self.vectors())
         return codes.view(z.shape[0], *z.shape[2:])
 
     def vectors(self) -> Tensor:
@@ -137,7 +137,7 @@ class LearnedCodebook(Quantizer):
 
     def gap(self, z: Tensor, codes: Tensor) -> Tensor:
         """How far codes are from the nearest: the difference of the squared distances over |z|^2 + |e|^2."""
-        rows, vectors = self._rows(z.float()), self.vectors()
+        rows, vectors = self.rows(z.float()), self.vectors()
         best = F.embedding(nearest(rows, vectors), vectors).double()
         chosen = F.embedding(codes.long().flatten(), vectors).double()
         rows = rows.double()
@@ -159,7 +159,7 @@ class LearnedCodebook(Quantizer):
         self.uses.copy_(found.counts * share)
         self.sums.copy_(found.sums * share)
 
-    def _rows(self, z: Tensor) -> Tensor:
+    def rows(self, z: Tensor) -> Tensor:
         """The cells of ``(B, D, h, w)`` as rows ``(n, D)``, where they are looked up."""
         rows = z.permute(0, 2, 3, 1).reshape(-1, self.dim)
         return on_sphere(rows) if self.normalise else rows

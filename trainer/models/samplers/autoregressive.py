@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from trainer.models.code_prior.network import CodePrior, Ordered
+from trainer.models.onnx_scan import Chain, Loop, Tensors
 from trainer.models.samplers.inverse_transform import BELOW_ONE, distance
-from trainer.models.samplers.onnx_scan import Chain, Loop, Tensors
 
 # A temperature of 0 is the greedy choice; nothing is divided by less than this.
 COLDEST = 1e-6

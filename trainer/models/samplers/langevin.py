@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from trainer.models.gaussian.energy import Ratio, Valued, energy
-from trainer.models.samplers.onnx_scan import Axes, Chain, Loop, Tensors
+from trainer.models.onnx_scan import Axes, Chain, Loop, Tensors
 
 
 class _EnergyChain(Chain):

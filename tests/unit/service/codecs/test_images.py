@@ -91,20 +91,53 @@ def test_own_size() -> None:
     np.testing.assert_array_equal(kept[0, :, :, 0], array)
 
 
-@pytest.mark.parametrize(
-    ("spec", "allowed"), [(GREY, "multiples of 4"), (ImageSpec(channels=1, height=28, width=28), "28 x 28")]
-)
-def test_an_own_size_that_the_model_does_not_take(spec: ImageSpec, allowed: str) -> None:
-    complaint = f"30 x 20 pixels .* takes {allowed}"
+def test_an_own_size_that_the_model_does_not_take() -> None:
+    spec, complaint = ImageSpec(channels=1, height=28, width=28), "30 x 20 pixels .* takes 28 x 28"
     with pytest.raises(BadSize, match=complaint):
         images.from_files([saved(noise(30, 20))], spec, LIMITS, resize=False)
     with pytest.raises(BadSize, match=complaint):
         images.from_npy(npy.dump(noise(30, 20)), spec, LIMITS, resize=False)
 
 
+@pytest.mark.parametrize("from_file", [True, False])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_own_size_is_padded_by_the_edge(from_file: bool, channels: int) -> None:
+    spec, array = GREY.model_copy(update={"channels": channels}), noise(29, 19, channels).squeeze()
+    if from_file:
+        fitted = images.from_files([saved(array)] * 2, spec, LIMITS, resize=False)
+    else:
+        fitted = images.from_npy(npy.dump(np.stack([array] * 2)), spec, LIMITS, resize=False)
+    assert (fitted.pixels.shape, fitted.unpadded) == ((2, 32, 20, channels), (29, 19))
+    rows, columns = np.minimum(np.arange(32), 28), np.minimum(np.arange(20), 18)
+    expected = array.reshape(29, 19, channels)[rows][:, columns]
+    np.testing.assert_array_equal(fitted.pixels, np.stack([expected] * 2))
+    np.testing.assert_array_equal(fitted.crop(fitted.pixels)[0], array.reshape(29, 19, channels))
+
+
+def test_what_fits_is_not_padded() -> None:
+    for fitted in (
+        images.from_files([saved(noise(32, 20))], GREY, LIMITS, resize=False),
+        images.from_npy(npy.dump(noise(32, 20)), GREY, LIMITS, resize=False),
+        images.from_npy(npy.dump(noise(29, 19)), GREY, LIMITS, resize=True),
+    ):
+        assert fitted.unpadded is None
+
+
+def test_a_padded_image_has_the_limits_of_any_other() -> None:
+    spec = GREY.model_copy(update={"multiple_of": 28})
+    with pytest.raises(
+        TooLarge, match="padded to multiples of 28, the image has 112 x 112 pixels, and 10000"
+    ):
+        images.from_files([saved(noise(100, 100))], spec, LIMITS, resize=False)
+    with pytest.raises(TooLarge, match="3 x 100 x 100 is 30000 pixels in one request"):
+        images.from_npy(npy.dump(noise(3, 97, 97)), GREY, LIMITS, resize=False)
+
+
 def test_own_sizes_must_be_one() -> None:
     with pytest.raises(BadSize, match="image 1 of 2 is 8 x 8 pixels and the first is 12 x 8"):
         images.from_files([saved(noise(12, 8)), saved(noise(8, 8))], GREY, LIMITS, resize=False)
+    with pytest.raises(BadSize, match="image 1 of 2 is 12 x 7 pixels and the first is 12 x 8"):
+        images.from_files([saved(noise(12, 8)), saved(noise(12, 7))], GREY, LIMITS, resize=False)
 
 
 def broken(kind: str) -> bytes:

@@ -159,3 +159,17 @@ def test_a_bundle_that_changes_while_it_loads_is_refused(tmp_path: Path) -> None
     toy_models.write_levels(tmp_path, tint=3)
     with pytest.raises(ModelRefused, match="changed while it was loaded"):
         load_model(bundle, CPU, BatchLimits())
+
+
+def test_a_loaded_model_does_not_read_its_files_again(tmp_path: Path) -> None:
+    path = toy_models.write_levels(tmp_path)
+    model = load_model(read_bundle(path), CPU, BatchLimits())
+    codes = np.arange(16, dtype=np.int32).reshape(1, 4, 4)
+    decode = model.pipeline("decode")
+    before = model.run(decode, {Role.codes: codes}, 1, {})
+    for file in path.iterdir():
+        # In place: a file that is mapped into memory would change there too.
+        with file.open("r+b") as stream:
+            stream.write(bytes(file.stat().st_size))
+    after = model.run(decode, {Role.codes: codes}, 1, {})
+    np.testing.assert_array_equal(after.arrays[Role.images], before.arrays[Role.images])

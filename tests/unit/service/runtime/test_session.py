@@ -13,6 +13,7 @@ from service.runtime.providers import CPU as CPU_PROVIDER
 from service.runtime.providers import Provider
 from service.runtime.session import Session, TensorType
 from tests.fixtures import toy_models
+from tests.fixtures.bundle_builder import CODEBOOK_FILE
 from tests.fixtures.fake_cuda import StandIn
 from tests.unit.service.conftest import CPU
 
@@ -63,6 +64,24 @@ def test_a_graph_cannot_read_outside_its_folder(tmp_path: Path, location: str) -
     (path / "decoder.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(ModelRefused, match="cannot be loaded"):
         Session(path / "decoder.onnx", CPU)
+
+
+def test_a_graph_with_given_files_reads_no_other_in_its_folder(tmp_path: Path) -> None:
+    path = toy_models.write_levels(tmp_path)
+    content = (path / CODEBOOK_FILE).read_bytes()
+    with pytest.raises(ModelRefused, match=f"External file: {CODEBOOK_FILE} not found"):
+        Session(path / "decoder.onnx", CPU, {"weights.safetensors": content})
+    (path / CODEBOOK_FILE).unlink()
+    graph = Session(path / "decoder.onnx", CPU, {CODEBOOK_FILE: content})
+    (images,) = graph.run({"codes": np.full((1, 2, 2), 15, np.int32)}, ["images"])
+    assert np.unique(as_array(images)) == [255]
+
+
+def test_external_data_past_the_end_of_its_file_is_refused(tmp_path: Path) -> None:
+    path = toy_models.write_levels(tmp_path)
+    content = (path / CODEBOOK_FILE).read_bytes()
+    with pytest.raises(ModelRefused, match="out of bounds"):
+        Session(path / "decoder.onnx", CPU, {CODEBOOK_FILE: content[:-4]})
 
 
 def test_a_graph_that_cannot_be_captured_runs_without(

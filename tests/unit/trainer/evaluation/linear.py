@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from service.contract.manifest import CodesSpec, Input, Operation, Output, Parameter, Role
 from trainer.evaluation.exported_model import ExportedGraphs, ExportedModel
-from trainer.export.onnx_export import write_graph
+from trainer.export.onnx_export import write_graphs
 from trainer.models.base import Graph
 
 SLOPE, VARIANCE = 0.8, 0.3
@@ -66,6 +66,6 @@ def exported(folder: Path, *, loose: float) -> ExportedModel:
         description="",
         parameters=parameters,
     )
-    write_graph(graph, folder, None)
+    write_graphs([graph], folder)
     operation = Operation(graph="score.onnx", inputs=inputs, outputs=outputs, parameters=parameters)
     return ExportedModel(ExportedGraphs(folder), {"score": operation}, CodesSpec(dtype="float32", shape=(1,)))

@@ -27,6 +27,16 @@ def test_it_says_what_the_model_is(card: str) -> None:
     )
 
 
+def test_it_says_how_far_outputs_see(card: str, manifest: Manifest) -> None:
+    assert "`encode` (encoder.onnx): " in card
+    assert " A cell depends on 22x22 pixels; tiles need a halo of 3 cells.\n" in card
+    assert " A pixel depends on 8x8 cells; tiles need a halo of 4 cells.\n" in card
+    whole = manifest.operations["encode"].model_copy(update={"tiling": None, "untiled": "it has attention"})
+    assert "It needs its whole input at once: it has attention.\n" in model_card(
+        manifest.model_copy(update={"operations": {"encode": whole}})
+    )
+
+
 def test_it_has_the_figures_of_the_manifest(card: str, manifest: Manifest) -> None:
     measures, _ = manifest.measures
     cells = " | ".join(f"{value:.5g}" for value in measures.values.values())

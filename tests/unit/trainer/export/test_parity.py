@@ -9,7 +9,15 @@ from torch import Tensor
 
 from tests.fixtures import tiny_models
 from trainer.errors import ExportError
-from trainer.export.parity import CODE_GAP, DRAW_GAP, FLIP_GAP, ParityCheck, gap_of_others, with_draws
+from trainer.export.parity import (
+    CODE_GAP,
+    DRAW_GAP,
+    FLIP_GAP,
+    ParityCheck,
+    check_halo,
+    gap_of_others,
+    with_draws,
+)
 from trainer.models.base import Graph
 from trainer.models.vae import VAE
 from trainer.models.vqvae import VQVAE
@@ -66,6 +74,20 @@ def test_a_flip_without_a_tie_is_an_error(model: VQVAE) -> None:
     with pytest.raises(
         ExportError, match=r"100\.000% of pixels are within 1 level, and 1 of 490 codes differ"
     ):
+        check.verdict()
+
+
+def test_the_codes_of_a_variant_may_differ_at_ties_alone(model: VQVAE) -> None:
+    codes, decoded = outputs(model)
+    check = ParityCheck(model, model.graphs())
+    check.add(IMAGES, codes, decoded)
+    tied, wrong = codes.copy(), codes.copy()
+    tied[0, 0, :3] += 8
+    wrong[3, 2, 1] = (wrong[3, 2, 1] + 1) % 8
+    check.add_variant(IMAGES, tied, codes)
+    assert check.verdict().code_flips == 0
+    check.add_variant(IMAGES, wrong, codes)
+    with pytest.raises(ExportError, match=r"0 of 490 codes differ, and those of a variant"):
         check.verdict()
 
 
@@ -217,3 +239,18 @@ def test_the_gap_of_further_graphs_is_that_of_any_of_them(
         return found
 
     assert gap_of_others(others(vae), tampered) == pytest.approx(gap, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["encode", "decode"])
+def test_a_halo_that_is_smaller_than_what_a_graph_depends_on_is_an_error(name: str) -> None:
+    model = tiny_models.model()
+    with torch.no_grad():
+        # What is far away matters as it does not in a model that is new.
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) / 4)
+        (graph,) = (graph for graph in model.graphs() if graph.operation == name)
+        assert graph.tiling is not None
+        halo, codes = graph.tiling.halo, model.codes_spec()
+        check_halo(graph, halo, codes, tiny_models.run_in_torch)
+        with pytest.raises(ExportError, match=f"depends on more than its halo of {halo - 1} cells"):
+            check_halo(graph, halo - 1, codes, tiny_models.run_in_torch)

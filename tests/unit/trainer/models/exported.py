@@ -9,7 +9,7 @@ from torch import Tensor
 from tests.fixtures import tiny_models
 from tests.unit.trainer.models import ratios
 from trainer.evaluation.exported_model import ExportedGraphs
-from trainer.export.onnx_export import write_graph
+from trainer.export.onnx_export import write_graphs
 from trainer.models.base import Graph
 from trainer.models.gaussian.energy import Classifier
 from trainer.models.gaussian.noise_contrastive import ClassifierStage
@@ -27,8 +27,7 @@ class Exported:
     def __init__(self, folder: Path) -> None:
         self.stage = stage()
         self.graphs: dict[str, Graph] = {graph.operation: graph for graph in self.stage.graphs()}
-        for graph in self.graphs.values():
-            write_graph(graph, folder, None)
+        write_graphs([*self.graphs.values()], folder)
         self.run = ExportedGraphs(folder, threads=1)
 
     @property

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from service.contract.manifest import ImageSpec, Role
 from tests.fixtures import tiny_models
 from trainer.evaluation.exported_model import ExportedGraphs
-from trainer.export.onnx_export import write_graph
+from trainer.export.onnx_export import write_graphs
 from trainer.export.parity import CODE_GAP, DRAW_GAP, gap_of_others
 from trainer.models.base import Graph
 from trainer.models.gaussian.likelihoods import likelihood_for
@@ -41,8 +41,7 @@ def vae() -> VAE:
 @pytest.fixture(scope="module")
 def exported(vae: VAE, tmp_path_factory: pytest.TempPathFactory) -> ExportedGraphs:
     folder = tmp_path_factory.mktemp("vae")
-    for graph in vae.graphs():
-        write_graph(graph, folder, None)
+    write_graphs(vae.graphs(), folder)
     return ExportedGraphs(folder, threads=1)
 
 
@@ -73,6 +72,7 @@ def in_onnx(exported: ExportedGraphs, vae: VAE, operation: str, *inputs: Tensor)
 def test_the_graphs_say_what_they_take_and_give(vae: VAE) -> None:
     operations = {of.operation: of.as_operation() for of in vae.graphs()}
     assert operations.keys() == {"encode", "decode", "score", "sample/prior", "sample/interpolate"}
+    assert [name for name, of in operations.items() if of.untiled] == ["encode", "decode", "score"]
     (of_encode,) = (item for item in operations["encode"].inputs if item.role is Role.normal)
     # Without a seed the noise is 0 and the code is the mean; a score always needs draws.
     assert (of_encode.default, of_encode.shape) == (0, (3,))
@@ -391,5 +391,5 @@ def test_a_bernoulli_decoder_that_is_sure_of_itself_is_scored(tmp_path: Path) ->
     final.weight.mul_(1000)
     score = graph(sure, "score")
     assert float(sure.decoder(noise(2, sure.config.latent_dim)).abs().max()) > 120
-    write_graph(score, tmp_path, None)
+    write_graphs([score], tmp_path)
     assert gap_of_others([score], ExportedGraphs(tmp_path, threads=1)) < DRAW_GAP

@@ -43,6 +43,7 @@ def test_the_graphs_say_what_they_take_and_give(spec: ImageSpec, classes: int) -
     of = model(spec, classes)
     operations = {each.operation: each.as_operation() for each in of.graphs()}
     assert operations.keys() == {"encode", "decode", "score", "sample/prior", "sample/interpolate"}
+    assert [name for name, each in operations.items() if each.untiled] == ["encode", "decode", "score"]
     (noise,) = (item for item in operations["decode"].inputs if item.is_noise)
     noises = {1: 1, 3: 2 + 3}[spec.channels]
     assert (noise.role, noise.shape, noise.default_seed) == (Role.uniform, (64, noises), 0)

@@ -33,16 +33,27 @@ def test_calls_are_answered_with_and_without_the_path(below: TestClient, prefix:
 
 
 @pytest.mark.parametrize("prefix", ["/img", ""])
-def test_the_page_leads_to_addresses_that_are_there(below: TestClient, prefix: str) -> None:
-    for start in (f"{prefix}/", f"{prefix}/docs/", prefix or "/"):
+def test_the_documentation_leads_to_addresses_that_are_there(below: TestClient, prefix: str) -> None:
+    for start in (f"{prefix}/docs", f"{prefix}/docs/"):
         page = below.get(start)
-        assert page.url.path in ("/img/docs", f"{prefix}/docs")
+        assert page.url.path == f"{prefix}/docs"
         sources = re.findall(r'(?:src|href|url)(?:=|: )["\']([^"\']+)', page.text)
         assert len(sources) == 4
         for source in sources:
             assert below.get(urljoin(str(page.url), source)).status_code == 200
     (server,) = below.get(f"{prefix}/openapi.json").json()["servers"]
     assert urljoin(f"http://host{prefix}/openapi.json", server["url"]) == f"http://host{prefix}/"
+
+
+@pytest.mark.parametrize("start", ["/", "/img", "/img/"])
+def test_the_page_leads_to_addresses_that_are_there(below: TestClient, start: str) -> None:
+    page = below.get(start)
+    base = re.findall(r'<base href="([^"]+)">', page.text)
+    assert base == ["/img/"]
+    sources = re.findall(r'<(?:link|script)[^>]* (?:src|href)="([^"]+)"', page.text)
+    assert len(sources) > 4
+    for source in sources:
+        assert below.get(urljoin("/img/", source)).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/imgs/models", "/img/img/models", "/img//models", "/IMG/models"])

@@ -183,7 +183,3 @@ def test_the_pages_need_no_other_host(client: TestClient) -> None:
     for source in sources:
         assert client.get(f"/{source}").status_code == 200
     assert client.get("/redoc").status_code == 404
-
-
-def test_the_root_leads_to_the_documentation(client: TestClient) -> None:
-    assert client.get("/", follow_redirects=True).url.path == "/docs"

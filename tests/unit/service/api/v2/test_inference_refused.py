@@ -206,13 +206,6 @@ def test_requests_that_make_no_sense(client: TestClient, document: Any, kind: st
             "has the shape [28, 28, 1]; it must be [-1, -1,",
         ),
         ("levels", {"images": IMAGES.reshape(1, 28, 28, 2)}, 422, "bad-tensor", "it must be [-1, -1, -1, 1]"),
-        (
-            "levels",
-            {"images": IMAGES[:, :27]},
-            422,
-            "bad-tensor",
-            "[-1, -1, -1, 1] with sizes that 4 divides",
-        ),
         ("wanderer", {"images": np.zeros((1, 8, 9, 3), np.uint8)}, 422, "bad-tensor", "[-1, 8, 8, 3] (-1 is"),
         ("levels", {"images": [b"no picture"]}, 400, "bad-image", "no PNG, JPEG or WebP"),
         ("levels", {"images": [b""]}, 400, "empty-body", "it has no bytes"),

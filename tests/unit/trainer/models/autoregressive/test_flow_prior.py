@@ -9,7 +9,7 @@ from torch.distributions import Normal
 
 from service.contract.manifest import Input, Output, Role
 from trainer.evaluation.exported_model import ExportedGraphs
-from trainer.export.onnx_export import write_graph
+from trainer.export.onnx_export import write_graphs
 from trainer.models.autoregressive.flow_prior import BaseSampler, FlowPrior, FlowSampler, drawn_codes, sampler
 from trainer.models.base import Graph
 
@@ -208,7 +208,7 @@ def assert_draws_the_same(graph: Graph, run: ExportedGraphs, given: Mapping[str,
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Graph, ExportedGraphs]:
     folder, graph = tmp_path_factory.mktemp("flow"), graph_of(flow())
-    write_graph(graph, folder, None)
+    write_graphs([graph], folder)
     return graph, ExportedGraphs(folder, threads=1)
 
 
@@ -226,7 +226,7 @@ def test_the_graph_draws_what_torch_does(
 def test_the_graph_without_steps_and_classes_draws_what_torch_does(tmp_path: Path) -> None:
     prior = flow(classes=0, steps=0)
     graph = graph_of(prior)
-    write_graph(graph, tmp_path, None)
+    write_graphs([graph], tmp_path)
     run = ExportedGraphs(tmp_path, threads=1)
     for count in (1, 2, 5):
         assert_draws_the_same(graph, run, inputs(prior, count, temperature=0.7))

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from service.contract.manifest import Input, Output, Role
 from trainer.evaluation.exported_model import ExportedGraphs
-from trainer.export.onnx_export import write_graph
+from trainer.export.onnx_export import write_graphs
 from trainer.export.parity import DRAW_GAP
 from trainer.models.autoregressive.pixel_decoder import PixelLoop, PixelStack
 from trainer.models.autoregressive.pixel_distributions import Binary, LogisticMixture, PixelDistribution
@@ -196,7 +196,7 @@ def graph() -> Graph:
 @pytest.fixture(scope="module")
 def run(graph: Graph, tmp_path_factory: pytest.TempPathFactory) -> ExportedGraphs:
     folder = tmp_path_factory.mktemp("pixels")
-    write_graph(graph, folder, None)
+    write_graphs([graph], folder)
     return ExportedGraphs(folder, threads=1)
 
 

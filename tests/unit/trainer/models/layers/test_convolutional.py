@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor, nn
 
 from trainer.models.layers.convolutional import Decoder, Encoder, ResidualBlock, widths
 
@@ -93,3 +94,48 @@ def test_every_parameter_takes_part(upsampling: Literal["transposed", "nearest"]
     for name, parameter in [*encoder.named_parameters(), *decoder.named_parameters()]:
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name
+
+
+def rows_behind(net: nn.Sequential, x: Tensor, first: int, last: int) -> list[int]:
+    """The rows of the input that the output's rows from ``first`` to ``last`` depend on."""
+    for parameter in net.double().parameters():
+        # All positive, so that no ReLU is shut and no two paths cancel.
+        parameter.detach().uniform_(0.5, 1).div_(parameter[0].numel())
+    x = x.double().requires_grad_()
+    (gradient,) = torch.autograd.grad(net(x)[:, :, first : last + 1].sum(), x)
+    return gradient.sum(dim=(0, 1, 3)).nonzero().flatten().tolist()
+
+
+CONFIGS = {"halvings": st.integers(1, 4), "blocks": st.integers(1, 3)}
+
+
+@given(**CONFIGS)
+def test_the_halo_of_the_encoder_is_what_a_cell_depends_on(halvings: int, blocks: int) -> None:
+    stride = 2**halvings
+    net = Encoder(1, 1, stride=stride, stem=8, trunk=8, hidden=2, blocks=blocks)
+    tiling = net.tiling()
+    middle = tiling.halo + 1
+    found = rows_behind(net, torch.rand(1, 1, (2 * middle + 1) * stride, stride), middle, middle)
+    assert len(found) == tiling.receptive_field == found[-1] - found[0] + 1
+    assert max(middle - found[0] // stride, found[-1] // stride - middle) == tiling.halo
+
+
+@given(**CONFIGS, upsampling=st.sampled_from(UPSAMPLINGS))
+def test_the_halo_of_the_decoder_is_what_the_pixels_of_a_cell_depend_on(
+    halvings: int, blocks: int, upsampling: Literal["transposed", "nearest"]
+) -> None:
+    stride = 2**halvings
+    net = Decoder(1, 1, stride=stride, stem=8, trunk=8, hidden=2, blocks=blocks, upsampling=upsampling)
+    tiling = net.tiling()
+    middle = tiling.halo + 1
+    grid, pixels = torch.rand(1, 1, 2 * middle + 1, 1), range(middle * stride, (middle + 1) * stride)
+    found = rows_behind(net, grid, pixels[0], pixels[-1])
+    assert max(middle - found[0], found[-1] - middle) == tiling.halo
+    assert max(len(rows_behind(net, grid, pixel, pixel)) for pixel in pixels) == tiling.receptive_field
+
+
+def test_the_halo_of_an_unknown_layer_is_not_guessed() -> None:
+    net = Encoder(1, 4, stride=2, **NET)
+    net.append(nn.GroupNorm(1, 4))
+    with pytest.raises(TypeError, match="what the outputs of GroupNorm depend on"):
+        net.tiling()

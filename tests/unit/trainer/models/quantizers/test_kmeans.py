@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer.models.quantizers.base import nearest, on_sphere
+from trainer.models.quantizers.base import on_sphere
 from trainer.models.quantizers.learned import kmeans
+from trainer.models.quantizers.lookup import nearest
 
 
 def clusters(count: int, each: int, dim: int = 3) -> tuple[Tensor, Tensor]:

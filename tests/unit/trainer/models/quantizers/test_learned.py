@@ -7,8 +7,9 @@ from torch import Tensor
 
 from tests.unit.trainer.models.quantizers.grids import grid, rows_of
 from tests.unit.trainer.models.quantizers.test_kmeans import clusters
-from trainer.models.quantizers.base import nearest, on_sphere
+from trainer.models.quantizers.base import on_sphere
 from trainer.models.quantizers.learned import LearnedCodebook, Update
+from trainer.models.quantizers.lookup import nearest
 
 BOTH: list[Update] = ["gradient", "ema"]
 

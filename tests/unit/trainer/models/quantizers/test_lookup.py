@@ -3,8 +3,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.models.quantizers import base
-from trainer.models.quantizers.base import nearest, on_sphere
+from trainer.models.quantizers import lookup
+from trainer.models.quantizers.base import on_sphere
+from trainer.models.quantizers.lookup import GROUP, Table, block_rows, first_lowest, look_up, nearest
 
 # Of |z|^2 + |e|^2: what float32 sums of up to 16 products may be wrong by.
 TIE = 1e-5
@@ -34,9 +35,48 @@ def test_of_equally_near_codes_the_first_is_taken() -> None:
 
 @pytest.mark.parametrize("distances", [1, 100, 10**6])
 def test_many_rows_are_looked_up_part_by_part(monkeypatch: pytest.MonkeyPatch, distances: int) -> None:
-    monkeypatch.setattr(base, "DISTANCES", distances)
+    monkeypatch.setattr(lookup, "DISTANCES_IN_TORCH", distances)
     codebook = torch.arange(7.0)[:, None]
     assert nearest(codebook[[3, 1, 6] * 20], codebook).tolist() == [3, 1, 6] * 20
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, 2**31), rows=st.integers(0, 9), size=st.integers(1, 6 * GROUP))
+def test_the_first_of_the_lowest_is_found_in_groups_as_at_once(seed: int, rows: int, size: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    # So few different numbers that most rows have their lowest several times.
+    distances = torch.randint(0, 20, (rows, size), generator=generator).float()
+    expected = [row.index(min(row)) for row in distances.tolist()]
+    assert first_lowest(distances).tolist() == expected
+
+
+@pytest.mark.parametrize("size", [GROUP + 1, 2 * GROUP, 2 * GROUP + 1, 3 * GROUP - 1])
+def test_padding_is_never_the_nearest(size: int) -> None:
+    # The zeros of padding would be nearer than any of these codes.
+    codebook = torch.full((size, 3), 1e18)
+    codebook[-1] /= 2
+    table = Table.of(codebook)
+    assert len(table.vectors) == (size if size < 2 * GROUP else -(-size // GROUP) * GROUP)
+    assert look_up(torch.zeros(2, 3), table).tolist() == [size - 1] * 2
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_a_row_that_is_not_finite_gets_a_code(value: float) -> None:
+    size = 3 * GROUP - 1
+    rows = torch.tensor([[value, 0.0], [value, value], [0.0, 1.0]])
+    codes = nearest(rows, torch.randn(size, 2, generator=torch.Generator().manual_seed(0)))
+    assert 0 <= codes.min() <= codes.max() < size
+
+
+@given(cells=st.integers(1, 10**6), size=st.integers(2, 2**20))
+def test_the_cells_of_an_image_are_divided_evenly_into_small_blocks(cells: int, size: int) -> None:
+    rows = block_rows(cells, size)
+    if rows is None:
+        assert cells <= lookup.FEWEST_ROWS or cells * size <= lookup.DISTANCES
+    else:
+        assert rows <= lookup.FEWEST_ROWS or rows * size <= lookup.DISTANCES
+        blocks = -(-cells // rows)
+        assert blocks * rows - cells < blocks
 
 
 def test_there_may_be_no_rows() -> None:

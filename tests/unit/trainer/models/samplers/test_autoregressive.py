@@ -12,7 +12,7 @@ from service.contract.manifest import CodesSpec
 from tests.fixtures import tiny_models
 from tests.unit.trainer.models import priors
 from trainer.evaluation.exported_model import ExportedGraphs
-from trainer.export.onnx_export import write_graph
+from trainer.export.onnx_export import write_graphs
 from trainer.export.parity import DRAW_GAP
 from trainer.models.code_prior.network import CodePrior, Ordered
 from trainer.models.code_prior.stage import PriorStage
@@ -332,7 +332,7 @@ class Exported:
         made = stage(classes, blocks)
         self.network = made.network
         (self.graph,) = made.graphs()
-        write_graph(self.graph, folder, None)
+        write_graphs([self.graph], folder)
         self._run = ExportedGraphs(folder, threads=1)
 
     def draw(self, given: dict[str, Tensor]) -> Tensor:

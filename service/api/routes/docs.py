@@ -1,14 +1,11 @@
-"""``/docs``: the API as a page that can send requests; ``/`` leads there.
+"""``/docs``: the API as a page that can send requests.
 
 The addresses are relative, so a proxy may serve the page below a path. fastapi-offline has the files.
 """
 
 from fastapi import APIRouter
 from fastapi.openapi.docs import get_swagger_ui_html
-from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
-
-from service.api.problems import PUBLIC_ROOT
 
 router = APIRouter(include_in_schema=False, default_response_class=Response)
 
@@ -30,14 +27,6 @@ async def docs() -> Response:
         swagger_favicon_url=f"{_FILES}/favicon.png",
         swagger_ui_parameters=_PARAMETERS,
     )
-
-
-@router.get("/")
-async def root(request: Request) -> Response:
-    """Lead to the page."""
-    below = request.scope.get(PUBLIC_ROOT)
-    # Relative to /img, which has no slash at its end, "docs" would be /docs.
-    return RedirectResponse(f"{below}/docs" if below else "docs")
 
 
 @router.get("/docs/")

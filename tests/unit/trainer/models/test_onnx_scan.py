@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from service.contract.manifest import Input, Output, Role
-from trainer.export.onnx_export import write_graph
+from trainer.export.onnx_export import write_graphs
 from trainer.models.base import Graph
-from trainer.models.samplers.onnx_scan import Axes, Chain, Loop, Subgraph, Tensors, assembled
+from trainer.models.onnx_scan import Axes, Chain, Loop, Subgraph, Tensors, assembled
 
 # Both sum float32 products, in another order; the loops here are too short for more to come of it.
 TOLERANCE = 1e-5
@@ -49,7 +49,7 @@ def write(
         outputs=tuple(Output(name=name, role=Role.codes) for name in outputs),
         description="",
     )
-    write_graph(graph, folder, None)
+    write_graphs([graph], folder)
     file = folder / "chain.onnx"
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     return Written(file, chain, session)

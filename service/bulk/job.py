@@ -1,0 +1,169 @@
+"""A job: what one run does, in a form that can be given to another process."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+from service.bulk import BulkError
+from service.bulk.engines.local import Engine
+from service.bulk.filesystem import Location
+from service.bulk.plan import SCHEMA_VERSION, Plan, begin
+from service.bulk.sinks import Format
+from service.bulk.sources.base import Source, Unit
+from service.bulk.sources.codes import StoredCodes
+from service.bulk.sources.find import picture_source
+from service.bulk.sources.tables import Columns
+from service.bulk.work import log_variance
+from service.bulk.work.base import Work
+from service.bulk.work.decode import Decode
+from service.bulk.work.encode import Encode
+from service.bulk.work.views import Preparation
+from service.codecs.images import ImageLimits
+from service.errors import ModelRefused, did_you_mean, quoted
+from service.models.bundle import Bundle, read_bundle
+from service.models.model import BatchLimits, ServedModel
+from service.models.validation import load_model
+from service.runtime.providers import choose_provider
+from service.settings import Settings
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options that change what a run writes.
+
+    - ``format``: of the shards
+    - ``shard_size``: the rows of a shard, where rows can be counted before they are read
+    - ``views``: the further views of each picture
+    - ``resize``: whether pictures are resized to the size of the model
+    - ``log_variance``: whether the log-variance of a Gaussian model's codes is written beside their mean
+    - ``columns``: of tables
+    """
+
+    format: Format = "parquet"
+    shard_size: int = 4096
+    views: tuple[str, ...] = ()
+    resize: bool = True
+    log_variance: bool = False
+    columns: Columns = field(default_factory=Columns)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: what it does with which model, from where to where, and how.
+
+    ``settings`` are those of the service: the folder of models, the provider, the threads and the limits.
+    ``decoders`` are threads that read and decode.
+    """
+
+    verb: Literal["encode", "decode"]
+    model: str
+    input: str
+    output: str
+    settings: Settings
+    options: Options
+    decoders: int
+
+    @cached_property
+    def bundle(self) -> Bundle:
+        """The bundle of the model. Raises BulkError if there is none of this name, or it is refused."""
+        folder = self.settings.models
+        try:
+            names = sorted(path.name for path in folder.iterdir() if path.is_dir())
+        except OSError as error:
+            raise BulkError(
+                f"the models folder {folder} (--models) cannot be read: {error.strerror}"
+            ) from error
+        if self.model not in names:
+            near = did_you_mean(self.model, names) or f"; it has {', '.join(names) or 'none'}"
+            raise BulkError(f"there is no model {quoted(self.model)} in {folder} (--models){near}")
+        try:
+            return read_bundle(folder / self.model)
+        except ModelRefused as error:
+            raise BulkError(f"the model {self.model} is refused: {error}") from error
+
+    @cached_property
+    def destination(self) -> Location:
+        """Where the run writes. Raises BulkError if its filesystem is not installed."""
+        return Location.of(self.output)
+
+    @cached_property
+    def source(self) -> Source:
+        """What the run reads. Raises BulkError if there is nothing."""
+        given = Location.of(self.input)
+        if self.verb == "decode":
+            return StoredCodes.of(given, self.bundle.manifest)
+        return picture_source(given, self.options.columns)
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The plan, begun now or before. Raises BulkError if the output belongs to another run."""
+        return begin(self.destination, self.options.format, self._manifest(), self._shards())
+
+    def check(self) -> None:
+        """Raise BulkError if there is no such model, input or filesystem."""
+        _ = self.bundle, self.source, self.destination
+
+    def engine(self) -> Engine:
+        """What runs shards of the plan in this process; loads the model. Raises BulkError."""
+        return Engine(self.plan, self.source, self._work(self._load()), self.decoders)
+
+    def _shards(self) -> Iterator[list[Unit]]:
+        # Only when the run begins: to go on, the input is not listed again.
+        yield from self.source.shards(self.options.shard_size)
+
+    def _load(self) -> ServedModel:
+        settings = self.settings
+        provider = choose_provider(
+            settings.provider, settings.threads, tf32=settings.tf32, captures=settings.cuda_graphs
+        )
+        limits = BatchLimits.on(provider, settings.batch_size, settings.batch_pixels)
+        try:
+            return load_model(self.bundle, provider, limits)
+        except ModelRefused as error:
+            raise BulkError(f"the model {self.model} is refused: {error}") from error
+
+    def _work(self, model: ServedModel) -> Work:
+        if self.verb == "decode":
+            return Decode(model)
+        limits = ImageLimits(self.settings.max_pixels, 1, self.settings.max_total_pixels)
+        options = self.options
+        preparation = Preparation(model.manifest.image, limits, options.views, options.resize)
+        return Encode(model, preparation, log_variance=options.log_variance)
+
+    def _manifest(self) -> dict[str, Any]:
+        """What the manifest of the output says of model, input and options."""
+        manifest = self.bundle.manifest
+        if self.verb not in manifest.operations:
+            raise BulkError(
+                f"the model {self.model} cannot {self.verb}; it has {', '.join(manifest.operations)}"
+            )
+        if self.options.log_variance:
+            log_variance.check(manifest)
+        codebook = None
+        if manifest.codebook is not None:
+            file = manifest.files[manifest.codebook.file]
+            codebook = {"sha256": file.sha256, "shape": list(manifest.codebook.shape)}
+        options = self.options
+        columns = {name: value for name, value in vars(options.columns).items() if value is not None}
+        reading = {
+            "shard_size": options.shard_size,
+            "views": list(options.views),
+            "resize": options.resize,
+            "log_variance": options.log_variance,
+            "columns": columns,
+        }
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "command": self.verb,
+            "model": {
+                "name": manifest.name,
+                "version": manifest.version,
+                "codes": manifest.codes.model_dump(mode="json"),
+                "codebook": codebook,
+            },
+            "input": Location.of(self.input).identity,
+            "format": options.format,
+            # A decode has the shards of its input.
+            "options": reading if self.verb == "encode" else {},
+        }

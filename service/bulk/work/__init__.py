@@ -1,0 +1,1 @@
+"""What is done with the items of a run: pictures are encoded, or codes decoded."""

@@ -1,0 +1,81 @@
+"""The pixels that a model gets of a picture: the whole of it, and the further views that are asked for.
+
+    flip        the mirror image
+    ten-crop    the four corners and the centre of the picture at 1.1 times the size of the model, and the
+                mirror images of these five
+
+LlamaGen (2406.06525) trains on the ten crops.
+"""
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from service.codecs.images import ImageLimits, Pixels, from_files, open_image
+from service.contract.image_preprocessing import fit, pixels, upright_picture
+from service.contract.manifest import ImageSpec
+from service.errors import BadImage
+
+FLIP, TEN_CROP = VIEWS = ("flip", "ten-crop")
+WHOLE = "whole"
+
+_ENLARGED = 1.1
+# Top and left of each crop, as shares of the room for it.
+_CROPS = {
+    "top-left": (0.0, 0.0),
+    "top-right": (0.0, 1.0),
+    "bottom-left": (1.0, 0.0),
+    "bottom-right": (1.0, 1.0),
+    "centre": (0.5, 0.5),
+}
+
+
+class Prepared(NamedTuple):
+    """A picture: its upright size, and the pixels of each view, uint8 ``(H, W, C)``."""
+
+    height: int
+    width: int
+    views: list[tuple[str, Pixels]]
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """Turns picture files into the pixels of a model, as the service does.
+
+    Without ``resize`` a picture keeps its size, which must be one that the model takes.
+    """
+
+    spec: ImageSpec
+    limits: ImageLimits
+    views: Collection[str] = ()
+    resize: bool = True
+
+    @property
+    def count(self) -> int:
+        """How many views there are of a picture."""
+        return (2 if FLIP in self.views else 1) + (2 * len(_CROPS) if TEN_CROP in self.views else 0)
+
+    def __call__(self, data: bytes) -> Prepared:
+        """The views of a picture. Raises EmptyBody, BadImage, BadSize or TooLarge, as a request would."""
+        fitted = from_files([data], self.spec, self.limits, resize=self.resize)
+        whole, (width, height) = fitted.pixels[0], fitted.sizes[0]
+        views = [(WHOLE, whole)]
+        if FLIP in self.views:
+            views.append((FLIP, whole[:, ::-1]))
+        if TEN_CROP in self.views:
+            views.extend(self._crops(data))
+        return Prepared(height, width, views)
+
+    def _crops(self, data: bytes) -> Iterator[tuple[str, Pixels]]:
+        height, width = self.spec.height, self.spec.width
+        size = (round(_ENLARGED * width), round(_ENLARGED * height))
+        try:
+            upright = upright_picture(open_image(data, self.limits), self.spec.channels, self.spec.background)
+        except (OSError, SyntaxError) as error:
+            raise BadImage("the image is truncated or corrupt") from error
+        enlarged = pixels(fit(upright, self.spec, size))
+        for name, (down, right) in _CROPS.items():
+            top, left = int(down * (size[1] - height)), int(right * (size[0] - width))
+            crop = enlarged[top : top + height, left : left + width]
+            yield name, crop
+            yield f"{name}-flip", crop[:, ::-1]
