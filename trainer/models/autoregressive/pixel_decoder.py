@@ -16,7 +16,7 @@ from trainer.models.autoregressive.pixel_distributions import PixelDistribution
 from trainer.models.base import Graph, to_shares
 from trainer.models.gaussian.operations import BATCH, UNTILED
 from trainer.models.layers.masked import MaskedConv
-from trainer.models.onnx_scan import Axes, Chain, Loop, Tensors
+from trainer.models.onnx_scan import Axes, Chain, Loop, NestedChain, Tensors
 
 # Images whose exported draws are compared with torch's.
 COMPARED = 16
@@ -49,27 +49,88 @@ class PixelStack(nn.Module):
         return [layer for layer in (self.first, *self.further) if isinstance(layer, MaskedConv)]
 
     @property
-    def slots(self) -> int:
+    def widest(self) -> int:
         """The most values that a layer takes in at a pixel."""
         return max(self.channels, self.filters)
 
-    def weight_above(self) -> Tensor:
-        """Weights of the row above, a layer a group of one convolution: ``(layers * filters, slots, 3)``."""
-        return torch.cat([_filled(layer.weight[:, :, 0], 1, self.slots) for layer in self.layers])
+    def weights(self) -> Tensors:
+        """The weights by the place that is seen, those of all layers in one tensor.
 
-    def weight_here(self, index: int) -> Tensor:
-        """Weights of a pixel and of the one to its left, of a further layer: ``(2 * filters, filters)``."""
-        layer = self.layers[index]
-        return torch.cat([layer.weight_own(), layer.weight[:, :, 1, 0].T])
+        ``weight_above``, ``(layers, 3 * widest, filters)``; ``weight_left``, ``(layers, widest, filters)``;
+        ``bias``, ``(layers, 1, filters)``. A layer that takes in fewer values has zeros.
+        """
+        weights = [_filled(layer.weight.permute(2, 3, 0, 1), self.widest) for layer in self.layers]
+        weight = torch.stack(weights).transpose(3, 4)
+        return {
+            "weight_above": weight[:, 0].flatten(1, 2),
+            "weight_left": weight[:, 1, 0],
+            "bias": torch.stack([layer.bias for layer in self.layers])[:, None],
+        }
 
 
-def _filled(x: Tensor, axis: int, size: int) -> Tensor:
-    """With zeros up to a size along an axis."""
-    missing = size - x.shape[axis]
-    return F.pad(x, (0, 0) * (x.dim() - 1 - axis) + (0, missing)) if missing else x
+def _filled(x: Tensor, size: int) -> Tensor:
+    """With zeros up to ``size`` along the last axis."""
+    missing = size - x.shape[-1]
+    return F.pad(x, (0, missing)) if missing else x
 
 
-class PixelLoop(Chain):
+class _RowLoop(Chain):
+    """One row, pixel by pixel: what its pixels see above is computed at once, and then a step is a pixel.
+
+    Inputs, for ``n`` images:
+
+    - ``above``: what each layer took in at the pixels of the row above, ``(W, layers, n, widest)``
+    - ``features``: ``(W, n, filters)``
+    - ``noise``: ``(W, n, noises)``
+    - the rest is fixed: temperature, mean, ``PixelStack.weights`` and the layers' weights of a pixel itself
+
+    The outputs are ``above`` for the next row, and the row's pixels and their means, ``(W, n, C)``.
+    """
+
+    def __init__(self, stack: PixelStack, distribution: PixelDistribution) -> None:
+        super().__init__()
+        self.stack, self.distribution = stack, distribution
+        of_batch: Axes = {1: "n"}
+        self.axes = dict.fromkeys(("features", "noise", "left", "drawn", "expected"), of_batch)
+        of_layers: Axes = {2: "n"}
+        self.axes |= dict.fromkeys(("sums", "values"), of_layers)
+
+    def start(self, *inputs: Tensor) -> Loop:
+        """The sums of what is above; what is left of the row is zero."""
+        above, features, noise, temperature, mean, weight_above, weight_left, bias, *own = inputs
+        wide = F.pad(above, (0, 0, 0, 0, 0, 0, 1, 1))
+        seen = torch.cat([wide[:-2], wide[1:-1], wide[2:]], dim=3)
+        fixed = {"temperature": temperature, "mean": mean, "weight_left": weight_left}
+        return Loop(
+            carried={"left": torch.zeros_like(above[0])},
+            slices={"features": features, "noise": noise, "sums": seen @ weight_above + bias},
+            fixed=fixed | {f"weight_own_{index}": weight for index, weight in enumerate(own)},
+        )
+
+    def step(self, carried: Tensors, sliced: Tensors, fixed: Tensors) -> tuple[Tensors, Tensors]:
+        """Run the stack on one pixel, and draw it."""
+        stack = self.stack
+        # Of each layer (1, n, filters).
+        sums = torch.baddbmm(sliced["sums"], carried["left"], fixed["weight_left"]).split(1)
+        x = sums[0] + sliced["features"]
+        taken = []
+        for index, before in enumerate(sums[1:]):
+            now = F.elu(x)
+            taken.append(now)
+            x = x + before + now @ fixed[f"weight_own_{index}"]
+        output = F.linear(F.elu(x)[0], stack.head.weight.flatten(1), stack.head.bias)
+        pixel = self.distribution.draw(output, sliced["noise"], fixed["temperature"])
+        own = (pixel * 2 - 1).to(x)[None]
+        values = torch.cat([_filled(value, stack.widest) for value in (own, *taken)])
+        expected = self.distribution.mean(output)
+        return {"left": values}, {"values": values, "drawn": pixel, "expected": expected}
+
+    def finish(self, _: Tensors, emitted: Tensors, __: Tensors, /) -> tuple[Tensor, ...]:
+        """What the row's pixels gave, one after the other."""
+        return emitted["values"], emitted["drawn"], emitted["expected"]
+
+
+class PixelLoop(NestedChain):
     """Draws an image pixel by pixel, each layer computed at the pixel under way alone.
 
     Inputs, for ``n`` images:
@@ -82,78 +143,34 @@ class PixelLoop(Chain):
     The output is ``images``, uint8 ``(n, H, W, C)``.
     """
 
-    axes: dict[str, Axes]
+    emits = ("drawn", "expected")
 
     def __init__(
         self, stack: PixelStack, distribution: PixelDistribution, decoder: nn.Module, size: tuple[int, int]
     ) -> None:
         super().__init__()
         self.stack, self.distribution, self.decoder, self.size = stack, distribution, decoder, size
-        of_batch: Axes = {1: "n"}
-        self.axes = dict.fromkeys(("features", "noise", "drawn", "expected"), of_batch)
-        self.axes["above"] = {0: "n"}
+        self.inner = _RowLoop(stack, distribution)
+        of_batch: Axes = {2: "n"}
+        self.axes = dict.fromkeys(("above", "features", "noise", "drawn", "expected"), of_batch)
 
     def start(self, *inputs: Tensor) -> Loop:
         """Decode, and lay out the weights; what is above the image is zero."""
         codes, noise, temperature, mean = inputs
-        stack, (height, width) = self.stack, self.size
-        features = self.decoder(codes)
-        device = features.device
-        above = features[:, :1, 0, :1] * torch.zeros(1, len(stack.layers) * stack.slots, width, device=device)
-        fixed = {
-            "temperature": temperature,
-            "mean": mean,
-            "weight_above": stack.weight_above(),
-            "bias": torch.cat([layer.bias for layer in stack.layers]),
-            "weight_left": stack.layers[0].weight[:, :, 1, 0].T,
-        }
-        for index in range(1, len(stack.layers)):
-            fixed[f"weight_here_{index}"] = stack.weight_here(index)
-        return Loop(
-            carried={"above": above},
-            slices={
-                "features": features.permute(2, 0, 3, 1),
-                "noise": noise.unflatten(1, (height, width)).transpose(0, 1),
-            },
-            fixed=fixed,
-        )
-
-    def step(self, carried: Tensors, sliced: Tensors, fixed: Tensors) -> tuple[Tensors, Tensors]:
-        """Run the stack on one row, pixel by pixel, and draw it."""
         stack = self.stack
-        count = len(stack.layers)
-        sums = F.conv1d(carried["above"], fixed["weight_above"], fixed["bias"], padding=1, groups=count)
-        columns = sums.permute(2, 1, 0).unflatten(1, (count, stack.filters)).transpose(2, 3)
-        features, noise = sliced["features"].unbind(1), sliced["noise"].unbind(1)
-        left: list[Tensor] = []
-        rows, drawn, expected = [], [], []
-        for column, before in enumerate(columns.unbind()):
-            above = before.unbind()
-            x = above[0] + features[column]
-            if left:
-                x = torch.addmm(x, left[0], fixed["weight_left"])
-            taken = []
-            for index in range(1, count):
-                now = F.elu(x)
-                taken.append(now)
-                weight = fixed[f"weight_here_{index}"]
-                seen = torch.cat([now, left[index]], dim=1) if left else now
-                x = x + torch.addmm(above[index], seen, weight if left else weight[: stack.filters])
-            output = F.linear(F.elu(x), stack.head.weight.flatten(1), stack.head.bias)
-            pixel = self.distribution.draw(output, noise[column], fixed["temperature"])
-            left = [(pixel * 2 - 1).to(x), *taken]
-            rows.append(torch.cat([_filled(values, 1, stack.slots) for values in left], dim=1))
-            drawn.append(pixel)
-            expected.append(self.distribution.mean(output))
-        return {"above": torch.stack(rows, dim=2)}, {
-            "drawn": torch.stack(drawn, dim=1),
-            "expected": torch.stack(expected, dim=1),
-        }
+        features = self.decoder(codes).permute(2, 3, 0, 1)
+        zeros = torch.zeros(len(stack.layers), 1, stack.widest, device=features.device)
+        own = {f"weight_own_{index}": layer.weight_own() for index, layer in enumerate(stack.layers[1:])}
+        return Loop(
+            carried={"above": features[0, :, None, :, :1] * zeros},
+            slices={"features": features, "noise": noise.unflatten(1, self.size).permute(1, 2, 0, 3)},
+            fixed={"temperature": temperature, "mean": mean, **stack.weights(), **own},
+        )
 
     def finish(self, _: Tensors, emitted: Tensors, fixed: Tensors, /) -> tuple[Tensor, ...]:
         """The pixels, or their means, as an image."""
         pixels = torch.where(fixed["mean"] == 1, emitted["expected"], emitted["drawn"])
-        return ((pixels * 255).round().byte().transpose(0, 1),)
+        return ((pixels * 255).round().byte().permute(2, 0, 1, 3),)
 
     @torch.no_grad()
     def gap(self, inputs: tuple[Tensor, ...], images: Tensor) -> float:
