@@ -19,7 +19,6 @@ from service.api.middleware.fast_path import FastPath
 from service.api.middleware.head_requests import HeadRequests
 from service.api.middleware.root_path import RootPath
 from service.api.openapi.document import Description
-from service.api.page_files import PageFiles
 from service.api.routes import codes, docs, health, models, page, sample, score
 from service.api.v2 import inference
 from service.api.v2.wire import LENGTH
@@ -28,6 +27,7 @@ from service.models.model import BatchLimits
 from service.models.registry import Registry
 from service.observability.metrics import INFLIGHT_BYTES, gauge
 from service.observability.tracing import Traces, to_collector
+from service.page.files import PageFiles
 from service.runtime.providers import choose_provider
 from service.server.control_channel import ControlChannel
 from service.settings import Settings

@@ -1,5 +1,6 @@
 import csv
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,11 @@ import onnxruntime as ort
 import pytest
 from click.testing import CliRunner
 
+from tests.benchmarks.gpu import service
 from tests.benchmarks.gpu.command import PARTS, command
+from tests.benchmarks.gpu.context import Context
+from tests.benchmarks.gpu.http_service import Client
 from tests.benchmarks.gpu.lookup import lookup_graph
-from tests.benchmarks.gpu.service import Requests
 
 pytestmark = pytest.mark.slow
 
@@ -55,5 +58,26 @@ def test_every_way_finds_the_nearest_code_and_the_first_of_equals(way: str) -> N
     assert (found == distances.argmin(axis=1)).all()
 
 
-def test_an_operation_that_takes_two_rows_at_least_is_not_asked_for_one() -> None:
-    assert Requests("sample/interpolate", "/sample?n={rows}", least=2).sizes == [2, 8, 64, 512]
+class Refusing(Client):
+    """A client of a service that refuses requests for eight rows."""
+
+    def post(self, path: str, body: bytes | None, accept: str = "") -> bytes:
+        if path.endswith("n=8"):
+            raise ValueError(f"{path}: status 422")
+        return b""
+
+
+def test_a_size_that_fails_loses_no_other_and_one_row_is_asked_only_where_it_is_allowed(
+    tmp_path: Path,
+) -> None:
+    context = Context(
+        tmp_path, "cpu", rehearse=False, until=time.monotonic() + 900, graphs=None, models=tmp_path
+    )
+    requests = service.Requests("sample/interpolate", "/sample?n={rows}", least=2)
+    agreement = service.Agreement("the same", seconds=1.0)
+    client = Refusing(0)
+    table = context.table("service", service.COLUMNS)
+    service.measure_sizes(context, table, "vae", requests, agreement, client, client)
+    with (tmp_path / "gpu-service.csv").open(newline="") as stream:
+        notes = {row["rows"]: row["note"] for row in csv.DictReader(stream)}
+    assert notes == {"2": "", "8": "failed: ValueError: /sample?n=8: status 422", "64": "", "512": ""}

@@ -22,7 +22,7 @@ def required(reason: str) -> None:
     pytest.skip(reason)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def chromium() -> Iterator[Browser]:
     if CHROMIUM is None:
         required("no Chromium is installed: apt-get install chromium")
@@ -32,20 +32,20 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser(chromium: Browser) -> BrowserContext:
     """A context whose pages share its cache."""
     return chromium.new_context(viewport={"width": 1280, "height": 900})
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def service() -> Iterator[str]:
     """As ``make serve`` starts it."""
     with serving(ROOT / "exported", *FLAGS) as url:
         yield url
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def below() -> Iterator[str]:
     """A service with a root path, behind a proxy that leaves the path."""
     with (
@@ -57,7 +57,7 @@ def below() -> Iterator[str]:
 
 @pytest.fixture(params=WIDTHS)
 def page(request: pytest.FixtureRequest, chromium: Browser, service: str) -> Iterator[Opened]:
-    """The page, in a new session, at each of the widths."""
+    """The page, in a new window, at each of the widths."""
     with opening(chromium, service, request.param) as opened:
         yield opened
 

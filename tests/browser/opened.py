@@ -13,6 +13,8 @@ WIDTHS = (400, 1600)
 # Seconds, on a machine with other work.
 PATIENCE = 60.0
 Pixels = list[int]
+# As the page gets it: Chromium warns of a canvas that is read often and was not made for it.
+IMAGE_DATA = "c.getContext('2d', { willReadFrequently: true }).getImageData(0, 0, c.width, c.height)"
 
 
 def wait(condition: Callable[[], bool], what: str) -> None:
@@ -83,7 +85,7 @@ class Opened:
 
 def pixels(canvas: Locator) -> Pixels:
     """The red, green, blue and alpha of each pixel of a canvas."""
-    read = "c => [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]"
+    read = f"c => [...{IMAGE_DATA}.data]"
     return cast("Pixels", canvas.evaluate(read))
 
 
@@ -95,8 +97,7 @@ def ink(canvas: Locator) -> float:
 
 def colours(canvas: Locator) -> int:
     """How many colours a canvas has."""
-    read = """c => new Set(new Uint32Array(
-      c.getContext("2d").getImageData(0, 0, c.width, c.height).data.buffer)).size"""
+    read = f"c => new Set(new Uint32Array({IMAGE_DATA}.data.buffer)).size"
     return cast("int", canvas.evaluate(read))
 
 

@@ -7,7 +7,7 @@ from playwright.sync_api import expect
 
 from tests.browser.opened import Opened, ink, pixels, sources, wait
 
-LONG = "#sample?model=ncp-mnist&method=langevin&steps=2000&n=256&film=0&seed=1"
+LONG = "#sample?model=ncp-mnist&method=mala&steps=2000&n=256&film=0&seed=1"
 
 
 def test_a_link_gives_the_same_pictures(page: Opened) -> None:
@@ -119,7 +119,9 @@ def test_a_long_call_shows_that_it_works_and_is_cancelled(wide: Opened, by: str)
         return sum(int(float(line.rsplit(" ", 1)[1])) for line in lines if "requests_total" in line)
 
     before = cancelled()
-    wide.go(LONG)
+    # Before it is sent, there is nothing for the service to stop.
+    with wide.page.expect_request(lambda request: "/sample" in request.url):
+        wide.go(LONG)
     cancel = wide.page.get_by_role("button", name="Cancel")
     expect(wide.page.get_by_role("progressbar", name="Drawing")).to_be_visible()
     if by == "mouse":

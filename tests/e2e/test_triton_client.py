@@ -177,7 +177,6 @@ def test_bodies_may_be_packed(client: InferenceServerClient, packing: str) -> No
         ("levls", [tensor("images", IMAGES)], "404", "did you mean 'levels'?"),
         ("levels:decod", [tensor("images", IMAGES)], "404", "did you mean 'levels:decode'?"),
         ("levels", [tensor("image", IMAGES)], "422", "did you mean 'images'?"),
-        ("levels", [tensor("images", IMAGES[:, :27])], "422", "with sizes that 4 divides"),
         ("levels", [files("images", b"no picture")], "400", "is no PNG, JPEG or WebP that can be read"),
         ("levels:decode", [tensor("codes", CODES + 16)], "422", "it must be in 0 to 15"),
         (

@@ -1,4 +1,4 @@
-"""``/``: a page to see what the models do. Its files are those of ``service.api.page_files``.
+"""``/``: a page to see what the models do. Its files are those of ``service.page.files``.
 
 The page has no script and no style but its own, calls this service and nobody else, and sets no cookie.
 """
@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api.content_negotiation import header
-from service.api.page_files import PageFile, PageFiles
+from service.page.files import PageFile, PageFiles
 
 # `data:` and `blob:` are pictures that the page gets as JSON, or from the disk.
 POLICY = (

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from service.codecs.images import ImageLimits, Pixels, from_files, open_image
-from service.contract.image_preprocessing import fit, pixels, upright_picture
+from service.contract.image_preprocessing import fit, pad_edges, pixels, upright_picture
 from service.contract.manifest import ImageSpec
 from service.errors import BadImage
 
@@ -42,7 +42,7 @@ class Prepared(NamedTuple):
 class Preparation:
     """Turns picture files into the pixels of a model, as the service does.
 
-    Without ``resize`` a picture keeps its size, which must be one that the model takes.
+    Without ``resize`` a picture keeps its size, and is padded by its edge to one that the model takes.
     """
 
     spec: ImageSpec
@@ -61,7 +61,7 @@ class Preparation:
         whole, (width, height) = fitted.pixels[0], fitted.sizes[0]
         views = [(WHOLE, whole)]
         if FLIP in self.views:
-            views.append((FLIP, whole[:, ::-1]))
+            views.append((FLIP, pad_edges(fitted.crop(fitted.pixels)[0][:, ::-1], *whole.shape[:2])))
         if TEN_CROP in self.views:
             views.extend(self._crops(data))
         return Prepared(height, width, views)

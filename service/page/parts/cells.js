@@ -33,6 +33,8 @@ export class Cells {
     this.last = -1;
     /** Cells that have a frame. @type {Set<number>} */
     this.marked = new Set();
+    /** The frame in which it is drawn. @type {number | null} */
+    this.frame = null;
     this.isPressed = false;
     /** Whether Shift and an arrow key are at work. */
     this.isGoingOn = false;
@@ -54,8 +56,16 @@ export class Cells {
     redraw(this.canvas, () => this.draw());
   }
 
-  /** Draw all cells; the canvas gets as many pixels as the screen has for it. */
+  /** Draw all cells in the next frame: once, whatever has changed until then. */
   draw() {
+    this.frame ??= requestAnimationFrame(() => {
+      this.frame = null;
+      this.#draw();
+    });
+  }
+
+  /** Draw all cells; the canvas gets as many pixels as the screen has for it. */
+  #draw() {
     const { rows, columns, ratio = 1 } = this.options;
     const wide = this.canvas.clientWidth;
     if (!wide) return;

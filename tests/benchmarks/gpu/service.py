@@ -107,9 +107,9 @@ def measure(context: Context) -> None:
             if agreement.seconds > LONG:
                 slow.append((name, requests, agreement))
             else:
-                _trial(context, table, name, requests, agreement, gpu, cpu)
+                measure_sizes(context, table, name, requests, agreement, gpu, cpu)
         for name, requests, agreement in slow:
-            _trial(context, table, name, requests, agreement, gpu, cpu)
+            measure_sizes(context, table, name, requests, agreement, gpu, cpu)
 
 
 def _operations(document: Mapping[str, Any], cpu: Client) -> Iterator[Requests]:
@@ -168,7 +168,7 @@ def _compared(
         return None
 
 
-def _trial(
+def measure_sizes(
     context: Context,
     table: Table,
     model: str,
@@ -177,6 +177,7 @@ def _trial(
     gpu: Client,
     cpu: Client,
 ) -> None:
+    """A row for each number of rows of an operation, or why it has none."""
     slow = agreement.seconds > LONG
     for rows in requests.sizes[:1] if context.rehearse else requests.sizes:
         if context.left < 1:

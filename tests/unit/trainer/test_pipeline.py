@@ -78,23 +78,25 @@ def test_training_prints_what_it_does(trained: Trained) -> None:
     ]
     assert re.fullmatch(r"time: about \d+:\d\d for the \d+ steps that are left, by the first \d", lines[7])
     assert [line.split("  ")[0] for line in lines[8:10]] == ["epoch 1/2", "epoch 2/2"]
-    assert lines[10:14] == [
+    assert lines[10:16] == [
         "exporting and measuring ...",
         "  tracing encode, 1 of 2",
         "  tracing decode, 2 of 2",
         "  verifying reconstructions",
+        "  verifying the halo of encode",
+        "  verifying the halo of decode",
     ]
-    assert lines[14].startswith("mnist, test split, 100 images: mse 0.")
-    assert lines[15:19] == [
+    assert lines[16].startswith("mnist, test split, 100 images: mse 0.")
+    assert lines[17:21] == [
         f"published {published} (version {trained.exported.manifest.version}). Next:",
         f"  serve     python -m service --models {published.parent}",
         "  reload    curl -X POST http://127.0.0.1:8000/models/reload",
         f"  evaluate  python -m trainer evaluate {published}",
     ]
-    assert lines[19].startswith("warning: This model is ")
-    assert "it was trained for 16 steps, and fewer than 1,400 are few. To train it further: " in lines[19]
-    assert lines[19].endswith(f"python -m trainer vqvae --resume --name tiny --out {out} --epochs 550")
-    assert len(lines) == 20
+    assert lines[21].startswith("warning: This model is ")
+    assert "it was trained for 16 steps, and fewer than 1,400 are few. To train it further: " in lines[21]
+    assert lines[21].endswith(f"python -m trainer vqvae --resume --name tiny --out {out} --epochs 550")
+    assert len(lines) == 22
 
 
 def test_training_notes_what_it_was_trained_on(trained: Trained) -> None:

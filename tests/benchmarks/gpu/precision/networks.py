@@ -192,7 +192,7 @@ def _mnist(models: Path) -> VQVAE:
         "quantizer.codebook": load_file(folder / CODEBOOK_FILE)[CODEBOOK_TENSOR],
     }
     for file in ("encoder.onnx", "decoder.onnx"):
-        for item in onnx.load(folder / file, load_external_data=False).graph.initializer:
+        for item in onnx.load(folder / file).graph.initializer:
             if item.name.startswith(("encoder.", "decoder.")):
                 weights[item.name] = torch.from_numpy(numpy_helper.to_array(item).copy())
     missing = set(model.state_dict()) - set(weights)

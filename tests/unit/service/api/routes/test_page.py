@@ -71,7 +71,7 @@ def test_a_picture_is_sent_as_it_is(client: TestClient, main: str) -> None:
     assert "content-encoding" not in picture.headers
 
 
-@pytest.mark.parametrize("path", ["main.py", "../routes/page.py", "%2e%2e/page_files.py", "index.html", ""])
+@pytest.mark.parametrize("path", ["main.py", "files.py", "%2e%2e/files.py", "index.html", ""])
 def test_there_is_nothing_but_the_files_of_the_page(client: TestClient, main: str, path: str) -> None:
     problem(client.get(main.replace("main.js", path)), 404, "about:blank")
     problem(client.get("/page/000000000000/main.js"), 404, "about:blank")

@@ -4,7 +4,7 @@ import pytest
 from service.bulk.work.views import Preparation
 from service.codecs.images import ImageLimits
 from service.contract.manifest import ImageSpec
-from service.errors import BadImage, BadSize, TooLarge
+from service.errors import BadImage, TooLarge
 from tests.fixtures.bulk_data import image
 from tests.fixtures.image_files import saved
 
@@ -50,8 +50,17 @@ def test_all_views_together() -> None:
 def test_without_resize_a_picture_keeps_its_size() -> None:
     preparation = Preparation(SPEC, LIMITS, resize=False)
     assert preparation(saved(image(0, 50, 10))).views[0][1].shape == (50, 10, 1)
-    with pytest.raises(BadSize, match="multiples of 10"):
-        preparation(saved(image(0, 51, 10)))
+
+
+def test_without_resize_a_picture_is_padded_after_it_was_flipped() -> None:
+    picture = image(0, 51, 12)
+    height, width, views = Preparation(SPEC, LIMITS, ["flip"], resize=False)(saved(picture))
+    assert (height, width) == (51, 12)
+    for name, turned in (("whole", picture), ("flip", picture[:, ::-1])):
+        padded = dict(views)[name][:, :, 0]
+        assert padded.shape == (60, 20)
+        np.testing.assert_array_equal(padded[:51, :12], turned)
+        np.testing.assert_array_equal(padded[51:, :12], np.repeat(turned[-1:], 9, axis=0))
 
 
 @pytest.mark.parametrize("views", [[], ["flip", "ten-crop"]])

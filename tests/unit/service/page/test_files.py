@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from service.api.page_files import FOLDER, PageFiles
+from service.page.files import FOLDER, PageFiles
 
 # Bytes that a browser gets that has nothing of the page yet, without the examples.
 MOST_BYTES = 120_000

@@ -10,7 +10,7 @@ import html
 from pathlib import Path
 from typing import NamedTuple
 
-FOLDER = Path(__file__).parents[1] / "page"
+FOLDER = Path(__file__).parent
 INDEX = "index.html"
 # In the HTML; what stands there depends on the version and on the root path.
 _LINKS = "<!-- links -->"
@@ -29,7 +29,7 @@ _COMPRESSED = {".css", ".html", ".js", ".svg"}
 
 
 class PageFile(NamedTuple):
-    """One file: its content, the same as gzip if that is smaller, and the ``ETag`` of each."""
+    """One file: its content, the same as gzip where that is smaller, and an ``ETag`` without its quotes."""
 
     media_type: str
     content: bytes

@@ -1,0 +1,1 @@
+"""The page at ``/``: its HTML, CSS and ES modules, and how they are read."""
