@@ -73,6 +73,22 @@ class Chain(nn.Module, ABC):
         return self.finish(carried, stacked, fixed)
 
 
+class NestedChain(Chain):
+    """A chain whose step is another chain, ``inner``: a ``Scan`` in the body of a ``Scan``.
+
+    The inputs of ``inner`` are what is carried, the slices and what is fixed, in their order. Its outputs are
+    what is carried on, and then what is emitted, by the names of ``emits``.
+    """
+
+    inner: Chain
+    emits: tuple[str, ...]
+
+    def step(self, carried: Tensors, sliced: Tensors, fixed: Tensors) -> tuple[Tensors, Tensors]:
+        outputs = self.inner(*carried.values(), *sliced.values(), *fixed.values())
+        on, emitted = _named(outputs, carried, self.emits)
+        return on, emitted
+
+
 class Subgraph(NamedTuple):
     """A module to be exported, with its inputs by name and their axes that may vary.
 
@@ -93,6 +109,18 @@ def assembled(chain: Chain, whole: Subgraph, outputs: Sequence[str], export: Exp
 
     Raises ValueError if two tensors have one name.
     """
+    # Identities stay: without them ONNX Runtime 1.31 drew other codes than torch.
+    tidy = ir.passes.Sequential(
+        LiftSubgraphInitializersToMainGraphPass(),
+        DeduplicateInitializersPass(size_limit=2**30),
+        RemoveUnusedNodesPass(),
+        NameFixPass(),
+    )
+    return tidy(_joined(chain, whole, outputs, export)).model
+
+
+def _joined(chain: Chain, whole: Subgraph, outputs: Sequence[str], export: Export) -> ir.Model:
+    """The three parts as one graph, each weight where its part has it."""
     with torch.no_grad():
         carried, slices, fixed = chain.start(*whole.inputs.values())
         sliced = {name: rows[0] for name, rows in slices.items()}
@@ -118,17 +146,15 @@ def assembled(chain: Chain, whole: Subgraph, outputs: Sequence[str], export: Exp
         return chain.finish(*_named(tensors, carried, emitted, fixed))
 
     model = export(Subgraph(_Function(chain, start), whole.inputs, whole.axes, variadic=True))
-    body = export(_subgraph(chain, step, carried | sliced | fixed, axes | axes_of_slice)).graph
+    part = _subgraph(chain, step, carried | sliced | fixed, axes | axes_of_slice)
+    if isinstance(chain, NestedChain):
+        after = [f"{name}_after" for name in (*carried, *emitted)]
+        body = _joined(chain.inner, part, after, export).graph
+    else:
+        body = export(part).graph
     end = export(_subgraph(chain, finish, carried | every | fixed, axes)).graph
     _append_loop(model.graph, body, end, counts=(len(carried), len(slices)), outputs=outputs)
-    # Identities stay: without them ONNX Runtime 1.31 drew other codes than torch.
-    tidy = ir.passes.Sequential(
-        LiftSubgraphInitializersToMainGraphPass(),
-        DeduplicateInitializersPass(size_limit=2**30),
-        RemoveUnusedNodesPass(),
-        NameFixPass(),
-    )
-    return tidy(model).model
+    return model
 
 
 def _check_distinct(chain: Chain, names: Sequence[str]) -> None:

@@ -16,10 +16,8 @@ from trainer.models.autoregressive.pixel_distributions import PixelDistribution
 from trainer.models.base import Graph, to_shares
 from trainer.models.gaussian.operations import BATCH, UNTILED
 from trainer.models.layers.masked import MaskedConv
-from trainer.models.onnx_scan import Axes, Chain, Loop, Tensors
+from trainer.models.onnx_scan import Axes, Chain, Loop, NestedChain, Tensors
 
-# The pixels before its own that a masked 3x3 convolution sees.
-TAPS = 4
 # Images whose exported draws are compared with torch's.
 COMPARED = 16
 
@@ -50,20 +48,89 @@ class PixelStack(nn.Module):
         """The convolutions, from the first to the last."""
         return [layer for layer in (self.first, *self.further) if isinstance(layer, MaskedConv)]
 
-    def weight_before(self) -> Tensor:
-        """Weights of the pixels before a pixel, all layers in one matrix: ``(4 * S, layers * filters)``.
+    @property
+    def widest(self) -> int:
+        """The most values that a layer takes in at a pixel."""
+        return max(self.channels, self.filters)
 
-        ``S = C + (layers - 1) * filters`` are the values that the layers take in, one after the other.
+    def weights(self) -> Tensors:
+        """The weights by the place that is seen, those of all layers in one tensor.
+
+        ``weight_above``, ``(layers, 3 * widest, filters)``; ``weight_left``, ``(layers, widest, filters)``;
+        ``bias``, ``(layers, 1, filters)``. A layer that takes in fewer values has zeros.
         """
-        sizes = [self.channels, *[self.filters] * len(self.further)]
-        rows = []
-        for index, (layer, size) in enumerate(zip(self.layers, sizes, strict=True)):
-            before, after = index * self.filters, (len(sizes) - 1 - index) * self.filters
-            rows.append(F.pad(layer.weight_before(), (before, after)).view(TAPS, size, -1))
-        return torch.cat(rows, dim=1).flatten(0, 1)
+        weights = [_filled(layer.weight.permute(2, 3, 0, 1), self.widest) for layer in self.layers]
+        weight = torch.stack(weights).transpose(3, 4)
+        return {
+            "weight_above": weight[:, 0].flatten(1, 2),
+            "weight_left": weight[:, 1, 0],
+            "bias": torch.stack([layer.bias for layer in self.layers])[:, None],
+        }
 
 
-class PixelLoop(Chain):
+def _filled(x: Tensor, size: int) -> Tensor:
+    """With zeros up to ``size`` along the last axis."""
+    missing = size - x.shape[-1]
+    return F.pad(x, (0, missing)) if missing else x
+
+
+class _RowLoop(Chain):
+    """One row, pixel by pixel: what its pixels see above is computed at once, and then a step is a pixel.
+
+    Inputs, for ``n`` images:
+
+    - ``above``: what each layer took in at the pixels of the row above, ``(W, layers, n, widest)``
+    - ``features``: ``(W, n, filters)``
+    - ``noise``: ``(W, n, noises)``
+    - the rest is fixed: temperature, mean, ``PixelStack.weights`` and the layers' weights of a pixel itself
+
+    The outputs are ``above`` for the next row, and the row's pixels and their means, ``(W, n, C)``.
+    """
+
+    def __init__(self, stack: PixelStack, distribution: PixelDistribution) -> None:
+        super().__init__()
+        self.stack, self.distribution = stack, distribution
+        of_batch: Axes = {1: "n"}
+        self.axes = dict.fromkeys(("features", "noise", "left", "drawn", "expected"), of_batch)
+        of_layers: Axes = {2: "n"}
+        self.axes |= dict.fromkeys(("sums", "values"), of_layers)
+
+    def start(self, *inputs: Tensor) -> Loop:
+        """The sums of what is above; what is left of the row is zero."""
+        above, features, noise, temperature, mean, weight_above, weight_left, bias, *own = inputs
+        wide = F.pad(above, (0, 0, 0, 0, 0, 0, 1, 1))
+        seen = torch.cat([wide[:-2], wide[1:-1], wide[2:]], dim=3)
+        fixed = {"temperature": temperature, "mean": mean, "weight_left": weight_left}
+        return Loop(
+            carried={"left": torch.zeros_like(above[0])},
+            slices={"features": features, "noise": noise, "sums": seen @ weight_above + bias},
+            fixed=fixed | {f"weight_own_{index}": weight for index, weight in enumerate(own)},
+        )
+
+    def step(self, carried: Tensors, sliced: Tensors, fixed: Tensors) -> tuple[Tensors, Tensors]:
+        """Run the stack on one pixel, and draw it."""
+        stack = self.stack
+        # Of each layer (1, n, filters).
+        sums = torch.baddbmm(sliced["sums"], carried["left"], fixed["weight_left"]).split(1)
+        x = sums[0] + sliced["features"]
+        taken = []
+        for index, before in enumerate(sums[1:]):
+            now = F.elu(x)
+            taken.append(now)
+            x = x + before + now @ fixed[f"weight_own_{index}"]
+        output = F.linear(F.elu(x)[0], stack.head.weight.flatten(1), stack.head.bias)
+        pixel = self.distribution.draw(output, sliced["noise"], fixed["temperature"])
+        own = (pixel * 2 - 1).to(x)[None]
+        values = torch.cat([_filled(value, stack.widest) for value in (own, *taken)])
+        expected = self.distribution.mean(output)
+        return {"left": values}, {"values": values, "drawn": pixel, "expected": expected}
+
+    def finish(self, _: Tensors, emitted: Tensors, __: Tensors, /) -> tuple[Tensor, ...]:
+        """What the row's pixels gave, one after the other."""
+        return emitted["values"], emitted["drawn"], emitted["expected"]
+
+
+class PixelLoop(NestedChain):
     """Draws an image pixel by pixel, each layer computed at the pixel under way alone.
 
     Inputs, for ``n`` images:
@@ -76,68 +143,34 @@ class PixelLoop(Chain):
     The output is ``images``, uint8 ``(n, H, W, C)``.
     """
 
-    axes: dict[str, Axes]
+    emits = ("drawn", "expected")
 
     def __init__(
         self, stack: PixelStack, distribution: PixelDistribution, decoder: nn.Module, size: tuple[int, int]
     ) -> None:
         super().__init__()
         self.stack, self.distribution, self.decoder, self.size = stack, distribution, decoder, size
-        of_batch: Axes = {1: "n"}
-        self.axes = dict.fromkeys(("features", "noise", "drawn", "expected"), of_batch)
-        self.axes["before"] = {0: "n"}
+        self.inner = _RowLoop(stack, distribution)
+        of_batch: Axes = {2: "n"}
+        self.axes = dict.fromkeys(("above", "features", "noise", "drawn", "expected"), of_batch)
 
     def start(self, *inputs: Tensor) -> Loop:
-        """Decode, and lay out the weights; what is above and left of the image is zero."""
+        """Decode, and lay out the weights; what is above the image is zero."""
         codes, noise, temperature, mean = inputs
-        stack, (height, width) = self.stack, self.size
-        features = self.decoder(codes).flatten(2)
-        values = stack.channels + len(stack.further) * stack.filters
-        device = features.device
-        before = features[:, :1, :1] * torch.zeros(width + 1, values, device=device)
-        column = torch.arange(width, device=device).repeat(height)
-        inside = torch.stack([column > 0, column >= 0, column < width - 1, column > 0], dim=1)
-        fixed = {
-            "temperature": temperature,
-            "mean": mean,
-            "weight_before": stack.weight_before(),
-            "bias": torch.cat([layer.bias for layer in stack.layers]),
-            # Steps back by a row and a pixel, a row, a row less a pixel, and a pixel.
-            "places": torch.tensor([0, 1, min(2, width), width], device=device),
-        }
-        for index, layer in enumerate(stack.layers[1:]):
-            fixed[f"weight_own_{index}"] = layer.weight_own()
+        stack = self.stack
+        features = self.decoder(codes).permute(2, 3, 0, 1)
+        zeros = torch.zeros(len(stack.layers), 1, stack.widest, device=features.device)
+        own = {f"weight_own_{index}": layer.weight_own() for index, layer in enumerate(stack.layers[1:])}
         return Loop(
-            carried={"before": before},
-            slices={
-                "features": features.permute(2, 0, 1),
-                "noise": noise.transpose(0, 1),
-                "inside": inside.float()[..., None],
-            },
-            fixed=fixed,
+            carried={"above": features[0, :, None, :, :1] * zeros},
+            slices={"features": features, "noise": noise.unflatten(1, self.size).permute(1, 2, 0, 3)},
+            fixed={"temperature": temperature, "mean": mean, **stack.weights(), **own},
         )
-
-    def step(self, carried: Tensors, sliced: Tensors, fixed: Tensors) -> tuple[Tensors, Tensors]:
-        """Run the stack on one pixel, and draw it."""
-        stack, before = self.stack, carried["before"]
-        seen = before.index_select(1, fixed["places"]) * sliced["inside"]
-        sums = torch.addmm(fixed["bias"], seen.flatten(1), fixed["weight_before"]).split(stack.filters, dim=1)
-        x = sums[0] + sliced["features"]
-        taken = []
-        for index, before_it in enumerate(sums[1:]):
-            now = F.elu(x)
-            taken.append(now)
-            x = x + torch.addmm(before_it, now, fixed[f"weight_own_{index}"])
-        output = F.linear(F.elu(x), stack.head.weight.flatten(1), stack.head.bias)
-        drawn = self.distribution.draw(output, sliced["noise"], fixed["temperature"])
-        row = torch.cat([drawn * 2 - 1, *taken], dim=1)
-        before = torch.cat([before[:, 1:], row[:, None]], dim=1)
-        return {"before": before}, {"drawn": drawn, "expected": self.distribution.mean(output)}
 
     def finish(self, _: Tensors, emitted: Tensors, fixed: Tensors, /) -> tuple[Tensor, ...]:
         """The pixels, or their means, as an image."""
         pixels = torch.where(fixed["mean"] == 1, emitted["expected"], emitted["drawn"])
-        return ((pixels * 255).round().byte().transpose(0, 1).unflatten(1, self.size),)
+        return ((pixels * 255).round().byte().permute(2, 0, 1, 3),)
 
     @torch.no_grad()
     def gap(self, inputs: tuple[Tensor, ...], images: Tensor) -> float:

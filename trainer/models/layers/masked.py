@@ -30,14 +30,6 @@ class MaskedConv(nn.Module):
         # With the row too many that a padding below gives: padding above alone copies the images first.
         return F.conv2d(x, self.weight * self.mask, self.bias, padding=1)[:, :, :-1]
 
-    def weight_before(self) -> Tensor:
-        """Weights of the pixels above to the left, above, above to the right, and to the left.
-
-        One after the other: ``(4 * C, C')``.
-        """
-        row, own = self.weight[:, :, 0], self.weight[:, :, 1]
-        return torch.cat([row[:, :, 0].T, row[:, :, 1].T, row[:, :, 2].T, own[:, :, 0].T])
-
     def weight_own(self) -> Tensor:
         """Weights of a pixel itself: ``(C, C')``."""
         return (self.weight * self.mask)[:, :, 1, 1].T

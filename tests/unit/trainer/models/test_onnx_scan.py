@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from service.contract.manifest import Input, Output, Role
 from trainer.export.onnx_export import write_graphs
 from trainer.models.base import Graph
-from trainer.models.onnx_scan import Axes, Chain, Loop, Subgraph, Tensors, assembled
+from trainer.models.onnx_scan import Axes, Chain, Loop, NestedChain, Subgraph, Tensors, assembled
 
 # Both sum float32 products, in another order; the loops here are too short for more to come of it.
 TOLERANCE = 1e-5
@@ -325,3 +325,70 @@ def test_an_image_is_drawn_pixel_by_pixel(tmp_path: Path) -> None:
     assert set(np.unique(together)) == {0, 85, 170, 255}
     for item in (0, 63):
         assert np.array_equal(written.run(noise[item : item + 1])[0], together[item : item + 1])
+
+
+class RowSum(Chain):
+    """Sums a row, each number times a weight of the chain, on from the last of the row before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.axes = {"number": {0: "columns", 1: "n"}, "sum": {0: "n"}, "partial": {0: "columns", 1: "n"}}
+        self.scale = nn.Parameter(torch.tensor([0.5, 0.25, 0.125]))
+
+    def start(self, *inputs: Tensor) -> Loop:
+        last, row, factor = inputs
+        return Loop({"sum": last * self.scale}, {"number": row}, {"factor": factor})
+
+    def step(self, carried: Tensors, sliced: Tensors, fixed: Tensors) -> tuple[Tensors, Tensors]:
+        total = carried["sum"] + fixed["factor"] * torch.tanh(self.scale * sliced["number"])
+        return {"sum": total}, {"partial": total}
+
+    def finish(self, carried: Tensors, emitted: Tensors, fixed: Tensors, /) -> tuple[Tensor, ...]:
+        return carried["sum"] * fixed["factor"], emitted["partial"]
+
+
+class RowSums(NestedChain):
+    """The sums of every row of tables, which both loops scale by weights of their own."""
+
+    emits = ("sums",)
+
+    def __init__(self, inner: RowSum) -> None:
+        super().__init__()
+        self.inner = inner
+        self.axes = {
+            "row": {0: "rows", 1: "columns", 2: "n"},
+            "last": {0: "n"},
+            "sums": {0: "rows", 1: "columns", 2: "n"},
+        }
+        self.scale = nn.Parameter(torch.tensor([3.0, 2.0, 1.0]))
+
+    def start(self, *inputs: Tensor) -> Loop:
+        tables, factor = inputs
+        last = tables[:, 0, 0] * self.scale
+        return Loop({"last": last}, {"row": tables.permute(1, 2, 0, 3)}, {"factor": factor})
+
+    def finish(self, carried: Tensors, emitted: Tensors, fixed: Tensors, /) -> tuple[Tensor, ...]:
+        return carried["last"] * self.scale, emitted["sums"].permute(2, 0, 1, 3)
+
+
+@pytest.mark.slow
+def test_a_step_may_be_a_loop(tmp_path: Path) -> None:
+    inner = RowSum()
+    chain, tables = RowSums(inner), torch.randn(5, 4, 6, 3)
+    expected, total = torch.zeros_like(tables), tables[:, 0, 0] * chain.scale
+    for row in range(4):
+        total = total * inner.scale
+        for column in range(6):
+            total = total + 0.7 * torch.tanh(inner.scale * tables[:, row, column])
+            expected[:, row, column] = total
+        total = 0.7 * total
+    last, sums = chain(tables, torch.tensor(0.7))
+    torch.testing.assert_close(sums, expected)
+    torch.testing.assert_close(last, total * chain.scale)
+    inputs: dict[str, tuple[Tensor, Axes]] = {
+        "tables": (tables, {0: "n", 1: "rows", 2: "columns"}),
+        "factor": (torch.tensor(0.7), {}),
+    }
+    written = write(tmp_path, chain, inputs, ("last", "sums"))
+    for size in [(5, 4, 6, 3), (1, 1, 1, 3), (2, 3, 1, 3), (3, 1, 7, 3)]:
+        assert_the_same(written, torch.randn(size), torch.tensor(-1.5))
