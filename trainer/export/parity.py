@@ -15,7 +15,7 @@ from torch import Tensor
 from service.contract.manifest import CodesSpec, Parity, Role
 from service.contract.runner import BatchSlice, Runner, parameters_of
 from trainer.errors import ExportError
-from trainer.models.base import Graph, Model, RunGraph
+from trainer.models.base import Exportable, Graph, RunGraph
 
 # Both sum float32 products in another order. A discrete code may flip only if the two distances are this
 # close, relative to the vector's squared length and the code's; a pixel near x.5 may round to the neighbour.
@@ -51,7 +51,7 @@ class Drawing(Protocol):
 class ParityCheck:
     """Collects the differences between a torch model and its exported graphs; ``graphs`` are the model's."""
 
-    def __init__(self, model: Model, graphs: Sequence[Graph]) -> None:
+    def __init__(self, model: Exportable, graphs: Sequence[Graph]) -> None:
         self._model, spec = model, model.codes_spec()
         operations = {graph.operation: graph.as_operation() for graph in graphs}
         self._runner = Runner(operations, spec, {graph.file: _InTorch(graph) for graph in graphs})
@@ -187,8 +187,9 @@ def with_draws(parity: Parity, gap: float) -> Parity:
 def check_halo(graph: Graph, halo: int, codes: CodesSpec, run: RunGraph) -> None:
     """Check that what is just outside a graph's halo, in cells, changes nothing, bit for bit.
 
-    The graph is between images, uint8 ``(N, H, W, C)``, and a grid of codes, int32 ``(N, h, w)``. Raises
-    ExportError if the cell in the middle of a grid changes when the outermost cells do.
+    The graph is between images, uint8 ``(N, H, W, C)``, and a grid of codes, int32 ``(N, h, w)`` or float32
+    ``(N, h, w, c)``. Raises ExportError if the cell in the middle of a grid changes when the outermost cells
+    do.
     """
     (example,), (item,) = graph.examples, graph.inputs
     encodes = item.role is Role.images
@@ -200,7 +201,10 @@ def check_halo(graph: Graph, halo: int, codes: CodesSpec, run: RunGraph) -> None
     generator = torch.Generator().manual_seed(0)
     for _ in range(HALO_RUNS):
         shape = (2, HALO_ROWS, size, size, *example.shape[3:])
-        pair = torch.randint(values, shape, generator=generator).to(example.dtype)
+        if example.is_floating_point():
+            pair = torch.randn(shape, generator=generator)
+        else:
+            pair = torch.randint(values, shape, generator=generator).to(example.dtype)
         pair[1, :, inner, inner] = pair[0, :, inner, inner]
         one, other = (run(graph, {item.name: rows})[0][:, middle, middle] for rows in pair)
         if not torch.equal(one, other):
