@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from trainer.config import CheckpointConfig
 from trainer.config.imported import model_arguments
-from trainer.models.quantizers import LookupFree
+from trainer.models.quantizers.lookup_free import LookupFree
 from trainer.pretrained.architectures.base import Architecture
 from trainer.pretrained.architectures.blocks import EPSILON, ResnetBlock, Stage
 from trainer.pretrained.architectures.vqgan import GROUPS, check_convolutions
