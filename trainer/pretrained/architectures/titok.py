@@ -55,15 +55,15 @@ class TiTokConfig(CheckpointConfig):
 
     irrelevant: ClassVar[frozenset[str]] = frozenset({"commitment_cost", "clustering_vq"})
 
-    codebook_size: int = Field(ge=2)
+    codebook_size: int | None = Field(default=None, ge=2)
     token_size: PositiveInt
     num_latent_tokens: PositiveInt
-    use_l2_norm: bool
+    use_l2_norm: bool | None = None
     vit_enc_model_size: Name
     vit_dec_model_size: Name
     vit_enc_patch_size: PositiveInt
     vit_dec_patch_size: PositiveInt
-    quantize_mode: Literal["vq"] = "vq"
+    quantize_mode: Literal["vq", "vae"] = "vq"
     is_legacy: bool = True
     finetune_decoder: bool = True
     crop_size: PositiveInt
@@ -87,6 +87,10 @@ class TiTokConfig(CheckpointConfig):
                 raise ValueError(f"crop_size is {self.crop_size}, no multiple of patches of {patch} pixels")
         if self.is_legacy and self.vit_dec_patch_size != 2 ** (len(MASKGIT.widths) - 1):
             raise ValueError(f"vit_dec_patch_size is {self.vit_dec_patch_size}: with is_legacy it is 16")
+        if self.quantize_mode == "vq" and None in (self.codebook_size, self.use_l2_norm):
+            raise ValueError("codebook_size and use_l2_norm are missing, which quantize_mode vq asks for")
+        if self.quantize_mode == "vae" and self.is_legacy:
+            raise ValueError("is_legacy is true, which quantize_mode vae does not allow")
         if self.is_legacy != self.finetune_decoder:
             raise ValueError(
                 "finetune_decoder is false, so the decoder to pixels is in another checkpoint"
@@ -158,7 +162,9 @@ class Encoder(Transformer):
         super().__init__(size, (config.crop_size // patch) ** 2, config.num_latent_tokens)
         self.legacy = config.is_legacy
         self.patch_embed = nn.Conv2d(3, size.width, patch, stride=patch)
-        self.conv_out = nn.Conv2d(size.width, config.token_size, 1)
+        # Of a VAE the means and the log-variances.
+        outputs = config.token_size * (2 if config.quantize_mode == "vae" else 1)
+        self.conv_out = nn.Conv2d(size.width, outputs, 1)
 
     def forward(self, shares: Tensor, latent_tokens: Tensor) -> Tensor:
         patches = self.patch_embed(shares).flatten(2).transpose(1, 2)
@@ -253,9 +259,10 @@ class PixelDecoder(nn.Module):
 
 
 class TiTok(Architecture):
-    """Encoder, codebook and decoder of a sequence of tokens."""
+    """Encoder, codebook and decoder of a sequence of tokens; a VAE's tokens have a posterior, no codebook."""
 
     multiple_of, stride = None, None
+    untiled = "every code is one of the whole image"
 
     def __init__(self, config: TiTokConfig) -> None:
         super().__init__()
@@ -264,7 +271,10 @@ class TiTok(Architecture):
             torch.empty(config.num_latent_tokens, SIZES[config.vit_enc_model_size].width)
         )
         self.encoder, self.decoder = Encoder(config), Decoder(config)
-        self.quantizer = Codebook(config.codebook_size, config.token_size, normalise=config.use_l2_norm)
+        self.posterior = config.quantize_mode == "vae"
+        if not self.posterior:
+            size, normalise = config.codebook_size or 0, bool(config.use_l2_norm)
+            self.quantizer = Codebook(size, config.token_size, normalise=normalise)
         self.pixel_decoder: PixelDecoder | None = None
         if config.is_legacy:
             self.pixel_codebook = nn.Parameter(torch.empty(MASKGIT.codes, MASKGIT.dim))
