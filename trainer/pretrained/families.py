@@ -11,12 +11,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from trainer.config import CheckpointConfig
 from trainer.config.imported import model_arguments
 from trainer.errors import CheckpointError, nearest
+from trainer.pretrained.tensor_names import (
+    ATTENTION,
+    CODEBOOK,
+    DEEP_COMPRESSION,
+    LLAMAGEN_STAGES,
+    OLDER_ATTENTION,
+    PIXEL_DECODER,
+    STAGES,
+    TAMING_ATTENTION,
+    TAMING_STAGES,
+    Renames,
+    averaged,
+)
 
 if TYPE_CHECKING:
     from trainer.pretrained.architectures.base import Architecture
-
-Renames = tuple[tuple[str, str], ...]
-"""Regular expressions and replacements, applied one after the other to the name of a tensor."""
 
 _ARCHITECTURES = "trainer.pretrained.architectures"
 
@@ -60,29 +70,6 @@ def _of_diffusers(name: str) -> Callable[[Mapping[str, Any]], bool]:
     return lambda config: config.get("_class_name") == name
 
 
-# Autoencoders of residual blocks in stages, in diffusers' names.
-_STAGES: Renames = (
-    (r"^encoder\.stages\.", "encoder.down_blocks."),
-    (r"^decoder\.stages\.", "decoder.up_blocks."),
-    (r"^encoder(.*)\.resample\.", r"encoder\1.downsamplers.0."),
-    (r"^decoder(.*)\.resample\.", r"decoder\1.upsamplers.0."),
-    (r"\.middle\.", ".mid_block."),
-    (r"\.mid_block\.attention\.", ".mid_block.attentions.0."),
-    (r"\.blocks\.", ".resnets."),
-    (r"\.shortcut\.", ".conv_shortcut."),
-    (r"\.norm_out\.", ".conv_norm_out."),
-    (r"(attentions\.\d+)\.norm\.", r"\1.group_norm."),
-)
-_ATTENTION: Renames = (
-    (r"(attentions\.\d+)\.query\.", r"\1.to_q."),
-    (r"(attentions\.\d+)\.key\.", r"\1.to_k."),
-    (r"(attentions\.\d+)\.value\.", r"\1.to_v."),
-    (r"(attentions\.\d+)\.out\.", r"\1.to_out.0."),
-)
-# Before its release 0.17.
-_OLDER_ATTENTION: Renames = ((r"(attentions\.\d+)\.out\.", r"\1.proj_attn."),)
-
-
 def _arguments_have(
     *fields: str, without: tuple[str, ...] = (), attention: bool
 ) -> Callable[[Mapping[str, Any]], bool]:
@@ -110,44 +97,7 @@ def _is_titok(config: Mapping[str, Any]) -> bool:
     return isinstance(tokenizer, Mapping) and "num_latent_tokens" in tokenizer
 
 
-def _averaged(names: Renames) -> tuple[Renames, ...]:
-    """The moving averages of the tensors where there are any, as with ``use_ema``; else the tensors."""
-    return (*names, (r"\.", ""), (r"^", "model_ema.")), names
-
-
-_LOOKUP: Renames = ((r"^quantizer\.codebook$", "quantize.embedding.weight"),)
-_TAMING_ATTENTION: Renames = (
-    (r"\.attentions\.", ".attn."),
-    (r"\.query\.", ".q."),
-    (r"\.key\.", ".k."),
-    (r"\.value\.", ".v."),
-    (r"\.out\.", ".proj_out."),
-    (r"\.shortcut\.", ".nin_shortcut."),
-)
-_TAMING_STAGES: Renames = (
-    (r"\.stages\.", ".down."),
-    (r"\.(down|up)\.(\d+)\.blocks\.", r".\1.\2.block."),
-    (r"\.down\.(\d+)\.resample\.", r".down.\1.downsample."),
-    (r"\.up\.(\d+)\.resample\.", r".up.\1.upsample."),
-    (r"\.middle\.blocks\.0\.", ".mid.block_1."),
-    (r"\.middle\.blocks\.1\.", ".mid.block_2."),
-    (r"\.middle\.attention\.", ".mid.attn_1."),
-)
-_LLAMAGEN_STAGES: Renames = (
-    (r"\.stages\.(\d+)\.blocks\.", r".conv_blocks.\1.res."),
-    (r"\.stages\.", ".conv_blocks."),
-    (r"^encoder(.*)\.resample\.", r"encoder\1.downsample."),
-    (r"^decoder(.*)\.resample\.", r"decoder\1.upsample."),
-    (r"\.middle\.blocks\.0\.", ".mid.0."),
-    (r"\.middle\.blocks\.1\.", ".mid.2."),
-    (r"\.middle\.attention\.", ".mid.1."),
-)
-_PIXEL_DECODER: Renames = (
-    (r"^pixel_codebook$", "pixel_quantize.embedding.weight"),
-    (r"\.shortcut\.", ".nin_shortcut."),
-    (r"\.resample\.conv\.", ".upsample_conv."),
-)
-# What training has beside the tokenizer: the discriminator, the network of the perceptual loss, averages.
+# What a run has beside its tokenizer: the discriminator, the network of the perceptual loss, averages.
 _OF_TRAINING = (r"loss\.", r"model_ema\.", r"colorize$")
 
 FAMILIES: Mapping[str, Family] = {
@@ -156,7 +106,33 @@ FAMILIES: Mapping[str, Family] = {
         architecture="autoencoder_kl:AutoencoderKL",
         recognises=_of_diffusers("AutoencoderKL"),
         summary="The VAE of latent diffusion (2112.10752), as diffusers' `AutoencoderKL`",
-        names=((*_STAGES, *_OLDER_ATTENTION), (*_STAGES, *_ATTENTION)),
+        names=((*STAGES, *OLDER_ATTENTION), (*STAGES, *ATTENTION)),
+    ),
+    "vq-model": Family(
+        config="vq_model:VQModelConfig",
+        architecture="vq_model:VQModel",
+        recognises=_of_diffusers("VQModel"),
+        summary="VQGAN, as diffusers' `VQModel` (2012.09841)",
+        names=(
+            (*CODEBOOK, *STAGES, *OLDER_ATTENTION),
+            (*CODEBOOK, *STAGES, *ATTENTION),
+        ),
+    ),
+    "autoencoder-tiny": Family(
+        config="autoencoder_tiny:AutoencoderTinyConfig",
+        architecture="autoencoder_tiny:AutoencoderTiny",
+        recognises=_of_diffusers("AutoencoderTiny"),
+        summary="TAESD, as diffusers' `AutoencoderTiny`",
+        names=(((r"^(encoder|decoder)\.", r"\1.layers."),),),
+    ),
+    "autoencoder-dc": Family(
+        config="autoencoder_dc.network:AutoencoderDCConfig",
+        architecture="autoencoder_dc.network:AutoencoderDC",
+        recognises=_of_diffusers("AutoencoderDC"),
+        summary="DC-AE, as diffusers' `AutoencoderDC` (2410.10733)",
+        names=(DEEP_COMPRESSION,),
+        # How many batches a batch normalisation has seen.
+        unused=(r".*\.num_batches_tracked$",),
     ),
     "taming-vqgan": Family(
         config="vqgan:TamingConfig",
@@ -167,7 +143,7 @@ FAMILIES: Mapping[str, Family] = {
             attention=True,
         ),
         summary="The VQGAN of taming-transformers (2012.09841) and of latent diffusion",
-        names=_averaged((*_TAMING_STAGES, *_TAMING_ATTENTION, *_LOOKUP)),
+        names=averaged((*TAMING_STAGES, *TAMING_ATTENTION, *CODEBOOK)),
         unused=_OF_TRAINING,
         inside=("state_dict",),
     ),
@@ -175,8 +151,8 @@ FAMILIES: Mapping[str, Family] = {
         config="vqgan:LlamaGenConfig",
         architecture="vqgan:LlamaGenVQGAN",
         recognises=lambda config: "codebook_embed_dim" in config and "encoder_ch_mult" in config,
-        summary="The VQGAN of LlamaGen (2406.06525), VQ-8 and VQ-16",
-        names=((*_LLAMAGEN_STAGES, *_TAMING_ATTENTION, *_LOOKUP),),
+        summary="The VQGAN of LlamaGen (2406.06525), CODEBOOK-8 and CODEBOOK-16",
+        names=((*LLAMAGEN_STAGES, *TAMING_ATTENTION, *CODEBOOK),),
         unused=(r"quantize\.codebook_used$",),
         inside=("ema", "model", "state_dict"),
     ),
@@ -185,7 +161,7 @@ FAMILIES: Mapping[str, Family] = {
         architecture="lookup_free:OpenMAGVIT2",
         recognises=_arguments_have("n_embed", "sample_minimization_weight", attention=False),
         summary="The tokenizer of Open-MAGVIT2 (2409.04410): lookup-free quantization",
-        names=_averaged((*_TAMING_STAGES, *_TAMING_ATTENTION)),
+        names=averaged((*TAMING_STAGES, *TAMING_ATTENTION)),
         unused=_OF_TRAINING,
         inside=("state_dict",),
     ),
@@ -194,7 +170,7 @@ FAMILIES: Mapping[str, Family] = {
         architecture="vqgan:IBQ",
         recognises=_arguments_have("n_embed", "use_entropy_loss", attention=True),
         summary="The tokenizer of IBQ (2412.02692): index backpropagation quantization",
-        names=_averaged((*_TAMING_STAGES, *_TAMING_ATTENTION, *_LOOKUP)),
+        names=averaged((*TAMING_STAGES, *TAMING_ATTENTION, *CODEBOOK)),
         unused=_OF_TRAINING,
         inside=("state_dict",),
     ),
@@ -203,7 +179,7 @@ FAMILIES: Mapping[str, Family] = {
         architecture="titok:TiTok",
         recognises=_is_titok,
         summary="TiTok (2406.07550): a sequence of tokens, by transformers",
-        names=((*_PIXEL_DECODER, *_LOOKUP),),
+        names=((*PIXEL_DECODER, *CODEBOOK),),
         unused=(r"quantize\.embed_prob$",),
         inside=("state_dict",),
     ),

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from trainer.errors import CheckpointError
 from trainer.pretrained.architectures.base import Architecture
-from trainer.pretrained.families import Family, Renames
+from trainer.pretrained.families import Family
+from trainer.pretrained.tensor_names import Renames
 
 # Names that a message shows.
 SHOWN = 3

@@ -18,4 +18,14 @@ from trainer.models.quantizers.base import (
 from trainer.models.quantizers.fsq import FSQ
 from trainer.models.quantizers.learned import LearnedCodebook, Update
 
-__all__ = ["FSQ", "Codebook", "InnerProducts", "LearnedCodebook", "Quantized", "Quantizer", "Update", "perplexity", "usage"]
+__all__ = [
+    "FSQ",
+    "Codebook",
+    "InnerProducts",
+    "LearnedCodebook",
+    "Quantized",
+    "Quantizer",
+    "Update",
+    "perplexity",
+    "usage",
+]

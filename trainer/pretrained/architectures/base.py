@@ -40,6 +40,7 @@ class Architecture(nn.Module, ABC):
     size: int
     multiple_of: int | None
     stride: int | None
+    quantizer: Quantizer | None
     stores_codebook: bool = True
     posterior: bool = False
     scaling: Scaling | None = None
@@ -49,8 +50,8 @@ class Architecture(nn.Module, ABC):
 
     def __init__(self) -> None:
         super().__init__()
-        # Not of the class, where it would hide the module.
-        self.quantizer: Quantizer | None = None
+        # Not as an attribute of the class, which would hide a module of that name.
+        self.quantizer = None
 
     @abstractmethod
     def encode(self, pixels: Tensor) -> Tensor:

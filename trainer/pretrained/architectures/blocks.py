@@ -26,9 +26,7 @@ class ResnetBlock(nn.Module):
         self.conv1 = nn.Conv2d(channels, outputs, 3, padding=1, bias=bias)
         self.norm2 = nn.GroupNorm(groups, outputs, EPSILON)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=bias)
-        self.shortcut = (
-            nn.Conv2d(channels, outputs, 1, bias=bias) if channels != outputs else nn.Identity()
-        )
+        self.shortcut = nn.Conv2d(channels, outputs, 1, bias=bias) if channels != outputs else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))

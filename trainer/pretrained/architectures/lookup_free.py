@@ -1,7 +1,7 @@
 """The tokenizer of Open-MAGVIT2 (2409.04410): convolutions alone, and lookup-free quantization (2310.05737).
 
-    image ──> encoder ──> one number a bit ──> their signs: the code
-    image <── decoder, each stage after an adaptive group norm <── -1 or 1 a bit
+image ──> encoder ──> one number a bit ──> their signs: the code
+image <── decoder, each stage after an adaptive group norm <── -1 or 1 a bit
 """
 
 import math
@@ -66,7 +66,9 @@ class OpenMAGVIT2Config(CheckpointConfig):
         found = values.get("data")
         for key in ("init_args", "validation", "params", "config", "size"):
             found = found.get(key) if isinstance(found, Mapping) else None
-        return super().of({"size": found} | model_arguments(values) if found else model_arguments(values), source)
+        return super().of(
+            {"size": found} | model_arguments(values) if found else model_arguments(values), source
+        )
 
     @model_validator(mode="after")
     def _bits_agree(self) -> Self:
@@ -171,7 +173,9 @@ def _stage(before: int, width: int, config: NetworksConfig, resample: nn.Module 
 
 
 def _middle(width: int, config: NetworksConfig) -> nn.ModuleList:
-    return nn.ModuleList([ResnetBlock(width, width, GROUPS, bias=False) for _ in range(config.num_res_blocks)])
+    return nn.ModuleList(
+        [ResnetBlock(width, width, GROUPS, bias=False) for _ in range(config.num_res_blocks)]
+    )
 
 
 class OpenMAGVIT2(Architecture):

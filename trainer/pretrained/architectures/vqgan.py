@@ -143,9 +143,7 @@ class VQGAN(Architecture):
         self.quant_conv = nn.Conv2d(latents, quantizer.dim, 1)
         self.quantizer = quantizer
         self.post_quant_conv = nn.Conv2d(quantizer.dim, latents, 1)
-        self.decoder = Decoder(
-            latents, images, widths, GROUPS, blocks=blocks, attentions=attentions[::-1]
-        )
+        self.decoder = Decoder(latents, images, widths, GROUPS, blocks=blocks, attentions=attentions[::-1])
 
     def encode(self, pixels: Tensor) -> Tensor:
         z: Tensor = self.quant_conv(self.encoder(pixels))
