@@ -56,6 +56,8 @@ class CheckpointConfig(BaseModel):
             return f"unknown field {key!r}.{nearest(key, cls.model_fields)}"
         if problem["type"] == "missing":
             return f"the field {key!r} is missing"
+        if isinstance(problem["input"], Mapping):
+            return f"{key}: {said}"
         return f"{key} is {problem['input']!r}: {said[0].lower()}{said[1:]}"
 
 

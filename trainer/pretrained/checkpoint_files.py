@@ -116,7 +116,10 @@ class CheckpointFiles:
 
 
 class _Empty:
-    """Stands for the classes that a checkpoint names."""
+    """Stands for the classes that a checkpoint names, with whatever arguments."""
+
+    def __init__(self, *_: object) -> None:
+        pass
 
 
 def _config_in(folder: Path) -> Path | None:
