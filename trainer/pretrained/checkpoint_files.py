@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pickle
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,17 @@ PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 PIPELINE, PIPELINE_PART = "model_index.json", "vae"
 # Classes that published checkpoints name in the state of their training, where an empty class does as well.
 NAMED_CLASSES = ("argparse.Namespace", "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint")
+# What torch raises for a pickle that is damaged.
+_DAMAGE = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 # Half precision and double: read as float32.
 FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 
@@ -96,14 +108,16 @@ class CheckpointFiles:
 
     def _pickled(self, inside: Sequence[str]) -> dict[str, Tensor]:
         try:
-            with torch.serialization.safe_globals([(_Empty, name) for name in NAMED_CLASSES]):
+            with warnings.catch_warnings(), torch.serialization.safe_globals(_EMPTY):
+                # That a refusal is near; it says so itself.
+                warnings.simplefilter("ignore")
                 content: Any = torch.load(self.weights, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             raise CheckpointError(
                 f"{self.weights} holds more than tensors and plain values, or is damaged, and is not loaded, "
                 "as loading could run code in it: save its state dict as safetensors"
             ) from error
-        except (OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
+        except _DAMAGE as error:
             raise CheckpointError(f"{self.weights} is damaged: {_one_line(error)}") from error
         for key in inside:
             if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
@@ -120,6 +134,9 @@ class _Empty:
 
     def __init__(self, *_: object) -> None:
         pass
+
+
+_EMPTY: list[Any] = [(_Empty, name) for name in NAMED_CLASSES]
 
 
 def _config_in(folder: Path) -> Path | None:

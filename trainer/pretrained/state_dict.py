@@ -25,7 +25,7 @@ def fill(module: Architecture, tensors: Mapping[str, Tensor], family: Family, so
     """
     wanted = module.state_dict()
     alternatives = {
-        own: [_renamed(own, (*module.renames, *renames)) for renames in family.names] for own in wanted
+        own: [renamed(own, (*module.renames, *renames)) for renames in family.names] for own in wanted
     }
     names = {
         own: next((name for name in theirs if name in tensors), theirs[-1])
@@ -52,7 +52,8 @@ def fill(module: Architecture, tensors: Mapping[str, Tensor], family: Family, so
     module.requires_grad_(requires_grad=False)
 
 
-def _renamed(name: str, renames: Renames) -> str:
+def renamed(name: str, renames: Renames) -> str:
+    """The name of a tensor of an architecture in a checkpoint."""
     for pattern, replacement in renames:
         name = re.sub(pattern, replacement, name)
     return name
