@@ -99,6 +99,7 @@ class CodesSpec(Record):
     a grid of discrete codes              int32      ``(h, w)``
     a sequence of discrete codes          int32      ``(n,)``
     a grid of continuous codes, latents   float32    ``(h, w, c)``
+    a sequence of continuous codes        float32    ``(n, c)``
     a vector                              float32    ``(d,)``
 
     A grid has a ``stride``: an image of ``H x W`` pixels has a grid of ``(H / stride, W / stride)``. Discrete

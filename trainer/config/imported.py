@@ -1,5 +1,6 @@
 """The configs of an import: that of a checkpoint's family, and what is published of it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -7,6 +8,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.contract.manifest import NAME_PATTERN
 from trainer.errors import ConfigError, nearest
+
+
+def model_arguments(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The arguments of the model in the config of a training run, or ``values`` if it has no such part.
+
+    ``model.params`` is that of taming-transformers, ``model.init_args`` that of Lightning.
+    """
+    model = values.get("model")
+    parts = [model.get(key) for key in ("params", "init_args")] if isinstance(model, Mapping) else []
+    return next((part for part in parts if isinstance(part, Mapping)), values)
 
 
 class CheckpointConfig(BaseModel):
@@ -22,7 +33,7 @@ class CheckpointConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
     @classmethod
-    def of(cls, values: dict[str, Any], source: str) -> Self:
+    def of(cls, values: Mapping[str, Any], source: str) -> Self:
         """The config with these values, from ``source``. Raises ConfigError, which names what is wrong."""
         kept = {
             key: value
@@ -45,6 +56,8 @@ class CheckpointConfig(BaseModel):
             return f"unknown field {key!r}.{nearest(key, cls.model_fields)}"
         if problem["type"] == "missing":
             return f"the field {key!r} is missing"
+        if isinstance(problem["input"], Mapping):
+            return f"{key}: {said}"
         return f"{key} is {problem['input']!r}: {said[0].lower()}{said[1:]}"
 
 

@@ -205,7 +205,8 @@ class _EncodeOnGPU(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         grid = self.encode.grid(images)
-        codes = nearest_on_gpu(self.quantizer.rows(grid), self.quantizer.codebook)
+        rows, by_product = self.quantizer.rows(grid), self.quantizer.by_product
+        codes = nearest_on_gpu(rows, self.quantizer.codebook, by_product=by_product)
         return codes.int().view(grid[:, 0].shape)
 
 
@@ -230,7 +231,7 @@ class _EncodeInBlocks(Chain):
         rows = self.quantizer.rows(z)
         # Every block has all its rows, so that a cell's code does not depend on how many cells there are.
         rows = F.pad(rows, (0, 0, 0, -rows.shape[0] % self.block)).view(-1, self.block, rows.shape[1])
-        table = Table.of(self.quantizer.codebook)
+        table = Table.of(self.quantizer.codebook, by_product=self.quantizer.by_product)
         return Loop({}, {"rows": rows}, {"vectors": table.vectors, "lengths": table.lengths, "grid": z[:, 0]})
 
     def step(self, carried: Tensors, sliced: Tensors, fixed: Tensors) -> tuple[Tensors, Tensors]:

@@ -18,10 +18,24 @@ from torch import Tensor
 from trainer.errors import CheckpointError
 
 CONFIGS = ("config.json", "config.yaml", "config.yml")
+YAML = (".yaml", ".yml")
 SAFETENSORS = ".safetensors"
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 # A whole pipeline of diffusers has this file, and its autoencoder in a folder.
 PIPELINE, PIPELINE_PART = "model_index.json", "vae"
+# Classes that published checkpoints name in the state of their training, where an empty class does as well.
+NAMED_CLASSES = ("argparse.Namespace", "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint")
+# What torch raises for a pickle that is damaged.
+_DAMAGE = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 # Half precision and double: read as float32.
 FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 
@@ -76,7 +90,8 @@ class CheckpointFiles:
         """The tensors by name; floats as float32.
 
         ``inside`` are keys under which a pickle may have them, one in the other; those it lacks are skipped.
-        A pickle is read with ``weights_only=True``, which refuses everything but tensors and plain values.
+        A pickle is read with ``weights_only=True``, which refuses everything but tensors and plain values. Of
+        ``NAMED_CLASSES`` nothing is imported.
 
         Raises CheckpointError if the file is damaged, or holds anything else.
         """
@@ -93,7 +108,7 @@ class CheckpointFiles:
 
     def _pickled(self, inside: Sequence[str]) -> dict[str, Tensor]:
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), torch.serialization.safe_globals(_EMPTY):
                 # That a refusal is near; it says so itself.
                 warnings.simplefilter("ignore")
                 content: Any = torch.load(self.weights, map_location="cpu", weights_only=True)
@@ -102,7 +117,7 @@ class CheckpointFiles:
                 f"{self.weights} holds more than tensors and plain values, or is damaged, and is not loaded, "
                 "as loading could run code in it: save its state dict as safetensors"
             ) from error
-        except (OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
+        except _DAMAGE as error:
             raise CheckpointError(f"{self.weights} is damaged: {_one_line(error)}") from error
         for key in inside:
             if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
@@ -114,8 +129,21 @@ class CheckpointFiles:
         return dict(content)
 
 
+class _Empty:
+    """Stands for the classes that a checkpoint names, with whatever arguments."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+
+_EMPTY: list[Any] = [(_Empty, name) for name in NAMED_CLASSES]
+
+
 def _config_in(folder: Path) -> Path | None:
-    return next((folder / name for name in CONFIGS if (folder / name).is_file()), None)
+    """The config in a folder: one of ``CONFIGS``, or else the only file in YAML; None if there is none."""
+    others = [path for path in folder.iterdir() if path.suffix in YAML and path.is_file()]
+    found = next((folder / name for name in CONFIGS if (folder / name).is_file()), None)
+    return found or (others[0] if len(others) == 1 else None)
 
 
 def _weights_in(folder: Path) -> Path:

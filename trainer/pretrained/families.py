@@ -9,13 +9,24 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trainer.config import CheckpointConfig
+from trainer.config.imported import model_arguments
 from trainer.errors import CheckpointError, nearest
+from trainer.pretrained.tensor_names import (
+    ATTENTION,
+    CODEBOOK,
+    DEEP_COMPRESSION,
+    LLAMAGEN_STAGES,
+    OLDER_ATTENTION,
+    PIXEL_DECODER,
+    STAGES,
+    TAMING_ATTENTION,
+    TAMING_STAGES,
+    Renames,
+    averaged,
+)
 
 if TYPE_CHECKING:
     from trainer.pretrained.architectures.base import Architecture
-
-Renames = tuple[tuple[str, str], ...]
-"""Regular expressions and replacements, applied one after the other to the name of a tensor."""
 
 _ARCHITECTURES = "trainer.pretrained.architectures"
 
@@ -27,7 +38,7 @@ class Family(NamedTuple):
     - ``architecture``: an ``Architecture``, made of that config
     - ``recognises``: whether a config, as read from the file, is of this family
     - ``names``: from the name of a tensor in the architecture to that in a checkpoint; of several, the first
-      that the checkpoint has
+      that the checkpoint has. The last is the name in messages
     - ``unused``: regular expressions for the tensors of a checkpoint that serving has no use for, such as
       those of a loss
     - ``inside``: the keys under which a checkpoint may have its tensors, one in the other
@@ -59,46 +70,35 @@ def _of_diffusers(name: str) -> Callable[[Mapping[str, Any]], bool]:
     return lambda config: config.get("_class_name") == name
 
 
-# Autoencoders of residual blocks in stages, in diffusers' names.
-_STAGES: Renames = (
-    (r"^encoder\.stages\.", "encoder.down_blocks."),
-    (r"^decoder\.stages\.", "decoder.up_blocks."),
-    (r"^encoder(.*)\.resample\.", r"encoder\1.downsamplers.0."),
-    (r"^decoder(.*)\.resample\.", r"decoder\1.upsamplers.0."),
-    (r"\.middle\.", ".mid_block."),
-    (r"\.mid_block\.attention\.", ".mid_block.attentions.0."),
-    (r"\.blocks\.", ".resnets."),
-    (r"\.shortcut\.", ".conv_shortcut."),
-    (r"\.norm_out\.", ".conv_norm_out."),
-    (r"(attentions\.\d+)\.norm\.", r"\1.group_norm."),
-)
-_ATTENTION: Renames = (
-    (r"(attentions\.\d+)\.query\.", r"\1.to_q."),
-    (r"(attentions\.\d+)\.key\.", r"\1.to_k."),
-    (r"(attentions\.\d+)\.value\.", r"\1.to_v."),
-    (r"(attentions\.\d+)\.out\.", r"\1.to_out.0."),
-)
-_VQ: Renames = ((r"^quantizer\.codebook$", "quantize.embedding.weight"),)
-# Before its release 0.17.
-_OLDER_ATTENTION: Renames = ((r"(attentions\.\d+)\.out\.", r"\1.proj_attn."),)
+def _arguments_have(
+    *fields: str, without: tuple[str, ...] = (), attention: bool
+) -> Callable[[Mapping[str, Any]], bool]:
+    """Whether the arguments of a run's model have these fields, and none of others.
 
-# EfficientViT's blocks, in diffusers' names; those of our encoder and decoder that are not listed are alike.
-_DEEP_COMPRESSION: Renames = (
-    (r"^encoder\.stages\.", "encoder.down_blocks."),
-    (r"^decoder\.stages\.", "decoder.up_blocks."),
-    (r"(blocks\.\d+\.\d+)\.0\.", r"\1.attn."),
-    (r"(blocks\.\d+\.\d+)\.1\.", r"\1.conv_out."),
-    (r"\.attn\.query\.", ".attn.to_q."),
-    (r"\.attn\.key\.", ".attn.to_k."),
-    (r"\.attn\.value\.", ".attn.to_v."),
-    (r"\.attn\.out\.", ".attn.to_out."),
-    (r"\.attn\.norm\.", ".attn.norm_out."),
-    (r"\.aggregations\.(\d+)\.depthwise\.", r".to_qkv_multiscale.\1.proj_in."),
-    (r"\.aggregations\.(\d+)\.pointwise\.", r".to_qkv_multiscale.\1.proj_out."),
-    (r"\.conv_out\.inverted\.", ".conv_out.conv_inverted."),
-    (r"\.conv_out\.depthwise\.", ".conv_out.conv_depth."),
-    (r"\.conv_out\.pointwise\.", ".conv_out.conv_point."),
-)
+    ``attention`` is whether their ``ddconfig`` says where the networks have attention.
+    """
+
+    def recognises(config: Mapping[str, Any]) -> bool:
+        given = model_arguments(config)
+        networks = given.get("ddconfig")
+        return (
+            isinstance(networks, Mapping)
+            and ("attn_resolutions" in networks) == attention
+            and all(field in given for field in fields)
+            and not any(field in given for field in without)
+        )
+
+    return recognises
+
+
+def _is_titok(config: Mapping[str, Any]) -> bool:
+    model = config.get("model")
+    tokenizer = model.get("vq_model") if isinstance(model, Mapping) else None
+    return isinstance(tokenizer, Mapping) and "num_latent_tokens" in tokenizer
+
+
+# What a run has beside its tokenizer: the discriminator, the network of the perceptual loss, averages.
+_OF_TRAINING = (r"loss\.", r"model_ema\.", r"colorize$")
 
 FAMILIES: Mapping[str, Family] = {
     "autoencoder-kl": Family(
@@ -106,14 +106,17 @@ FAMILIES: Mapping[str, Family] = {
         architecture="autoencoder_kl:AutoencoderKL",
         recognises=_of_diffusers("AutoencoderKL"),
         summary="The VAE of latent diffusion (2112.10752), as diffusers' `AutoencoderKL`",
-        names=((*_STAGES, *_ATTENTION), (*_STAGES, *_OLDER_ATTENTION)),
+        names=((*STAGES, *OLDER_ATTENTION), (*STAGES, *ATTENTION)),
     ),
     "vq-model": Family(
         config="vq_model:VQModelConfig",
         architecture="vq_model:VQModel",
         recognises=_of_diffusers("VQModel"),
         summary="VQGAN, as diffusers' `VQModel` (2012.09841)",
-        names=((*_VQ, *_STAGES, *_ATTENTION), (*_VQ, *_STAGES, *_OLDER_ATTENTION)),
+        names=(
+            (*CODEBOOK, *STAGES, *OLDER_ATTENTION),
+            (*CODEBOOK, *STAGES, *ATTENTION),
+        ),
     ),
     "autoencoder-tiny": Family(
         config="autoencoder_tiny:AutoencoderTinyConfig",
@@ -127,9 +130,58 @@ FAMILIES: Mapping[str, Family] = {
         architecture="autoencoder_dc.network:AutoencoderDC",
         recognises=_of_diffusers("AutoencoderDC"),
         summary="DC-AE, as diffusers' `AutoencoderDC` (2410.10733)",
-        names=(_DEEP_COMPRESSION,),
+        names=(DEEP_COMPRESSION,),
         # How many batches a batch normalisation has seen.
         unused=(r".*\.num_batches_tracked$",),
+    ),
+    "taming-vqgan": Family(
+        config="vqgan:TamingConfig",
+        architecture="vqgan:TamingVQGAN",
+        recognises=_arguments_have(
+            "n_embed",
+            without=("sample_minimization_weight", "use_entropy_loss", "kl_weight"),
+            attention=True,
+        ),
+        summary="The VQGAN of taming-transformers (2012.09841) and of latent diffusion",
+        names=averaged((*TAMING_STAGES, *TAMING_ATTENTION, *CODEBOOK)),
+        unused=_OF_TRAINING,
+        inside=("state_dict",),
+    ),
+    "llamagen": Family(
+        config="vqgan:LlamaGenConfig",
+        architecture="vqgan:LlamaGenVQGAN",
+        recognises=lambda config: "codebook_embed_dim" in config and "encoder_ch_mult" in config,
+        summary="The VQGAN of LlamaGen (2406.06525), CODEBOOK-8 and CODEBOOK-16",
+        names=((*LLAMAGEN_STAGES, *TAMING_ATTENTION, *CODEBOOK),),
+        unused=(r"quantize\.codebook_used$",),
+        inside=("ema", "model", "state_dict"),
+    ),
+    "open-magvit2": Family(
+        config="lookup_free:OpenMAGVIT2Config",
+        architecture="lookup_free:OpenMAGVIT2",
+        recognises=_arguments_have("n_embed", "sample_minimization_weight", attention=False),
+        summary="The tokenizer of Open-MAGVIT2 (2409.04410): lookup-free quantization",
+        names=averaged((*TAMING_STAGES, *TAMING_ATTENTION)),
+        unused=_OF_TRAINING,
+        inside=("state_dict",),
+    ),
+    "ibq": Family(
+        config="vqgan:IBQConfig",
+        architecture="vqgan:IBQ",
+        recognises=_arguments_have("n_embed", "use_entropy_loss", attention=True),
+        summary="The tokenizer of IBQ (2412.02692): index backpropagation quantization",
+        names=averaged((*TAMING_STAGES, *TAMING_ATTENTION, *CODEBOOK)),
+        unused=_OF_TRAINING,
+        inside=("state_dict",),
+    ),
+    "titok": Family(
+        config="titok:TiTokConfig",
+        architecture="titok:TiTok",
+        recognises=_is_titok,
+        summary="TiTok (2406.07550): a sequence of tokens, by transformers",
+        names=((*PIXEL_DECODER, *CODEBOOK),),
+        unused=(r"quantize\.embed_prob$",),
+        inside=("state_dict",),
     ),
 }
 

@@ -37,8 +37,13 @@ class PretrainedModel(Exportable):
     def codes_spec(self) -> CodesSpec:
         net, cells = self.architecture, self.image_size // (self.architecture.stride or 1)
         if net.quantizer is None:
-            shape: tuple[int, ...] = (cells, cells, net.latent_channels)
-            return CodesSpec(dtype="float32", shape=shape, stride=net.stride, scaling=net.scaling)
+            axes = (net.sequence_length,) if net.stride is None else (cells, cells)
+            return CodesSpec(
+                dtype="float32",
+                shape=(*axes, net.latent_channels),
+                stride=net.stride,
+                scaling=net.scaling,
+            )
         # Without a file of its vectors, nobody could ask for their dimensions.
         return CodesSpec(
             dtype="int32",
@@ -58,7 +63,7 @@ class PretrainedModel(Exportable):
         z = net.encode(to_unit(images.permute(0, 3, 1, 2)))
         if net.quantizer is not None:
             return net.quantizer.gap(z, codes.view(len(codes), *z.shape[2:])).view(codes.shape)
-        own = _means(net, z).permute(0, 2, 3, 1)
+        own = _means(net, z).permute(0, 2, 3, 1).reshape(codes.shape)
         return (codes - own).abs() / own.abs().clamp(min=1)
 
     def graphs(self) -> list[Graph]:
@@ -86,7 +91,7 @@ class PretrainedModel(Exportable):
         return encode, decode
 
     def _grid(self) -> tuple[Graph, Graph]:
-        """Between images and a grid of continuous codes."""
+        """Between images and a grid, or a sequence, of continuous codes."""
         net, image, codes = self.architecture, self.image_spec(), self.codes_spec()
         step, stride = image.multiple_of, codes.stride or 1
         images = torch.zeros(2, image.height, image.width, image.channels, dtype=torch.uint8)
@@ -94,7 +99,7 @@ class PretrainedModel(Exportable):
         of_images = {0: "n"} if step is None else {0: "n", 1: f"{step}*h", 2: f"{step}*w"}
         cells = 1 if step is None else step // stride
         grid = {0: "n"} if step is None else {0: "n", 1: f"{cells}*h", 2: f"{cells}*w"}
-        draws = net.posterior
+        draws, form = net.posterior, "sequence" if net.stride is None else "grid"
         noise = Input(name="noise", role=Role.normal, shape=(CODES_AXES,), default=0)
         return (
             Graph(
@@ -107,7 +112,7 @@ class PretrainedModel(Exportable):
                 outputs=(Output(name="codes", role=Role.codes),),
                 description="The mean of the posterior; with a seed, a draw from it."
                 if draws
-                else "The encoder's grid.",
+                else f"The encoder's {form}.",
             ),
             Graph(
                 operation="decode",
@@ -117,7 +122,7 @@ class PretrainedModel(Exportable):
                 axes=(grid,),
                 inputs=(Input(name="codes", role=Role.codes),),
                 outputs=(Output(name="images", role=Role.images),),
-                description="The decoder's image of a grid of codes.",
+                description=f"The decoder's image of a {form} of codes.",
             ),
         )
 
@@ -149,25 +154,32 @@ class _Decoder(nn.Module):
 
 
 class _EncodeLatents(_Encoder):
-    """Images, uint8 ``(N, H, W, C)``, to codes, float32 ``(N, h, w, c)``."""
+    """Images, uint8 ``(N, H, W, C)``, to codes, float32 ``(N, h, w, c)``, or ``(N, n, c)`` of a sequence."""
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.net.encode(to_unit(images.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+        return self.cells(images)
+
+    def cells(self, images: Tensor) -> Tensor:
+        """What the encoder gives for each code, in the codes' order of axes."""
+        cells = self.net.encode(to_unit(images.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+        return cells.squeeze(1) if self.net.stride is None else cells
 
 
-class _EncodePosterior(_Encoder):
-    """Images, uint8 ``(N, H, W, C)``, and noise, float32 ``(N, h, w, c)``, to codes of the noise's shape."""
+class _EncodePosterior(_EncodeLatents):
+    """Images, uint8 ``(N, H, W, C)``, and noise of the codes' shape, float32, to codes."""
 
     def forward(self, images: Tensor, noise: Tensor) -> Tensor:
-        output = self.net.encode(to_unit(images.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+        output = self.cells(images)
         mean, log_variance = output.chunk(2, dim=-1)
         return mean + (log_variance.clamp(*self.net.log_variances) / 2).exp() * noise
 
 
 class _DecodeLatents(_Decoder):
-    """Codes, float32 ``(N, h, w, c)``, to images, uint8 ``(N, H, W, C)``."""
+    """Codes, float32 ``(N, h, w, c)`` or ``(N, n, c)``, to images, uint8 ``(N, H, W, C)``."""
 
     def forward(self, codes: Tensor) -> Tensor:
+        if self.net.stride is None:
+            codes = codes.unsqueeze(1)
         return to_pixels(self.net.decode(codes.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
 
 

@@ -4,16 +4,18 @@ import re
 from collections.abc import Iterable, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainer.errors import CheckpointError
-from trainer.pretrained.families import Family, Renames
+from trainer.pretrained.architectures.base import Architecture
+from trainer.pretrained.families import Family
+from trainer.pretrained.tensor_names import Renames
 
 # Names that a message shows.
 SHOWN = 3
 
 
-def fill(module: nn.Module, tensors: Mapping[str, Tensor], family: Family, source: str) -> None:
+def fill(module: Architecture, tensors: Mapping[str, Tensor], family: Family, source: str) -> None:
     """Give a module its tensors, as float32, by the names of the family.
 
     A tensor that is a linear layer in one and a 1x1 convolution in the other has the same numbers, and fits.
@@ -22,11 +24,18 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], family: Family, sourc
     tensors as the checkpoint does.
     """
     wanted = module.state_dict()
-    names = {own: _name_of(own, family.names, tensors) for own in wanted}
+    alternatives = {
+        own: [renamed(own, (*module.renames, *renames)) for renames in family.names] for own in wanted
+    }
+    names = {
+        own: next((name for name in theirs if name in tensors), theirs[-1])
+        for own, theirs in alternatives.items()
+    }
     if missing := [theirs for theirs in names.values() if theirs not in tensors]:
         raise CheckpointError(f"{source} lacks {_listed(missing)}, which its config asks for")
     unused = re.compile("|".join(family.unused or ("(?!)",)))
-    left_over = [name for name in tensors if name not in names.values() and not unused.match(name)]
+    known = {name for theirs in alternatives.values() for name in theirs}
+    left_over = [name for name in tensors if name not in known and not unused.match(name)]
     if left_over:
         raise CheckpointError(f"{source} has {_listed(left_over)}, for which its config has no place")
     filled: dict[str, Tensor] = {}
@@ -41,12 +50,6 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], family: Family, sourc
         filled[own] = given.to(wanted[own].dtype).reshape(shape)
     module.load_state_dict(filled, assign=True)
     module.requires_grad_(requires_grad=False)
-
-
-def _name_of(own: str, alternatives: Iterable[Renames], tensors: Mapping[str, Tensor]) -> str:
-    """The name of a tensor in a checkpoint; if it has none of the alternatives, the first."""
-    names = [renamed(own, renames) for renames in alternatives]
-    return next((name for name in names if name in tensors), names[0])
 
 
 def renamed(name: str, renames: Renames) -> str:

@@ -3,11 +3,29 @@
 base.py        the interface of all quantizers; a codebook that is looked up; how evenly codes are used
 lookup.py      the nearest code of each row
 learned.py     a codebook that is learned, by a gradient or by moving averages (1711.00937); k-means
+lookup_free.py the sign of each dimension, without a stored codebook (2310.05737)
 fsq.py         rounding to fixed levels, without a learned codebook (2309.15505)
 """
 
-from trainer.models.quantizers.base import Codebook, Quantized, Quantizer, perplexity, usage
+from trainer.models.quantizers.base import (
+    Codebook,
+    InnerProducts,
+    Quantized,
+    Quantizer,
+    perplexity,
+    usage,
+)
 from trainer.models.quantizers.fsq import FSQ
 from trainer.models.quantizers.learned import LearnedCodebook, Update
 
-__all__ = ["FSQ", "Codebook", "LearnedCodebook", "Quantized", "Quantizer", "Update", "perplexity", "usage"]
+__all__ = [
+    "FSQ",
+    "Codebook",
+    "InnerProducts",
+    "LearnedCodebook",
+    "Quantized",
+    "Quantizer",
+    "Update",
+    "perplexity",
+    "usage",
+]

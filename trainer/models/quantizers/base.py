@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -82,7 +82,10 @@ class Codebook(Quantizer):
     """Replaces each vector by the nearest of ``size`` code vectors, which stay as they are.
 
     With ``normalise`` it looks up on the unit sphere, where encoder outputs and code vectors have length 1.
+    With ``by_product`` the nearest is that of the largest inner product (2412.02692), whatever its length.
     """
+
+    by_product: ClassVar[bool] = False
 
     def __init__(self, size: int, dim: int, *, normalise: bool = False) -> None:
         super().__init__(size, dim)
@@ -96,7 +99,7 @@ class Codebook(Quantizer):
     def encode(self, z: Tensor) -> Tensor:
         """The nearest code of each cell: float ``(B, D, h, w)`` to int64 ``(B, h, w)`` in ``[0, K)``."""
         with in_float32(z.device):
-            codes = nearest(self.rows(z.float()), self.vectors())
+            codes = nearest(self.rows(z.float()), self.vectors(), by_product=self.by_product)
         return codes.view(z.shape[0], *z.shape[2:])
 
     def vectors(self) -> Tensor:
@@ -112,10 +115,12 @@ class Codebook(Quantizer):
     def gap(self, z: Tensor, codes: Tensor) -> Tensor:
         """How far codes are from the nearest: the difference of the squared distances over |z|^2 + |e|^2."""
         rows, vectors = self.rows(z.float()), self.vectors()
-        best = F.embedding(nearest(rows, vectors), vectors).double()
+        best = F.embedding(nearest(rows, vectors, by_product=self.by_product), vectors).double()
         chosen = F.embedding(codes.long().flatten(), vectors).double()
         rows = rows.double()
-        difference = (rows - chosen).square().sum(dim=1) - (rows - best).square().sum(dim=1)
+        difference = 2 * (rows * (best - chosen)).sum(dim=1)
+        if not self.by_product:
+            difference += chosen.square().sum(dim=1) - best.square().sum(dim=1)
         scale = rows.square().sum(dim=1) + chosen.square().sum(dim=1)
         return (difference.abs() / scale).view(codes.shape)
 
@@ -123,6 +128,12 @@ class Codebook(Quantizer):
         """The cells of ``(B, D, h, w)`` as rows ``(n, D)``, where they are looked up."""
         rows = z.permute(0, 2, 3, 1).reshape(-1, self.dim)
         return on_sphere(rows) if self.normalise else rows
+
+
+class InnerProducts(Codebook):
+    """Replaces each vector by the code vector with which it has the largest inner product (2412.02692)."""
+
+    by_product = True
 
 
 class _OnSphere(Codebook):

@@ -27,7 +27,8 @@ class Table(NamedTuple):
     """What rows are compared with: a codebook of K codes, padded to whole groups.
 
     - ``vectors``: float32 ``(K', D)``, the code vectors, then zeros
-    - ``lengths``: float32 ``(K',)``, |e|^2 of each, then infinity, so that padding is never the nearest
+    - ``lengths``: float32 ``(K',)``, |e|^2 of each, or 0 where codes are compared by their inner products;
+      then infinity, so that padding is never the nearest
     - ``last``: K - 1
     """
 
@@ -36,9 +37,9 @@ class Table(NamedTuple):
     last: int
 
     @classmethod
-    def of(cls, codebook: Tensor) -> "Table":
+    def of(cls, codebook: Tensor, *, by_product: bool = False) -> "Table":
         """The table of a codebook, float32 ``(K, D)``."""
-        size, lengths = len(codebook), codebook.square().sum(dim=1)
+        size, lengths = len(codebook), lengths_of(codebook, by_product=by_product)
         padding = -size % GROUP if size >= 2 * GROUP else 0
         if padding:
             codebook, lengths = (
@@ -48,12 +49,18 @@ class Table(NamedTuple):
         return cls(codebook, lengths, size - 1)
 
 
-def nearest(rows: Tensor, codebook: Tensor) -> Tensor:
+def lengths_of(codebook: Tensor, *, by_product: bool) -> Tensor:
+    """What is added to -2 z.e, float32 ``(K,)``: |e|^2, or nothing if the inner product alone counts."""
+    return codebook.new_zeros(len(codebook)) if by_product else codebook.square().sum(dim=1)
+
+
+def nearest(rows: Tensor, codebook: Tensor, *, by_product: bool = False) -> Tensor:
     """Index of the code vector nearest to each row: int64 ``(n,)``.
 
     ``rows`` is float32 ``(n, D)``, ``codebook`` float32 ``(K, D)``. Of equally near codes the first is taken.
+    ``by_product`` takes the code vector of the largest inner product instead.
     """
-    table = Table.of(codebook)
+    table = Table.of(codebook, by_product=by_product)
     if torch.compiler.is_exporting():
         # A graph takes any number of rows, which could not be split here: see ``block_rows``.
         return look_up(rows, table)
@@ -73,9 +80,9 @@ def look_up(rows: Tensor, table: Table) -> Tensor:
     return codes if len(table.vectors) == table.last + 1 else codes.clamp(max=table.last)
 
 
-def nearest_on_gpu(rows: Tensor, codebook: Tensor) -> Tensor:
+def nearest_on_gpu(rows: Tensor, codebook: Tensor, *, by_product: bool = False) -> Tensor:
     """``nearest`` in a graph for a GPU: all rows at once, and an arg-min of one level, the quickest there."""
-    return F.linear(rows * -2, codebook, codebook.square().sum(dim=1)).argmin(dim=1)
+    return F.linear(rows * -2, codebook, lengths_of(codebook, by_product=by_product)).argmin(dim=1)
 
 
 def first_lowest(distances: Tensor) -> Tensor:

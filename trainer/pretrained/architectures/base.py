@@ -26,6 +26,8 @@ class Architecture(nn.Module, ABC):
     - ``posterior``: whether ``encode`` gives 2 c channels, the means and then the log-variances, which are
       clamped to ``log_variances``
     - ``scaling``: for continuous codes
+    - ``renames``: what is done to the names of its tensors before what its family says, where the numbers of
+      its layers make a difference
     - ``tilings``: of encode and decode; None if ``untiled``, which says why they cannot be tiled
 
     A sequence of n discrete codes is a z of ``(B, c, 1, n)``.
@@ -42,6 +44,7 @@ class Architecture(nn.Module, ABC):
     stores_codebook: bool = True
     posterior: bool = False
     scaling: Scaling | None = None
+    renames: tuple[tuple[str, str], ...] = ()
     tilings: tuple[Tiling, Tiling] | None = None
     untiled: str | None = NORMALISED
 

@@ -17,16 +17,16 @@ EPSILON = 1e-6
 class ResnetBlock(nn.Module):
     """x + conv3x3(silu(norm(conv3x3(silu(norm(x)))))), ``(B, c, h, w)`` to ``(B, c', h, w)``.
 
-    Where c is not c', x goes through a 1x1 convolution.
+    Where c is not c', x goes through a 1x1 convolution. ``bias`` is that of the convolutions.
     """
 
-    def __init__(self, channels: int, outputs: int, groups: int) -> None:
+    def __init__(self, channels: int, outputs: int, groups: int, *, bias: bool = True) -> None:
         super().__init__()
         self.norm1 = nn.GroupNorm(groups, channels, EPSILON)
-        self.conv1 = nn.Conv2d(channels, outputs, 3, padding=1)
+        self.conv1 = nn.Conv2d(channels, outputs, 3, padding=1, bias=bias)
         self.norm2 = nn.GroupNorm(groups, outputs, EPSILON)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
-        self.shortcut = nn.Conv2d(channels, outputs, 1) if channels != outputs else nn.Identity()
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=bias)
+        self.shortcut = nn.Conv2d(channels, outputs, 1, bias=bias) if channels != outputs else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
@@ -83,10 +83,11 @@ class Stage(nn.Module):
         blocks: int,
         attention: bool,
         resample: nn.Module | None,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         inputs = [channels, *[outputs] * (blocks - 1)]
-        self.blocks = nn.ModuleList([ResnetBlock(each, outputs, groups) for each in inputs])
+        self.blocks = nn.ModuleList([ResnetBlock(each, outputs, groups, bias=bias) for each in inputs])
         self.attentions = nn.ModuleList(
             [AttentionBlock(outputs, groups) for _ in range(blocks if attention else 0)]
         )
