@@ -16,6 +16,7 @@ With what was trained:
     python -m trainer sample exported/mine --label cats --n 16
     python -m trainer reconstruct exported/mine --image FILE
     python -m trainer evaluate exported/mine    measure it in full
+    python -m trainer push exported/mine OWNER/NAME
 
 Each trains in a run folder below runs/, and publishes the model below exported/, where the service finds it.
 A name that is taken there gets a number, or is an error if it was given with --name and not with --replace.

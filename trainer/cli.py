@@ -27,7 +27,10 @@ from trainer.kinds import KINDS
 NONE = "none"
 MODULE = " -m trainer"
 # Commands with a module of their own, which is imported when one of them is used or listed.
-COMMANDS = {"import": "trainer.pretrained.command:import_model"}
+COMMANDS = {
+    "import": "trainer.pretrained.command:import_model",
+    "push": "trainer.export.push_command:push_model",
+}
 
 
 class FieldType(click.ParamType[Any]):
@@ -222,14 +225,19 @@ def same_command() -> str:
 
 def next_commands(published: Path, *, sampled: bool) -> list[str]:
     """What may be done with a published model, each with its purpose; ``sampled`` if it has samplers."""
-    python, module, _ = _program().partition(MODULE)
-    service = f"{python} -m service" if module else "tessera-serve"
     return [
-        f"serve     {service} --models {shlex.quote(str(published.parent))}",
+        f"serve     {serving(published.parent)}",
         "reload    curl -X POST http://127.0.0.1:8000/models/reload",
         *([f"sample    {command('sample', published)}"] if sampled else []),
         f"evaluate  {command('evaluate', published)}",
     ]
+
+
+def serving(source: object) -> str:
+    """The command that serves a source of models."""
+    python, module, _ = _program().partition(MODULE)
+    service = f"{python} -m service" if module else "tessera-serve"
+    return f"{service} --models {shlex.quote(str(source))}"
 
 
 @contextmanager
