@@ -19,7 +19,7 @@ from service.bulk.work.base import Work
 from service.bulk.work.decode import Decode
 from service.bulk.work.encode import Encode
 from service.bulk.work.views import Preparation
-from service.codecs.images import ImageLimits
+from service.codecs.images import ImageLimits, lift_pillow_limit
 from service.errors import ModelRefused, did_you_mean, quoted
 from service.models.bundle import Bundle, read_bundle
 from service.models.model import BatchLimits, ServedModel
@@ -106,6 +106,7 @@ class Job:
 
     def engine(self) -> Engine:
         """What runs shards of the plan in this process; loads the model. Raises BulkError."""
+        lift_pillow_limit()
         return Engine(self.plan, self.source, self._work(self._load()), self.decoders)
 
     def _shards(self) -> Iterator[list[Unit]]:
