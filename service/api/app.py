@@ -7,6 +7,7 @@ from functools import partial
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
+from PIL import Image
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -22,7 +23,6 @@ from service.api.openapi.document import Description
 from service.api.routes import codes, docs, health, models, page, sample, score
 from service.api.v2 import inference
 from service.api.v2.wire import LENGTH
-from service.codecs.images import lift_pillow_limit
 from service.contract import __version__
 from service.models.model import BatchLimits
 from service.models.registry import Registry
@@ -71,7 +71,8 @@ def create_app(settings: Settings, control: ControlChannel | None = None) -> App
     Raises StartupError if the provider of the settings does not work or packages for traces are missing,
     ModelsUnreadable if the models folder cannot be listed.
     """
-    lift_pillow_limit()
+    # Pillow's own limit is fixed, and it raises at twice the value; the codecs check the setting.
+    Image.MAX_IMAGE_PIXELS = None
     provider = choose_provider(
         settings.provider, settings.threads, tf32=settings.tf32, captures=settings.cuda_graphs
     )

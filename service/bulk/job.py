@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+from PIL import Image
+
 from service.bulk import BulkError
 from service.bulk.engines.local import Engine
 from service.bulk.filesystem import Location
@@ -19,7 +21,7 @@ from service.bulk.work.base import Work
 from service.bulk.work.decode import Decode
 from service.bulk.work.encode import Encode
 from service.bulk.work.views import Preparation
-from service.codecs.images import ImageLimits, lift_pillow_limit
+from service.codecs.images import ImageLimits
 from service.errors import ModelRefused, did_you_mean, quoted
 from service.models.bundle import Bundle, read_bundle
 from service.models.model import BatchLimits, ServedModel
@@ -106,7 +108,8 @@ class Job:
 
     def engine(self) -> Engine:
         """What runs shards of the plan in this process; loads the model. Raises BulkError."""
-        lift_pillow_limit()
+        # As in ``service.api.app``; this may be a process of its own.
+        Image.MAX_IMAGE_PIXELS = None
         return Engine(self.plan, self.source, self._work(self._load()), self.decoders)
 
     def _shards(self) -> Iterator[list[Unit]]:

@@ -48,14 +48,6 @@ _COMPARED = 2**20
 _LARGER = "a larger one is read row by row if it is the only one, a PNG or JPEG, and has resize=false"
 
 
-def lift_pillow_limit() -> None:
-    """Have Pillow open images of any size in this process, for programs that set ``ImageLimits`` themselves.
-
-    Pillow's own limit is fixed and raises at twice its value. The library leaves it as its program has it.
-    """
-    Image.MAX_IMAGE_PIXELS = None
-
-
 @dataclass(frozen=True)
 class ImageLimits:
     """The limits for the images of one request; each field has the name of its setting."""
@@ -213,6 +205,8 @@ def open_image(data: bytes, limits: ImageLimits, where: str = "the image") -> Im
         raise
     except image_metadata.Animated as error:
         raise BadImage(f"{where} {error} with more than one frame; send one still image") from error
+    except Image.DecompressionBombError as error:
+        raise TooLarge(f"{where} has too many pixels for Pillow (its MAX_IMAGE_PIXELS): {error}") from error
     except image_metadata.TooManyParts as error:
         raise TooLarge(f"{where} {error}") from error
     except Exception as error:  # Pillow raises many kinds of exceptions for a corrupt file

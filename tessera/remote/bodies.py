@@ -98,7 +98,7 @@ def samples(response: httpx2.Response) -> Samples:
             labels=maybe("labels", lambda labels: np.array(labels, np.int64)),
             mask=maybe("mask", lambda mask: np.array(mask, np.bool_)),
             states=maybe("states", _codes),
-            state_images=maybe("state_images", lambda chains: np.stack([_images(each) for each in chains])),
+            state_images=maybe("state_images", lambda rows: np.stack([_images(row) for row in rows])),
             figures=_figures(given["figures"] or {}),
             method=given["method"],
             seed=given["seed"],

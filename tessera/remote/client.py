@@ -36,6 +36,11 @@ class Client(Tokenizer):
     ``Retry-After`` is asked again after that time. No other request is made again.
 
     Raises ConnectionFailed, and a Problem with the ``status`` and the ``detail`` of the service.
+
+    >>> with tessera.Client(url) as model:
+    ...     codes = model.encode("tests/fixtures/seven.png")
+    >>> codes.shape
+    (1, 7, 7)
     """
 
     def __init__(
