@@ -10,11 +10,13 @@ A failed start is one line on stderr and exit code 1; a wrong flag or variable i
 import logging
 import signal
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from service.contract import __version__
 from service.contract.cpu_count import available_cpus
-from service.errors import TesseraError
+from service.errors import ModelRefused, TesseraError
+from service.models.hub import local_folder
+from service.models.hub.reference import is_reference
 from service.models.reload import report
 from service.runtime.providers import choose_provider
 
@@ -64,6 +66,10 @@ def _run(settings: Settings) -> int:
     if isinstance(settings.metrics, int):
         listeners.append(listen(settings.host, settings.metrics, "--metrics"))
         settings = settings.model_copy(update={"metrics": listeners[1].getsockname()[1]})
+    for source in filter(is_reference, settings.models):
+        # Here, so that an error is one line, and several workers find the files in the cache.
+        with suppress(ModelRefused):
+            log.info("%s is in %s", source, local_folder(source))
 
     def ready(started: Started) -> None:
         log.info("models run on %s", started.provider)

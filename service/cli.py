@@ -131,7 +131,7 @@ def _metavar(field: FieldInfo) -> str:
         return "{true,false}"
     if field.annotation in (int, float):
         return "N"
-    return "DIR" if field.annotation is Path else "NAME"
+    return "LIST" if get_origin(field.annotation) is tuple else "NAME"
 
 
 def complaint(error: Any, given: Mapping[str, str]) -> str:

@@ -23,6 +23,8 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service.models.hub.reference import Reference, is_reference
+
 PREFIX = "TESSERA_"
 
 # A key is one word in a header.
@@ -43,7 +45,17 @@ def _metrics(given: object) -> object:
 
 
 def _listed(given: object) -> object:
+    if isinstance(given, Path):
+        return (str(given),)
     return given.split(",") if isinstance(given, str) else given
+
+
+def _source(source: str) -> str:
+    if not source:
+        raise ValueError("a source of models is a folder or hf://OWNER/NAME@REVISION")
+    if is_reference(source):
+        Reference.parse(source)
+    return source
 
 
 def _stripped(given: object) -> object:
@@ -84,6 +96,7 @@ def _root_path(path: str) -> str:
     return path
 
 
+Source = Annotated[str, BeforeValidator(_stripped), AfterValidator(_source)]
 Key = Annotated[SecretStr, BeforeValidator(_stripped), AfterValidator(_key)]
 NamedKey = Annotated[Key, AfterValidator(_named_key)]
 Origin = Annotated[str, BeforeValidator(_stripped), AfterValidator(_origin)]
@@ -100,8 +113,11 @@ class Settings(BaseSettings):
     """Address to listen on; 0.0.0.0 for every IPv4 interface."""
     port: int = Field(default=8000, ge=0, le=65535)
     """Port to listen on; 0 picks a free one."""
-    models: Path = Path("exported")
-    """Folder of the model bundles, one folder in it for each."""
+    models: Annotated[tuple[Source, ...], NoDecode, BeforeValidator(_listed), Field(min_length=1)] = (
+        "exported",
+    )
+    """Where the models are, separated by commas: a folder of model bundles, one folder in it for each, or
+    `hf://owner/name@revision` for one of the Hugging Face hub, which needs the extra `hub`."""
     default_model: str | None = None
     """Model for requests that name none. Unset: the only one that is loaded."""
     provider: Literal["auto", "cpu", "cuda"] = "auto"
@@ -234,4 +250,6 @@ def shown_default(field: FieldInfo) -> str:
     """A default as help shows it; empty if the setting is unset."""
     if isinstance(field.default, bool):
         return str(field.default).lower()
-    return "" if field.default in (None, ()) else str(field.default)
+    if isinstance(field.default, tuple):
+        return ",".join(field.default)
+    return "" if field.default is None else str(field.default)

@@ -90,5 +90,5 @@ def startup_error(error: TesseraError, settings: Settings) -> str:
     """The text of an error that stops the start, for the operator."""
     if isinstance(error, ModelsUnreadable):
         # Responses must not contain the path; the operator needs it.
-        return f"{error} ({settings.models}); change it with --models"
+        return f"{error} ({', '.join(settings.models)}); change it with --models"
     return str(error)

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api import problems
 from service.api.dependencies import Context
+from service.api.diffusers import routes as diffusers
 from service.api.middleware.access_log import REQUEST_ID, AccessLog
 from service.api.middleware.auth import METRICS, Authentication, MetricsPort
 from service.api.middleware.body_limits import BodyLimits, Budget
@@ -34,7 +35,15 @@ from service.server.control_channel import ControlChannel
 from service.settings import Settings
 
 # Every router. The paths in the metrics, the fast path and the OpenAPI document follow from their routes.
-ROUTERS = (codes.router, sample.router, score.router, models.router, inference.router, health.router)
+ROUTERS = (
+    codes.router,
+    sample.router,
+    score.router,
+    models.router,
+    inference.router,
+    diffusers.router,
+    health.router,
+)
 
 # Response headers that the scripts of a web page may read (CORS), beside those that they always may.
 _MODEL_HEADERS = ("X-Tessera-Model", "X-Tessera-Version", "X-Tessera-Seed", "X-Tessera-Size")
@@ -43,7 +52,8 @@ EXPOSED = (*_MODEL_HEADERS, REQUEST_ID, LENGTH, "Retry-After", "WWW-Authenticate
 DESCRIPTION = """
 Images to codes, codes to images, and new images, from models of the VAE family.
 
-The endpoints below `/v2` are the Open Inference Protocol, for clients of KServe and Triton.
+The endpoints below `/v2` are the Open Inference Protocol, for clients of KServe and Triton, and those below
+`/diffusers` are a remote VAE, for the client of diffusers.
 
 A response has the media type that `Accept` asks for. An error of an endpoint is `application/problem+json`
 (RFC 9457); it says what was given and what is allowed.

@@ -22,9 +22,10 @@ from service.bulk.work.decode import Decode
 from service.bulk.work.encode import Encode
 from service.bulk.work.views import Preparation
 from service.codecs.images import ImageLimits
-from service.errors import ModelRefused, did_you_mean, quoted
+from service.errors import ModelRefused, TesseraError, did_you_mean, quoted
 from service.models.bundle import Bundle, read_bundle
 from service.models.model import BatchLimits, ServedModel
+from service.models.registry import find_bundles
 from service.models.validation import load_model
 from service.runtime.providers import choose_provider
 from service.settings import Settings
@@ -69,18 +70,18 @@ class Job:
     @cached_property
     def bundle(self) -> Bundle:
         """The bundle of the model. Raises BulkError if there is none of this name, or it is refused."""
-        folder = self.settings.models
+        where = f"{', '.join(self.settings.models)} (--models)"
         try:
-            names = sorted(path.name for path in folder.iterdir() if path.is_dir())
-        except OSError as error:
-            raise BulkError(
-                f"the models folder {folder} (--models) cannot be read: {error.strerror}"
-            ) from error
-        if self.model not in names:
+            folders, refused = find_bundles(self.settings.models)
+        except TesseraError as error:
+            raise BulkError(f"{where}: {error}") from error
+        if self.model not in folders:
+            names = sorted(folders)
             near = did_you_mean(self.model, names) or f"; it has {', '.join(names) or 'none'}"
-            raise BulkError(f"there is no model {quoted(self.model)} in {folder} (--models){near}")
+            reasons = "".join(f"; {each.name} is refused: {each.reason}" for each in refused)
+            raise BulkError(f"there is no model {quoted(self.model)} in {where}{near}{reasons}")
         try:
-            return read_bundle(folder / self.model)
+            return read_bundle(folders[self.model])
         except ModelRefused as error:
             raise BulkError(f"the model {self.model} is refused: {error}") from error
 

@@ -4,12 +4,20 @@
       manifest.json         the size and sha256 of every other file
       ...
 
+A snapshot in the cache of the Hugging Face hub is a bundle too. It is named after its commit, and its files
+are links to those that the cache keeps beside the snapshots:
+
+    models--owner--name/
+      blobs/HASH
+      snapshots/COMMIT/     manifest.json -> ../../blobs/HASH
+
 A bundle that fails verification is refused with the reason. No reason names a path outside the folder.
 """
 
 import contextlib
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +33,8 @@ from service.contract.manifest import FILE_NAME, SCHEMA_VERSION, File, Manifest,
 from service.errors import ModelRefused, quoted
 
 PREVIEW = "preview.png"
+# A commit, as the name of a snapshot in the cache of the hub.
+_SNAPSHOT = re.compile(r"[0-9a-f]{40}")
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
 """Name, inode, size and modification time of every file; equal as long as the folder is unchanged."""
@@ -89,7 +99,7 @@ def read_manifest(path: Path) -> Manifest:
             for item in error.errors(include_url=False)
         ]
         raise ModelRefused(f"{FILE_NAME}: {'; '.join(complaints)}") from error
-    if manifest.name != path.name:
+    if manifest.name != path.name and _blobs(path) is None:
         detail = f"the folder is named {path.name!r} and its model {manifest.name!r}; the names must be equal"
         raise ModelRefused(detail)
     return manifest
@@ -105,7 +115,7 @@ def read_fingerprint(path: Path, manifest: Manifest) -> Fingerprint:
 
 
 def _verify(path: Path, name: str, file: File) -> None:
-    if not (path / name).resolve().is_relative_to(path.resolve()):
+    if not _is_inside(path, name):
         raise ModelRefused(f"{name!r} is outside the model's folder")
     size = _status(path, name).st_size
     if size != file.size:
@@ -114,6 +124,29 @@ def _verify(path: Path, name: str, file: File) -> None:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     if digest != file.sha256:
         raise ModelRefused(f"{name!r} has the sha256 {digest}, the manifest says {file.sha256}")
+
+
+def _is_inside(path: Path, name: str) -> bool:
+    """Whether a file lies in the folder, or is the link of a snapshot to a file that the cache keeps."""
+    file = path / name
+    if file.resolve().is_relative_to(path.resolve()):
+        return True
+    blobs = _blobs(path)
+    # The cache may share a blob between repositories by a link of its own, so only the first link counts.
+    return blobs is not None and file.is_symlink() and _target(file).parent == blobs
+
+
+def _blobs(path: Path) -> Path | None:
+    """Where the cache of the hub keeps the files of a snapshot; None for any other folder."""
+    whole = path.resolve()
+    repository = whole.parent.parent
+    is_snapshot = whole.parent.name == "snapshots" and repository.name.startswith("models--")
+    return repository / "blobs" if is_snapshot and _SNAPSHOT.fullmatch(whole.name) else None
+
+
+def _target(link: Path) -> Path:
+    """Where a link leads, without following it further."""
+    return Path(os.path.normpath(link.parent.resolve() / link.readlink()))
 
 
 def _status(path: Path, name: str) -> os.stat_result:

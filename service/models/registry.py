@@ -6,7 +6,7 @@ validation is refused with the reason; if an earlier version of it is served, th
 """
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -20,6 +20,8 @@ from service.errors import (
     unknown,
 )
 from service.models.bundle import read_bundle, read_fingerprint, read_manifest
+from service.models.hub import local_folder
+from service.models.hub.reference import Reference, is_reference
 from service.models.model import BatchLimits, ServedModel
 from service.models.reload import Refusal, Reload, report
 from service.models.validation import load_model
@@ -27,8 +29,42 @@ from service.runtime import memory
 from service.runtime.providers import Provider
 
 
+def find_bundles(sources: Sequence[str | Path]) -> tuple[dict[str, Path], list[Refusal]]:
+    """The folders of all models in the sources, by name, and the models of the hub that are none.
+
+    A source is a folder of bundles or ``hf://owner/name[@revision]``, which is downloaded. Raises
+    ModelsUnreadable if a folder cannot be listed, a download fails or two models have the same name.
+    """
+    found: list[tuple[str, Path]] = []
+    refused: list[Refusal] = []
+    for source in map(str, sources):
+        if not is_reference(source):
+            found += [(path.name, path) for path in _folders(Path(source))]
+            continue
+        try:
+            folder = local_folder(source)
+            found.append((read_manifest(folder).name, folder))
+        except ModelRefused as error:
+            refused.append(Refusal(Reference.parse(source).name, str(error)))
+    folders: dict[str, Path] = {}
+    for name, path in found:
+        if name in folders:
+            raise ModelsUnreadable(f"two of the sources have a model {name!r}; remove one of them")
+        folders[name] = path
+    return folders, refused
+
+
+def _folders(folder: Path) -> list[Path]:
+    """The folders in a folder of bundles. Raises ModelsUnreadable."""
+    try:
+        # A hidden folder is an unfinished publication.
+        return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError as error:
+        raise ModelsUnreadable(f"the models folder cannot be read: {error.strerror}") from error
+
+
 class Registry:
-    """The served models of a folder of bundles. Several threads may use it.
+    """The served models of some sources (``find_bundles``). Several threads may use it.
 
     - ``models``: the served models by name; a reload replaces the mapping and never changes it
     - ``default``: the name of the model for requests that name none; None if there is no such model
@@ -37,14 +73,14 @@ class Registry:
 
     def __init__(
         self,
-        folder: Path,
+        sources: Sequence[str | Path],
         provider: Provider,
         batch_limits: BatchLimits = BatchLimits(),  # noqa: B008 - frozen
         default: str | None = None,
     ) -> None:
         self.provider = provider
         self.outcome = Reload()
-        self._folder = folder
+        self._sources = sources
         self._batch_limits = batch_limits
         self._default = default
         self.models: Mapping[str, ServedModel] = MappingProxyType({})
@@ -91,34 +127,35 @@ class Registry:
         return f": {reasons}" if reasons else ": there is no bundle in the models folder"
 
     def reload(self) -> Reload:
-        """Read the folder again and replace the models: ``prepare`` and ``commit``; and log what changed.
+        """Read the sources again and replace the models: ``prepare`` and ``commit``; and log what changed.
 
-        Reloads do not overlap. Raises ModelsUnreadable, and changes nothing, if the folder cannot be listed.
+        Reloads do not overlap. Raises ModelsUnreadable, and changes nothing, as ``find_bundles``.
         """
         with self._reloading:
             outcome = self.prepare()
             self.commit()
-            report(outcome, self._folder, self._default)
+            report(outcome, self._sources, self._default)
             return outcome
 
     def prepare(self) -> Reload:
         """Load and warm up the models that ``commit`` will serve; until then nothing changes.
 
-        Raises ModelsUnreadable if the folder cannot be listed.
+        Raises ModelsUnreadable as ``find_bundles``.
         """
-        before, outcome = self.models, Reload()
+        folders, refused = find_bundles(self._sources)
+        before, outcome = self.models, Reload(refused=refused)
         after: dict[str, ServedModel] = {}
-        for path in self._folders():
-            old = model = before.get(path.name)
+        for name, path in sorted(folders.items()):
+            old = model = before.get(name)
             try:
                 model = self._fresh(path, old)
-                outcome.good[path.name] = model.manifest.version
+                outcome.good[name] = model.manifest.version
             except ModelRefused as error:
-                outcome.refused.append(Refusal(path.name, str(error)))
+                outcome.refused.append(Refusal(name, str(error)))
             if model is not None:
-                after[path.name] = model
-                outcome.kinds[path.name] = model.manifest.kind
-                (outcome.kept if model is old else outcome.loaded).append(path.name)
+                after[name] = model
+                outcome.kinds[name] = model.manifest.kind
+                (outcome.kept if model is old else outcome.loaded).append(name)
         outcome.removed = [name for name in before if name not in after]
         self.abandon()
         self._prepared = MappingProxyType(after), outcome
@@ -143,15 +180,6 @@ class Registry:
             for name, model in after.items():
                 if self.models.get(name) is not model:
                     memory.release_after(model)
-
-    def _folders(self) -> list[Path]:
-        try:
-            # A hidden folder is an unfinished publication.
-            return sorted(
-                path for path in self._folder.iterdir() if path.is_dir() and not path.name.startswith(".")
-            )
-        except OSError as error:
-            raise ModelsUnreadable(f"the models folder cannot be read: {error.strerror}") from error
 
     def _fresh(self, path: Path, old: ServedModel | None) -> ServedModel:
         """The model of a folder: the old one if the folder is unchanged. Raises ModelRefused."""

@@ -1,6 +1,7 @@
 """What a load of the models folder did: for the response of a reload, for the log, and to compare workers."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from service.errors import Problem, ReloadFailed, did_you_mean, quoted
+from service.models.hub.reference import is_reference
 
 log = logging.getLogger("service.models")
 
@@ -40,11 +42,12 @@ class Reload:
     kinds: Annotated[dict[str, str], Field(exclude=True)] = field(default_factory=dict)
 
 
-def report(outcome: Reload, folder: Path, default: str | None) -> None:
+def report(outcome: Reload, sources: Sequence[str | Path], default: str | None) -> None:
     """Log what a load did, for the operator: one process does so for all workers.
 
-    ``default`` is the setting of that name.
+    ``sources`` and ``default`` are the settings of the models and of the default model.
     """
+    shown = ", ".join(str(each if is_reference(str(each)) else Path(each).absolute()) for each in sources)
     for name in outcome.loaded:
         log.info("model %s (%s) version %s is loaded", name, outcome.kinds[name], outcome.good[name])
     for name in outcome.removed:
@@ -53,13 +56,13 @@ def report(outcome: Reload, folder: Path, default: str | None) -> None:
         stays = "; the version that was served stays" if each.name in outcome.kept else ""
         log.error("model %s is refused: %s%s", each.name, each.reason, stays)
     if outcome.kept and not (outcome.loaded or outcome.removed or outcome.refused):
-        log.info("nothing has changed in %s", folder.absolute())
+        log.info("nothing has changed in %s", shown)
     if not outcome.kinds:
         what = "every bundle in %s is refused" if outcome.refused else "there is no bundle in %s"
         log.warning(
             f"no model is served: {what} (--models); train one there (python -m trainer vqvae) or copy one "
             "there, and reload (curl -X POST .../models/reload, or SIGHUP)",
-            folder.absolute(),
+            shown,
         )
     elif default is not None and default not in outcome.kinds:
         near = did_you_mean(default, outcome.kinds)

@@ -1,7 +1,14 @@
-"""Authentication by bearer keys (RFC 6750), and a port of its own for the metrics."""
+"""Authentication by bearer keys (RFC 6750), and a port of its own for the metrics.
 
+The client of diffusers cannot send a bearer key, but the password of its endpoint's URL (RFC 7617); below
+``/diffusers/`` that is a key too.
+"""
+
+import base64
+import binascii
 import hmac
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from typing import Literal
 
@@ -19,6 +26,8 @@ METRICS = "/metrics"
 HEALTH = frozenset({"/livez", "/readyz", "/v2/health/live", "/v2/health/ready"})
 OPEN = HEALTH | {"/", "/docs", "/docs/", "/openapi.json"}
 OPEN_FOLDERS = ("/static-offline-docs/", "/page/")
+# Here a key may be the password of a URL.
+PASSWORDS = "/diffusers/"
 
 Permission = Literal["call", "reload"]
 
@@ -58,10 +67,10 @@ class Authentication:
         needed = self._needed(scope["path"])
         if needed not in self._permissions:
             return None
-        scheme, _, key = (header(scope, b"authorization") or "").partition(" ")
-        if scheme.lower() != "bearer" or not key.strip():
+        key = _key(header(scope, b"authorization") or "", passwords=scope["path"].startswith(PASSWORDS))
+        if not key:
             return NoKey("a key is needed: send it as `Authorization: Bearer KEY`")
-        given = sha256(key.strip().encode("latin-1")).digest()
+        given = sha256(key.encode("latin-1")).digest()
         # All are compared, each in constant time: the time says nothing about any key.
         found = [(hmac.compare_digest(given, digest), each, name) for digest, each, name in self._keys]
         names: dict[Permission | None, str] = {each: name for matches, each, name in found if matches}
@@ -84,6 +93,19 @@ _FOR: dict[Permission | None, str] = {
     "reload": "not for a reload, which needs the key of TESSERA_RELOAD_KEY",
     "call": "for reloads alone; other requests need a key of TESSERA_API_KEYS",
 }
+
+
+def _key(authorization: str, *, passwords: bool) -> str:
+    """The key in a header, in the characters of latin-1; empty if there is none."""
+    scheme, _, credentials = authorization.partition(" ")
+    match scheme.lower():
+        case "bearer":
+            return credentials.strip()
+        case "basic" if passwords:
+            with suppress(binascii.Error, ValueError):
+                decoded = base64.b64decode(credentials.strip(), validate=True).decode("latin-1")
+                return decoded.partition(":")[2]
+    return ""
 
 
 def _digest(key: str) -> bytes:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from service.bulk import BulkError
@@ -17,6 +18,7 @@ from service.bulk.engines.local import Engine, Report
 from service.bulk.filesystem import Location, first_line
 from service.bulk.job import Job
 from service.errors import TesseraError
+from service.models.hub.reference import is_reference
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,8 @@ def for_actors(job: Job, threads: int) -> Job:
         location = Location.of(uri)
         return location.path if location.is_local else uri
 
-    changes = {"threads": threads, "models": job.settings.models.resolve()}
+    models = [each if is_reference(each) else str(Path(each).resolve()) for each in job.settings.models]
+    changes = {"threads": threads, "models": tuple(models)}
     settings = job.settings.model_copy(update=changes)
     return replace(job, input=whole(job.input), output=whole(job.output), settings=settings)
 

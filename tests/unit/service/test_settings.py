@@ -9,7 +9,7 @@ from service.settings import Settings, flag, meaning, variable
 
 def test_defaults() -> None:
     settings = from_command_line([])
-    assert (settings.host, settings.port, settings.models) == ("127.0.0.1", 8000, Path("exported"))
+    assert (settings.host, settings.port, settings.models) == ("127.0.0.1", 8000, ("exported",))
     assert settings.default_model is None
     assert settings.provider == "auto"
 
@@ -19,8 +19,32 @@ def test_flags_win_over_the_environment_and_that_over_defaults(monkeypatch: pyte
     monkeypatch.setenv("TESSERA_MAX_IMAGES", "5")
     monkeypatch.setenv("TESSERA_DEFAULT_MODEL", "")
     settings = from_command_line(["--port", "9002", "--models=elsewhere"])
-    assert (settings.port, settings.max_images, settings.models) == (9002, 5, Path("elsewhere"))
+    assert (settings.port, settings.max_images, settings.models) == (9002, 5, ("elsewhere",))
     assert settings.default_model is None
+
+
+def test_models_are_folders_and_models_of_the_hub() -> None:
+    settings = from_command_line(["--models", "exported, hf://ada/engine@v1"])
+    assert settings.models == ("exported", "hf://ada/engine@v1")
+    assert Settings(models=Path("exported")).models == ("exported",)
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        ("hf://engine", "'hf://engine' is no model of the hub; it is hf://OWNER/NAME"),
+        ("exported,", "a source of models is a folder or hf://OWNER/NAME"),
+    ],
+)
+def test_a_source_that_is_none_stops_the_start(
+    capsys: pytest.CaptureFixture[str], bad: str, reason: str
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        from_command_line(["--models", bad])
+    said = capsys.readouterr().err
+    assert exit_.value.code == 2
+    assert f"--models: {reason}" in said
+    assert said.count("\n") == 1
 
 
 def test_without_keys_there_are_none() -> None:

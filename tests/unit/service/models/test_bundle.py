@@ -142,3 +142,40 @@ def test_the_fingerprint_changes_with_a_file(levels_folder: Path) -> None:
     flip_a_byte(levels_folder)
     os.utime(levels_folder / "encoder.onnx", ns=(1, 1))
     assert read_fingerprint(levels_folder, manifest) != before
+
+
+def snapshot(levels_folder: Path) -> Path:
+    """The folder as the cache of the hub keeps it: named after a commit, of links to its blobs."""
+    repository = levels_folder.parent / "models--ada--engine"
+    folder = repository / "snapshots" / ("0123456789" * 4)
+    folder.mkdir(parents=True)
+    levels_folder.rename(repository / "blobs")
+    for path in (repository / "blobs").iterdir():
+        (folder / path.name).symlink_to(Path("../../blobs") / path.name)
+    return folder
+
+
+def test_a_snapshot_of_the_hub_is_a_bundle(levels_folder: Path) -> None:
+    folder = snapshot(levels_folder)
+    assert read_bundle(folder).manifest.name == "levels"
+    # The cache shares a blob between repositories by a link of its own.
+    blob = (folder / "encoder.onnx").resolve()
+    blob.rename(levels_folder.parent / "shared")
+    blob.symlink_to(levels_folder.parent / "shared")
+    assert read_bundle(folder).manifest.name == "levels"
+
+
+def test_a_link_of_a_snapshot_to_anywhere_else_is_refused(levels_folder: Path) -> None:
+    folder = snapshot(levels_folder)
+    blob = (folder / "encoder.onnx").resolve()
+    (folder / "encoder.onnx").unlink()
+    (folder / "encoder.onnx").symlink_to(blob.rename(folder.parents[1] / "encoder.onnx"))
+    with pytest.raises(ModelRefused, match=r"'encoder.onnx' is outside the model's folder"):
+        read_bundle(folder)
+
+
+def test_only_a_snapshot_may_link_to_blobs(levels_folder: Path) -> None:
+    folder = snapshot(levels_folder)
+    moved = folder.rename(folder.with_name("levels"))
+    with pytest.raises(ModelRefused, match=r"is outside the model's folder"):
+        read_bundle(moved)

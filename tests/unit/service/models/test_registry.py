@@ -17,7 +17,7 @@ from tests.unit.service.conftest import CPU
 def registry(tmp_path: Path) -> Registry:
     toy_models.write_levels(tmp_path)
     toy_models.write_colours(tmp_path)
-    registry = Registry(tmp_path, CPU)
+    registry = Registry([tmp_path], CPU)
     registry.reload()
     return registry
 
@@ -40,7 +40,7 @@ def test_models_are_found_by_name(registry: Registry) -> None:
 def test_the_default_is_the_setting_or_the_only_model(tmp_path: Path, registry: Registry) -> None:
     with pytest.raises(ModelNotChosen, match="colours, levels"):
         registry.choose()
-    chosen = Registry(tmp_path, CPU, default="levels")
+    chosen = Registry([tmp_path], CPU, default="levels")
     chosen.reload()
     assert chosen.choose().manifest.name == "levels"
     shutil.rmtree(tmp_path / "levels")
@@ -50,7 +50,7 @@ def test_the_default_is_the_setting_or_the_only_model(tmp_path: Path, registry: 
 
 def test_a_missing_default_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     toy_models.write_levels(tmp_path)
-    registry = Registry(tmp_path, CPU, default="lvels")
+    registry = Registry([tmp_path], CPU, default="lvels")
     registry.reload()
     assert "the default model 'lvels' is not loaded; did you mean 'levels'?" in caplog.text
     with pytest.raises(UnknownModel, match="'lvels'"):
@@ -58,7 +58,7 @@ def test_a_missing_default_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFi
 
 
 def test_nothing_is_loaded(tmp_path: Path) -> None:
-    registry = Registry(tmp_path, CPU)
+    registry = Registry([tmp_path], CPU)
     registry.reload()
     with pytest.raises(NotReady, match="no bundle in the models folder"):
         registry.choose("levels")
@@ -69,7 +69,7 @@ def test_nothing_is_loaded(tmp_path: Path) -> None:
 
 
 def test_what_to_do_without_a_model_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    registry = Registry(tmp_path, CPU, default="levels")
+    registry = Registry([tmp_path], CPU, default="levels")
     registry.reload()
     (record,) = caplog.records
     assert record.levelname == "WARNING"
@@ -104,7 +104,7 @@ def test_a_model_whose_bundle_was_refused_is_not_loaded(tmp_path: Path, registry
     assert caught.value.status == 503
     assert caught.value.members == {"given": "half", "reason": registry.refused[0].reason}
     assert str(tmp_path) not in caught.value.detail
-    default = Registry(tmp_path, CPU, default="half")
+    default = Registry([tmp_path], CPU, default="half")
     default.reload()
     with pytest.raises(ModelNotLoaded):
         default.choose()
@@ -116,11 +116,11 @@ def test_a_model_whose_bundle_was_refused_is_not_loaded(tmp_path: Path, registry
 
 def test_a_missing_models_folder(tmp_path: Path) -> None:
     with pytest.raises(ModelsUnreadable, match="No such file") as caught:
-        Registry(tmp_path / "nowhere", CPU).reload()
+        Registry([tmp_path / "nowhere"], CPU).reload()
     assert str(tmp_path) not in str(caught.value)
     (tmp_path / "file").touch()
     with pytest.raises(ModelsUnreadable, match="Not a directory"):
-        Registry(tmp_path / "file", CPU).reload()
+        Registry([tmp_path / "file"], CPU).reload()
 
 
 def test_reload_loads_keeps_and_removes(tmp_path: Path, registry: Registry) -> None:
@@ -162,7 +162,7 @@ def test_a_bad_change_is_refused_and_the_old_model_stays(tmp_path: Path, registr
 def test_one_invalid_bundle_stops_no_other(tmp_path: Path) -> None:
     toy_models.write_levels(tmp_path)
     bundle_builder.edit_manifest(toy_models.write_colours(tmp_path), schema_version=2)
-    registry = Registry(tmp_path, CPU)
+    registry = Registry([tmp_path], CPU)
     outcome = registry.reload()
     assert outcome.loaded == ["levels"]
     assert [(refusal.name, refusal.reason) for refusal in outcome.refused] == [

@@ -17,7 +17,7 @@ from tests.unit.service.conftest import CPU
 
 @pytest.fixture(scope="module")
 def registry(exported: Path) -> Registry:
-    registry = Registry(exported, CPU)
+    registry = Registry([exported], CPU)
     registry.reload()
     return registry
 
@@ -67,7 +67,7 @@ def test_an_unknown_model(registry: Registry, tmp_path: Path) -> None:
         with pytest.raises(UnknownModel):
             find(registry, name)
     with pytest.raises(NotReady):
-        find(Registry(tmp_path, CPU), "levels")
+        find(Registry([tmp_path], CPU), "levels")
 
 
 def test_another_version_is_not_served(registry: Registry, levels: ServedModel) -> None:
@@ -79,7 +79,7 @@ def test_another_version_is_not_served(registry: Registry, levels: ServedModel) 
 def test_a_name_with_dots_is_unambiguous(tmp_path: Path) -> None:
     toy_models.write_levels(tmp_path, name="levels")
     toy_models.write_levels(tmp_path, name="levels.decode", tint=1.0)
-    registry = Registry(tmp_path, CPU)
+    registry = Registry([tmp_path], CPU)
     registry.reload()
     dotted = registry.models["levels.decode"]
     assert find(registry, "levels.decode") == (dotted, "encode")

@@ -53,6 +53,24 @@ def test_without_a_key_nothing_is_done(
             assert "first" not in str(problem(answer, 401, kind))
 
 
+@pytest.mark.parametrize(
+    ("user", "key", "status"),
+    [("x", "second", 404), ("", "first", 404), ("first", "third", 401), ("first", "", 401)],
+)
+def test_below_diffusers_a_key_may_be_a_password(
+    locked: TestClient, user: str, key: str, status: int
+) -> None:
+    # 404: there is no such model.
+    assert locked.post("/diffusers/x/decode?shape=1&dtype=float16", auth=(user, key)).status_code == status
+    assert locked.post("/encode", auth=(user, key)).status_code == 401
+
+
+@pytest.mark.parametrize("odd", ["Basic", "Basic first", "Basic Zmlyc3Q=", "Basic é"])
+def test_a_password_that_cannot_be_read_is_no_key(locked: TestClient, odd: str) -> None:
+    headers = {b"authorization": odd.encode("latin-1")}
+    problem(locked.post("/diffusers/x/decode", headers=headers), 401, "no-key")
+
+
 def test_bytes_that_are_no_text_are_no_key(locked: TestClient) -> None:
     headers = {b"authorization": b"Bearer \xff\xfe"}
     problem(locked.get("/models", headers=headers), 401, "wrong-key")

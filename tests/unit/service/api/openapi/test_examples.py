@@ -9,7 +9,7 @@ from tests.unit.service.conftest import CPU
 
 @pytest.fixture(scope="module")
 def examples(exported: Path) -> Examples:
-    registry = Registry(exported, CPU, default="patchwork")
+    registry = Registry([exported], CPU, default="patchwork")
     registry.reload()
     return Examples(registry)
 
@@ -24,14 +24,14 @@ def test_the_default_model_is_shown_for_what_it_can_do(examples: Examples) -> No
 def test_every_method_of_every_model_is_shown(examples: Examples, exported: Path) -> None:
     bodies = examples.samples("sample")
     shown = {body["method"] for body in bodies.values()}
-    registry = Registry(exported, CPU)
+    registry = Registry([exported], CPU)
     registry.reload()
     assert shown == {method for model in registry.models.values() for method in model.methods}
     assert next(iter(bodies.values()))["model"] == "patchwork"
 
 
 def test_without_models_there_are_no_examples(tmp_path: Path) -> None:
-    examples = Examples(Registry(tmp_path, CPU))
+    examples = Examples(Registry([tmp_path], CPU))
     assert examples.images("encode") == examples.codes("decode") == examples.samples("sample") == {}
     assert examples.tensors("infer") == {}
     assert examples.path_values("/models/{name}") == {}

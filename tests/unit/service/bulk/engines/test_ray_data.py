@@ -45,7 +45,7 @@ def test_actors_get_whole_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(tmp_path)
     sent = for_actors(job(Path("models"), "in/*.png", "memory://out"), 3)
     assert (sent.input, sent.output) == (f"{tmp_path}/in/*.png", "memory://out")
-    assert (sent.settings.models, sent.settings.threads) == (tmp_path / "models", 3)
+    assert (sent.settings.models, sent.settings.threads) == ((f"{tmp_path}/models",), 3)
 
 
 def test_a_worker_returns_its_errors(exported: Path, tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""``/diffusers``: the protocol of the remote VAE of diffusers, as its own client speaks it."""

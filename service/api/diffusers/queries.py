@@ -1,0 +1,76 @@
+"""The queries of the client of diffusers, which has all parameters of a request there."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
+
+from service.api.diffusers.pictures import ImageFormat
+from service.api.diffusers.wire import DType
+from service.api.schemas import Closed
+from service.errors import BadValue
+from service.models.request_parameters import LARGEST_SEED
+
+# Of a video; no image has so many.
+_MOST_AXES = 5
+
+_Shape = Annotated[list[NonNegativeInt], Field(max_length=_MOST_AXES, fail_fast=True)]
+_Factor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_Shift = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class DecodeLatentsQuery(Closed):
+    """The query of a request to decode latents."""
+
+    shape: Annotated[_Shape, Field(examples=[[1, 4, 64, 64]])]
+    """Shape of the latents, repeated for each axis: `[n, c, h, w]`, or packed `[n, h * w / 4, 4 * c]`."""
+    dtype: DType
+    """Of the latents, and of a tensor in the response."""
+    output_type: Literal["pil", "pt"] = "pil"
+    """`pil` for a picture, `pt` for a tensor."""
+    image_format: ImageFormat = "jpg"
+    """Of a picture."""
+    partial_postprocess: bool = False
+    """Of a tensor: uint8 `[n, height, width, 3]`; else `[n, c, height, width]` in [-1, 1]."""
+    scaling_factor: _Factor | None = None
+    """The latents are divided by it."""
+    shift_factor: _Shift | None = None
+    """It is added to them then."""
+    do_scaling: bool = False
+    """Whether the model's own factor and shift stand for those that are not given."""
+    height: PositiveInt | None = None
+    """Of the image in pixels, for packed latents."""
+    width: PositiveInt | None = None
+    """As `height`."""
+
+    @field_validator("output_type", mode="before")
+    @classmethod
+    def _no_video(cls, given: object) -> object:
+        if given == "mp4":
+            raise BadValue(
+                "output_type is 'mp4', and models here make images, no videos; it is 'pil' or 'pt'",
+                given=given,
+                allowed=["pil", "pt"],
+            )
+        return given
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """The height and the width, if both are given."""
+        return None if self.height is None or self.width is None else (self.height, self.width)
+
+
+class EncodeLatentsQuery(Closed):
+    """The query of a request to encode images."""
+
+    shape: Annotated[_Shape | None, Field(examples=[[1, 3, 512, 512]])] = None
+    """Shape of a tensor, repeated for each axis: `[n, c, height, width]`. Without it the body is a
+    picture."""
+    dtype: DType | None = None
+    """Of a tensor, and of the latents in the response. Without it these are float32."""
+    scaling_factor: _Factor | None = None
+    """The latents are multiplied by it."""
+    shift_factor: _Shift | None = None
+    """It is subtracted from them before."""
+    seed: int | None = Field(default=None, ge=0, le=LARGEST_SEED)
+    """Draw from the posterior, with this seed of the noise; without it the latents are its mean. The client
+    sends it as a part of its `endpoint`."""
