@@ -1,7 +1,7 @@
 """What the methods return. Codes and images are numpy arrays."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -121,14 +121,13 @@ def joined_samples(parts: Sequence[Samples]) -> Samples:
     if len(parts) == 1:
         return parts[0]
     first = parts[0]
-    arrays = {
-        name: None if getattr(first, name) is None else joined([getattr(part, name) for part in parts])
+    more: dict[str, Any] = {
+        name: joined([getattr(part, name) for part in parts])
         for name in _SAMPLES
+        if getattr(first, name) is not None
     }
     figures = joined_figures([part.figures for part in parts])
-    return Samples(
-        **arrays, figures=figures, method=first.method, seed=first.seed, parameters=first.parameters
-    )
+    return replace(first, figures=figures, **more)
 
 
 def joined_figures(parts: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from os import PathLike, fspath
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -13,6 +12,7 @@ from service.codecs.images import Fitted, ImageLimits, cropped, squared_error
 from service.contract.manifest import Role
 from service.errors import MissingFile, ModelRefused
 from service.models.bundle import read_bundle
+from service.models.hub import local_folder
 from service.models.model import BatchLimits, ServedModel
 from service.models.validation import load_model
 from service.runtime.providers import choose_provider
@@ -202,7 +202,7 @@ def loaded(
     source: str | PathLike[str], provider: Literal["auto", "cpu", "cuda"], threads: int, max_pixels: int
 ) -> Model:
     """The model of a source, as ``tessera.load``."""
-    folder = _folder(fspath(source))
+    folder = local_folder(fspath(source))
     if not folder.is_dir():
         raise ModelRefused(f"there is no folder {str(source)!r}; a model is the folder that was exported")
     chosen = choose_provider(provider, threads, captures=True)
@@ -210,12 +210,3 @@ def loaded(
         return Model(load_model(read_bundle(folder), chosen, BatchLimits.on(chosen)), max_pixels)
     except ModelRefused as error:
         raise ModelRefused(f"{source}: {error}") from error
-
-
-def _folder(source: str) -> Path:
-    """The folder of a source; one of the hub is downloaded."""
-    if not source.startswith("hf://"):
-        return Path(source)
-    from service.models.hub import local_folder
-
-    return local_folder(source)

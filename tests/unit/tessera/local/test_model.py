@@ -91,7 +91,7 @@ def test_what_is_not_allowed_is_named(levels: tessera.Tokenizer, wanderer: tesse
     with pytest.raises(UnknownName, match="no parameter 'lable'; did you mean 'label'"):
         levels.encode(NOISE, lable=1)
     with pytest.raises(BadArray, match="float32"):
-        levels.encode(NOISE.astype(np.float32))  # type: ignore[arg-type]
+        levels.encode(NOISE.astype(np.float32))
     with pytest.raises(MissingFile, match="has no codebook"):
         wanderer.codebook()
     with pytest.raises(BadValue, match="n is 0; it must be 1 or more"):
