@@ -15,7 +15,7 @@ from service.models.model import BatchLimits
 from service.models.validation import load_model
 from service.runtime.providers import choose_provider
 from tessera.local.model import Model
-from tests.fixtures import convolutional_model, toy_models
+from tests.fixtures import convolutional_model, hub_stand_in, toy_models
 from tests.fixtures.convolutional_model import Architecture
 
 NOISE = np.random.default_rng(0).integers(0, 256, (5, 28, 28, 1), dtype=np.uint8)
@@ -129,6 +129,18 @@ def test_the_model_in_the_list(levels: tessera.Tokenizer) -> None:
     (listed,) = levels.models()
     assert (listed.name, listed.default, listed.version) == ("levels", True, levels.info().version)
     assert repr(levels) == f"<Model levels {listed.version} on cpu>"
+
+
+@pytest.mark.slow
+def test_a_model_of_the_hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with hub_stand_in.running() as hub:
+        hub_stand_in.use(monkeypatch, hub.url, tmp_path)
+        hub.holds("ada/engine", folder / "levels")
+        model = tessera.load("hf://ada/engine@main", provider="cpu", threads=1)
+        np.testing.assert_array_equal(model.encode(NOISE), toy_models.levels(NOISE))
+        hub.holds("ada/engine", folder / "levels", **{"decoder.onnx": b"something else"})
+        with pytest.raises(tessera.ModelRefused, match=r"hf://ada/engine: 'decoder.onnx' has"):
+            tessera.load("hf://ada/engine", provider="cpu", threads=1)
 
 
 def test_a_folder_that_is_no_model(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ class AppTransport(httpx2.BaseTransport):
     """Requests to the app of the service in this process, and what they were."""
 
     def __init__(self, models: Path, **settings: Any) -> None:
-        app = create_app(Settings(models=models, provider="cpu", threads=1, **settings))
+        app = create_app(Settings(models=(str(models),), provider="cpu", threads=1, **settings))
         self._transport = httpx2.ASGITransport(app.asgi)
         self.requests: list[httpx2.Request] = []
 
