@@ -24,7 +24,7 @@ help:
 	@echo "make test    run all tests"
 	@echo "make coverage      run all tests, and report the lines that none of them runs"
 	@echo "make architecture  print files, circles, walks and names beside their limits"
-	@echo "make wheel   build the wheels of the service and of the trainer into dist"
+	@echo "make wheel   build the wheels of the library with the service, and of the trainer, into dist"
 	@echo "make check   lint and type-check, the page of the service too; changes nothing"
 	@echo "make fix     format and apply the linter's safe fixes"
 	@echo "make screenshot    renew the picture of the page in the README"
@@ -39,12 +39,13 @@ serve: $(SERVE)/.installed
 	$(SERVE)/bin/python -m service --host $(HOST) --port $(PORT) --models $(MODELS) $(if $(DEFAULT_MODEL),--default-model $(DEFAULT_MODEL))
 
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadscope --no-loadscope-reorder
-# The least coverage of each wing, in per cent of its lines.
+# The least coverage of each wing and of the library, in per cent of its lines.
 COVERED := 85
 
 quick: $(VENV)
 	$(PYTEST) -m "not slow and not e2e" --hypothesis-profile quick --cov --cov-report= tests/unit tests/architecture
 	$(BIN)/coverage report --include "service/*" --format total --fail-under $(COVERED)
+	$(BIN)/coverage report --include "tessera/*" --format total --fail-under $(COVERED)
 	$(BIN)/coverage report --include "trainer/*" --format total --fail-under $(COVERED)
 
 test: $(VENV) $(PAGE)/.installed
@@ -87,12 +88,12 @@ COMPILE := $(BIN)/uv pip compile --universal --python-version 3.11 --upgrade \
 COMPILE_IMAGE := $(COMPILE) --constraint requirements.lock
 
 lock: $(VENV)
-	$(COMPILE) pyproject.toml trainer/pyproject.toml --extra hf --extra wandb --extra large --extra bulk --extra cluster --extra traces --group dev -o requirements.lock
+	$(COMPILE) pyproject.toml trainer/pyproject.toml --extra server --extra hf --extra wandb --extra large --extra bulk --extra cluster --extra traces --group dev -o requirements.lock
 	$(COMPILE) trainer/pyproject.toml --group bench --constraint requirements.lock \
 		-o tests/benchmarks/requirements.lock
 	$(COMPILE) --group docs -o docs/requirements.lock
-	$(COMPILE_IMAGE) pyproject.toml --extra cuda --extra large --extra traces -o docker/cuda.lock
-	$(COMPILE_IMAGE) pyproject.toml docker/cpu.in --excludes docker/cpu.excludes --extra large --extra traces -o docker/cpu.lock
+	$(COMPILE_IMAGE) pyproject.toml --extra server --extra cuda --extra large --extra traces -o docker/cuda.lock
+	$(COMPILE_IMAGE) pyproject.toml docker/cpu.in --excludes docker/cpu.excludes --extra server --extra large --extra traces -o docker/cpu.lock
 	$(COMPILE_IMAGE) trainer/pyproject.toml docker/cpu.in --excludes docker/cpu.excludes --extra hf -o docker/trainer.lock
 	$(COMPILE) tests/benchmarks/peers.in --no-config -o tests/benchmarks/peers.lock
 

@@ -12,20 +12,28 @@ import signal
 import sys
 from contextlib import ExitStack, suppress
 
-from service.cli import from_command_line, program
 from service.contract import __version__
 from service.contract.cpu_count import available_cpus
 from service.errors import ModelRefused, TesseraError
 from service.models.hub import local_folder
 from service.models.hub.reference import is_reference
 from service.models.reload import report
-from service.observability import logs
 from service.runtime.providers import choose_provider
-from service.server.control_channel import ControlChannel, Started
-from service.server.sockets import listen, url
-from service.server.supervisor import Supervisor
-from service.settings import Settings
-from service.worker import serve, startup_error, work
+
+try:
+    from service.cli import from_command_line, program
+    from service.observability import logs
+    from service.server.control_channel import ControlChannel, Started
+    from service.server.sockets import listen, url
+    from service.server.supervisor import Supervisor
+    from service.settings import Settings
+    from service.worker import serve, startup_error, work
+except ModuleNotFoundError as error:
+    # One of the extra `server`; a module of this package is no such one.
+    if (error.name or "service").startswith("service"):
+        raise
+    detail = f"{error.name} is not installed; it comes with the extra 'server': pip install '.[server]'"
+    sys.exit(f"tessera-serve: {detail}")
 
 log = logging.getLogger("service")
 

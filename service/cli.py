@@ -25,8 +25,8 @@ CONSOLE_SCRIPT = "tessera-serve"
 
 # Of variables: Kubernetes sets seven for each Service.
 MOST_COMPLAINTS = 3
-# Variables of the trainer: one file of variables may be for both wings.
-TRAINER_VARIABLES = frozenset({"TESSERA_DATA", "TESSERA_RELOAD_URL"})
+# Variables of the trainer and of the library: one file of variables may be for all.
+OTHER_VARIABLES = frozenset({"TESSERA_DATA", "TESSERA_RELOAD_URL", "TESSERA_URL", "TESSERA_CLIENT_KEY"})
 # Variables that Kubernetes sets for each Service of a namespace, unless enableServiceLinks is false.
 _SERVICE_LINK = re.compile(
     r"TESSERA_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)"
@@ -88,7 +88,7 @@ def _mistake(name: str, value: str, names: set[str]) -> str | None:
             f"{quoted(name)} is set by Kubernetes for a Service of that name; set "
             "enableServiceLinks: false in the pod's spec, or give the Service another name"
         )
-    if upper in names or upper in TRAINER_VARIABLES:
+    if upper in names or upper in OTHER_VARIABLES:
         return None
     if upper.startswith(PREFIX):
         return f"the variable {quoted(name)} is no setting{did_you_mean(upper[:_LONGEST], names)}"

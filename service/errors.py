@@ -10,7 +10,7 @@ import itertools
 import re
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any
 
 # Characters of a client's value in a response; no name of the service is longer.
 LONGEST_ECHO = 100
@@ -94,8 +94,8 @@ class Problem(TesseraError):
     further members of the JSON object (``given``, ``allowed`` and the like). ``headers`` are of the response.
     """
 
-    status: ClassVar[int] = 500
-    title: ClassVar[str] = "Internal server error"
+    status: int = 500
+    title: str = "Internal server error"
     headers: Mapping[str, str] = MappingProxyType({})
 
     def __init_subclass__(

@@ -7,6 +7,7 @@ from functools import partial
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
+from PIL import Image
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -80,6 +81,8 @@ def create_app(settings: Settings, control: ControlChannel | None = None) -> App
     Raises StartupError if the provider of the settings does not work or packages for traces are missing,
     ModelsUnreadable if the models folder cannot be listed.
     """
+    # Pillow's own limit is fixed, and it raises at twice the value; the codecs check the setting.
+    Image.MAX_IMAGE_PIXELS = None
     provider = choose_provider(
         settings.provider, settings.threads, tf32=settings.tf32, captures=settings.cuda_graphs
     )

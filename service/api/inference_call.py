@@ -35,7 +35,8 @@ POINTS = 9
 class Call(NamedTuple):
     """A pipeline of a model, with all that a request may set.
 
-    The operations named in ``default_noise`` use the default noise of every input that has one.
+    ``first`` is the number of the first row, from which its noise follows. The operations named in
+    ``default_noise`` use the default noise of every input that has one.
     """
 
     model: ServedModel
@@ -44,6 +45,7 @@ class Call(NamedTuple):
     seed: int
     default_noise: Collection[str]
     label: Label | Sequence[Label] | None
+    first: int = 0
 
     @property
     def draws(self) -> bool:
@@ -62,8 +64,9 @@ class Call(NamedTuple):
             return await tiles.run(
                 context.scheduler, self.model, self.pipeline, inputs, rows, self.values, self.default_noise
             )
+        items = range(self.first, self.first + rows) if self.first else None
         return await context.scheduler.run(
-            self.model, self.pipeline, inputs, rows, self.values, self.seed, self.default_noise
+            self.model, self.pipeline, inputs, rows, self.values, self.seed, self.default_noise, items
         )
 
     async def run_rows(
@@ -138,6 +141,7 @@ def make_call(
     seed: int | None = None,
     default_noise: Collection[str] = (),
     label: Label | Sequence[Label] | None = None,
+    first: int = 0,
     others: Iterable[str] = (),
 ) -> Call:
     """A call with its parameters checked, and its seed drawn if none was given.
@@ -147,7 +151,7 @@ def make_call(
     values = pipeline.defaults
     if parameters:
         values = request_parameters.parameters(pipeline, parameters, others)
-    call = Call(model, pipeline, values, seed or 0, default_noise, label)
+    call = Call(model, pipeline, values, seed or 0, default_noise, label, first)
     return call._replace(seed=request_parameters.draw_seed()) if seed is None and call.draws else call
 
 
@@ -161,6 +165,7 @@ def operation_call(model: ServedModel, verb: str, query: OperationQuery, *, draw
         seed=query.seed,
         default_noise=() if draws else pipeline.names,
         label=query.label,
+        first=query.first,
         others=type(query).model_fields if given else (),
     )
 

@@ -101,6 +101,9 @@ class Named(Document):
 class _Seeded(Named):
     seed: int | None = Field(default=None, ge=0, le=LARGEST_SEED)
     """Seed of the noise: the same seed gives the same result."""
+    first: int = Field(default=0, ge=0, le=LARGEST_SEED)
+    """Number of the first row. The noise of a row follows from the seed and its number, so a large batch can
+    be sent in parts: rows 64 and on have `first=64`."""
 
 
 class _Sample(Named):

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+from PIL import Image
+
 from service.bulk import BulkError
 from service.bulk.engines.local import Engine
 from service.bulk.filesystem import Location
@@ -107,6 +109,8 @@ class Job:
 
     def engine(self) -> Engine:
         """What runs shards of the plan in this process; loads the model. Raises BulkError."""
+        # As in ``service.api.app``; this may be a process of its own.
+        Image.MAX_IMAGE_PIXELS = None
         return Engine(self.plan, self.source, self._work(self._load()), self.decoders)
 
     def _shards(self) -> Iterator[list[Unit]]:

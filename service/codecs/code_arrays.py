@@ -56,7 +56,7 @@ def from_npy(data: bytes, manifest: Manifest, limits: ImageLimits) -> NDArray[An
     array = npy.load(data)
     allowed = "iu" if manifest.codes.dtype == "int32" else "f"
     if array.dtype.kind not in allowed:
-        detail = f"the npy holds {array.dtype}; the codes of {manifest.name!r} are {manifest.codes.dtype}"
+        detail = f"the array holds {array.dtype}; the codes of {manifest.name!r} are {manifest.codes.dtype}"
         raise BadCodes(detail, given=str(array.dtype), allowed=manifest.codes.dtype)
     return from_array(array, manifest, limits)
 

@@ -47,9 +47,6 @@ _COMPARED = 2**20
 
 _LARGER = "a larger one is read row by row if it is the only one, a PNG or JPEG, and has resize=false"
 
-# Pillow's own limit is fixed, and it raises at twice the value; open_image checks the setting.
-Image.MAX_IMAGE_PIXELS = None
-
 
 @dataclass(frozen=True)
 class ImageLimits:
@@ -145,7 +142,7 @@ def from_npy(data: bytes, spec: ImageSpec, limits: ImageLimits, *, resize: bool 
     ``(H, W)`` is one greyscale image; three axes are one image ``(H, W, C)`` if the last is 1, 3 or 4 long,
     else greyscale images ``(N, H, W)``. Raises BadArray, BadValue, BadSize or TooLarge.
     """
-    return from_array(_four_axes(npy.load(data)), spec, limits, resize=resize)
+    return from_array(four_axes(npy.load(data)), spec, limits, resize=resize)
 
 
 def from_array(array: Pixels, spec: ImageSpec, limits: ImageLimits, *, resize: bool) -> Fitted:
@@ -208,6 +205,8 @@ def open_image(data: bytes, limits: ImageLimits, where: str = "the image") -> Im
         raise
     except image_metadata.Animated as error:
         raise BadImage(f"{where} {error} with more than one frame; send one still image") from error
+    except Image.DecompressionBombError as error:
+        raise TooLarge(f"{where} has too many pixels for Pillow (its MAX_IMAGE_PIXELS): {error}") from error
     except image_metadata.TooManyParts as error:
         raise TooLarge(f"{where} {error}") from error
     except Exception as error:  # Pillow raises many kinds of exceptions for a corrupt file
@@ -281,9 +280,10 @@ def _unpadded(batch: Pixels, size: Size) -> tuple[int, int] | None:
     return None if batch.shape[1:3] == (height, width) else (height, width)
 
 
-def _four_axes(array: NDArray[Any]) -> Pixels:
+def four_axes(array: NDArray[Any]) -> Pixels:
+    """Images of one of the shapes of ``from_npy`` as ``(N, H, W, C)``. Raises BadArray."""
     if array.dtype != np.uint8:
-        detail = f"images are uint8 with values 0 to 255, and the npy holds {array.dtype}"
+        detail = f"images are uint8 with values 0 to 255, and the array holds {array.dtype}"
         raise BadArray(detail, given=str(array.dtype), allowed="uint8")
     shape = array.shape
     if len(shape) == 2:
@@ -291,6 +291,8 @@ def _four_axes(array: NDArray[Any]) -> Pixels:
     elif len(shape) == 3:
         shape = (1, *shape) if shape[-1] in (1, 3, 4) else (*shape, 1)
     if len(shape) != 4 or shape[-1] not in (1, 3, 4) or 0 in shape[1:]:
-        detail = f"the npy has the shape {list(array.shape)}; images are [N, H, W, C] with 1, 3 or 4 channels"
+        detail = (
+            f"the array has the shape {list(array.shape)}; images are [N, H, W, C] with 1, 3 or 4 channels"
+        )
         raise BadArray(detail, given=list(array.shape))
     return array.reshape(shape).astype(np.uint8, copy=False)

@@ -10,11 +10,11 @@ The codes and the pixels are those of the whole, because every window has the ha
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
-from contextlib import nullcontext
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import TypeVar, TypeVarTuple
+from typing import Protocol, TypeVar, TypeVarTuple
 
 import numpy as np
 
@@ -23,7 +23,6 @@ from service.contract.runner import Array, Arrays, Results
 from service.errors import TooLarge
 from service.models.model import ServedModel
 from service.models.pipeline import Number, Pipeline
-from service.models.scheduler import Scheduler
 from service.tiling.operation import TiledOperation, Untiled, empty
 from service.tiling.plan import Span
 from service.tiling.rows import ArrayRows, RowSink, RowSource, Strips
@@ -32,6 +31,30 @@ T = TypeVar("T")
 Given = TypeVarTuple("Given")
 
 Sinks = Mapping[Role, RowSink]
+
+
+class Scheduler(Protocol):
+    """Runs the strips: ``service.models.scheduler.Scheduler``, or what runs them without a queue."""
+
+    def run(
+        self,
+        model: ServedModel,
+        pipeline: Pipeline,
+        given: Arrays,
+        rows: int,
+        values: Mapping[str, Number],
+        seed: int = 0,
+        default_noise: Collection[str] = (),
+        items: Sequence[int] | None = None,
+        *,
+        reserved: bool = False,
+    ) -> Awaitable[Results]:
+        """The results of ``ServedModel.run``; what is ``reserved`` has a reservation."""
+
+    def reservation(
+        self, model: ServedModel, pipeline: Pipeline, nbytes: int
+    ) -> AbstractContextManager[None]:
+        """Room for a request that runs a large image in many entries and holds ``nbytes``."""
 
 
 @dataclass(frozen=True)

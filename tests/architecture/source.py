@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
-WINGS = ("service", "trainer")
+# The two wings, and the library, which has the same rules.
+WINGS = ("service", "tessera", "trainer")
 
 
 class Function(NamedTuple):

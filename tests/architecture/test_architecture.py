@@ -28,6 +28,14 @@ def test_no_modules_import_each_other() -> None:
     assert source.circles(source.executed(source.imports())) == []
 
 
+def test_the_library_imports_the_service_alone_and_nothing_imports_the_library() -> None:
+    found = source.imports()
+    wings = {name: {each.split(".")[0] for each in targets} for name, targets in found.items()}
+    of_the_library = {name for name in found if name.split(".")[0] == "tessera"}
+    assert set().union(*(wings[name] for name in of_the_library)) == {"service", "tessera"}
+    assert [name for name in found.keys() - of_the_library if "tessera" in wings[name]] == []
+
+
 def test_a_circle_is_found_under_type_checking_and_inside_a_function(tmp_path: Path) -> None:
     (tmp_path / "wing" / "room").mkdir(parents=True)
     for name, text in {

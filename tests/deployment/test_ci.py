@@ -51,7 +51,8 @@ def test_the_hooks_are_the_commands_of_make_check() -> None:
 def test_each_wing_is_a_distribution_with_a_command() -> None:
     serve, train = PROJECT["project"], TRAINER["project"]
     assert (serve["name"], train["name"]) == ("tessera-codes", "tessera-codes-trainer")
-    assert serve["scripts"] == {"tessera-serve": "service.__main__:main"}
+    commands = {"tessera": "tessera.__main__:main", "tessera-serve": "service.__main__:main"}
+    assert serve["scripts"] == commands
     assert train["scripts"] == {"tessera-train": "trainer.__main__:main"}
 
 

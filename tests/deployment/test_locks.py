@@ -29,11 +29,11 @@ def needs(distribution: dict[str, Any], *extras: str) -> list[str]:
 
 # As `make lock` writes them.
 ASKED = {
-    "requirements.lock": needs(SERVICE, "traces")
+    "requirements.lock": needs(SERVICE, "server", "traces")
     + needs(TRAINER, "hf", "wandb")
     + SERVICE["dependency-groups"]["dev"],
-    "docker/cuda.lock": needs(SERVICE, "cuda", "traces"),
-    "docker/cpu.lock": needs(SERVICE, "traces"),
+    "docker/cuda.lock": needs(SERVICE, "server", "cuda", "traces"),
+    "docker/cpu.lock": needs(SERVICE, "server", "traces"),
     "docker/trainer.lock": needs(SERVICE) + needs(TRAINER, "hf"),
     "docs/requirements.lock": SERVICE["dependency-groups"]["docs"],
     "tests/benchmarks/requirements.lock": needs(SERVICE)

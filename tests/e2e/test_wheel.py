@@ -3,17 +3,43 @@
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
+from importlib.metadata import distribution, files, requires
 from pathlib import Path
 
 import httpx2
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from service.contract import __version__
 from tests.fixtures.processes import ENVIRONMENT, PATIENCE, ROOT, listening_on
 
-SOURCES = ("pyproject.toml", "README.md", "LICENSE", "service", "trainer")
+SOURCES = ("pyproject.toml", "README.md", "LICENSE", "service", "tessera", "trainer")
 DISTRIBUTIONS = {"service": "tessera_codes", "trainer": "tessera_codes_trainer"}
+PACKAGES = {"service": ("service", "tessera"), "trainer": ("trainer",)}
+# What only a server or the trainer needs. A package that the library needs may bring one of them: anyio.
+NOT_OF_THE_LIBRARY = {
+    *("fastapi", "fastapi-offline", "starlette", "uvicorn", "prometheus-client", "python-multipart"),
+    *("pydantic-settings", "torch", "onnx", "huggingface-hub"),
+}
+LIBRARY = """
+import sys
+
+import tessera
+
+with tessera.Client("http://127.0.0.1:9") as client:
+    print(client)
+model = tessera.load(sys.argv[1], provider="cpu", threads=1)
+codes = model.encode(sys.argv[2])
+print(codes.shape, model.decode(codes).shape, model.sample(2, seed=1).images.shape)
+for name in ("fastapi", "uvicorn", "torch"):
+    try:
+        __import__(name)
+    except ModuleNotFoundError:
+        print("no", name)
+"""
 SEVEN = ROOT / "tests" / "fixtures" / "seven.png"
 TINY_RUN = [
     *("vqvae", "--epochs=1", "--limit=64", "--batch-size=32", "--device=cpu", "--name=tiny"),
@@ -69,13 +95,62 @@ def test_each_has_the_sources_of_its_wing_and_what_they_read(wheels: dict[str, P
         assert [name for name in everything if name.endswith("licenses/LICENSE")]
     assert names == {
         str(path.relative_to(ROOT))
-        for path in (ROOT / wing).rglob("*")
+        for package in PACKAGES[wing]
+        for path in (ROOT / package).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts and path.name != "pyproject.toml"
     }
 
 
 def test_that_of_the_service_is_small(wheels: dict[str, Path]) -> None:
     assert wheels["service"].stat().st_size < 400_000
+
+
+def needed() -> set[str]:
+    """The distributions that the library needs, and those that these need."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    found, waiting = set[str](), list(map(Requirement, project["dependencies"]))
+    while waiting:
+        need = waiting.pop()
+        name = canonicalize_name(need.name)
+        if name not in found and (need.marker is None or need.marker.evaluate({"extra": ""})):
+            found.add(name)
+            waiting += map(Requirement, requires(name) or ())
+    return found
+
+
+def test_the_library_runs_with_what_it_needs_alone(wheels: dict[str, Path], tmp_path: Path) -> None:
+    """In an environment whose packages are links to the installed ones, but only to those that it needs."""
+    names = needed()
+    assert not names & NOT_OF_THE_LIBRARY
+    variables = installed(tmp_path / "library", wheels["service"])
+    for name in names:
+        for top in {file.parts[0] for file in files(name) or ()} - {"..", "__pycache__"}:
+            place = Path(str(distribution(name).locate_file(top)))
+            (tmp_path / "library" / top).symlink_to(place)
+    # Without site-packages: `-S`, and no user's packages.
+    environment = {"PYTHONPATH": variables["PYTHONPATH"], "PYTHONNOUSERSITE": "1"}
+    model, picture = ROOT / "exported" / "vqvae-mnist", SEVEN
+    printed = run(sys.executable, "-S", "-c", LIBRARY, model, picture, folder=tmp_path, **environment)
+    assert printed.splitlines() == [
+        "<Client default model at http://127.0.0.1:9>",
+        "(1, 7, 7) (1, 28, 28, 1) (2, 28, 28, 1)",
+        "no fastapi",
+        "no uvicorn",
+        "no torch",
+    ]
+    command = [sys.executable, "-S", "-m", "tessera", "encode", picture, f"--model={model}"]
+    assert '"shape":[1,7,7]' in run(*command, folder=tmp_path, **environment)
+    server = subprocess.run(
+        [sys.executable, "-S", "-m", "service"],
+        cwd=tmp_path,
+        env=ENVIRONMENT | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert server.returncode == 1
+    assert server.stderr.endswith("comes with the extra 'server': pip install '.[server]'\n")
+    assert server.stderr.count("\n") == 1
 
 
 def test_they_train_and_serve_from_another_folder(wheels: dict[str, Path], tmp_path: Path) -> None:

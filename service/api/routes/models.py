@@ -33,10 +33,20 @@ class ModelSummary(NamedVersion):
     operations: list[str]
 
 
+class Limits(Document):
+    """What one request may hold; each has the name of its setting."""
+
+    max_images: int
+    max_pixels: int
+    max_total_pixels: int
+    max_body_bytes: int
+
+
 class ModelList(Document):
     """The models that are served."""
 
     models: list[ModelSummary]
+    limits: Limits
 
 
 class ModelDetail(NamedVersion):
@@ -75,7 +85,7 @@ CODEBOOK_FORMS = (SAFETENSORS, JSON, NPY, BYTES)
 
 @router.get("")
 async def list_models(context: Shared) -> ModelList:
-    """List the models that are served."""
+    """List the models that are served, and what one request may hold."""
     registry = context.registry
     summaries = [
         ModelSummary(
@@ -85,7 +95,8 @@ async def list_models(context: Shared) -> ModelList:
         )
         for name, model in registry.models.items()
     ]
-    return ModelList(models=summaries)
+    limits = {name: getattr(context.settings, name) for name in Limits.model_fields}
+    return ModelList(models=summaries, limits=Limits(**limits))
 
 
 @router.post("/reload", responses=problems(403, 503))

@@ -170,6 +170,7 @@ def _call(
         seed=document.seed,
         default_noise=pipeline.names[: pipeline.names.index(operation)],
         label=document.label,
+        first=document.first,
         others=SampleQuery.model_fields,
     )
 
@@ -188,7 +189,7 @@ async def _decoded(
     given = {} if label is None else {Role.label: label.repeat(passed)}
     given[Role.codes] = states.reshape(-1, *states.shape[2:])
     # The noise of the decoder is that of the chain, so that the last state has the image of the response.
-    items = [item for item in range(chains) for _ in range(passed)]
+    items = [call.first + item for item in range(chains) for _ in range(passed)]
     results = await context.scheduler.run(model, pipeline, given, len(items), values, call.seed, items=items)
     images = results.arrays[Role.images]
     return images.reshape(chains, passed, *images.shape[1:])

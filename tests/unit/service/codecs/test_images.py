@@ -196,8 +196,16 @@ def test_a_decompression_bomb_is_not_decoded(
     height: int, width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("pixels were decoded"))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     with pytest.raises(TooLarge, match=f"{height} x {width} pixels, and 10000 are allowed"):
         images.from_files([bomb(height, width)], GREY, LIMITS, resize=True)
+
+
+def test_a_decompression_bomb_is_too_large_by_the_limit_of_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As a program that uses the library has it.
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+    with pytest.raises(TooLarge, match="the image has too many pixels for Pillow"):
+        images.from_files([bomb(60_000, 60_000)], GREY, LIMITS, resize=True)
 
 
 def test_limits_on_rows_and_pixels() -> None:

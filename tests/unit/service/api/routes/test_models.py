@@ -14,7 +14,10 @@ from tests.unit.service.conftest import make_client, problem
 
 
 def test_the_list(client: TestClient) -> None:
-    models = client.get("/models").json()["models"]
+    listed = client.get("/models").json()
+    models, limits = listed["models"], listed["limits"]
+    assert limits == {name: getattr(client.context.settings, name) for name in limits}
+    assert limits.keys() >= {"max_images", "max_total_pixels", "max_body_bytes"}
     assert [(model["name"], model["default"]) for model in models] == [
         ("colours", False),
         ("levels", True),

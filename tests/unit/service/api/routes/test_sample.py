@@ -40,6 +40,15 @@ def test_an_item_is_the_same_however_many_are_drawn(client: TestClient) -> None:
     assert many["codes"] == more["codes"][:64]
 
 
+def test_a_batch_in_parts_is_the_same(client: TestClient) -> None:
+    whole = sample(client, "&label=1&seed=9&n=5")
+    rest = sample(client, "&label=1&seed=9&n=3&first=2")
+    assert whole["images"][2:] == rest["images"]
+    body = {"model": "colours", "label": 1, "seed": 9, "n": 3, "first": 2}
+    answer = client.post("/sample", json=body, headers={"Accept": "application/json"})
+    assert answer.json()["codes"] == rest["codes"]
+
+
 def test_the_drawn_seed_in_the_response_gives_the_same_again(client: TestClient) -> None:
     first = client.post("/sample?model=colours&label=red&n=4", headers=NPY)
     seed = first.headers["x-tessera-seed"]

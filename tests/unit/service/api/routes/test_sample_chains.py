@@ -40,6 +40,14 @@ def test_states_do_not_change_the_samples(client: TestClient) -> None:
     assert unwatched["state_images"] is None
 
 
+def test_the_states_of_a_batch_in_parts_are_the_same(client: TestClient) -> None:
+    whole = stroll(client, "&every=2")
+    url = (URL + "&every=2&first=1").replace("n=3", "n=2")
+    rest = client.post(url, headers=JSON).json()
+    assert rest["states"] == whole["states"][1:]
+    assert rest["state_images"] == whole["state_images"][1:]
+
+
 def test_a_picture_has_a_row_for_each_chain(client: TestClient) -> None:
     answer = client.post(URL + "&every=1")
     assert Image.open(io.BytesIO(answer.content)).size == (6 * 8 + 5 * 2, 3 * 8 + 2 * 2)

@@ -30,6 +30,14 @@ def test_figures_of_an_image(client: TestClient) -> None:
     assert answer["figures"]["spread"][0] == pytest.approx(1, abs=4 * (2 / 150) ** 0.5)
 
 
+def test_a_batch_in_parts_is_the_same(client: TestClient) -> None:
+    npy_type = {"Content-Type": "application/x-npy"}
+    three = np.stack([np.full((8, 8, 3), level, np.uint8) for level in (10, 20, 30)])
+    whole = score(client, "&seed=3&samples=5", content=npy.dump(three), headers=npy_type)["figures"]
+    rest = score(client, "&seed=3&samples=5&first=1", content=npy.dump(three[1:]), headers=npy_type)
+    assert {name: figure[1:] for name, figure in whole.items()} == rest["figures"]
+
+
 def test_what_is_no_finite_number_is_null(client: TestClient) -> None:
     pixels = np.stack([np.zeros((8, 8, 3), np.uint8), np.full((8, 8, 3), 9, np.uint8)])
     figures = score(client, content=npy.dump(pixels), headers={"Content-Type": "application/x-npy"})[

@@ -1,0 +1,266 @@
+"""What a program gives: pictures and codes in any form, labels, seeds and parameters.
+
+A picture becomes the bytes of a file or an array of pixels, once for ``load`` and ``Client`` alike. So both
+see the same pictures.
+"""
+
+import io
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image, ImageOps
+
+from service.codecs.images import four_axes, to_png
+from service.contract.manifest import Operation, Role
+from service.errors import BadCodes, BadImage, BadValue, quoted, uneven
+from service.models.pipeline import SAMPLE
+from service.models.request_parameters import LARGEST_SEED
+
+Picture: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
+"""A path, the bytes of a PNG, JPEG or WebP file, a Pillow image, or pixels uint8 (H, W) or (H, W, C)."""
+
+Pictures: TypeAlias = Picture | Sequence[Picture]
+"""One picture, several, or an array uint8 (N, H, W, C)."""
+
+Label: TypeAlias = int | str
+Labels: TypeAlias = Label | Sequence[Label]
+"""A class by index or name: one for all rows, or one for each."""
+
+Box: TypeAlias = Sequence[int]
+"""Left, top, right and bottom of a part of an upright picture, in pixels, half-open."""
+
+# Modes of Pillow that an array has, and those that a PNG file has.
+_ARRAYS = ("L", "RGB", "RGBA")
+_FILES = ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA")
+_COLOURS = ("CMYK", "HSV", "LAB", "RGBX", "YCbCr")
+
+
+class Options(NamedTuple):
+    """What every operation takes: a label, a seed, and the parameters of the model."""
+
+    label: Labels | None
+    seed: int | None
+    parameters: Mapping[str, float]
+
+    def labels(self, start: int, stop: int, rows: int) -> Labels | None:
+        """The labels of the rows ``start`` to ``stop``. Raises BadValue if there is not one for each row."""
+        if self.label is None or isinstance(self.label, int | str):
+            return self.label
+        if len(self.label) not in (1, rows):
+            raise uneven(len(self.label), "labels", rows, "rows")
+        return list(self.label) if len(self.label) == 1 else list(self.label[start:stop])
+
+
+def options(label: Labels | None, seed: int | None, parameters: Mapping[str, float]) -> Options:
+    """The options of a call. Raises BadValue for a seed that is not allowed."""
+    if seed is not None and not (isinstance(seed, int | np.integer) and 0 <= seed <= LARGEST_SEED):
+        detail = f"seed is {quoted(seed)}; it must be a whole number from 0 to {LARGEST_SEED}"
+        raise BadValue(detail, given=seed, allowed=[0, LARGEST_SEED])
+    if label is not None and not isinstance(label, int | str):
+        several = [label] if isinstance(label, np.generic) else label
+        label = [each.item() if isinstance(each, np.generic) else each for each in several]
+    return Options(label, None if seed is None else int(seed), parameters)
+
+
+@dataclass(frozen=True)
+class ReadPictures:
+    """Pictures as files, or as pixels uint8 ``(N, H, W, C)``."""
+
+    files: Sequence[bytes] = ()
+    pixels: NDArray[np.uint8] | None = None
+
+    def __len__(self) -> int:
+        return len(self.files) if self.pixels is None else len(self.pixels)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of the largest picture."""
+        return max(map(len, self.files)) if self.pixels is None else self.pixels[0].nbytes
+
+    def rows(self, start: int, stop: int) -> "ReadPictures":
+        """The pictures ``start`` to ``stop``."""
+        if self.pixels is None:
+            return ReadPictures(self.files[start:stop])
+        return ReadPictures(pixels=self.pixels[start:stop])
+
+
+def read_pictures(pictures: Pictures) -> ReadPictures:
+    """The pictures that a program gives. Arrays of one size stay arrays; else every picture is a file.
+
+    Raises BadArray for an array that is no image, BadImage for a Pillow image of another mode, BadValue for
+    no pictures, and OSError for a file that cannot be read.
+    """
+    if isinstance(pictures, np.ndarray):
+        pixels = four_axes(pictures)
+        if not len(pixels):
+            raise BadValue("there are no pictures; give at least one", given=0)
+        return ReadPictures(pixels=pixels)
+    one = isinstance(pictures, str | os.PathLike | bytes | Image.Image)
+    several: Sequence[Any] = [pictures] if one else list(pictures)  # type: ignore[arg-type]
+    if not several:
+        raise BadValue("there are no pictures; give at least one", given=0)
+    arrays = [_pixels(each) for each in several]
+    found = [each for each in arrays if each is not None]
+    if len(found) == len(several) and len({each.shape for each in found}) == 1:
+        return ReadPictures(pixels=np.stack(found))
+    return ReadPictures(
+        [_file(each) if array is None else _png(array) for each, array in zip(several, arrays, strict=True)]
+    )
+
+
+def read_codes(codes: ArrayLike) -> NDArray[Any]:
+    """The codes that a program gives, as an array of numbers. Raises BadCodes."""
+    try:
+        array = np.asarray(codes)
+    except ValueError as error:
+        raise BadCodes(f"the codes are no array of numbers: {error}") from error
+    if array.dtype.kind not in "iuf":
+        detail = f"the codes are an array of {array.dtype}; they are whole numbers, or floats"
+        raise BadCodes(detail, given=str(array.dtype), allowed=["int32", "float32"])
+    return array
+
+
+class Start(NamedTuple):
+    """What a sampler starts from beside noise: pictures, or codes.
+
+    ``boxes`` and ``mask`` are nested lists, as in a request.
+    """
+
+    pictures: ReadPictures | None = None
+    codes: NDArray[Any] | None = None
+    boxes: list[Any] | None = None
+    mask: list[Any] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of one row of pictures."""
+        return 0 if self.pictures is None else self.pictures.nbytes
+
+    @property
+    def boxes_by_picture(self) -> list[Any]:
+        """The boxes as a list of boxes."""
+        boxes = self.boxes or []
+        return boxes if any(isinstance(each, list) for each in boxes) else [boxes] * bool(boxes)
+
+    def rows(self, start: int, stop: int) -> "Start":
+        """The start of some of several rows; one box, and a mask of one row, is for all."""
+        if self.pictures is not None:
+            boxes = self.boxes_by_picture
+            part = boxes if len(boxes) == 1 else boxes[start:stop]
+            return self._replace(pictures=self.pictures.rows(start, stop), boxes=part)
+        codes, mask = np.asarray(self.codes), self.mask
+        if mask is not None and np.ndim(mask) == codes.ndim and len(mask) > 1:
+            mask = mask[start:stop]
+        return self._replace(codes=codes[start:stop], mask=mask)
+
+
+def completion_start(
+    pictures: Pictures | None,
+    box: Box | Sequence[Box] | None,
+    codes: ArrayLike | None,
+    mask: ArrayLike | None,
+) -> Start:
+    """Pictures and the boxes in them that are sampled, or codes and the mask of those.
+
+    Raises BadValue for anything else, and as ``read_pictures`` and ``read_codes``.
+    """
+    given = {"pictures": pictures, "box": box, "codes": codes, "mask": mask}
+    names = [name for name, value in given.items() if value is not None]
+    if pictures is not None and box is not None and len(names) == 2:
+        return Start(read_pictures(pictures), None, boxes=_nested(box))
+    if codes is not None and mask is not None and len(names) == 2:
+        return Start(None, read_codes(codes), mask=_nested(mask))
+    detail = f"give pictures and a box, or codes and a mask; given are {', '.join(names) or 'none of them'}"
+    raise BadValue(detail, given=names)
+
+
+def interpolation_start(pictures: Pictures | None, codes: ArrayLike | None) -> Start:
+    """The two ends of an interpolation.
+
+    Raises BadValue for both pictures and codes, or neither, and as ``read_pictures`` and ``read_codes``.
+    """
+    if (pictures is None) == (codes is None):
+        given = "neither" if codes is None else "both"
+        raise BadValue(f"give two pictures or two rows of codes; {given} were given")
+    if codes is not None:
+        return Start(None, read_codes(codes))
+    return Start(None if pictures is None else read_pictures(pictures), None)
+
+
+def at_least(n: int | None, least: int, default: int) -> int:
+    """``n`` or the default. Raises BadValue for less than the least."""
+    if n is not None and n < least:
+        raise BadValue(f"n is {n}; it must be {least} or more", given=n, allowed=[least, None])
+    return default if n is None else n
+
+
+def completion_rows(n: int | None, given: int) -> int:
+    """How many completions ``given`` rows have. Raises BadValue unless it is one for each, or one row."""
+    rows = at_least(n, 1, given)
+    if given not in (1, rows):
+        raise BadValue(
+            f"n is {n}, and {given} rows were given to complete; leave n out, or give one row to complete "
+            f"n times",
+            given=n,
+            allowed=[given],
+        )
+    return rows
+
+
+def method_that_takes(operations: Mapping[str, Operation], role: Role) -> str | None:
+    """The first sampling method that takes a ``mask``, to complete, or a ``target``, to interpolate."""
+    methods = (
+        name for name in sorted(operations) if name.startswith(SAMPLE) and operations[name].takes(role)
+    )
+    first = next(methods, None)
+    return None if first is None else first.removeprefix(SAMPLE)
+
+
+def _nested(given: Any) -> list[Any]:
+    """An array, or nested sequences, as nested lists."""
+    nested = given.tolist() if isinstance(given, np.ndarray) else given
+    return [_nested(each) if isinstance(each, Sequence | np.ndarray) else each for each in nested]
+
+
+def _pixels(picture: Any) -> NDArray[np.uint8] | None:
+    """The pixels ``(H, W, C)`` of an array, or of a Pillow image that an array has whole; else None."""
+    if isinstance(picture, Image.Image) and picture.mode in _ARRAYS and "transparency" not in picture.info:
+        picture = np.asarray(ImageOps.exif_transpose(picture))
+    if not isinstance(picture, np.ndarray):
+        return None
+    pixels = four_axes(picture)
+    if len(pixels) != 1:
+        detail = f"an array of {len(pixels)} images is one of several pictures; give arrays of one image each"
+        raise BadImage(detail, given=list(picture.shape))
+    return pixels[0]
+
+
+def _file(picture: Any) -> bytes:
+    if isinstance(picture, Image.Image):
+        return _saved(picture)
+    if isinstance(picture, bytes):
+        return picture
+    if isinstance(picture, str | os.PathLike):
+        return Path(picture).read_bytes()
+    allowed = "a path, bytes, a Pillow image or an array uint8 (H, W, C)"
+    raise BadImage(f"a picture is {allowed}, not {quoted(type(picture).__name__)}")
+
+
+def _saved(picture: Image.Image) -> bytes:
+    """A Pillow image as a PNG file, without loss."""
+    if picture.mode not in (*_FILES, *_COLOURS):
+        detail = f"a Pillow image of mode {picture.mode!r}; convert it to one of {', '.join(_FILES)}"
+        raise BadImage(detail, given=picture.mode, allowed=_FILES)
+    upright = ImageOps.exif_transpose(picture)
+    file = io.BytesIO()
+    (upright if upright.mode in _FILES else upright.convert("RGB")).save(file, format="PNG")
+    return file.getvalue()
+
+
+def _png(pixels: NDArray[np.uint8]) -> bytes:
+    return _saved(Image.fromarray(pixels)) if pixels.shape[2] == 4 else to_png(pixels)

@@ -1,0 +1,37 @@
+"""``load``: an exported model, in this process."""
+
+from os import PathLike
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from tessera.local.model import Model
+
+
+def load(
+    source: str | PathLike[str],
+    *,
+    provider: Literal["auto", "cpu", "cuda"] = "auto",
+    threads: int = 0,
+    max_pixels: int = 2**24,
+) -> "Model":
+    """Load an exported model, to run on ONNX Runtime in this process.
+
+    - ``source``: its folder, or ``hf://owner/name@revision`` for one of the Hugging Face hub
+    - ``provider``: ``auto`` is CUDA if it works, else the CPU; ``cuda`` is CUDA or an error
+    - ``threads``: CPU threads for one operation; 0 for all CPUs that the process may use
+    - ``max_pixels``: the largest picture, in pixels; checked before any pixel is decoded
+
+    The files are verified by the hashes of the manifest, and each graph runs once. Several threads may use
+    the model. It gives the results of a service with the same provider and number of threads, bit for bit.
+
+    Raises ModelRefused with the reason, and StartupError if CUDA is asked for and does not work.
+
+    >>> import tessera
+    >>> model = tessera.load("exported/vqvae-mnist")
+    >>> model
+    <Model vqvae-mnist b64151c002d6 on cpu>
+    """
+    # ONNX Runtime is not loaded for a client.
+    from tessera.local.model import loaded
+
+    return loaded(source, provider, threads, max_pixels)

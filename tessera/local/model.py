@@ -1,0 +1,212 @@
+"""A model in this process: pictures and codes checked as the service checks them, and run on ONNX Runtime."""
+
+from collections.abc import Mapping, Sequence
+from os import PathLike, fspath
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from service.codecs import code_arrays, npy
+from service.codecs.images import Fitted, ImageLimits, cropped, squared_error
+from service.contract.manifest import Role
+from service.errors import MissingFile, ModelRefused
+from service.models.bundle import read_bundle
+from service.models.hub import local_folder
+from service.models.model import BatchLimits, ServedModel
+from service.models.validation import load_model
+from service.runtime.providers import choose_provider
+from tessera.inputs import (
+    Box,
+    Labels,
+    Pictures,
+    completion_start,
+    interpolation_start,
+    options,
+    read_codes,
+    read_pictures,
+)
+from tessera.interface import Size, Tokenizer
+from tessera.local.run import Run, finite_figures, fitted
+from tessera.local.sampling import Sampling
+from tessera.results import Codes, Images, ModelInfo, ModelSummary, Reconstruction, Samples, Scores
+
+# Rows and pixels of a call: nobody waits for another client here.
+_ANY = 2**62
+# What the manifest declares for ``ModelInfo``.
+_DECLARED = ModelInfo.model_fields.keys() - {"provider", "reason", "codebook"}
+
+
+class Model(Tokenizer):
+    """A model in this process. Several threads may use it."""
+
+    def __init__(self, served: ServedModel, max_pixels: int) -> None:
+        self._served = served
+        self._limits = ImageLimits(max_pixels, _ANY, _ANY, max_pixels)
+        self._sampling = Sampling(served, self._limits)
+
+    def __repr__(self) -> str:
+        manifest = self._served.manifest
+        return f"<Model {manifest.name} {manifest.version} on {self._served.provider.name}>"
+
+    def encode(
+        self,
+        pictures: Pictures,
+        *,
+        resize: bool = True,
+        label: Labels | None = None,
+        seed: int | None = None,
+        **parameters: float,
+    ) -> Codes:
+        run = self._run("encode", label, seed, parameters)
+        fitted = self._fitted(pictures, resize)
+        return run(len(fitted.pixels), {Role.images: fitted.pixels}).arrays[Role.codes]
+
+    def decode(
+        self,
+        codes: ArrayLike,
+        *,
+        size: Size | None = None,
+        label: Labels | None = None,
+        seed: int | None = None,
+        **parameters: float,
+    ) -> Images:
+        run = self._run("decode", label, seed, parameters)
+        manifest = self._served.manifest
+        array = code_arrays.from_npy(npy.dump(read_codes(codes)), manifest, self._limits)
+        if size is not None:
+            code_arrays.check_unpadded(size, array, manifest)
+        return cropped(run(len(array), {Role.codes: array}).arrays[Role.images], size)
+
+    def reconstruct(
+        self,
+        pictures: Pictures,
+        *,
+        resize: bool = True,
+        label: Labels | None = None,
+        seed: int | None = None,
+        **parameters: float,
+    ) -> Reconstruction:
+        run = self._run("reconstruct", label, seed, parameters)
+        fitted = self._fitted(pictures, resize)
+        made = run(len(fitted.pixels), {Role.images: fitted.pixels}).arrays[Role.images]
+        originals, reconstructions = fitted.crop(fitted.pixels), fitted.crop(made)
+        squares = [squared_error(*each) for each in zip(originals, reconstructions, strict=True)]
+        mse = np.array(squares) / (255**2 * originals[0].size)
+        psnr = [-10 * np.log10(each) if each > 0 else np.inf for each in mse]
+        return Reconstruction(reconstructions, mse, np.array(psnr))
+
+    def score(
+        self,
+        pictures: Pictures,
+        *,
+        resize: bool = True,
+        label: Labels | None = None,
+        seed: int | None = None,
+        **parameters: float,
+    ) -> Scores:
+        pipeline = self._served.pipeline("score")
+        run = Run.of(self._served, pipeline, options(label, seed, parameters))
+        fitted = self._fitted(pictures, resize)
+        results = run(len(fitted.pixels), {Role.images: fitted.pixels})
+        return Scores(finite_figures(results), run.seed, dict(run.values))
+
+    def sample(
+        self,
+        n: int | None = None,
+        *,
+        method: str | None = None,
+        label: Labels | None = None,
+        seed: int | None = None,
+        **parameters: float,
+    ) -> Samples:
+        given = options(label, seed, parameters)
+        return self._sampling.drawn(method, n, given)
+
+    def complete(
+        self,
+        pictures: Pictures | None = None,
+        *,
+        box: Box | Sequence[Box] | None = None,
+        codes: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        n: int | None = None,
+        method: str | None = None,
+        label: Labels | None = None,
+        seed: int | None = None,
+        **parameters: float,
+    ) -> Samples:
+        given = options(label, seed, parameters)
+        start = completion_start(pictures, box, codes, mask)
+        return self._sampling.completed(method, n, given, start)
+
+    def interpolate(
+        self,
+        pictures: Pictures | None = None,
+        *,
+        codes: ArrayLike | None = None,
+        n: int | None = None,
+        method: str | None = None,
+        label: Labels | None = None,
+        seed: int | None = None,
+        **parameters: float,
+    ) -> Samples:
+        given = options(label, seed, parameters)
+        return self._sampling.interpolated(method, n, given, interpolation_start(pictures, codes))
+
+    def codebook(self) -> Codes:
+        vectors = self._served.bundle.vectors
+        if vectors is None:
+            raise MissingFile(f"model {self._served.manifest.name!r} has no codebook")
+        return vectors.copy()
+
+    def preview(self) -> bytes:
+        preview = self._served.bundle.preview
+        if preview is None:
+            raise MissingFile(f"model {self._served.manifest.name!r} has no preview")
+        return preview
+
+    def info(self) -> ModelInfo:
+        manifest, provider = self._served.manifest, self._served.provider
+        return ModelInfo(
+            **{name: getattr(manifest, name) for name in _DECLARED},
+            provider=provider.name,
+            reason=provider.reason,
+            codebook=None if manifest.codebook is None else manifest.codebook.shape,
+        )
+
+    def models(self) -> list[ModelSummary]:
+        manifest = self._served.manifest
+        summary = ModelSummary(
+            name=manifest.name,
+            version=manifest.version,
+            kind=manifest.kind,
+            default=True,
+            image=manifest.image,
+            codes=manifest.codes,
+            operations=tuple(sorted(manifest.operations)),
+        )
+        return [summary]
+
+    def _run(self, verb: str, label: Labels | None, seed: int | None, parameters: Mapping[str, float]) -> Run:
+        """The run of an operation; without a seed, with the default noise."""
+        pipeline = self._served.pipeline(verb)
+        default_noise = pipeline.names if seed is None else ()
+        return Run.of(self._served, pipeline, options(label, seed, parameters), default_noise)
+
+    def _fitted(self, pictures: Pictures, resize: bool) -> Fitted:
+        return fitted(read_pictures(pictures), self._served, self._limits, resize=resize)
+
+
+def loaded(
+    source: str | PathLike[str], provider: Literal["auto", "cpu", "cuda"], threads: int, max_pixels: int
+) -> Model:
+    """The model of a source, as ``tessera.load``."""
+    folder = local_folder(fspath(source))
+    if not folder.is_dir():
+        raise ModelRefused(f"there is no folder {str(source)!r}; a model is the folder that was exported")
+    chosen = choose_provider(provider, threads, captures=True)
+    try:
+        return Model(load_model(read_bundle(folder), chosen, BatchLimits.on(chosen)), max_pixels)
+    except ModelRefused as error:
+        raise ModelRefused(f"{source}: {error}") from error

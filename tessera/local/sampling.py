@@ -1,0 +1,138 @@
+"""Sampling, completion and interpolation in this process, by the rules of ``/sample``."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.codecs import code_arrays, masks, npy
+from service.codecs.images import ImageLimits
+from service.contract.manifest import Role
+from service.contract.runner import Results
+from service.errors import BadCodes, BadValue
+from service.models.model import ServedModel
+from service.models.pipeline import SAMPLE
+from tessera.inputs import Options, Start, at_least, completion_rows, method_that_takes
+from tessera.local.run import Run, finite_figures, fitted
+from tessera.results import Samples
+
+Array = NDArray[Any]
+
+# Points of an interpolation, as in the service.
+POINTS, ENDS = 9, 2
+
+
+class Sampling:
+    """The samplers of a model."""
+
+    def __init__(self, model: ServedModel, limits: ImageLimits) -> None:
+        self._model, self._limits = model, limits
+
+    def drawn(self, method: str | None, n: int | None, options: Options) -> Samples:
+        """Samples from noise. Raises UnknownOperation, UnknownName or BadValue."""
+        operation = self._model.sampler(method)
+        if self._model.manifest.operations[operation].takes(Role.target):
+            raise BadValue(
+                f"method {operation.removeprefix(SAMPLE)!r} interpolates: give two rows of codes or two "
+                f"images; neither were given"
+            )
+        run = Run.of(self._model, self._model.pipeline(operation), options)
+        several = 1 if options.label is None or isinstance(options.label, int | str) else len(options.label)
+        return _samples(run, run(at_least(n, 1, several), {}), operation)
+
+    def completed(self, method: str | None, n: int | None, options: Options, start: Start) -> Samples:
+        """Samples of what the boxes or the mask of the start cover. Raises as ``drawn``, and BadCodes."""
+        model = self._model
+        operations = model.manifest.operations
+        operation = model.sampler(method or method_that_takes(operations, Role.mask))
+        if not operations[operation].takes(Role.mask):
+            name, methods = operation.removeprefix(SAMPLE), model.methods_that_take(Role.mask)
+            able = f"methods that can are {', '.join(methods)}" if methods else "no method of this model can"
+            raise BadValue(
+                f"method {name!r} of {model.manifest.name!r} samples every code and cannot complete; {able}",
+                given=name,
+                allowed=methods,
+            )
+        pipeline = model.pipeline(operation)
+        if start.pictures is not None:
+            pipeline = model.pipeline_of("encode", *pipeline.names)
+        run = Run.of(model, pipeline, options, pipeline.names[: pipeline.names.index(operation)])
+        kept = self._kept(start)
+        given = len(kept[Role.mask])
+        rows = completion_rows(n, given)
+        kept = {role: array.repeat(rows // given, axis=0) for role, array in kept.items()}
+        return _samples(run, run(rows, kept), operation)
+
+    def interpolated(self, method: str | None, n: int | None, options: Options, start: Start) -> Samples:
+        """Points from one end to the other. Raises as ``drawn``, and BadCodes."""
+        model = self._model
+        operations = model.manifest.operations
+        operation = model.sampler(method or method_that_takes(operations, Role.target))
+        if not operations[operation].takes(Role.target):
+            methods = model.methods_that_take(Role.target)
+            able = f"methods that do are {', '.join(methods)}" if methods else "no method of this model does"
+            name = operation.removeprefix(SAMPLE)
+            detail = f"method {name!r} of {model.manifest.name!r} does not interpolate; {able}"
+            raise BadValue(detail, given=name, allowed=methods)
+        sampling = model.pipeline(operation)
+        pipeline = sampling if start.pictures is None else model.pipeline_of("encode", *sampling.names)
+        run = Run.of(model, pipeline, options, pipeline.names[: pipeline.names.index(operation)])
+        rows = at_least(n, ENDS, POINTS)
+        if start.pictures is not None:
+            pixels = _two(fitted(start.pictures, model, self._limits).pixels, "images")
+            encode = run._replace(pipeline=model.pipeline("encode"))
+            ends = encode(ENDS, {Role.images: pixels}).arrays[Role.codes]
+        else:
+            ends = _two(self._codes(start.codes), "rows of codes")
+        between = {
+            Role.codes: ends[:1].repeat(rows, axis=0),
+            Role.target: ends[1:].repeat(rows, axis=0),
+            Role.fraction: np.linspace(0, 1, rows, dtype=np.float32),
+        }
+        return _samples(run, run._replace(pipeline=sampling)(rows, between), operation)
+
+    def _kept(self, start: Start) -> dict[Role, Array]:
+        """The images or the codes of a completion, and the mask of each row."""
+        manifest = self._model.manifest
+        if start.pictures is not None:
+            found = fitted(start.pictures, self._model, self._limits)
+            boxes = masks.boxes_from_json(start.boxes or [])
+            return {Role.images: found.pixels, Role.mask: masks.from_boxes(boxes, found.sizes, manifest)}
+        codes = self._codes(start.codes)
+        if codes.shape[1:] != manifest.codes.shape:
+            own = list(manifest.codes.shape)
+            detail = (
+                f"codes of shape {list(codes.shape)}; {manifest.name!r} samples only its own shape, "
+                f"[N, {', '.join(map(str, own))}]"
+            )
+            raise BadCodes(detail, given=list(codes.shape), allowed=[None, *own])
+        return {Role.codes: codes, Role.mask: masks.from_json(start.mask or [], manifest, len(codes))}
+
+    def _codes(self, codes: Array | None) -> Array:
+        return code_arrays.from_npy(npy.dump(np.asarray(codes)), self._model.manifest, self._limits)
+
+
+def _samples(run: Run, results: Results, operation: str) -> Samples:
+    arrays = results.arrays
+    states, images = arrays.get(Role.states), None
+    if states is not None and states.shape[1]:
+        images = run.decode_states(states, arrays.get(Role.label))
+    return Samples(
+        images=arrays[Role.images],
+        codes=arrays.get(Role.codes),
+        labels=arrays.get(Role.label),
+        mask=arrays.get(Role.mask),
+        states=None if images is None else states,
+        state_images=images,
+        figures=finite_figures(results),
+        method=operation.removeprefix(SAMPLE),
+        seed=run.seed,
+        parameters=dict(run.values),
+    )
+
+
+def _two(ends: Array, what: str) -> Array:
+    if len(ends) != ENDS:
+        detail = f"{len(ends)} {what} were given; an interpolation needs two"
+        raise BadValue(detail, given=len(ends), allowed=[ENDS])
+    return ends

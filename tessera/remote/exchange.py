@@ -1,0 +1,119 @@
+"""Requests and their responses, whoever sends them: with or without an event loop.
+
+A call is a generator that yields requests, gets responses and returns its result. ``Client`` and
+``AsyncClient`` drive it, each in its way, so there is one code for both.
+"""
+
+import random
+import time
+from collections.abc import Generator
+from functools import lru_cache
+from typing import NamedTuple, TypeVar
+from urllib.parse import urlencode, urlsplit
+
+import httpx2
+
+from service.errors import StartupError, TesseraError, quoted
+from tessera.errors import ConnectionFailed, error_of
+
+T = TypeVar("T")
+
+# Statuses of a service that has no room now, and says when to try again.
+_BUSY = (429, 503)
+# Retries are spread over so much more than the time to wait, so that not all clients come back at once.
+_SPREAD = 0.25
+_KEY_CHARACTERS = range(0x21, 0x7F)
+
+
+Query = tuple[tuple[str, str], ...]
+"""Names and values, in order."""
+
+
+class Request(NamedTuple):
+    """A request of the API: with ``content`` of a type, or a form with some ``files``."""
+
+    method: str
+    path: str
+    query: Query = ()
+    content: bytes = b""
+    content_type: str = ""
+    accept: str = "application/json"
+    files: tuple[bytes, ...] = ()
+
+
+Call = Generator[Request, httpx2.Response, T]
+
+
+class Service:
+    """A service: its URL, what every request has, and how long it is asked."""
+
+    def __init__(self, url: str, key: str | None, timeout: float, deadline: float) -> None:
+        """Raises StartupError for a URL or a key that cannot be used."""
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise StartupError(f"{quoted(url)} is no URL of a service, such as http://localhost:8000")
+        if key is not None and not (key and all(ord(each) in _KEY_CHARACTERS for each in key)):
+            # Without the key: the message ends up in logs.
+            raise StartupError("the key is empty, or has other characters than visible ASCII")
+        self.url = url.rstrip("/")
+        self.headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        self.timeout = httpx2.Timeout(timeout, connect=min(timeout, 10))
+        self.deadline = deadline
+        self._address = lru_cache(1024)(self._joined)
+
+    def built(self, client: httpx2.Client | httpx2.AsyncClient, request: Request) -> httpx2.Request:
+        """The request as httpx2 has it."""
+        headers = {"Accept": request.accept}
+        if request.content_type:
+            headers["Content-Type"] = request.content_type
+        url = self._address(request.path, request.query)
+        if request.files:
+            files = [("image", (str(index), file)) for index, file in enumerate(request.files)]
+            return client.build_request(request.method, url, files=files, headers=headers)
+        return client.build_request(request.method, url, content=request.content, headers=headers)
+
+    def _joined(self, path: str, query: Query) -> httpx2.URL:
+        return httpx2.URL(f"{self.url}{path}{'?' if query else ''}{urlencode(query)}")
+
+
+class Attempts:
+    """The attempts at one request. The calls of the API change nothing, so each may be made again."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._until = time.monotonic() + service.deadline
+        self._reconnected = False
+
+    def after_error(self, error: httpx2.HTTPError | httpx2.InvalidURL) -> float:
+        """The seconds until the next attempt after one without a response. Raises ConnectionFailed.
+
+        A connection that the service closes while it is idle fails the next request on it: that is made
+        again, once.
+        """
+        closed = isinstance(error, httpx2.RemoteProtocolError | httpx2.ReadError | httpx2.WriteError)
+        if closed and not self._reconnected and time.monotonic() < self._until:
+            self._reconnected = True
+            return 0.0
+        url = self._service.url
+        if isinstance(error, httpx2.TimeoutException):
+            wait = self._service.timeout
+            limit = wait.connect if isinstance(error, httpx2.ConnectTimeout) else wait.read
+            raise ConnectionFailed(f"{url} did not respond within {limit:g} s (timeout)") from error
+        what = "cannot be reached" if isinstance(error, httpx2.ConnectError) else "failed"
+        raise ConnectionFailed(f"{url} {what}: {error or type(error).__name__}") from error
+
+    def after_response(self, response: httpx2.Response) -> float:
+        """The seconds until the next attempt after a response with an error. Raises that error.
+
+        Only a 429 or a 503 with ``Retry-After`` in seconds leads to another attempt, within the deadline.
+        """
+        after = response.headers.get("Retry-After", "")
+        if response.status_code in _BUSY and after.isdecimal():
+            seconds = int(after[:9]) * (1 + _SPREAD * random.random())  # noqa: S311 - no secret
+            if time.monotonic() + seconds < self._until:
+                return seconds
+        raise self.error(response)
+
+    def error(self, response: httpx2.Response) -> TesseraError:
+        """The error in a response."""
+        return error_of(response.status_code, response.content, self._service.url)

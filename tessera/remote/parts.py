@@ -1,0 +1,57 @@
+"""A batch in parts, each as large as the service takes in one request."""
+
+from collections import deque
+from collections.abc import Callable
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from service.errors import TooLarge
+from tessera.remote.exchange import Call
+
+T = TypeVar("T")
+
+_ANY = 2**62
+# Of the largest body, for what a form or an npy has beside its pictures.
+_SHARE = 0.95
+
+
+class Limits(BaseModel):
+    """What one request may hold, as ``GET /models`` says; a service that does not say so takes anything."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    max_images: int = _ANY
+    max_total_pixels: int = _ANY
+    max_body_bytes: int = _ANY
+
+    def rows(self, pixels: int, nbytes: int) -> int:
+        """How many rows of so many pixels and bytes each one request may have: 1 or more."""
+        return max(
+            1,
+            min(
+                self.max_images,
+                self.max_total_pixels // max(1, pixels),
+                int(self.max_body_bytes * _SHARE) // max(1, nbytes),
+            ),
+        )
+
+
+def in_parts(rows: int, most: int, ask: Callable[[int, int], Call[T]]) -> Call[list[T]]:
+    """The results of ``ask(start, stop)`` for parts of at most so many rows, in order.
+
+    A part that the service finds too large (413) is cut in two, because not every limit is known before: that
+    on the states of chains, for example. Raises TooLarge for one row.
+    """
+    waiting = deque((start, min(start + most, rows)) for start in range(0, rows, most))
+    results: list[T] = []
+    while waiting:
+        start, stop = waiting.popleft()
+        try:
+            results.append((yield from ask(start, stop)))
+        except TooLarge:
+            if stop - start == 1:
+                raise
+            middle = (start + stop) // 2
+            waiting.extendleft([(middle, stop), (start, middle)])
+    return results
