@@ -45,6 +45,7 @@ try:
 
     from trainer import durable
     from trainer.cli import Commands, going_on, reload_option, replace_option, same_command
+    from trainer.commands.flags import EVALUATE
     from trainer.config import RunConfig, read_yaml, resolve
     from trainer.data import loading
     from trainer.training.run_folder import RunFolder
@@ -196,60 +197,32 @@ def sample(
         pictures.write_samples(published, method, label, count, seed, sets, out, _console())
 
 
-@main.command("evaluate", short_help="Measure a published model in full.")
-@click.argument("model", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="print the metrics as JSON, and nothing else")
-@click.option("--data", help="as for training  [default: the data the model was trained on]")
-@click.option(
-    "--samples",
-    # All pairs of distances are in memory: 1.6 GB for 10,000.
-    type=click.IntRange(min=10, max=20_000),
-    default=10_000,
-    show_default=True,
-    help="of each method",
-)
-@click.option(
-    "--nll-samples",
-    type=click.IntRange(min=2),
-    default=128,
-    show_default=True,
-    help="importance samples of an image",
-)
-@click.option(
-    "--nll-images", type=click.IntRange(min=1), default=10_000, show_default=True, help="test images, at most"
-)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="of all noise")
-@click.option(
-    "--set", "sets", multiple=True, metavar="METHOD.NAME=VALUE", help="a parameter of a method; repeatable"
-)
-@click.option(
-    "--write/--no-write",
-    default=True,
-    show_default=True,
-    help="metrics into manifest and card",
-)
+@main.command("evaluate", short_help="Measure a published model in full.", params=list(EVALUATE))
 def evaluate(
     model: Path,
     as_json: bool,
     data: str | None,
+    fid_file: Path | None,
+    fid_sha256: str | None,
     sets: tuple[str, ...],
     write: bool,
     reload: str | None,
-    **effort: int,
+    **effort: Any,
 ) -> None:
     """Measure MODEL, a published model or the run folder of one, through ONNX Runtime, as the service."""
     with _clear_errors():
-        from trainer.evaluation.published import Published, check_parameters, sampler_parameters
+        from trainer.evaluation.published import Published, check_parameters, fid_weights, sampler_parameters
 
         published, parameters = Published.find(model), sampler_parameters(sets)
         check_parameters(published.model, parameters)
         source = published.data(data)
+        weights = None if fid_file is None else fid_weights(fid_file, fid_sha256)
         from trainer import evaluate
         from trainer.evaluation.results import Effort
 
         console = Console(stderr=True, quiet=True) if as_json else _console()
         manifest = evaluate.evaluate(
-            published.folder, source, Effort(**effort), parameters, console, write=write
+            published.folder, source, Effort(**effort), parameters, console, write=write, weights=weights
         )
         if as_json:
             click.echo(json.dumps([row.model_dump() for row in manifest.measures], indent=2))

@@ -138,6 +138,9 @@ class Measures(Record):
     ``of`` says what was evaluated: ``reconstructions``, ``likelihood``, the images of an operation
     ``sample/<method>``, or ``real images``, the best that samples could reach. The row ``training`` has
     the steps of the training on ``images`` training images.
+
+    ``protocol`` is a hash over ``settings``, which say how it was measured and on which pixels: rows with the
+    same protocol may be compared, those of other models too.
     """
 
     of: str = "reconstructions"
@@ -145,6 +148,8 @@ class Measures(Record):
     split: str
     images: int = Field(ge=1)
     values: dict[str, float]
+    protocol: str | None = Field(default=None, pattern=r"^[0-9a-f]{12}$")
+    settings: dict[str, str | int] = Field(default_factory=dict)
 
 
 class Parity(Record):

@@ -82,7 +82,14 @@ def _metrics(manifest: Manifest) -> str:
         for name, description in _descriptions(manifest).items()
         if name in named
     ]
-    parts = ["## Figures", "Measured on the exported files.", *tables, "\n".join(notes), _parity(manifest)]
+    parts = [
+        "## Figures",
+        "Measured on the exported files.",
+        *tables,
+        "\n".join(notes),
+        *map(_protocol, manifest.measures),
+        _parity(manifest),
+    ]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -106,6 +113,14 @@ def _title(row: Measures) -> str:
     if row.of.startswith(SAMPLE):
         return f"{row.of}: {row.images:,} beside images of {row.dataset}, {row.split}"
     return f"{row.of}: {row.dataset}, {row.split}, {row.images:,} images"
+
+
+def _protocol(row: Measures) -> str:
+    """How a row was measured, if it has a protocol."""
+    if row.protocol is None:
+        return ""
+    settings = ", ".join(f"{name} {value}" for name, value in row.settings.items())
+    return f"{row.of.capitalize()} by protocol `{row.protocol}`: {settings}."
 
 
 def _descriptions(manifest: Manifest) -> dict[str, str]:
