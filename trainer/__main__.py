@@ -25,27 +25,24 @@ A running service loads the model at the end:
     python -m trainer vqvae --reload http://127.0.0.1:8000
 """
 
-import json
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 from click.core import ParameterSource
 
 from service.contract import __version__
-from trainer.errors import Terminated, TrainerError, needs
+from trainer.errors import needs
 
 try:
     from rich.console import Console
 
     from trainer import durable
-    from trainer.cli import Commands, going_on, reload_option, replace_option, same_command
-    from trainer.commands.flags import EVALUATE
+    from trainer.cli import Commands, clear_errors, going_on, open_console, reload_option, replace_option
     from trainer.config import RunConfig, read_yaml, resolve
     from trainer.data import loading
     from trainer.training.run_folder import RunFolder
@@ -69,8 +66,8 @@ def _train(
 ) -> None:
     source = click.get_current_context().get_parameter_source
     flags = {name: value for name, value in given.items() if source(name) is not ParameterSource.DEFAULT}
-    console = _console()
-    with _clear_errors():
+    console = open_console()
+    with clear_errors():
         resolved = resolve(kind, preset=preset, file=config, flags=flags)
         asked = (read_yaml(config) if config else {}) | flags
         # Nobody chose the preset's name, so if it is taken, the run gets another one.
@@ -127,8 +124,8 @@ def _have_loaded(service: str | None, name: str, console: Console) -> None:
 @click.option("--name", help="of the exported model [default: the run's]")
 def export(run: Path, export_to: Path | None, name: str | None, replace: bool, reload: str | None) -> None:
     """Publish the model of the latest checkpoint of RUN, a run folder."""
-    console = _console()
-    with _clear_errors():
+    console = open_console()
+    with clear_errors():
         opened = RunFolder.open(run)
         opened.replace = replace
         config = opened.published_as(export_to, name)
@@ -157,11 +154,11 @@ def reconstruct(model: Path, files: tuple[Path, ...], out: Path) -> None:
 
     Without --image, the originals are the first test images of the data it was trained on.
     """
-    with _clear_errors():
+    with clear_errors():
         from trainer import pictures
         from trainer.evaluation.published import Published
 
-        pictures.write_reconstructions(Published.find(model), files, out, _console())
+        pictures.write_reconstructions(Published.find(model), files, out, open_console())
 
 
 @main.command("sample", short_help="Draw new images.")
@@ -189,81 +186,15 @@ def sample(
 
     A seed gives the same images as in the service.
     """
-    with _clear_errors():
+    with clear_errors():
         from trainer import pictures
         from trainer.evaluation.published import Published
 
         published = Published.find(model)
-        pictures.write_samples(published, method, label, count, seed, sets, out, _console())
+        pictures.write_samples(published, method, label, count, seed, sets, out, open_console())
 
 
-@main.command("evaluate", short_help="Measure a published model in full.", params=list(EVALUATE))
-def evaluate(
-    model: Path,
-    as_json: bool,
-    data: str | None,
-    fid_file: Path | None,
-    fid_sha256: str | None,
-    sets: tuple[str, ...],
-    write: bool,
-    reload: str | None,
-    **effort: Any,
-) -> None:
-    """Measure MODEL, a published model or the run folder of one, through ONNX Runtime, as the service."""
-    with _clear_errors():
-        from trainer.evaluation.published import Published, check_parameters, fid_weights, sampler_parameters
-
-        published, parameters = Published.find(model), sampler_parameters(sets)
-        check_parameters(published.model, parameters)
-        source = published.data(data)
-        weights = None if fid_file is None else fid_weights(fid_file, fid_sha256)
-        from trainer import evaluate
-        from trainer.evaluation.results import Effort
-
-        console = Console(stderr=True, quiet=True) if as_json else _console()
-        manifest = evaluate.evaluate(
-            published.folder, source, Effort(**effort), parameters, console, write=write, weights=weights
-        )
-        if as_json:
-            click.echo(json.dumps([row.model_dump() for row in manifest.measures], indent=2))
-        if write:
-            _have_loaded(reload, manifest.name, console)
-
-
-def _console() -> Console:
-    # The file is named, as a live line goes on while torch's exporter has sys.stdout.
-    return Console(file=sys.stdout, highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def _clear_errors() -> Iterator[None]:
-    """Print an error of the user's in one line and exit; on SIGTERM unwind, so that unfinished files go."""
-    before = signal.signal(signal.SIGTERM, _terminate)
-    try:
-        yield
-    except TrainerError as error:
-        _end(str(error), error.exit_code)
-    except ModuleNotFoundError as error:
-        _end(needs("the trainer", "trainer", error.name), 1)
-    except KeyboardInterrupt as stop:
-        number = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
-        _end(f"interrupted. To start again: {same_command()}", 128 + number)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _terminate(_number: int, _frame: object) -> NoReturn:
-    raise Terminated
-
-
-def _end(message: str, exit_code: int) -> NoReturn:
-    click.echo(f"error: {message}", err=True)
-    sys.exit(exit_code)
-
-
-export.params.append(replace_option())
-for _publishing in (export, evaluate):
-    _publishing.params.append(reload_option())
+export.params += [replace_option(), reload_option()]
 
 if __name__ == "__main__":
     # As it was typed, so that the commands in messages can be copied: plain python may be another one.

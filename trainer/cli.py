@@ -3,6 +3,7 @@
 And the commands shown in messages, under the name by which this program was called.
 """
 
+import pkgutil
 import shlex
 import signal
 import sys
@@ -10,22 +11,26 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
 
 import click
 from click.core import ParameterSource
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
+from rich.console import Console
 
 from trainer.config import RunConfig, config_class, presets, resolve
-from trainer.errors import Interrupted, ReloadError, Terminated, nearest
-from trainer.export.reload import KEY_VARIABLE, URL_VARIABLE
+from trainer.errors import Interrupted, ReloadError, Terminated, TrainerError, nearest, needs
+from trainer.export.reload import KEY_VARIABLE, URL_VARIABLE, ServiceAddress
 from trainer.kinds import KINDS
 
 NONE = "none"
-SCHEMES = ("http", "https")
 MODULE = " -m trainer"
+# Commands with a module of their own, which is imported when one of them is used or listed.
+COMMANDS = {
+    "evaluate": "trainer.evaluation.command:evaluate",
+    "import": "trainer.pretrained.command:import_model",
+}
 
 
 class FieldType(click.ParamType[Any]):
@@ -101,12 +106,15 @@ class Commands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names of all commands, sorted."""
-        return sorted([*super().list_commands(ctx), *KINDS])
+        return sorted([*super().list_commands(ctx), *COMMANDS, *KINDS])
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command of a name, or None."""
         if cmd_name in KINDS:
             return KindCommand(cmd_name, callback=partial(self._train, cmd_name))
+        if cmd_name in COMMANDS:
+            found: click.Command = pkgutil.resolve_name(COMMANDS[cmd_name])
+            return found
         return super().get_command(ctx, cmd_name)
 
     def resolve_command(
@@ -119,23 +127,6 @@ class Commands(click.Group):
                 f"no kind or command {args[0]!r}; there are {', '.join(names)}.{nearest(args[0], names)}"
             )
         return super().resolve_command(ctx, args)
-
-
-class ServiceAddress(click.ParamType[str]):
-    """``http://HOST:PORT``, or the same with https or a path before the service's own."""
-
-    name = "URL"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Check an address: before hours of training, not after."""
-        try:
-            parts = urlsplit(value)
-            good = parts.scheme in SCHEMES and parts.hostname and parts.port != 0
-        except ValueError:
-            good = False
-        if not good:
-            self.fail(f"{value!r} is no address of a service, such as http://127.0.0.1:8000", param, ctx)
-        return str(value).rstrip("/")
 
 
 def reload_option() -> click.Option:
@@ -262,3 +253,35 @@ def going_on(begun: Callable[[], bool], how: str) -> Iterator[None]:
 def _program() -> str:
     context = click.get_current_context(silent=True)
     return (context and context.find_root().info_name) or f"python{MODULE}"
+
+
+def open_console() -> Console:
+    """The console that a command prints to."""
+    # The file is named, as a live line goes on while torch's exporter has sys.stdout.
+    return Console(file=sys.stdout, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """Print an error of the user's in one line and exit; on SIGTERM unwind, so that unfinished files go."""
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    except TrainerError as error:
+        _end(str(error), error.exit_code)
+    except ModuleNotFoundError as error:
+        _end(needs("the trainer", "trainer", error.name), 1)
+    except KeyboardInterrupt as stop:
+        number = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
+        _end(f"interrupted. To start again: {same_command()}", 128 + number)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(_number: int, _frame: object) -> NoReturn:
+    raise Terminated
+
+
+def _end(message: str, exit_code: int) -> NoReturn:
+    click.echo(f"error: {message}", err=True)
+    sys.exit(exit_code)

@@ -33,6 +33,10 @@ class RunError(TrainerError):
     """A run folder or checkpoint that cannot be written, read or resumed."""
 
 
+class CheckpointError(TrainerError):
+    """A pretrained checkpoint that cannot be read, is of no known family, or does not fit its config."""
+
+
 class ExportError(TrainerError):
     """A model that cannot be exported, verified or published."""
 

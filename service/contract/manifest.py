@@ -29,6 +29,7 @@ __all__ = [
     "Parity",
     "Role",
     "Run",
+    "Scaling",
     "Tiling",
     "content_version",
     "fits",
@@ -79,12 +80,29 @@ class ImageSpec(Record):
         return -(-height // step) * step, -(-width // step) * step
 
 
+class Scaling(Record):
+    """How the latents of a diffusion model follow from the codes: ``(codes - shift) * factor``.
+
+    The codes that are served are the encoder's own, not scaled.
+    """
+
+    factor: float = Field(gt=0)
+    shift: float = 0.0
+
+
 class CodesSpec(Record):
     """The codes of one image.
 
-    ``shape`` is the shape for an image of the native size, without the batch axis: ``(h, w)`` for a grid of
-    discrete codes, ``(d,)`` for a vector. With ``stride``, an image of ``H x W`` pixels has a grid of
-    ``(H / stride, W / stride)``. Discrete codes are int32 in ``[0, codebook_size)``.
+    ``shape`` is the shape for an image of the native size, without the batch axis:
+
+    codes                                 dtype      shape
+    a grid of discrete codes              int32      ``(h, w)``
+    a sequence of discrete codes          int32      ``(n,)``
+    a grid of continuous codes, latents   float32    ``(h, w, c)``
+    a vector                              float32    ``(d,)``
+
+    A grid has a ``stride``: an image of ``H x W`` pixels has a grid of ``(H / stride, W / stride)``. Discrete
+    codes are in ``[0, codebook_size)``. ``scaling`` is for continuous codes.
     """
 
     dtype: Literal["int32", "float32"]
@@ -92,16 +110,31 @@ class CodesSpec(Record):
     stride: int | None = Field(default=None, ge=1)
     codebook_size: int | None = Field(default=None, ge=2)
     codebook_dim: int | None = Field(default=None, ge=1)
+    scaling: Scaling | None = None
 
     @model_validator(mode="after")
     def _codes_agree(self) -> Self:
         if (self.dtype == "int32") != (self.codebook_size is not None):
             raise ValueError("int32 codes need a codebook_size, float32 codes have none")
-        if self.stride is not None and len(self.shape) != 2:
-            raise ValueError(f"stride is for a grid (h, w), not for codes of shape {self.shape}")
+        if self.stride is not None and len(self.shape) != (2 if self.dtype == "int32" else 3):
+            raise ValueError(
+                "stride is for a grid, (h, w) of int32 or (h, w, c) of float32, not for "
+                f"{self.dtype} codes of shape {self.shape}"
+            )
+        if self.scaling is not None and self.dtype == "int32":
+            raise ValueError("scaling is for float32 codes, not for int32")
         if any(size < 1 for size in self.shape):
             raise ValueError(f"codes of shape {self.shape} are empty")
         return self
+
+    def shape_for(self, height: int, width: int) -> tuple[int, ...]:
+        """The shape of the codes of an image of ``height`` x ``width`` pixels, without the batch axis.
+
+        Without a stride it is the same for every image.
+        """
+        if self.stride is None:
+            return self.shape
+        return height // self.stride, width // self.stride, *self.shape[2:]
 
     def row(
         self, role: Role, image: ImageSpec | None = None, *, any_size: bool = False
@@ -113,7 +146,7 @@ class CodesSpec(Record):
         """
         any_size = any_size and image is not None and image.multiple_of is not None
         axes: dict[Axis, tuple[int, ...]] = {
-            "codes": (-1,) * len(self.shape) if any_size and self.stride is not None else self.shape,
+            "codes": (-1, -1, *self.shape[2:]) if any_size and self.stride is not None else self.shape,
             "any": (-1,),
         }
         if image is not None:
@@ -224,7 +257,7 @@ class Manifest(Record):
             if self.codebook.shape != (self.codes.codebook_size, self.codes.codebook_dim):
                 raise ValueError(f"codebook {self.codebook.shape} does not fit {self.codes!r}")
         stride, size = self.codes.stride, (self.image.height, self.image.width)
-        if stride is not None and tuple(stride * axis for axis in self.codes.shape) != size:
+        if stride is not None and tuple(stride * axis for axis in self.codes.shape[:2]) != size:
             raise ValueError(
                 f"codes of shape {self.codes.shape} with stride {stride} do not belong to an image of "
                 f"{size[0]}x{size[1]}"

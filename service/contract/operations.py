@@ -8,6 +8,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from service.contract.roles import Draw, Role, Source
 
+# The axes of a noise input that has the shape of the codes.
+CODES_AXES = "codes"
+
 
 class Record(BaseModel):
     """A part of the manifest: immutable, and without unknown members."""
@@ -46,7 +49,7 @@ class Input(Record):
 
     ``name`` is its name in the graph. An input of role ``parameter`` gets the operation's parameter of the
     same name. ``shape`` is for noise: the axes after the batch, each a number or the name of an int64
-    parameter.
+    parameter, or ``codes``, which stands for all axes of the codes of the row's image.
 
     ``default`` is for labels and noise. A label that the request omits has this index; without a default it
     must be given. Noise has this value everywhere when the default noise is used: to encode, decode or
@@ -72,6 +75,11 @@ class Input(Record):
     def is_noise(self) -> bool:
         """Whether it is filled with noise."""
         return self.role.spec.draw is not None
+
+    @property
+    def named_axes(self) -> tuple[str, ...]:
+        """The int64 parameters that are axes of its noise."""
+        return tuple([axis for axis in self.shape if isinstance(axis, str) and axis != CODES_AXES])
 
     @property
     def draw(self) -> Draw:
@@ -149,7 +157,7 @@ class Operation(Record):
         for item in self.inputs:
             if item.role.spec.source is Source.PARAMETER and item.name not in self.parameters:
                 raise ValueError(f"input {item.name!r} is a parameter that is not declared")
-            if missing := {axis for axis in item.shape if isinstance(axis, str)} - integers:
+            if missing := set(item.named_axes) - integers:
                 detail = f"input {item.name!r} has axes that are not int64 parameters: {sorted(missing)}"
                 raise ValueError(detail)
         for verb, items in (("takes", self.inputs), ("gives", self.outputs)):

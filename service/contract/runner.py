@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from service.contract import noise
 from service.contract.manifest import CodesSpec
-from service.contract.operations import Input, Operation, Parameter
+from service.contract.operations import CODES_AXES, Input, Operation, Parameter
 from service.contract.roles import Role, Source
 
 Array = NDArray[Any]
@@ -113,7 +113,7 @@ class Runner:
                     dtype = operation.parameters[item.name].dtype
                     feeds[item.name] = np.array(values[item.name], dtype=dtype)
                 case Source.SEED:
-                    shape = noise_shape(item, values)
+                    shape = noise_shape(item, values, batch.codes_shape(self._codes))
                     feeds[item.name] = batch.noise(name, item, shape, use_default=use_default)
                 case _:
                     tensor = batch.tensors.get(item.role)
@@ -160,6 +160,13 @@ class _Batch:
         stream = noise.stream(operation, item.name)
         return _stacked([item.draw(each.seed, each.items, stream, shape) for each in self._slices])
 
+    def codes_shape(self, spec: CodesSpec) -> tuple[int, ...]:
+        """The shape of the codes of one row: of those given, or of those of the images given."""
+        given = self._slices[0].given
+        if Role.codes in given:
+            return given[Role.codes].shape[1:]
+        return spec.shape_for(*given[Role.images].shape[1:3]) if Role.images in given else spec.shape
+
     def results(self) -> list[Results]:
         arrays = {role: as_array(tensor) for role, tensor in self.tensors.items()}
         figures = {name: as_array(tensor) for name, tensor in self.figures.items()}
@@ -190,9 +197,18 @@ def default_noise(operation: str, item: Input, rows: int, shape: Sequence[int]) 
     return np.full((rows, *shape), item.default, np.float32)
 
 
-def noise_shape(item: Input, values: Values) -> tuple[int, ...]:
-    """The shape of one row of a noise input; parameters fill its named axes."""
-    return tuple([int(values[axis]) if isinstance(axis, str) else axis for axis in item.shape])
+def noise_shape(item: Input, values: Values, codes: Sequence[int]) -> tuple[int, ...]:
+    """The shape of one row of a noise input, whose named axes ``values`` fill.
+
+    ``codes`` is the shape of the codes of a row.
+    """
+    shape: list[int] = []
+    for axis in item.shape:
+        if axis == CODES_AXES:
+            shape += codes
+        else:
+            shape.append(int(values[axis]) if isinstance(axis, str) else axis)
+    return tuple(shape)
 
 
 def parameters_of(operations: Iterable[Operation]) -> dict[str, Parameter]:

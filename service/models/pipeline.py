@@ -45,7 +45,7 @@ class Pipeline:
         inputs = [item for each in self for item in each.inputs]
         self.label = next((item for item in inputs if item.role is Role.label), None)
         self.noises = [item for item in inputs if item.is_noise]
-        self.steps = frozenset(axis for item in self.noises for axis in item.shape if isinstance(axis, str))
+        self.steps = frozenset(axis for item in self.noises for axis in item.named_axes)
 
     def __iter__(self) -> Iterator[Operation]:
         return iter(self._operations.values())
@@ -77,12 +77,10 @@ def _pixels(operation: Operation, area: int, values: Mapping[str, Number]) -> in
     An operation that takes images and several draws of noise for each makes one image per draw. An operation
     that draws every pixel of an image works on one pixel of all rows at a time.
     """
-    noises = [math.prod(noise_shape(item, values)) for item in operation.inputs]
+    # Noise in the shape of the codes is much less than the image, and counts as one value.
+    noises = [math.prod(noise_shape(item, values, codes=())) for item in operation.inputs]
     drawn = max(noises) // _NOISE_PER_PIXEL
-    draws = [
-        math.prod(int(values[axis]) for axis in item.shape if isinstance(axis, str))
-        for item in operation.inputs
-    ]
+    draws = [math.prod(int(values[axis]) for axis in item.named_axes) for item in operation.inputs]
     if operation.takes(Role.images):
         return max(area * max(draws), drawn)
     return max(drawn, 1) if max(noises) >= area else max(area, drawn)

@@ -16,13 +16,16 @@ from trainer.config.base import (
     validated,
 )
 from trainer.config.gaussian import GaussianConfig, NCPConfig, VAEConfig
+from trainer.config.imported import CheckpointConfig, ImportConfig
 from trainer.config.vlae import VLAEConfig
 from trainer.config.vqvae import VQVAEConfig
 
 __all__ = [
     "PRESETS",
+    "CheckpointConfig",
     "ConvolutionalConfig",
     "GaussianConfig",
+    "ImportConfig",
     "NCPConfig",
     "RunConfig",
     "Schedule",

@@ -97,21 +97,10 @@ def load(
 
     found = find(source)
     spec = image.spec(found.train, progress) if isinstance(image, ImageOptions) else image
-    train_order = np.arange(len(found.train))
-    if found.test is None:
-        test_pictures = found.train
-        test_order, test_count = train_order, len(found.train)
-        if holdout is not None:
-            test_order = np.random.default_rng(seed).permutation(train_order)
-            test_count = _held_out(len(found.train), holdout, found.name)
-        train_count = len(found.train) - test_count
-    else:
-        test_pictures = found.test
-        test_order = np.arange(len(found.test))
-        test_count, train_count = len(found.test), len(found.train)
-    held_out = test_count
+    test_pictures, test_order, held_out = _to_test(found, holdout, seed)
+    train_count = len(found.train) - (held_out if found.test is None else 0)
     train_count = train_count if limit is None else min(train_count, limit)
-    test_count = test_count if test_limit is None else min(test_count, test_limit)
+    test_count = held_out if test_limit is None else min(held_out, test_limit)
     count = test_count + train_count
     keep = count * spec.channels * spec.height * spec.width <= resident_bytes
 
@@ -120,6 +109,7 @@ def load(
         return decode(pictures, order, spec, wanted=wanted, keep=keep, progress=report)
 
     test = read(test_pictures, test_order, test_count, 0)
+    train_order = np.arange(len(found.train))
     if found.test is None:
         train_order = np.sort(test_order[max(test.looked_at, held_out) :])
     train = read(found.train, train_order, train_count, test_count)
@@ -134,6 +124,17 @@ def load(
         skipped=skipped,
         test_split="all" if found.test is None and holdout is None else "test",
     )
+
+
+def _to_test(found: Source, holdout: float | None, seed: int) -> tuple[Pictures, NDArray[np.int64], int]:
+    """The pictures of which some are to test on, in which order, and how many."""
+    if found.test is not None:
+        return found.test, np.arange(len(found.test)), len(found.test)
+    order = np.arange(len(found.train))
+    if holdout is None:
+        return found.train, order, len(order)
+    order = np.random.default_rng(seed).permutation(order)
+    return found.train, order, _held_out(len(order), holdout, found.name)
 
 
 def _held_out(count: int, share: float, name: str) -> int:

@@ -243,7 +243,7 @@ class ExportedModel:
     def _rows_at_once(self, names: Sequence[str], values: Mapping[str, float] | None) -> int:
         chosen = self._values(names, values)
         inputs = [item for name in names for item in self.operations[name].inputs]
-        largest = max(math.prod(noise_shape(item, chosen)) for item in inputs)
+        largest = max(math.prod(noise_shape(item, chosen, self.codes.shape)) for item in inputs)
         return max(1, min(MOST_ROWS, MOST_VALUES // largest))
 
     def _values(self, names: Sequence[str], values: Mapping[str, float] | None) -> dict[str, float]:

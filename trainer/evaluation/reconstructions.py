@@ -23,6 +23,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,7 +46,7 @@ SSIM_WINDOW, MS_SSIM_SMALLEST = 11, 176
 ACTIVE_VARIANCE = 0.01
 
 # By name: the smallest side of an image in pixels, and the function.
-SIMILARITIES: Mapping[str, tuple[int, Callable[..., Tensor]]] = {
+SIMILARITIES: Mapping[str, tuple[int, Callable[..., Any]]] = {
     "ssim": (SSIM_WINDOW, structural_similarity_index_measure),
     "ms_ssim": (MS_SSIM_SMALLEST, multiscale_structural_similarity_index_measure),
 }
@@ -96,7 +97,7 @@ class Reconstructions:
 
     def add(self, batch: Reconstructed) -> None:
         """Add a batch."""
-        self.digest.update(np.ascontiguousarray(batch.images.numpy()))
+        self.digest.update(np.ascontiguousarray(batch.images.numpy()).data)
         self.errors.append(mean_squared_errors(batch.images, batch.decoded))
         pixels = batch.images.double() / 255
         self.sums, self.squares = self.sums + pixels.sum(dim=0), self.squares + float(pixels.square().sum())

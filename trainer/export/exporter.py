@@ -14,11 +14,11 @@ from types import MappingProxyType
 from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from service.contract import manifest as contract
 from service.contract.manifest import Codebook, Manifest, Measures, Parity, Role, Run, content_version
-from trainer.config import RunConfig
+from trainer.config import ImportConfig, RunConfig
 from trainer.data.batches import Batch
 from trainer.data.loading import Dataset
 from trainer.durable import publication
@@ -30,7 +30,7 @@ from trainer.export.model_card import CARD, SAMPLES, SHOWN_SEED, model_card
 from trainer.export.onnx_export import CODEBOOK_FILE, CODEBOOK_TENSOR, write_graphs
 from trainer.export.parity import Drawing, ParityCheck, check_halo, gap_of_others, with_draws
 from trainer.image_sheets import class_sheet, panels, save_png, sheet_labels, side_by_side
-from trainer.models.base import PICTURED_IMAGES, Graph, Model, RunGraph, SecondStage, Stage
+from trainer.models.base import PICTURED_IMAGES, Exportable, Graph, Model, RunGraph, SecondStage
 from trainer.training.progress import LongStep, in_silence
 
 PARITY_IMAGES = 2000
@@ -40,7 +40,7 @@ PACKAGE = Path(__file__).parents[1]
 SOURCES = (".", "../service")
 GIT_SECONDS = 10.0
 
-S = TypeVar("S", bound=Stage)
+M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -52,28 +52,30 @@ class Exported:
 
 
 def export(
-    model: Model,
+    model: Exportable,
     second: SecondStage | None,
-    config: RunConfig,
+    config: RunConfig | ImportConfig,
     dataset: Dataset,
     made_by: Run | None = None,
     *,
     replace: bool = False,
+    measured: bool = True,
     trained: Mapping[str, float] = MappingProxyType({}),
     step: LongStep = in_silence,
 ) -> Exported:
     """Export, verify, measure and publish a model as ``config.export_to / config.name``.
 
     ``second`` is the stage trained after it, if there is one. The run that made the model replaces only what
-    it published itself, unless it may ``replace`` what another did. ``trained`` are figures of the training,
-    such as its steps. ``step`` shows what is being done.
+    it published itself, unless it may ``replace`` what another did. What is not ``measured`` has no metrics:
+    the test images of ``dataset`` are for the preview, and for the comparison with torch alone. ``trained``
+    are figures of the training, such as its steps. ``step`` shows what is being done.
 
     Raises ExportError if ONNX Runtime disagrees with torch or the folder cannot be written, and then leaves
     the former model published.
     """
     target = config.export_to / config.name
     model = _export_copy(model)
-    second = None if second is None else _second_stage_copy(model, second, dataset)
+    second = _second_stage_copy(model, second, dataset) if isinstance(model, Model) and second else None
     own, further = model.graphs(), second.graphs() if second else []
     graphs = [*own, *further]
     with publication(target, None if made_by is None else made_by.id, replace=replace) as folder:
@@ -98,7 +100,7 @@ def export(
         shown = {**model.shown, **(second.shown if second else {})}
         if shown:
             save_png(_samples(exported, shown, dataset, step), folder / SAMPLES)
-        measures = _measures(exported, config, dataset, values, trained, step)
+        measures = _measures(exported, config, dataset, values, trained, step) if measured else []
         manifest = _manifest(model, exported, config, dataset, folder, measures, parity)
         (folder / CARD).write_text(model_card(manifest), encoding="utf-8")
         # Last, with the card among the files: a folder without a manifest is known to be unfinished.
@@ -113,7 +115,7 @@ def _to_be_compared_alone(graph: Graph) -> bool:
     return graph.operation not in ("encode", "decode") or isinstance(graph.module, Drawing)
 
 
-def _export_copy(stage: S) -> S:
+def _export_copy(stage: M) -> M:
     """A copy for the export: on the CPU, in float32, in evaluation mode."""
     # The memory layout shows in the graph: without one layout, a trained model and its checkpoint would
     # export differently.
@@ -130,7 +132,7 @@ def _second_stage_copy(model: Model, second: SecondStage, dataset: Dataset) -> S
 
 
 def _examine(
-    model: Model,
+    model: Exportable,
     graphs: Sequence[Graph],
     run: RunGraph,
     exported: ExportedModel,
@@ -185,7 +187,7 @@ def _samples(exported: ExportedModel, shown: Mapping[str, str], dataset: Dataset
 
 def _measures(
     exported: ExportedModel,
-    config: RunConfig,
+    config: RunConfig | ImportConfig,
     dataset: Dataset,
     values: dict[str, float],
     trained: Mapping[str, float],
@@ -207,9 +209,9 @@ def _measures(
 
 
 def _manifest(
-    model: Model,
+    model: Exportable,
     exported: ExportedModel,
-    config: RunConfig,
+    config: RunConfig | ImportConfig,
     dataset: Dataset,
     folder: Path,
     measures: Sequence[Measures],
@@ -229,7 +231,8 @@ def _manifest(
         git_revision=git_revision(),
         seed=config.seed,
         # Folders of the trainer's machine mean nothing to the model's users.
-        config=config.model_dump(mode="json", exclude={"out", "export_to"}) | {"data": dataset.name},
+        config=config.model_dump(mode="json", exclude={"out", "export_to"})
+        | ({"data": dataset.name} if isinstance(config, RunConfig) else {}),
         image=model.image_spec(),
         codes=model.codes_spec(),
         labels=dataset.label_names if conditional else None,

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import yaml
 
 from service.contract.manifest import Manifest, Measures, Operation, Role
-from trainer.evaluation.descriptions import DESCRIPTIONS
 from trainer.evaluation.exported_model import SAMPLE
 from trainer.evaluation.reconstructions import shortcomings
 from trainer.evaluation.results import REAL_IMAGES
+from trainer.export.descriptions import DESCRIPTIONS
 from trainer.image_sheets import MOST_CLASSES
 
 CARD, SAMPLES = "README.md", "samples.png"

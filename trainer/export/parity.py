@@ -15,7 +15,7 @@ from torch import Tensor
 from service.contract.manifest import CodesSpec, Parity, Role
 from service.contract.runner import BatchSlice, Runner, parameters_of
 from trainer.errors import ExportError
-from trainer.models.base import Graph, Model, RunGraph
+from trainer.models.base import Exportable, Graph, RunGraph
 
 # Both sum float32 products in another order. A discrete code may flip only if the two distances are this
 # close, relative to the vector's squared length and the code's; a pixel near x.5 may round to the neighbour.
@@ -51,7 +51,7 @@ class Drawing(Protocol):
 class ParityCheck:
     """Collects the differences between a torch model and its exported graphs; ``graphs`` are the model's."""
 
-    def __init__(self, model: Model, graphs: Sequence[Graph]) -> None:
+    def __init__(self, model: Exportable, graphs: Sequence[Graph]) -> None:
         self._model, spec = model, model.codes_spec()
         operations = {graph.operation: graph.as_operation() for graph in graphs}
         self._runner = Runner(operations, spec, {graph.file: _InTorch(graph) for graph in graphs})

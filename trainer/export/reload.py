@@ -12,14 +12,35 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
+import click
+
 from trainer.errors import ReloadError
 
 URL_VARIABLE = "TESSERA_RELOAD_URL"
 KEY_VARIABLE = "TESSERA_RELOAD_KEY"
 
+SCHEMES = ("http", "https")
+
 PATH = "/models/reload"
 # Before it responds, every worker loads the model and runs each of its operations once.
 TIMEOUT_SECONDS = 600.0
+
+
+class ServiceAddress(click.ParamType[str]):
+    """``http://HOST:PORT``, or the same with https or a path before the service's own."""
+
+    name = "URL"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Check an address: before hours of training, not after."""
+        try:
+            parts = urlsplit(value)
+            good = parts.scheme in SCHEMES and parts.hostname and parts.port != 0
+        except ValueError:
+            good = False
+        if not good:
+            self.fail(f"{value!r} is no address of a service, such as http://127.0.0.1:8000", param, ctx)
+        return str(value).rstrip("/")
 
 
 def have_loaded(address: str, name: str) -> str:

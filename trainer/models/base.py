@@ -133,16 +133,13 @@ class Stage(nn.Module, ABC):
         """
 
 
-class Model(Stage):
-    """A model of a kind. Images are uint8 ``(B, C, H, W)``; the model scales them to floats.
+class Exportable(nn.Module, ABC):
+    """What the exporter publishes: a trained model, or an imported one.
 
-    A subclass is made of its config, the images of the data, the variance of their pixels in [0, 1], and the
-    number of their classes, 0 for none: see ``build``.
+    ``shown`` are the operations whose samples the model card shows, by title.
     """
 
-    @abstractmethod
-    def reconstruct(self, images: Tensor) -> Tensor:
-        """Images to codes and back: uint8 to uint8, ``(B, C, H, W)``."""
+    shown: Mapping[str, str] = MappingProxyType({})
 
     @abstractmethod
     def image_spec(self) -> ImageSpec:
@@ -154,7 +151,32 @@ class Model(Stage):
 
     @abstractmethod
     def graphs(self) -> list[Graph]:
-        """The graphs to be exported: ``encode`` and ``decode``, and further operations of the kind."""
+        """The graphs to be exported: ``encode`` and ``decode``, and further operations."""
+
+    @abstractmethod
+    def code_gap(self, images: Tensor, codes: Tensor) -> Tensor:
+        """The distance of given codes from this model's own for images, by cell, relative to their scale.
+
+        ``images`` are uint8 ``(N, H, W, C)``, ``codes`` and the result have the codes' shape. For discrete
+        codes: the difference of the two distances over |z|^2 + |e|^2; 0 for the same code or an exact tie.
+        For a posterior's mean: the difference over the code, or over 1, the prior's standard deviation.
+        """
+
+    def codebook(self) -> Tensor | None:
+        """The codebook as the graphs hold it, float32 ``(K, D)``; None if there is none."""
+        return None
+
+
+class Model(Stage, Exportable):
+    """A model of a kind. Images are uint8 ``(B, C, H, W)``; the model scales them to floats.
+
+    A subclass is made of its config, the images of the data, the variance of their pixels in [0, 1], and the
+    number of their classes, 0 for none: see ``build``.
+    """
+
+    @abstractmethod
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """Images to codes and back: uint8 to uint8, ``(B, C, H, W)``."""
 
     def monitor(self, batches: Iterable[Batch]) -> dict[str, float]:
         """``test_mse``: mean squared error of the reconstructions, pixels in [0, 1]."""
@@ -172,19 +194,6 @@ class Model(Stage):
 
     def second_stage(self, classes: int) -> "SecondStage | None":  # noqa: ARG002 - for those that have one
         """The stage that is trained after this model, on images of so many classes; None if there is none."""
-        return None
-
-    @abstractmethod
-    def code_gap(self, images: Tensor, codes: Tensor) -> Tensor:
-        """The distance of given codes from this model's own for images, by cell, relative to their scale.
-
-        ``images`` are uint8 ``(N, H, W, C)``, ``codes`` and the result have the codes' shape. For discrete
-        codes: the difference of the two distances over |z|^2 + |e|^2; 0 for the same code or an exact tie.
-        For a posterior's mean: the difference over the code, or over 1, the prior's standard deviation.
-        """
-
-    def codebook(self) -> Tensor | None:
-        """The codebook as the graphs hold it, float32 ``(K, D)``; None if there is none."""
         return None
 
 

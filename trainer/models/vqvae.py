@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 import torch
@@ -15,7 +16,7 @@ from trainer.models.base import Graph, Model, Step, to_pixels, to_unit
 from trainer.models.code_prior.stage import PriorStage
 from trainer.models.layers.convolutional import Decoder, Encoder
 from trainer.models.onnx_scan import Chain, Loop, Tensors
-from trainer.models.quantizers import FSQ, LearnedCodebook, Quantizer, perplexity, usage
+from trainer.models.quantizers import FSQ, Codebook, LearnedCodebook, Quantizer, perplexity, usage
 from trainer.models.quantizers.lookup import Table, block_rows, look_up, nearest_on_gpu
 
 # Encoder outputs for each code: enough for its k-means centre to mean something.
@@ -110,7 +111,8 @@ class VQVAE(Model):
     def second_stage(self, classes: int) -> PriorStage | None:
         if not self.config.prior_epochs:
             return None
-        encode, decode = _Encode(self), _Decode(self)
+        encode = _Encode(self.encoder, self.quantizer)
+        decode = _Decode(self.quantizer, self.decoder)
         # Functions rather than modules: the stage has no weights but its own.
         return PriorStage(
             self.config,
@@ -128,47 +130,61 @@ class VQVAE(Model):
         return self.quantizer.gap(self.encoder(to_unit(images.permute(0, 3, 1, 2))), codes)
 
     def graphs(self) -> list[Graph]:
-        stride, channels = self.config.stride, self.image.channels
-        images = torch.zeros(2, self.image.height, self.image.width, channels, dtype=torch.uint8)
-        codes = torch.zeros(2, *self.codes_spec().shape, dtype=torch.int32)
-        quantizer = self.quantizer.serving()
-        encode = _Encode(self, quantizer)
-        blocks = _in_blocks(encode, math.prod(self.codes_spec().shape))
+        quantizer, codes = self.quantizer.serving(), self.codes_spec()
         return [
-            Graph(
-                operation="encode",
-                file="encoder.onnx",
-                module=blocks or encode,
-                # A graph with a loop cannot be captured as a CUDA graph.
-                provider_modules={"cuda": _EncodeOnGPU(encode, blocks.quantizer)} if blocks else {},
-                examples=(images,),
-                axes=({0: "n", 1: f"{stride}*h", 2: f"{stride}*w"},),
-                inputs=(Input(name="images", role=Role.images),),
-                outputs=(Output(name="codes", role=Role.codes),),
-                description="The nearest code of each cell of the encoder's grid.",
-                tiling=self.encoder.tiling(),
-            ),
-            Graph(
-                operation="decode",
-                file="decoder.onnx",
-                module=_Decode(self, quantizer),
-                examples=(codes,),
-                axes=({0: "n", 1: "h", 2: "w"},),
-                inputs=(Input(name="codes", role=Role.codes),),
-                outputs=(Output(name="images", role=Role.images),),
-                description="The decoder's image of a grid of codes.",
-                tiling=self.decoder.tiling(),
-            ),
+            replace(encoding(self.encoder, quantizer, self.image, codes), tiling=self.encoder.tiling()),
+            replace(decoding(quantizer, self.decoder, codes), tiling=self.decoder.tiling()),
         ]
+
+
+def encoding(encoder: nn.Module, quantizer: Quantizer, image: ImageSpec, codes: CodesSpec) -> Graph:
+    """The graph ``encode`` of a grid of discrete codes, without its tiling.
+
+    ``encoder`` turns pixels, float32 ``(B, C, H, W)`` in [-1, 1], into the grid that is looked up, float32
+    ``(B, D, h, w)``.
+    """
+    encode = _Encode(encoder, quantizer)
+    blocks = _in_blocks(encode, math.prod(codes.shape))
+    step = image.multiple_of
+    return Graph(
+        operation="encode",
+        file="encoder.onnx",
+        module=blocks or encode,
+        # A graph with a loop cannot be captured as a CUDA graph.
+        provider_modules={"cuda": _EncodeOnGPU(encode, blocks.quantizer)} if blocks else {},
+        examples=(torch.zeros(2, image.height, image.width, image.channels, dtype=torch.uint8),),
+        axes=({0: "n"} if step is None else {0: "n", 1: f"{step}*h", 2: f"{step}*w"},),
+        inputs=(Input(name="images", role=Role.images),),
+        outputs=(Output(name="codes", role=Role.codes),),
+        description="The nearest code of each cell of the encoder's grid.",
+    )
+
+
+def decoding(quantizer: Quantizer, decoder: nn.Module, codes: CodesSpec) -> Graph:
+    """The graph ``decode`` of a grid of discrete codes, without its tiling.
+
+    ``decoder`` turns code vectors, float32 ``(B, D, h, w)``, into pixels, float32 ``(B, C, H, W)`` in
+    [-1, 1].
+    """
+    return Graph(
+        operation="decode",
+        file="decoder.onnx",
+        module=_Decode(quantizer, decoder),
+        examples=(torch.zeros(2, *codes.shape, dtype=torch.int32),),
+        axes=({0: "n"} if codes.stride is None else {0: "n", 1: "h", 2: "w"},),
+        inputs=(Input(name="codes", role=Role.codes),),
+        outputs=(Output(name="images", role=Role.images),),
+        description="The decoder's image of a grid of codes.",
+    )
 
 
 class _Encode(nn.Module):
     """Images, uint8 ``(N, H, W, C)``, to codes, int32 ``(N, h, w)``."""
 
-    def __init__(self, model: VQVAE, quantizer: Quantizer | None = None) -> None:
+    def __init__(self, encoder: nn.Module, quantizer: Quantizer) -> None:
         super().__init__()
-        self.encoder = model.encoder
-        self.quantizer = quantizer or model.quantizer
+        self.encoder = encoder
+        self.quantizer = quantizer
 
     def forward(self, images: Tensor) -> Tensor:
         return self.quantizer.encode(self.grid(images)).int()
@@ -182,7 +198,7 @@ class _Encode(nn.Module):
 class _EncodeOnGPU(nn.Module):
     """``_Encode`` as a graph for a GPU, without a loop."""
 
-    def __init__(self, encode: _Encode, quantizer: LearnedCodebook) -> None:
+    def __init__(self, encode: _Encode, quantizer: Codebook) -> None:
         super().__init__()
         self.encode = encode
         self.quantizer = quantizer
@@ -199,7 +215,7 @@ class _EncodeInBlocks(Chain):
     In torch it looks up as ``_Encode`` does, and so that is what its graph is compared with.
     """
 
-    def __init__(self, encode: _Encode, quantizer: LearnedCodebook, block: int) -> None:
+    def __init__(self, encode: _Encode, quantizer: Codebook, block: int) -> None:
         super().__init__()
         self.axes = {"rows": {0: "blocks"}, "nearest": {0: "blocks"}, "grid": {0: "n", 1: "h", 2: "w"}}
         self.encode = encode
@@ -229,7 +245,7 @@ class _EncodeInBlocks(Chain):
 def _in_blocks(encode: _Encode, cells: int) -> _EncodeInBlocks | None:
     """An encoder that looks the cells of an image up in blocks; None if they are looked up at once."""
     quantizer = encode.quantizer
-    if not isinstance(quantizer, LearnedCodebook) or (block := block_rows(cells, quantizer.size)) is None:
+    if not isinstance(quantizer, Codebook) or (block := block_rows(cells, quantizer.size)) is None:
         return None
     return _EncodeInBlocks(encode, quantizer, block)
 
@@ -237,10 +253,10 @@ def _in_blocks(encode: _Encode, cells: int) -> _EncodeInBlocks | None:
 class _Decode(nn.Module):
     """Codes, int32 ``(N, h, w)``, to images, uint8 ``(N, H, W, C)``."""
 
-    def __init__(self, model: VQVAE, quantizer: Quantizer | None = None) -> None:
+    def __init__(self, quantizer: Quantizer, decoder: nn.Module) -> None:
         super().__init__()
-        self.quantizer = quantizer or model.quantizer
-        self.decoder = model.decoder
+        self.quantizer = quantizer
+        self.decoder = decoder
 
     def forward(self, codes: Tensor) -> Tensor:
         return to_pixels(self.decoder(self.quantizer.embed(codes))).permute(0, 2, 3, 1)

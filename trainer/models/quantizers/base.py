@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainer.models.quantizers.lookup import nearest
+
 # Below these lengths a vector has no direction: in the lookup, and in the rotation of a gradient.
 SHORTEST, SHORTEST_ROTATED = 1e-12, 1e-6
 
@@ -74,6 +76,65 @@ class Quantizer(nn.Module, ABC):
     def serving(self) -> "Quantizer":
         """A quantizer that encodes and embeds alike, and whose ``codebook`` is its ``vectors()``."""
         return self
+
+
+class Codebook(Quantizer):
+    """Replaces each vector by the nearest of ``size`` code vectors, which stay as they are.
+
+    With ``normalise`` it looks up on the unit sphere, where encoder outputs and code vectors have length 1.
+    """
+
+    def __init__(self, size: int, dim: int, *, normalise: bool = False) -> None:
+        super().__init__(size, dim)
+        self.normalise = normalise
+        self.register_buffer("codebook", torch.zeros(size, dim))
+
+    def forward(self, z: Tensor) -> Quantized:
+        codes = self.encode(z)
+        return Quantized(self.embed(codes), codes, None, None, counted(codes, self.size))
+
+    def encode(self, z: Tensor) -> Tensor:
+        """The nearest code of each cell: float ``(B, D, h, w)`` to int64 ``(B, h, w)`` in ``[0, K)``."""
+        with in_float32(z.device):
+            codes = nearest(self.rows(z.float()), self.vectors())
+        return codes.view(z.shape[0], *z.shape[2:])
+
+    def vectors(self) -> Tensor:
+        """The code vectors as they are looked up, float32 ``(K, D)``; of length 1 with ``normalise``."""
+        return on_sphere(self.codebook) if self.normalise else self.codebook
+
+    def serving(self) -> Quantizer:
+        """A quantizer that encodes and embeds alike, and whose ``codebook`` is its ``vectors()``."""
+        if not self.normalise:
+            return self
+        return _OnSphere(self.vectors().detach())
+
+    def gap(self, z: Tensor, codes: Tensor) -> Tensor:
+        """How far codes are from the nearest: the difference of the squared distances over |z|^2 + |e|^2."""
+        rows, vectors = self.rows(z.float()), self.vectors()
+        best = F.embedding(nearest(rows, vectors), vectors).double()
+        chosen = F.embedding(codes.long().flatten(), vectors).double()
+        rows = rows.double()
+        difference = (rows - chosen).square().sum(dim=1) - (rows - best).square().sum(dim=1)
+        scale = rows.square().sum(dim=1) + chosen.square().sum(dim=1)
+        return (difference.abs() / scale).view(codes.shape)
+
+    def rows(self, z: Tensor) -> Tensor:
+        """The cells of ``(B, D, h, w)`` as rows ``(n, D)``, where they are looked up."""
+        rows = z.permute(0, 2, 3, 1).reshape(-1, self.dim)
+        return on_sphere(rows) if self.normalise else rows
+
+
+class _OnSphere(Codebook):
+    """A codebook whose ``vectors``, float32 ``(K, D)``, are of length 1 already."""
+
+    def __init__(self, vectors: Tensor) -> None:
+        super().__init__(*vectors.shape, normalise=True)
+        self.codebook.copy_(vectors)
+        self.to(vectors.device)
+
+    def vectors(self) -> Tensor:
+        return self.codebook
 
 
 def in_float32(device: torch.device) -> AbstractContextManager[object]:

@@ -23,8 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.models.quantizers.base import (
+    Codebook,
     Quantized,
-    Quantizer,
     counted,
     in_float32,
     on_sphere,
@@ -39,7 +39,7 @@ Update = Literal["gradient", "ema"]
 FEWEST_USES = 1e-5
 
 
-class LearnedCodebook(Quantizer):
+class LearnedCodebook(Codebook):
     """Replaces each vector of a grid by the nearest of ``size`` code vectors of ``dim`` dimensions.
 
     Args:
@@ -74,11 +74,10 @@ class LearnedCodebook(Quantizer):
         normalise: bool = False,
         rotate: bool = False,
     ) -> None:
-        super().__init__(size, dim)
+        super().__init__(size, dim, normalise=normalise)
         self.update = update
         self.decay = decay
         self.restart_below = restart_below
-        self.normalise = normalise
         self.rotate = rotate
         start = torch.empty(size, dim).uniform_(-1 / size, 1 / size)
         if normalise:
@@ -112,38 +111,13 @@ class LearnedCodebook(Quantizer):
             counts=counts,
         )
 
-    def encode(self, z: Tensor) -> Tensor:
-        """The nearest code of each cell: float ``(B, D, h, w)`` to int64 ``(B, h, w)`` in ``[0, K)``."""
-        with in_float32(z.device):
-            codes = nearest(self.rows(z.float()), self.vectors())
-        return codes.view(z.shape[0], *z.shape[2:])
-
     def vectors(self) -> Tensor:
         """The code vectors as they are looked up, float32 ``(K, D)``; of length 1 with ``normalise``."""
         if self.normalise and self.update == "gradient":
             # From a copy: a restart writes into the codebook before the gradient is computed.
             return on_sphere(self.codebook.clone())
+        # The moving averages are on the sphere as it is.
         return self.codebook
-
-    def serving(self) -> Quantizer:
-        """A quantizer that encodes and embeds alike, and whose ``codebook`` is its ``vectors()``."""
-        if not (self.normalise and self.update == "gradient"):
-            return self
-        serving = LearnedCodebook(
-            self.size, self.dim, update="ema", decay=self.decay, restart_below=0, normalise=True
-        )
-        serving.codebook.copy_(self.vectors().detach())
-        return serving.to(self.codebook.device)
-
-    def gap(self, z: Tensor, codes: Tensor) -> Tensor:
-        """How far codes are from the nearest: the difference of the squared distances over |z|^2 + |e|^2."""
-        rows, vectors = self.rows(z.float()), self.vectors()
-        best = F.embedding(nearest(rows, vectors), vectors).double()
-        chosen = F.embedding(codes.long().flatten(), vectors).double()
-        rows = rows.double()
-        difference = (rows - chosen).square().sum(dim=1) - (rows - best).square().sum(dim=1)
-        scale = rows.square().sum(dim=1) + chosen.square().sum(dim=1)
-        return (difference.abs() / scale).view(codes.shape)
 
     @torch.no_grad()
     def start(self, rows: Tensor, batch_rows: int) -> None:
@@ -158,11 +132,6 @@ class LearnedCodebook(Quantizer):
         self.codebook.copy_(found.centres)
         self.uses.copy_(found.counts * share)
         self.sums.copy_(found.sums * share)
-
-    def rows(self, z: Tensor) -> Tensor:
-        """The cells of ``(B, D, h, w)`` as rows ``(n, D)``, where they are looked up."""
-        rows = z.permute(0, 2, 3, 1).reshape(-1, self.dim)
-        return on_sphere(rows) if self.normalise else rows
 
     @torch.no_grad()
     def _learn(self, rows: Tensor, codes: Tensor, counts: Tensor) -> None:

@@ -1,5 +1,6 @@
 """The network of rFID, with random weights in the layout of the published file."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,7 @@ def _random(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
     if name.endswith(("running_var", "bn.weight")):
         return 0.5 + torch.rand(shape, generator=generator)
     if len(shape) == 4:
-        return torch.randn(shape, generator=generator) * (2 / shape[1:].numel()) ** 0.5
+        return torch.randn(shape, generator=generator) * (2 / math.prod(shape[1:])) ** 0.5
     return 0.1 * torch.randn(shape, generator=generator)
 
 

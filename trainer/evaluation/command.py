@@ -1,10 +1,15 @@
-"""The flags of ``python -m trainer evaluate``."""
+"""The command ``evaluate``."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import click
+from rich.console import Console
 
-EVALUATE = (
+from trainer.cli import clear_errors, going_on, open_console, reload_option
+
+FLAGS = (
     click.Argument(["model"], type=click.Path(path_type=Path)),
     click.Option(["--json", "as_json"], is_flag=True, help="print the metrics as JSON, and nothing else"),
     click.Option(
@@ -71,4 +76,41 @@ EVALUATE = (
         show_default=True,
         help="metrics into manifest and card",
     ),
+    reload_option(),
 )
+
+
+@click.command("evaluate", short_help="Measure a published model in full.", params=list(FLAGS))
+def evaluate(
+    model: Path,
+    as_json: bool,
+    data: str | None,
+    fid_file: Path | None,
+    fid_sha256: str | None,
+    sets: tuple[str, ...],
+    write: bool,
+    reload: str | None,
+    **effort: Any,
+) -> None:
+    """Measure MODEL, a published model or the run folder of one, through ONNX Runtime, as the service."""
+    with clear_errors():
+        from trainer.evaluation.published import Published, check_parameters, fid_weights, sampler_parameters
+
+        published, parameters = Published.find(model), sampler_parameters(sets)
+        check_parameters(published.model, parameters)
+        source = published.data(data)
+        weights = None if fid_file is None else fid_weights(fid_file, fid_sha256)
+        from trainer import evaluate
+        from trainer.evaluation.results import Effort
+
+        console = Console(stderr=True, quiet=True) if as_json else open_console()
+        manifest = evaluate.evaluate(
+            published.folder, source, Effort(**effort), parameters, console, write=write, weights=weights
+        )
+        if as_json:
+            click.echo(json.dumps([row.model_dump() for row in manifest.measures], indent=2))
+        if write and reload is not None:
+            from trainer.export.reload import have_loaded
+
+            with going_on(lambda: True, f"curl -X POST {reload}/models/reload"):
+                console.print(have_loaded(reload, manifest.name))

@@ -1,1 +1,0 @@
-"""The flags of commands that have many."""

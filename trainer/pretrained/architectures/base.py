@@ -1,0 +1,59 @@
+"""The interface of a pretrained autoencoder, between pixels and what it makes of them."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, Literal
+
+from torch import Tensor, nn
+
+from service.contract.manifest import Scaling, Tiling
+from trainer.models.quantizers import Quantizer
+
+NORMALISED = "its layers are normalised over the whole image"
+
+
+class Architecture(nn.Module, ABC):
+    """An autoencoder: pixels, float32 ``(B, C, H, W)`` in [-1, 1], to z, float32 ``(B, c, h, w)``, and back.
+
+    It is made of its config, a ``CheckpointConfig``, and sets:
+
+    - ``image_channels``: C
+    - ``latent_channels``: c
+    - ``size``: the native height and width in pixels, unless the command gives another
+    - ``multiple_of``: height and width may be any multiples of it; None if there is one size only
+    - ``stride``: pixels of a cell along an axis; None if the codes are a sequence
+    - ``quantizer``: turns z into discrete codes; without it z itself is the codes
+    - ``stores_codebook``: whether the quantizer has code vectors that are worth a file of their own
+    - ``posterior``: whether ``encode`` gives 2 c channels, the means and then the log-variances, which are
+      clamped to ``log_variances``
+    - ``scaling``: for continuous codes
+    - ``tilings``: of encode and decode; None if ``untiled``, which says why they cannot be tiled
+
+    A sequence of n discrete codes is a z of ``(B, c, 1, n)``.
+    """
+
+    log_variances: ClassVar[tuple[float, float]] = (-30.0, 20.0)
+
+    image_channels: Literal[1, 3] = 3
+    latent_channels: int
+    size: int
+    multiple_of: int | None
+    stride: int | None
+    quantizer: Quantizer | None = None
+    stores_codebook: bool = True
+    posterior: bool = False
+    scaling: Scaling | None = None
+    tilings: tuple[Tiling, Tiling] | None = None
+    untiled: str | None = NORMALISED
+
+    @abstractmethod
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Pixels to z, or to the parameters of a posterior over z."""
+
+    @abstractmethod
+    def decode(self, z: Tensor) -> Tensor:
+        """Z to pixels, which may be outside [-1, 1] by a little."""
+
+    @property
+    def sequence_length(self) -> int:
+        """How many codes an image has, if they are a sequence."""
+        raise NotImplementedError(f"the codes of {type(self).__name__} are a grid")

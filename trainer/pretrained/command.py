@@ -1,0 +1,61 @@
+"""The command ``import``."""
+
+from pathlib import Path
+
+import click
+
+from trainer.cli import clear_errors, going_on, open_console, reload_option, replace_option
+from trainer.config import ImportConfig
+from trainer.pretrained.families import FAMILIES
+
+
+@click.command("import", short_help="Publish the tokenizer of a pretrained checkpoint.")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--family", metavar="NAME", help=f"{', '.join(FAMILIES)}  [default: by the config]")
+@click.option("--name", help="of the published model  [default: by PATH]")
+@click.option(
+    "--image-size",
+    type=click.IntRange(4, 4096),
+    help="native height and width in pixels  [default: the checkpoint's]",
+)
+@click.option(
+    "--export-to",
+    type=click.Path(path_type=Path),
+    default=ImportConfig.model_fields["export_to"].default,
+    show_default=True,
+    help="publish as DIR/NAME",
+)
+def import_model(
+    path: Path,
+    family: str | None,
+    name: str | None,
+    image_size: int | None,
+    export_to: Path,
+    replace: bool,
+    reload: str | None,
+) -> None:
+    """Publish the tokenizer of PATH, a folder with a config and safetensors, or the file of the tensors.
+
+    Nothing of a checkpoint is executed. The graphs are compared with torch on drawn pictures.
+    """
+    with clear_errors():
+        from trainer.pretrained.importer import import_checkpoint
+
+        console = open_console()
+        exported = import_checkpoint(
+            path,
+            console,
+            family=family,
+            name=name,
+            image_size=image_size,
+            export_to=export_to,
+            replace=replace,
+        )
+        if reload is not None:
+            from trainer.export.reload import have_loaded
+
+            with going_on(lambda: True, f"curl -X POST {reload}/models/reload"):
+                console.print(have_loaded(reload, exported.manifest.name))
+
+
+import_model.params += [replace_option(), reload_option()]
