@@ -104,7 +104,7 @@ def image_size(item: tuple[int, ...], manifest: Manifest) -> tuple[int, int] | N
     spec, image = manifest.codes, manifest.image
     if item == spec.shape:
         return image.height, image.width
-    if spec.stride is None or len(item) != 2:
+    if spec.stride is None or len(item) != len(spec.shape) or item[2:] != spec.shape[2:]:
         return None
     height, width = item[0] * spec.stride, item[1] * spec.stride
     return (height, width) if image.allows(height, width) else None
@@ -130,7 +130,8 @@ def _allowed_shapes(manifest: Manifest) -> str:
     if spec.stride is None or image.multiple_of is None:
         return f"[{own}]"
     step = math.lcm(image.multiple_of, spec.stride) // spec.stride
-    return f"[{own}], or [N, h, w]" + (f" with h and w multiples of {step}" if step > 1 else "")
+    grid = ", ".join(["N, h, w", *map(str, spec.shape[2:])])
+    return f"[{own}], or [{grid}]" + (f" with h and w multiples of {step}" if step > 1 else "")
 
 
 def _checked_values(array: NDArray[Any], manifest: Manifest, name: str = "codes") -> NDArray[Any]:

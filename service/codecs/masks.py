@@ -115,7 +115,7 @@ def _from_box(box: Box, size: Size, manifest: Manifest, where: str) -> Mask:
         )
         raise BadValue(detail, given=list(box), allowed=[0, 0, width, height])
     image, stride = manifest.image, manifest.codes.stride or 1
-    down, right = manifest.codes.shape
+    down, right, *channels = manifest.codes.shape
     pixels = prepare_box(box, size, image)
     mask: Mask = pixels.reshape(down, stride, right, stride).max(axis=(1, 3))
     if not mask.any():
@@ -124,4 +124,4 @@ def _from_box(box: Box, size: Size, manifest: Manifest, where: str) -> Mask:
             f"{height} high, is fitted to the model's {image.width} and {image.height} ({image.fit})",
             given=list(box),
         )
-    return mask
+    return mask.repeat(channels[0], axis=1).reshape(down, right, *channels) if channels else mask

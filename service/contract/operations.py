@@ -81,6 +81,10 @@ class Input(Record):
         """The int64 parameters that are axes of its noise."""
         return tuple([axis for axis in self.shape if isinstance(axis, str) and axis != CODES_AXES])
 
+    def rank(self, codes: int) -> int:
+        """The number of axes of a row of its noise, where codes have so many."""
+        return sum(codes if axis == CODES_AXES else 1 for axis in self.shape)
+
     @property
     def draw(self) -> Draw:
         """How its noise is drawn. Raises TypeError if it is not noise."""

@@ -111,7 +111,8 @@ def _tensor_type(
     if item is not None and role.spec.source is Source.PARAMETER:
         return TensorType(operation.parameters[item.name].dtype, 0)
     dtype, row = manifest.row(role)
-    return TensorType(dtype, 1 + len(item.shape if item is not None and item.is_noise else row))
+    axes = item.rank(len(manifest.codes.shape)) if item is not None and item.is_noise else len(row)
+    return TensorType(dtype, 1 + axes)
 
 
 def _warm_up(model: ServedModel, name: str) -> None:

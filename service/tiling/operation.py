@@ -86,8 +86,7 @@ def empty(manifest: Manifest, role: Role, height: int, width: int) -> Array:
     """Room for the image or the codes of a picture of ``height`` x ``width`` pixels."""
     if role is Role.images:
         return np.empty((height, width, manifest.image.channels), np.uint8)
-    stride = manifest.codes.stride or 1
-    return np.empty((height // stride, width // stride), manifest.codes.dtype)
+    return np.empty(manifest.codes.shape_for(height, width), manifest.codes.dtype)
 
 
 def _scaled(span: Span, scale: int) -> slice:

@@ -70,7 +70,7 @@ class TiledPipeline:
     async def run(
         self, source: RowSource, sinks: Sinks | None = None, nbytes: int | None = 0
     ) -> dict[Role, Array]:
-        """Run on one picture, uint8 ``(H, W, C)``, or on one grid of codes ``(h, w)``.
+        """Run on one picture, uint8 ``(H, W, C)``, or on one grid of codes ``(h, w)`` or ``(h, w, c)``.
 
         ``sinks`` take outputs of the last operation. All other outputs are returned, by role and without a
         batch axis. ``nbytes`` are the bytes that the source holds, which count as queued until the end; None

@@ -78,8 +78,27 @@ _ATTENTION: Renames = (
     (r"(attentions\.\d+)\.value\.", r"\1.to_v."),
     (r"(attentions\.\d+)\.out\.", r"\1.to_out.0."),
 )
+_VQ: Renames = ((r"^quantizer\.codebook$", "quantize.embedding.weight"),)
 # Before its release 0.17.
 _OLDER_ATTENTION: Renames = ((r"(attentions\.\d+)\.out\.", r"\1.proj_attn."),)
+
+# EfficientViT's blocks, in diffusers' names; those of our encoder and decoder that are not listed are alike.
+_DEEP_COMPRESSION: Renames = (
+    (r"^encoder\.stages\.", "encoder.down_blocks."),
+    (r"^decoder\.stages\.", "decoder.up_blocks."),
+    (r"(blocks\.\d+\.\d+)\.0\.", r"\1.attn."),
+    (r"(blocks\.\d+\.\d+)\.1\.", r"\1.conv_out."),
+    (r"\.attn\.query\.", ".attn.to_q."),
+    (r"\.attn\.key\.", ".attn.to_k."),
+    (r"\.attn\.value\.", ".attn.to_v."),
+    (r"\.attn\.out\.", ".attn.to_out."),
+    (r"\.attn\.norm\.", ".attn.norm_out."),
+    (r"\.aggregations\.(\d+)\.depthwise\.", r".to_qkv_multiscale.\1.proj_in."),
+    (r"\.aggregations\.(\d+)\.pointwise\.", r".to_qkv_multiscale.\1.proj_out."),
+    (r"\.conv_out\.inverted\.", ".conv_out.conv_inverted."),
+    (r"\.conv_out\.depthwise\.", ".conv_out.conv_depth."),
+    (r"\.conv_out\.pointwise\.", ".conv_out.conv_point."),
+)
 
 FAMILIES: Mapping[str, Family] = {
     "autoencoder-kl": Family(
@@ -88,6 +107,29 @@ FAMILIES: Mapping[str, Family] = {
         recognises=_of_diffusers("AutoencoderKL"),
         summary="The VAE of latent diffusion (2112.10752), as diffusers' `AutoencoderKL`",
         names=((*_STAGES, *_ATTENTION), (*_STAGES, *_OLDER_ATTENTION)),
+    ),
+    "vq-model": Family(
+        config="vq_model:VQModelConfig",
+        architecture="vq_model:VQModel",
+        recognises=_of_diffusers("VQModel"),
+        summary="VQGAN, as diffusers' `VQModel` (2012.09841)",
+        names=((*_VQ, *_STAGES, *_ATTENTION), (*_VQ, *_STAGES, *_OLDER_ATTENTION)),
+    ),
+    "autoencoder-tiny": Family(
+        config="autoencoder_tiny:AutoencoderTinyConfig",
+        architecture="autoencoder_tiny:AutoencoderTiny",
+        recognises=_of_diffusers("AutoencoderTiny"),
+        summary="TAESD, as diffusers' `AutoencoderTiny`",
+        names=(((r"^(encoder|decoder)\.", r"\1.layers."),),),
+    ),
+    "autoencoder-dc": Family(
+        config="autoencoder_dc.network:AutoencoderDCConfig",
+        architecture="autoencoder_dc.network:AutoencoderDC",
+        recognises=_of_diffusers("AutoencoderDC"),
+        summary="DC-AE, as diffusers' `AutoencoderDC` (2410.10733)",
+        names=(_DEEP_COMPRESSION,),
+        # How many batches a batch normalisation has seen.
+        unused=(r".*\.num_batches_tracked$",),
     ),
 }
 

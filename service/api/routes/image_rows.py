@@ -4,6 +4,7 @@ A response with such an image is written to a temporary file first, so that an e
 end of a response that has begun.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -84,8 +85,7 @@ async def _opened(call: Call, context: Context, file: LargeFile) -> ImageRows:
 
 def _reserved_bytes(call: Call, file: LargeFile, rows: ImageRows) -> int:
     """The bytes that a request holds until its end: its file, if that is in memory, and the codes."""
-    stride = call.model.manifest.codes.stride or 1
-    return file.nbytes + 4 * rows.height * rows.width // stride**2
+    return file.nbytes + 4 * math.prod(call.model.manifest.codes.shape_for(rows.height, rows.width))
 
 
 class _ImageFile:

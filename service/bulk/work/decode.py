@@ -36,7 +36,7 @@ class Decode:
             raise BulkError(f"the codes are {codes.min()} to {codes.max()}, and the codebook has {size}")
         stride, height, width = manifest.codes.stride, manifest.image.height, manifest.image.width
         if stride is not None:
-            height, width = (stride * axis for axis in codes.shape)
+            height, width = (stride * axis for axis in codes.shape[:2])
         return [Input(item.view, height, width, codes)]
 
     def run(self, arrays: Array) -> dict[str, Array]:

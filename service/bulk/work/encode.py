@@ -14,7 +14,7 @@ from service.models.model import ServedModel
 
 
 class Encode:
-    """Pictures to ``codes``, int32 ``(h, w)`` or float32 ``(d,)``, and ``log_variance``, float32 ``(d,)``."""
+    """Pictures to ``codes``, as in the manifest, and ``log_variance``, float32 of the same shape."""
 
     def __init__(self, model: ServedModel, preparation: Preparation, *, log_variance: bool = False) -> None:
         """Raises BulkError for the log-variance of a model that is not Gaussian."""

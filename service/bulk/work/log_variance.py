@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from service.bulk import BulkError
 from service.contract.manifest import Input, Manifest, Operation, Role
+from service.contract.operations import CODES_AXES
 from service.contract.runner import BatchSlice, Runner
 from service.models.model import ServedModel
 
@@ -21,7 +22,7 @@ _NOISE = 1024
 
 
 class LogVariance:
-    """Gives the log-variance of a model's codes: float32 ``(N, d)`` for images, uint8 ``(N, H, W, C)``."""
+    """Gives the log-variance of a model's codes, of their shape, for images, uint8 ``(N, H, W, C)``."""
 
     def __init__(self, model: ServedModel) -> None:
         """Raises BulkError as ``check`` does."""
@@ -46,7 +47,10 @@ class LogVariance:
 def check(manifest: Manifest) -> None:
     """Raise BulkError for a model whose encoder has no normal noise of the shape of its codes."""
     noises = [item for item in manifest.operations[ENCODE].inputs if item.is_noise]
-    if [(item.role, item.shape, item.default) for item in noises] != [(Role.normal, manifest.codes.shape, 0)]:
+    if [(item.role, item.default) for item in noises] != [(Role.normal, 0)] or noises[0].shape not in (
+        manifest.codes.shape,
+        (CODES_AXES,),
+    ):
         raise BulkError(
             f"the model {manifest.name} has no log-variance: its encoder is not Gaussian (--log-variance)"
         )

@@ -60,9 +60,7 @@ class Encoder(nn.Sequential):
 
     def tiling(self) -> Tiling:
         """The pixels along an axis that a cell depends on, and the cells on each side that have them."""
-        first, last = _span(self, 0, 0)
-        beyond = max(-first, last - (self.stride - 1), 0)
-        return Tiling(receptive_field=last - first + 1, halo=math.ceil(beyond / self.stride))
+        return encoder_tiling(self, self.stride)
 
 
 class Decoder(nn.Sequential):
@@ -98,9 +96,21 @@ class Decoder(nn.Sequential):
 
     def tiling(self) -> Tiling:
         """The most cells along an axis that a pixel depends on, and the halo that a cell's pixels need."""
-        spans = [_span(self, pixel, pixel) for pixel in range(self.stride)]
-        field = max(last - first + 1 for first, last in spans)
-        return Tiling(receptive_field=field, halo=max(-spans[0][0], spans[-1][1], 0))
+        return decoder_tiling(self, self.stride)
+
+
+def encoder_tiling(layers: nn.Sequential, stride: int) -> Tiling:
+    """The tiling of layers that turn images into a grid of cells of ``stride`` x ``stride`` pixels."""
+    first, last = _span(layers, 0, 0)
+    beyond = max(-first, last - (stride - 1), 0)
+    return Tiling(receptive_field=last - first + 1, halo=math.ceil(beyond / stride))
+
+
+def decoder_tiling(layers: nn.Sequential, stride: int) -> Tiling:
+    """The tiling of layers that turn a grid of cells into images of ``stride`` x ``stride`` pixels a cell."""
+    spans = [_span(layers, pixel, pixel) for pixel in range(stride)]
+    field = max(last - first + 1 for first, last in spans)
+    return Tiling(receptive_field=field, halo=max(-spans[0][0], spans[-1][1], 0))
 
 
 def _span(layers: nn.Sequential, first: int, last: int) -> tuple[int, int]:

@@ -38,12 +38,17 @@ class Architecture(nn.Module, ABC):
     size: int
     multiple_of: int | None
     stride: int | None
-    quantizer: Quantizer | None = None
+    quantizer: Quantizer | None
     stores_codebook: bool = True
     posterior: bool = False
     scaling: Scaling | None = None
     tilings: tuple[Tiling, Tiling] | None = None
     untiled: str | None = NORMALISED
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Not as an attribute of the class, which would hide a module of that name.
+        self.quantizer = None
 
     @abstractmethod
     def encode(self, pixels: Tensor) -> Tensor:
