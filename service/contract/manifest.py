@@ -127,6 +127,11 @@ class CodesSpec(Record):
             raise ValueError(f"codes of shape {self.shape} are empty")
         return self
 
+    @property
+    def continuous_grid(self) -> bool:
+        """Whether the codes are a grid of vectors, ``(h, w, c)``."""
+        return len(self.shape) == 3
+
     def shape_for(self, height: int, width: int) -> tuple[int, ...]:
         """The shape of the codes of an image of ``height`` x ``width`` pixels, without the batch axis.
 

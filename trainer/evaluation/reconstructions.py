@@ -88,7 +88,7 @@ class Reconstructions:
     errors: list[Tensor] = field(default_factory=list)
     similarities: dict[str, list[Tensor]] = field(default_factory=dict)
     counts: Tensor | None = None
-    units: "_Spread | None" = None
+    units: "Spread | None" = None
     # Of the images' pixels, in order.
     digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
     # Of each pixel, in [0, 1], over the images: float64 (H, W, C).
@@ -107,9 +107,8 @@ class Reconstructions:
                 found = similarity(ours, theirs, data_range=1.0, reduction="none")
                 self.similarities.setdefault(name, []).append(found.double().reshape(-1))
         if self.spec.codebook_size is None:
-            rows = batch.codes.reshape(-1, batch.codes.shape[-1]).double()
-            self.units = self.units or _Spread(rows.mean(dim=0))
-            self.units.add(rows)
+            self.units = self.units or Spread()
+            self.units.add(batch.codes.reshape(-1, batch.codes.shape[-1]).double())
         else:
             counts = torch.bincount(batch.codes.flatten().long(), minlength=self.spec.codebook_size)
             self.counts = counts if self.counts is None else self.counts + counts
@@ -149,21 +148,33 @@ class Reconstructions:
 
 
 @dataclass
-class _Spread:
-    """Sums over rows, float64 ``(n, d)``, less a ``shift`` near their mean, so that no digits are lost."""
+class Spread:
+    """Mean and variance of the columns of rows, float64 ``(n, d)``, added part by part.
 
-    shift: Tensor
+    ``shift`` is the mean of the first part: sums of what is left of the rows lose no digits.
+    """
+
     count: int = 0
+    shift: Tensor | None = None
     sums: Tensor | float = 0.0
     squares: Tensor | float = 0.0
 
     def add(self, rows: Tensor) -> None:
+        """Add rows."""
+        if self.shift is None:
+            self.shift = rows.mean(dim=0)
         moved = rows - self.shift
         self.count += len(rows)
         self.sums, self.squares = self.sums + moved.sum(dim=0), self.squares + moved.square().sum(dim=0)
 
+    def means(self) -> Tensor:
+        """Float64 ``(d,)``. Raises TypeError if there are no rows."""
+        if self.shift is None:
+            raise TypeError("there are no rows")
+        return self.shift + torch.as_tensor(self.sums) / self.count
+
     def variances(self) -> Tensor:
-        """Of each column, float64 ``(d,)``; no number for a single row."""
+        """Float64 ``(d,)``; no number for a single row."""
         sums = torch.as_tensor(self.sums)
         return (self.squares - sums.square() / self.count) / (self.count - 1)
 

@@ -70,9 +70,14 @@ def likelihood_row(
     how, binarise = trained_with(config, seed) or (None, None)
     count = min(images, len(dataset.test))
     with whole_test(dataset) as batches:
-        first = _first(batches.ordered(), count)
         values = likelihood(
-            model, first, samples=samples, binarise=binarise, seed=seed, report=report, count=count
+            model,
+            first(batches.ordered(), count),
+            samples=samples,
+            binarise=binarise,
+            seed=seed,
+            report=report,
+            count=count,
         )
     if samples > 1:
         values["nll_samples"] = float(samples)
@@ -153,7 +158,7 @@ def sample_rows(
         yield row(name, "training", count, values | figures)
 
 
-def _first(batches: Iterable[Batch], count: int) -> Iterator[Batch]:
+def first(batches: Iterable[Batch], count: int) -> Iterator[Batch]:
     """The first images of batches."""
     for batch in batches:
         if count < len(batch):

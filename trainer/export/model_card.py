@@ -47,6 +47,12 @@ def _summary(manifest: Manifest) -> str:
             f"Turns {size} images into {grid} grids of codes, each one of {codes.codebook_size} vectors of "
             f"{codes.codebook_dim} dimensions."
         )
+    elif codes.continuous_grid:
+        height, width, channels = codes.shape
+        summary = f"Turns {size} images into grids of {height}x{width} cells of {channels} numbers."
+        if codes.scaling is not None:
+            shift, factor = codes.scaling.shift, codes.scaling.factor
+            summary += f" Latents of about unit variance are (codes - {shift:.5g}) x {factor:.5g}."
     else:
         summary = f"Turns {size} images into vectors of {math.prod(codes.shape)} numbers."
     summary += f" Its kind is `{manifest.kind}`."
