@@ -26,7 +26,6 @@ A running service loads the model at the end:
     python -m trainer vqvae --reload http://127.0.0.1:8000
 """
 
-import json
 import shlex
 import signal
 import sys
@@ -196,70 +195,7 @@ def sample(
         pictures.write_samples(published, method, label, count, seed, sets, out, open_console())
 
 
-@main.command("evaluate", short_help="Measure a published model in full.")
-@click.argument("model", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="print the metrics as JSON, and nothing else")
-@click.option("--data", help="as for training  [default: the data the model was trained on]")
-@click.option(
-    "--samples",
-    # All pairs of distances are in memory: 1.6 GB for 10,000.
-    type=click.IntRange(min=10, max=20_000),
-    default=10_000,
-    show_default=True,
-    help="of each method",
-)
-@click.option(
-    "--nll-samples",
-    type=click.IntRange(min=2),
-    default=128,
-    show_default=True,
-    help="importance samples of an image",
-)
-@click.option(
-    "--nll-images", type=click.IntRange(min=1), default=10_000, show_default=True, help="test images, at most"
-)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="of all noise")
-@click.option(
-    "--set", "sets", multiple=True, metavar="METHOD.NAME=VALUE", help="a parameter of a method; repeatable"
-)
-@click.option(
-    "--write/--no-write",
-    default=True,
-    show_default=True,
-    help="metrics into manifest and card",
-)
-def evaluate(
-    model: Path,
-    as_json: bool,
-    data: str | None,
-    sets: tuple[str, ...],
-    write: bool,
-    reload: str | None,
-    **effort: int,
-) -> None:
-    """Measure MODEL, a published model or the run folder of one, through ONNX Runtime, as the service."""
-    with clear_errors():
-        from trainer.evaluation.published import Published, check_parameters, sampler_parameters
-
-        published, parameters = Published.find(model), sampler_parameters(sets)
-        check_parameters(published.model, parameters)
-        source = published.data(data)
-        from trainer import evaluate
-        from trainer.evaluation.results import Effort
-
-        console = Console(stderr=True, quiet=True) if as_json else open_console()
-        manifest = evaluate.evaluate(
-            published.folder, source, Effort(**effort), parameters, console, write=write
-        )
-        if as_json:
-            click.echo(json.dumps([row.model_dump() for row in manifest.measures], indent=2))
-        if write:
-            _have_loaded(reload, manifest.name, console)
-
-
-export.params.append(replace_option())
-for _publishing in (export, evaluate):
-    _publishing.params.append(reload_option())
+export.params += [replace_option(), reload_option()]
 
 if __name__ == "__main__":
     # As it was typed, so that the commands in messages can be copied: plain python may be another one.

@@ -28,6 +28,7 @@ NONE = "none"
 MODULE = " -m trainer"
 # Commands with a module of their own, which is imported when one of them is used or listed.
 COMMANDS = {
+    "evaluate": "trainer.evaluation.command:evaluate",
     "import": "trainer.pretrained.command:import_model",
     "push": "trainer.export.push_command:push_model",
 }

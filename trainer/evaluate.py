@@ -5,19 +5,21 @@ import shutil
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from service.contract.manifest import FILE_NAME, Manifest, Measures
 from trainer.data.loading import Dataset, load
-from trainer.data.sizing import ImageOptions
 from trainer.durable import check_writable, publication
-from trainer.errors import DataError, ExportError
-from trainer.evaluation.exported_model import ExportedModel, file_entries, open_exported
+from trainer.errors import ConfigError, ExportError
+from trainer.evaluation.exported_model import SAMPLE, ExportedModel, file_entries, open_exported
 from trainer.evaluation.likelihood import SCORE
-from trainer.evaluation.published import SamplerParameters, check_parameters
+from trainer.evaluation.published import FidWeights, SamplerParameters, check_parameters, trained_here
 from trainer.evaluation.reconstructions import RECONSTRUCTIONS, TRAINING, shortcomings
 from trainer.evaluation.results import (
+    ALL,
+    FULL_EFFORT,
     Effort,
     likelihood_row,
     reconstructions_row,
@@ -26,6 +28,9 @@ from trainer.evaluation.results import (
 from trainer.export.model_card import CARD, model_card
 from trainer.training.device import limit_threads
 from trainer.training.progress import LongStep, describe, in_silence, long_step
+
+if TYPE_CHECKING:
+    from trainer.evaluation.inception import ReconstructionDistance
 
 
 def evaluate(
@@ -36,12 +41,14 @@ def evaluate(
     console: Console,
     *,
     write: bool,
+    weights: FidWeights | None = None,
 ) -> Manifest:
     """Measure the model in a folder, and publish the folder anew with the metrics and the same graphs.
 
-    ``data`` is as for training. Raises ExportError for a folder that holds no model,
-    differs from its manifest or cannot be written, and for a metric that is not finite; DataError for data
-    that is missing or does not fit; ConfigError for parameters that the model does not have.
+    ``data`` is as for training. With ``weights`` there is rFID too. Raises ExportError for a folder that
+    holds no model, differs from its manifest or cannot be written, and for a metric that is not finite;
+    DataError for data that is missing or cannot be read, and for weights that are none; ConfigError for
+    parameters or a size that the model does not have.
     """
     limit_threads()
     model, manifest = open_exported(folder)
@@ -50,12 +57,19 @@ def evaluate(
     if write:
         check_writable(folder.resolve().parent)
     step = partial(long_step, console)
-    dataset = dataset_of(manifest, data, step)
-    console.print(f"data: {dataset.summary()}")
+    distance = None
+    if weights is not None:
+        from trainer.evaluation.inception import ReconstructionDistance
+
+        distance = ReconstructionDistance(*weights)
+    dataset = dataset_of(manifest, data, effort, step)
+    console.print(f"data: {dataset.summary()}; fit: {dataset.spec.fit}, {dataset.spec.filter}")
     rows = []
-    for row in _rows(model, manifest, dataset, effort, parameters, step):
+    for row in _rows(model, manifest, dataset, effort, parameters, step, distance):
+        protocol = f" (protocol {row.protocol})" if row.protocol else ""
         console.print(
-            f"{row.of}: {row.dataset}, {row.split} split, {row.images:,} images: {describe(row.values)}"
+            f"{row.of}: {row.dataset}, {row.split} split, {row.images:,} images: "
+            f"{describe(row.values)}{protocol}"
         )
         _check_finite(row)
         rows.append(row)
@@ -77,14 +91,17 @@ def _rows(
     effort: Effort,
     parameters: SamplerParameters,
     step: LongStep,
+    distance: "ReconstructionDistance | None",
 ) -> Iterator[Measures]:
+    native = dataset.spec == manifest.image
     # The metrics of a second stage come from torch, not from an exported graph: they are kept.
     same = (RECONSTRUCTIONS, dataset.name, len(dataset.test))
     before = [row.values for row in manifest.measures if (row.of, row.dataset, row.images) == same]
+    further = before[0] if before and native else {}
     with step("measuring reconstructions") as report:
-        row = reconstructions_row(model, dataset, before[0] if before else {}, report)
+        row = reconstructions_row(model, dataset, further, report, distance)
     yield row
-    if SCORE in model.operations:
+    if SCORE in model.operations and native:
         images, samples = effort.nll_images, effort.nll_samples
         with step("measuring the likelihood") as report:
             row = likelihood_row(model, manifest.config, dataset, images, samples, effort.seed, report)
@@ -92,26 +109,34 @@ def _rows(
     yield from sample_rows(model, dataset, effort, parameters, step)
 
 
-def dataset_of(manifest: Manifest, data: str, step: LongStep = in_silence) -> Dataset:
-    """The images of ``data``, made to fit and split as for training. Raises DataError if they do not fit."""
-    config, image = manifest.config, manifest.image
+def dataset_of(
+    manifest: Manifest, data: str, effort: Effort = FULL_EFFORT, step: LongStep = in_silence
+) -> Dataset:
+    """The images of ``data``, made to fit the model as the service does, and split as for training.
+
+    Training images are read only if the model has samplers, which are compared with them. Raises ConfigError
+    for a size that the model does not take, DataError for data that is missing or cannot be read.
+    """
+    config, image, size = manifest.config, manifest.image, effort.image_size
+    if size is not None:
+        if not image.allows(size, size):
+            others = f"multiples of {image.multiple_of}" if image.multiple_of else "no other size"
+            raise ConfigError(
+                f"--image-size is {size}, but {manifest.name} takes {image.height}x{image.width} and {others}"
+            )
+        image = image.model_copy(update={"height": size, "width": size})
+    sampled = any(name.startswith(SAMPLE) for name in manifest.operations)
+    whole = effort.split == ALL or (effort.split is None and not trained_here(manifest))
     with step("reading images") as report:
-        dataset = load(
+        return load(
             data,
-            ImageOptions(size=config.get("image_size"), fit=image.fit, background=image.background),
-            limit=config.get("limit"),
-            holdout=config.get("holdout", 0.1),
+            image,
+            limit=config.get("limit") if sampled else 0,
+            test_limit=effort.images,
+            holdout=None if whole else config.get("holdout", 0.1),
             seed=manifest.seed,
             progress=report,
         )
-    spec = dataset.spec
-    ours, theirs = ((each.height, each.width, each.channels) for each in (manifest.image, spec))
-    if ours != theirs:
-        raise DataError(
-            f"the images of {data} are {'x'.join(map(str, theirs))}, those of {manifest.name} "
-            f"{'x'.join(map(str, ours))}"
-        )
-    return dataset
 
 
 def _check_files(folder: Path, manifest: Manifest) -> None:

@@ -41,7 +41,7 @@ KINDS: Mapping[str, Kind] = {
         config="trainer.config.gaussian:VAEConfig",
         model="trainer.models.vae:VAE",
         preset="vae-pokemon",
-        summary="A convolutional VAE: images to a vector of codes and back (1312.6114).",
+        summary="A convolutional VAE: images to a vector or a grid of codes and back (1312.6114).",
     ),
     "ncp": Kind(
         config="trainer.config.gaussian:NCPConfig",

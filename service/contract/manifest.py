@@ -128,6 +128,11 @@ class CodesSpec(Record):
             raise ValueError(f"codes of shape {self.shape} are empty")
         return self
 
+    @property
+    def continuous_grid(self) -> bool:
+        """Whether the codes are a grid of vectors, ``(h, w, c)``."""
+        return len(self.shape) == 3
+
     def shape_for(self, height: int, width: int) -> tuple[int, ...]:
         """The shape of the codes of an image of ``height`` x ``width`` pixels, without the batch axis.
 
@@ -172,6 +177,9 @@ class Measures(Record):
     ``of`` says what was evaluated: ``reconstructions``, ``likelihood``, the images of an operation
     ``sample/<method>``, or ``real images``, the best that samples could reach. The row ``training`` has
     the steps of the training on ``images`` training images.
+
+    ``protocol`` is a hash over ``settings``, which say how it was measured and on which pixels: rows with the
+    same protocol may be compared, those of other models too.
     """
 
     of: str = "reconstructions"
@@ -179,6 +187,8 @@ class Measures(Record):
     split: str
     images: int = Field(ge=1)
     values: dict[str, float]
+    protocol: str | None = Field(default=None, pattern=r"^[0-9a-f]{12}$")
+    settings: dict[str, str | int] = Field(default_factory=dict)
 
 
 class Parity(Record):

@@ -29,10 +29,16 @@ class GaussianConfig(ConvolutionalConfig):
 
 
 class VAEConfig(GaussianConfig):
-    """A convolutional VAE: images to a vector of codes and back (1312.6114)."""
+    """A convolutional VAE: images to a vector or a grid of codes and back (1312.6114)."""
 
     kind: Literal["vae", "ncp"] = "vae"
 
+    latent: Literal["vector", "grid"] = Field(
+        default="vector",
+        description="the codes of an image. vector: latent-dim numbers for the whole image; grid: "
+        "latent-channels numbers for each patch of stride x stride pixels, of any image size (2112.10752)",
+    )
+    latent_channels: int = Field(default=4, ge=1, le=1024, description="numbers in a cell of a grid, c")
     likelihood: Literal["mse", "gaussian", "bernoulli"] = Field(
         default="mse",
         description="of the pixels in [0, 1], given the codes. mse: the sum of squared errors; gaussian: "
@@ -72,6 +78,7 @@ class NCPConfig(VAEConfig):
     free_on_resume: ClassVar[frozenset[str]] = VAEConfig.free_on_resume | {"classifier_epochs"}
 
     kind: Literal["ncp"] = "ncp"
+    latent: Literal["vector"] = Field(default="vector", description="the classifier is one of vectors")
 
     classifier_epochs: int = Field(
         default=50,

@@ -29,7 +29,8 @@ class Dataset:
     """Images to train on and images to test on, all made to fit ``spec``.
 
     ``label_names`` are those of the classes, if the training images have classes. ``skipped`` are the
-    pictures that could not be read, of ``pictures`` that were tried.
+    pictures that could not be read, of ``pictures`` that were tried. ``test_split`` is ``all`` if all of the
+    data is to test on.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Dataset:
     label_names: tuple[str, ...] | None
     pictures: int
     skipped: tuple[Skipped, ...] = ()
+    test_split: str = "test"
 
     @property
     def classes(self) -> int:
@@ -48,8 +50,9 @@ class Dataset:
     def summary(self) -> str:
         """Images, their size, classes and skipped pictures in one line."""
         classes = "no classes" if self.label_names is None else f"{len(self.label_names):,} classes"
+        training = f"{len(self.train):,} training and " if len(self.train) else ""
         line = (
-            f"{len(self.train):,} training and {len(self.test):,} test images, "
+            f"{training}{len(self.test):,} test images, "
             f"{self.spec.height}x{self.spec.width}x{self.spec.channels}, {classes}"
         )
         if not self.skipped:
@@ -61,10 +64,11 @@ class Dataset:
 
 def load(
     source: str,
-    image: ImageOptions = AS_FOUND,
+    image: ImageOptions | ImageSpec = AS_FOUND,
     *,
     limit: int | None = None,
-    holdout: float = 0.1,
+    test_limit: int | None = None,
+    holdout: float | None = 0.1,
     seed: int = 0,
     resident_bytes: int = RESIDENT_BYTES,
     progress: OnProgress | None = None,
@@ -73,8 +77,9 @@ def load(
 
     ``source`` is ``mnist``, a folder of IDX files or of pictures, the name of a torchvision dataset, or
     ``hf:NAME[:CONFIG]``. Where it has no test part, the share ``holdout`` of it, at least one image, is drawn
-    by ``seed`` and held out. ``limit`` keeps the first N readable training images in the source's own order;
-    the test images stay as they are. A picture that cannot be read is skipped.
+    by ``seed`` and held out; None takes all images for testing, in the source's own order. ``limit`` keeps
+    the first N readable training images in the source's own order, ``test_limit`` the first N test images; 0
+    training images are not read at all. A picture that cannot be read is skipped.
 
     Images are held in memory if all of them take no more than ``resident_bytes``; otherwise each is decoded
     once here, to know that it can be, and again whenever it is needed. ``progress`` is called with the number
@@ -83,25 +88,19 @@ def load(
     Raises DataError if the source is unknown, missing or damaged, or has no readable picture for one of the
     parts; ConfigError if an option is out of bounds.
     """
-    if limit is not None and limit < 1:
-        raise ConfigError(f"limit {limit} is less than one image")
-    if not 0 < holdout < 1:
+    if limit is not None and limit < 0:
+        raise ConfigError(f"limit {limit} is less than no image")
+    if holdout is not None and not 0 < holdout < 1:
         raise ConfigError(f"holdout {holdout} is no share between 0 and 1")
-    image.check()
+    if isinstance(image, ImageOptions):
+        image.check()
 
     found = find(source)
-    spec = image.spec(found.train, progress)
-    train_order = np.arange(len(found.train))
-    if found.test is None:
-        test_pictures = found.train
-        test_order = np.random.default_rng(seed).permutation(train_order)
-        test_count = _held_out(len(found.train), holdout, found.name)
-        train_count = len(found.train) - test_count
-    else:
-        test_pictures = found.test
-        test_order = np.arange(len(found.test))
-        test_count, train_count = len(found.test), len(found.train)
-    train_count = min(train_count, limit or train_count)
+    spec = image.spec(found.train, progress) if isinstance(image, ImageOptions) else image
+    test_pictures, test_order, held_out = _to_test(found, holdout, seed)
+    train_count = len(found.train) - (held_out if found.test is None else 0)
+    train_count = train_count if limit is None else min(train_count, limit)
+    test_count = held_out if test_limit is None else min(held_out, test_limit)
     count = test_count + train_count
     keep = count * spec.channels * spec.height * spec.width <= resident_bytes
 
@@ -110,8 +109,9 @@ def load(
         return decode(pictures, order, spec, wanted=wanted, keep=keep, progress=report)
 
     test = read(test_pictures, test_order, test_count, 0)
+    train_order = np.arange(len(found.train))
     if found.test is None:
-        train_order = np.sort(test_order[test.looked_at :])
+        train_order = np.sort(test_order[max(test.looked_at, held_out) :])
     train = read(found.train, train_order, train_count, test_count)
     skipped = (*train.skipped, *test.skipped)
     return Dataset(
@@ -122,7 +122,19 @@ def load(
         label_names=_label_names(found, train, test),
         pictures=train.looked_at + test.looked_at,
         skipped=skipped,
+        test_split="all" if found.test is None and holdout is None else "test",
     )
+
+
+def _to_test(found: Source, holdout: float | None, seed: int) -> tuple[Pictures, NDArray[np.int64], int]:
+    """The pictures of which some are to test on, in which order, and how many."""
+    if found.test is not None:
+        return found.test, np.arange(len(found.test)), len(found.test)
+    order = np.arange(len(found.train))
+    if holdout is None:
+        return found.train, order, len(order)
+    order = np.random.default_rng(seed).permutation(order)
+    return found.train, order, _held_out(len(order), holdout, found.name)
 
 
 def _held_out(count: int, share: float, name: str) -> int:
@@ -140,7 +152,7 @@ def _split(
     from trainer.data.batches import ResidentSplit
     from trainer.data.streaming import StreamedSplit
 
-    if not len(decoded.rows):
+    if not len(decoded.rows) and decoded.looked_at:
         first = f", the first is {skipped[0]}" if skipped else ""
         raise DataError(f"{part} has no picture that can be read: {len(skipped):,} skipped{first}")
     labels = None if decoded.labels is None else torch.from_numpy(decoded.labels)
@@ -150,9 +162,10 @@ def _split(
 
 
 def _label_names(found: Source, train: Decoded, test: Decoded) -> tuple[str, ...] | None:
-    if train.labels is None:
+    of_parts = [part.labels for part in (train, test) if len(part.rows)]
+    if not of_parts or of_parts[0] is None:
         return None
-    classes = 1 + max(int(part.labels.max()) for part in (train, test) if part.labels is not None)
+    classes = 1 + max(int(labels.max()) for labels in of_parts if labels is not None)
     if found.label_names is not None and len(found.label_names) >= classes:
         return found.label_names
     return tuple(str(label) for label in range(classes))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from service.contract.cpu_count import available_cpus
-from service.contract.manifest import FILE_NAME, CodesSpec, File, Manifest, Operation, Role
+from service.contract.manifest import FILE_NAME, CodesSpec, File, ImageSpec, Manifest, Operation, Role
 from service.contract.runner import (
     Arrays,
     BatchSlice,
@@ -33,7 +33,7 @@ from trainer.errors import ExportError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from trainer.data.batches import Batch, Batches
+    from trainer.data.batches import Batch, Batches, Split
     from trainer.data.loading import Dataset
     from trainer.data.sources.pictures import OnProgress
     from trainer.models.base import Graph
@@ -274,10 +274,14 @@ def file_entries(folder: Path) -> dict[str, File]:
 
 def whole_test(dataset: "Dataset") -> "Batches":
     """The test images, in batches small enough for an exported graph."""
+    return whole(dataset.test, dataset.spec)
+
+
+def whole(split: "Split", image: ImageSpec) -> "Batches":
+    """All images of a split, in batches small enough for an exported graph."""
     from trainer.data.batches import Batches
 
-    pixels = dataset.spec.height * dataset.spec.width
-    return Batches(dataset.test, max(1, min(MOST_ROWS, MOST_PIXELS // pixels)))
+    return Batches(split, max(1, min(MOST_ROWS, MOST_PIXELS // (image.height * image.width))))
 
 
 def _tensor(array: NDArray[Any]) -> "Tensor":

@@ -3,10 +3,12 @@
 It is found by its own folder, or by the run folder of the run that made it.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from service.contract.manifest import FILE_NAME, Manifest
 from service.contract.runner import parameters_of
@@ -15,6 +17,12 @@ from trainer.data import loading
 from trainer.errors import ConfigError, DataError, ExportError, RunError, nearest
 from trainer.evaluation.exported_model import SAMPLE, ExportedModel, open_exported
 from trainer.training.run_folder import CONFIG, RunFolder
+
+# By sha256: the network with which FID was defined, as pytorch-fid and torch-fidelity publish it.
+FID_WEIGHTS = {
+    "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2": "pt_inception-2015-12-05-6726825d.pth"
+}
+HASHED_AT_ONCE = 1 << 20
 
 SamplerParameters = Mapping[str, Mapping[str, float]]
 """The parameters that replace the defaults of each sampling method, by method and name."""
@@ -51,6 +59,11 @@ class Published:
         if given is not None:
             loading.check(given)
             return given
+        if self.run is None and not trained_here(self.manifest):
+            raise DataError(
+                f"it is not known what {self.manifest.name} was trained on: "
+                "evaluate takes pictures with --data, reconstruct with --image"
+            )
         # A manifest is public, so it has only the name of the data; the path is in the run folder.
         source = str(self.manifest.config.get("data")) if self.run is None else self.run.config.data
         try:
@@ -62,6 +75,38 @@ class Published:
                 f"say where it is with --data{way}"
             ) from error
         return source
+
+
+def trained_here(manifest: Manifest) -> bool:
+    """Whether this trainer made the model, and so knows by name which data it was trained on."""
+    return "data" in manifest.config
+
+
+class FidWeights(NamedTuple):
+    """The weights of the network of FID, and the sha256 of the file."""
+
+    file: Path
+    sha256: str
+
+
+def fid_weights(file: Path, sha256: str | None) -> FidWeights:
+    """Check the weights' file: its sha256 is the one given, or known. Raises DataError if it is not."""
+    digest = hashlib.sha256()
+    try:
+        with file.open("rb") as opened:
+            while part := opened.read(HASHED_AT_ONCE):
+                digest.update(part)
+    except OSError as error:
+        raise DataError(f"--fid-weights {file} cannot be read: {error.strerror}") from error
+    found = digest.hexdigest()
+    if sha256 is not None and found != sha256.lower():
+        raise DataError(f"--fid-weights {file} has the sha256 {found}, not {sha256}")
+    if sha256 is None and found not in FID_WEIGHTS:
+        raise DataError(
+            f"--fid-weights {file} has the sha256 {found}, which is not that of "
+            f"{', '.join(FID_WEIGHTS.values())}; to use it nonetheless, give that with --fid-weights-sha256"
+        )
+    return FidWeights(file, found)
 
 
 def _run_of(folder: Path, manifest: Manifest) -> RunFolder | None:

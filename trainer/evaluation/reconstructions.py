@@ -18,23 +18,38 @@ How fast the loss falls at the end is no rule: the learning rate has fallen to 1
 steps ends as flat as that of 14,040.
 """
 
+import hashlib
+import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import torch
+import torchmetrics
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
+from torchmetrics.functional.image import (
+    multiscale_structural_similarity_index_measure,
+    structural_similarity_index_measure,
+)
 
-from service.contract.manifest import CodesSpec, Measures
+from service.contract.manifest import CodesSpec, ImageSpec, Measures
 from trainer.evaluation.exported_model import SMALLEST_MSE, Reconstructed
 from trainer.models.base import to_shares
 from trainer.models.quantizers import perplexity, usage
 
-# SSIM looks through a Gaussian window of 11 x 11 pixels.
-SSIM_WINDOW = 11
-# A dimension whose posterior mean varies less carries nothing (1509.00519, sec. 5).
+# SSIM looks through a Gaussian window of 11 x 11 pixels, MS-SSIM at five resolutions; in the lowest, a
+# sixteenth, the window has to fit.
+SSIM_WINDOW, MS_SSIM_SMALLEST = 11, 176
+# A dimension or channel whose posterior mean varies less carries nothing (1509.00519, sec. 5).
 ACTIVE_VARIANCE = 0.01
+
+# By name: the smallest side of an image in pixels, and the function.
+SIMILARITIES: Mapping[str, tuple[int, Callable[..., Any]]] = {
+    "ssim": (SSIM_WINDOW, structural_similarity_index_measure),
+    "ms_ssim": (MS_SSIM_SMALLEST, multiscale_structural_similarity_index_measure),
+}
 
 RECONSTRUCTIONS, TRAINING = "reconstructions", "training"
 LEAST_EXPLAINED = 0.5
@@ -62,30 +77,38 @@ class Reconstructions:
     - ``psnr``: mean over the images of their PSNR, in dB
     - ``explained_variance``: 1 - mse / the error of the mean image; of two images or more
     - ``ssim``: mean over the images of their structural similarity, at most 1; of images it has a window for
+    - ``ms_ssim``: the same at five resolutions; of images of at least 176 x 176 pixels, as the window has to
+      fit into the lowest
     - ``perplexity``, ``usage``: of the codebook over the whole set, where codes are discrete
-    - ``active_units``: dimensions that carry something, where codes are a posterior's mean
+    - ``active_units``: dimensions of a vector, or channels of a grid, that carry something, where codes are a
+      posterior's mean
     """
 
     spec: CodesSpec
     errors: list[Tensor] = field(default_factory=list)
-    similarities: list[Tensor] = field(default_factory=list)
+    similarities: dict[str, list[Tensor]] = field(default_factory=dict)
     counts: Tensor | None = None
-    means: list[Tensor] = field(default_factory=list)
+    units: "Spread | None" = None
+    # Of the images' pixels, in order.
+    digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
     # Of each pixel, in [0, 1], over the images: float64 (H, W, C).
     sums: Tensor | float = 0.0
     squares: float = 0.0
 
     def add(self, batch: Reconstructed) -> None:
         """Add a batch."""
+        self.digest.update(np.ascontiguousarray(batch.images.numpy()).data)
         self.errors.append(mean_squared_errors(batch.images, batch.decoded))
         pixels = batch.images.double() / 255
         self.sums, self.squares = self.sums + pixels.sum(dim=0), self.squares + float(pixels.square().sum())
-        if min(batch.images.shape[1:3]) >= SSIM_WINDOW:
-            ours, theirs = (to_shares(rows.permute(0, 3, 1, 2)) for rows in (batch.decoded, batch.images))
-            similarity = structural_similarity_index_measure(ours, theirs, data_range=1.0, reduction="none")
-            self.similarities.append(torch.as_tensor(similarity).double().reshape(-1))
+        ours, theirs = (to_shares(rows.permute(0, 3, 1, 2)) for rows in (batch.decoded, batch.images))
+        for name, (smallest, similarity) in SIMILARITIES.items():
+            if min(ours.shape[2:]) >= smallest:
+                found = similarity(ours, theirs, data_range=1.0, reduction="none")
+                self.similarities.setdefault(name, []).append(found.double().reshape(-1))
         if self.spec.codebook_size is None:
-            self.means.append(batch.codes.flatten(1))
+            self.units = self.units or Spread()
+            self.units.add(batch.codes.reshape(-1, batch.codes.shape[-1]).double())
         else:
             counts = torch.bincount(batch.codes.flatten().long(), minlength=self.spec.codebook_size)
             self.counts = counts if self.counts is None else self.counts + counts
@@ -97,20 +120,69 @@ class Reconstructions:
         variance = self._variance(len(errors))
         if variance > 0:
             values["explained_variance"] = 1 - values["mse"] / variance
-        if self.similarities:
-            values["ssim"] = float(torch.cat(self.similarities).mean())
+        values |= {name: float(torch.cat(found).mean()) for name, found in self.similarities.items()}
         if self.counts is not None:
             values |= {"perplexity": perplexity(self.counts), "usage": usage(self.counts)}
-        if self.means:
-            variances = torch.cat(self.means).double().var(dim=0)
-            values["active_units"] = float((variances > ACTIVE_VARIANCE).sum())
+        if self.units is not None:
+            values["active_units"] = float((self.units.variances() > ACTIVE_VARIANCE).sum())
         return values
+
+    def settings(self, image: ImageSpec) -> dict[str, str | int]:
+        """How this was measured, and on which images, which were made to fit ``image``."""
+        return {
+            "images": sum(map(len, self.errors)),
+            "size": f"{image.height}x{image.width}x{image.channels}",
+            "fit": image.fit,
+            "filter": image.filter,
+            "background": image.background,
+            "pixels": self.digest.hexdigest(),
+            "metrics": ", ".join(sorted(self.values())),
+            "torchmetrics": torchmetrics.__version__,
+        }
 
     def _variance(self, count: int) -> float:
         """What the error of the mean image is expected to be on such images; 0 if they are all alike."""
         sums = torch.as_tensor(self.sums)
         total = self.squares - float(sums.square().sum()) / count
         return total / sums.numel() / (count - 1) if count > 1 else 0.0
+
+
+@dataclass
+class Spread:
+    """Mean and variance of the columns of rows, float64 ``(n, d)``, added part by part.
+
+    ``shift`` is the mean of the first part: sums of what is left of the rows lose no digits.
+    """
+
+    count: int = 0
+    shift: Tensor | None = None
+    sums: Tensor | float = 0.0
+    squares: Tensor | float = 0.0
+
+    def add(self, rows: Tensor) -> None:
+        """Add rows."""
+        if self.shift is None:
+            self.shift = rows.mean(dim=0)
+        moved = rows - self.shift
+        self.count += len(rows)
+        self.sums, self.squares = self.sums + moved.sum(dim=0), self.squares + moved.square().sum(dim=0)
+
+    def means(self) -> Tensor:
+        """Float64 ``(d,)``. Raises TypeError if there are no rows."""
+        if self.shift is None:
+            raise TypeError("there are no rows")
+        return self.shift + torch.as_tensor(self.sums) / self.count
+
+    def variances(self) -> Tensor:
+        """Float64 ``(d,)``; no number for a single row."""
+        sums = torch.as_tensor(self.sums)
+        return (self.squares - sums.square() / self.count) / (self.count - 1)
+
+
+def protocol_of(settings: Mapping[str, str | int]) -> str:
+    """The id of a protocol: 12 hex digits over its settings, in any order."""
+    text = json.dumps(dict(sorted(settings.items())), separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def shortcomings(measures: Iterable[Measures], codes: CodesSpec) -> str | None:

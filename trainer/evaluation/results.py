@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -14,23 +14,43 @@ from trainer.data.sources.pictures import OnProgress
 from trainer.evaluation.exported_model import SAMPLE, ExportedModel, unreported, whole_test
 from trainer.evaluation.likelihood import likelihood
 from trainer.evaluation.published import SamplerParameters
-from trainer.evaluation.reconstructions import RECONSTRUCTIONS, Reconstructions
+from trainer.evaluation.reconstructions import RECONSTRUCTIONS, Reconstructions, protocol_of
 from trainer.evaluation.reference_classifier import CLASSES, reference_classifier
 from trainer.evaluation.samples import Reference, spread_labels
 from trainer.training.progress import LongStep, in_silence
+
+if TYPE_CHECKING:
+    from trainer.evaluation.inception import ReconstructionDistance
 
 LIKELIHOOD, REAL_IMAGES = "likelihood", "real images"
 CLASSIFIED_DATASET, CLASSIFIED_SHAPE = "mnist", (28, 28, 1)
 
 
+TEST, ALL = "test", "all"
+
+
 @dataclass(frozen=True)
 class Effort:
-    """How much is measured: samples of each sampler, importance samples of an image, images, and the seed."""
+    """How much is measured, and on which images.
 
+    - ``image_size``: height and width in pixels to which images are made to fit; None is the native size
+    - ``split``: ``test``, the test part of the data, or what is held out of it as in training; ``all``, the
+      test part, or everything where there is none. None is ``test`` for a model that was trained here, and
+      ``all`` for one that was imported.
+    - ``images``: how many of them, the first; None is all
+    - ``samples`` of each sampler, ``nll_samples`` of an image for ``nll_images``, and the ``seed`` of both
+    """
+
+    image_size: int | None = None
+    split: str | None = None
+    images: int | None = None
     samples: int = 10_000
     nll_samples: int = 128
     nll_images: int = 10_000
     seed: int = 0
+
+
+FULL_EFFORT = Effort()
 
 
 def likelihood_row(
@@ -50,27 +70,50 @@ def likelihood_row(
     how, binarise = trained_with(config, seed) or (None, None)
     count = min(images, len(dataset.test))
     with whole_test(dataset) as batches:
-        first = _first(batches.ordered(), count)
         values = likelihood(
-            model, first, samples=samples, binarise=binarise, seed=seed, report=report, count=count
+            model,
+            first(batches.ordered(), count),
+            samples=samples,
+            binarise=binarise,
+            seed=seed,
+            report=report,
+            count=count,
         )
     if samples > 1:
         values["nll_samples"] = float(samples)
     name = dataset.name if how is None else f"{dataset.name}, {how}"
-    return Measures(of=LIKELIHOOD, dataset=name, split="test", images=count, values=values)
+    return Measures(of=LIKELIHOOD, dataset=name, split=dataset.test_split, images=count, values=values)
 
 
 def reconstructions_row(
-    model: ExportedModel, dataset: Dataset, further: Mapping[str, float], report: OnProgress = unreported
+    model: ExportedModel,
+    dataset: Dataset,
+    further: Mapping[str, float],
+    report: OnProgress = unreported,
+    distance: "ReconstructionDistance | None" = None,
 ) -> Measures:
-    """The reconstructions of all test images; ``further`` are metrics that were computed elsewhere."""
-    metrics = Reconstructions(model.codes)
+    """The reconstructions of all test images; ``further`` are metrics that were computed elsewhere.
+
+    With a ``distance``, the row has rFID too.
+    """
+    metrics, count = Reconstructions(model.codes), len(dataset.test)
     with whole_test(dataset) as batches:
-        for batch in model.reconstruct(batches.ordered(), report, len(dataset.test)):
+        for batch in model.reconstruct(batches.ordered(), report, count):
             metrics.add(batch)
-    values = {**further, **metrics.values()}
-    count = len(dataset.test)
-    return Measures(of=RECONSTRUCTIONS, dataset=dataset.name, split="test", images=count, values=values)
+            if distance is not None:
+                distance.add(batch)
+    values, settings = {**further, **metrics.values()}, metrics.settings(dataset.spec)
+    if distance is not None:
+        values, settings = values | distance.values(), settings | distance.settings
+    return Measures(
+        of=RECONSTRUCTIONS,
+        dataset=dataset.name,
+        split=dataset.test_split,
+        images=count,
+        values=values,
+        protocol=protocol_of(settings),
+        settings=settings,
+    )
 
 
 def sample_rows(
@@ -115,7 +158,7 @@ def sample_rows(
         yield row(name, "training", count, values | figures)
 
 
-def _first(batches: Iterable[Batch], count: int) -> Iterator[Batch]:
+def first(batches: Iterable[Batch], count: int) -> Iterator[Batch]:
     """The first images of batches."""
     for batch in batches:
         if count < len(batch):

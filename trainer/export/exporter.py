@@ -17,7 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from service.contract import manifest as contract
-from service.contract.manifest import Codebook, Manifest, Measures, Parity, Role, Run, content_version
+from service.contract.manifest import (
+    Codebook,
+    CodesSpec,
+    Manifest,
+    Measures,
+    Parity,
+    Role,
+    Run,
+    content_version,
+)
 from trainer.config import ImportConfig, RunConfig
 from trainer.data.batches import Batch
 from trainer.data.loading import Dataset
@@ -29,6 +38,7 @@ from trainer.evaluation.results import likelihood_row
 from trainer.export.model_card import CARD, SAMPLES, SHOWN_SEED, model_card
 from trainer.export.onnx_export import CODEBOOK_FILE, CODEBOOK_TENSOR, write_graphs
 from trainer.export.parity import Drawing, ParityCheck, check_halo, gap_of_others, with_draws
+from trainer.export.scaling import scaled
 from trainer.image_sheets import class_sheet, panels, save_png, sheet_labels, side_by_side
 from trainer.models.base import PICTURED_IMAGES, Exportable, Graph, Model, RunGraph, SecondStage
 from trainer.training.progress import LongStep, in_silence
@@ -101,7 +111,10 @@ def export(
         if shown:
             save_png(_samples(exported, shown, dataset, step), folder / SAMPLES)
         measures = _measures(exported, config, dataset, values, trained, step) if measured else []
-        manifest = _manifest(model, exported, config, dataset, folder, measures, parity)
+        codes = model.codes_spec()
+        if measured and codes.continuous_grid and codes.scaling is None:
+            codes = scaled(codes, exported, dataset, step)
+        manifest = _manifest(model, codes, exported, config, dataset, folder, measures, parity)
         (folder / CARD).write_text(model_card(manifest), encoding="utf-8")
         # Last, with the card among the files: a folder without a manifest is known to be unfinished.
         manifest = manifest.model_copy(update={"run": made_by, "files": file_entries(folder)})
@@ -210,6 +223,7 @@ def _measures(
 
 def _manifest(
     model: Exportable,
+    codes: CodesSpec,
     exported: ExportedModel,
     config: RunConfig | ImportConfig,
     dataset: Dataset,
@@ -231,9 +245,10 @@ def _manifest(
         git_revision=git_revision(),
         seed=config.seed,
         # Folders of the trainer's machine mean nothing to the model's users.
-        config=config.model_dump(mode="json", exclude={"out", "export_to"}) | {"data": dataset.name},
+        config=config.model_dump(mode="json", exclude={"out", "export_to"})
+        | ({"data": dataset.name} if isinstance(config, RunConfig) else {}),
         image=model.image_spec(),
-        codes=model.codes_spec(),
+        codes=codes,
         labels=dataset.label_names if conditional else None,
         operations=dict(exported.operations),
         codebook=codebook_spec,

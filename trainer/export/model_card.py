@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import yaml
 
 from service.contract.manifest import Manifest, Measures, Operation, Role
-from trainer.evaluation.descriptions import DESCRIPTIONS
 from trainer.evaluation.exported_model import SAMPLE
 from trainer.evaluation.reconstructions import shortcomings
 from trainer.evaluation.results import REAL_IMAGES
+from trainer.export.descriptions import DESCRIPTIONS
 from trainer.image_sheets import MOST_CLASSES
 
 CARD, SAMPLES = "README.md", "samples.png"
@@ -88,7 +88,14 @@ def _metrics(manifest: Manifest) -> str:
         if name in named
     ]
     said = "Measured on the exported files." if tables else f"Compared on {manifest.config.get('data')}."
-    parts = ["## Figures", said, *tables, "\n".join(notes), _parity(manifest)]
+    parts = [
+        "## Figures",
+        said,
+        *tables,
+        "\n".join(notes),
+        *map(_protocol, manifest.measures),
+        _parity(manifest),
+    ]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -112,6 +119,14 @@ def _title(row: Measures) -> str:
     if row.of.startswith(SAMPLE):
         return f"{row.of}: {row.images:,} beside images of {row.dataset}, {row.split}"
     return f"{row.of}: {row.dataset}, {row.split}, {row.images:,} images"
+
+
+def _protocol(row: Measures) -> str:
+    """How a row was measured, if it has a protocol."""
+    if row.protocol is None:
+        return ""
+    settings = ", ".join(f"{name} {value}" for name, value in row.settings.items())
+    return f"{row.of.capitalize()} by protocol `{row.protocol}`: {settings}."
 
 
 def _descriptions(manifest: Manifest) -> dict[str, str]:

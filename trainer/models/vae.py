@@ -1,4 +1,4 @@
-"""Convolutional VAE: images to a vector of codes and back (Kingma and Welling, 1312.6114)."""
+"""Convolutional VAE: images to a vector or a grid of codes and back (Kingma and Welling, 1312.6114)."""
 
 from collections.abc import Iterable
 from types import MappingProxyType
@@ -6,7 +6,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
-from service.contract.manifest import ImageSpec, Input, Output, Parameter, Role
+from service.contract.manifest import CodesSpec, ImageSpec, Input, Output, Parameter, Role
 from trainer.config import NCPConfig, VAEConfig
 from trainer.config.base import HOTTEST
 from trainer.data import binarisation
@@ -14,6 +14,7 @@ from trainer.data.augmentation import flipped, rotated
 from trainer.data.batches import Batch
 from trainer.models.base import Graph, Step, to_shares
 from trainer.models.gaussian.base import GaussianModel
+from trainer.models.gaussian.grid import grid_codes, grid_graphs, grid_networks
 from trainer.models.gaussian.likelihoods import likelihood_for
 from trainer.models.gaussian.noise_contrastive import ClassifierStage
 from trainer.models.gaussian.operations import BATCH, UNTILED, encoding, interpolation
@@ -33,8 +34,18 @@ class VAE(GaussianModel):
     config: VAEConfig
 
     def __init__(self, config: VAEConfig, image: ImageSpec, _variance: float, _classes: int = 0) -> None:
+        if config.latent == "grid":
+            image = image.model_copy(update={"multiple_of": config.stride})
         super().__init__(config, image, outputs=image.channels)
         self.likelihood = likelihood_for(config.likelihood)
+
+    def _networks(self, outputs: int) -> tuple[nn.Sequential, nn.Sequential]:
+        if self.config.latent == "grid":
+            return grid_networks(self.config, self.image, outputs)
+        return super()._networks(outputs)
+
+    def codes_spec(self) -> CodesSpec:
+        return grid_codes(self.config, self.image) if self.config.latent == "grid" else super().codes_spec()
 
     def forward(self, inputs: Tensor, _labels: Tensor | None = None, /) -> Step:
         images = self._augmented(inputs) if self.training else inputs
@@ -75,7 +86,7 @@ class VAE(GaussianModel):
             posterior = self.posterior(pixels)
             noise = torch.randn(posterior.mean.shape, generator=generator).to(pixels.device)
             output = self.decoder(posterior.sample(noise))
-            nats = self.likelihood.log_prob(output, pixels) - posterior.divergence().sum(dim=1)
+            nats = self.likelihood.log_prob(output, pixels) - posterior.divergence().flatten(1).sum(dim=1)
             elbo += float(nats.double().sum())
             seen += len(batch)
         return {**super().monitor(kept), "test_elbo": elbo / seen}
@@ -85,12 +96,14 @@ class VAE(GaussianModel):
         return self.decoded(self.posterior(to_shares(images)).mean)
 
     def decoded(self, codes: Tensor) -> Tensor:
-        """The expected images of codes: float32 ``(B, d)`` to uint8 ``(B, C, H, W)``."""
+        """The expected images of codes: float32 ``(B, d)`` or ``(B, c, h, w)`` to uint8 ``(B, C, H, W)``."""
         pixels = self.likelihood.mean(self.decoder(codes))
         return (pixels * 255).clamp(0, 255).round().byte()
 
     def graphs(self) -> list[Graph]:
-        """``encode``, ``decode``, ``score``, ``sample/prior`` and ``sample/interpolate``."""
+        """``encode``, ``decode``, and of vectors ``score``, ``sample/prior`` and ``sample/interpolate``."""
+        if self.config.latent == "grid":
+            return grid_graphs(self, _Decoded(self))
         dim = self.config.latent_dim
         codes = torch.randn(2, dim, generator=torch.Generator().manual_seed(0))
         return [
@@ -144,15 +157,22 @@ class VAE(GaussianModel):
         )
 
 
-class _Decode(nn.Module):
-    """Codes, float32 ``(N, d)``, to images, uint8 ``(N, H, W, C)``."""
+class _Decoded(nn.Module):
+    """Codes as the decoder takes them, float32, to images, uint8 ``(B, C, H, W)``."""
 
     def __init__(self, model: VAE) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, codes: Tensor) -> Tensor:
-        return self.model.decoded(codes).permute(0, 2, 3, 1)
+        return self.model.decoded(codes)
+
+
+class _Decode(_Decoded):
+    """Codes, float32 ``(N, d)``, to images, uint8 ``(N, H, W, C)``."""
+
+    def forward(self, codes: Tensor) -> Tensor:
+        return super().forward(codes).permute(0, 2, 3, 1)
 
 
 class _Score(nn.Module):

@@ -1,23 +1,27 @@
+import hashlib
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from service.contract.image_preprocessing import prepare
 from service.contract.manifest import FILE_NAME, Manifest, Measures, content_version
 from tests.fixtures import tiny_models
 from tests.fixtures.tiny_models import Trained
 from trainer import evaluate as module
 from trainer.__main__ import main
-from trainer.errors import ConfigError, DataError, ExportError
+from trainer.errors import ConfigError, ExportError
 from trainer.evaluate import evaluate
 from trainer.evaluation.exported_model import file_entries
-from trainer.evaluation.published import SamplerParameters, sampler_parameters
+from trainer.evaluation.published import FidWeights, SamplerParameters, sampler_parameters
 from trainer.evaluation.reconstructions import TRAINING
 from trainer.evaluation.results import Effort
 from trainer.export.model_card import CARD
@@ -42,9 +46,18 @@ def change(folder: Path, **changes: Any) -> None:
 
 
 def measured(
-    folder: Path, digits: Path, given: SamplerParameters | None = None, *, write: bool = False
+    folder: Path,
+    data: Path,
+    given: SamplerParameters | None = None,
+    *,
+    write: bool = False,
+    weights: FidWeights | None = None,
+    **effort: Any,
 ) -> Manifest:
-    return evaluate(folder, str(digits), EFFORT, given or {}, tiny_models.console(), write=write)
+    on = tiny_models.console()
+    return evaluate(
+        folder, str(data), replace(EFFORT, **effort), given or {}, on, write=write, weights=weights
+    )
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -143,14 +156,107 @@ def test_a_figure_that_is_no_number_is_not_written(
     assert contents(folder) == files
 
 
-def test_images_of_another_kind_are_refused(folder: Path, tmp_path: Path) -> None:
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
-    for index in range(4):
-        pixels = np.random.default_rng(index).integers(0, 256, (28, 28, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(pictures / f"{index}.png")
-    with pytest.raises(DataError, match=r"are 28x28x3, those of tiny 28x28x1"):
-        measured(folder, pictures)
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Ten pictures in colour, of several sizes."""
+    made = tmp_path / "pictures"
+    made.mkdir()
+    for index in range(10):
+        pixels = np.random.default_rng(index).integers(0, 256, (40 + index, 30, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(made / f"{index}.png")
+    return made
+
+
+def test_any_pictures_are_made_to_fit_as_the_service_does(folder: Path, pictures: Path) -> None:
+    row, *_ = measured(folder, pictures).measures
+    # What is held out: it could be the data that the model was trained on.
+    assert (row.dataset, row.split, row.images) == ("pictures", "test", 1)
+    everything, *_ = measured(folder, pictures, split="all").measures
+    assert (everything.split, everything.images) == ("all", 10)
+    assert everything.settings["size"] == "28x28x1"
+    spec = read(folder).image
+    files = sorted(pictures.iterdir())
+    pixels = np.stack([prepare(Image.open(file), spec) for file in files])
+    assert everything.settings["pixels"] == hashlib.sha256(pixels.tobytes()).hexdigest()
+
+
+def test_an_imported_model_is_measured_on_all_pictures_that_are_given(folder: Path, pictures: Path) -> None:
+    change(folder, config={"family": "vqmodel"}, run=None, measures=())
+    after = measured(folder, pictures, write=True)
+    assert [(row.of, row.split, row.images) for row in after.measures] == [("reconstructions", "all", 10)]
+    card = (folder / CARD).read_text()
+    assert f"protocol `{after.measures[0].protocol}`" in card
+    assert "28x28x1" in card
+    result = run(folder, "--no-write")
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "error: it is not known what tiny was trained on: evaluate takes pictures with --data, "
+        "reconstruct with --image\n"
+    )
+
+
+def test_the_protocol_follows_from_the_images_and_the_metrics(folder: Path, pictures: Path) -> None:
+    def protocol(**effort: Any) -> str | None:
+        return measured(folder, pictures, split="all", **effort).measures[0].protocol
+
+    whole = protocol()
+    assert whole is not None
+    assert protocol() == whole
+    others = [protocol(images=4), protocol(image_size=32)]
+    (pictures / "3.png").unlink()
+    assert len({whole, protocol(), *others}) == 4
+
+
+def test_another_size_is_one_that_the_model_takes(folder: Path, pictures: Path) -> None:
+    row, *_ = measured(folder, pictures, split="all", image_size=32).measures
+    assert row.settings["size"] == "32x32x1"
+    # Those of the prior are of the native size.
+    assert "bits" not in row.values
+    with pytest.raises(ConfigError, match=r"--image-size is 30, but tiny takes 28x28 and multiples of 4"):
+        measured(folder, pictures, image_size=30)
+    change(folder, image=read(folder).image.model_copy(update={"multiple_of": None}))
+    with pytest.raises(ConfigError, match=r"--image-size is 32, but tiny takes 28x28 and no other size"):
+        measured(folder, pictures, image_size=32)
+
+
+def test_fid_takes_a_file_of_a_known_sha256(folder: Path, digits: Path, tmp_path: Path) -> None:
+    file = tmp_path / "weights.pth"
+    file.write_bytes(b"weights")
+    sha256 = hashlib.sha256(b"weights").hexdigest()
+    asked = (folder, "--data", digits, "--no-write", "--fid-weights", file)
+    for more, complaint in (
+        ((), f"has the sha256 {sha256}, which is not that of pt_inception-2015-12-05-6726825d.pth"),
+        (("--fid-weights-sha256", "0" * 64), f"has the sha256 {sha256}, not {'0' * 64}"),
+        (("--fid-weights-sha256", sha256), "is no file of tensors that torch reads"),
+    ):
+        result = run(*asked, *more)
+        assert result.exit_code == 1
+        assert result.stderr.startswith(f"error: --fid-weights {file} {complaint}")
+        assert result.stderr.count("\n") == 1
+    assert "cannot be read: No such file" in run(*asked[:-1], tmp_path / "none").stderr
+
+
+def test_rfid_stands_beside_the_sha256_of_its_weights(
+    folder: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.evaluation.inception._read", lambda _: {})
+    monkeypatch.setattr("trainer.evaluation.inception.Inception", lambda _: Levels())
+    weights = FidWeights(Path("any"), "ab" * 32)
+    plain, *_ = measured(folder, pictures, split="all").measures
+    row, *_ = measured(folder, pictures, split="all", weights=weights).measures
+    assert row.values["rfid"] > 0
+    assert {**plain.values, "rfid": row.values["rfid"]} == row.values
+    assert row.settings["fid_weights"] == "ab" * 32
+    assert row.protocol != plain.protocol
+
+
+class Levels(torch.nn.Module):
+    """Instead of the network of FID: the mean and the largest level."""
+
+    num_features = 2
+
+    def forward(self, given: torch.Tensor) -> torch.Tensor:
+        return torch.stack([given.float().mean(dim=(1, 2, 3)), given.float().amax(dim=(1, 2, 3))], dim=1)
 
 
 def test_settings_are_read() -> None:

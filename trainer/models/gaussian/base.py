@@ -19,21 +19,27 @@ class GaussianModel(Model):
         super().__init__()
         self.config = config
         self.image = image
+        self.encoder, self.decoder = self._networks(outputs)
+        # Of training, for the warm-up: in the checkpoint with the weights.
+        self.register_buffer("steps", torch.tensor(0))
+
+    def _networks(self, outputs: int) -> tuple[nn.Sequential, nn.Sequential]:
+        """The encoder to mean and log-variance, ``(B, 2 d)``, and the decoder from codes, ``(B, d)``."""
+        config, image = self.config, self.image
         net = config.layers(image)
         neck = (config.neck_width, image.height // config.stride, image.width // config.stride)
         size = neck[0] * neck[1] * neck[2]
-        self.encoder = nn.Sequential(
+        encoder = nn.Sequential(
             Encoder(image.channels, config.neck_width, **net),
             nn.Flatten(),
             nn.Linear(size, 2 * config.latent_dim),
         )
-        self.decoder = nn.Sequential(
+        decoder = nn.Sequential(
             nn.Linear(config.latent_dim, size),
             nn.Unflatten(1, neck),
             Decoder(outputs, config.neck_width, **net, upsampling=config.upsampling),
         )
-        # Of training, for the warm-up: in the checkpoint with the weights.
-        self.register_buffer("steps", torch.tensor(0))
+        return encoder, decoder
 
     def posterior(self, pixels: Tensor) -> Posterior:
         """q(z|x) of pixels, float32 ``(B, C, H, W)`` in [0, 1]."""
@@ -58,4 +64,6 @@ class GaussianModel(Model):
     def code_gap(self, images: Tensor, codes: Tensor) -> Tensor:
         """The difference over the code itself, where that is more than 1."""
         own = self.posterior(to_shares(images.permute(0, 3, 1, 2))).mean
+        # A grid has its channels last outside.
+        own = own.movedim(1, -1)
         return (codes - own).abs() / own.abs().clamp(min=1)

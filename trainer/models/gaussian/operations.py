@@ -10,6 +10,7 @@ from trainer.models.gaussian.base import GaussianModel
 # Where two codes are this close to one direction, or to opposite ones, an arc between them is not defined.
 SMALLEST_SINE = 1e-3
 BATCH = {0: "n"}
+DRAWN = "The mean of the posterior; with a seed, a draw from it."
 UNTILED = "the codes are one vector, which depends on the whole image"
 
 
@@ -27,7 +28,7 @@ def encoding(model: GaussianModel) -> Graph:
             Input(name="noise", role=Role.normal, shape=(dim,), default=0),
         ),
         outputs=(Output(name="codes", role=Role.codes),),
-        description="The mean of the posterior; with a seed, a draw from it.",
+        description=DRAWN,
         untiled=UNTILED,
     )
 

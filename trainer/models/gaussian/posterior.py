@@ -1,4 +1,7 @@
-"""q(z|x): a normal distribution over codes, each dimension independent of the others."""
+"""q(z|x): a normal distribution over codes, each dimension independent of the others.
+
+The codes of an image are a vector, ``(B, d)``, or a grid, ``(B, c, h, w)``; each number is a dimension.
+"""
 
 import math
 from typing import NamedTuple
@@ -17,7 +20,7 @@ class Posterior(NamedTuple):
 
     @classmethod
     def of(cls, output: Tensor) -> "Posterior":
-        """From an encoder's output, float ``(B, 2 d)``."""
+        """From an encoder's output, float ``(B, 2 d)`` or ``(B, 2 c, h, w)``."""
         mean, log_variance = output.float().chunk(2, dim=1)
         return cls(mean, log_variance.clamp(*LOG_VARIANCES))
 

@@ -66,6 +66,33 @@ def test_limit_leaves_the_held_out_images_alone(tmp_path: Path) -> None:
     assert rows_of(whole.train) == sorted(rows_of(whole.train))
 
 
+def test_fewer_test_images_are_the_first_and_none_of_the_others_is_trained_on(tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path, 30)
+    whole, few = load(str(folder), holdout=0.5), load(str(folder), holdout=0.5, test_limit=4)
+    assert torch.equal(images(whole.test)[:4], images(few.test))
+    assert torch.equal(images(whole.train), images(few.train))
+
+
+def test_all_images_may_be_there_to_test_on(tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path, 6)
+    (folder / "000.png").write_bytes(b"broken")
+    spec = load(str(folder)).spec
+    dataset = load(str(folder), spec, holdout=None)
+    assert (dataset.test_split, len(dataset.train), rows_of(dataset.test)) == ("all", 0, [1, 2, 3, 4, 5])
+    assert dataset.spec == spec
+    assert [skipped.name for skipped in dataset.skipped] == ["000.png"]
+    (one,) = images(load(str(folder), spec, holdout=None, test_limit=1).test)
+    assert torch.equal(one, images(dataset.test)[0])
+
+
+def test_training_images_may_be_left_unread(tmp_path: Path) -> None:
+    folder = write_idx_set(tmp_path, train=4, test=2)
+    whole, rest = load(str(folder)), load(str(folder), limit=0, holdout=None)
+    assert (len(rest.train), len(rest.test), rest.test_split) == (0, 2, "test")
+    assert torch.equal(images(rest.test), images(whole.test))
+    assert rest.label_names == whole.label_names
+
+
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
     return write_pictures(tmp_path / "pictures", 30)
@@ -136,7 +163,7 @@ def test_summary_names_what_was_skipped(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"limit": 0}, "limit 0 is less than one image"),
+        ({"limit": -1}, "limit -1 is less than no image"),
         ({"holdout": 0.0}, "holdout 0.0 is no share between 0 and 1"),
         ({"holdout": 1.0}, "holdout 1.0 is no share"),
         ({"image": ImageOptions(size=-1)}, "image width is -1"),

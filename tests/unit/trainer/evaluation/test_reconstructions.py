@@ -6,12 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from service.contract.manifest import CodesSpec, Measures
+from service.contract.manifest import CodesSpec, ImageSpec, Measures
 from trainer.evaluation.exported_model import Reconstructed
 from trainer.evaluation.reconstructions import (
     Reconstructions,
     mean_squared_errors,
     peak_signal_to_noise_ratios,
+    protocol_of,
     shortcomings,
 )
 
@@ -86,6 +87,43 @@ def test_similarity_needs_its_window() -> None:
     small = Reconstructions(GRID)
     small.add(Reconstructed(images[:, :10, :10], codes(1, 2, 3), images[:, :10, :10]))
     assert "ssim" not in small.values()
+
+
+def test_similarity_at_five_resolutions_needs_176_pixels() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (2, 176, 180, 3), generator=generator).byte()
+    for others, low, high in ((images, 0.9999, 1.0001), (images // 2, 0.3, 0.99)):
+        figures = Reconstructions(GRID)
+        figures.add(Reconstructed(images, codes(1, 2), others))
+        assert low <= figures.values()["ms_ssim"] <= high
+    small = Reconstructions(GRID)
+    small.add(Reconstructed(images[:, :175], codes(1, 2), images[:, :175]))
+    assert "ms_ssim" not in small.values()
+
+
+def test_the_units_of_a_grid_are_its_channels() -> None:
+    figures = Reconstructions(CodesSpec(dtype="float32", shape=(2, 2, 3)))
+    # A channel that varies over the cells alone, one over the images alone, and one that does not.
+    cells = torch.tensor([[-1.0, 1.0], [1.0, -1.0]]).expand(4, 2, 2)
+    over_images = torch.tensor([-1.0, 1.0, -1.0, 1.0])[:, None, None].expand(4, 2, 2)
+    grids = 1e4 + torch.stack([cells, over_images, torch.zeros(4, 2, 2)], dim=3)
+    for part in grids.split(3):
+        figures.add(Reconstructed(flat(*[0] * len(part)), part, flat(*[0] * len(part))))
+    assert figures.values()["active_units"] == 2
+
+
+def test_a_protocol_does_not_depend_on_the_batches_or_the_order_of_its_settings() -> None:
+    images = torch.randint(256, (5, 12, 12, 1), generator=torch.Generator().manual_seed(0)).byte()
+    spec = ImageSpec(channels=1, height=12, width=12, fit="crop")
+    whole, parts = Reconstructions(GRID), Reconstructions(GRID)
+    whole.add(Reconstructed(images, codes(*range(5)), images))
+    for part in (slice(0, 2), slice(2, 5)):
+        parts.add(Reconstructed(images[part], codes(*range(5))[part], 255 - images[part]))
+    settings = whole.settings(spec)
+    assert settings == parts.settings(spec)
+    assert protocol_of(settings) == protocol_of(dict(reversed(settings.items())))
+    other = whole.settings(spec.model_copy(update={"fit": "stretch"}))
+    assert protocol_of(other) != protocol_of(settings)
 
 
 def test_units_that_vary_are_active() -> None:

@@ -7,7 +7,7 @@ import yaml
 from service.contract.manifest import CodesSpec, File, Manifest, Measures
 from tests.fixtures.tiny_models import Trained
 from trainer.config import validated
-from trainer.evaluation.descriptions import DESCRIPTIONS
+from trainer.export.descriptions import DESCRIPTIONS
 from trainer.export.model_card import model_card
 
 

@@ -8,9 +8,12 @@ DESCRIPTIONS: Mapping[str, str] = {
     "explained_variance": "share of the variance of the test images that they keep: 1 - mse / the error of "
     "the mean image",
     "ssim": "their structural similarity, at most 1",
+    "ms_ssim": "the same at five resolutions; none for images under 176 pixels",
+    "rfid": "Frechet distance of the reconstructions to the images in features of InceptionV3 (1706.08500)",
     "perplexity": "of the codebook over the whole split: how many codes, evenly used, have the same entropy",
     "usage": "share of the codebook that is used at all",
-    "active_units": "dimensions whose posterior mean varies by more than 0.01 over the images (1509.00519)",
+    "active_units": "dimensions, of a grid channels, whose posterior mean varies by more than 0.01 over the "
+    "images (1509.00519)",
     "steps": "steps of the optimiser in which the model was trained",
     "prior_steps": "the same of the prior over the codes",
     "classifier_steps": "the same of the noise contrastive prior's classifier",

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import trainer
 from tests.fixtures.tiny_models import Trained
-from trainer.evaluation.descriptions import DESCRIPTIONS
+from trainer.export.descriptions import DESCRIPTIONS
 
 (ROOT,) = trainer.__path__
 
