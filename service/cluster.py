@@ -69,6 +69,7 @@ def deployment() -> Any:
         ],
         max_ongoing_requests=MAX_ONGOING,
         max_queued_requests=MAX_QUEUED,
+        backpressure_config={"status_code": 429, "retry_after_s": 1},
         graceful_shutdown_timeout_s=settings.drain_seconds,
         # The service has an access log of its own.
         logging_config={"enable_access_log": False},
