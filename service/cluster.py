@@ -46,6 +46,7 @@ RELOADER = "reloader"
 # batches and refusals are for the replica, which counts rows and bytes: the first is more than it takes.
 MAX_ONGOING, MAX_QUEUED = 4096, 4096
 _REQUEST_ID = REQUEST_ID.lower().encode()
+_BEHIND_HAPROXY = os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1"
 # Seconds to compare the models of all replicas.
 _PATIENCE = 5.0
 
@@ -64,7 +65,9 @@ def deployment() -> Any:
         ray_actor_options={"num_cpus": 1, "num_gpus": int(settings.provider == "cuda")},
         deployment_actors=[
             DeploymentActorConfig(
-                name=RELOADER, actor_class=ray.remote(Reloader), actor_options={"num_cpus": 0}
+                name=RELOADER,
+                actor_class=ray.remote(Reloader),
+                actor_options={"num_cpus": 0, "max_concurrency": 1},
             )
         ],
         max_ongoing_requests=MAX_ONGOING,
@@ -118,6 +121,9 @@ class Replica:
                     message = {**message, "headers": headers}
                 await send(message)
 
+            if _BEHIND_HAPROXY:
+                # It does not say whose request it is, and one of another machine must not count as local.
+                scope = {**scope, "client": None}
             await self._app.asgi(scope, receive, send_without_id)
 
         return asgi
@@ -177,25 +183,26 @@ class ReplicaChannel(ControlChannel):
         try:
             outcome = await serve.get_deployment_actor(RELOADER).reload.remote(*self._deployment)
         except (RayError, ValueError) as error:
-            return ReloadFailed(f"the reload was cut off: {error}; try again in a second")
+            log.exception("a reload failed")
+            return ReloadFailed(f"the reload was cut off ({type(error).__name__}); try again in a second")
         if isinstance(outcome, Reload):
             report(outcome, self._settings.models, self._settings.default_model)
         return outcome
 
 
 class Reloader:
-    """An actor that reloads the models of all replicas. There is one, so reloads do not overlap."""
+    """An actor that reloads the models of all replicas: one actor, and one reload at a time."""
 
-    def reload(self, *deployment: str) -> Reload | Problem:
+    async def reload(self, *deployment: str) -> Reload | Problem:
         """All replicas prepare, and then all swap or none."""
         handle = serve.get_deployment_handle(*deployment)
 
-        def results(topic: str) -> dict[Any, Any]:
-            replies = handle.broadcast("query", topic).results(return_exceptions=True)
+        async def results(topic: str) -> dict[Any, Any]:
+            replies = await handle.broadcast("query", topic).results_async(return_exceptions=True)
             # A replica that ended has no result; its successor loads what is there then.
             return dict(each for each in replies if not isinstance(each, Exception))
 
-        prepared = results("prepare")
+        prepared = await results("prepare")
         problem = disagreement(prepared)
-        results("abandon" if problem else "commit")
+        await results("abandon" if problem else "commit")
         return problem or next(iter(prepared.values()))

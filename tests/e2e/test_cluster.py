@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -38,19 +39,24 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def url(models: Path, log: Path) -> Iterator[str]:
+def service(models: Path, log: Path) -> Iterator[subprocess.Popen[str]]:
     flags = (f"--models={models}", f"--port={free_port()}", "--provider=cpu", "--workers=2")
     variables = {"TESSERA_RELOAD_KEY": KEY}
     with log.open("w") as output:
         service = start("tests.fixtures.cluster_service", *flags, output=output, **variables)
     try:
-        yield listening_on(service, log)
+        yield service
     finally:
         service.terminate()
         service.communicate(timeout=PATIENCE)
     # It is in order, and takes all with it.
     assert service.returncode == 0
     assert not [pid for pid in replicas(log) if Path(f"/proc/{pid}").exists()]
+
+
+@pytest.fixture(scope="module")
+def url(service: subprocess.Popen[str], log: Path) -> str:
+    return listening_on(service, log)
 
 
 def replicas(log: Path) -> list[int]:
@@ -111,7 +117,7 @@ def test_a_reload_needs_its_key_and_reaches_every_replica(url: str, models: Path
 
 def test_a_replica_that_is_killed_under_load_is_replaced(url: str, log: Path) -> None:
     before = served(url)
-    with Load(url, encodings()) as load:
+    with Load(url, encodings(), callers=4) as load:
         load.wait_for(200)
         os.kill(replicas(log)[0], signal.SIGKILL)
         deadline = time.monotonic() + PATIENCE
@@ -123,3 +129,18 @@ def test_a_replica_that_is_killed_under_load_is_replaced(url: str, log: Path) ->
     assert load.counts.pop("right") >= 400
     # At most what each of the callers had sent to that replica, and tried again before Ray knew.
     assert load.counts.total() <= 40, load.counts
+
+
+def test_replicas_that_are_stopped_answer_what_they_have(
+    service: subprocess.Popen[str], url: str, log: Path
+) -> None:
+    with Load(url, encodings(), callers=4) as load:
+        load.wait_for(200)
+        service.send_signal(signal.SIGUSR1)
+        deadline = time.monotonic() + PATIENCE
+        while "one replica" not in log.read_text() or len(served(url)) != 1:
+            assert time.monotonic() < deadline, served(url)
+            time.sleep(0.5)
+        load.wait_for(200)
+    assert load.counts.pop("right") >= 400
+    assert not load.counts
