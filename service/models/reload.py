@@ -1,7 +1,7 @@
 """What a load of the models folder did: for the response of a reload, for the log, and to compare workers."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -69,7 +69,7 @@ def report(outcome: Reload, sources: Sequence[str | Path], default: str | None) 
         log.warning("the default model %s is not loaded%s", quoted(default), near)
 
 
-def disagreement(outcomes: dict[int, Any]) -> Problem | None:
+def disagreement(outcomes: Mapping[int, Any] | Mapping[str, Any]) -> Problem | None:
     """Why workers cannot swap: one could not prepare, or they would not all serve the same versions.
 
     ``outcomes`` has the Reload of each worker, or the exception that it raised. A worker may keep a model

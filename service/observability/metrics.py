@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
+from typing import Any
 
 from prometheus_client import (
     CollectorRegistry,
@@ -110,8 +111,8 @@ def info(described: tuple[str, str], samples: Iterable[dict[str, str]]) -> Metri
     return family
 
 
-def exposition(workers: Mapping[int, Sequence[Metric]]) -> bytes:
-    """The metrics of all workers in Prometheus's text format; the label ``worker`` is a worker's index."""
+def exposition(workers: Mapping[Any, Sequence[Metric]]) -> bytes:
+    """The metrics of all workers in Prometheus's text format; the label ``worker`` is its index or name."""
     merged: dict[str, Metric] = {}
     for index, families in sorted(workers.items()):
         for family in families:

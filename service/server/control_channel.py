@@ -131,7 +131,9 @@ class ControlChannel:
     on_disconnect: Callable[[], None]
 
     def __init__(self, end: socket.socket | None = None, index: int = 0) -> None:
-        self.index, self.is_alone = index, end is None
+        # A replica on Ray Serve has a word (service.cluster).
+        self.index: int | str = index
+        self.is_alone = end is None
         self.on_disconnect = lambda: None
         self._end, self._channel = end, Channel()
         self._handlers: dict[str, tuple[Handler, bool]] = {}
@@ -193,7 +195,7 @@ class ControlChannel:
         except TimeoutError as error:
             return error
         except Exception as error:
-            log.exception("worker %d failed to %s", self.index, topic)
+            log.exception("worker %s failed to %s", self.index, topic)
             return error
 
     def _create_task(self, work: Coroutine[Any, Any, None]) -> None:

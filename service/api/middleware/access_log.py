@@ -62,7 +62,7 @@ class AccessLog:
         *,
         form: Form | None = None,
         probes: bool = False,
-        worker: int = 0,
+        worker: int | str = 0,
         trace_id: Callable[[], str] | None = None,
     ) -> None:
         self.app, self._metrics, self._paths = app, metrics, frozenset(paths)

