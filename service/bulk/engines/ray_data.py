@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -16,21 +16,8 @@ from service.bulk import BulkError
 from service.bulk.engines.local import Engine, Report
 from service.bulk.filesystem import Location, first_line
 from service.bulk.job import Job
+from service.bulk.options import Pool
 from service.errors import TesseraError
-
-
-@dataclass(frozen=True)
-class Pool:
-    """The actors of a run.
-
-    - ``address``: of a cluster; None for one on this machine that ends with the run
-    - ``actors``: how many; 0 for as many as the cluster has room for
-    - ``cpus``: CPUs of each, and the threads of its model; 0 for 1 beside a GPU, else 2
-    """
-
-    address: str | None = None
-    actors: int = 0
-    cpus: int = 0
 
 
 class Worker:
