@@ -54,7 +54,8 @@ def run(job: Job, shards: Sequence[int], pool: Pool) -> Iterator[Report]:
         threads = job.settings.threads or size["num_cpus"]
         fresh = for_actors(job, threads)
         data = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
-        for row in data.map(Worker, fn_constructor_args=[fresh], **size).iter_rows():
+        actors = ray.data.ActorPoolStrategy(size=size.pop("actors"))
+        for row in data.map(Worker, fn_constructor_args=[fresh], compute=actors, **size).iter_rows():
             if row["error"]:
                 raise BulkError(f"shard {row['shard']} failed: {row['error']}")
             yield Report(row["pictures"], row["broken"], row["shard"])
@@ -85,7 +86,7 @@ def actor_size(resources: Mapping[str, float], pool: Pool, shards: int, *, gpus:
     if not room:
         raise BulkError(f"an actor needs {cpus} CPUs (--cpus-per-actor), and the cluster has {cpus_there}")
     actors = min(pool.actors or room, room, shards)
-    return {"num_cpus": cpus, "num_gpus": int(gpus_there > 0), "concurrency": actors}
+    return {"num_cpus": cpus, "num_gpus": int(gpus_there > 0), "actors": actors}
 
 
 def _ray() -> Any:
