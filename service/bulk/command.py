@@ -1,18 +1,12 @@
 """The commands of bulk encoding and their flags."""
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import click
 from pydantic import ValidationError
 
-from service.bulk import BulkError
-from service.bulk.engines import ray_data
-from service.bulk.job import Job, Options
-from service.bulk.progress import Progress
-from service.bulk.sinks import FORMATS
-from service.bulk.sources.tables import Columns
+from service.bulk.options import FORMATS, Columns, Options, Pool
 from service.bulk.work.views import TEN_CROP, VIEWS
 from service.cli import complaint, option
 from service.contract.cpu_count import available_cpus
@@ -26,7 +20,9 @@ SETTINGS = (
     "threads",
     "batch_size",
     "batch_pixels",
+    "tile_pixels",
     "max_pixels",
+    "max_decoded_pixels",
     "max_total_pixels",
 )
 # Decoders share the interpreter's lock; more than the CPUs help only where the files are far away.
@@ -100,19 +96,7 @@ def decode(**flags: Any) -> None:
     _run("decode", flags)
 
 
-def _run(verb: str, flags: dict[str, Any], views: tuple[str, ...] = ()) -> None:
-    job = _job(verb, flags, views)
-    # Before the output is made.
-    job.check()
-    pool = None
-    if flags["engine"] == "ray":
-        pool = ray_data.Pool(flags["address"], flags["actors"], flags["cpus_per_actor"])
-    with job.destination.reserved():
-        _finish(job, pool)
-
-
-def _job(verb: Any, flags: dict[str, Any], views: tuple[str, ...]) -> Job:
-    """The job of some flags."""
+def _run(verb: Any, flags: dict[str, Any], views: tuple[str, ...] = ()) -> None:
     given = {name: flags[name] for name in SETTINGS if flags[name] is not None}
     try:
         settings = Settings(**given)
@@ -127,26 +111,12 @@ def _job(verb: Any, flags: dict[str, Any], views: tuple[str, ...]) -> Job:
         log_variance=flags.get("log_variance", False),
         columns=columns,
     )
+    pool = None
+    if flags["engine"] == "ray":
+        pool = Pool(flags["address"], flags["actors"], flags["cpus_per_actor"])
     decoders = flags["decoders"] or min(available_cpus(), MOST_DECODERS)
-    return Job(verb, flags["model"], flags["input"], flags["output"], settings, options, decoders)
+    # The extra is needed from here on, and not for help and for wrong flags.
+    from service.bulk.job import Job
+    from service.bulk.launch import launch
 
-
-def _finish(job: Job, pool: ray_data.Pool | None) -> None:
-    """Run the shards that are not done: on Ray if there is a pool, else in this process."""
-    plan = job.plan
-    todo = plan.todo()
-    if not todo:
-        sys.stderr.write(f"nothing is left to do: {job.output} has all {plan.shards:,} shards\n")
-        return
-    if len(todo) < plan.shards:
-        sys.stderr.write(f"going on: {plan.shards - len(todo):,} of {plan.shards:,} shards are done\n")
-    progress = Progress(plan.rows(todo), len(todo))
-    reports = job.engine().run(todo) if pool is None else ray_data.run(job, todo, pool)
-    for report in reports:
-        progress.add(report.pictures, report.broken, shards=int(report.shard is not None))
-    # What a killed actor left, too.
-    if missing := plan.todo():
-        raise BulkError(f"{len(missing):,} shards are missing in {job.output}; run the same command again")
-    if not progress.done and len(todo) == plan.shards:
-        raise BulkError(f"the input {job.input} has no pictures")
-    sys.stderr.write(f"{progress.end()}; written to {job.output}\n")
+    launch(Job(verb, flags["model"], flags["input"], flags["output"], settings, options, decoders), pool)

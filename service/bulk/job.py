@@ -1,7 +1,7 @@
 """A job: what one run does, in a form that can be given to another process."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
@@ -10,12 +10,11 @@ from PIL import Image
 from service.bulk import BulkError
 from service.bulk.engines.local import Engine
 from service.bulk.filesystem import Location
+from service.bulk.options import Options
 from service.bulk.plan import SCHEMA_VERSION, Plan, begin
-from service.bulk.sinks import Format
 from service.bulk.sources.base import Source, Unit
 from service.bulk.sources.codes import StoredCodes
 from service.bulk.sources.find import picture_source
-from service.bulk.sources.tables import Columns
 from service.bulk.work import log_variance
 from service.bulk.work.base import Work
 from service.bulk.work.decode import Decode
@@ -29,26 +28,6 @@ from service.models.registry import find_bundles
 from service.models.validation import load_model
 from service.runtime.providers import choose_provider
 from service.settings import Settings
-
-
-@dataclass(frozen=True)
-class Options:
-    """The options that change what a run writes.
-
-    - ``format``: of the shards
-    - ``shard_size``: the rows of a shard, where rows can be counted before they are read
-    - ``views``: the further views of each picture
-    - ``resize``: whether pictures are resized to the size of the model
-    - ``log_variance``: whether the log-variance of a Gaussian model's codes is written beside their mean
-    - ``columns``: of tables
-    """
-
-    format: Format = "parquet"
-    shard_size: int = 4096
-    views: tuple[str, ...] = ()
-    resize: bool = True
-    log_variance: bool = False
-    columns: Columns = field(default_factory=Columns)
 
 
 @dataclass(frozen=True)
@@ -122,7 +101,7 @@ class Job:
         provider = choose_provider(
             settings.provider, settings.threads, tf32=settings.tf32, captures=settings.cuda_graphs
         )
-        limits = BatchLimits.on(provider, settings.batch_size, settings.batch_pixels)
+        limits = BatchLimits.on(provider, settings.batch_size, settings.batch_pixels, settings.tile_pixels)
         try:
             return load_model(self.bundle, provider, limits)
         except ModelRefused as error:
@@ -130,9 +109,9 @@ class Job:
 
     def _work(self, model: ServedModel) -> Work:
         if self.verb == "decode":
-            return Decode(model)
-        limits = ImageLimits(self.settings.max_pixels, 1, self.settings.max_total_pixels)
-        options = self.options
+            return Decode(model, png=self.options.format != "npy")
+        settings, options = self.settings, self.options
+        limits = ImageLimits(settings.max_pixels, 1, settings.max_total_pixels, settings.max_decoded_pixels)
         preparation = Preparation(model.manifest.image, limits, options.views, options.resize)
         return Encode(model, preparation, log_variance=options.log_variance)
 

@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 
 from service.bulk import BulkError
 from service.bulk.filesystem import Location
-from service.bulk.sinks import Format, Row, done_name, files
+from service.bulk.options import Format
+from service.bulk.sinks import Row, done_name, files
 from service.bulk.sources.base import UNKNOWN, Unit
 
 MANIFEST, LISTING, SHARDS, BROKEN = "manifest.json", "listing.parquet", "shards", "broken"

@@ -41,7 +41,7 @@ class Progress:
 
     def line(self, seconds: float) -> str:
         """How far the run is after some seconds."""
-        rate = self.done / max(seconds, 1e-9)
+        rate = self._rate(seconds)
         if self.pictures is not None:
             share = self.done / max(self.pictures, 1)
             of = f"{self.done:,} of {self.pictures:,} images"
@@ -49,15 +49,18 @@ class Progress:
             share = self.shards_done / max(self.shards, 1)
             of = f"{self.done:,} images, {self.shards_done:,} of {self.shards:,} shards"
         left = f"{_duration(seconds * (1 - share) / share)} left" if share else "time left unknown"
-        return f"{of}, {rate:,.0f} images/s, {left}{self._lost()}"
+        return f"{of}, {rate}, {left}{self._lost()}"
 
     def end(self) -> str:
         """What was done in all."""
         seconds = time.monotonic() - self._began
         if self._shown and self.out.isatty():
             self.out.write("\r\x1b[K")
+        return f"{self.done:,} images in {_duration(seconds)}, {self._rate(seconds)}{self._lost()}"
+
+    def _rate(self, seconds: float) -> str:
         rate = self.done / max(seconds, 1e-9)
-        return f"{self.done:,} images in {_duration(seconds)}, {rate:,.0f} images/s{self._lost()}"
+        return f"{rate:,.0f} images/s" if rate >= 10 else f"{rate:.2g} images/s"
 
     def _lost(self) -> str:
         return f", {self.broken:,} broken" if self.broken else ""

@@ -11,7 +11,7 @@ The last file of a shard is the one whose name says that the shard is done.
 import io
 import tarfile
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
@@ -20,22 +20,22 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from service.bulk import BulkError
-from service.codecs.images import to_png
+from service.bulk.options import Format
 
-Format = Literal["parquet", "npy", "tar"]
-FORMATS: tuple[Format, ...] = get_args(Format)
+Value = NDArray[Any] | bytes
+"""A result: an array, or the PNG file of a picture."""
 
 IMAGE = "image"
-"""The array of a row that is a picture, uint8 ``(H, W, C)``; in a file it is a PNG."""
+"""The result that is a picture: for npy uint8 ``(H, W, C)``, else a PNG file."""
 
 # The offsets of a column of lists have 32 bits.
 _MOST_VALUES = 2**31 - 1
 
 
 class Row(NamedTuple):
-    """One result: the key of its picture, its label, its view, the size of the picture, arrays by name.
+    """One row: the key of its picture, its label, its view, the size of the picture, its results by name.
 
-    ``arrays`` has ``codes`` and perhaps ``log_variance``, or ``image``. ``view`` may be None.
+    ``values`` has ``codes`` and perhaps ``log_variance``, or ``image``. ``view`` may be None.
     """
 
     key: str
@@ -43,10 +43,10 @@ class Row(NamedTuple):
     view: str | None
     height: int
     width: int
-    arrays: dict[str, NDArray[Any]]
+    values: dict[str, Value]
 
     def record(self) -> dict[str, Any]:
-        """All but the arrays, for JSON."""
+        """All but the results, for JSON."""
         view = {} if self.view is None else {"view": self.view}
         return {"key": self.key, "label": self.label, **view, "height": self.height, "width": self.width}
 
@@ -59,7 +59,7 @@ def files(
 ) -> list[tuple[str, memoryview]]:
     """The names and the bytes of the files of a shard, in the order in which they are to be written.
 
-    ``empty`` has the arrays of a row, by name, for the dtypes of a shard without any. Raises BulkError.
+    ``empty`` has the results of a row, by name, for the dtypes of a shard without any. Raises BulkError.
     """
     match format:
         case "parquet":
@@ -84,12 +84,12 @@ def _parquet(rows: Sequence[Row], empty: dict[str, NDArray[Any]]) -> memoryview:
         "width": pa.array([row.width for row in rows], pa.int32()),
     }
     for name, array in empty.items():
-        arrays = [row.arrays[name] for row in rows]
         if name == IMAGE:
             # As a column of pictures is in datasets of Hugging Face.
-            values = [{"bytes": to_png(each), "path": None} for each in arrays]
+            values = [{"bytes": row.values[name], "path": None} for row in rows]
             columns[name] = pa.array(values, pa.struct({"bytes": pa.binary(), "path": pa.string()}))
             continue
+        arrays = [np.asarray(row.values[name]) for row in rows]
         columns[name] = _lists([each.reshape(-1) for each in arrays], array.dtype)
         if name == "codes":
             columns["shape"] = _lists([np.array(each.shape, np.int32) for each in arrays], np.dtype(np.int32))
@@ -113,7 +113,7 @@ def _npy(stem: str, rows: Sequence[Row], empty: dict[str, NDArray[Any]]) -> list
     written = [(f"{stem}.jsonl", memoryview(b"".join(orjson.dumps(row.record()) + b"\n" for row in rows)))]
     # The one that is named for the shard comes last.
     for name, array in sorted(empty.items(), key=lambda item: item[0] in ("codes", IMAGE)):
-        arrays = [row.arrays[name] for row in rows]
+        arrays = [np.asarray(row.values[name]) for row in rows]
         shapes = {each.shape for each in arrays}
         if len(shapes) > 1:
             raise BulkError(
@@ -133,12 +133,12 @@ def _tar(rows: Sequence[Row]) -> memoryview:
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for row in rows:
             stem = member_name(row.key if row.view is None else f"{row.key}/{row.view}")
-            for name, array in row.arrays.items():
-                if name == IMAGE:
-                    _add(archive, f"{stem}.png", to_png(array))
+            for name, value in row.values.items():
+                if isinstance(value, bytes):
+                    _add(archive, f"{stem}.png", value)
                 else:
                     content = io.BytesIO()
-                    np.save(content, array, allow_pickle=False)
+                    np.save(content, value, allow_pickle=False)
                     _add(archive, f"{stem}.{name}.npy", content.getvalue())
             _add(archive, f"{stem}.json", orjson.dumps(row.record()))
     return buffer.getbuffer()

@@ -1,14 +1,16 @@
 """One operation in tiles: what its windows take, and where their outputs belong."""
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
 
 from service.contract.manifest import Manifest, Role
 from service.contract.runner import Array, Results
-from service.errors import GraphFailed
+from service.errors import GraphFailed, TooLarge
 from service.models.model import ServedModel
+from service.models.pipeline import Pipeline
 from service.tiling.plan import Plan, Span, plan
 from service.tiling.rows import Rows, Strips
 
@@ -80,6 +82,28 @@ class TiledOperation:
             ],
             axis=1,
         )
+
+
+def tiled_operations(
+    model: ServedModel, pipeline: Pipeline, default_noise: Collection[str], height: int, width: int
+) -> list[TiledOperation]:
+    """The operations of a pipeline for a picture of ``height`` x ``width`` pixels.
+
+    The operations named in ``default_noise`` use their default noise; other noise cannot be cut into tiles.
+    Raises TooLarge, with the reason, if one of them cannot run in tiles.
+    """
+    try:
+        if pipeline.draws(default_noise):
+            raise Untiled(f"{pipeline.name}: it draws noise for the whole image")
+        return [TiledOperation.of(model, name, height, width) for name in pipeline.names]
+    except Untiled as reason:
+        allowed, name = model.whole_pixels, model.manifest.name
+        raise TooLarge(
+            f"an image of {height} x {width} is {height * width} pixels; over {allowed} (the setting "
+            f"tile_pixels) it runs in tiles, and model {name!r} cannot: {reason}",
+            given=height * width,
+            allowed=allowed,
+        ) from reason
 
 
 def empty(manifest: Manifest, role: Role, height: int, width: int) -> Array:

@@ -20,10 +20,9 @@ import numpy as np
 
 from service.contract.manifest import Role
 from service.contract.runner import Array, Arrays, Results
-from service.errors import TooLarge
 from service.models.model import ServedModel
 from service.models.pipeline import Number, Pipeline
-from service.tiling.operation import TiledOperation, Untiled, empty
+from service.tiling.operation import TiledOperation, empty, tiled_operations
 from service.tiling.plan import Span
 from service.tiling.rows import ArrayRows, RowSink, RowSource, Strips
 
@@ -77,18 +76,7 @@ class TiledPipeline:
 
         Raises TooLarge, with the reason, if one of them cannot run in tiles.
         """
-        try:
-            if self.pipeline.draws(self.default_noise):
-                raise Untiled(f"{self.pipeline.name}: it draws noise for the whole image")
-            return [TiledOperation.of(self.model, name, height, width) for name in self.pipeline.names]
-        except Untiled as reason:
-            allowed, name = self.model.whole_pixels, self.model.manifest.name
-            raise TooLarge(
-                f"an image of {height} x {width} is {height * width} pixels; over {allowed} (the setting "
-                f"tile_pixels) it runs in tiles, and model {name!r} cannot: {reason}",
-                given=height * width,
-                allowed=allowed,
-            ) from reason
+        return tiled_operations(self.model, self.pipeline, self.default_noise, height, width)
 
     async def run(
         self, source: RowSource, sinks: Sinks | None = None, nbytes: int | None = 0

@@ -9,14 +9,11 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import NamedTuple
 
 from service.bulk import BulkError
 from service.bulk.plan import Plan
-from service.bulk.sinks import Row
+from service.bulk.sinks import Row, Value
 from service.bulk.sources.base import Item, Source
 from service.bulk.work.base import Input, Work
 from service.errors import GraphFailed, Problem
@@ -123,13 +120,13 @@ class Engine:
         return _Prepared(chunk, inputs, broken)
 
     def _results(self, inputs: Sequence[tuple[Item, Input]]) -> tuple[list[Row], list[Broken]]:
-        """The rows of some inputs, in order; inputs of one shape run together."""
-        shapes: dict[tuple[int, ...], list[int]] = {}
+        """The rows of some inputs, in order; inputs of one shape run together, and rows alone."""
+        batches: dict[tuple[int, ...] | int, list[int]] = {}
         for index, (_, each) in enumerate(inputs):
-            shapes.setdefault(each.array.shape, []).append(index)
-        results: list[dict[str, NDArray[Any]] | str] = [""] * len(inputs)
-        for indices in shapes.values():
-            found = self._run([inputs[index][1].array for index in indices])
+            batches.setdefault(each.shape or index, []).append(index)
+        results: list[dict[str, Value] | str] = [""] * len(inputs)
+        for indices in batches.values():
+            found = self._run([inputs[index][1] for index in indices])
             for index, result in zip(indices, found, strict=True):
                 results[index] = result
         rows, broken = list[Row](), list[Broken]()
@@ -140,16 +137,14 @@ class Engine:
                 rows.append(Row(item.key, item.label, given.view, given.height, given.width, result))
         return rows, broken
 
-    def _run(self, arrays: Sequence[NDArray[Any]]) -> Sequence[dict[str, NDArray[Any]] | str]:
-        """The results of each array, or why it has none: a failed batch is run again row by row."""
+    def _run(self, inputs: Sequence[Input]) -> Sequence[dict[str, Value] | str]:
+        """The results of each input, or why it has none: a failed batch is run again one by one."""
         try:
-            results = self.work.run(np.stack(arrays))
-        except GraphFailed as error:
-            if len(arrays) == 1:
+            return self.work.run(inputs)
+        except (GraphFailed, Problem) as error:
+            if len(inputs) == 1:
                 return [str(error)]
-            return [self._run([each])[0] for each in arrays]
-        names = tuple(results)
-        return [dict(zip(names, each, strict=True)) for each in zip(*results.values(), strict=True)]
+            return [self._run([each])[0] for each in inputs]
 
     def _finish(self, shard: int, rows: Sequence[Row], broken: Sequence[Broken]) -> int:
         """Write a shard. A key that is there twice is written once; the rows that are left out for it."""

@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,22 +17,9 @@ from service.bulk import BulkError
 from service.bulk.engines.local import Engine, Report
 from service.bulk.filesystem import Location, first_line
 from service.bulk.job import Job
+from service.bulk.options import Pool
 from service.errors import TesseraError
 from service.models.hub.reference import is_reference
-
-
-@dataclass(frozen=True)
-class Pool:
-    """The actors of a run.
-
-    - ``address``: of a cluster; None for one on this machine that ends with the run
-    - ``actors``: how many; 0 for as many as the cluster has room for
-    - ``cpus``: CPUs of each, and the threads of its model; 0 for 1 beside a GPU, else 2
-    """
-
-    address: str | None = None
-    actors: int = 0
-    cpus: int = 0
 
 
 class Worker:
@@ -69,7 +56,8 @@ def run(job: Job, shards: Sequence[int], pool: Pool) -> Iterator[Report]:
         threads = job.settings.threads or size["num_cpus"]
         fresh = for_actors(job, threads)
         data = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
-        for row in data.map(Worker, fn_constructor_args=[fresh], **size).iter_rows():
+        actors = ray.data.ActorPoolStrategy(size=size.pop("actors"))
+        for row in data.map(Worker, fn_constructor_args=[fresh], compute=actors, **size).iter_rows():
             if row["error"]:
                 raise BulkError(f"shard {row['shard']} failed: {row['error']}")
             yield Report(row["pictures"], row["broken"], row["shard"])
@@ -101,7 +89,7 @@ def actor_size(resources: Mapping[str, float], pool: Pool, shards: int, *, gpus:
     if not room:
         raise BulkError(f"an actor needs {cpus} CPUs (--cpus-per-actor), and the cluster has {cpus_there}")
     actors = min(pool.actors or room, room, shards)
-    return {"num_cpus": cpus, "num_gpus": int(gpus_there > 0), "concurrency": actors}
+    return {"num_cpus": cpus, "num_gpus": int(gpus_there > 0), "actors": actors}
 
 
 def _ray() -> Any:

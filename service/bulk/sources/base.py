@@ -26,13 +26,15 @@ class Item(NamedTuple):
 
     ``read`` gives the file of the picture, or the codes: int32 or float32 of the shape of one row. It raises
     OSError, or BulkError for what the source knows to be broken. ``key`` and ``view`` together are the item's
-    alone; a picture has no view before it is prepared.
+    alone; a picture has no view before it is prepared. ``unpadded`` is, for codes, the height and width
+    of the picture if it was not resized.
     """
 
     key: str
     label: str | None
     read: Callable[[], bytes | NDArray[Any]]
     view: str | None = None
+    unpadded: tuple[int, int] | None = None
 
 
 class Source(Protocol):

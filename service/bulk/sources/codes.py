@@ -20,16 +20,19 @@ from service.bulk.plan import SHARDS, Plan, read_manifest
 from service.bulk.sources.base import UNKNOWN, Item, Unit
 from service.contract.manifest import Manifest
 
-_COLUMNS = ["key", "label", "view", "codes", "shape"]
+_Stored = tuple[dict[str, Any], NDArray[Any]]
+
+_COLUMNS = ["key", "label", "view", "height", "width"]
 # Rows of Parquet that are in memory at once.
 _BATCH = 1024
 
 
 @dataclass(frozen=True)
 class StoredCodes:
-    """The codes in the output of a run."""
+    """The codes in the output of a run; ``resized`` if it resized the pictures."""
 
     plan: Plan
+    resized: bool
 
     @classmethod
     def of(cls, given: Location, model: Manifest) -> "StoredCodes":
@@ -50,7 +53,7 @@ class StoredCodes:
         if missing := plan.missing():
             done = plan.shards - len(missing)
             raise BulkError(f"the input {given.uri} has {done} of {plan.shards} shards; finish its run first")
-        return cls(plan)
+        return cls(plan, manifest["options"]["resize"])
 
     def shards(self, shard_size: int) -> Iterator[list[Unit]]:  # noqa: ARG002 - the protocol's
         for shard in range(self.plan.shards):
@@ -61,18 +64,23 @@ class StoredCodes:
         read = {"parquet": _parquet, "npy": _npy, "tar": _tar}[self.plan.format]
         for unit in units:
             try:
-                yield from read(folder, unit.path)
+                for record, codes in read(folder, unit.path):
+                    yield self._item(record, codes)
             except (pa.ArrowInvalid, tarfile.TarError, ValueError) as error:
                 raise BulkError(f"shard {unit.path} of {self.plan.output.uri} is damaged: {error}") from error
 
+    def _item(self, record: dict[str, Any], codes: NDArray[Any]) -> Item:
+        size = None if self.resized else (record["height"], record["width"])
+        return Item(record["key"], record["label"], partial(_given, codes), record.get("view"), size)
 
-def _parquet(folder: Location, stem: str) -> Iterator[Item]:
+
+def _parquet(folder: Location, stem: str) -> Iterator[_Stored]:
     with folder.child(f"{stem}.parquet").open() as file:
-        for batch in pq.ParquetFile(file).iter_batches(_BATCH, columns=_COLUMNS):
-            keys, labels, views = (batch.column(name).to_pylist() for name in _COLUMNS[:3])
+        for batch in pq.ParquetFile(file).iter_batches(_BATCH, columns=[*_COLUMNS, "codes", "shape"]):
+            records = batch.select(_COLUMNS).to_pylist()
             codes = zip(_split(batch.column("codes")), _split(batch.column("shape")), strict=True)
-            for key, label, view, (flat, shape) in zip(keys, labels, views, codes, strict=True):
-                yield _item({"key": key, "label": label, "view": view}, flat.reshape(shape))
+            for record, (flat, shape) in zip(records, codes, strict=True):
+                yield record, flat.reshape(shape)
 
 
 def _split(lists: pa.ListArray) -> list[NDArray[Any]]:
@@ -82,14 +90,14 @@ def _split(lists: pa.ListArray) -> list[NDArray[Any]]:
     return [values[start:stop] for start, stop in pairwise(ends)]
 
 
-def _npy(folder: Location, stem: str) -> Iterator[Item]:
+def _npy(folder: Location, stem: str) -> Iterator[_Stored]:
     codes = np.load(io.BytesIO(folder.child(f"{stem}.npy").read()), allow_pickle=False)
     records = folder.child(f"{stem}.jsonl").read().splitlines()
     for record, each in zip(records, codes, strict=True):
-        yield _item(orjson.loads(record), each)
+        yield orjson.loads(record), each
 
 
-def _tar(folder: Location, stem: str) -> Iterator[Item]:
+def _tar(folder: Location, stem: str) -> Iterator[_Stored]:
     with folder.child(f"{stem}.tar").open() as file, tarfile.open(fileobj=file, mode="r|") as archive:
         read = (
             (member.name, content.read())
@@ -101,14 +109,10 @@ def _tar(folder: Location, stem: str) -> Iterator[Item]:
         for name, data in read:
             if name.endswith(".json"):
                 codes = np.load(io.BytesIO(arrays[f"{name.removesuffix('.json')}.codes.npy"]))
-                yield _item(orjson.loads(data), codes)
+                yield orjson.loads(data), codes
                 arrays = {}
             else:
                 arrays[name] = data
-
-
-def _item(record: dict[str, Any], codes: NDArray[Any]) -> Item:
-    return Item(record["key"], record["label"], partial(_given, codes), record.get("view"))
 
 
 def _given(codes: NDArray[Any]) -> NDArray[Any]:

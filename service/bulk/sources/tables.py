@@ -18,21 +18,13 @@ import pyarrow.parquet as pq
 
 from service.bulk import BulkError
 from service.bulk.filesystem import first_line
+from service.bulk.options import Columns
 from service.bulk.sources.base import UNKNOWN, Item, Unit
 from service.bulk.sources.listing import Listing
 
 _KEYS = ("key", "__key__")
 # Rows that are in memory at once.
 _BATCH = 64
-
-
-@dataclass(frozen=True)
-class Columns:
-    """The columns of pictures, labels and keys; None for those that are found."""
-
-    image: str | None = None
-    label: str | None = None
-    key: str | None = None
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,22 @@
 """Encoding: pictures, with further views of them, to codes and perhaps their log-variance."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
 
 from service.bulk import BulkError
+from service.bulk.sinks import Value
 from service.bulk.sources.base import Item
-from service.bulk.work.base import Array, Input, batch_rows, run
+from service.bulk.work.base import Array, Input, batch_rows, run, run_tiles, tiled, together, whole_or_rows
 from service.bulk.work.log_variance import LogVariance
 from service.bulk.work.views import Preparation
 from service.contract.manifest import Role
 from service.models.model import ServedModel
+from service.tiling.operation import empty
+from service.tiling.rows import ArrayRows, RowSource
+
+ENCODE = "encode"
 
 
 class Encode:
@@ -23,7 +29,7 @@ class Encode:
 
     @property
     def chunk(self) -> int:
-        rows = batch_rows(self._model, "encode", Role.images) // self._preparation.count
+        rows = batch_rows(self._model, ENCODE, Role.images) // self._preparation.count
         if not self._preparation.resize:
             # Each may be as large as is allowed, and a few chunks are in memory.
             limits = self._preparation.limits
@@ -42,11 +48,24 @@ class Encode:
             raise BulkError("these are codes, and not a picture")
         height, width, views = self._preparation(data)
         named = self._preparation.count > 1
-        return [Input(view if named else None, height, width, image) for view, image in views]
+        return [
+            Input(view if named else None, height, width, self._whole_or_rows(image)) for view, image in views
+        ]
 
-    def run(self, arrays: Array) -> dict[str, Array]:
-        codes = run(self._model, "encode", Role.images, arrays, Role.codes)
+    def run(self, inputs: Sequence[Input]) -> list[dict[str, Value]]:
+        images = together(inputs)
+        if not isinstance(images, np.ndarray):
+            return [{"codes": self._in_tiles(images)}]
+        codes = run(self._model, ENCODE, Role.images, images).arrays[Role.codes]
         if self._log_variance is None:
-            return {"codes": codes}
-        spread = partial(self._log_variance, arrays, codes)
-        return {"codes": codes, "log_variance": self._model.provider.call(spread)}
+            return [{"codes": each} for each in codes]
+        spread = self._model.provider.call(partial(self._log_variance, images, codes))
+        return [{"codes": each, "log_variance": other} for each, other in zip(codes, spread, strict=True)]
+
+    def _whole_or_rows(self, image: Array | RowSource) -> Array | RowSource:
+        return whole_or_rows(self._model, ENCODE, Role.images, image)
+
+    def _in_tiles(self, rows: RowSource) -> Array:
+        codes = empty(self._model.manifest, Role.codes, rows.height, rows.width)
+        run_tiles(self._model, tiled(self._model, ENCODE, Role.images, rows), rows, ArrayRows(codes))
+        return codes

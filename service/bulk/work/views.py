@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from service.codecs.images import ImageLimits, Pixels, from_files, upright
+from service.codecs.large.image_file import LargeFile, open_large
+from service.codecs.large.row_reader import ImageRows
 from service.contract.image_preprocessing import fit, pad_edges, pixels
 from service.contract.manifest import ImageSpec
 
@@ -30,11 +32,14 @@ _CROPS = {
 
 
 class Prepared(NamedTuple):
-    """A picture: its upright size, and the pixels of each view, uint8 ``(H, W, C)``."""
+    """A picture: its upright size, and the pixels of each view, uint8 ``(H, W, C)``.
+
+    Those of a picture that is too large to be decoded at once are read row by row.
+    """
 
     height: int
     width: int
-    views: list[tuple[str, Pixels]]
+    views: list[tuple[str, Pixels | ImageRows]]
 
 
 @dataclass(frozen=True)
@@ -56,14 +61,23 @@ class Preparation:
 
     def __call__(self, data: bytes) -> Prepared:
         """The views of a picture. Raises EmptyBody, BadImage, BadSize or TooLarge, as a request would."""
+        if not self.resize and (file := open_large(data, self.limits)) is not None:
+            return self._large(file)
         fitted = from_files([data], self.spec, self.limits, resize=self.resize)
         whole, (width, height) = fitted.pixels[0], fitted.sizes[0]
-        views = [(WHOLE, whole)]
+        views: list[tuple[str, Pixels | ImageRows]] = [(WHOLE, whole)]
         if FLIP in self.views:
             views.append((FLIP, pad_edges(fitted.crop(fitted.pixels)[0][:, ::-1], *whole.shape[:2])))
         if TEN_CROP in self.views:
             views.extend(self._crops(data))
         return Prepared(height, width, views)
+
+    def _large(self, file: LargeFile) -> Prepared:
+        turned = {WHOLE: file}
+        if FLIP in self.views:
+            turned[FLIP] = file.mirrored()
+        views = [(name, ImageRows(each, self.spec, self.limits)) for name, each in turned.items()]
+        return Prepared(*views[0][1].unpadded, [*views])
 
     def _crops(self, data: bytes) -> Iterator[tuple[str, Pixels]]:
         height, width = self.spec.height, self.spec.width

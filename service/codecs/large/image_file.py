@@ -70,6 +70,11 @@ class LargeFile(NamedTuple):
         """The bytes of the file that are in memory."""
         return len(self.data) if isinstance(self.data, bytes) else 0
 
+    def mirrored(self) -> "LargeFile":
+        """The file whose upright image is the mirror image, left to right."""
+        # In pairs: 1 and 2, 3 and 4, 5 and 6, 7 and 8.
+        return self._replace(orientation=((max(self.orientation, 1) - 1) ^ 1) + 1)
+
     @property
     def has_palette(self) -> bool:
         """Whether its pixels are indices of colours, each of which may be transparent."""

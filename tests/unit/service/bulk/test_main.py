@@ -1,5 +1,6 @@
 import errno
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from service.bulk.__main__ import main
 from tests.fixtures.bulk_data import table, write_pictures
+from tests.fixtures.processes import ROOT
 
 Run = Callable[..., tuple[int, str]]
 
@@ -75,6 +77,34 @@ def test_the_output_of_another_model_is_refused(run: Run, tmp_path: Path) -> Non
     assert code == 1
     assert "belongs to another run: its model is levels" in said
     assert (tmp_path / "out" / "manifest.json").read_bytes() == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--help"], 0, ""),
+        (["encode", "--help"], 0, ""),
+        (["decode", "--help"], 0, ""),
+        (["encode"], 2, "Missing option '--model'"),
+        (
+            ["encode", "--model=a", "--input=b", "--output=c"],
+            1,
+            "with the extra: pip install '.[bulk]'",
+        ),
+    ],
+)
+def test_without_the_extra_there_is_help_and_a_run_names_it(
+    arguments: list[str], code: int, said: str
+) -> None:
+    absent = "import sys; sys.modules.update(dict.fromkeys(('fsspec', 'pyarrow', 'ray')))"
+    program = f"{absent}; from service.bulk.__main__ import main; sys.exit(main())"
+    found = subprocess.run(
+        [sys.executable, "-c", program, *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+    assert found.returncode == code
+    assert found.stderr.count("\n") == (code != 0)
+    assert said in found.stderr
 
 
 def test_tars_without_a_picture_are_refused(run: Run, tmp_path: Path) -> None:

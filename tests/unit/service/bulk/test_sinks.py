@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from service.bulk import BulkError
-from service.bulk.sinks import FORMATS, Format, Row, done_name, files, member_name
+from service.bulk.options import FORMATS, Format
+from service.bulk.sinks import Row, done_name, files, member_name
+from service.codecs.images import to_png
 
 GRIDS = [np.arange(6, dtype=np.int32).reshape(2, 3), np.full((2, 3), 7, np.int32)]
 ROWS = [
@@ -57,14 +59,14 @@ def test_parquet_has_a_row_for_each() -> None:
 
 
 def test_parquet_has_pictures_as_files() -> None:
-    rows = [Row("1", None, None, 4, 4, {"image": PIXELS})]
+    rows = [Row("1", None, None, 4, 4, {"image": to_png(PIXELS)})]
     table = pq.read_table(io.BytesIO(opened("parquet", rows, {"image": PIXELS})["00007.parquet"]))
     picture = Image.open(io.BytesIO(table["image"][0].as_py()["bytes"]))
     np.testing.assert_array_equal(np.asarray(picture), PIXELS)
 
 
 def test_npy_has_the_arrays_and_their_keys_beside() -> None:
-    rows = [row._replace(arrays={**row.arrays, "log_variance": np.array([1, 2], np.float32)}) for row in ROWS]
+    rows = [row._replace(values={**row.values, "log_variance": np.array([1, 2], np.float32)}) for row in ROWS]
     written = opened("npy", rows, EMPTY | {"log_variance": np.zeros(2, np.float32)})
     assert list(written) == ["00007.jsonl", "00007.log_variance.npy", "00007.npy"]
     np.testing.assert_array_equal(np.load(io.BytesIO(written["00007.npy"])), np.stack(GRIDS))
@@ -79,7 +81,7 @@ def test_npy_without_rows_has_the_shape_and_the_dtype() -> None:
 
 
 def test_npy_refuses_arrays_of_several_shapes() -> None:
-    rows = [*ROWS, ROWS[0]._replace(arrays={"codes": np.zeros((1, 1), np.int32)})]
+    rows = [*ROWS, ROWS[0]._replace(values={"codes": np.zeros((1, 1), np.int32)})]
     with pytest.raises(BulkError, match="arrays of one shape"):
         opened("npy", rows, EMPTY)
 
@@ -101,7 +103,7 @@ def test_a_tar_has_a_sample_for_each() -> None:
 
 def test_a_tar_has_pictures_as_files() -> None:
     found = members(
-        opened("tar", [Row("1", None, None, 4, 4, {"image": PIXELS})], {"image": PIXELS})["00007.tar"]
+        opened("tar", [Row("1", None, None, 4, 4, {"image": to_png(PIXELS)})], {"image": PIXELS})["00007.tar"]
     )
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(found["1.png"]))), PIXELS)
     assert orjson.loads(found["1.json"]) == {"key": "1", "label": None, "height": 4, "width": 4}

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from service.bulk import BulkError
-from service.bulk.engines.ray_data import Pool, Worker, actor_size, for_actors, run
+from service.bulk.engines.ray_data import Worker, actor_size, for_actors, run
+from service.bulk.options import Pool
 from tests.fixtures.bulk_data import broken, job, table, write_pictures
 
 

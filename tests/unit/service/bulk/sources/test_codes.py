@@ -5,7 +5,7 @@ import orjson
 import pytest
 
 from service.bulk import BulkError
-from service.bulk.sinks import FORMATS, Format
+from service.bulk.options import FORMATS, Format
 from tests.fixtures import toy_models
 from tests.fixtures.bulk_data import finish, job, write_pictures
 

@@ -5,10 +5,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from service.bulk.filesystem import Location
+from service.bulk.options import Columns
 from service.bulk.sources.archives import TarPictures
 from service.bulk.sources.files import PictureFiles
 from service.bulk.sources.find import picture_source
-from service.bulk.sources.tables import Columns, TablePictures
+from service.bulk.sources.tables import TablePictures
 from tests.fixtures.bulk_data import write_pictures, write_tar
 
 

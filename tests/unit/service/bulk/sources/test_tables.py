@@ -9,9 +9,10 @@ from PIL import Image
 
 from service.bulk import BulkError
 from service.bulk.filesystem import Location
+from service.bulk.options import Columns
 from service.bulk.sources.base import Item
 from service.bulk.sources.listing import Listing
-from service.bulk.sources.tables import Columns, TablePictures
+from service.bulk.sources.tables import TablePictures
 from tests.fixtures.bulk_data import image
 from tests.fixtures.image_files import saved
 

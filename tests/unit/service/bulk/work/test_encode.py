@@ -1,6 +1,7 @@
 import numpy as np
 
 from service.bulk.sources.base import Item
+from service.bulk.work.base import Input
 from service.bulk.work.encode import Encode
 from service.bulk.work.views import Preparation
 from service.codecs.images import ImageLimits
@@ -20,8 +21,8 @@ def test_pictures_become_the_codes_of_the_service(levels: ServedModel) -> None:
     work = encode(levels)
     (given,) = work.prepare(Item("1", None, lambda: saved(image(1))))
     assert (given.view, given.height, given.width) == (None, 28, 28)
-    codes = work.run(given.array[None])["codes"]
-    np.testing.assert_array_equal(codes, expected_levels(image(1)[None, :, :, None]))
+    (found,) = work.run([given])
+    np.testing.assert_array_equal(found["codes"], expected_levels(image(1)[None, :, :, None])[0])
 
 
 def test_views_share_the_batch(levels: ServedModel) -> None:
@@ -33,8 +34,12 @@ def test_views_share_the_batch(levels: ServedModel) -> None:
 
 def test_the_log_variance_lies_beside_the_mean(wandering: ServedModel) -> None:
     work = encode(wandering, log_variance=True)
-    found = work.run(noise(2, 8, 8, 3))
-    assert {name: array.shape for name, array in found.items()} == {"codes": (2, 3), "log_variance": (2, 3)}
+    found = work.run([Input(None, 8, 8, image) for image in noise(2, 8, 8, 3)])
+    assert len(found) == 2
+    assert {name: np.shape(array) for name, array in found[1].items()} == {
+        "codes": (3,),
+        "log_variance": (3,),
+    }
     assert {name: array.shape for name, array in work.empty.items()} == {"codes": (3,), "log_variance": (3,)}
 
 
