@@ -44,7 +44,7 @@ try:
     from rich.console import Console
 
     from trainer import durable
-    from trainer.cli import Commands, going_on, reload_option, replace_option, same_command
+    from trainer.cli import Commands, complain, going_on, reload_option, replace_option, same_command
     from trainer.config import RunConfig, read_yaml, resolve
     from trainer.data import loading
     from trainer.training.run_folder import RunFolder
@@ -284,7 +284,7 @@ def _terminate(_number: int, _frame: object) -> NoReturn:
 
 
 def _end(message: str, exit_code: int) -> NoReturn:
-    click.echo(f"error: {message}", err=True)
+    complain(f"error: {message}", exit_code)
     sys.exit(exit_code)
 
 

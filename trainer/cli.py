@@ -3,9 +3,11 @@
 And the commands shown in messages, under the name by which this program was called.
 """
 
+import os
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property, partial
@@ -19,13 +21,15 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from trainer.config import RunConfig, config_class, presets, resolve
-from trainer.errors import Interrupted, ReloadError, Terminated, nearest
+from trainer.errors import Interrupted, LostProcessError, ReloadError, Terminated, nearest
 from trainer.export.reload import KEY_VARIABLE, URL_VARIABLE
 from trainer.kinds import KINDS
 
 NONE = "none"
 SCHEMES = ("http", "https")
 MODULE = " -m trainer"
+# So long the other processes keep an error to themselves that the first is likely to have too.
+SILENT_SECONDS = 3.0
 
 
 class FieldType(click.ParamType[Any]):
@@ -248,7 +252,8 @@ def next_commands(published: Path, *, sampled: bool) -> list[str]:
 def going_on(begun: Callable[[], bool], how: str) -> Iterator[None]:
     """Raise Interrupted with the command that goes on, ``how``, if Ctrl-C or SIGTERM ends the block.
 
-    If nothing is ``begun`` that could go on, the interruption itself is raised.
+    The same for the loss of a process. If nothing is ``begun`` that could go on, the interruption itself is
+    raised.
     """
     try:
         yield
@@ -257,6 +262,23 @@ def going_on(begun: Callable[[], bool], how: str) -> Iterator[None]:
             raise
         number = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
         raise Interrupted(f"interrupted; what was trained is kept. To go on: {how}", number) from None
+    except LostProcessError as error:
+        if not begun():
+            raise
+        raise LostProcessError(f"{error}. Its checkpoints are kept. To go on: {how}") from error
+
+
+def complain(message: str, exit_code: int) -> None:
+    """Print an error.
+
+    Of several processes the first says what stops them all, and with its end torchrun ends the others.
+    """
+    if os.environ.get("RANK", "0") != "0" and exit_code != LostProcessError.exit_code:
+        if exit_code > 128:  # a signal, which all of them got
+            return
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        time.sleep(SILENT_SECONDS)
+    click.echo(message, err=True)
 
 
 def _program() -> str:

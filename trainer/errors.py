@@ -33,6 +33,12 @@ class RunError(TrainerError):
     """A run folder or checkpoint that cannot be written, read or resumed."""
 
 
+class LostProcessError(TrainerError):
+    """One of several processes that train together has ended."""
+
+    exit_code = 4
+
+
 class ExportError(TrainerError):
     """A model that cannot be exported, verified or published."""
 

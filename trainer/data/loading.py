@@ -89,7 +89,11 @@ def load(
         raise ConfigError(f"holdout {holdout} is no share between 0 and 1")
     image.check()
 
-    found = find(source)
+    # Late, as torch in _split.
+    from trainer.data.distributed import one_a_machine_first
+
+    with one_a_machine_first():
+        found = find(source)
     spec = image.spec(found.train, progress)
     train_order = np.arange(len(found.train))
     if found.test is None:
