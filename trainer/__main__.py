@@ -37,13 +37,13 @@ import click
 from click.core import ParameterSource
 
 from service.contract import __version__
-from trainer.errors import needs
+from trainer.errors import clear_errors, going_on, needs
 
 try:
     from rich.console import Console
 
     from trainer import durable
-    from trainer.cli import Commands, clear_errors, going_on, open_console, reload_option, replace_option
+    from trainer.cli import Commands, open_console, reload_option, replace_option, same_command
     from trainer.config import RunConfig, read_yaml, resolve
     from trainer.data import loading
     from trainer.training.run_folder import RunFolder
@@ -68,7 +68,7 @@ def _train(
     source = click.get_current_context().get_parameter_source
     flags = {name: value for name, value in given.items() if source(name) is not ParameterSource.DEFAULT}
     console = open_console()
-    with clear_errors():
+    with clear_errors(same_command()):
         resolved = resolve(kind, preset=preset, file=config, flags=flags)
         asked = (read_yaml(config) if config else {}) | flags
         # Nobody chose the preset's name, so if it is taken, the run gets another one.
@@ -126,7 +126,7 @@ def _have_loaded(service: str | None, name: str, console: Console) -> None:
 def export(run: Path, export_to: Path | None, name: str | None, replace: bool, reload: str | None) -> None:
     """Publish the model of the latest checkpoint of RUN, a run folder."""
     console = open_console()
-    with clear_errors():
+    with clear_errors(same_command()):
         opened = RunFolder.open(run)
         opened.replace = replace
         config = opened.published_as(export_to, name)
@@ -155,7 +155,7 @@ def reconstruct(model: Path, files: tuple[Path, ...], out: Path) -> None:
 
     Without --image, the originals are the first test images of the data it was trained on.
     """
-    with clear_errors():
+    with clear_errors(same_command()):
         from trainer import pictures
         from trainer.evaluation.published import Published
 
@@ -187,7 +187,7 @@ def sample(
 
     A seed gives the same images as in the service.
     """
-    with clear_errors():
+    with clear_errors(same_command()):
         from trainer import pictures
         from trainer.evaluation.published import Published
 

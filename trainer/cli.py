@@ -5,13 +5,11 @@ And the commands shown in messages, under the name by which this program was cal
 
 import pkgutil
 import shlex
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import click
 from click.core import ParameterSource
@@ -20,7 +18,7 @@ from pydantic.fields import FieldInfo
 from rich.console import Console
 
 from trainer.config import RunConfig, config_class, presets, resolve
-from trainer.errors import Interrupted, ReloadError, Terminated, TrainerError, nearest, needs
+from trainer.errors import ReloadError, nearest
 from trainer.export.reload import KEY_VARIABLE, URL_VARIABLE, ServiceAddress
 from trainer.kinds import KINDS
 
@@ -241,21 +239,6 @@ def serving(source: object) -> str:
     return f"{service} --models {shlex.quote(str(source))}"
 
 
-@contextmanager
-def going_on(begun: Callable[[], bool], how: str) -> Iterator[None]:
-    """Raise Interrupted with the command that goes on, ``how``, if Ctrl-C or SIGTERM ends the block.
-
-    If nothing is ``begun`` that could go on, the interruption itself is raised.
-    """
-    try:
-        yield
-    except KeyboardInterrupt as stop:
-        if not begun():
-            raise
-        number = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
-        raise Interrupted(f"interrupted; what was trained is kept. To go on: {how}", number) from None
-
-
 def _program() -> str:
     context = click.get_current_context(silent=True)
     return (context and context.find_root().info_name) or f"python{MODULE}"
@@ -265,29 +248,3 @@ def open_console() -> Console:
     """The console that a command prints to."""
     # The file is named, as a live line goes on while torch's exporter has sys.stdout.
     return Console(file=sys.stdout, highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def clear_errors() -> Iterator[None]:
-    """Print an error of the user's in one line and exit; on SIGTERM unwind, so that unfinished files go."""
-    before = signal.signal(signal.SIGTERM, _terminate)
-    try:
-        yield
-    except TrainerError as error:
-        _end(str(error), error.exit_code)
-    except ModuleNotFoundError as error:
-        _end(needs("the trainer", "trainer", error.name), 1)
-    except KeyboardInterrupt as stop:
-        number = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
-        _end(f"interrupted. To start again: {same_command()}", 128 + number)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _terminate(_number: int, _frame: object) -> NoReturn:
-    raise Terminated
-
-
-def _end(message: str, exit_code: int) -> NoReturn:
-    click.echo(f"error: {message}", err=True)
-    sys.exit(exit_code)

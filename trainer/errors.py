@@ -1,12 +1,22 @@
-"""The errors of the trainer. Their messages are for the person at the command line: one clear line."""
+"""The errors of the trainer, and how a command ends with one: a clear line for the person at the terminal."""
 
 import difflib
-from collections.abc import Iterable
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
+
+import click
 
 # How similar a name must be to be suggested, by difflib's ratio: for 'cifar' 'CIFAR10' is, for 'emoji'
 # 'SEMEION' is not.
 NEAR = 0.7
+# So long the other processes keep an error to themselves that the first is likely to have too.
+SILENT_SECONDS = 3.0
 
 
 class TrainerError(Exception):
@@ -35,6 +45,12 @@ class RunError(TrainerError):
 
 class CheckpointError(TrainerError):
     """A pretrained checkpoint that cannot be read, is of no known family, or does not fit its config."""
+
+
+class LostProcessError(TrainerError):
+    """One of several processes that train together has ended."""
+
+    exit_code = 4
 
 
 class ExportError(TrainerError):
@@ -81,3 +97,65 @@ def needs(what: str, extra: str, package: str | None) -> str:
         f"{what} needs packages that are not installed ({package}): "
         f"install {install} (in a checkout: pip install . {folder})"
     )
+
+
+@contextmanager
+def going_on(begun: Callable[[], bool], how: str) -> Iterator[None]:
+    """Raise Interrupted with the command that goes on, ``how``, if Ctrl-C or SIGTERM ends the block.
+
+    The same for the loss of a process. If nothing is ``begun`` that could go on, the interruption itself is
+    raised.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if not begun():
+            raise
+        number = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
+        raise Interrupted(f"interrupted; what was trained is kept. To go on: {how}", number) from None
+    except LostProcessError as error:
+        if not begun():
+            raise
+        raise LostProcessError(f"{error}. Its checkpoints are kept. To go on: {how}") from error
+
+
+def complain(message: str, exit_code: int) -> None:
+    """Print an error.
+
+    Of several processes the first says what stops them all, and with its end torchrun ends the others.
+    """
+    if os.environ.get("RANK", "0") != "0" and exit_code != LostProcessError.exit_code:
+        if exit_code > 128:  # a signal, which all of them got
+            return
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        time.sleep(SILENT_SECONDS)
+    click.echo(message, err=True)
+
+
+@contextmanager
+def clear_errors(again: str) -> Iterator[None]:
+    """Print an error of the user's in one line and exit; on SIGTERM unwind, so that unfinished files go.
+
+    ``again`` is the command that starts again after Ctrl-C.
+    """
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    except TrainerError as error:
+        _end(str(error), error.exit_code)
+    except ModuleNotFoundError as error:
+        _end(needs("the trainer", "trainer", error.name), 1)
+    except KeyboardInterrupt as stop:
+        number = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
+        _end(f"interrupted. To start again: {again}", 128 + number)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(_number: int, _frame: object) -> NoReturn:
+    raise Terminated
+
+
+def _end(message: str, exit_code: int) -> NoReturn:
+    complain(f"error: {message}", exit_code)
+    sys.exit(exit_code)

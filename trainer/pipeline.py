@@ -8,12 +8,13 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from trainer.cli import going_on, next_commands, publishing, resuming
+from trainer.cli import next_commands, publishing, resuming
 from trainer.config import RunConfig, Schedule
+from trainer.data import distributed
 from trainer.data.batches import Batches, ResidentSplit, Split
 from trainer.data.loading import Dataset, load
 from trainer.data.sizing import ImageOptions
-from trainer.errors import ConfigError, RunError
+from trainer.errors import ConfigError, RunError, going_on
 from trainer.evaluation.exported_model import SAMPLE
 from trainer.evaluation.reconstructions import STEPS, TRAINING, shortcomings
 from trainer.export.exporter import Exported, export
@@ -47,20 +48,13 @@ def train(config: RunConfig, console: Console, *, numbered: bool = False, replac
     dataset, machine = prepared.dataset, prepared.machine
     torch.manual_seed(config.seed)
     model = _model(config, dataset, _variance(dataset))
-    run = RunFolder.create(
-        config,
-        {
-            **_data_facts(dataset),
-            "torch": torch.__version__,
-            "machine": machine.reason,
-        },
-        numbered=numbered,
-        replace=replace,
-    )
+    facts = {**_data_facts(dataset), "torch": torch.__version__, "machine": machine.reason}
+    facts["processes"] = distributed.count()
+    run = distributed.from_first(lambda: RunFolder.create(config, facts, numbered=numbered, replace=replace))
     if run.config.name != config.name:
         console.print(f"name: {run.config.name}, as there is a run or a model {config.name} already")
     console.print(f"run folder: {run.folder}")
-    with going_on(lambda: run.begun, resuming(run.config)):
+    with going_on(lambda: run.begun, resuming(run.config)), distributed.losses():
         fit = _fit(model, prepared, run, console)
         try:
             with long_step(console, "initialising the model"):
@@ -79,8 +73,9 @@ def resume(run: RunFolder, config: RunConfig, console: Console) -> Exported:
     """
     prepared = _prepare(config, console)
     _check_same_data(run, prepared.dataset)
-    run.configure(config)
-    with going_on(lambda: run.begun, resuming(run.config)):
+    distributed.from_first(lambda: run.configure(config))
+    run.config = config
+    with going_on(lambda: run.begun, resuming(run.config)), distributed.losses():
         model = _model(run.config, prepared.dataset, 1.0)
         fit = _fit(model, prepared, run, console)
         _resume_fit(fit, console)
@@ -88,9 +83,10 @@ def resume(run: RunFolder, config: RunConfig, console: Console) -> Exported:
 
 
 def _finish(fit: Fit[Model], prepared: Prepared, run: RunFolder, console: Console) -> Exported:
-    """Train to the last epoch of the last stage, and publish."""
+    """Train to the last epoch of the last stage, and publish: of several processes the first alone."""
     fit()
     second = _second_stage(fit.result, prepared, run, console)
+    distributed.leave()
     with going_on(lambda: run.begun, publishing("export", run.folder)):
         return _publish(fit.result, second, run, run.config, prepared.dataset, console)
 
@@ -125,9 +121,14 @@ def restored(run: RunFolder, console: Console) -> tuple[Model, Dataset]:
     return model.eval(), dataset
 
 
+@distributed.losses()
 def _prepare(config: RunConfig, console: Console) -> Prepared:
     limit_threads()
     machine = choose(config)
+    distributed.start(machine.accelerator)
+    if distributed.count() > 1:
+        console.quiet = not distributed.is_first()
+        console.print(f"processes: {distributed.count()}, each with its share of every batch")
     console.print(f"device: {machine.reason}")
     return Prepared(machine, _load_data(config, console))
 
@@ -182,7 +183,7 @@ def _second_stage(model: Model, prepared: Prepared, run: RunFolder, console: Con
     )
     stage_run = run.stage(stage.name)
     fit = _stage_fit(stage, stage.schedule(), train, test, prepared, stage_run, console)
-    if stage_run.begun:
+    if distributed.from_first(lambda: stage_run.begun):
         _resume_fit(fit, console)
     else:
         with long_step(console, f"initialising the {stage.name}"):
@@ -216,13 +217,17 @@ def _resume_fit(fit: Fit[S], console: Console) -> None:
 def _computed(
     stage: SecondStage, split: Split, device: torch.device, console: Console, what: str
 ) -> ResidentSplit:
-    """A split with the training inputs of a stage instead of the images."""
+    """A split with the training inputs of a stage instead of the images; each process computes its share."""
     inputs: list[Tensor] = []
-    with long_step(console, what) as report, Batches(split, COMPUTED_AT_ONCE, device=device) as batches:
-        for batch in batches.ordered():
+    size = max(COMPUTED_AT_ONCE, distributed.count())
+    # Of a single batch a process might have nothing.
+    shared = distributed.count() > 1 and len(split) > size
+    with long_step(console, what) as report, Batches(split, size, device=device) as batches:
+        for batch in batches.shared() if shared else batches.ordered():
             inputs.append(stage.inputs(batch.images).cpu())
-            report(sum(map(len, inputs)), len(split))
-    return ResidentSplit(torch.cat(inputs), split.labels)
+            report(min(size * len(inputs), len(split)), len(split))
+        computed = torch.cat(inputs)
+        return ResidentSplit(batches.put_together(computed) if shared else computed, split.labels)
 
 
 def _size(stage: Stage) -> str:

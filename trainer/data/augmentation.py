@@ -6,10 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trainer.data.distributed import uniform
+
 
 def flipped(images: Tensor) -> Tensor:
     """Images ``(B, C, H, W)``, about half of them mirrored left to right."""
-    chosen = torch.rand(len(images), device=images.device) < 0.5
+    chosen = uniform(len(images), device=images.device) < 0.5
     return torch.where(chosen[:, None, None, None], images.flip(3), images)
 
 
@@ -18,7 +20,7 @@ def rotated(images: Tensor, degrees: float, background: int) -> Tensor:
 
     Pixels from outside the image get the grey level ``background``, 0 to 255.
     """
-    angles = (torch.rand(len(images), device=images.device) * 2 - 1) * math.radians(degrees)
+    angles = (uniform(len(images), device=images.device) * 2 - 1) * math.radians(degrees)
     cosines, sines, zeros = angles.cos(), angles.sin(), torch.zeros_like(angles)
     height, width = images.shape[2:]
     # In the units of affine_grid a pixel is as wide as it is high only if the image is square.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from service.contract.cpu_count import available_cpus
+from trainer.data import distributed
 
 MOST_WORKERS = 8
 
@@ -100,6 +101,8 @@ class Batches:
     device, for resident and for streamed splits, and whether or not training was interrupted. ``workers`` is
     the number of processes that decode a streamed split; by default, and at most, one a core up to 8.
 
+    Of several processes that train together each has its share of every batch of ``epoch`` and ``shared``.
+
     Images are uint8 ``(B, C, H, W)`` in 0 to 255, labels int64 ``(B,)`` or None, both on the device.
     """
 
@@ -114,7 +117,7 @@ class Batches:
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch size {batch_size} is less than one image")
-        most = min(MOST_WORKERS, available_cpus())
+        most = min(MOST_WORKERS, max(1, available_cpus() // distributed.local_count()))
         self._images = len(split)
         self.batch_size = min(batch_size, self._images)
         self._seed = seed
@@ -133,11 +136,21 @@ class Batches:
         if not 0 <= start_step <= len(self):
             raise ValueError(f"epoch {epoch} has steps 0 to {len(self)}, not {start_step}")
         used = slice(start_step * self.batch_size, len(self) * self.batch_size)
-        return self._reader.read(self._shuffled(epoch)[used], self.batch_size)
+        return self._shares(self._shuffled(epoch)[used])
 
     def ordered(self) -> Iterator[Batch]:
         """Every image once, in the order of the split; the last batch may be smaller."""
         return self._reader.read(torch.arange(self._images), self.batch_size)
+
+    def shared(self) -> Iterator[Batch]:
+        """The same, of which each process has its share; a small last batch may have none for it."""
+        return self._shares(torch.arange(self._images))
+
+    def put_together(self, own: Tensor) -> Tensor:
+        """What the processes computed of the rows of ``shared``, ``(m, ...)``, for all rows: ``(N, ...)``."""
+        batches = in_batches(torch.arange(self._images), self.batch_size)
+        places = torch.cat([batch[distributed.rows(len(batch))] for batch in batches])
+        return distributed.put_together(own, places, self._images)
 
     def close(self) -> None:
         """End the workers, if there are any."""
@@ -153,6 +166,20 @@ class Batches:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _shares(self, order: Tensor) -> Iterator[Batch]:
+        if distributed.count() == 1:
+            return self._reader.read(order, self.batch_size)
+        return self._own(order)
+
+    def _own(self, order: Tensor) -> Iterator[Batch]:
+        whole = len(order) // self.batch_size * self.batch_size
+        for part, size in ((order[:whole], self.batch_size), (order[whole:], len(order) - whole)):
+            rows = distributed.rows(size)
+            if not len(part) or rows.start == rows.stop:
+                continue
+            with distributed.batch_of(size):
+                yield from self._reader.read(part.view(-1, size)[:, rows].flatten(), rows.stop - rows.start)
 
     def _shuffled(self, epoch: int) -> Tensor:
         return torch.from_numpy(np.random.default_rng((self._seed, epoch)).permutation(self._images))

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainer.data.distributed import uniform
+
 # uint8 ``(B, C, H, W)`` to float32 0 or 1.
 Binarise = Callable[[Tensor], Tensor]
 
@@ -20,7 +22,7 @@ def drawn(images: Tensor, generator: torch.Generator | None = None) -> Tensor:
     A generator is one of the CPU, so that it draws the same for any device.
     """
     where = images.device if generator is None else torch.device("cpu")
-    noise = torch.rand(images.shape, generator=generator, device=where)
+    noise = uniform(*images.shape, generator=generator, device=where)
     return (noise.to(images.device) * 255 < images).float()
 
 

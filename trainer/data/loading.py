@@ -95,7 +95,11 @@ def load(
     if isinstance(image, ImageOptions):
         image.check()
 
-    found = find(source)
+    # Late, as torch in _split.
+    from trainer.data.distributed import one_a_machine_first
+
+    with one_a_machine_first():
+        found = find(source)
     spec = image.spec(found.train, progress) if isinstance(image, ImageOptions) else image
     test_pictures, test_order, held_out = _to_test(found, holdout, seed)
     train_count = len(found.train) - (held_out if found.test is None else 0)

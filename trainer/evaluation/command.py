@@ -7,7 +7,8 @@ from typing import Any
 import click
 from rich.console import Console
 
-from trainer.cli import clear_errors, going_on, open_console, reload_option
+from trainer.cli import open_console, reload_option, same_command
+from trainer.errors import clear_errors, going_on
 
 FLAGS = (
     click.Argument(["model"], type=click.Path(path_type=Path)),
@@ -93,7 +94,7 @@ def evaluate(
     **effort: Any,
 ) -> None:
     """Measure MODEL, a published model or the run folder of one, through ONNX Runtime, as the service."""
-    with clear_errors():
+    with clear_errors(same_command()):
         from trainer.evaluation.published import Published, check_parameters, fid_weights, sampler_parameters
 
         published, parameters = Published.find(model), sampler_parameters(sets)

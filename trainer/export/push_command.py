@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from trainer.cli import clear_errors, open_console, serving
+from trainer.cli import open_console, same_command, serving
+from trainer.errors import clear_errors
 
 
 @click.command("push", short_help="Push a published model to the Hugging Face hub.")
@@ -24,7 +25,7 @@ def push_model(model: Path, repository: str, license_id: str, private: bool) -> 
 
     $HF_TOKEN is a key that may write there. The model card is the page of the repository.
     """
-    with clear_errors():
+    with clear_errors(same_command()):
         from trainer.export.push import push
 
         pushed = push(model, repository, license_id=license_id, private=private)

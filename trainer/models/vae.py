@@ -12,13 +12,14 @@ from trainer.config.base import HOTTEST
 from trainer.data import binarisation
 from trainer.data.augmentation import flipped, rotated
 from trainer.data.batches import Batch
+from trainer.data.distributed import normal, totals
 from trainer.models.base import Graph, Step, to_shares
 from trainer.models.gaussian.base import GaussianModel
 from trainer.models.gaussian.grid import grid_codes, grid_graphs, grid_networks
 from trainer.models.gaussian.likelihoods import likelihood_for
 from trainer.models.gaussian.noise_contrastive import ClassifierStage
 from trainer.models.gaussian.operations import BATCH, UNTILED, encoding, interpolation
-from trainer.models.gaussian.posterior import Posterior
+from trainer.models.gaussian.posterior import Posterior, at_least
 from trainer.models.gaussian.scores import for_every_draw, negative_log_mean, scoring
 
 
@@ -51,11 +52,11 @@ class VAE(GaussianModel):
         images = self._augmented(inputs) if self.training else inputs
         pixels = binarisation.drawn(images) if self.config.binarise else to_shares(images)
         posterior = self.posterior(pixels)
-        output = self.decoder(posterior.sample(torch.randn_like(posterior.mean)))
+        output = self.decoder(posterior.sample(normal(*posterior.mean.shape, device=pixels.device)))
         reconstruction = self.likelihood.loss(output, pixels).mean()
         divergence = posterior.divergence().mean(dim=0)
         weight = self.config.beta * self.kl_warmup()
-        loss = reconstruction + weight * divergence.clamp(min=self.config.free_bits).sum()
+        loss = reconstruction + weight * at_least(self.config.free_bits, divergence).sum()
         return Step(
             loss,
             {
@@ -84,11 +85,12 @@ class VAE(GaussianModel):
                 else to_shares(batch.images)
             )
             posterior = self.posterior(pixels)
-            noise = torch.randn(posterior.mean.shape, generator=generator).to(pixels.device)
+            noise = normal(*posterior.mean.shape, generator=generator).to(pixels.device)
             output = self.decoder(posterior.sample(noise))
             nats = self.likelihood.log_prob(output, pixels) - posterior.divergence().flatten(1).sum(dim=1)
             elbo += float(nats.double().sum())
             seen += len(batch)
+        elbo, seen = totals(elbo, seen)
         return {**super().monitor(kept), "test_elbo": elbo / seen}
 
     @torch.no_grad()

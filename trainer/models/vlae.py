@@ -12,6 +12,7 @@ from trainer.config import VLAEConfig
 from trainer.data import binarisation
 from trainer.data.augmentation import flipped
 from trainer.data.batches import Batch
+from trainer.data.distributed import mean, normal, totals, uniform
 from trainer.image_sheets import class_sheet, sheet_labels, side_by_side
 from trainer.models.autoregressive.flow_prior import FlowPrior, drawn_codes, sampling
 from trainer.models.autoregressive.pixel_decoder import PixelLoop, PixelStack, decoding
@@ -19,7 +20,7 @@ from trainer.models.autoregressive.pixel_distributions import pixel_distribution
 from trainer.models.base import PICTURED_IMAGES, Graph, Step, to_shares
 from trainer.models.gaussian.base import GaussianModel
 from trainer.models.gaussian.operations import encoding, interpolation
-from trainer.models.gaussian.posterior import Posterior
+from trainer.models.gaussian.posterior import Posterior, at_least
 from trainer.models.gaussian.scores import for_every_draw, negative_log_mean, scoring
 
 # Of soft free bits: how far above them the divergence may be, and by what the weight moves in a step.
@@ -66,10 +67,10 @@ class VLAE(GaussianModel):
         images = flipped(inputs) if self.config.flips and self.training else inputs
         pixels = self._pixels(images)
         labels = self._labels(len(pixels), labels)
-        dropped = torch.rand(len(pixels), device=pixels.device) < self.config.label_drop
+        dropped = uniform(len(pixels), device=pixels.device) < self.config.label_drop
         labels = torch.where(dropped, self.prior.no_label, labels)
         posterior = self.posterior(pixels)
-        codes = posterior.sample(torch.randn_like(posterior.mean))
+        codes = posterior.sample(normal(*posterior.mean.shape, device=pixels.device))
         reconstruction = -self.log_prob(pixels, codes).mean()
         divergence = -(posterior.entropy() + self.prior.log_probs(codes, labels)).mean(dim=0)
         loss = reconstruction + self._cost(divergence)
@@ -96,9 +97,9 @@ class VLAE(GaussianModel):
         if not config.free_bits:
             return warmup * divergence.sum()
         if config.free_bits_weighing == "hard":
-            return warmup * divergence.clamp(min=config.free_bits).sum()
+            return warmup * at_least(config.free_bits, divergence).sum()
         if self.training:
-            above = divergence.detach().sum() > SLACK * config.free_bits * len(divergence)
+            above = mean(divergence.detach()).sum() > SLACK * config.free_bits * len(divergence)
             self.weight.mul_(torch.where(above, WEIGHT_STEP, 1 / WEIGHT_STEP)).clamp_(max=1.0)
         return warmup * self.weight * divergence.sum()
 
@@ -114,7 +115,7 @@ class VLAE(GaussianModel):
         for batch in batches:
             pixels = self._pixels(batch.images, generator)
             posterior = self.posterior(pixels)
-            noise = torch.randn(posterior.mean.shape, generator=generator).to(pixels.device)
+            noise = normal(*posterior.mean.shape, generator=generator).to(pixels.device)
             codes = posterior.sample(noise)
             fit = self.log_prob(pixels, codes) + posterior.entropy().sum(dim=1)
             for index, labels in enumerate((None, batch.labels)):
@@ -122,7 +123,8 @@ class VLAE(GaussianModel):
                 sums[index] += (fit + prior).double().sum().cpu()
             seen += len(batch)
         names = ["test_elbo", *(["test_elbo_given_class"] if self.classes else [])]
-        return dict(zip(names, (sums / seen).tolist(), strict=False))
+        *sums, seen = totals(*sums.tolist(), seen)
+        return dict(zip(names, [each / seen for each in sums], strict=False))
 
     def pictures(self, batch: Batch) -> Mapping[str, Tensor]:
         """Originals above reconstructions; and draws, where there are classes in a column for each."""

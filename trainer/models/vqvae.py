@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from service.contract.manifest import CodesSpec, ImageSpec, Input, Output, Role
 from trainer.config import VQVAEConfig
 from trainer.data.augmentation import flipped
+from trainer.data.distributed import gathered
 from trainer.models.base import Graph, Model, Step, to_pixels, to_unit
 from trainer.models.code_prior.stage import PriorStage
 from trainer.models.layers.convolutional import Decoder, Encoder
@@ -76,7 +77,7 @@ class VQVAE(Model):
         rows: list[Tensor] = []
         for images in batches:
             z = self.encoder(to_unit(images))
-            rows.append(z.permute(0, 2, 3, 1).reshape(-1, self.config.codebook_dim))
+            rows.append(gathered(z.permute(0, 2, 3, 1).reshape(-1, self.config.codebook_dim)))
             if sum(map(len, rows)) >= ROWS_PER_CODE * self.config.codebook_size:
                 break
         self.quantizer.start(torch.cat(rows), batch_rows=len(rows[0]))

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import click
 
-from trainer.cli import clear_errors, going_on, open_console, reload_option, replace_option
+from trainer.cli import open_console, reload_option, replace_option, same_command
 from trainer.config import ImportConfig
+from trainer.errors import clear_errors, going_on
 from trainer.pretrained.families import FAMILIES
 
 
@@ -38,7 +39,7 @@ def import_model(
 
     Nothing of a checkpoint is executed. The graphs are compared with torch on drawn pictures.
     """
-    with clear_errors():
+    with clear_errors(same_command()):
         from trainer.pretrained.importer import import_checkpoint
 
         console = open_console()

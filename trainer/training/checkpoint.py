@@ -24,6 +24,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from trainer import durable
+from trainer.data import distributed
 from trainer.errors import RunError
 
 
@@ -57,6 +58,12 @@ def save(
     except OSError as error:
         raise RunError(f"cannot write checkpoint {target}: {error.strerror}") from error
     return target
+
+
+def share_random_state() -> None:
+    """Have the random generators of all processes be as those of the first, for which they wait."""
+    if distributed.count() > 1:
+        _restore_random_state(distributed.from_first(_random_state))
 
 
 def save_result(target: Path, position: Position, model: nn.Module) -> None:
@@ -121,12 +128,12 @@ def prune(folder: Path, keep: int) -> None:
 
 
 def _random_state() -> dict[str, Any]:
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    # That of the GPU in use: several processes, each with its own, draw the same.
+    cuda = [torch.cuda.get_rng_state()] if torch.cuda.is_available() else []
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
 
 def _restore_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["cpu"])
-    # The states of another number of GPUs fit none of these.
-    if state["cuda"] and torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"][0])

@@ -1,13 +1,20 @@
 """Which device and precision a run uses, and why."""
 
+import logging
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
 
 from service.contract.cpu_count import available_cpus
 from trainer.config import RunConfig
+from trainer.data import distributed
 from trainer.errors import ConfigError
+
+# Fabric announces the precision, which the trainer does itself, with the reason.
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
 
 
 @dataclass(frozen=True)
@@ -22,6 +29,22 @@ class Machine:
     def device(self) -> torch.device:
         """The torch device."""
         return torch.device(self.accelerator)
+
+    def fabric(self) -> Fabric:
+        """A Fabric for all processes that train together."""
+        here = distributed.local_count()
+        if distributed.count() == 1:
+            return Fabric(accelerator=self.accelerator, devices=1, precision=self.precision)
+        fabric = Fabric(
+            accelerator=self.accelerator,
+            devices=here,
+            num_nodes=distributed.count() // here,
+            precision=self.precision,
+            # Buffers, such as a codebook, are alike in all processes by how they are computed.
+            strategy=DDPStrategy(forward_sync_buffers=False),
+        )
+        fabric.launch()
+        return fabric
 
 
 def choose(config: RunConfig) -> Machine:

@@ -1,17 +1,15 @@
 """The training loop of every stage of every kind, on Lightning Fabric."""
 
-import logging
 import math
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from itertools import islice
 from types import FrameType
 from typing import Any, Generic, TypeVar, cast
 
 import torch
-from lightning_fabric import Fabric
 from rich.console import Console
 from torch import Tensor
 from torch.optim import Adamax, AdamW, Optimizer
@@ -19,6 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from trainer.cli import resuming
 from trainer.config import RunConfig, Schedule
+from trainer.data import distributed
 from trainer.data.batches import Batches
 from trainer.errors import DivergenceError, Interrupted
 from trainer.image_sheets import save_png
@@ -26,13 +25,9 @@ from trainer.models.base import Stage
 from trainer.training import checkpoint
 from trainer.training.checkpoint import Position
 from trainer.training.device import Machine
-from trainer.training.epoch_metrics import EpochMetrics
+from trainer.training.metrics import EpochMetrics, Tracker, trackers
 from trainer.training.progress import Progress
 from trainer.training.run_folder import Record, RunFolder
-from trainer.training.trackers import trackers
-
-# Fabric announces the precision, which the trainer does itself, with the reason.
-logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
 
 BETAS = (0.9, 0.99)
 # Reading the metrics makes a GPU wait, so not at every step.
@@ -91,7 +86,7 @@ class Fit(Generic[S]):
         self.run = run
         self.config: RunConfig = run.config
         self.console = console
-        self.fabric = Fabric(accelerator=machine.accelerator, devices=1, precision=machine.precision)
+        self.fabric = machine.fabric()
         stage.to(memory_format=torch.channels_last)
         self.optimizer = _optimizer(stage, schedule)
         self._module, self._stepper = self.fabric.setup(stage, self.optimizer)
@@ -118,7 +113,8 @@ class Fit(Generic[S]):
         latest = self.run.latest_checkpoint()
         self.position, sums = checkpoint.load(latest, self.stage, self.average, self.optimizer)
         self.metrics = EpochMetrics.restored(sums, self.fabric.device, self.stage.count_metrics)
-        self.run.rewind(self.position.epoch)
+        if distributed.is_first():
+            self.run.rewind(self.position.epoch)
 
     def __call__(self) -> None:
         """Train to the last epoch.
@@ -132,29 +128,35 @@ class Fit(Generic[S]):
         with ExitStack() as leaving:
             for batches in (self.train, self.test):
                 leaving.enter_context(batches)
-            tracked = trackers(self.run, self.position.epoch + 1, self.stage.plotted)
+            first = distributed.is_first()
+            tracked = trackers(self.run, self.position.epoch + 1, self.stage.plotted) if first else []
             for tracker in tracked:
                 leaving.callback(tracker.close)
             leaving.enter_context(progress)
             stop = leaving.enter_context(StopRequest())
             for epoch in range(self.position.epoch, self.schedule.epochs):
                 record = self._epoch(epoch, progress, stop)
-                self.run.log(record)
-                progress.epoch_done(record)
-                self._warn(record)
-                pictures = self._pictures()
-                for name, picture in pictures.items():
-                    save_png(picture, self.run.picture(f"{name.format(epoch=epoch + 1)}.png"))
-                for tracker in tracked:
-                    tracker.record(record)
-                    for name, picture in pictures.items():
-                        tracker.picture(name.partition("{")[0].rstrip("-/_"), picture, epoch + 1)
+                if distributed.is_first():
+                    self._show(epoch, record, progress, tracked)
                 self._checkpoint()
-                if self.stage.kept is not None:
-                    kept = self.run.folder / self.stage.kept.format(epoch=epoch + 1)
-                    checkpoint.save_result(kept, self.position, self.result)
-                if stop.signal is not None:
-                    raise self._interrupted(stop.signal)
+                if number := distributed.highest(stop.signal or 0):
+                    raise self._interrupted(number)
+
+    def _show(self, epoch: int, record: Record, progress: Progress, tracked: Sequence[Tracker]) -> None:
+        """Write what there is to see of an epoch, and the weights that the stage keeps of it."""
+        self.run.log(record)
+        progress.epoch_done(record)
+        self._warn(record)
+        pictures = self._pictures()
+        for name, picture in pictures.items():
+            save_png(picture, self.run.picture(f"{name.format(epoch=epoch + 1)}.png"))
+        for tracker in tracked:
+            tracker.record(record)
+            for name, picture in pictures.items():
+                tracker.picture(name.partition("{")[0].rstrip("-/_"), picture, epoch + 1)
+        if self.stage.kept is not None:
+            kept = self.run.folder / self.stage.kept.format(epoch=epoch + 1)
+            checkpoint.save_result(kept, self.position, self.result)
 
     def _epoch(self, epoch: int, progress: Progress, stop: StopRequest) -> Record:
         started, first = time.monotonic(), self.position.step
@@ -165,7 +167,9 @@ class Fit(Generic[S]):
                 group["lr"] = rate
             step = self._module(batch.images, batch.labels)
             self.optimizer.zero_grad(set_to_none=True)
-            self.fabric.backward(step.loss)
+            # Of the processes' gradients the mean is taken, so each weighs as much as its share.
+            weight = distributed.share() * distributed.count()
+            self.fabric.backward(step.loss if weight == 1 else step.loss * weight)
             if self.schedule.clip_norm:
                 # A norm that is not finite shows in the metrics; a check here would make a GPU wait.
                 self.fabric.clip_gradients(
@@ -180,12 +184,14 @@ class Fit(Generic[S]):
             self.metrics.add(step)
             done = self.position.step + 1
             self.position = Position(epoch, done, self.position.total + 1)
-            read = done % READ_EVERY == 0 or done == len(self.train) or stop.signal is not None
+            # Also notices at once that a process was lost.
+            number = distributed.highest(stop.signal or 0)
+            read = done % READ_EVERY == 0 or done == len(self.train) or number
             metrics = self._finite_metrics() if read else None
             progress.advance(epoch + 1, metrics)
-            if stop.signal is not None:
+            if number:
                 self._checkpoint()
-                raise self._interrupted(stop.signal)
+                raise self._interrupted(number)
         seconds = time.monotonic() - started
         record = {
             "epoch": epoch + 1,
@@ -240,7 +246,7 @@ class Fit(Generic[S]):
     def _monitor(self) -> Record:
         """Metrics on the first test images: a quick check, not the reported values."""
         stage = self.result.eval()
-        batches = islice(self.test.ordered(), math.ceil(MONITORED_IMAGES / self.test.batch_size))
+        batches = islice(self.test.shared(), math.ceil(MONITORED_IMAGES / self.test.batch_size))
         with self.fabric.autocast():
             metrics = stage.monitor(batches)
         self.stage.train()
@@ -260,9 +266,11 @@ class Fit(Generic[S]):
             self.console.print(f"warning: {warning}", style="yellow")
 
     def _checkpoint(self) -> None:
-        folder = self.run.checkpoints
-        checkpoint.save(folder, self.position, self.stage, self.average, self.optimizer, self.metrics.state())
-        checkpoint.prune(folder, self.config.keep_checkpoints)
+        folder, sums = self.run.checkpoints, self.metrics.state()
+        if distributed.is_first():
+            checkpoint.save(folder, self.position, self.stage, self.average, self.optimizer, sums)
+            checkpoint.prune(folder, self.config.keep_checkpoints)
+        checkpoint.share_random_state()
 
     def _interrupted(self, signal_number: int) -> Interrupted:
         where = f"in epoch {self.position.epoch + 1} after step {self.position.step}"

@@ -18,7 +18,9 @@ from rich.table import Column
 from rich.text import Text
 
 from trainer.config import Schedule
+from trainer.data import distributed
 from trainer.data.sources.pictures import OnProgress
+from trainer.errors import ConfigError
 from trainer.evaluation.exported_model import unreported
 from trainer.evaluation.reconstructions import ENOUGH_STEPS, FEW_STEPS
 from trainer.training.run_folder import Record
@@ -111,11 +113,18 @@ class Progress:
 def announce_steps(console: Console, stage: str, rate_flag: str, schedule: Schedule, images: int) -> None:
     """Print how long a stage is to be trained and, if that is little, what would be enough.
 
-    ``rate_flag`` is that of its learning rate; its other flags begin alike.
+    ``rate_flag`` is that of its learning rate; its other flags begin alike. Raises ConfigError if a batch has
+    no image for each of the processes.
     """
     batch_size = min(schedule.batch_size, images)
     steps = schedule.epochs * (images // batch_size)
     flag = rate_flag.removesuffix("lr")
+    if batch_size < distributed.count():
+        raise ConfigError(
+            f"a batch of {batch_size} images is for all {distributed.count()} processes together, and each "
+            f"needs one at least: take a larger {flag}batch-size (it is {schedule.batch_size}; there are "
+            f"{images:,} training images), or fewer processes"
+        )
     console.print(
         f"steps of the {stage}: {steps:,} ({flag}epochs {schedule.epochs}, {images // batch_size:,} steps "
         f"each of {batch_size} images)"

@@ -8,7 +8,6 @@ from click.testing import CliRunner
 from trainer import cli
 from trainer.cli import KindCommand
 from trainer.config import VQVAEConfig, config_class
-from trainer.errors import Interrupted, Terminated
 from trainer.kinds import KINDS
 
 
@@ -147,13 +146,3 @@ def test_what_goes_on_publishes_where_the_first_command_would() -> None:
     context = command().make_context("python -m trainer", ["--replace", "--reload", "http://127.0.0.1:1/"])
     with context:
         assert cli.resuming(elsewhere) == f"{resumed} --replace --reload http://127.0.0.1:1"
-
-
-@pytest.mark.parametrize(("stop", "code"), [(KeyboardInterrupt, 130), (Terminated, 143)])
-def test_an_interruption_names_the_command_that_goes_on(stop: type[BaseException], code: int) -> None:
-    kept = r"what was trained is kept\. To go on: this"
-    with pytest.raises(Interrupted, match=kept) as caught, cli.going_on(lambda: True, "this"):
-        raise stop
-    assert caught.value.exit_code == code
-    with pytest.raises(stop), cli.going_on(lambda: False, "this"):
-        raise stop

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainer.data.distributed import uniform
 from trainer.models.layers.transformer import CausalTransformer
 
 # Share of the training images that are to be drawn whole; of the others, a part is given.
@@ -115,13 +116,13 @@ def random_masks(count: int, grid: tuple[int, int], device: torch.device) -> Ten
     Of the others half are a rectangle, and half are scattered codes, of which there may be none at all.
     """
     height, width = grid
-    draw = torch.rand(count, 6, device=device)
+    draw = uniform(count, 6, device=device)
     spans = []
     for length, ends in ((height, draw[:, 0:2]), (width, draw[:, 2:4])):
         first, last = (ends * length).long().sort(dim=1).values.unbind(dim=1)
         places = torch.arange(length, device=device)
         spans.append((places >= first[:, None]) & (places <= last[:, None]))
     rectangle = spans[0][:, :, None] & spans[1][:, None, :]
-    scattered = torch.rand(count, height, width, device=device) < draw[:, 4, None, None]
+    scattered = uniform(count, height, width, device=device) < draw[:, 4, None, None]
     kind = draw[:, 5, None, None]
     return (kind < WHOLE) | torch.where(kind < (1 + WHOLE) / 2, rectangle, scattered)

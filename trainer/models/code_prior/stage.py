@@ -11,6 +11,7 @@ from service.contract.manifest import CodesSpec, Input, Output, Parameter, Role
 from trainer.config import Schedule, VQVAEConfig
 from trainer.config.base import HOTTEST
 from trainer.data.batches import Batch
+from trainer.data.distributed import even, share, totals, uniform
 from trainer.image_sheets import class_sheet, sheet_labels
 from trainer.models.base import Graph, RunGraph, SecondStage, Step
 from trainer.models.code_prior.network import CodePrior, Ordered, random_masks
@@ -82,10 +83,10 @@ class PriorStage(SecondStage):
         masks = random_masks(len(codes), network.grid, codes.device)
         ordered = Ordered.of(masks)
         labels = self._labels(len(codes), labels)
-        dropped = torch.rand(len(codes), device=codes.device) < self.config.prior_label_drop
+        dropped = uniform(len(codes), device=codes.device) < self.config.prior_label_drop
         labels = torch.where(dropped, network.no_label, labels)
         nats = network(codes, labels, ordered) * ordered.masked
-        loss = nats.sum() / ordered.masked.sum().clamp(min=1)
+        loss = nats.sum() / even(ordered.masked.sum()).clamp(min=share())
         return Step(loss, {"loss": loss.detach()})
 
     def monitor(self, batches: Iterable[Batch]) -> dict[str, float]:
@@ -208,13 +209,14 @@ class PriorStage(SecondStage):
             ordered = Ordered.of(torch.ones_like(codes, dtype=torch.bool))
             nats += float(self.network(codes, labels, ordered).double().sum())
             seen += len(batch)
+        nats, seen = totals(nats, seen)
         return nats / math.log(2) / seen
 
     def _one_each(self, inputs: Tensor) -> Tensor:
         """The codes of each image, int64 ``(B, h, w)``; in training half of them of its mirror image."""
         if self.config.flips:
             rows = torch.arange(len(inputs), device=inputs.device)
-            mirrored = torch.rand(len(inputs), device=inputs.device) < (0.5 if self.training else 0.0)
+            mirrored = uniform(len(inputs), device=inputs.device) < (0.5 if self.training else 0.0)
             inputs = inputs[rows, mirrored.long()]
         return inputs.long()
 

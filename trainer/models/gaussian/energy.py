@@ -15,6 +15,8 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainer.data.distributed import dropout
+
 
 class Valued(NamedTuple):
     """A function of codes: its values, float32 ``(N,)``, and their gradients, float32 ``(N, d)``."""
@@ -48,7 +50,7 @@ class Classifier(Ratio):
     def forward(self, codes: Tensor) -> Tensor:
         x = codes
         for layer in self.hidden:
-            x = F.dropout(F.silu(layer(x)), self.dropout, self.training)
+            x = dropout(F.silu(layer(x)), self.dropout, self.training)
         return self.head(x)[:, 0].float()
 
     def with_gradient(self, codes: Tensor) -> Valued:

@@ -10,6 +10,7 @@ from torch import Tensor
 from service.contract.manifest import Input, Output, Parameter, Role
 from trainer.config import NCPConfig, Schedule
 from trainer.data.batches import Batch
+from trainer.data.distributed import normal, span, totals
 from trainer.image_sheets import panels, sheet
 from trainer.models.base import Graph, RunGraph, SecondStage, Step
 from trainer.models.gaussian.energy import Classifier
@@ -65,8 +66,8 @@ class ClassifierStage(SecondStage):
     def forward(self, inputs: Tensor, _labels: Tensor | None = None, /) -> Step:
         """Binary cross-entropy, codes of images against draws of the prior, in nats (2010.02917, eq. 5)."""
         posterior = Posterior(*inputs.chunk(2, dim=1))
-        codes = posterior.sample(torch.randn_like(posterior.mean))
-        loss = _cross_entropy(self.network(codes), self.network(torch.randn_like(codes)))
+        codes = posterior.sample(normal(*posterior.mean.shape, device=inputs.device))
+        loss = _cross_entropy(self.network(codes), self.network(normal(*codes.shape, device=codes.device)))
         return Step(loss, {"loss": loss.detach()}, lowest={"lowest_loss": loss.detach()})
 
     def monitor(self, batches: Iterable[Batch]) -> dict[str, float]:
@@ -81,12 +82,15 @@ class ClassifierStage(SecondStage):
         loss, right, seen = 0.0, 0.0, 0
         for batch in batches:
             posterior = Posterior(*batch.images.chunk(2, dim=1))
-            noise = torch.randn(2, *posterior.mean.shape, generator=generator).to(batch.images.device)
+            first, size = span(len(batch))
+            noise = torch.randn(2, size, posterior.mean.shape[1], generator=generator)
+            noise = noise[:, first : first + len(batch)].to(batch.images.device)
             real = self.network(posterior.sample(noise[0]))
             drawn = self.network(noise[1])
             loss += float(_cross_entropy(real, drawn)) * len(batch)
             right += float((real > 0).float().sum() + (drawn <= 0).float().sum()) / 2
             seen += len(batch)
+        loss, right, seen = totals(loss, right, seen)
         return {"classifier_loss": loss / seen, "classifier_accuracy": right / seen}
 
     def pictures(self, batch: Batch) -> Mapping[str, Tensor]:

@@ -6,7 +6,10 @@ The codes of an image are a vector, ``(B, d)``, or a grid, ``(B, c, h, w)``; eac
 import math
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
+
+from trainer.data.distributed import mean
 
 # Beyond, exp overflows or a float32 code is a constant.
 LOG_VARIANCES = (-20.0, 10.0)
@@ -35,3 +38,11 @@ class Posterior(NamedTuple):
     def entropy(self) -> Tensor:
         """Of each dimension, in nats: ``(B, d)``."""
         return (1 + math.log(2 * math.pi) + self.log_variance) / 2
+
+
+def at_least(nats: float, divergence: Tensor) -> Tensor:
+    """Free bits: a divergence, ``(d,)``, or ``nats``, without a gradient, where the divergence is less.
+
+    It is the mean over a batch. Of several processes each has that over its rows, and that over all decides.
+    """
+    return torch.where(mean(divergence.detach()) < nats, nats, divergence)

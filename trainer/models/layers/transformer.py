@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainer.data.distributed import dropout
+
 # Up to this many positions the plain products are faster than torch's fused kernel: at 49, on a CPU, a step
 # of training took 0.29 s instead of 0.51.
 SHORT = 256
@@ -67,9 +69,9 @@ class Block(nn.Module):
         return self.project(self.attention_norm(x)).split(sizes, dim=-1)
 
     def _fed(self, x: Tensor, attended: Tensor) -> Tensor:
-        x = x + F.dropout(self.join(attended), self.dropout, self.training)
+        x = x + dropout(self.join(attended), self.dropout, self.training)
         widened = F.relu(self.widen(self.feed_norm(x)))
-        return x + F.dropout(self.narrow(widened), self.dropout, self.training)
+        return x + dropout(self.narrow(widened), self.dropout, self.training)
 
 
 def _attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:

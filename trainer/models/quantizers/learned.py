@@ -18,10 +18,11 @@ table 2a). The remedies:
 from typing import Literal, NamedTuple
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainer.data.distributed import picked, span, total
+from trainer.data.distributed import rows as own_rows
 from trainer.models.quantizers.base import (
     Codebook,
     Quantized,
@@ -53,8 +54,8 @@ class LearnedCodebook(Codebook):
         normalise: look up on the unit sphere, where encoder outputs and code vectors are scaled to length 1.
         rotate: turn the gradient of the decoder with the vector, rather than pass it straight through.
 
-    With several processes, all of them learn from all batches and their codebooks stay the same, if they
-    start the same; under ``gradient`` the caller averages the gradients.
+    With several processes, all of them learn from the whole of each batch and their codebooks stay the same,
+    if they and their random generators start the same; under ``gradient`` the caller averages the gradients.
 
     """
 
@@ -123,12 +124,12 @@ class LearnedCodebook(Codebook):
     def start(self, rows: Tensor, batch_rows: int) -> None:
         """Start the codebook as the k-means centres of encoder outputs, float ``(n, D)``.
 
-        ``batch_rows`` of them are in a batch of this process: the moving averages are of batches, and start
-        as if one of that size had been divided as all the rows were.
+        ``batch_rows`` of them are in a batch: the moving averages are of batches, and start as if one of that
+        size had been divided as all the rows were. All processes give the same rows.
         """
         rows = on_sphere(rows.float()) if self.normalise else rows.float()
         found = kmeans(rows, self.size, spherical=self.normalise)
-        share = total(torch.tensor(float(batch_rows), device=rows.device)) / found.counts.sum()
+        share = batch_rows / found.counts.sum()
         self.codebook.copy_(found.centres)
         self.uses.copy_(found.counts * share)
         self.sums.copy_(found.sums * share)
@@ -155,9 +156,9 @@ class LearnedCodebook(Codebook):
         turn = self.steps.long() * available.long()
         places = (torch.arange(self.size, device=rows.device) - turn) % self.size
         dead = (self.uses < self.restart_below * even_use) & (places < available)
-        picked = drawn(rows, self.size)[places]
-        self.codebook.copy_(torch.where(dead[:, None], picked, self.codebook))
-        self.sums.copy_(torch.where(dead[:, None], picked * even_use, self.sums))
+        found = drawn(rows, self.size)[places]
+        self.codebook.copy_(torch.where(dead[:, None], found, self.codebook))
+        self.sums.copy_(torch.where(dead[:, None], found * even_use, self.sums))
         self.uses.copy_(torch.where(dead, even_use, self.uses))
 
 
@@ -175,46 +176,30 @@ class Clusters(NamedTuple):
 
 
 def kmeans(rows: Tensor, size: int, *, spherical: bool = False, rounds: int = 10) -> Clusters:
-    """Lloyd's algorithm on float32 ``(n, D)``, of all processes together.
+    """Lloyd's algorithm on float32 ``(n, D)``; several processes, with the same rows, share the work.
 
     Starts from random rows (with repetition if there are fewer than ``size``); a centre left empty is put on
     a random row again. With ``spherical`` the rows are of length 1 and so are the centres, which makes the
     nearest one that of the smallest angle.
     """
-    centres = drawn(rows, size)
+    mine = rows[own_rows(len(rows))]
+    centres = rows[order(len(rows), size, rows.device)]
     sums, counts = centres, torch.ones(size, device=rows.device)
     for _ in range(rounds):
-        codes = nearest(rows, centres)
+        codes = nearest(mine, centres)
         counts = total(counted(codes, size))
-        sums = total(torch.zeros_like(centres).index_add_(0, codes, rows))
-        sums = torch.where(counts[:, None] > 0, sums, drawn(rows, size))
+        sums = total(torch.zeros_like(centres).index_add_(0, codes, mine))
+        sums = torch.where(counts[:, None] > 0, sums, rows[order(len(rows), size, rows.device)])
         counts = counts.clamp(min=1)
         centres = on_sphere(sums) if spherical else sums / counts[:, None]
     return Clusters(centres, sums, counts)
 
 
-def total(values: Tensor) -> Tensor:
-    """The sum of a tensor over all processes; ``values`` itself stays as it is."""
-    if _count() == 1:
-        return values
-    values = values.clone()
-    dist.all_reduce(values)
-    return values
-
-
 def drawn(rows: Tensor, count: int) -> Tensor:
-    """``count`` random rows of those of all processes, float ``(n, D)`` to ``(count, D)``, in turn from each.
-
-    A row is drawn again only when all have been.
-    """
-    processes, places = _count(), torch.arange(count, device=rows.device)
-    order = torch.randperm(len(rows), device=rows.device)
-    picked = rows[order[places // processes % len(rows)]]
-    if processes == 1:
-        return picked
-    mine = places % processes == dist.get_rank()
-    return total(torch.where(mine[:, None], picked, torch.zeros_like(picked)))
+    """``count`` random rows of those of all processes, float ``(n, D)`` to ``(count, D)``."""
+    return picked(rows, order(span(len(rows))[1], count, rows.device))
 
 
-def _count() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+def order(rows: int, count: int, device: torch.device) -> Tensor:
+    """``count`` random numbers of rows, int64 ``(count,)``; one comes again only when all have come."""
+    return torch.randperm(rows, device=device)[torch.arange(count, device=device) % rows]

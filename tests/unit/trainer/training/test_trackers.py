@@ -10,8 +10,8 @@ from tensorboard.backend.event_processing.event_accumulator import (  # type: ig
 
 from tests.fixtures import tiny_models
 from trainer.errors import ConfigError
+from trainer.training.metrics import Plots, TensorBoard, plot, trackers
 from trainer.training.run_folder import Record, RunFolder
-from trainer.training.trackers import Plots, TensorBoard, plot, trackers
 
 
 def record(epoch: int) -> Record:
@@ -107,7 +107,7 @@ def test_losses_that_fall_below_0_are_plotted_on_a_linear_axis(
     for epoch, loss in ((1, 3.0), (2, lowest)):
         metrics = {"loss": loss, "reconstruction_loss": loss, "kl": 2.0, "lowest_loss": -1.0}
         run.log({"epoch": epoch} | metrics | {"test_mse": 0.1, "test_elbo": -loss})
-    monkeypatch.setattr("trainer.training.trackers.plot", noted)
+    monkeypatch.setattr("trainer.training.metrics.plot", noted)
     Plots(run, {"kl": (0, None), "lowest_loss": (None, None), "usage": (0, 1)}).close()
     assert plotted == {
         "loss.png": (["loss", "reconstruction_loss", "test_mse"], log),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trainer.models.base import Step
 from trainer.models.quantizers import perplexity, usage
-from trainer.training.epoch_metrics import EpochMetrics
+from trainer.training.metrics import EpochMetrics
 
 
 def step(loss: float, counts: list[int] | None = None) -> Step:

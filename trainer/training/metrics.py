@@ -1,18 +1,96 @@
-"""What shows the metrics and pictures of a run: plots, TensorBoard, Weights & Biases."""
+"""The metrics of an epoch, and what shows those of a run: plots, TensorBoard, Weights & Biases."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from trainer.data import distributed
+from trainer.models.base import Step
 from trainer.training.run_folder import Record, RunFolder
 from trainer.training.weights_and_biases import WeightsAndBiases
 
 Limits = tuple[float | None, float | None]
+CountMetrics = Callable[[Tensor], dict[str, float]]
+
+
+class EpochMetrics:
+    """Sums over the steps of an epoch, kept on the device so that no step waits for them.
+
+    Several processes give steps of their shares of a batch, and have the metrics of the whole.
+
+    ``of_counts`` computes metrics from the sum of the steps' counts, float ``(K,)``.
+    """
+
+    def __init__(self, of_counts: CountMetrics) -> None:
+        self.steps = 0
+        self._of_counts = of_counts
+        self._names: list[str] = []
+        self._sums: Tensor | None = None
+        self._counts: Tensor | None = None
+        self._lowest: dict[str, Tensor] = {}
+
+    def add(self, step: Step) -> None:
+        """Add one step."""
+        values = torch.stack([value.float() for value in step.metrics.values()])
+        if distributed.count() > 1:
+            values = values * distributed.share()
+        counts = step.counts
+        self.steps += 1
+        for name, value in step.lowest.items():
+            whole = distributed.mean(value)
+            self._lowest[name] = torch.minimum(self._lowest.get(name, whole), whole)
+        if self._sums is None:
+            self._names = list(step.metrics)
+            self._sums = values.double() if values.device.type != "mps" else values
+            self._counts = counts.clone() if counts is not None else None
+            return
+        self._sums += values
+        if self._counts is not None and counts is not None:
+            self._counts += counts
+
+    def values(self) -> dict[str, float]:
+        """Means, lowest values and metrics of the counts, by name; nothing before the first step.
+
+        All processes have to ask for them together.
+        """
+        if self._sums is None:
+            return {}
+        values = dict(zip(self._names, (distributed.total(self._sums) / self.steps).tolist(), strict=True))
+        values |= {name: float(value) for name, value in self._lowest.items()}
+        if self._counts is not None:
+            values |= self._of_counts(distributed.total(self._counts))
+        return values
+
+    def state(self) -> dict[str, Any]:
+        """The sums of all processes, for a checkpoint."""
+        return {
+            "steps": self.steps,
+            "names": self._names,
+            "sums": None if self._sums is None else distributed.total(self._sums),
+            "counts": None if self._counts is None else distributed.total(self._counts),
+            "lowest": self._lowest,
+        }
+
+    @classmethod
+    def restored(cls, state: dict[str, Any], device: torch.device, of_counts: CountMetrics) -> "EpochMetrics":
+        """The sums of a checkpoint, on a device."""
+        metrics = cls(of_counts)
+        metrics.steps = state["steps"]
+        metrics._names = list(state["names"])
+        metrics._sums = state["sums"].to(device) if state["sums"] is not None else None
+        metrics._counts = state["counts"].to(device) if state["counts"] is not None else None
+        metrics._lowest = {name: value.to(device) for name, value in state.get("lowest", {}).items()}
+        if not distributed.is_first():
+            # The first has what all had.
+            metrics._sums = None if metrics._sums is None else torch.zeros_like(metrics._sums)
+            metrics._counts = None if metrics._counts is None else torch.zeros_like(metrics._counts)
+        return metrics
 
 
 class Tracker(Protocol):
