@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -84,7 +85,8 @@ def test_where_one_is_killed_the_other_says_so_and_one_process_goes_on(tmp_path:
     before = len(records(run))
     resume = ["vqvae", "--resume", "--name=tiny", f"--out={tmp_path / 'runs'}", f"--epochs={before + 1}"]
     output, _ = finished(start("trainer", *resume))
-    assert f"resuming {run} in epoch {before + 1}, step 0" in output
+    # The last epoch may have been logged, and its checkpoint not yet written.
+    assert re.search(rf"resuming {run} in epoch ({before}|{before + 1}), step 0", output)
     assert [record["epoch"] for record in records(run)] == list(range(1, before + 2))
 
 
