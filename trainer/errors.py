@@ -17,6 +17,8 @@ import click
 NEAR = 0.7
 # So long the other processes keep an error to themselves that the first is likely to have too.
 SILENT_SECONDS = 3.0
+# Exit codes after a signal, which all processes get.
+SIGNALLED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 
 
 class TrainerError(Exception):
@@ -124,12 +126,17 @@ def complain(message: str, exit_code: int) -> None:
 
     Of several processes the first says what stops them all, and with its end torchrun ends the others.
     """
-    if os.environ.get("RANK", "0") != "0" and exit_code != LostProcessError.exit_code:
-        if exit_code > 128:  # a signal, which all of them got
-            return
+    first = os.environ.get("RANK", "0") == "0"
+    if not first and exit_code not in (LostProcessError.exit_code, *SIGNALLED):
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         time.sleep(SILENT_SECONDS)
-    click.echo(message, err=True)
+    if first or exit_code not in SIGNALLED:
+        click.echo(message, err=True)
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        # What is left of a group whose process was lost may wait for it when the interpreter ends.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(exit_code)
 
 
 @contextmanager

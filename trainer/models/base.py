@@ -186,8 +186,8 @@ class Model(Stage, Exportable):
             difference = (self.reconstruct(batch.images).float() - batch.images.float()) / 255
             error += float(difference.square().mean(dim=(1, 2, 3)).sum())
             seen += len(batch)
-        error, seen = totals(error, seen)
-        return {"test_mse": error / seen}
+        error, images = totals(error, seen)
+        return {"test_mse": error / images}
 
     def pictures(self, batch: Batch) -> Mapping[str, Tensor]:
         """Originals, each row above its reconstructions."""

@@ -90,8 +90,8 @@ class VAE(GaussianModel):
             nats = self.likelihood.log_prob(output, pixels) - posterior.divergence().flatten(1).sum(dim=1)
             elbo += float(nats.double().sum())
             seen += len(batch)
-        elbo, seen = totals(elbo, seen)
-        return {**super().monitor(kept), "test_elbo": elbo / seen}
+        elbo, images = totals(elbo, seen)
+        return {**super().monitor(kept), "test_elbo": elbo / images}
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor) -> Tensor:

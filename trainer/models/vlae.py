@@ -123,8 +123,8 @@ class VLAE(GaussianModel):
                 sums[index] += (fit + prior).double().sum().cpu()
             seen += len(batch)
         names = ["test_elbo", *(["test_elbo_given_class"] if self.classes else [])]
-        *sums, seen = totals(*sums.tolist(), seen)
-        return dict(zip(names, [each / seen for each in sums], strict=False))
+        *nats, images = totals(*sums.tolist(), seen)
+        return dict(zip(names, [each / images for each in nats], strict=False))
 
     def pictures(self, batch: Batch) -> Mapping[str, Tensor]:
         """Originals above reconstructions; and draws, where there are classes in a column for each."""

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.strategies import DDPStrategy
+from lightning_fabric.strategies.ddp import DDPStrategy
 
 from service.contract.cpu_count import available_cpus
 from trainer.config import RunConfig

@@ -19,7 +19,7 @@ from trainer.cli import resuming
 from trainer.config import RunConfig, Schedule
 from trainer.data import distributed
 from trainer.data.batches import Batches
-from trainer.errors import DivergenceError, Interrupted
+from trainer.errors import DivergenceError, Interrupted, LostProcessError
 from trainer.image_sheets import save_png
 from trainer.models.base import Stage
 from trainer.training import checkpoint
@@ -54,8 +54,11 @@ class StopRequest(AbstractContextManager["StopRequest"]):
             self._handlers[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._restore()
+        if kind is LostProcessError:
+            # With which torchrun ends the other processes: this one is to say why.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     def _note(self, number: int, _: FrameType | None) -> None:
         self.signal = signal.Signals(number)
@@ -134,6 +137,7 @@ class Fit(Generic[S]):
                 leaving.callback(tracker.close)
             leaving.enter_context(progress)
             stop = leaving.enter_context(StopRequest())
+            leaving.enter_context(distributed.losses())
             for epoch in range(self.position.epoch, self.schedule.epochs):
                 record = self._epoch(epoch, progress, stop)
                 if distributed.is_first():

@@ -209,8 +209,8 @@ class PriorStage(SecondStage):
             ordered = Ordered.of(torch.ones_like(codes, dtype=torch.bool))
             nats += float(self.network(codes, labels, ordered).double().sum())
             seen += len(batch)
-        nats, seen = totals(nats, seen)
-        return nats / math.log(2) / seen
+        nats, images = totals(nats, seen)
+        return nats / math.log(2) / images
 
     def _one_each(self, inputs: Tensor) -> Tensor:
         """The codes of each image, int64 ``(B, h, w)``; in training half of them of its mirror image."""

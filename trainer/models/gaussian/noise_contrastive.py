@@ -90,8 +90,8 @@ class ClassifierStage(SecondStage):
             loss += float(_cross_entropy(real, drawn)) * len(batch)
             right += float((real > 0).float().sum() + (drawn <= 0).float().sum()) / 2
             seen += len(batch)
-        loss, right, seen = totals(loss, right, seen)
-        return {"classifier_loss": loss / seen, "classifier_accuracy": right / seen}
+        loss, right, images = totals(loss, right, seen)
+        return {"classifier_loss": loss / images, "classifier_accuracy": right / images}
 
     def pictures(self, batch: Batch) -> Mapping[str, Tensor]:
         """Images of samples of the prior, and of the same samples after Langevin steps."""

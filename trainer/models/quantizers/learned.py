@@ -22,7 +22,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.data.distributed import picked, span, total
-from trainer.data.distributed import rows as own_rows
 from trainer.models.quantizers.base import (
     Codebook,
     Quantized,
@@ -176,19 +175,20 @@ class Clusters(NamedTuple):
 
 
 def kmeans(rows: Tensor, size: int, *, spherical: bool = False, rounds: int = 10) -> Clusters:
-    """Lloyd's algorithm on float32 ``(n, D)``; several processes, with the same rows, share the work.
+    """Lloyd's algorithm on float32 ``(n, D)``; of several processes each does all of it.
+
+    Sums over processes would be rounded in another way, and one vector in another cluster moves many.
 
     Starts from random rows (with repetition if there are fewer than ``size``); a centre left empty is put on
     a random row again. With ``spherical`` the rows are of length 1 and so are the centres, which makes the
     nearest one that of the smallest angle.
     """
-    mine = rows[own_rows(len(rows))]
     centres = rows[order(len(rows), size, rows.device)]
     sums, counts = centres, torch.ones(size, device=rows.device)
     for _ in range(rounds):
-        codes = nearest(mine, centres)
-        counts = total(counted(codes, size))
-        sums = total(torch.zeros_like(centres).index_add_(0, codes, mine))
+        codes = nearest(rows, centres)
+        counts = counted(codes, size)
+        sums = torch.zeros_like(centres).index_add_(0, codes, rows)
         sums = torch.where(counts[:, None] > 0, sums, rows[order(len(rows), size, rows.device)])
         counts = counts.clamp(min=1)
         centres = on_sphere(sums) if spherical else sums / counts[:, None]

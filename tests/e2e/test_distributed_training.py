@@ -1,0 +1,114 @@
+"""``torchrun``: two real processes train as one does, one of them is killed, and both are interrupted."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from service.contract.manifest import FILE_NAME
+from tests.fixtures.processes import PATIENCE, start
+from tests.fixtures.tiny_models import flags
+
+TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "trainer")
+# Of a batch of 31 the first process has 16 images.
+TINY = {"limit": 124, "batch_size": 31, "prior_batch_size": 31, "kmeans_start": True, "restart_below": 0.1}
+# For a whole run with its export.
+LONG = 2 * PATIENCE
+
+
+def arguments(folder: Path, **changes: object) -> list[str]:
+    values = {name: value for name, value in (TINY | changes).items() if value is not True}
+    switches = [f"--{name.replace('_', '-')}" for name, value in TINY.items() if value is True]
+    places = f"--out={folder / 'runs'}", f"--export-to={folder / 'exported'}"
+    return ["vqvae", *flags(**values), *switches, *places]
+
+
+def finished(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """What a process printed, once it has ended well."""
+    output, errors = process.communicate(timeout=LONG)
+    assert process.returncode == 0, errors
+    return output, errors
+
+
+def records(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_alike(folder: Path, other: Path, tolerance: float) -> None:
+    here, there = records(folder), records(other)
+    assert len(here) == len(there)
+    for one, two in zip(here, there, strict=True):
+        for name in one.keys() - {"seconds", "images_per_second"}:
+            assert one[name] == pytest.approx(two[name], rel=tolerance), name
+
+
+def until(process: subprocess.Popen[str], text: str) -> None:
+    assert process.stdout is not None
+    assert any(line.startswith(text) for line in iter(process.stdout.readline, ""))
+
+
+def workers(process: subprocess.Popen[str]) -> list[int]:
+    listed = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+    return [int(each) for each in listed.split()]
+
+
+def test_two_processes_learn_and_publish_what_one_does(tmp_path: Path) -> None:
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    epochs = {"epochs": 1, "prior_epochs": 1}
+    finished(start("trainer", *arguments(alone, **epochs)))
+    output, _ = finished(start(*TORCHRUN, *arguments(together, **epochs)))
+    assert "\nprocesses: 2, " in f"\n{output}"
+    # The second process is silent.
+    assert output.count("run folder: ") == output.count("published ") == 1
+    assert (together / "exported" / "tiny" / FILE_NAME).exists()
+    for stage in ("tiny", "tiny/prior"):
+        assert_alike(together / "runs" / stage, alone / "runs" / stage, tolerance=1e-4)
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_where_one_is_killed_the_other_says_so_and_one_process_goes_on(tmp_path: Path, killed: int) -> None:
+    training = start(*TORCHRUN, *arguments(tmp_path, epochs=100_000))
+    run = tmp_path / "runs" / "tiny"
+    try:
+        until(training, "epoch 2/")
+        os.kill(workers(training)[killed], signal.SIGKILL)
+        _, errors = training.communicate(timeout=PATIENCE)
+    finally:
+        training.kill()
+    assert training.returncode != 0
+    assert f"error: process {1 - killed} of 2 lost another one, " in errors
+    assert "To go on: " in errors
+    before = len(records(run))
+    resume = ["vqvae", "--resume", "--name=tiny", f"--out={tmp_path / 'runs'}", f"--epochs={before + 1}"]
+    output, _ = finished(start("trainer", *resume))
+    # The last epoch may have been logged, and its checkpoint not yet written.
+    assert re.search(rf"resuming {run} in epoch ({before}|{before + 1}), step 0", output)
+    assert [record["epoch"] for record in records(run)] == list(range(1, before + 2))
+
+
+def test_a_signal_to_torchrun_leaves_a_checkpoint_which_two_go_on_with(tmp_path: Path) -> None:
+    training = start(*TORCHRUN, *arguments(tmp_path, epochs=100_000))
+    run = tmp_path / "runs" / "tiny"
+    try:
+        until(training, "epoch 2/")
+        training.send_signal(signal.SIGTERM)
+        _, errors = training.communicate(timeout=PATIENCE)
+    finally:
+        training.kill()
+    assert training.returncode != 0
+    assert errors.count("error: stopped in epoch ") == 1
+    last = json.loads((sorted((run / "checkpoints").iterdir())[-1] / "checkpoint.json").read_text())
+    resume = ["vqvae", "--resume", "--name=tiny", f"--out={tmp_path / 'runs'}"]
+    output, _ = finished(start(*TORCHRUN, *resume, f"--epochs={last['epoch'] + 1}"))
+    assert f"resuming {run} in epoch {last['epoch'] + 1}, step {last['step']}" in output
+
+
+def test_a_batch_smaller_than_the_number_of_processes_is_an_error(tmp_path: Path) -> None:
+    training = start(*TORCHRUN, *arguments(tmp_path, batch_size=1))
+    _, errors = training.communicate(timeout=PATIENCE)
+    assert training.returncode != 0
+    assert errors.count("error: a batch of 1 images is for all 2 processes together") == 1
