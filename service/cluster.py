@@ -136,7 +136,7 @@ class Replica:
             # The first check comes before any broadcast: the replica may have missed a reload.
             await self._channel.agree()
 
-    async def query(self, topic: str) -> tuple[str, Any]:
+    async def query(self, topic: str) -> tuple[int | str, Any]:
         """Reply to a broadcast: the id of the replica, and its result or the exception that it raised."""
         return await self._channel.reply(topic)
 
@@ -150,7 +150,7 @@ class ReplicaChannel(ControlChannel):
         self.index = context.replica_tag
         self._settings, self._deployment = settings, (context.deployment, context.app_name)
 
-    async def reply(self, topic: str) -> tuple[str, Any]:
+    async def reply(self, topic: str) -> tuple[int | str, Any]:
         """The id of this replica, and its own result."""
         (result,) = await super().broadcast(topic)
         return self.index, result
