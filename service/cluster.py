@@ -13,6 +13,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+import click
 from pydantic import ValidationError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -52,8 +53,14 @@ _PATIENCE = 5.0
 
 
 def app(_arguments: Mapping[str, Any]) -> Any:
-    """The application: what ``serve run`` and ``import_path`` name. Raises StartupError."""
-    return deployment().bind()
+    """The application: what ``serve run`` and ``import_path`` name.
+
+    Raises ClickException, which ``serve run`` shows as one line, for a variable that is not allowed.
+    """
+    try:
+        return deployment().bind()
+    except StartupError as error:
+        raise click.ClickException(str(error)) from error
 
 
 def deployment() -> Any:
