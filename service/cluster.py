@@ -13,6 +13,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+import click
 from pydantic import ValidationError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -52,8 +53,14 @@ _PATIENCE = 5.0
 
 
 def app(_arguments: Mapping[str, Any]) -> Any:
-    """The application: what ``serve run`` and ``import_path`` name. Raises StartupError."""
-    return deployment().bind()
+    """The application: what ``serve run`` and ``import_path`` name.
+
+    Raises ClickException, which ``serve run`` shows as one line, for a variable that is not allowed.
+    """
+    try:
+        return deployment().bind()
+    except StartupError as error:
+        raise click.ClickException(str(error)) from error
 
 
 def deployment() -> Any:
@@ -136,7 +143,7 @@ class Replica:
             # The first check comes before any broadcast: the replica may have missed a reload.
             await self._channel.agree()
 
-    async def query(self, topic: str) -> tuple[str, Any]:
+    async def query(self, topic: str) -> tuple[int | str, Any]:
         """Reply to a broadcast: the id of the replica, and its result or the exception that it raised."""
         return await self._channel.reply(topic)
 
@@ -150,7 +157,7 @@ class ReplicaChannel(ControlChannel):
         self.index = context.replica_tag
         self._settings, self._deployment = settings, (context.deployment, context.app_name)
 
-    async def reply(self, topic: str) -> tuple[str, Any]:
+    async def reply(self, topic: str) -> tuple[int | str, Any]:
         """The id of this replica, and its own result."""
         (result,) = await super().broadcast(topic)
         return self.index, result

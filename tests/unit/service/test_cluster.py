@@ -6,9 +6,10 @@ import sys
 from types import SimpleNamespace
 from typing import Any
 
+import click
 import pytest
 
-from service.errors import ReloadFailed, StartupError
+from service.errors import ReloadFailed
 from service.models.reload import Reload
 from service.settings import Settings
 
@@ -89,7 +90,7 @@ def test_a_wrong_variable_is_named(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, detail: str
 ) -> None:
     monkeypatch.setenv(name, value)
-    with pytest.raises(StartupError, match=detail):
+    with pytest.raises(click.ClickException, match=detail):
         cluster.app({})
 
 
