@@ -22,6 +22,7 @@ need `wrk`, the first also build/peers. The others need neither:
     python -m tests.benchmarks access-log          what a line of the access log costs; half a minute
 
     python -m tests.benchmarks bulk                bulk encoding of 60,000 files; half an hour
+    python -m tests.benchmarks scaling             what 1, 8 and 64 machines would do, simulated; 10 seconds
     python -m tests.benchmarks encoding EXPORTED...        images/s of encode and decode
     python -m tests.benchmarks lookup [--pictures FOLDER]  the lookup against Gemm and ArgMin; 10 minutes
     python -m tests.benchmarks classifier          train the reference classifier; 10 minutes
@@ -58,6 +59,7 @@ MODULES = (
     "overload",
     "pixels",
     "sampling",
+    "scaling",
     "serving.command",
     "sizes",
     "soak",

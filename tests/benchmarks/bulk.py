@@ -1,4 +1,4 @@
-"""Bulk encoding of MNIST's training images as PNG files, beside other ways to encode them.
+"""Bulk encoding of MNIST's training images as PNG files, or of a folder, beside other ways to encode them.
 
     bare loop     one process that decodes with Pillow and runs ONNX Runtime, at the best of some batch sizes
     batch 1       what people write: one image at a time, one npy file each
@@ -41,31 +41,42 @@ BATCHES = (16, 32, 64, 128)
 FEW = 2000
 # Rows of a table of generated images, and pictures in a shard that is made of them.
 IN_A_TABLE, IN_A_SHARD = 8000, 4000
-BARE = """
-import sys
+READ = """
+import json, sys
 import numpy as np, onnxruntime as ort
 from pathlib import Path
 from PIL import Image
 graph, folder, output, number, batch = *sys.argv[1:4], int(sys.argv[4]), int(sys.argv[5])
 session = ort.InferenceSession(graph)
-paths = sorted(Path(folder).rglob("*.png"))[:number]
+paths = sorted(path for path in Path(folder).rglob("*.*") if path.suffix in (".png", ".webp"))[:number]
+spec = json.loads(Path(graph).with_name("manifest.json").read_text())["image"]
+def read(path):
+    picture = Image.open(path)
+    if spec["channels"] == 1:
+        return np.asarray(picture)[..., None]
+    picture = picture.convert("RGBA")
+    white = Image.new("RGBA", picture.size, "white")
+    picture = Image.alpha_composite(white, picture).convert("RGB")
+    size, method = (spec["width"], spec["height"]), Image.Resampling[spec["filter"].upper()]
+    return np.asarray(picture.resize(size, method))
+"""
+BARE = (
+    READ
+    + """
 codes = []
-for start in range(0, number, batch):
-    images = np.stack([np.asarray(Image.open(path)) for path in paths[start : start + batch]])
-    codes += session.run(["codes"], {"images": images[..., None]})
+for start in range(0, len(paths), batch):
+    images = np.stack([read(path) for path in paths[start : start + batch]])
+    codes += session.run(["codes"], {"images": images})
 np.save(output, np.concatenate(codes))
 """
-USUAL = """
-import sys
-import numpy as np, onnxruntime as ort
-from pathlib import Path
-from PIL import Image
-graph, folder, output, number = *sys.argv[1:4], int(sys.argv[4])
-session = ort.InferenceSession(graph)
-for path in sorted(Path(folder).rglob("*.png"))[:number]:
-    image = np.asarray(Image.open(path))[None, ..., None]
-    np.save(f"{output}.{path.stem}.npy", session.run(["codes"], {"images": image})[0])
+)
+USUAL = (
+    READ
+    + """
+for path in paths:
+    np.save(f"{output}.{path.stem}.npy", session.run(["codes"], {"images": read(path)[None]})[0])
 """
+)
 OURS, LOOP, ONE, CURL, RAY = "bulk", "bare loop", "batch 1", "curl", "bulk, --engine ray"
 
 
@@ -85,6 +96,7 @@ class Took(NamedTuple):
 
 @click.command("bulk")
 @click.option("--model", default="exported/vqvae-mnist", show_default=True, type=click.Path(path_type=Path))
+@click.option("--pictures", type=click.Path(path_type=Path), help="a folder of pictures, in place of MNIST")
 @click.option("--images", default=60_000, show_default=True)
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--kills", default=20, show_default=True, help="runs that are killed, with each engine")
@@ -92,11 +104,20 @@ class Took(NamedTuple):
 @click.option("--only", multiple=True, help="a way, by its name; may be given again")
 @click.option("--ray", is_flag=True, help="also --engine ray; needs the extra cluster")
 def command(
-    model: Path, images: int, rounds: int, kills: int, generated: int, only: tuple[str, ...], ray: bool
+    model: Path,
+    pictures: Path | None,
+    images: int,
+    rounds: int,
+    kills: int,
+    generated: int,
+    only: tuple[str, ...],
+    ray: bool,
 ) -> None:
     """Images/s of bulk encoding in turns with other ways, and what killed runs leave."""
     with tempfile.TemporaryDirectory() as name:
-        pictures, scratch = written(Path(name) / "pictures", images), Path(name)
+        scratch = Path(name)
+        pictures = written(scratch / "pictures", images) if pictures is None else pictures
+        images = min(images, len(files(pictures)))
         if rounds:
             with serving(model.parent, "--provider=cpu") as url:
                 found = ways(model, pictures, scratch, images, url, ray=ray)
@@ -117,6 +138,11 @@ def written(folder: Path, images: int) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image[0]).save(path)
     return folder
+
+
+def files(folder: Path) -> list[Path]:
+    """The picture files of a folder at any depth, sorted."""
+    return sorted(path for path in folder.rglob("*.*") if path.suffix in (".png", ".webp"))
 
 
 def ways(
@@ -227,8 +253,7 @@ def _script(
 
 
 def _curl(url: str, model: str, pictures: Path, images: int, _: int) -> None:
-    for path in sorted(pictures.rglob("*.png"))[:images]:
+    for path in files(pictures)[:images]:
         command = ["curl", "--silent", "--fail", "--data-binary", f"@{path}", "--output", "/dev/null"]
-        subprocess.run(
-            [*command, "--header", "Content-Type: image/png", f"{url}/encode?model={model}"], check=True
-        )
+        kind = f"Content-Type: image/{path.suffix[1:]}"
+        subprocess.run([*command, "--header", kind, f"{url}/encode?model={model}"], check=True)
