@@ -95,11 +95,7 @@ def load(
     if isinstance(image, ImageOptions):
         image.check()
 
-    # Late, as torch in _split.
-    from trainer.data.distributed import one_a_machine_first
-
-    with one_a_machine_first():
-        found = find(source)
+    found = _found(source)
     spec = image.spec(found.train, progress) if isinstance(image, ImageOptions) else image
     test_pictures, test_order, held_out = _to_test(found, holdout, seed)
     train_count = len(found.train) - (held_out if found.test is None else 0)
@@ -128,6 +124,14 @@ def load(
         skipped=skipped,
         test_split="all" if found.test is None and holdout is None else "test",
     )
+
+
+def _found(source: str) -> Source:
+    # Late, as torch in _split.
+    from trainer.data.distributed import one_a_machine_first
+
+    with one_a_machine_first():
+        return find(source)
 
 
 def _to_test(found: Source, holdout: float | None, seed: int) -> tuple[Pictures, NDArray[np.int64], int]:
