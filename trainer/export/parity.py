@@ -27,8 +27,8 @@ CODE_GAP = 1e-3
 # computes, by this much of its size.
 DRAW_GAP = 1e-4
 # Runs, and rows of each, in which what is outside a halo changes. Many are needed, because a distant pixel
-# seldom changes a code: of 256 rows of vqvae-mnist, one showed a halo that was a cell too small. A float shows
-# every change, and a pixel that is decoded from floats more of them.
+# seldom changes a code: of 256 rows of vqvae-mnist, one showed a halo that was a cell too small. A float
+# shows every change, and a pixel that is decoded from floats more of them.
 HALO_RUNS, HALO_ROWS = 8, 32
 HALO_RUNS_OF_FLOATS = 2
 PIXELS_TOLERANCE = f"{PIXELS_WITHIN_ONE_LEVEL:.1%} of pixels within 1 of 255 for the same codes"
