@@ -63,12 +63,11 @@ class OpenMAGVIT2Config(CheckpointConfig):
 
     @classmethod
     def of(cls, values: Mapping[str, Any], source: str) -> Self:
-        found = values.get("data")
+        size = values.get("data")
         for key in ("init_args", "validation", "params", "config", "size"):
-            found = found.get(key) if isinstance(found, Mapping) else None
-        return super().of(
-            {"size": found} | model_arguments(values) if found else model_arguments(values), source
-        )
+            size = size.get(key) if isinstance(size, Mapping) else None
+        given = model_arguments(values)
+        return super().of(given if size is None else {**given, "size": size}, source)
 
     @model_validator(mode="after")
     def _bits_agree(self) -> Self:
