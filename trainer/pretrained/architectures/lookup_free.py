@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from trainer.config import CheckpointConfig
-from trainer.config.imported import model_arguments
+from trainer.config.imported import inside, model_arguments
 from trainer.models.quantizers.lookup_free import LookupFree
 from trainer.pretrained.architectures.base import Architecture
 from trainer.pretrained.architectures.blocks import EPSILON, ResnetBlock, Stage
@@ -63,9 +63,7 @@ class OpenMAGVIT2Config(CheckpointConfig):
 
     @classmethod
     def of(cls, values: Mapping[str, Any], source: str) -> Self:
-        size = values.get("data")
-        for key in ("init_args", "validation", "params", "config", "size"):
-            size = size.get(key) if isinstance(size, Mapping) else None
+        size = inside(values, "data", "init_args", "validation", "params", "config", "size")
         given = model_arguments(values)
         return super().of(given if size is None else {**given, "size": size}, source)
 

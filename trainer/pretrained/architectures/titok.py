@@ -16,6 +16,7 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from trainer.config import CheckpointConfig
+from trainer.config.imported import inside
 from trainer.models.quantizers import Codebook
 from trainer.pretrained.architectures.base import Architecture
 from trainer.pretrained.architectures.blocks import EPSILON, ResnetBlock, Upsample
@@ -70,15 +71,10 @@ class TiTokConfig(CheckpointConfig):
 
     @classmethod
     def of(cls, values: Mapping[str, Any], source: str) -> Self:
-        found: Any = values
-        for key in ("model", "vq_model"):
-            found = found.get(key) if isinstance(found, Mapping) else None
-        size: Any = values
-        for key in ("dataset", "preprocessing", "crop_size"):
-            size = size.get(key) if isinstance(size, Mapping) else None
-        if not isinstance(found, Mapping):
-            return super().of(values, source)
-        return super().of(found if size is None else {**found, "crop_size": size}, source)
+        tokenizer = inside(values, "model", "vq_model")
+        size = inside(values, "dataset", "preprocessing", "crop_size")
+        given = tokenizer if isinstance(tokenizer, Mapping) else values
+        return super().of(given if size is None else {**given, "crop_size": size}, source)
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:
