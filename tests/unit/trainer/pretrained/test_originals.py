@@ -25,7 +25,14 @@ from trainer.pretrained.importer import import_checkpoint, load
 LATENTS, WITHIN_ONE_LEVEL = 1e-4, 0.999
 BATCHES = (1, 5)
 
-every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+# The networks of a LlamaGen are as wide as they are.
+every_case = pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=name, marks=pytest.mark.slow if name == "llamagen" else ())
+        for name, case in CASES.items()
+    ],
+)
 
 
 @pytest.fixture(autouse=True)
