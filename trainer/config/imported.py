@@ -10,13 +10,20 @@ from service.contract.manifest import NAME_PATTERN
 from trainer.errors import ConfigError, nearest
 
 
+def inside(values: Mapping[str, Any], *keys: str) -> Any:
+    """The value under the keys, one in the other; None if there is none."""
+    found: Any = values
+    for key in keys:
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found
+
+
 def model_arguments(values: Mapping[str, Any]) -> Mapping[str, Any]:
     """The arguments of the model in the config of a training run, or ``values`` if it has no such part.
 
     ``model.params`` is that of taming-transformers, ``model.init_args`` that of Lightning.
     """
-    model = values.get("model")
-    parts = [model.get(key) for key in ("params", "init_args")] if isinstance(model, Mapping) else []
+    parts = [inside(values, "model", key) for key in ("params", "init_args")]
     return next((part for part in parts if isinstance(part, Mapping)), values)
 
 

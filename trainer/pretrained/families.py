@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trainer.config import CheckpointConfig
-from trainer.config.imported import model_arguments
+from trainer.config.imported import inside, model_arguments
 from trainer.errors import CheckpointError, nearest
 from trainer.pretrained.tensor_names import (
     ATTENTION,
@@ -92,9 +92,7 @@ def _arguments_have(
 
 
 def _is_titok(config: Mapping[str, Any]) -> bool:
-    model = config.get("model")
-    tokenizer = model.get("vq_model") if isinstance(model, Mapping) else None
-    return isinstance(tokenizer, Mapping) and "num_latent_tokens" in tokenizer
+    return inside(config, "model", "vq_model", "num_latent_tokens") is not None
 
 
 # What a run has beside its tokenizer: the discriminator, the network of the perceptual loss, averages.

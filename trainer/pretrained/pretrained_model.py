@@ -131,56 +131,55 @@ def _means(net: Architecture, z: Tensor) -> Tensor:
     return z.chunk(2, dim=1)[0] if net.posterior else z
 
 
-class _Encoder(nn.Module):
-    """Pixels, float32 ``(B, C, H, W)`` in [-1, 1], to z, float32 ``(B, c, h, w)``."""
+def _cells(net: Architecture, images: Tensor) -> Tensor:
+    """What the encoder gives for each code, in the order of the codes' axes."""
+    cells = net.encode(to_unit(images.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+    return cells.squeeze(1) if net.stride is None else cells
+
+
+class _Part(nn.Module):
+    """A part of an architecture."""
 
     def __init__(self, net: Architecture) -> None:
         super().__init__()
         self.net = net
+
+
+class _Encoder(_Part):
+    """Pixels, float32 ``(B, C, H, W)`` in [-1, 1], to z, float32 ``(B, c, h, w)``."""
 
     def forward(self, pixels: Tensor) -> Tensor:
         return self.net.encode(pixels)
 
 
-class _Decoder(nn.Module):
+class _Decoder(_Part):
     """z, float32 ``(B, c, h, w)``, to pixels, float32 ``(B, C, H, W)`` in [-1, 1]."""
-
-    def __init__(self, net: Architecture) -> None:
-        super().__init__()
-        self.net = net
 
     def forward(self, z: Tensor) -> Tensor:
         return self.net.decode(z)
 
 
-class _EncodeLatents(_Encoder):
+class _EncodeLatents(_Part):
     """Images, uint8 ``(N, H, W, C)``, to codes, float32 ``(N, h, w, c)``, or ``(N, n, c)`` of a sequence."""
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.cells(images)
-
-    def cells(self, images: Tensor) -> Tensor:
-        """What the encoder gives for each code, in the codes' order of axes."""
-        cells = self.net.encode(to_unit(images.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
-        return cells.squeeze(1) if self.net.stride is None else cells
+        return _cells(self.net, images)
 
 
-class _EncodePosterior(_EncodeLatents):
+class _EncodePosterior(_Part):
     """Images, uint8 ``(N, H, W, C)``, and noise of the codes' shape, float32, to codes."""
 
     def forward(self, images: Tensor, noise: Tensor) -> Tensor:
-        output = self.cells(images)
-        mean, log_variance = output.chunk(2, dim=-1)
+        mean, log_variance = _cells(self.net, images).chunk(2, dim=-1)
         return mean + (log_variance.clamp(*self.net.log_variances) / 2).exp() * noise
 
 
-class _DecodeLatents(_Decoder):
+class _DecodeLatents(_Part):
     """Codes, float32 ``(N, h, w, c)`` or ``(N, n, c)``, to images, uint8 ``(N, H, W, C)``."""
 
     def forward(self, codes: Tensor) -> Tensor:
-        if self.net.stride is None:
-            codes = codes.unsqueeze(1)
-        return to_pixels(self.net.decode(codes.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+        grid = codes.unsqueeze(1) if self.net.stride is None else codes
+        return to_pixels(self.net.decode(grid.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
 
 
 class _ToSequence(nn.Module):

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from trainer.config import CheckpointConfig
-from trainer.config.imported import model_arguments
+from trainer.config.imported import inside, model_arguments
 from trainer.models.quantizers.lookup_free import LookupFree
 from trainer.pretrained.architectures.base import Architecture
 from trainer.pretrained.architectures.blocks import EPSILON, ResnetBlock, Stage
@@ -63,12 +63,9 @@ class OpenMAGVIT2Config(CheckpointConfig):
 
     @classmethod
     def of(cls, values: Mapping[str, Any], source: str) -> Self:
-        found = values.get("data")
-        for key in ("init_args", "validation", "params", "config", "size"):
-            found = found.get(key) if isinstance(found, Mapping) else None
-        return super().of(
-            {"size": found} | model_arguments(values) if found else model_arguments(values), source
-        )
+        size = inside(values, "data", "init_args", "validation", "params", "config", "size")
+        given = model_arguments(values)
+        return super().of(given if size is None else {**given, "size": size}, source)
 
     @model_validator(mode="after")
     def _bits_agree(self) -> Self:

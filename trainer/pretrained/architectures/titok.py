@@ -16,6 +16,7 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from trainer.config import CheckpointConfig
+from trainer.config.imported import inside
 from trainer.models.quantizers import Codebook
 from trainer.pretrained.architectures.base import Architecture
 from trainer.pretrained.architectures.blocks import EPSILON, ResnetBlock, Upsample
@@ -70,15 +71,10 @@ class TiTokConfig(CheckpointConfig):
 
     @classmethod
     def of(cls, values: Mapping[str, Any], source: str) -> Self:
-        found: Any = values
-        for key in ("model", "vq_model"):
-            found = found.get(key) if isinstance(found, Mapping) else None
-        size: Any = values
-        for key in ("dataset", "preprocessing", "crop_size"):
-            size = size.get(key) if isinstance(size, Mapping) else None
-        if not isinstance(found, Mapping):
-            return super().of(values, source)
-        return super().of(found if size is None else {**found, "crop_size": size}, source)
+        tokenizer = inside(values, "model", "vq_model")
+        size = inside(values, "dataset", "preprocessing", "crop_size")
+        given = tokenizer if isinstance(tokenizer, Mapping) else values
+        return super().of(given if size is None else {**given, "crop_size": size}, source)
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:
@@ -230,31 +226,37 @@ class PixelBlock(ResnetBlock):
         return h + (self.shortcut(h) if self.changes else x)
 
 
+class PixelStage(nn.Module):
+    """Residual blocks at one resolution, and ``resample``."""
+
+    def __init__(self, channels: int, outputs: int, resample: nn.Module) -> None:
+        super().__init__()
+        inputs = (channels, *[outputs] * (MASKGIT.blocks - 1))
+        self.block = nn.Sequential(*(PixelBlock(each, outputs) for each in inputs))
+        self.resample = resample
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.resample(self.block(x))
+
+
 class PixelDecoder(nn.Module):
     """The decoder of MaskGIT's VQGAN: ``(B, dim, h, w)`` to shares of 255, ``(B, 3, 16 h, 16 w)``."""
 
     def __init__(self) -> None:
         super().__init__()
-        widths, blocks = MASKGIT.widths, MASKGIT.blocks
+        widths = MASKGIT.widths
         self.conv_in = nn.Conv2d(MASKGIT.dim, widths[-1], 3, padding=1)
-        self.mid = nn.ModuleList([PixelBlock(widths[-1], widths[-1]) for _ in range(blocks)])
+        self.mid = nn.ModuleList([PixelBlock(widths[-1], widths[-1]) for _ in range(MASKGIT.blocks)])
         self.up = nn.ModuleList()
         for number, (width, before) in enumerate(pairwise([*widths, widths[-1]])):
-            stage = nn.Module()
-            stage.block = nn.Sequential(
-                *(PixelBlock(inputs, width) for inputs in (before, *[width] * (blocks - 1)))
-            )
-            stage.resample = Upsample(width) if number else nn.Identity()
-            self.up.append(stage)
+            self.up.append(PixelStage(before, width, Upsample(width) if number else nn.Identity()))
         self.norm_out = nn.GroupNorm(MASKGIT.groups, widths[0], EPSILON)
         self.conv_out = nn.Conv2d(widths[0], 3, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_in(x)
-        for block in self.mid:
-            x = block(x)
-        for stage in reversed(self.up):
-            x = stage.resample(stage.block(x))
+        for part in (*self.mid, *reversed(self.up)):
+            x = part(x)
         return self.conv_out(F.silu(self.norm_out(x)))
 
 

@@ -82,9 +82,9 @@ def test_a_config_that_is_not_understood(tmp_path: Path, name: str, old: str, ne
 @pytest.mark.parametrize(
     ("name", "lost"),
     [
-        ("taming", "decoder.up.1.upsample.conv.weight"),
-        ("ibq", "quantize.embedding.weight"),
-        ("llamagen", "decoder.conv_blocks.0.attn.2.proj_out.bias"),
+        pytest.param("taming", "decoder.up.1.upsample.conv.weight", marks=pytest.mark.slow),
+        pytest.param("ibq", "quantize.embedding.weight", marks=pytest.mark.slow),
+        pytest.param("llamagen", "decoder.conv_blocks.0.attn.2.proj_out.bias", marks=pytest.mark.slow),
         ("magvit", "decoder.adaptive.1.gamma.weight"),
         ("titok-legacy", "pixel_decoder.up.1.upsample_conv.bias"),
     ],

@@ -3,9 +3,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.models.quantizers import lookup
+from trainer.models.quantizers import InnerProducts, lookup
 from trainer.models.quantizers.base import on_sphere
-from trainer.models.quantizers.lookup import GROUP, Table, block_rows, first_lowest, look_up, nearest
+from trainer.models.quantizers.lookup import (
+    GROUP,
+    Table,
+    block_rows,
+    first_lowest,
+    look_up,
+    nearest,
+    nearest_on_gpu,
+)
 
 # Of |z|^2 + |e|^2: what float32 sums of up to 16 products may be wrong by.
 TIE = 1e-5
@@ -31,6 +39,22 @@ def test_nearest_is_the_nearest_but_for_ties(seed: int, size: int, dim: int, sca
 def test_of_equally_near_codes_the_first_is_taken() -> None:
     codebook = torch.tensor([[5.0], [1.0], [1.0]])
     assert nearest(torch.tensor([[1.0]]), codebook).tolist() == [1]
+
+
+def test_by_product_the_largest_inner_product_counts_whatever_the_length() -> None:
+    quantizer = InnerProducts(3, 2)
+    quantizer.codebook.copy_(torch.tensor([[1.0, 0.0], [9.0, 3.0], [0.0, 2.0]]))
+    z = torch.tensor([[1.0, 0.1], [-1.0, 1.0], [-1.0, -4.0]]).T.view(1, 2, 1, 3)
+    codes = quantizer.encode(z)
+    assert codes.flatten().tolist() == [1, 2, 0]
+    assert nearest_on_gpu(quantizer.rows(z), quantizer.codebook, by_product=True).tolist() == [1, 2, 0]
+    assert quantizer.gap(z, codes).abs().max() == 0
+    # The products with code 0 are 1, -1 and -1, and those with the best 9.3, 2 and -1.
+    lengths = z.square().sum(dim=1).flatten().double() + 1
+    expected = 2 * torch.tensor([8.3, 3.0, 0.0], dtype=torch.float64) / lengths
+    torch.testing.assert_close(
+        quantizer.gap(z, torch.zeros_like(codes)).flatten(), expected, rtol=1e-5, atol=0
+    )
 
 
 @pytest.mark.parametrize("distances", [1, 100, 10**6])
