@@ -1,7 +1,5 @@
 """The VAE with a grid of codes: its posterior, its graphs, and what is published of it."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor
@@ -33,12 +31,16 @@ def vae() -> VAE:
 
 
 @pytest.fixture(scope="module")
-def exported(vae: VAE, tmp_path_factory: pytest.TempPathFactory) -> ExportedModel:
+def graphs(vae: VAE, tmp_path_factory: pytest.TempPathFactory) -> ExportedGraphs:
     folder = tmp_path_factory.mktemp("grid")
-    graphs = vae.graphs()
-    write_graphs(graphs, folder)
-    operations = {graph.operation: graph.as_operation() for graph in graphs}
-    return ExportedModel(ExportedGraphs(folder, threads=1), operations, vae.codes_spec())
+    write_graphs(vae.graphs(), folder)
+    return ExportedGraphs(folder, threads=1)
+
+
+@pytest.fixture(scope="module")
+def exported(vae: VAE, graphs: ExportedGraphs) -> ExportedModel:
+    operations = {graph.operation: graph.as_operation() for graph in vae.graphs()}
+    return ExportedModel(graphs, operations, vae.codes_spec())
 
 
 def images(count: int, height: int = 16, width: int = 24) -> Tensor:
@@ -103,14 +105,12 @@ def test_the_graphs_are_torchs_at_any_size(vae: VAE, exported: ExportedModel, si
 
 
 @pytest.mark.slow
-def test_a_tile_with_its_halo_has_the_codes_of_the_whole(vae: VAE, tmp_path: Path) -> None:
-    run = ExportedGraphs(tmp_path, threads=1)
-    write_graphs(vae.graphs(), tmp_path)
+def test_a_tile_with_its_halo_has_the_codes_of_the_whole(vae: VAE, graphs: ExportedGraphs) -> None:
     for graph in vae.graphs():
         assert graph.tiling is not None
-        check_halo(graph, graph.tiling.halo, vae.codes_spec(), run)
+        check_halo(graph, graph.tiling.halo, vae.codes_spec(), graphs)
         with pytest.raises(ExportError, match=f"depends on more than its halo of {graph.tiling.halo - 1}"):
-            check_halo(graph, graph.tiling.halo - 1, vae.codes_spec(), run)
+            check_halo(graph, graph.tiling.halo - 1, vae.codes_spec(), graphs)
 
 
 def test_a_classifier_is_of_vectors(make_vae_config: MakeVAEConfig) -> None:
