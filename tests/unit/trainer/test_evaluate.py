@@ -181,7 +181,7 @@ def test_any_pictures_are_made_to_fit_as_the_service_does(folder: Path, pictures
 
 
 def test_an_imported_model_is_measured_on_all_pictures_that_are_given(folder: Path, pictures: Path) -> None:
-    change(folder, config={"family": "vqmodel"}, run=None, measures=())
+    change(folder, config={"checkpoint": {"file": "model"}, "data": "drawn pictures"}, run=None, measures=())
     after = measured(folder, pictures, write=True)
     assert [(row.of, row.split, row.images) for row in after.measures] == [("reconstructions", "all", 10)]
     card = (folder / CARD).read_text()

@@ -136,4 +136,4 @@ def test_a_run_is_published_with_its_scaling(make_vae_config: MakeVAEConfig) -> 
     assert float(latents.std()) == pytest.approx(1, abs=1e-4)
     row = manifest.measures[0]
     assert row.values["active_units"] <= 3
-    assert "grids of 7x7 cells of 3 numbers" in (folder / "README.md").read_text()
+    assert "7x7x3 grids of numbers, the latents" in (folder / "README.md").read_text()
