@@ -243,11 +243,13 @@ def test_rfid_stands_beside_the_sha256_of_its_weights(
     monkeypatch.setattr("trainer.evaluation.inception.Inception", lambda _: Levels())
     weights = FidWeights(Path("any"), "ab" * 32)
     plain, *_ = measured(folder, pictures, split="all").measures
-    row, *_ = measured(folder, pictures, split="all", weights=weights).measures
+    row, *_ = measured(folder, pictures, split="all", weights=weights, write=True).measures
     assert row.values["rfid"] > 0
     assert {**plain.values, "rfid": row.values["rfid"]} == row.values
     assert row.settings["fid_weights"] == "ab" * 32
     assert row.protocol != plain.protocol
+    # Of other weights, or of none, the figure would be another.
+    assert measured(folder, pictures, split="all").measures[0] == plain
 
 
 class Levels(torch.nn.Module):
