@@ -23,11 +23,12 @@ from service.bulk.command import commands
 from service.errors import Problem
 from service.settings import Settings
 from trainer.__main__ import main
+from trainer.cli import COMMANDS as LATE
 from trainer.kinds import KINDS
 
 ROOT = Path(__file__).parents[1]
 PRESETS = ROOT / "trainer" / "presets"
-COMMANDS = (*KINDS, *main.commands)
+COMMANDS = (*KINDS, *main.commands, *LATE)
 PICTURE = ROOT / "tests" / "fixtures" / "seven.png"
 
 

@@ -17,6 +17,10 @@ With what was trained:
     python -m trainer reconstruct exported/mine --image FILE
     python -m trainer evaluate exported/mine    measure it in full
 
+With a tokenizer that others have trained:
+
+    python -m trainer import sd-vae-ft-mse      publish the model of a checkpoint
+
 Each trains in a run folder below runs/, and publishes the model below exported/, where the service finds it.
 A name that is taken there gets a number, or is an error if it was given with --name and not with --replace.
 

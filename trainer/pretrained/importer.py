@@ -24,7 +24,7 @@ from trainer.training.device import limit_threads
 from trainer.training.progress import LongStep, in_silence, long_step
 
 # Pictures that are compared: so many, or as many as have so many pixels together, but two or more.
-PICTURES, PICTURES_PIXELS = 16, 2**20
+PICTURES, PICTURES_PIXELS = 16, 2**19
 
 
 def import_checkpoint(

@@ -45,7 +45,7 @@ export function tryTab(view) {
       ),
       step(
         "Codes",
-        model.isGrid ? "Like codes have like colours." : "Up is positive, down negative.",
+        legend(model),
         bench.editor.element,
         bench.undoButton,
         bench.resetButton,
@@ -77,6 +77,12 @@ export function tryTab(view) {
     ),
     snippets(),
   );
+}
+
+/** @param {import("../lib/model.js").Model} model */
+function legend(model) {
+  if (model.isGrid) return "Like codes have like colours.";
+  return model.isLatents ? "The first channels, as colours." : "Up is positive, down negative.";
 }
 
 /** @param {import("../lib/model.js").Model} model */
