@@ -195,6 +195,7 @@ def test_an_imported_model_is_measured_on_all_pictures_that_are_given(folder: Pa
     )
 
 
+@pytest.mark.slow
 def test_the_protocol_follows_from_the_images_and_the_metrics(folder: Path, pictures: Path) -> None:
     def protocol(**effort: Any) -> str | None:
         return measured(folder, pictures, split="all", **effort).measures[0].protocol
@@ -236,6 +237,7 @@ def test_fid_takes_a_file_of_a_known_sha256(folder: Path, digits: Path, tmp_path
     assert "cannot be read: No such file" in run(*asked[:-1], tmp_path / "none").stderr
 
 
+@pytest.mark.slow
 def test_rfid_stands_beside_the_sha256_of_its_weights(
     folder: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
