@@ -11,6 +11,7 @@ from tests.unit.trainer.conftest import MakeVAEConfig
 from trainer import pipeline
 from trainer.config import resolve
 from trainer.data.batches import Batch
+from trainer.data.loading import load
 from trainer.errors import ConfigError, ExportError
 from trainer.evaluation.exported_model import RECONSTRUCT, ExportedGraphs, ExportedModel, open_exported
 from trainer.export.onnx_export import write_graphs
@@ -128,7 +129,7 @@ def test_a_run_is_published_with_its_scaling(make_vae_config: MakeVAEConfig) -> 
     assert manifest.image.multiple_of == 4
     scaling = manifest.codes.scaling
     assert scaling is not None
-    dataset = pipeline.load(config.data)
+    dataset = load(config.data)
     pixels = dataset.train.take(torch.arange(len(dataset.train))).images.permute(0, 2, 3, 1).contiguous()
     codes = model.run(("encode",), range(len(pixels)), {Role.images: pixels}, default_noise=("encode",))
     latents = (codes.arrays[Role.codes].double() - scaling.shift) * scaling.factor
