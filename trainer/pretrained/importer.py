@@ -60,7 +60,7 @@ def import_checkpoint(
         name=name,
         image_size=model.image_size,
         export_to=export_to,
-        checkpoint=checkpoint,
+        checkpoint=dict(checkpoint),
         architecture=config.model_dump(mode="json"),
     )
     spec = model.image_spec()
