@@ -16,7 +16,7 @@ from trainer.errors import ConfigError, ExportError
 from trainer.evaluation.exported_model import SAMPLE, ExportedModel, file_entries, open_exported
 from trainer.evaluation.likelihood import SCORE
 from trainer.evaluation.published import FidWeights, SamplerParameters, check_parameters, trained_here
-from trainer.evaluation.reconstructions import RECONSTRUCTIONS, TRAINING, shortcomings
+from trainer.evaluation.reconstructions import RECONSTRUCTIONS, RFID, TRAINING, shortcomings
 from trainer.evaluation.results import (
     ALL,
     FULL_EFFORT,
@@ -94,10 +94,12 @@ def _rows(
     distance: "ReconstructionDistance | None",
 ) -> Iterator[Measures]:
     native = dataset.spec == manifest.image
-    # The metrics of a second stage come from torch, not from an exported graph: they are kept.
+    # The metrics of a second stage come from torch, not from an exported graph: they are kept. rFID is of the
+    # weights that are given now, or there is none.
     same = (RECONSTRUCTIONS, dataset.name, len(dataset.test))
     before = [row.values for row in manifest.measures if (row.of, row.dataset, row.images) == same]
-    further = before[0] if before and native else {}
+    kept = before[0] if before and native else {}
+    further = {name: value for name, value in kept.items() if name != RFID}
     with step("measuring reconstructions") as report:
         row = reconstructions_row(model, dataset, further, report, distance)
     yield row

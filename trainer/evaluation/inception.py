@@ -26,6 +26,7 @@ from torchvision.models.inception import (
 
 from trainer.errors import DataError
 from trainer.evaluation.exported_model import Reconstructed
+from trainer.evaluation.reconstructions import RFID
 
 FEATURES, CLASSES = 2048, 1008
 SIDE = 299
@@ -81,7 +82,7 @@ class ReconstructionDistance:
         """``rfid``; nothing for a single image, which has no covariance."""
         if int(self._distance.real_features_num_samples) < 2:
             return {}
-        return {"rfid": float(self._distance.compute())}
+        return {RFID: float(self._distance.compute())}
 
 
 def _mean(x: Tensor) -> Tensor:

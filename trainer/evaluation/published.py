@@ -79,7 +79,8 @@ class Published:
 
 def trained_here(manifest: Manifest) -> bool:
     """Whether this trainer made the model, and so knows by name which data it was trained on."""
-    return "data" in manifest.config
+    # The data of an import are the pictures on which it was compared with torch.
+    return "checkpoint" not in manifest.config
 
 
 class FidWeights(NamedTuple):

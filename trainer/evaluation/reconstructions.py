@@ -52,6 +52,7 @@ SIMILARITIES: Mapping[str, tuple[int, Callable[..., Any]]] = {
 }
 
 RECONSTRUCTIONS, TRAINING = "reconstructions", "training"
+RFID = "rfid"
 LEAST_EXPLAINED = 0.5
 LEAST_USAGE = 0.1
 FEW_STEPS, ENOUGH_STEPS = 1_400, 4_400

@@ -245,8 +245,7 @@ def _manifest(
         git_revision=git_revision(),
         seed=config.seed,
         # Folders of the trainer's machine mean nothing to the model's users.
-        config=config.model_dump(mode="json", exclude={"out", "export_to"})
-        | ({"data": dataset.name} if isinstance(config, RunConfig) else {}),
+        config=config.model_dump(mode="json", exclude={"out", "export_to"}) | {"data": dataset.name},
         image=model.image_spec(),
         codes=codes,
         labels=dataset.label_names if conditional else None,

@@ -181,7 +181,7 @@ def test_any_pictures_are_made_to_fit_as_the_service_does(folder: Path, pictures
 
 
 def test_an_imported_model_is_measured_on_all_pictures_that_are_given(folder: Path, pictures: Path) -> None:
-    change(folder, config={"family": "vqmodel"}, run=None, measures=())
+    change(folder, config={"checkpoint": {"file": "model"}, "data": "drawn pictures"}, run=None, measures=())
     after = measured(folder, pictures, write=True)
     assert [(row.of, row.split, row.images) for row in after.measures] == [("reconstructions", "all", 10)]
     card = (folder / CARD).read_text()
@@ -195,6 +195,7 @@ def test_an_imported_model_is_measured_on_all_pictures_that_are_given(folder: Pa
     )
 
 
+@pytest.mark.slow
 def test_the_protocol_follows_from_the_images_and_the_metrics(folder: Path, pictures: Path) -> None:
     def protocol(**effort: Any) -> str | None:
         return measured(folder, pictures, split="all", **effort).measures[0].protocol
@@ -236,6 +237,7 @@ def test_fid_takes_a_file_of_a_known_sha256(folder: Path, digits: Path, tmp_path
     assert "cannot be read: No such file" in run(*asked[:-1], tmp_path / "none").stderr
 
 
+@pytest.mark.slow
 def test_rfid_stands_beside_the_sha256_of_its_weights(
     folder: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,11 +245,13 @@ def test_rfid_stands_beside_the_sha256_of_its_weights(
     monkeypatch.setattr("trainer.evaluation.inception.Inception", lambda _: Levels())
     weights = FidWeights(Path("any"), "ab" * 32)
     plain, *_ = measured(folder, pictures, split="all").measures
-    row, *_ = measured(folder, pictures, split="all", weights=weights).measures
+    row, *_ = measured(folder, pictures, split="all", weights=weights, write=True).measures
     assert row.values["rfid"] > 0
     assert {**plain.values, "rfid": row.values["rfid"]} == row.values
     assert row.settings["fid_weights"] == "ab" * 32
     assert row.protocol != plain.protocol
+    # Of other weights, or of none, the figure would be another.
+    assert measured(folder, pictures, split="all").measures[0] == plain
 
 
 class Levels(torch.nn.Module):

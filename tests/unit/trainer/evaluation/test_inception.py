@@ -21,10 +21,14 @@ CODES = CodesSpec(dtype="float32", shape=(1,))
 @pytest.fixture(scope="module")
 def weights() -> State:
     """Weights that keep the size of the activations, so that no part of the network is without effect."""
-    with torch.device("meta"):
-        empty = inception_v3(num_classes=1008, aux_logits=False, init_weights=False).state_dict()
     generator = torch.Generator().manual_seed(0)
-    return {name: _random(name, tensor.shape, generator) for name, tensor in empty.items()}
+    return {name: _random(name, tensor.shape, generator) for name, tensor in layout().items()}
+
+
+def layout() -> State:
+    """Tensors of the right shapes that hold nothing."""
+    with torch.device("meta"):
+        return inception_v3(num_classes=1008, aux_logits=False, init_weights=False).state_dict()
 
 
 def _random(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
@@ -215,6 +219,6 @@ def test_other_tensors_are_refused(tmp_path: Path, content: object, complaint: s
         ReconstructionDistance(file, "ab" * 32)
 
 
-def test_a_tensor_too_many_is_refused(weights: State) -> None:
+def test_a_tensor_too_many_is_refused() -> None:
     with pytest.raises(DataError, match="extra is left over"):
-        Inception({**weights, "extra": torch.zeros(1)})
+        Inception({**layout(), "extra": torch.zeros(1)})

@@ -1,7 +1,5 @@
 """The VAE with a grid of codes: its posterior, its graphs, and what is published of it."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor
@@ -13,6 +11,7 @@ from tests.unit.trainer.conftest import MakeVAEConfig
 from trainer import pipeline
 from trainer.config import resolve
 from trainer.data.batches import Batch
+from trainer.data.loading import load
 from trainer.errors import ConfigError, ExportError
 from trainer.evaluation.exported_model import RECONSTRUCT, ExportedGraphs, ExportedModel, open_exported
 from trainer.export.onnx_export import write_graphs
@@ -33,12 +32,16 @@ def vae() -> VAE:
 
 
 @pytest.fixture(scope="module")
-def exported(vae: VAE, tmp_path_factory: pytest.TempPathFactory) -> ExportedModel:
+def graphs(vae: VAE, tmp_path_factory: pytest.TempPathFactory) -> ExportedGraphs:
     folder = tmp_path_factory.mktemp("grid")
-    graphs = vae.graphs()
-    write_graphs(graphs, folder)
-    operations = {graph.operation: graph.as_operation() for graph in graphs}
-    return ExportedModel(ExportedGraphs(folder, threads=1), operations, vae.codes_spec())
+    write_graphs(vae.graphs(), folder)
+    return ExportedGraphs(folder, threads=1)
+
+
+@pytest.fixture(scope="module")
+def exported(vae: VAE, graphs: ExportedGraphs) -> ExportedModel:
+    operations = {graph.operation: graph.as_operation() for graph in vae.graphs()}
+    return ExportedModel(graphs, operations, vae.codes_spec())
 
 
 def images(count: int, height: int = 16, width: int = 24) -> Tensor:
@@ -103,14 +106,12 @@ def test_the_graphs_are_torchs_at_any_size(vae: VAE, exported: ExportedModel, si
 
 
 @pytest.mark.slow
-def test_a_tile_with_its_halo_has_the_codes_of_the_whole(vae: VAE, tmp_path: Path) -> None:
-    run = ExportedGraphs(tmp_path, threads=1)
-    write_graphs(vae.graphs(), tmp_path)
+def test_a_tile_with_its_halo_has_the_codes_of_the_whole(vae: VAE, graphs: ExportedGraphs) -> None:
     for graph in vae.graphs():
         assert graph.tiling is not None
-        check_halo(graph, graph.tiling.halo, vae.codes_spec(), run)
+        check_halo(graph, graph.tiling.halo, vae.codes_spec(), graphs)
         with pytest.raises(ExportError, match=f"depends on more than its halo of {graph.tiling.halo - 1}"):
-            check_halo(graph, graph.tiling.halo - 1, vae.codes_spec(), run)
+            check_halo(graph, graph.tiling.halo - 1, vae.codes_spec(), graphs)
 
 
 def test_a_classifier_is_of_vectors(make_vae_config: MakeVAEConfig) -> None:
@@ -128,7 +129,7 @@ def test_a_run_is_published_with_its_scaling(make_vae_config: MakeVAEConfig) -> 
     assert manifest.image.multiple_of == 4
     scaling = manifest.codes.scaling
     assert scaling is not None
-    dataset = pipeline.load(config.data)
+    dataset = load(config.data)
     pixels = dataset.train.take(torch.arange(len(dataset.train))).images.permute(0, 2, 3, 1).contiguous()
     codes = model.run(("encode",), range(len(pixels)), {Role.images: pixels}, default_noise=("encode",))
     latents = (codes.arrays[Role.codes].double() - scaling.shift) * scaling.factor
@@ -136,4 +137,4 @@ def test_a_run_is_published_with_its_scaling(make_vae_config: MakeVAEConfig) -> 
     assert float(latents.std()) == pytest.approx(1, abs=1e-4)
     row = manifest.measures[0]
     assert row.values["active_units"] <= 3
-    assert "grids of 7x7 cells of 3 numbers" in (folder / "README.md").read_text()
+    assert "7x7x3 grids of numbers, the latents" in (folder / "README.md").read_text()
