@@ -1,4 +1,8 @@
-"""The remote VAE through the client of diffusers against the same graphs in the process of the caller."""
+"""The remote VAE through the client of diffusers against the same graphs in the process of the caller.
+
+Beside the seconds on a clock are those of the processors, of client and service together, which other work on
+the machine hardly changes.
+"""
 
 import statistics
 import tempfile
@@ -6,7 +10,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import numpy as np
@@ -18,7 +22,10 @@ from service.models.bundle import read_bundle
 from service.models.model import BatchLimits, ServedModel
 from service.models.validation import load_model
 from service.runtime.providers import choose_provider
-from tests.fixtures.processes import serving
+from tests.benchmarks.sizes import processor_seconds
+from tests.fixtures.processes import serving_process
+
+HERE = "here"
 
 
 def local(model: ServedModel, verb: str, role: Role, array: NDArray[Any]) -> NDArray[Any]:
@@ -28,8 +35,8 @@ def local(model: ServedModel, verb: str, role: Role, array: NDArray[Any]) -> NDA
     return results.arrays[Role.codes if verb == "encode" else Role.images]
 
 
-def calls(model: ServedModel, url: str, side: int) -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
-    """What is timed, by name: a call here, and one through the client."""
+def calls(model: ServedModel, url: str, side: int) -> dict[str, dict[str, Callable[[], Any]]]:
+    """What is timed, by verb and name: a call here, and those through the client."""
     import torch
 
     with warnings.catch_warnings():
@@ -44,27 +51,32 @@ def calls(model: ServedModel, url: str, side: int) -> dict[str, tuple[Callable[[
     def decode(**flags: Any) -> Callable[[], Any]:
         return lambda: remote_decode(f"{url}/decode", latents, do_scaling=False, **flags)
 
-    def here() -> NDArray[Any]:
-        return local(model, "decode", Role.codes, codes)
-
-    found = remote_encode(f"{url}/encode", pictures)
-    if not np.array_equal(found.permute(0, 2, 3, 1).numpy(), codes):
-        raise click.ClickException("the service does not give the codes of the graphs here")
     return {
-        "encode, float32": (
-            lambda: local(model, "encode", Role.images, images),
-            lambda: remote_encode(f"{url}/encode", pictures),
-        ),
-        "decode, float32": (here, decode(output_type="pt", return_type="pt")),
-        "decode, uint8": (here, decode(output_type="pt", return_type="pt", partial_postprocess=True)),
-        "decode, JPEG": (here, decode()),
+        "encode": {
+            HERE: lambda: local(model, "encode", Role.images, images),
+            "float32": lambda: remote_encode(f"{url}/encode", pictures),
+        },
+        "decode": {
+            HERE: lambda: local(model, "decode", Role.codes, codes),
+            "float32": decode(output_type="pt", return_type="pt"),
+            "uint8": decode(output_type="pt", return_type="pt", partial_postprocess=True),
+            "JPEG": decode(),
+        },
     }
 
 
-def seconds(call: Callable[[], Any]) -> float:
-    begun = time.perf_counter()
-    call()
-    return time.perf_counter() - begun
+class Cost(NamedTuple):
+    """Seconds on a clock, and seconds of the processors."""
+
+    clock: float
+    processors: float
+
+    @classmethod
+    def of(cls, call: Callable[[], Any], service: int) -> "Cost":
+        """What a call costs this process and the service, by its process id."""
+        clock, processors = time.perf_counter(), time.process_time() + processor_seconds(service)
+        call()
+        return cls(time.perf_counter() - clock, time.process_time() + processor_seconds(service) - processors)
 
 
 @click.command("remote-vae")
@@ -78,20 +90,23 @@ def command(exported: Path, side: int, rounds: int) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         (Path(scratch) / exported.name).symlink_to(exported.absolute())
         flags = ("--provider=cpu", "--workers=1", f"--threads={threads}")
-        with serving(Path(scratch), *flags) as url:
+        with serving_process(Path(scratch), *flags) as (service, url):
             timed = calls(model, f"{url}/diffusers/{model.manifest.name}", side)
-            times: dict[str, list[tuple[float, float]]] = {name: [] for name in timed}
-            for _ in range(rounds):
-                for name, (here, there) in timed.items():
-                    times[name].append((seconds(here), seconds(there)))
+            costs: dict[tuple[str, str], list[Cost]] = {}
+            for number in range(rounds):
+                for verb, kinds in timed.items():
+                    for name, call in kinds.items():
+                        costs.setdefault((verb, name), []).append(Cost.of(call, service.pid))
+                shown = [f"{' '.join(each)} {taken[-1].processors:.2f} s" for each, taken in costs.items()]
+                click.echo(f"round {number + 1}, processors: {', '.join(shown)}", err=True)
     click.echo(
-        f"| {side}x{side}, {threads} threads, median of {rounds} | here | HTTP | ratio, lowest to highest |"
+        f"| {side}x{side}, {threads} threads, {rounds} rounds | here | HTTP | ratio | lowest to highest |"
     )
-    click.echo("| --- | --- | --- | --- |")
-    for name, pairs in times.items():
-        ratios = sorted(there / here for here, there in pairs)
-        here, there = (statistics.median(each) for each in zip(*pairs, strict=True))
-        click.echo(
-            f"| {name} | {1000 * here:.0f} ms | {1000 * there:.0f} ms | "
-            f"{there / here:.3f}, {ratios[0]:.2f} to {ratios[-1]:.2f} |"
-        )
+    click.echo("| --- | --- | --- | --- | --- |")
+    for (verb, name), taken in costs.items():
+        for what in Cost._fields if name != HERE else ():
+            own, there = ([getattr(cost, what) for cost in each] for each in (costs[verb, HERE], taken))
+            ratios = sorted(second / first for first, second in zip(own, there, strict=True))
+            medians = f"{statistics.median(own):.2f} s | {statistics.median(there):.2f} s"
+            spread = f"{statistics.median(ratios):.3f} | {ratios[0]:.3f} to {ratios[-1]:.3f}"
+            click.echo(f"| {verb}, {name}: {what} | {medians} | {spread} |")
