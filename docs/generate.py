@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import click
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
@@ -23,12 +24,9 @@ from service.bulk.command import commands
 from service.errors import Problem
 from service.settings import Settings
 from trainer.__main__ import main
-from trainer.cli import COMMANDS as LATE
-from trainer.kinds import KINDS
-
 ROOT = Path(__file__).parents[1]
 PRESETS = ROOT / "trainer" / "presets"
-COMMANDS = (*KINDS, *main.commands, *LATE)
+COMMANDS = tuple(main.list_commands(click.Context(main)))
 PICTURE = ROOT / "tests" / "fixtures" / "seven.png"
 
 
@@ -88,7 +86,9 @@ def _is_secret(field: FieldInfo) -> bool:
 def _default(field: FieldInfo) -> str:
     if isinstance(field.default, bool):
         return str(field.default).lower()
-    return "" if field.default in (None, ()) else str(field.default)
+    if isinstance(field.default, tuple):
+        return ",".join(field.default)
+    return "" if field.default is None else str(field.default)
 
 
 def problem_types() -> str:
