@@ -19,11 +19,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
+from docs.library_reference import library
 from service.api.app import create_app
 from service.bulk.command import commands
 from service.errors import Problem
 from service.settings import Settings
+from tessera.command import commands as library_commands
 from trainer.__main__ import main
+
 ROOT = Path(__file__).parents[1]
 PRESETS = ROOT / "trainer" / "presets"
 COMMANDS = tuple(main.list_commands(click.Context(main)))
@@ -43,6 +46,8 @@ def pages() -> dict[str, str]:
         "reference/presets.md": presets(),
         "reference/trainer-flags.md": trainer_flags(),
         "reference/bulk-flags.md": bulk_flags(),
+        "reference/library.md": library(),
+        "reference/library-flags.md": library_flags(),
     }
 
 
@@ -159,6 +164,11 @@ def trainer_flags() -> str:
 def bulk_flags() -> str:
     """The help of bulk encoding, and of each of its commands."""
     return f"# Flags of bulk encoding\n\n{_helps('service.bulk', commands.commands)}"
+
+
+def library_flags() -> str:
+    """The help of the library's command, and of each of its commands."""
+    return f"# Flags of the library\n\n{_helps('tessera', library_commands.commands)}"
 
 
 def _helps(module: str, names: Iterable[str]) -> str:

@@ -95,6 +95,8 @@ def read_pictures(pictures: Pictures) -> ReadPictures:
     Raises BadArray for an array that is no image, BadImage for a Pillow image of another mode, BadValue for
     no pictures, and OSError for a file that cannot be read.
     """
+    if isinstance(pictures, bytes):
+        return ReadPictures((pictures,))
     if isinstance(pictures, np.ndarray):
         pixels = four_axes(pictures)
         if not len(pixels):

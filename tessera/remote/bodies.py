@@ -50,15 +50,21 @@ def _readable(response: httpx2.Response) -> Iterator[None]:
     try:
         yield
     except (BadArray, KeyError, TypeError, ValueError, OSError) as error:
-        media = response.headers.get("Content-Type", "no content type")
-        detail = f"{response.url} responds with {media} that is not of this API: {error}"
-        raise UnexpectedResponse(" ".join(detail.split()), response.status_code) from error
+        raise _unexpected(response, error) from error
+
+
+def _unexpected(response: httpx2.Response, error: Exception) -> UnexpectedResponse:
+    media = response.headers.get("Content-Type", "no content type")
+    detail = f"{response.url} responds with {media} that is not of this API: {error}"
+    return UnexpectedResponse(" ".join(detail.split()), response.status_code)
 
 
 def array(response: httpx2.Response) -> NDArray[Any]:
     """The array of an npy."""
-    with _readable(response):
+    try:
         return npy.load(response.content).copy()
+    except BadArray as error:
+        raise _unexpected(response, error) from error
 
 
 def document(kind: type[D], response: httpx2.Response) -> D:

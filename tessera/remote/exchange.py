@@ -59,18 +59,30 @@ class Service:
         self.headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         self.timeout = httpx2.Timeout(timeout, connect=min(timeout, 10))
         self.deadline = deadline
+        self._extensions = {"timeout": self.timeout.as_dict()}
         self._address = lru_cache(1024)(self._joined)
+        self._headers = lru_cache(64)(self._merged)
 
     def built(self, client: httpx2.Client | httpx2.AsyncClient, request: Request) -> httpx2.Request:
         """The request as httpx2 has it."""
-        headers = {"Accept": request.accept}
-        if request.content_type:
-            headers["Content-Type"] = request.content_type
         url = self._address(request.path, request.query)
         if request.files:
             files = [("image", (str(index), file)) for index, file in enumerate(request.files)]
-            return client.build_request(request.method, url, files=files, headers=headers)
-        return client.build_request(request.method, url, content=request.content, headers=headers)
+            return client.build_request(request.method, url, files=files, headers={"Accept": request.accept})
+        # ``build_request`` would merge the same headers, cookies and query for every request.
+        headers = self._headers(client, request.accept, request.content_type)
+        return httpx2.Request(
+            request.method, url, headers=headers, content=request.content, extensions=self._extensions
+        )
+
+    def _merged(
+        self, client: httpx2.Client | httpx2.AsyncClient, accept: str, content_type: str
+    ) -> httpx2.Headers:
+        headers = httpx2.Headers(client.headers)
+        headers["Accept"] = accept
+        if content_type:
+            headers["Content-Type"] = content_type
+        return headers
 
     def _joined(self, path: str, query: Query) -> httpx2.URL:
         return httpx2.URL(f"{self.url}{path}{'?' if query else ''}{urlencode(query)}")

@@ -20,7 +20,7 @@ need `wrk`, the first also build/peers. The others need neither:
     python -m tests.benchmarks mixture             small requests beside large pictures; 3 minutes
 
     python -m tests.benchmarks remote-vae EXPORTED         the client of diffusers against the graphs alone
-
+    python -m tests.benchmarks client              the library's client beside bare HTTP; two minutes
     python -m tests.benchmarks access-log          what a line of the access log costs; half a minute
 
     python -m tests.benchmarks bulk                bulk encoding of 60,000 files; half an hour
@@ -48,6 +48,7 @@ MODULES = (
     "bulk",
     "chains",
     "classifier",
+    "client",
     "codebooks",
     "draws",
     "encoding",

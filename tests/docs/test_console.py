@@ -1,4 +1,4 @@
-"""Every command of the README and the quickstart, run in order in a copy of the checkout."""
+"""The commands of the README, the quickstart and the library's page, in order in a copy of the checkout."""
 
 import json
 import os
@@ -44,7 +44,7 @@ def checkout(tmp_path: Path) -> Path:
     """A folder in which the commands of the documents work, and publish without harm."""
     folder = tmp_path / "checkout"
     folder.mkdir()
-    for name in ("service", "trainer", "tests", "docker", "Makefile", "requirements.lock"):
+    for name in ("service", "tessera", "trainer", "tests", "docker", "Makefile", "requirements.lock"):
         (folder / name).symlink_to(ROOT / name)
     (folder / ".venv").symlink_to(sys.prefix)
     shutil.copytree(ROOT / "exported", folder / "exported")
@@ -63,8 +63,8 @@ def test_the_readme_prints_what_it_shows(checkout: Path) -> None:
     blocks = BLOCK.findall(_read("README.md"))
     assert blocks
     with serving(ROOT / "exported", "--default-model=vqvae-mnist") as url:
-        for _, block in blocks:
-            _session(block, checkout, url)
+        for language, block in blocks:
+            _run_block(language, block, checkout, url)
     for name in ("decoded.png", "sevens.png", "completed.png"):
         assert (checkout / name).read_bytes().startswith(b"\x89PNG")
 
@@ -74,15 +74,28 @@ def test_the_quickstart_prints_what_it_shows(checkout: Path) -> None:
     assert first == ("console", f"$ {SERVE}\n")
     with _made_serving(checkout) as url:
         for language, block in blocks:
-            if language == "console":
-                _session(block, checkout, url)
-            else:
-                program = block.replace("http://localhost:8000", url)
-                printed = _run([sys.executable, "-c", program], checkout)
-                assert printed.splitlines() == PRINTED.findall(block) != []
+            _run_block(language, block, checkout, url)
     pictures = {path.name for path in checkout.glob("*.png") if path.read_bytes().startswith(b"\x89PNG")}
     written = set(re.findall(r"(?:> |--out )(\w+\.png)", _read("docs/quickstart.md")))
     assert written <= pictures
+
+
+def test_the_page_of_the_library_prints_what_it_shows(checkout: Path) -> None:
+    blocks = BLOCK.findall(_read("docs/library.md"))
+    assert {language for language, _ in blocks} == {"console", "python"}
+    with serving(ROOT / "exported", "--default-model=vqvae-mnist") as url:
+        for language, block in blocks:
+            _run_block(language, block, checkout, url)
+
+
+def _run_block(language: str, block: str, checkout: Path, url: str) -> None:
+    """Run a console block, or a program, and compare what it prints with what is shown."""
+    if language == "console":
+        _session(block, checkout, url)
+        return
+    program = block.replace("http://localhost:8000", url)
+    printed = _run([sys.executable, "-c", program], checkout)
+    assert printed.splitlines() == PRINTED.findall(block) != []
 
 
 @contextmanager
@@ -119,6 +132,8 @@ def _session(block: str, checkout: Path, url: str) -> None:
         elif command != INSTALL:
             more = next((flags for name, flags in SHORTER.items() if name in command), "")
             line = f"{command} {more}".replace("localhost:8000", url.removeprefix("http://"))
+            # The console script is not installed where the tests run.
+            line = re.sub(r"^tessera ", f"{sys.executable} -m tessera ", line)
             _agree(_run(["/bin/sh", "-ec", line], checkout), shown)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from docs.generate import COMMANDS, flag, pages, problems
+from service.cli import OTHER_VARIABLES
 from service.contract import __version__
 from service.settings import Settings
 
@@ -83,13 +84,14 @@ def test_settings(generated: dict[str, str]) -> None:
 def test_flags_and_variables_that_are_named_are_there(generated: dict[str, str]) -> None:
     known = set(re.findall(r"--[a-z][a-z0-9-]+", generated["reference/trainer-flags.md"]))
     known |= set(re.findall(r"--[a-z][a-z0-9-]+", generated["reference/bulk-flags.md"]))
+    known |= set(re.findall(r"--[a-z][a-z0-9-]+", generated["reference/library-flags.md"]))
     known |= {flag(name) for name in Settings.model_fields}
     text = "\n".join(read(page) for page in WRITTEN if not page.startswith("docs/benchmarks/"))
     named = set(re.findall(r"`(--[a-z][a-z0-9-]+)", text))
     assert named
     assert named - known == set()
-    # Variables of the trainer, and the example of one that does not exist.
-    others = {"TESSERA_DATA", "TESSERA_RELOAD_URL", "TESSERA_API_KEY"}
+    # Those of the trainer and of the library, and the example of one that does not exist.
+    others = {"TESSERA_API_KEY", *OTHER_VARIABLES}
     variables = set(re.findall(r"TESSERA_[A-Z_]+[A-Z]", text))
     assert variables <= {f"TESSERA_{name.upper()}" for name in Settings.model_fields} | others
 
@@ -163,10 +165,11 @@ def test_architecture_names_every_package() -> None:
     page = read("docs/architecture/index.md")
     packages = {
         str(path.parent.relative_to(ROOT)) + "/"
-        for wing in ("service", "trainer")
+        for wing in ("service", "tessera", "trainer")
         for path in (ROOT / wing).rglob("*.py")
     }
-    named = set(re.findall(r"`((?:service|trainer)/[\w/]*/)`", page)) | {"service/", "trainer/"}
+    named = set(re.findall(r"`((?:service|tessera|trainer)/[\w/]*/)`", page))
+    named |= {"service/", "tessera/", "trainer/"}
     top = {each for each in packages if each.count("/") <= 2}
     assert top - named == set()
     assert all((ROOT / each).is_dir() for each in named)
@@ -187,7 +190,7 @@ def test_raw_tables_are_whole() -> None:
 
 def commands_of_pip() -> list[list[str]]:
     """What documents, messages and files of the repository tell somebody to install: words after the verb."""
-    folders = ("service", "trainer", "docker", ".github")
+    folders = ("service", "tessera", "trainer", "docker", ".github")
     files = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
     kinds = {".py", ".toml", ".yml", ".yaml", ".Dockerfile", ".md"}
     texts = [path.read_text(encoding="utf-8") for path in files if path.suffix in kinds]
