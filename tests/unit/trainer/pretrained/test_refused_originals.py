@@ -16,6 +16,7 @@ from torch import Tensor
 from tests.fixtures.original_tokenizers.cases import CASES, Case, shrink_titok
 from trainer.errors import TrainerError
 from trainer.pretrained.checkpoint_files import CheckpointFiles
+from trainer.pretrained.families import recognised
 from trainer.pretrained.importer import import_checkpoint
 
 PICKLED = tuple(name for name, case in CASES.items() if not case.file.endswith(".safetensors"))
@@ -141,6 +142,14 @@ def test_classes_that_runs_name_are_read_without_them(
     found = CheckpointFiles.find(file).read_tensors(("state_dict",))
     assert list(found) == ["a"]
     assert module.__name__ not in sys.modules
+
+
+def test_a_llamagen_without_a_config_is_a_vq_16() -> None:
+    name, row = recognised({}, "llamagen", "vq_ds16_c2i.pt")
+    config = row.config_class().of({}, "vq_ds16_c2i.pt").model_dump()
+    assert name == "llamagen"
+    assert (config["codebook_size"], config["codebook_embed_dim"]) == (16_384, 8)
+    assert config["encoder_ch_mult"] == config["decoder_ch_mult"] == (1, 1, 2, 2, 4)
 
 
 def test_the_config_is_the_only_file_in_yaml(tmp_path: Path) -> None:
