@@ -15,7 +15,7 @@ from service.errors import TesseraError
 
 PROGRAM = "python -m service.bulk"
 # What the extra `bulk` installs.
-EXTRA = ("fsspec", "pyarrow")
+EXTRA = ("fsspec", "pyarrow", "pydantic_settings")
 
 
 def main() -> int:

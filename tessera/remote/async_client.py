@@ -22,6 +22,8 @@ T = TypeVar("T")
 class AsyncClient:
     """A client of a running service, for an event loop: ``Client`` with coroutines.
 
+    Files are read, and Pillow images encoded, in the event loop; give bytes where that takes too long.
+
     >>> import asyncio
     >>> async def encode(url):
     ...     async with tessera.AsyncClient(url) as model:

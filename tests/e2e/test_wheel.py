@@ -138,8 +138,8 @@ def test_the_library_runs_with_what_it_needs_alone(wheels: dict[str, Path], tmp_
         "no uvicorn",
         "no torch",
     ]
-    command = [sys.executable, "-S", "-m", "tessera", "encode", picture, f"--model={model}"]
-    assert '"shape":[1,7,7]' in run(*command, folder=tmp_path, **environment)
+    encode = ("-m", "tessera", "encode", picture, f"--model={model}")
+    assert '"shape":[1,7,7]' in run(sys.executable, "-S", *encode, folder=tmp_path, **environment)
     server = subprocess.run(
         [sys.executable, "-S", "-m", "service"],
         cwd=tmp_path,

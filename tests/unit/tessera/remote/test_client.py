@@ -17,6 +17,8 @@ from service.api.app import create_app
 from service.codecs import npy
 from service.errors import BadCodes, ModelNotChosen, Overloaded, StartupError, TooLarge, VersionConflict
 from service.settings import Settings
+from tests.fixtures import latents_model
+from tests.fixtures.library_calls import calls_of, outcome
 
 NOISE = np.random.default_rng(0).integers(0, 256, (5, 28, 28, 1), dtype=np.uint8)
 URL = "http://service"
@@ -89,6 +91,13 @@ def test_the_noise_of_a_batch_in_parts_is_that_of_the_whole(
         # A seed that the client draws is one for all parts.
         drawn = client.sample(5, method="stroll", steps=4)
         equal(drawn.images, wanderer.sample(5, method="stroll", steps=4, seed=drawn.seed).images)
+
+
+def test_grids_of_continuous_codes_are_the_same_in_parts(tmp_path: Path) -> None:
+    local = tessera.load(latents_model.write(tmp_path), provider="cpu", threads=1)
+    with tessera.Client(URL, transport=AppTransport(tmp_path, max_images=2)) as client:
+        for call in calls_of(local.info()):
+            assert outcome(call, client) == outcome(call, local), call.name
 
 
 def test_completions_in_parts(service: AppTransport, patchwork: tessera.Tokenizer) -> None:
