@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -16,11 +18,11 @@ PIXELS = image(0, 20, 30)
 def test_the_whole_picture_is_fitted_and_its_size_kept() -> None:
     prepared = Preparation(SPEC, LIMITS)(saved(image(0, 40, 50)))
     assert (prepared.height, prepared.width) == (40, 50)
-    assert [(name, pixels.shape) for name, pixels in prepared.views] == [("whole", (20, 30, 1))]
+    assert [(name, np.asarray(pixels).shape) for name, pixels in prepared.views] == [("whole", (20, 30, 1))]
 
 
 def test_the_mirror_image_is_a_view() -> None:
-    views = dict(Preparation(SPEC, LIMITS, ["flip"])(saved(PIXELS)).views)
+    views: dict[str, Any] = dict(Preparation(SPEC, LIMITS, ["flip"])(saved(PIXELS)).views)
     np.testing.assert_array_equal(views["whole"][:, :, 0], PIXELS)
     np.testing.assert_array_equal(views["flip"][:, :, 0], PIXELS[:, ::-1])
 
@@ -28,7 +30,7 @@ def test_the_mirror_image_is_a_view() -> None:
 def test_ten_crops_are_of_the_enlarged_picture() -> None:
     preparation = Preparation(SPEC, LIMITS, ["ten-crop"])
     enlarged = image(1, 22, 33)
-    views = dict(preparation(saved(enlarged)).views)
+    views: dict[str, Any] = dict(preparation(saved(enlarged)).views)
     assert len(views) == preparation.count == 11
     expected = {
         "top-left": enlarged[:20, :30],
@@ -49,7 +51,8 @@ def test_all_views_together() -> None:
 
 def test_without_resize_a_picture_keeps_its_size() -> None:
     preparation = Preparation(SPEC, LIMITS, resize=False)
-    assert preparation(saved(image(0, 50, 10))).views[0][1].shape == (50, 10, 1)
+    whole: Any = preparation(saved(image(0, 50, 10))).views[0][1]
+    assert whole.shape == (50, 10, 1)
 
 
 def test_without_resize_a_picture_is_padded_after_it_was_flipped() -> None:
@@ -57,7 +60,7 @@ def test_without_resize_a_picture_is_padded_after_it_was_flipped() -> None:
     height, width, views = Preparation(SPEC, LIMITS, ["flip"], resize=False)(saved(picture))
     assert (height, width) == (51, 12)
     for name, turned in (("whole", picture), ("flip", picture[:, ::-1])):
-        padded = dict(views)[name][:, :, 0]
+        padded = np.asarray(dict(views)[name])[:, :, 0]
         assert padded.shape == (60, 20)
         np.testing.assert_array_equal(padded[:51, :12], turned)
         np.testing.assert_array_equal(padded[51:, :12], np.repeat(turned[-1:], 9, axis=0))
