@@ -92,5 +92,6 @@ def to_file(image: Pixels, image_format: ImageFormat) -> bytes:
 @lru_cache
 def _levels(dtype: DType, denormalised: bool) -> NDArray[Any]:
     """What is sent for each of the 256 levels."""
-    levels = np.arange(256, dtype=np.float32)
-    return wire.stored(levels / 255 if denormalised else levels / np.float32(127.5) - 1, dtype)
+    levels: NDArray[np.float32] = np.arange(256, dtype=np.float32)
+    levels = levels / np.float32(255) if denormalised else levels / np.float32(127.5) - 1
+    return wire.stored(levels, dtype)

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -26,7 +27,8 @@ def test_flags_win_over_the_environment_and_that_over_defaults(monkeypatch: pyte
 def test_models_are_folders_and_models_of_the_hub() -> None:
     settings = from_command_line(["--models", "exported, hf://ada/engine@v1"])
     assert settings.models == ("exported", "hf://ada/engine@v1")
-    assert Settings(models=Path("exported")).models == ("exported",)
+    folder: Any = Path("exported")
+    assert Settings(models=folder).models == ("exported",)
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ from safetensors.numpy import load
 
 from service.codecs import npy
 from tests.fixtures import toy_models
-from tests.unit.service.conftest import make_client, problem
+from tests.unit.service.conftest import ServiceClient, make_client, problem
 
 
-def test_the_list(client: TestClient) -> None:
+def test_the_list(client: ServiceClient) -> None:
     listed = client.get("/models").json()
     models, limits = listed["models"], listed["limits"]
     assert limits == {name: getattr(client.context.settings, name) for name in limits}

@@ -1,7 +1,6 @@
 """The weight of a request of ``/v2``, estimated before the work is done."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from service.api.v2.wire import InferenceBody, read, weight
 from service.settings import Settings
 from tests.fixtures.oip_requests import request
 
-LIMITS = RequestLimits.of(Settings(models=Path()))
+LIMITS = RequestLimits.of(Settings(models=(".",)))
 
 
 def sent(content: bytes, headers: dict[str, str]) -> InferenceBody:
