@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import click
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
@@ -25,11 +26,10 @@ from service.errors import Problem
 from service.settings import Settings
 from tessera.command import commands as library_commands
 from trainer.__main__ import main
-from trainer.kinds import KINDS
 
 ROOT = Path(__file__).parents[1]
 PRESETS = ROOT / "trainer" / "presets"
-COMMANDS = (*KINDS, *main.commands)
+COMMANDS = tuple(main.list_commands(click.Context(main)))
 PICTURE = ROOT / "tests" / "fixtures" / "seven.png"
 
 
@@ -91,7 +91,9 @@ def _is_secret(field: FieldInfo) -> bool:
 def _default(field: FieldInfo) -> str:
     if isinstance(field.default, bool):
         return str(field.default).lower()
-    return "" if field.default in (None, ()) else str(field.default)
+    if isinstance(field.default, tuple):
+        return ",".join(field.default)
+    return "" if field.default is None else str(field.default)
 
 
 def problem_types() -> str:

@@ -19,6 +19,7 @@ need `wrk`, the first also build/peers. The others need neither:
     python -m tests.benchmarks sizes               seconds and memory of pictures by their size; 5 minutes
     python -m tests.benchmarks mixture             small requests beside large pictures; 3 minutes
 
+    python -m tests.benchmarks remote-vae EXPORTED         the client of diffusers against the graphs alone
     python -m tests.benchmarks client              the library's client beside bare HTTP; two minutes
     python -m tests.benchmarks access-log          what a line of the access log costs; half a minute
 
@@ -59,6 +60,7 @@ MODULES = (
     "mixture",
     "overload",
     "pixels",
+    "remote_vae",
     "sampling",
     "serving.command",
     "sizes",

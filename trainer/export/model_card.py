@@ -40,13 +40,18 @@ def model_card(manifest: Manifest) -> str:
 
 def _summary(manifest: Manifest) -> str:
     image, codes = manifest.image, manifest.codes
-    size = f"{image.height}x{image.width}x{image.channels}"
+    size, shape = f"{image.height}x{image.width}x{image.channels}", "x".join(map(str, codes.shape))
     if codes.codebook_size is not None:
-        grid = "x".join(map(str, codes.shape))
-        summary = (
-            f"Turns {size} images into {grid} grids of codes, each one of {codes.codebook_size} vectors of "
-            f"{codes.codebook_dim} dimensions."
-        )
+        grid = f"{shape} grids of codes" if len(codes.shape) > 1 else f"sequences of {shape} codes"
+        of = f"vectors of {codes.codebook_dim} dimensions" if codes.codebook_dim else "codes"
+        summary = f"Turns {size} images into {grid}, each one of {codes.codebook_size} {of}."
+    elif codes.stride is not None:
+        summary = f"Turns {size} images into {shape} grids of numbers, the latents."
+        if codes.scaling is not None:
+            summary += (
+                f" Those of a diffusion model are (codes - {codes.scaling.shift:g}) * "
+                f"{codes.scaling.factor:g}."
+            )
     else:
         summary = f"Turns {size} images into vectors of {math.prod(codes.shape)} numbers."
     summary += f" Its kind is `{manifest.kind}`."
@@ -82,7 +87,8 @@ def _metrics(manifest: Manifest) -> str:
         for name, description in _descriptions(manifest).items()
         if name in named
     ]
-    parts = ["## Figures", "Measured on the exported files.", *tables, "\n".join(notes), _parity(manifest)]
+    said = "Measured on the exported files." if tables else f"Compared on {manifest.config.get('data')}."
+    parts = ["## Figures", said, *tables, "\n".join(notes), _parity(manifest)]
     return "\n\n".join(part for part in parts if part)
 
 

@@ -187,8 +187,9 @@ def with_draws(parity: Parity, gap: float) -> Parity:
 def check_halo(graph: Graph, halo: int, codes: CodesSpec, run: RunGraph) -> None:
     """Check that what is just outside a graph's halo, in cells, changes nothing, bit for bit.
 
-    The graph is between images, uint8 ``(N, H, W, C)``, and a grid of codes, int32 ``(N, h, w)``. Raises
-    ExportError if the cell in the middle of a grid changes when the outermost cells do.
+    The graph is between images, uint8 ``(N, H, W, C)``, and a grid of codes, int32 ``(N, h, w)`` or float32
+    ``(N, h, w, c)``. Raises ExportError if the cell in the middle of a grid changes when the outermost cells
+    do.
     """
     (example,), (item,) = graph.examples, graph.inputs
     encodes = item.role is Role.images
@@ -200,7 +201,10 @@ def check_halo(graph: Graph, halo: int, codes: CodesSpec, run: RunGraph) -> None
     generator = torch.Generator().manual_seed(0)
     for _ in range(HALO_RUNS):
         shape = (2, HALO_ROWS, size, size, *example.shape[3:])
-        pair = torch.randint(values, shape, generator=generator).to(example.dtype)
+        if example.is_floating_point():
+            pair = torch.randn(shape, generator=generator)
+        else:
+            pair = torch.randint(values, shape, generator=generator).to(example.dtype)
         pair[1, :, inner, inner] = pair[0, :, inner, inner]
         one, other = (run(graph, {item.name: rows})[0][:, middle, middle] for rows in pair)
         if not torch.equal(one, other):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pickle
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +93,10 @@ class CheckpointFiles:
 
     def _pickled(self, inside: Sequence[str]) -> dict[str, Tensor]:
         try:
-            content: Any = torch.load(self.weights, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                # That a refusal is near; it says so itself.
+                warnings.simplefilter("ignore")
+                content: Any = torch.load(self.weights, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             raise CheckpointError(
                 f"{self.weights} holds more than tensors and plain values, or is damaged, and is not loaded, "

@@ -45,11 +45,12 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], family: Family, sourc
 
 def _name_of(own: str, alternatives: Iterable[Renames], tensors: Mapping[str, Tensor]) -> str:
     """The name of a tensor in a checkpoint; if it has none of the alternatives, the first."""
-    names = [_renamed(own, renames) for renames in alternatives]
+    names = [renamed(own, renames) for renames in alternatives]
     return next((name for name in names if name in tensors), names[0])
 
 
-def _renamed(name: str, renames: Renames) -> str:
+def renamed(name: str, renames: Renames) -> str:
+    """The name of a tensor of an architecture in a checkpoint."""
     for pattern, replacement in renames:
         name = re.sub(pattern, replacement, name)
     return name

@@ -32,6 +32,7 @@ pytestmark = pytest.mark.slow
 SEVEN = (Path(__file__).parents[3] / "fixtures" / "seven.png").read_bytes()
 
 schemathesis.openapi.media_type("image/png", st.just(SEVEN) | st.binary(max_size=100))
+schemathesis.openapi.media_type("tensor/binary", st.binary(max_size=100))
 
 
 CHECKS = [

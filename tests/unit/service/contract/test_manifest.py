@@ -1,3 +1,4 @@
+import re
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -175,3 +176,38 @@ def test_a_default_seed_is_for_noise_without_a_default(
 )
 def test_default_noise(role: Role, more: dict[str, int], expected: bool) -> None:
     assert Input(name="x", role=role, **more).has_default_noise == expected  # type: ignore[arg-type]  # as above
+
+
+LATENTS = {"dtype": "float32", "shape": [7, 5, 4], "stride": 4}
+
+
+@pytest.mark.parametrize(
+    ("codes", "complaint"),
+    [
+        (LATENTS, None),
+        (LATENTS | {"scaling": {"factor": 0.18, "shift": 0.1}}, None),
+        ({"dtype": "int32", "shape": [32], "codebook_size": 8}, None),
+        ({"dtype": "float32", "shape": [7, 5], "stride": 4}, "float32 codes of shape (7, 5)"),
+        ({"dtype": "int32", "shape": [7, 5, 4], "stride": 4, "codebook_size": 8}, "int32 codes of shape"),
+        ({"dtype": "int32", "shape": [32], "codebook_size": 8, "stride": 4}, "stride is for a grid"),
+        (
+            {"dtype": "int32", "shape": [32], "codebook_size": 8, "scaling": {"factor": 1}},
+            "scaling is for float32 codes",
+        ),
+        (LATENTS | {"scaling": {"factor": 0}}, "factor"),
+    ],
+)
+def test_the_shapes_of_codes(codes: dict[str, Any], complaint: str | None) -> None:
+    if complaint is None:
+        CodesSpec.model_validate(codes)
+    else:
+        with pytest.raises(ValidationError, match=re.escape(complaint)):
+            CodesSpec.model_validate(codes)
+
+
+def test_latents_follow_the_size_of_the_image() -> None:
+    spec = CodesSpec.model_validate(LATENTS)
+    assert spec.shape_for(28, 20) == (7, 5, 4)
+    assert spec.shape_for(16, 8) == (4, 2, 4)
+    image = ImageSpec(channels=3, height=28, width=20, multiple_of=4)
+    assert spec.row(Role.codes, image, any_size=True) == ("float32", (-1, -1, 4))

@@ -184,7 +184,28 @@ def test_the_first_declaration_of_a_parameter_counts() -> None:
 
 
 def test_an_axis_of_noise_may_be_a_parameter() -> None:
-    assert noise_shape(OPERATIONS["encode"].inputs[3], {"steps": 8.0}) == (8, 2)
+    assert noise_shape(OPERATIONS["encode"].inputs[3], {"steps": 8.0}, GRID.shape) == (8, 2)
+
+
+def test_noise_may_have_the_shape_of_the_codes_of_the_images() -> None:
+    spec = CodesSpec(dtype="float32", shape=(4, 4, 3), stride=2)
+    noise = Input(name="noise", role=Role.normal, shape=("codes",), default=0)
+    assert (noise.named_axes, noise.rank(3)) == ((), 3)
+    encode = Operation(
+        graph="encode.onnx", inputs=(Input(name="pictures", role=Role.images), noise), outputs=(CODES,)
+    )
+
+    class Given:
+        def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+            return [feeds["noise"]]
+
+    runner = Runner({"encode": encode}, spec, {"encode.onnx": Given()})
+    images = np.zeros((2, 8, 6, 3), np.uint8)
+    (drawn,) = runner.run(["encode"], [BatchSlice({Role.images: images}, range(2), 1)], {})
+    assert drawn.arrays[Role.codes].shape == (2, 4, 3, 3)
+    assert len(np.unique(drawn.arrays[Role.codes])) == 2 * 4 * 3 * 3
+    (plain,) = runner.run(["encode"], [BatchSlice({Role.images: images}, range(2), 1)], {}, ["encode"])
+    assert not plain.arrays[Role.codes].any()
 
 
 def test_noise_without_a_default_has_no_default_noise() -> None:

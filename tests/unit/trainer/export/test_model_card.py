@@ -1,4 +1,5 @@
 import re
+from typing import Any
 
 import pytest
 import yaml
@@ -25,6 +26,29 @@ def test_it_says_what_the_model_is(card: str) -> None:
         "# tiny\n\nTurns 28x28x1 images into 7x7 grids of codes, each one of 16 vectors of 4 dimensions. "
         "Its kind is `vqvae`. Other sizes work too, in multiples of 4 pixels.\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("codes", "said"),
+    [
+        (
+            {"dtype": "float32", "shape": (7, 7, 4), "stride": 4, "scaling": {"factor": 0.5, "shift": 0.1}},
+            "into 7x7x4 grids of numbers, the latents. Those of a diffusion model are (codes - 0.1) * 0.5.",
+        ),
+        (
+            {"dtype": "int32", "shape": (32,), "codebook_size": 64, "codebook_dim": 12},
+            "into sequences of 32 codes, each one of 64 vectors of 12 dimensions. Its",
+        ),
+        (
+            {"dtype": "int32", "shape": (7, 7), "stride": 4, "codebook_size": 64},
+            "into 7x7 grids of codes, each one of 64 codes. Its",
+        ),
+        ({"dtype": "float32", "shape": (32,)}, "into vectors of 32 numbers. Its"),
+    ],
+)
+def test_it_says_what_the_codes_are(manifest: Manifest, codes: dict[str, Any], said: str) -> None:
+    changes = {"codes": CodesSpec.model_validate(codes), "measures": ()}
+    assert said in model_card(manifest.model_copy(update=changes))
 
 
 def test_it_says_how_far_outputs_see(card: str, manifest: Manifest) -> None:

@@ -97,7 +97,8 @@ class LinearAttention(nn.Module):
         query, key = torch.relu(query), torch.relu(key)
         # A row of ones under the values sums up the weights.
         scores = F.pad(value, (0, 0, 0, 1), value=1.0) @ key.transpose(2, 3) @ query
-        attended = scores[:, :, :-1] / (scores[:, :, -1:] + ATTENTION_EPSILON)
+        # Not added, as in the paper's code: torch's exporter leaves out what it takes for zero.
+        attended = scores[:, :, :-1] / scores[:, :, -1:].clamp(min=ATTENTION_EPSILON)
         attended = attended.flatten(1, 2).unflatten(2, x.shape[2:])
         return x + self.norm(self.out(attended.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
 
