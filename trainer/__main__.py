@@ -18,6 +18,10 @@ With what was trained:
     python -m trainer evaluate exported/mine    measure it in full
     python -m trainer push exported/mine OWNER/NAME
 
+With a tokenizer that others have trained:
+
+    python -m trainer import sd-vae-ft-mse      publish the checkpoint
+
 Each trains in a run folder below runs/, and publishes the model below exported/, where the service finds it.
 A name that is taken there gets a number, or is an error if it was given with --name and not with --replace.
 

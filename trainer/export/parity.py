@@ -27,8 +27,10 @@ CODE_GAP = 1e-3
 # computes, by this much of its size.
 DRAW_GAP = 1e-4
 # Runs, and rows of each, in which what is outside a halo changes. Many are needed, because a distant pixel
-# seldom changes a code: of 256 rows of vqvae-mnist, one showed a halo that was a cell too small.
+# seldom changes a code: of 256 rows of vqvae-mnist, one showed a halo that was a cell too small. A float
+# shows every change, and a pixel that is decoded from floats more of them.
 HALO_RUNS, HALO_ROWS = 8, 32
+HALO_RUNS_OF_FLOATS = 2
 PIXELS_TOLERANCE = f"{PIXELS_WITHIN_ONE_LEVEL:.1%} of pixels within 1 of 255 for the same codes"
 CODES_TOLERANCES = {
     "int32": f"codes differ only where two distances tie within {FLIP_GAP:g} of their scale",
@@ -199,7 +201,7 @@ def check_halo(graph: Graph, halo: int, codes: CodesSpec, run: RunGraph) -> None
     size = (2 * halo + 3) * given
     inner, middle = slice(given, -given), slice((halo + 1) * made, (halo + 2) * made)
     generator = torch.Generator().manual_seed(0)
-    for _ in range(HALO_RUNS):
+    for _ in range(HALO_RUNS_OF_FLOATS if codes.dtype == "float32" else HALO_RUNS):
         shape = (2, HALO_ROWS, size, size, *example.shape[3:])
         if example.is_floating_point():
             pair = torch.randn(shape, generator=generator)

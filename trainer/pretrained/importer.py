@@ -24,7 +24,7 @@ from trainer.training.device import limit_threads
 from trainer.training.progress import LongStep, in_silence, long_step
 
 # Pictures that are compared: so many, or as many as have so many pixels together, but two or more.
-PICTURES, PICTURES_PIXELS = 16, 2**20
+PICTURES, PICTURES_PIXELS = 16, 2**19
 
 
 def import_checkpoint(
@@ -60,7 +60,7 @@ def import_checkpoint(
         name=name,
         image_size=model.image_size,
         export_to=export_to,
-        checkpoint=checkpoint,
+        checkpoint=dict(checkpoint),
         architecture=config.model_dump(mode="json"),
     )
     spec = model.image_spec()

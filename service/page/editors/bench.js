@@ -9,6 +9,7 @@ import { distances, figures, showSizes } from "../parts/figures.js";
 import { PictureView } from "../parts/picture_view.js";
 import { example, firstExample } from "../parts/sources.js";
 import { GridEditor } from "./grid.js";
+import { latentsEditor } from "./latents.js";
 import { vectorEditor } from "./vector.js";
 
 /** @typedef {import("../lib/pixels.js").Picture} Picture */
@@ -52,7 +53,8 @@ export class Bench {
       focus: (/** @type {number | null} */ cell) => this.frame(cell),
       failed: (/** @type {unknown} */ error) => this.status.fail(error),
     };
-    this.editor = model.isGrid ? new GridEditor(model, hooks) : vectorEditor(model, hooks);
+    if (model.isGrid) this.editor = new GridEditor(model, hooks);
+    else this.editor = model.isLatents ? latentsEditor(model) : vectorEditor(model, hooks);
     this.numbers = make("div", {});
     this.sizes = make("ul", { class: "sizes" });
     this.large = make(
@@ -137,9 +139,9 @@ export class Bench {
 
   /** @param {number | null} cell */
   frame(cell) {
-    const { rows, columns, isGrid } = this.view.model;
+    const { rows, columns, isInPlace } = this.view.model;
     const part =
-      cell === null || !isGrid
+      cell === null || !isInPlace
         ? null
         : {
             left: (cell % columns) / columns,

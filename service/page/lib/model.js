@@ -53,10 +53,14 @@ export class Model {
     this.detail = detail;
     this.name = detail.name;
     const { shape, dtype } = detail.codes;
-    /** Whether the codes are a grid of indices; else they are a vector. */
-    this.isGrid = dtype === "int32" && shape.length === 2;
-    this.rows = this.isGrid ? (shape[0] ?? 1) : 1;
-    this.columns = this.isGrid ? (shape[1] ?? 1) : shape.reduce((product, axis) => product * axis, 1);
+    /** Whether the codes are indices, in a grid or in a sequence, which is a grid of one row. */
+    this.isGrid = dtype === "int32";
+    /** Whether the codes are a grid of vectors; without either they are a vector. */
+    this.isLatents = !this.isGrid && shape.length === 3;
+    /** Whether a cell has a place in the picture. */
+    this.isInPlace = this.isGrid && shape.length === 2;
+    this.rows = this.isInPlace ? (shape[0] ?? 1) : 1;
+    this.columns = shape.reduce((product, axis) => product * axis, 1) / this.rows;
     this.size = detail.codes.codebook_size ?? 0;
     /** How often each code was seen in this visit, by index. @type {Map<number, number>} */
     this.seen = new Map();
@@ -81,6 +85,7 @@ export class Model {
    * @param {number} cell
    */
   place(cell) {
+    if (!this.isInPlace) return `place ${cell + 1}`;
     return `row ${Math.floor(cell / this.columns) + 1}, column ${(cell % this.columns) + 1}`;
   }
 

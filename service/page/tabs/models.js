@@ -48,7 +48,8 @@ function card({ go, signal }, model, isDefault) {
   const { image, codes } = detail;
   const picture = make("div");
   void preview(model, signal).then((shown) => fill(picture, shown));
-  const shape = model.isGrid ? `${codes.shape.join("×")} of ${model.size}` : `${model.columns} numbers`;
+  const numbers = model.isGrid ? `of ${model.size}` : "numbers";
+  const shape = `${codes.shape.join("×")} ${numbers}`;
   const use = (/** @type {string} */ tab, /** @type {string} */ text) =>
     make("button", { type: "button", click: () => go(tab, { model: model.name }) }, text);
   return make(

@@ -43,14 +43,7 @@ export function tryTab(view) {
         make("button", { type: "button", click: () => void bench.save() }, "Save"),
         bench.large,
       ),
-      step(
-        "Codes",
-        model.isGrid ? "Like codes have like colours." : "Up is positive, down negative.",
-        bench.editor.element,
-        bench.undoButton,
-        bench.resetButton,
-        bench.edited,
-      ),
+      step("Codes", legend(model), bench.editor.element, bench.undoButton, bench.resetButton, bench.edited),
       step("Reconstruction", "Decoded from the codes alone.", bench.decoded.element),
       step("Difference", "Grey is none.", bench.lost.element),
     ),
@@ -77,6 +70,12 @@ export function tryTab(view) {
     ),
     snippets(),
   );
+}
+
+/** @param {import("../lib/model.js").Model} model */
+function legend(model) {
+  if (model.isGrid) return "Like codes have like colours.";
+  return model.isLatents ? "The first channels, as colours." : "Up is positive, down negative.";
 }
 
 /** @param {import("../lib/model.js").Model} model */

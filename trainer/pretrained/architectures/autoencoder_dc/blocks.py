@@ -31,6 +31,9 @@ class RMSNorm(nn.Module):
 class BatchNorm(nn.Module):
     """Every channel scaled by the mean and variance of training (1502.03167)."""
 
+    running_mean: Tensor
+    running_var: Tensor
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))

@@ -83,9 +83,10 @@ class AutoencoderDCConfig(CheckpointConfig):
                 raise ValueError(f"{name}: {widths[-1]} is no multiple of latent_channels")
         return self
 
-    def each(self, value: tuple[T, ...] | T) -> tuple[T, ...]:
-        """A value for every stage."""
-        return value if isinstance(value, tuple) else (value,) * len(self.encoder_block_out_channels)
+
+def each(value: tuple[T, ...] | T, stages: int) -> tuple[T, ...]:
+    """A value for every stage."""
+    return value if isinstance(value, tuple) else (value,) * stages
 
 
 class Encoder(nn.Module):
@@ -102,7 +103,7 @@ class Encoder(nn.Module):
             else Downsample(config.in_channels, widths[1], unshuffle=unshuffle, shortcut=False)
         )
         stages: list[list[nn.Module]] = []
-        types = config.each(config.encoder_block_types)
+        types: Sequence[Block] = each(config.encoder_block_types, len(widths))
         for number, (width, count) in enumerate(zip(widths, layers, strict=True)):
             scales = config.encoder_qkv_multiscales[number]
             stages.append(
@@ -131,8 +132,9 @@ class Decoder(nn.Module):
         self.conv_in = nn.Conv2d(config.latent_channels, widths[-1], 3, padding=1)
         self.repeats = widths[-1] // config.latent_channels if config.decoder_in_shortcut else 0
         stages: list[list[nn.Module]] = []
-        types, norms = config.each(config.decoder_block_types), config.each(config.decoder_norm_types)
-        activations = config.each(config.decoder_act_fns)
+        types: Sequence[Block] = each(config.decoder_block_types, len(widths))
+        norms: Sequence[Norm] = each(config.decoder_norm_types, len(widths))
+        activations: Sequence[Activation] = each(config.decoder_act_fns, len(widths))
         for number, (width, count) in enumerate(zip(widths, layers, strict=True)):
             grown = count and number < len(widths) - 1
             up = (
