@@ -33,7 +33,7 @@ PICTURE = ROOT / "tests" / "fixtures" / "seven.png"
 
 def pages() -> dict[str, str]:
     """Each generated file below docs/, and its text."""
-    app = create_app(Settings(models=ROOT / "exported", default_model="vqvae-mnist", provider="cpu"))
+    app = create_app(Settings(models=(str(ROOT / "exported"),), default_model="vqvae-mnist", provider="cpu"))
     document = app.fastapi.openapi()
     return {
         "reference/api.md": api(document),

@@ -176,7 +176,7 @@ def test_samples_are_those_of_the_service(
     result = draw(folder, out, *flags)
     assert result.exit_code == 0, result.output
     assert result.output.endswith(f"written to {out}\n")
-    with TestClient(create_app(Settings(models=folder.parent, provider="cpu"))) as service:
+    with TestClient(create_app(Settings(models=(str(folder.parent),), provider="cpu"))) as service:
         response = service.post("/sample", params=query)
     assert response.status_code == 200
     with Image.open(out) as ours, Image.open(io.BytesIO(response.content)) as theirs:
