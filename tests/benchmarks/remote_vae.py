@@ -89,7 +89,9 @@ def command(exported: Path, side: int, rounds: int) -> None:
     model = load_model(read_bundle(exported), choose_provider("cpu", threads), BatchLimits())
     with tempfile.TemporaryDirectory() as scratch:
         (Path(scratch) / exported.name).symlink_to(exported.absolute())
-        flags = ("--provider=cpu", "--workers=1", f"--threads={threads}")
+        # An image of more pixels than a batch may have runs at a lower priority, which the call here has not.
+        batch = f"--batch-pixels={side * side}"
+        flags = ("--provider=cpu", "--workers=1", f"--threads={threads}", batch)
         with serving_process(Path(scratch), *flags) as (service, url):
             timed = calls(model, f"{url}/diffusers/{model.manifest.name}", side)
             costs: dict[tuple[str, str], list[Cost]] = {}

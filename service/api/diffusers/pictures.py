@@ -92,6 +92,6 @@ def to_file(image: Pixels, image_format: ImageFormat) -> bytes:
 @lru_cache
 def _levels(dtype: DType, denormalised: bool) -> NDArray[Any]:
     """What is sent for each of the 256 levels."""
-    levels: NDArray[np.float32] = np.arange(256, dtype=np.float32)
-    levels = levels / np.float32(255) if denormalised else levels / np.float32(127.5) - 1
-    return wire.stored(levels, dtype)
+    levels = np.arange(256, dtype=np.float64)
+    values = levels / 255 if denormalised else levels / 127.5 - 1
+    return wire.stored(values.astype(np.float32), dtype)

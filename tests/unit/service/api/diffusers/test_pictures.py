@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from service.api.diffusers import pictures
+from service.api.diffusers.pictures import ImageFormat
 from service.api.diffusers.wire import DType
 from service.codecs.images import ImageLimits
 from service.contract.manifest import ImageSpec
@@ -24,8 +25,8 @@ def png(width: int, height: int) -> bytes:
 def test_a_tensor_is_rounded_and_clipped() -> None:
     tensor = np.array([-2, -1, -0.997, 0, 0.997, 1, 7, 0.5], np.float32).reshape(1, 1, 1, 8).repeat(3, axis=1)
     found = pictures.from_tensor(tensor.repeat(8, axis=2), ANY, LIMITS)
-    assert found.shape == (1, 8, 8, 3)
     assert found.dtype == np.uint8
+    assert found.shape == (1, 8, 8, 3)
     assert found[0, 0, :, 0].tolist() == [0, 0, 0, 128, 255, 255, 255, 191]
 
 
@@ -76,7 +77,7 @@ def test_what_is_no_picture() -> None:
 
 
 @pytest.mark.parametrize(("image_format", "channels"), [("png", 1), ("png", 3), ("jpg", 1), ("jpg", 3)])
-def test_files(image_format: pictures.ImageFormat, channels: int) -> None:
+def test_files(image_format: ImageFormat, channels: int) -> None:
     image = np.full((8, 16, channels), 77, np.uint8)
     opened = Image.open(io.BytesIO(pictures.to_file(image, image_format)))
     assert opened.format == {"png": "PNG", "jpg": "JPEG"}[image_format]

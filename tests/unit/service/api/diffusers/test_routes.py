@@ -68,12 +68,7 @@ def test_a_picture_or_a_tensor_as_accept_has_it(client: ServiceClient) -> None:
 
 def test_encode_tensors_and_pictures(client: ServiceClient, seven: bytes) -> None:
     image = np.zeros((2, 3, 16, SIDE), np.float16)
-    params: dict[str, Any] = {
-        "shape": list(image.shape),
-        "dtype": "float16",
-        "scaling_factor": 2,
-        "shift_factor": 0.5,
-    }
+    params: Any = {"shape": list(image.shape), "dtype": "float16", "scaling_factor": 2, "shift_factor": 0.5}
     response = client.post(f"/diffusers/{NAME}/encode", params=params, content=image.tobytes())
     assert tensor(response).shape == (2, CHANNELS, 4, CELLS)
     np.testing.assert_allclose(tensor(response), (1 / 255 - 0.5) * 2, atol=1e-3)

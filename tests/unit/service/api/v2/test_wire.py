@@ -13,7 +13,7 @@ from service.api.v2.wire import InferenceBody, read, weight
 from service.settings import Settings
 from tests.fixtures.oip_requests import request
 
-LIMITS = RequestLimits.of(Settings(models=(".",)))
+LIMITS = RequestLimits.of(Settings(models=("exported",)))
 
 
 def sent(content: bytes, headers: dict[str, str]) -> InferenceBody:
