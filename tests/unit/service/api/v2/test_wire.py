@@ -1,7 +1,6 @@
 """The weight of a request of ``/v2``, estimated before the work is done."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
