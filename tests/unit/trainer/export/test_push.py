@@ -60,6 +60,7 @@ def test_what_was_pushed_is_what_is_served(hub: Hub, folder: Path) -> None:
     assert sum(request.startswith("PUT /objects/") for request in hub.requests) == 3
 
 
+@pytest.mark.slow
 def test_a_second_push_replaces_the_first(hub: Hub, folder: Path) -> None:
     first = push(folder, REPOSITORY, license_id="mit", private=False)
     second = push(folder, REPOSITORY, license_id="apache-2.0", private=False)

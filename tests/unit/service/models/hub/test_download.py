@@ -45,6 +45,7 @@ def test_a_model_is_served_from_the_cache_of_the_hub(hub: Hub) -> None:
     assert any(path.is_symlink() for path in registry.models["levels"].bundle.path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_reload_serves_the_new_commit_of_a_branch_and_keeps_that_of_a_tag(hub: Hub) -> None:
     repository = hub.repositories["ada/engine"]
     repository.revisions["v1"] = repository.revisions["main"]
@@ -58,6 +59,7 @@ def test_a_reload_serves_the_new_commit_of_a_branch_and_keeps_that_of_a_tag(hub:
     assert pinned.reload().kept == ["levels"]
 
 
+@pytest.mark.slow
 def test_only_the_files_of_the_manifest_are_downloaded(hub: Hub) -> None:
     hub.repositories["ada/engine"].add({"training/optimizer.bin": b"0" * 1000})
     folder = local_folder(SOURCE)
@@ -79,6 +81,7 @@ def test_a_commit_in_the_cache_needs_no_request(hub: Hub) -> None:
     assert hub.requests == []
 
 
+@pytest.mark.slow
 def test_a_file_that_is_not_as_the_manifest_says_is_refused(hub: Hub) -> None:
     hub.repositories["ada/engine"].add({"preview.png": b"another"})
     outcome = Registry([SOURCE], CPU).reload()
@@ -116,6 +119,7 @@ def test_errors_are_one_line(hub: Hub, source: str, reason: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_private_repository_needs_a_key(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.repositories["ada/engine"].private = True
     with pytest.raises(DownloadFailed, match=r"is private \(401\)"):
@@ -124,6 +128,7 @@ def test_a_private_repository_needs_a_key(hub: Hub, monkeypatch: pytest.MonkeyPa
     assert read_bundle(local_folder(SOURCE)).manifest.name == "levels"
 
 
+@pytest.mark.slow
 def test_without_a_network_and_without_the_model_in_the_cache(
     hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,6 +148,7 @@ def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         local_folder(SOURCE)
 
 
+@pytest.mark.slow
 def test_two_models_of_one_name_are_an_error(hub: Hub, tmp_path: Path) -> None:
     with pytest.raises(ModelsUnreadable, match="two of the sources have a model 'levels'"):
         find_bundles([tmp_path / "made", SOURCE])
