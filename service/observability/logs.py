@@ -8,8 +8,14 @@ import orjson
 
 from service.settings import Settings
 
-# The attributes of every record; all others come from ``extra`` and are logged too.
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+# The attributes of every record, and what uvicorn and Ray add; all others come from ``extra`` and are logged too.
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {
+    "message",
+    "asctime",
+    "taskName",
+    "color_message",
+    "_ray_timestamp_ns",
+}
 
 
 class JSONLines(logging.Formatter):

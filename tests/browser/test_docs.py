@@ -86,7 +86,7 @@ def test_every_example_of_a_sample_works(page: Page) -> None:
 def decodes_below(browser: BrowserContext, url: str) -> None:
     page = opened(browser, url)
     response = execute(page, open_call(page, "POST", "/decode"))
-    assert response.url == f"{url}/decode"
+    assert response.url.partition("?")[0] == f"{url}/decode"
     assert response.ok
     page.close()
 

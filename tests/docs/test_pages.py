@@ -85,7 +85,7 @@ def test_flags_and_variables_that_are_named_are_there(generated: dict[str, str])
     known = set(re.findall(r"--[a-z][a-z0-9-]+", generated["reference/trainer-flags.md"]))
     known |= set(re.findall(r"--[a-z][a-z0-9-]+", generated["reference/bulk-flags.md"]))
     known |= set(re.findall(r"--[a-z][a-z0-9-]+", generated["reference/library-flags.md"]))
-    known |= {flag(name) for name in Settings.model_fields}
+    known |= {flag(name) for name in Settings.model_fields} | {"--nproc-per-node"}  # of torchrun
     text = "\n".join(read(page) for page in WRITTEN if not page.startswith("docs/benchmarks/"))
     named = set(re.findall(r"`(--[a-z][a-z0-9-]+)", text))
     assert named

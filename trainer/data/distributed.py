@@ -200,7 +200,7 @@ def total(values: Tensor) -> Tensor:
     return values
 
 
-def totals(*values: float) -> list[float]:
+def summed(*values: float) -> list[float]:
     """The sums of some numbers over all processes."""
     return list(values) if count() == 1 else total(torch.tensor(values, dtype=torch.float64)).tolist()
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from service.contract.manifest import CodesSpec, ImageSpec, Input, Operation, Output, Parameter, Tiling
 from trainer.config import RunConfig, Schedule
 from trainer.data.batches import Batch
-from trainer.data.distributed import totals
+from trainer.data.distributed import summed
 from trainer.image_sheets import side_by_side
 from trainer.kinds import KINDS
 
@@ -186,7 +186,7 @@ class Model(Stage, Exportable):
             difference = (self.reconstruct(batch.images).float() - batch.images.float()) / 255
             error += float(difference.square().mean(dim=(1, 2, 3)).sum())
             seen += len(batch)
-        error, images = totals(error, seen)
+        error, images = summed(error, seen)
         return {"test_mse": error / images}
 
     def pictures(self, batch: Batch) -> Mapping[str, Tensor]:

@@ -12,7 +12,7 @@ from trainer.config.base import HOTTEST
 from trainer.data import binarisation
 from trainer.data.augmentation import flipped, rotated
 from trainer.data.batches import Batch
-from trainer.data.distributed import normal, totals
+from trainer.data.distributed import normal, summed
 from trainer.models.base import Graph, Step, to_shares
 from trainer.models.gaussian.base import GaussianModel
 from trainer.models.gaussian.grid import grid_codes, grid_graphs, grid_networks
@@ -90,7 +90,7 @@ class VAE(GaussianModel):
             nats = self.likelihood.log_prob(output, pixels) - posterior.divergence().flatten(1).sum(dim=1)
             elbo += float(nats.double().sum())
             seen += len(batch)
-        elbo, images = totals(elbo, seen)
+        elbo, images = summed(elbo, seen)
         return {**super().monitor(kept), "test_elbo": elbo / images}
 
     @torch.no_grad()

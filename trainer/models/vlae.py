@@ -12,7 +12,7 @@ from trainer.config import VLAEConfig
 from trainer.data import binarisation
 from trainer.data.augmentation import flipped
 from trainer.data.batches import Batch
-from trainer.data.distributed import mean, normal, totals, uniform
+from trainer.data.distributed import mean, normal, summed, uniform
 from trainer.image_sheets import class_sheet, sheet_labels, side_by_side
 from trainer.models.autoregressive.flow_prior import FlowPrior, drawn_codes, sampling
 from trainer.models.autoregressive.pixel_decoder import PixelLoop, PixelStack, decoding
@@ -123,7 +123,7 @@ class VLAE(GaussianModel):
                 sums[index] += (fit + prior).double().sum().cpu()
             seen += len(batch)
         names = ["test_elbo", *(["test_elbo_given_class"] if self.classes else [])]
-        *nats, images = totals(*sums.tolist(), seen)
+        *nats, images = summed(*sums.tolist(), seen)
         return dict(zip(names, [each / images for each in nats], strict=False))
 
     def pictures(self, batch: Batch) -> Mapping[str, Tensor]:

@@ -11,7 +11,7 @@ from service.contract.manifest import CodesSpec, Input, Output, Parameter, Role
 from trainer.config import Schedule, VQVAEConfig
 from trainer.config.base import HOTTEST
 from trainer.data.batches import Batch
-from trainer.data.distributed import even, share, totals, uniform
+from trainer.data.distributed import even, share, summed, uniform
 from trainer.image_sheets import class_sheet, sheet_labels
 from trainer.models.base import Graph, RunGraph, SecondStage, Step
 from trainer.models.code_prior.network import CodePrior, Ordered, random_masks
@@ -209,7 +209,7 @@ class PriorStage(SecondStage):
             ordered = Ordered.of(torch.ones_like(codes, dtype=torch.bool))
             nats += float(self.network(codes, labels, ordered).double().sum())
             seen += len(batch)
-        nats, images = totals(nats, seen)
+        nats, images = summed(nats, seen)
         return nats / math.log(2) / images
 
     def _one_each(self, inputs: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from service.contract.manifest import Input, Output, Parameter, Role
 from trainer.config import NCPConfig, Schedule
 from trainer.data.batches import Batch
-from trainer.data.distributed import normal, span, totals
+from trainer.data.distributed import normal, span, summed
 from trainer.image_sheets import panels, sheet
 from trainer.models.base import Graph, RunGraph, SecondStage, Step
 from trainer.models.gaussian.energy import Classifier
@@ -90,7 +90,7 @@ class ClassifierStage(SecondStage):
             loss += float(_cross_entropy(real, drawn)) * len(batch)
             right += float((real > 0).float().sum() + (drawn <= 0).float().sum()) / 2
             seen += len(batch)
-        loss, right, images = totals(loss, right, seen)
+        loss, right, images = summed(loss, right, seen)
         return {"classifier_loss": loss / images, "classifier_accuracy": right / images}
 
     def pictures(self, batch: Batch) -> Mapping[str, Tensor]:

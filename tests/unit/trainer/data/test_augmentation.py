@@ -21,7 +21,7 @@ def test_about_half_of_the_images_are_mirrored() -> None:
 @pytest.fixture
 def to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each image is turned as far as it may be, in the positive direction."""
-    monkeypatch.setattr(torch, "rand", lambda count, device: torch.ones(count, device=device))
+    monkeypatch.setattr(torch, "rand", lambda count, device, generator: torch.ones(count, device=device))
 
 
 @pytest.mark.parametrize("background", [0, 77, 255])

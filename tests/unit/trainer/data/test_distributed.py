@@ -62,7 +62,7 @@ def computed() -> dict[str, Any]:
             metrics.add(Step(loss, {"loss": loss}, counts, {"lowest": loss}))
         found["metrics"] = metrics.values()
         found["resumed metrics"] = EpochMetrics.restored(metrics.state(), CPU, most).values()
-    found["totals"] = distributed.totals(float(distributed.is_first()), 0.0)
+    found["summed"] = distributed.summed(float(distributed.is_first()), 0.0)
     found["highest"] = distributed.highest(7 if distributed.rank() == distributed.count() - 1 else 0)
     found["from first"] = distributed.from_first(lambda: f"made by {distributed.rank()}")
     return found
@@ -105,7 +105,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    ["put together", "noise", "dropout", "mean", "even", "free bits", "metrics", "resumed metrics", "totals"],
+    ["put together", "noise", "dropout", "mean", "even", "free bits", "metrics", "resumed metrics", "summed"],
 )
 def test_all_find_what_one_alone_finds(results: list[dict[str, Any]], name: str) -> None:
     alone = computed()[name]
