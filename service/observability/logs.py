@@ -8,7 +8,7 @@ import orjson
 
 from service.settings import Settings
 
-# The attributes of every record, and what uvicorn and Ray add; all others come from ``extra`` and are logged too.
+# The attributes of every record, and those of uvicorn and Ray; all others come from ``extra`` and are logged.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {
     "message",
     "asctime",
