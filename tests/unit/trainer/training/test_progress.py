@@ -8,6 +8,8 @@ from rich.console import Console
 
 from tests.fixtures import tiny_models
 from trainer.config import NCPConfig, VQVAEConfig, presets, resolve
+from trainer.data import distributed
+from trainer.errors import ConfigError
 from trainer.evaluation.reconstructions import ENOUGH_STEPS, FEW_STEPS
 from trainer.kinds import KINDS
 from trainer.training.progress import Progress, announce_steps, describe, duration, long_step
@@ -179,6 +181,15 @@ def test_many_steps_are_only_counted() -> None:
     announce_steps(console, "model", "--lr", VQVAEConfig(name="x").schedule(), 60_000)
     counted = "steps of the model: 14,040 (--epochs 30, 468 steps each of 128 images)\n"
     assert tiny_models.printed(console) == counted
+
+
+def test_a_batch_smaller_than_the_number_of_processes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "count", lambda: 3)
+    schedule = replace(VQVAEConfig(name="x").schedule(), batch_size=2)
+    with pytest.raises(
+        ConfigError, match=r"a batch of 2 images is for all 3 processes together.*fewer processes"
+    ):
+        announce_steps(tiny_models.console(), "model", "--lr", schedule, 60_000)
 
 
 @pytest.mark.parametrize("kind", KINDS)
