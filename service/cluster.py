@@ -15,17 +15,8 @@ from typing import Any
 
 import click
 from pydantic import ValidationError
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.app import create_app
-from service.api.middleware.access_log import REQUEST_ID
-from service.cli import complaint, unknown_variables
 from service.errors import Problem, ReloadFailed, StartupError, TesseraError
-from service.models.reload import Reload, disagreement, report
-from service.observability import logs
-from service.server.control_channel import ControlChannel
-from service.settings import Settings, variable
-from service.worker import startup_error
 
 # Read by Ray when it is imported: nothing is reported to anybody.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -34,6 +25,16 @@ try:
     from ray import serve
     from ray.exceptions import RayError
     from ray.serve.config import DeploymentActorConfig
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from service.api.app import create_app
+    from service.api.middleware.access_log import REQUEST_ID
+    from service.cli import complaint, unknown_variables
+    from service.models.reload import Reload, disagreement, report
+    from service.observability import logs
+    from service.server.control_channel import ControlChannel
+    from service.settings import Settings, variable
+    from service.worker import startup_error
 except ModuleNotFoundError as error:
     missing = f"service.cluster: {error.name} is not installed; it comes with the extra"
     raise ModuleNotFoundError(f"{missing}: pip install '.[cluster]'", name=error.name) from error

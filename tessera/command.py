@@ -88,7 +88,7 @@ _RUN = (
                  help="Parameter of the model, as in temperature=0.9; repeatable."),
 )  # fmt: skip
 _SAMPLER = (
-    click.option("-n", "n", metavar="N", type=int, help="How many."),
+    click.option("-n", "--n", "n", metavar="N", type=int, help="How many."),
     click.option("--method", metavar="NAME", help="How to sample. Unset: the method of the model."),
 )
 

@@ -23,7 +23,7 @@ class Tokenizer(ABC):
     lists them.
 
     Every method raises ``TesseraError``; for a value that is not allowed it is a ``Problem`` that names what
-    was given and what is allowed.
+    was given and what is allowed. A picture's file that cannot be read raises OSError.
     """
 
     @abstractmethod

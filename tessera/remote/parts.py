@@ -38,7 +38,7 @@ class Limits(BaseModel):
 
 
 def in_parts(rows: int, most: int, ask: Callable[[int, int], Call[T]]) -> Call[list[T]]:
-    """The results of ``ask(start, stop)`` for parts of at most so many rows, in order.
+    """The results of ``ask(start, stop)`` for parts of at most ``most`` rows, in order.
 
     A part that the service finds too large (413) is cut in two, because not every limit is known before: that
     on the states of chains, for example. Raises TooLarge for one row.

@@ -36,7 +36,7 @@ class Measured(NamedTuple):
 
 
 Way = Callable[[float], Measured]
-"""Calls for so many seconds."""
+"""Makes calls for a number of seconds."""
 
 
 def _read(response: httpx2.Response) -> int:

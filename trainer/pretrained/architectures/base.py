@@ -21,6 +21,7 @@ class Architecture(nn.Module, ABC):
     - ``size``: the native height and width in pixels, unless the command gives another
     - ``multiple_of``: height and width may be any multiples of it; None if there is one size only
     - ``stride``: pixels of a cell along an axis; None if the codes are a sequence
+    - ``sequence_length``: how many codes a sequence has
     - ``quantizer``: turns z into discrete codes; without it z itself is the codes
     - ``stores_codebook``: whether the quantizer has code vectors that are worth a file of their own
     - ``posterior``: whether ``encode`` gives 2 c channels, the means and then the log-variances, which are
@@ -40,6 +41,7 @@ class Architecture(nn.Module, ABC):
     size: int
     multiple_of: int | None
     stride: int | None
+    sequence_length: int = 0
     quantizer: Quantizer | None
     stores_codebook: bool = True
     posterior: bool = False
@@ -60,8 +62,3 @@ class Architecture(nn.Module, ABC):
     @abstractmethod
     def decode(self, z: Tensor) -> Tensor:
         """Z to pixels, which may be outside [-1, 1] by a little."""
-
-    @property
-    def sequence_length(self) -> int:
-        """How many codes an image has, if they are a sequence."""
-        raise NotImplementedError(f"the codes of {type(self).__name__} are a grid")

@@ -269,6 +269,7 @@ class TiTok(Architecture):
     def __init__(self, config: TiTokConfig) -> None:
         super().__init__()
         self.size, self.latent_channels = config.crop_size, config.token_size
+        self.sequence_length = config.num_latent_tokens
         self.latent_tokens = nn.Parameter(
             torch.empty(config.num_latent_tokens, SIZES[config.vit_enc_model_size].width)
         )
@@ -281,10 +282,6 @@ class TiTok(Architecture):
         if config.is_legacy:
             self.pixel_codebook = nn.Parameter(torch.empty(MASKGIT.codes, MASKGIT.dim))
             self.pixel_decoder = PixelDecoder()
-
-    @property
-    def sequence_length(self) -> int:
-        return len(self.latent_tokens)
 
     def encode(self, pixels: Tensor) -> Tensor:
         z: Tensor = self.encoder((pixels + 1) / 2, self.latent_tokens)

@@ -76,7 +76,7 @@ class Aggregation(nn.Module):
 
 
 class LinearAttention(nn.Module):
-    """x + norm(multi-scale attention with relu in the place of softmax), ``(B, c, h, w)`` to the same.
+    """x + norm(multi-scale attention with relu instead of softmax), ``(B, c, h, w)`` to the same.
 
     Its cost is linear in the cells: values and keys are multiplied first, over all cells.
     """
