@@ -76,9 +76,9 @@ def export(
     """Export, verify, measure and publish a model as ``config.export_to / config.name``.
 
     ``second`` is the stage trained after it, if there is one. The run that made the model replaces only what
-    it published itself, unless it may ``replace`` what another did. What is not ``measured`` has no metrics:
-    the test images of ``dataset`` are for the preview, and for the comparison with torch alone. ``trained``
-    are figures of the training, such as its steps. ``step`` shows what is being done.
+    it published itself, unless it may ``replace`` what another did. Without ``measured`` there are no
+    metrics: the test images of ``dataset`` are only for the preview and the comparison with torch.
+    ``trained`` are figures of the training, such as its steps. ``step`` shows what is being done.
 
     Raises ExportError if ONNX Runtime disagrees with torch or the folder cannot be written, and then leaves
     the former model published.

@@ -22,7 +22,7 @@ from trainer.export.model_card import CARD
 
 LIBRARY = "tessera-codes"
 _FENCE = "---\n"
-# The hub answers 404 for what the key may not see.
+# The hub answers 404 for a private repository that the key may not read.
 _NO_ACCESS = (401, 403, 404)
 
 

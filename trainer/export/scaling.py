@@ -1,4 +1,4 @@
-"""The scaling of a grid of continuous codes: what makes latents of mean 0 and variance 1 of them."""
+"""The scaling of a grid of continuous codes, to latents of mean 0 and variance 1."""
 
 import math
 

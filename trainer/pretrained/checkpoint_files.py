@@ -23,7 +23,8 @@ SAFETENSORS = ".safetensors"
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 # A whole pipeline of diffusers has this file, and its autoencoder in a folder.
 PIPELINE, PIPELINE_PART = "model_index.json", "vae"
-# Classes that published checkpoints name in the state of their training, where an empty class does as well.
+# Classes that published checkpoints name in their training state; serving needs nothing of them, so they are
+# read as an empty class.
 NAMED_CLASSES = ("argparse.Namespace", "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint")
 # What torch raises for a pickle that is damaged.
 _DAMAGE = (
@@ -89,7 +90,7 @@ class CheckpointFiles:
     def read_tensors(self, inside: Sequence[str] = ()) -> dict[str, Tensor]:
         """The tensors by name; floats as float32.
 
-        ``inside`` are keys under which a pickle may have them, one in the other; those it lacks are skipped.
+        ``inside`` are keys under which a pickle may nest them, outermost first; those it lacks are skipped.
         A pickle is read with ``weights_only=True``, which refuses everything but tensors and plain values. Of
         ``NAMED_CLASSES`` nothing is imported.
 
@@ -109,7 +110,7 @@ class CheckpointFiles:
     def _pickled(self, inside: Sequence[str]) -> dict[str, Tensor]:
         try:
             with warnings.catch_warnings(), torch.serialization.safe_globals(_EMPTY):
-                # That a refusal is near; it says so itself.
+                # torch may warn before it refuses a pickle; the error below says enough.
                 warnings.simplefilter("ignore")
                 content: Any = torch.load(self.weights, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
@@ -130,7 +131,7 @@ class CheckpointFiles:
 
 
 class _Empty:
-    """Stands for the classes that a checkpoint names, with whatever arguments."""
+    """Replaces the classes of ``NAMED_CLASSES``; it takes any arguments."""
 
     def __init__(self, *_: object) -> None:
         pass

@@ -41,14 +41,12 @@ class Family(NamedTuple):
       that the checkpoint has. The last is the name in messages
     - ``unused``: regular expressions for the tensors of a checkpoint that serving has no use for, such as
       those of a loss
-    - ``inside``: the keys under which a checkpoint may have its tensors, one in the other
-    - ``summary``: one line for the documents
+    - ``inside``: the keys under which a checkpoint may nest its tensors, outermost first
     """
 
     config: str
     architecture: str
     recognises: Callable[[Mapping[str, Any]], bool]
-    summary: str
     names: tuple[Renames, ...] = ((),)
     unused: tuple[str, ...] = ()
     inside: tuple[str, ...] = ()
@@ -103,14 +101,12 @@ FAMILIES: Mapping[str, Family] = {
         config="autoencoder_kl:AutoencoderKLConfig",
         architecture="autoencoder_kl:AutoencoderKL",
         recognises=_of_diffusers("AutoencoderKL"),
-        summary="The VAE of latent diffusion (2112.10752), as diffusers' `AutoencoderKL`",
         names=((*STAGES, *OLDER_ATTENTION), (*STAGES, *ATTENTION)),
     ),
     "vq-model": Family(
         config="vq_model:VQModelConfig",
         architecture="vq_model:VQModel",
         recognises=_of_diffusers("VQModel"),
-        summary="VQGAN, as diffusers' `VQModel` (2012.09841)",
         names=(
             (*CODEBOOK, *STAGES, *OLDER_ATTENTION),
             (*CODEBOOK, *STAGES, *ATTENTION),
@@ -120,14 +116,12 @@ FAMILIES: Mapping[str, Family] = {
         config="autoencoder_tiny:AutoencoderTinyConfig",
         architecture="autoencoder_tiny:AutoencoderTiny",
         recognises=_of_diffusers("AutoencoderTiny"),
-        summary="TAESD, as diffusers' `AutoencoderTiny`",
         names=(((r"^(encoder|decoder)\.", r"\1.layers."),),),
     ),
     "autoencoder-dc": Family(
         config="autoencoder_dc.network:AutoencoderDCConfig",
         architecture="autoencoder_dc.network:AutoencoderDC",
         recognises=_of_diffusers("AutoencoderDC"),
-        summary="DC-AE, as diffusers' `AutoencoderDC` (2410.10733)",
         names=(DEEP_COMPRESSION,),
         # How many batches a batch normalisation has seen.
         unused=(r".*\.num_batches_tracked$",),
@@ -140,7 +134,6 @@ FAMILIES: Mapping[str, Family] = {
             without=("sample_minimization_weight", "use_entropy_loss", "kl_weight"),
             attention=True,
         ),
-        summary="The VQGAN of taming-transformers (2012.09841) and of latent diffusion",
         names=averaged((*TAMING_STAGES, *TAMING_ATTENTION, *CODEBOOK)),
         unused=_OF_TRAINING,
         inside=("state_dict",),
@@ -149,7 +142,6 @@ FAMILIES: Mapping[str, Family] = {
         config="vqgan:LlamaGenConfig",
         architecture="vqgan:LlamaGenVQGAN",
         recognises=lambda config: "codebook_embed_dim" in config and "encoder_ch_mult" in config,
-        summary="The VQGAN of LlamaGen (2406.06525), CODEBOOK-8 and CODEBOOK-16",
         names=((*LLAMAGEN_STAGES, *TAMING_ATTENTION, *CODEBOOK),),
         unused=(r"quantize\.codebook_used$",),
         inside=("ema", "model", "state_dict"),
@@ -158,7 +150,6 @@ FAMILIES: Mapping[str, Family] = {
         config="lookup_free:OpenMAGVIT2Config",
         architecture="lookup_free:OpenMAGVIT2",
         recognises=_arguments_have("n_embed", "sample_minimization_weight", attention=False),
-        summary="The tokenizer of Open-MAGVIT2 (2409.04410): lookup-free quantization",
         names=averaged((*TAMING_STAGES, *TAMING_ATTENTION)),
         unused=_OF_TRAINING,
         inside=("state_dict",),
@@ -167,7 +158,6 @@ FAMILIES: Mapping[str, Family] = {
         config="vqgan:IBQConfig",
         architecture="vqgan:IBQ",
         recognises=_arguments_have("n_embed", "use_entropy_loss", attention=True),
-        summary="The tokenizer of IBQ (2412.02692): index backpropagation quantization",
         names=averaged((*TAMING_STAGES, *TAMING_ATTENTION, *CODEBOOK)),
         unused=_OF_TRAINING,
         inside=("state_dict",),
@@ -176,7 +166,6 @@ FAMILIES: Mapping[str, Family] = {
         config="titok:TiTokConfig",
         architecture="titok:TiTok",
         recognises=_is_titok,
-        summary="TiTok (2406.07550): a sequence of tokens, by transformers",
         names=((*PIXEL_DECODER, *CODEBOOK),),
         unused=(r"quantize\.embed_prob$",),
         inside=("state_dict",),
@@ -200,8 +189,8 @@ def recognised(config: Mapping[str, Any], family: str | None, source: str) -> tu
         return family, FAMILIES[family]
     if not found:
         named = config.get("_class_name")
-        told = f"names the class {named!r}" if named else "names no class that is known"
+        reason = f"names the class {named!r}" if named else "names no class that is known"
         raise CheckpointError(
-            f"{source} {told}: say its family with --family; there are {', '.join(FAMILIES)}"
+            f"{source} {reason}: say its family with --family; there are {', '.join(FAMILIES)}"
         )
     return found[0], FAMILIES[found[0]]

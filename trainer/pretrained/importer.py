@@ -23,7 +23,7 @@ from trainer.pretrained.state_dict import fill
 from trainer.training.device import limit_threads
 from trainer.training.progress import LongStep, in_silence, long_step
 
-# Pictures that are compared: so many, or as many as have so many pixels together, but two or more.
+# At most this many pictures are compared, with at most this many pixels together; but never fewer than two.
 PICTURES, PICTURES_PIXELS = 16, 2**19
 
 
@@ -48,11 +48,12 @@ def import_checkpoint(
     step: LongStep = partial(long_step, console)
     files = CheckpointFiles.find(path)
     raw = files.read_config()
-    kind, row = recognised(raw, family, str(files.config or files.weights))
+    source = str(files.config or files.weights)
+    kind, row = recognised(raw, family, source)
     name = name or published_name(path)
     durable.check_writable(export_to)
     durable.check_replaceable(export_to / name, None, replace=replace)
-    config = row.config_class().of(raw, str(files.config or files.weights))
+    config = row.config_class().of(raw, source)
     model, checkpoint = load(files, row, config, image_size, step)
     console.print(f"model: {kind} with {sum(each.numel() for each in model.parameters()):,} parameters")
     published = ImportConfig(
@@ -83,7 +84,7 @@ def load(
 
     Raises CheckpointError if the tensors do not fit the config, and ConfigError if the size does not.
     """
-    # On no device: so that nothing is initialised that the checkpoint replaces anyway.
+    # The meta device allocates nothing: the checkpoint replaces every tensor.
     with torch.device("meta"):
         architecture: Architecture = family.architecture_class()(config)
     size = image_size or architecture.size
@@ -102,9 +103,9 @@ def load(
 
 
 def published_name(path: Path) -> str:
-    """The name of the model of a checkpoint, by its path: letters in lower case, no other signs.
+    """The name of the model of a checkpoint, by its path: ``[a-z0-9._-]``, at most 64 characters.
 
-    Raises CheckpointError if nothing is left of it.
+    Raises CheckpointError if the path has none of these characters.
     """
     resolved = path.resolve()
     stem = resolved.stem if resolved.is_file() else resolved.name

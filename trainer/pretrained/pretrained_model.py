@@ -35,19 +35,18 @@ class PretrainedModel(Exportable):
         )
 
     def codes_spec(self) -> CodesSpec:
-        net, cells = self.architecture, self.image_size // (self.architecture.stride or 1)
+        net = self.architecture
+        axes = (net.sequence_length,) if net.stride is None else (self.image_size // net.stride,) * 2
         if net.quantizer is None:
-            axes = (net.sequence_length,) if net.stride is None else (cells, cells)
             return CodesSpec(
                 dtype="float32",
                 shape=(*axes, net.latent_channels),
                 stride=net.stride,
                 scaling=net.scaling,
             )
-        # Without a file of its vectors, nobody could ask for their dimensions.
         return CodesSpec(
             dtype="int32",
-            shape=(net.sequence_length,) if net.stride is None else (cells, cells),
+            shape=axes,
             stride=net.stride,
             codebook_size=net.quantizer.size,
             codebook_dim=net.quantizer.dim,

@@ -54,7 +54,7 @@ class StagesConfig(CheckpointConfig):
         return 2 ** (len(self.block_out_channels) - 1)
 
     def encoder(self, outputs: int) -> Encoder:
-        """The encoder, to so many channels."""
+        """The encoder, with ``outputs`` output channels."""
         return Encoder(
             self.in_channels,
             outputs,
@@ -66,7 +66,7 @@ class StagesConfig(CheckpointConfig):
         )
 
     def decoder(self, inputs: int) -> Decoder:
-        """The decoder, from so many channels."""
+        """The decoder, with ``inputs`` input channels."""
         return Decoder(
             inputs,
             self.out_channels,
@@ -100,7 +100,7 @@ class AutoencoderKL(Architecture):
         channels = config.latent_channels
         self.encoder = config.encoder(2 * channels)
         self.decoder = config.decoder(channels)
-        # With quantisation these 1x1 convolutions lead to the codebook and from it.
+        # Named as in VQGAN, where they are on either side of the codebook.
         self.quant_conv = nn.Conv2d(2 * channels, 2 * channels, 1) if config.use_quant_conv else nn.Identity()
         self.post_quant_conv = (
             nn.Conv2d(channels, channels, 1) if config.use_post_quant_conv else nn.Identity()

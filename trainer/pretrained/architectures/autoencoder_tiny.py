@@ -25,7 +25,7 @@ SIZE = 512
 class AutoencoderTinyConfig(CheckpointConfig):
     """``config.json`` of an ``AutoencoderTiny``."""
 
-    # The magnitude and shift are for those who store latents as bytes; the widths are a copy.
+    # The magnitude and shift scale latents that are stored as bytes; block_out_channels repeats the widths.
     irrelevant: ClassVar[frozenset[str]] = frozenset(
         {"force_upcast", "latent_magnitude", "latent_shift", "block_out_channels"}
     )

@@ -27,8 +27,8 @@ class Architecture(nn.Module, ABC):
     - ``posterior``: whether ``encode`` gives 2 c channels, the means and then the log-variances, which are
       clamped to ``log_variances``
     - ``scaling``: for continuous codes
-    - ``renames``: what is done to the names of its tensors before what its family says, where the numbers of
-      its layers make a difference
+    - ``renames``: applied to the names of its tensors before those of its family; for names that depend on
+      the number of its layers
     - ``tilings``: of encode and decode; None if ``untiled``, which says why they cannot be tiled
 
     A sequence of n discrete codes is a z of ``(B, c, 1, n)``.

@@ -151,7 +151,7 @@ class Transformer(nn.Module):
 
 
 class Encoder(Transformer):
-    """Shares of 255, float ``(B, 3, H, W)``, and latent tokens ``(T, width)`` to z ``(B, D, 1, T)``."""
+    """Pixels in [0, 1], float ``(B, 3, H, W)``, and latent tokens ``(T, width)`` to z ``(B, D, 1, T)``."""
 
     def __init__(self, config: TiTokConfig) -> None:
         size, patch = SIZES[config.vit_enc_model_size], config.vit_enc_patch_size
@@ -162,9 +162,9 @@ class Encoder(Transformer):
         outputs = config.token_size * (2 if config.quantize_mode == "vae" else 1)
         self.conv_out = nn.Conv2d(size.width, outputs, 1)
 
-    def forward(self, shares: Tensor, latent_tokens: Tensor) -> Tensor:
-        patches = self.patch_embed(shares).flatten(2).transpose(1, 2)
-        _, tokens = self.attended(patches, latent_tokens.expand(shares.shape[0], -1, -1))
+    def forward(self, pixels: Tensor, latent_tokens: Tensor) -> Tensor:
+        patches = self.patch_embed(pixels).flatten(2).transpose(1, 2)
+        _, tokens = self.attended(patches, latent_tokens.expand(pixels.shape[0], -1, -1))
         batch, count, width = tokens.shape
         if self.legacy:
             # Not transposed: the first models were trained with their outputs in this order.
@@ -173,7 +173,7 @@ class Encoder(Transformer):
 
 
 class Decoder(Transformer):
-    """Code vectors ``(B, D, 1, T)`` to shares of 255, ``(B, 3, H, W)``.
+    """Code vectors ``(B, D, 1, T)`` to pixels in [0, 1], ``(B, 3, H, W)``.
 
     A legacy decoder gives the logits of pixel codes instead, ``(B, codes, h, w)``.
     """
@@ -212,7 +212,7 @@ class FromPatches(nn.Module):
 
 
 class PixelBlock(ResnetBlock):
-    """The residual block of MaskGIT's VQGAN, whose shortcut is of the block's output, not of its input."""
+    """The residual block of MaskGIT's VQGAN, whose shortcut is of conv2's output, not of its input."""
 
     def __init__(self, channels: int, outputs: int) -> None:
         super().__init__(channels, outputs, MASKGIT.groups, bias=False)
@@ -240,7 +240,7 @@ class PixelStage(nn.Module):
 
 
 class PixelDecoder(nn.Module):
-    """The decoder of MaskGIT's VQGAN: ``(B, dim, h, w)`` to shares of 255, ``(B, 3, 16 h, 16 w)``."""
+    """The decoder of MaskGIT's VQGAN: ``(B, dim, h, w)`` to pixels in [0, 1], ``(B, 3, 16 h, 16 w)``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -288,9 +288,9 @@ class TiTok(Architecture):
         return z
 
     def decode(self, z: Tensor) -> Tensor:
-        shares: Tensor = self.decoder(z)
+        decoded: Tensor = self.decoder(z)
         if self.pixel_decoder is not None:
             # The mean of the code vectors under the logits.
-            cells = shares.softmax(dim=1).movedim(1, -1) @ self.pixel_codebook
-            shares = self.pixel_decoder(cells.movedim(-1, 1))
-        return shares * 2 - 1
+            cells = decoded.softmax(dim=1).movedim(1, -1) @ self.pixel_codebook
+            decoded = self.pixel_decoder(cells.movedim(-1, 1))
+        return decoded * 2 - 1

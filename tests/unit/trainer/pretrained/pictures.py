@@ -1,4 +1,4 @@
-"""Images for what is compared."""
+"""Images on which an import is compared with the original model."""
 
 import numpy as np
 import torch

@@ -7,13 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
-from service.contract.manifest import CodesSpec, ImageSpec, Manifest, Role
+from service.contract.manifest import CodesSpec, Manifest, Role
+from tests.unit.trainer.pretrained.pictures import pictures
 from trainer.evaluation.exported_model import ExportedModel, open_exported
-from trainer.pretrained.drawn_pictures import drawn_pictures
 from trainer.pretrained.importer import import_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -85,12 +84,6 @@ def test_a_seed_draws_from_the_posterior(tmp_path: Path) -> None:
     assert manifest.codes == CodesSpec.model_validate(
         {"dtype": "float32", "shape": [8, 8, 4], "stride": 4, "scaling": {"factor": 0.36, "shift": 0.25}}
     )
-
-
-def pictures(height: int, width: int, count: int) -> NDArray[np.uint8]:
-    spec = ImageSpec(channels=3, height=height, width=width)
-    images = drawn_pictures(spec, count).test.take(torch.arange(count)).images
-    return images.permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def latents_of(model: Any, pixels: Tensor) -> Tensor:

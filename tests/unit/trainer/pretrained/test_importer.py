@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.fixtures import pretrained_checkpoints
 from tests.fixtures.pretrained_checkpoints import CONFIG, SMALL, WEIGHTS
+from tests.unit.trainer.pretrained.refusals import Trap, refusal
 from trainer.errors import TrainerError
 from trainer.pretrained.command import import_model
 from trainer.pretrained.importer import import_checkpoint, published_name
@@ -23,17 +24,6 @@ from trainer.pretrained.importer import import_checkpoint, published_name
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     return pretrained_checkpoints.write(tmp_path / "checkpoint")
-
-
-def refusal(path: Path, **options: Any) -> str:
-    """The message of the error of an import, which publishes nothing."""
-    target = path.parent / "exported"
-    with pytest.raises(TrainerError) as caught:
-        import_checkpoint(path, Console(file=io.StringIO()), export_to=target, **options)
-    assert not target.exists() or not any(target.iterdir())
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 def changed(folder: Path, **values: Any) -> Path:
@@ -97,16 +87,6 @@ def test_a_file_that_is_cut_off(checkpoint: Path) -> None:
     whole = (checkpoint / WEIGHTS).read_bytes()
     (checkpoint / WEIGHTS).write_bytes(whole[: len(whole) // 2])
     assert f"{WEIGHTS} is damaged or no safetensors file" in refusal(checkpoint)
-
-
-class Trap:
-    """An object that would make a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
-        return Path.touch, (self.path,)
 
 
 def test_a_pickle_that_would_run_code(checkpoint: Path, tmp_path: Path) -> None:

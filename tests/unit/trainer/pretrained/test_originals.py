@@ -25,7 +25,7 @@ from trainer.pretrained.importer import import_checkpoint, load
 LATENTS, WITHIN_ONE_LEVEL = 1e-4, 0.999
 BATCHES = (1, 5)
 
-# The networks of a LlamaGen are as wide as they are.
+# The width of a LlamaGen is fixed, so its case is slow.
 every_case = pytest.mark.parametrize(
     "case",
     [
@@ -58,7 +58,7 @@ def test_the_network_agrees_with_the_original(case: Case, tmp_path: Path) -> Non
         assert float(net.quantizer.gap(z, grid).max()) < FLIP_GAP
         vectors = net.quantizer.embed(grid)
     made, expected = net.decode(vectors), original.images(codes)
-    assert relative(made, expected * 2 - 1 if case.shares else expected) < LATENTS
+    assert relative(made, expected * 2 - 1 if case.unit_range else expected) < LATENTS
 
 
 @pytest.mark.slow
@@ -72,7 +72,7 @@ def test_the_graphs_agree_with_the_original(case: Case, tmp_path: Path) -> None:
         tmp_path / "checkpoint",
         Console(file=io.StringIO()),
         name="it",
-        # Not the native 256 of a LlamaGen: with so small a stride, all cells attend to very many.
+        # Not the native 256 of a LlamaGen: with its small stride, attention over all cells is slow.
         image_size=case.sizes[0][0],
         export_to=tmp_path,
     )
@@ -111,12 +111,12 @@ def loaded(file: Path, case: Case) -> Architecture:
 
 def given(case: Case, images: Tensor) -> Tensor:
     """Images, uint8, as the original takes them."""
-    return images / 255 if case.shares else images / 127.5 - 1
+    return images / 255 if case.unit_range else images / 127.5 - 1
 
 
 def levels(case: Case, images: Tensor) -> NDArray[np.float32]:
     """What the original makes, as the service's pixels, not rounded."""
-    made = images * 255 if case.shares else (images + 1) * 127.5
+    made = images * 255 if case.unit_range else (images + 1) * 127.5
     return np.asarray(made.clamp(0, 255).permute(0, 2, 3, 1).numpy())
 
 

@@ -1,23 +1,19 @@
 """What an import of a family that is not of diffusers refuses, and the pickles of training that it reads."""
 
 import argparse
-import io
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from tests.fixtures.original_tokenizers.cases import CASES, Case, shrink_titok
-from trainer.errors import TrainerError
+from tests.unit.trainer.pretrained.refusals import Trap, refusal
 from trainer.pretrained.checkpoint_files import CheckpointFiles
 from trainer.pretrained.families import recognised
-from trainer.pretrained.importer import import_checkpoint
 
 PICKLED = tuple(name for name, case in CASES.items() if not case.file.endswith(".safetensors"))
 
@@ -25,17 +21,6 @@ PICKLED = tuple(name for name, case in CASES.items() if not case.file.endswith("
 @pytest.fixture(autouse=True)
 def _small_titok(monkeypatch: pytest.MonkeyPatch) -> None:
     shrink_titok(monkeypatch)
-
-
-def refusal(path: Path) -> str:
-    """The message of the error of an import, which publishes nothing."""
-    target = path.parent / "exported"
-    with pytest.raises(TrainerError) as caught:
-        import_checkpoint(path, Console(file=io.StringIO()), export_to=target)
-    assert not target.exists() or not any(target.iterdir())
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 @pytest.mark.parametrize(
@@ -101,16 +86,6 @@ def test_tensors_that_do_not_fit_the_config(tmp_path: Path, name: str, lost: str
     assert f"{lost.replace('.', '')} has the shape" in refusal(case.save(tmp_path / "cut", cut)).replace(
         ".", ""
     )
-
-
-class Trap:
-    """An object that would make a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
-        return Path.touch, (self.path,)
 
 
 @pytest.mark.parametrize("name", PICKLED)

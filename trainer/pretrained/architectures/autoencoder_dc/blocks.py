@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 EPSILON, ATTENTION_EPSILON = 1e-5, 1e-15
-# A GLUMBConv has so many times the channels inside.
+# How many times as many channels a GLUMBConv has inside.
 EXPANSION = 4
 
 Norm = Literal["rms_norm", "batch_norm"]
@@ -174,5 +174,5 @@ def averaged(x: Tensor, group: int) -> Tensor:
 
 
 def repeated(x: Tensor, times: int) -> Tensor:
-    """Every channel so many times, one beside the other: ``(B, c, h, w)`` to ``(B, c * times, h, w)``."""
+    """Every channel repeated, its copies side by side: ``(B, c, h, w)`` to ``(B, c * times, h, w)``."""
     return x.repeat_interleave(times, dim=1, output_size=x.shape[1] * times)
