@@ -5,7 +5,7 @@ A run that is killed at any moment goes on with the same command, and has every 
     __main__.py     ``python -m service.bulk``, and the errors that end it
     command.py      its commands and flags
     options.py      the options of a run
-    launch.py       a run from its begin to its end
+    launch.py       a run from start to end
     job.py          one run, in a form that can be given to another process
     sources/        what is read: files, tar shards, Parquet and Arrow tables, codes
     work/           what is done with an item: encode a picture and its views, decode codes

@@ -88,7 +88,7 @@ class Job:
 
     def engine(self) -> Engine:
         """What runs shards of the plan in this process; loads the model. Raises BulkError."""
-        # As in ``service.api.app``; this may be a process of its own.
+        # Pillow's own limit is fixed; the codecs check the setting. An actor of Ray is a process of its own.
         Image.MAX_IMAGE_PIXELS = None
         return Engine(self.plan, self.source, self._work(self._load()), self.decoders)
 

@@ -1,4 +1,4 @@
-"""A run from its begin to its end: on Ray or in this process, with its progress on stderr."""
+"""A run from start to end: on Ray or in this process, with its progress on stderr."""
 
 import sys
 

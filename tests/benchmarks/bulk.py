@@ -96,7 +96,7 @@ class Took(NamedTuple):
 
 @click.command("bulk")
 @click.option("--model", default="exported/vqvae-mnist", show_default=True, type=click.Path(path_type=Path))
-@click.option("--pictures", type=click.Path(path_type=Path), help="a folder of pictures, in place of MNIST")
+@click.option("--pictures", type=click.Path(path_type=Path), help="a folder of pictures, instead of MNIST")
 @click.option("--images", default=60_000, show_default=True)
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--kills", default=20, show_default=True, help="runs that are killed, with each engine")

@@ -9,14 +9,12 @@ from service.bulk import BulkError
 from service.bulk.sinks import Value
 from service.bulk.sources.base import Item
 from service.bulk.work.base import Array, Input, batch_rows, run, run_tiles, tiled, together, whole_or_rows
-from service.bulk.work.log_variance import LogVariance
+from service.bulk.work.log_variance import ENCODE, LogVariance
 from service.bulk.work.views import Preparation
 from service.contract.manifest import Role
 from service.models.model import ServedModel
 from service.tiling.operation import empty
 from service.tiling.rows import ArrayRows, RowSource
-
-ENCODE = "encode"
 
 
 class Encode:
@@ -49,7 +47,13 @@ class Encode:
         height, width, views = self._preparation(data)
         named = self._preparation.count > 1
         return [
-            Input(view if named else None, height, width, self._whole_or_rows(image)) for view, image in views
+            Input(
+                view if named else None,
+                height,
+                width,
+                whole_or_rows(self._model, ENCODE, Role.images, image),
+            )
+            for view, image in views
         ]
 
     def run(self, inputs: Sequence[Input]) -> list[dict[str, Value]]:
@@ -61,9 +65,6 @@ class Encode:
             return [{"codes": each} for each in codes]
         spread = self._model.provider.call(partial(self._log_variance, images, codes))
         return [{"codes": each, "log_variance": other} for each, other in zip(codes, spread, strict=True)]
-
-    def _whole_or_rows(self, image: Array | RowSource) -> Array | RowSource:
-        return whole_or_rows(self._model, ENCODE, Role.images, image)
 
     def _in_tiles(self, rows: RowSource) -> Array:
         codes = empty(self._model.manifest, Role.codes, rows.height, rows.width)

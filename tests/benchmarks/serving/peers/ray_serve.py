@@ -20,7 +20,7 @@ class Encoding:
     """PNG to codes."""
 
     def __init__(self) -> None:
-        _listen_at_home()
+        _listen_locally()
         self.encoder = Encoder(_config.graph)
 
     @serve.batch(
@@ -33,7 +33,7 @@ class Encoding:
         return Response(await self.encode(await request.body()), media_type=JSON)
 
 
-def _listen_at_home() -> None:
+def _listen_locally() -> None:
     """Let the replica's port for others be one of 127.0.0.1; Ray has no setting for it, and opens it next."""
     listen = replica.add_port_to_grpc_server
     replica.add_port_to_grpc_server = lambda server, address: listen(

@@ -123,7 +123,7 @@ def test_only_what_is_large_is_given_as_rows(models: Path, pictures: Path, tmp_p
     assert given("c.png").shape == given("d.png").shape == (32, 36, 3)
 
 
-def test_a_large_picture_that_cannot_be_encoded_goes_to_the_side(
+def test_a_large_picture_that_cannot_be_encoded_is_listed_as_broken(
     models: Path, pictures: Path, tmp_path: Path
 ) -> None:
     whole = (pictures / "a.png").read_bytes()
