@@ -38,13 +38,13 @@ class _Parameter(click.ParamType[tuple[str, float]]):
 
 
 class _Numbers(click.ParamType[tuple[int, ...]]):
-    """Some whole numbers with a sign between them."""
+    """Whole numbers with a separator between them."""
 
-    def __init__(self, shown: str, sign: str) -> None:
-        self.name, self._sign, self._count = shown, sign, len(shown.split(sign))
+    def __init__(self, shown: str, separator: str) -> None:
+        self.name, self._separator, self._count = shown, separator, len(shown.split(separator))
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        parts = str(value).split(self._sign)
+        parts = str(value).split(self._separator)
         if len(parts) != self._count or not all(part.strip().isdecimal() for part in parts):
             self.fail(f"{value!r} is not {self.name} in whole pixels", param, ctx)
         return tuple(map(int, parts))
@@ -97,7 +97,7 @@ _SAMPLER = (
 @_PICTURES
 @_flags(_OUT, _RESIZE, *_RUN)
 def encode(pictures: tuple[str, ...], out: str, resize: bool, **flags: Any) -> None:
-    """Encode PICTURES: codes as JSON, or as npy if FILE ends so."""
+    """Encode PICTURES: codes as JSON, or as npy if FILE ends in .npy."""
     with _model(flags) as model:
         codes = model.encode(pictures, resize=resize, **_options(flags))
         info = model.info()
@@ -111,7 +111,7 @@ def encode(pictures: tuple[str, ...], out: str, resize: bool, **flags: Any) -> N
 @commands.command()
 @click.argument("codes")
 @_flags(_OUT, click.option("--size", type=_Numbers("HEIGHTxWIDTH", "x"),
-                           help="Size of pictures that were padded: it is cut to it."), *_RUN)  # fmt: skip
+                           help="Size of the pictures before they were padded."), *_RUN)  # fmt: skip
 def decode(codes: str, out: str, size: tuple[int, int] | None, **flags: Any) -> None:
     """Decode CODES, a file of encode (- is stdin): a PNG, with several images as a grid, or an npy."""
     array, version = _codes(codes)

@@ -47,6 +47,11 @@ class Options(NamedTuple):
     seed: int | None
     parameters: Mapping[str, float]
 
+    @property
+    def label_count(self) -> int:
+        """How many rows the labels are for; one without labels, or with one for all rows."""
+        return 1 if self.label is None or isinstance(self.label, int | str) else len(self.label)
+
     def labels(self, start: int, stop: int, rows: int) -> Labels | None:
         """The labels of the rows ``start`` to ``stop``. Raises BadValue if there is not one for each row."""
         if self.label is None or isinstance(self.label, int | str):
@@ -102,7 +107,7 @@ def read_pictures(pictures: Pictures) -> ReadPictures:
         if not len(pixels):
             raise BadValue("there are no pictures; give at least one", given=0)
         return ReadPictures(pixels=pixels)
-    one = isinstance(pictures, str | os.PathLike | bytes | Image.Image)
+    one = isinstance(pictures, str | os.PathLike | Image.Image)
     several: Sequence[Any] = [pictures] if one else list(pictures)  # type: ignore[arg-type]
     if not several:
         raise BadValue("there are no pictures; give at least one", given=0)

@@ -69,8 +69,7 @@ class Scores:
 
 
 class _Document(BaseModel):
-    # A newer service may have more members.
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True)
 
 
 class ModelSummary(_Document):

@@ -28,9 +28,6 @@ from service.tiling.tiles import Sinks
 
 T = TypeVar("T")
 
-# Points of an interpolation if the request does not say how many.
-POINTS = 9
-
 
 class Call(NamedTuple):
     """A pipeline of a model, with all that a request may set.

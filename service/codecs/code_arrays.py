@@ -49,11 +49,15 @@ def from_json(document: Mapping[str, Any], manifest: Manifest, limits: ImageLimi
 
 
 def from_npy(data: bytes, manifest: Manifest, limits: ImageLimits) -> NDArray[Any]:
-    """The codes of an npy file: integers of any width for discrete codes, floats for the others.
+    """The codes of an npy file. Raises BadArray, and as ``from_typed_array``."""
+    return from_typed_array(npy.load(data), manifest, limits)
 
-    Raises BadArray, BadCodes, BadValue or TooLarge.
+
+def from_typed_array(array: NDArray[Any], manifest: Manifest, limits: ImageLimits) -> NDArray[Any]:
+    """The codes in an array of integers of any width for discrete codes, of floats for the others.
+
+    Raises BadCodes for another dtype, and as ``from_array``.
     """
-    array = npy.load(data)
     allowed = "iu" if manifest.codes.dtype == "int32" else "f"
     if array.dtype.kind not in allowed:
         detail = f"the array holds {array.dtype}; the codes of {manifest.name!r} are {manifest.codes.dtype}"

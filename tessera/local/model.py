@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from service.codecs import code_arrays, npy
+from service.codecs import code_arrays
 from service.codecs.images import Fitted, ImageLimits, cropped, squared_error
 from service.contract.manifest import Role
 from service.errors import MissingFile, ModelRefused
@@ -73,7 +73,7 @@ class Model(Tokenizer):
     ) -> Images:
         run = self._run("decode", label, seed, parameters)
         manifest = self._served.manifest
-        array = code_arrays.from_npy(npy.dump(read_codes(codes)), manifest, self._limits)
+        array = code_arrays.from_typed_array(read_codes(codes), manifest, self._limits)
         if size is not None:
             code_arrays.check_unpadded(size, array, manifest)
         return cropped(run(len(array), {Role.codes: array}).arrays[Role.images], size)

@@ -5,21 +5,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.codecs import code_arrays, masks, npy
+from service.codecs import code_arrays, masks
 from service.codecs.images import ImageLimits
 from service.contract.manifest import Role
 from service.contract.runner import Results
-from service.errors import BadCodes, BadValue
+from service.errors import BadValue
 from service.models.model import ServedModel
 from service.models.pipeline import SAMPLE
+from service.models.sampler_inputs import ENDS, POINTS, between, check_completes, check_own_shape, two_ends
 from tessera.inputs import Options, Start, at_least, completion_rows, method_that_takes
 from tessera.local.run import Run, finite_figures, fitted
 from tessera.results import Samples
 
 Array = NDArray[Any]
-
-# Points of an interpolation, as in the service.
-POINTS, ENDS = 9, 2
 
 
 class Sampling:
@@ -37,22 +35,13 @@ class Sampling:
                 f"images; neither were given"
             )
         run = Run.of(self._model, self._model.pipeline(operation), options)
-        several = 1 if options.label is None or isinstance(options.label, int | str) else len(options.label)
-        return _samples(run, run(at_least(n, 1, several), {}), operation)
+        return _samples(run, run(at_least(n, 1, options.label_count), {}), operation)
 
     def completed(self, method: str | None, n: int | None, options: Options, start: Start) -> Samples:
         """Samples of what the boxes or the mask of the start cover. Raises as ``drawn``, and BadCodes."""
         model = self._model
-        operations = model.manifest.operations
-        operation = model.sampler(method or method_that_takes(operations, Role.mask))
-        if not operations[operation].takes(Role.mask):
-            name, methods = operation.removeprefix(SAMPLE), model.methods_that_take(Role.mask)
-            able = f"methods that can are {', '.join(methods)}" if methods else "no method of this model can"
-            raise BadValue(
-                f"method {name!r} of {model.manifest.name!r} samples every code and cannot complete; {able}",
-                given=name,
-                allowed=methods,
-            )
+        operation = model.sampler(method or method_that_takes(model.manifest.operations, Role.mask))
+        check_completes(model, operation)
         pipeline = model.pipeline(operation)
         if start.pictures is not None:
             pipeline = model.pipeline_of("encode", *pipeline.names)
@@ -79,17 +68,12 @@ class Sampling:
         run = Run.of(model, pipeline, options, pipeline.names[: pipeline.names.index(operation)])
         rows = at_least(n, ENDS, POINTS)
         if start.pictures is not None:
-            pixels = _two(fitted(start.pictures, model, self._limits).pixels, "images")
+            pixels = two_ends(fitted(start.pictures, model, self._limits).pixels, "images")
             encode = run._replace(pipeline=model.pipeline("encode"))
             ends = encode(ENDS, {Role.images: pixels}).arrays[Role.codes]
         else:
-            ends = _two(self._codes(start.codes), "rows of codes")
-        between = {
-            Role.codes: ends[:1].repeat(rows, axis=0),
-            Role.target: ends[1:].repeat(rows, axis=0),
-            Role.fraction: np.linspace(0, 1, rows, dtype=np.float32),
-        }
-        return _samples(run, run._replace(pipeline=sampling)(rows, between), operation)
+            ends = two_ends(self._codes(start.codes), "rows of codes")
+        return _samples(run, run._replace(pipeline=sampling)(rows, between(ends, rows)), operation)
 
     def _kept(self, start: Start) -> dict[Role, Array]:
         """The images or the codes of a completion, and the mask of each row."""
@@ -99,17 +83,11 @@ class Sampling:
             boxes = masks.boxes_from_json(start.boxes or [])
             return {Role.images: found.pixels, Role.mask: masks.from_boxes(boxes, found.sizes, manifest)}
         codes = self._codes(start.codes)
-        if codes.shape[1:] != manifest.codes.shape:
-            own = list(manifest.codes.shape)
-            detail = (
-                f"codes of shape {list(codes.shape)}; {manifest.name!r} samples only its own shape, "
-                f"[N, {', '.join(map(str, own))}]"
-            )
-            raise BadCodes(detail, given=list(codes.shape), allowed=[None, *own])
+        check_own_shape(codes, manifest)
         return {Role.codes: codes, Role.mask: masks.from_json(start.mask or [], manifest, len(codes))}
 
     def _codes(self, codes: Array | None) -> Array:
-        return code_arrays.from_npy(npy.dump(np.asarray(codes)), self._model.manifest, self._limits)
+        return code_arrays.from_typed_array(np.asarray(codes), self._model.manifest, self._limits)
 
 
 def _samples(run: Run, results: Results, operation: str) -> Samples:
@@ -129,10 +107,3 @@ def _samples(run: Run, results: Results, operation: str) -> Samples:
         seed=run.seed,
         parameters=dict(run.values),
     )
-
-
-def _two(ends: Array, what: str) -> Array:
-    if len(ends) != ENDS:
-        detail = f"{len(ends)} {what} were given; an interpolation needs two"
-        raise BadValue(detail, given=len(ends), allowed=[ENDS])
-    return ends

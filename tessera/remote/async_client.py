@@ -12,7 +12,6 @@ from service.errors import TesseraError
 from tessera.inputs import Box, Labels, Pictures, completion_start, interpolation_start, options
 from tessera.interface import Size
 from tessera.remote.calls import Calls
-from tessera.remote.client import CONNECTIONS
 from tessera.remote.exchange import Attempts, Call, Request, Service
 from tessera.results import Codes, Images, ModelInfo, ModelSummary, Reconstruction, Samples, Scores
 
@@ -45,11 +44,10 @@ class AsyncClient:
     ) -> None:
         self._service = Service(url, key, timeout, deadline)
         self._calls = Calls(model, version)
-        limits = httpx2.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
         self._http = httpx2.AsyncClient(
             headers=self._service.headers,
             timeout=self._service.timeout,
-            limits=limits,
+            limits=self._service.limits,
             transport=transport,
         )
 

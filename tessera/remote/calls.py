@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx2
 from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from service.codecs import npy
 from service.contract.manifest import Role
@@ -44,14 +44,12 @@ from tessera.results import (
 
 
 class _ModelList(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
     models: tuple[ModelSummary, ...]
     limits: Limits = Limits()
 
 
 class Calls:
-    """The calls for one model of a service. Each is a generator of requests (``service.remote.exchange``)."""
+    """The calls for one model of a service. Each is a generator of requests (``tessera.remote.exchange``)."""
 
     def __init__(self, model: str | None, version: str | None) -> None:
         self.model = model
@@ -93,8 +91,7 @@ class Calls:
 
     def sample(self, n: int | None, method: str | None, options: Options) -> Call[Samples]:
         """Samples from noise."""
-        several = 1 if options.label is None or isinstance(options.label, int | str) else len(options.label)
-        rows = at_least(n, 1, several)
+        rows = at_least(n, 1, options.label_count)
         document = {"method": method, "n": rows}
         return (yield from self._samples(document, Start(), rows, 1, _seeded(options, rows)))
 
@@ -205,9 +202,9 @@ class Calls:
     def _most(
         self, nbytes: int, grid: Sequence[int] | None = None, pixels: Sequence[int] | None = None
     ) -> Call[int]:
-        """How many rows of so many bytes one request may have.
+        """How many rows of ``nbytes`` each one request may have.
 
-        Their images have the size of the model, or that of a ``grid`` of codes, or are of so many ``pixels``.
+        Their images have the size of the model, of a ``grid`` of codes, or of ``pixels``: height and width.
         """
         summary = yield from self._summary()
         image, stride = summary.image, summary.codes.stride

@@ -16,9 +16,6 @@ from tessera.results import Codes, Images, ModelInfo, ModelSummary, Reconstructi
 
 T = TypeVar("T")
 
-# As many connections as httpx2 has by default, all of which stay open.
-CONNECTIONS = 100
-
 
 class Client(Tokenizer):
     """A client of a running service. Several threads may use it.
@@ -56,11 +53,10 @@ class Client(Tokenizer):
     ) -> None:
         self._service = Service(url, key, timeout, deadline)
         self._calls = Calls(model, version)
-        limits = httpx2.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
         self._http = httpx2.Client(
             headers=self._service.headers,
             timeout=self._service.timeout,
-            limits=limits,
+            limits=self._service.limits,
             transport=transport,
         )
 

@@ -1,7 +1,7 @@
-"""Requests and their responses, whoever sends them: with or without an event loop.
+"""Requests and their responses, with or without an event loop.
 
 A call is a generator that yields requests, gets responses and returns its result. ``Client`` and
-``AsyncClient`` drive it, each in its way, so there is one code for both.
+``AsyncClient`` both drive it, so the code of a call is written once.
 """
 
 import random
@@ -13,16 +13,18 @@ from urllib.parse import urlencode, urlsplit
 
 import httpx2
 
-from service.errors import StartupError, TesseraError, quoted
+from service.errors import StartupError, quoted
 from tessera.errors import ConnectionFailed, error_of
 
 T = TypeVar("T")
 
 # Statuses of a service that has no room now, and says when to try again.
 _BUSY = (429, 503)
-# Retries are spread over so much more than the time to wait, so that not all clients come back at once.
+# Each wait is longer by a random share up to this, so that not all clients come back at once.
 _SPREAD = 0.25
 _KEY_CHARACTERS = range(0x21, 0x7F)
+# As many connections as httpx2 has by default, all of which stay open.
+_CONNECTIONS = 100
 
 
 Query = tuple[tuple[str, str], ...]
@@ -45,7 +47,7 @@ Call = Generator[Request, httpx2.Response, T]
 
 
 class Service:
-    """A service: its URL, what every request has, and how long it is asked."""
+    """A service: its URL, and the headers, timeout, deadline and connection limits of its requests."""
 
     def __init__(self, url: str, key: str | None, timeout: float, deadline: float) -> None:
         """Raises StartupError for a URL or a key that cannot be used."""
@@ -58,6 +60,7 @@ class Service:
         self.url = url.rstrip("/")
         self.headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         self.timeout = httpx2.Timeout(timeout, connect=min(timeout, 10))
+        self.limits = httpx2.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS)
         self.deadline = deadline
         self._extensions = {"timeout": self.timeout.as_dict()}
         self._address = lru_cache(1024)(self._joined)
@@ -96,7 +99,7 @@ class Attempts:
         self._until = time.monotonic() + service.deadline
         self._reconnected = False
 
-    def after_error(self, error: httpx2.HTTPError | httpx2.InvalidURL) -> float:
+    def after_error(self, error: httpx2.HTTPError) -> float:
         """The seconds until the next attempt after one without a response. Raises ConnectionFailed.
 
         A connection that the service closes while it is idle fails the next request on it: that is made
@@ -124,8 +127,4 @@ class Attempts:
             seconds = int(after[:9]) * (1 + _SPREAD * random.random())  # noqa: S311 - no secret
             if time.monotonic() + seconds < self._until:
                 return seconds
-        raise self.error(response)
-
-    def error(self, response: httpx2.Response) -> TesseraError:
-        """The error in a response."""
-        return error_of(response.status_code, response.content, self._service.url)
+        raise error_of(response.status_code, response.content, self._service.url)

@@ -12,21 +12,21 @@ from tessera.remote.exchange import Call
 T = TypeVar("T")
 
 _ANY = 2**62
-# Of the largest body, for what a form or an npy has beside its pictures.
+# Share of the largest body that rows may fill; the rest is for the headers of a form or an npy.
 _SHARE = 0.95
 
 
 class Limits(BaseModel):
     """What one request may hold, as ``GET /models`` says; a service that does not say so takes anything."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True)
 
     max_images: int = _ANY
     max_total_pixels: int = _ANY
     max_body_bytes: int = _ANY
 
     def rows(self, pixels: int, nbytes: int) -> int:
-        """How many rows of so many pixels and bytes each one request may have: 1 or more."""
+        """How many rows one request may have, 1 or more, if each has ``pixels`` and ``nbytes``."""
         return max(
             1,
             min(

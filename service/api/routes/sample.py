@@ -17,7 +17,7 @@ from starlette.responses import Response
 from service.api import content_negotiation, request_bodies, responses
 from service.api.content_negotiation import BYTES, NPY, PNG
 from service.api.dependencies import Context, Shared
-from service.api.inference_call import POINTS, Call, check_states, choose_model, image_size, make_call
+from service.api.inference_call import Call, check_states, choose_model, image_size, make_call
 from service.api.middleware.fast_path import FastRoute
 from service.api.openapi.document import IMAGES_CONTENT, SEED_HEADER, json_content, runs_model
 from service.api.openapi.document import body as described_body
@@ -31,6 +31,7 @@ from service.contract.runner import Results
 from service.errors import BadValue
 from service.models.model import ServedModel
 from service.models.pipeline import SAMPLE, Pipeline
+from service.models.sampler_inputs import POINTS, between
 
 
 class SampleResponse(ImagesResponse):
@@ -154,8 +155,8 @@ async def _interpolated(
     if encodes:
         encoding = call._replace(pipeline=model.pipeline("encode"))
         ends = (await encoding.run(context, len(ends[Role.images]), ends)).arrays
-    between = sample_inputs.between(ends[Role.codes], rows)
-    return call, await call._replace(pipeline=sampling).run(context, rows, between)
+    points = between(ends[Role.codes], rows)
+    return call, await call._replace(pipeline=sampling).run(context, rows, points)
 
 
 def _call(

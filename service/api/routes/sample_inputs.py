@@ -10,18 +10,17 @@
 
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from service.api.request_bodies import SampleBody
 from service.codecs import code_arrays, masks
 from service.codecs.images import ImageLimits
 from service.contract.manifest import Role
-from service.errors import BadCodes, BadValue
+from service.errors import BadValue
 from service.models.model import ServedModel
-from service.models.pipeline import SAMPLE, Pipeline
+from service.models.pipeline import Pipeline
+from service.models.sampler_inputs import ENDS, check_completes, check_own_shape, two_ends
 
-_ENDS = 2
 # Inputs that need a partner, and the error without it.
 _PARTNERS = {
     "codes": ("mask", "codes were given without a mask, which says which of them to sample"),
@@ -57,14 +56,7 @@ def completion_pipeline(model: ServedModel, operation: str, body: SampleBody) ->
 
     Raises BadValue if the method cannot complete, UnknownOperation if the model cannot encode images.
     """
-    method, methods = operation.removeprefix(SAMPLE), model.methods_that_take(Role.mask)
-    if method not in methods:
-        able = f"methods that can are {', '.join(methods)}" if methods else "no method of this model can"
-        raise BadValue(
-            f"method {method!r} of {model.manifest.name!r} samples every code and cannot complete; {able}",
-            given=method,
-            allowed=methods,
-        )
+    check_completes(model, operation)
     pipeline = model.pipeline(operation)
     return pipeline if body.images is None else model.pipeline_of("encode", *pipeline.names)
 
@@ -81,13 +73,7 @@ def read_completion(body: SampleBody, model: ServedModel, limits: ImageLimits) -
         mask = masks.from_boxes(boxes, images.sizes, manifest)
         return {Role.images: images.pixels, Role.mask: mask}
     grids = code_arrays.from_json(dict(document), manifest, limits)
-    if grids.shape[1:] != manifest.codes.shape:
-        own = list(manifest.codes.shape)
-        detail = (
-            f"codes of shape {list(grids.shape)}; {manifest.name!r} samples only its own shape, "
-            f"[N, {', '.join(map(str, own))}]"
-        )
-        raise BadCodes(detail, given=list(grids.shape), allowed=[None, *own])
+    check_own_shape(grids, manifest)
     return {Role.codes: grids, Role.mask: masks.from_json(document.mask or [], manifest, len(grids))}
 
 
@@ -105,9 +91,9 @@ def check_ends(body: SampleBody, method: str) -> None:
     for name in ("mask", "box"):
         if getattr(document, name) is not None:
             raise BadValue(f"a {name} was given, but method {method!r} does not complete", given=name)
-    if document.n is not None and document.n < _ENDS:
-        detail = f"n is {document.n}; it includes both ends, so it must be {_ENDS} or more"
-        raise BadValue(detail, given=document.n, allowed=[_ENDS, None])
+    if document.n is not None and document.n < ENDS:
+        detail = f"n is {document.n}; it includes both ends, so it must be {ENDS} or more"
+        raise BadValue(detail, given=document.n, allowed=[ENDS, None])
 
 
 def read_ends(body: SampleBody, model: ServedModel, limits: ImageLimits) -> dict[Role, NDArray[Any]]:
@@ -117,23 +103,6 @@ def read_ends(body: SampleBody, model: ServedModel, limits: ImageLimits) -> dict
     ``service.codecs.images`` raise.
     """
     if body.images is not None:
-        return {Role.images: _two(body.images.fitted(model, limits).pixels, "images")}
+        return {Role.images: two_ends(body.images.fitted(model, limits).pixels, "images")}
     document = dict(body.document)
-    return {Role.codes: _two(code_arrays.from_json(document, model.manifest, limits), "rows of codes")}
-
-
-def between(ends: NDArray[Any], rows: int) -> dict[Role, NDArray[Any]]:
-    """The inputs by role for ``rows`` evenly spaced points from one code to the other, including both."""
-    return {
-        Role.codes: ends[:1].repeat(rows, axis=0),
-        Role.target: ends[1:].repeat(rows, axis=0),
-        Role.fraction: np.linspace(0, 1, rows, dtype=np.float32),
-    }
-
-
-def _two(ends: NDArray[Any], what: str) -> NDArray[Any]:
-    if len(ends) != _ENDS:
-        raise BadValue(
-            f"{len(ends)} {what} were given; an interpolation needs two", given=len(ends), allowed=[_ENDS]
-        )
-    return ends
+    return {Role.codes: two_ends(code_arrays.from_json(document, model.manifest, limits), "rows of codes")}

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from service.api.inference_call import POINTS, image_size
+from service.api.inference_call import image_size
 from service.codecs import code_arrays, images
 from service.codecs.images import ImageLimits
 from service.codecs.oip_tensors import BYTES, DTYPES, Tensor, datatype
@@ -21,6 +21,7 @@ from service.contract.runner import Array
 from service.errors import BadTensor, BadValue, unknown
 from service.models.model import ServedModel
 from service.models.request_parameters import Label
+from service.models.sampler_inputs import POINTS
 from service.models.signature import FREE, Signature, TensorSpec
 
 _INTEGERS = tuple(name for name in DTYPES if "INT" in name)

@@ -1,17 +1,14 @@
-"""The examples in the docstrings are so."""
+"""The examples in the docstrings give the results that they show."""
 
 import doctest
 import importlib
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 import tessera
-from tests.fixtures.processes import serving
-
-ROOT = Path(__file__).parents[3]
+from tests.fixtures.processes import ROOT, serving
 
 pytestmark = pytest.mark.e2e
 

@@ -21,7 +21,7 @@ def test_the_type_of_a_problem_is_its_class(kind: object, expected: type[Problem
     assert isinstance(error, Problem)
     assert (error.status, error.title, error.detail) == (418, "T", "no")
     assert error.members == {"allowed": [1]}
-    # Of this error alone.
+    # Only this error has the status of the response; its class keeps its own.
     assert expected.status != 418
 
 
