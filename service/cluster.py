@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from service.errors import Problem, ReloadFailed, StartupError, TesseraError
 
-# Read by Ray when it is imported: nothing is reported to anybody.
+# Ray reads it when it is imported. Without it, Ray reports usage statistics to its makers.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 try:
     import ray
@@ -49,8 +49,8 @@ RELOADER = "reloader"
 MAX_ONGOING, MAX_QUEUED = 4096, 4096
 _REQUEST_ID = REQUEST_ID.lower().encode()
 _BEHIND_HAPROXY = os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1"
-# Seconds to compare the models of all replicas.
-_PATIENCE = 5.0
+# To compare the models of all replicas.
+_COMPARE_SECONDS = 5.0
 
 
 def app(_arguments: Mapping[str, Any]) -> Any:
@@ -130,7 +130,7 @@ class Replica:
                 await send(message)
 
             if _BEHIND_HAPROXY:
-                # It does not say whose request it is, and one of another machine must not count as local.
+                # HAProxy hides the client's address, and a client of another machine must not count as local.
                 scope = {**scope, "client": None}
             await self._app.asgi(scope, receive, send_without_id)
 
@@ -177,7 +177,7 @@ class ReplicaChannel(ControlChannel):
     async def agree(self) -> None:
         """Reload the models of all replicas if they do not serve the same versions."""
         try:
-            results = await self.broadcast("versions", _PATIENCE)
+            results = await self.broadcast("versions", _COMPARE_SECONDS)
         except (TimeoutError, RayError) as error:
             log.warning("the versions of the other replicas are not known: %s", error)
             return

@@ -130,7 +130,7 @@ class SampleBody:
 async def read_images(request: Request, context: Context) -> ImagesBody:
     """The images of a request. Raises EmptyBody, BadBody, BadValue, TooLarge or UnsupportedMediaType."""
     if not _is_long(request.scope):
-        body = await _body(request, context)
+        body = await nonempty(request, context)
     else:
         scratch = await spooled_body.spooled(request)
         beginning, media = scratch.file.read(2**16), content_type(request.scope)
@@ -147,7 +147,7 @@ async def read_images(request: Request, context: Context) -> ImagesBody:
 async def read_codes(request: Request, context: Context) -> CodesBody:
     """The codes of a request. Raises EmptyBody, BadBody, BadValue, TooLarge or UnsupportedMediaType."""
     media = content_type(request.scope)
-    body = await _body(request, context)
+    body = await nonempty(request, context)
     if checked_content_type(media, body, CODES_TYPES) == NPY:
         return CodesBody(npy=body)
     document = await read_off_loop(body, lambda: CodesDocument.read(context.limits.json.parse(body)), context)
@@ -159,7 +159,7 @@ async def read_sample(request: Request, context: Context) -> SampleBody:
 
     Raises EmptyBody, BadBody, BadValue, TooLarge or UnsupportedMediaType.
     """
-    body = await (_body if content_type(request.scope) == FORM else whole)(request, context)
+    body = await (nonempty if content_type(request.scope) == FORM else whole)(request, context)
     if not body:
         return SampleBody()
     document, images = await _read(body, request, context, SampleDocument)
@@ -199,7 +199,8 @@ async def convert_json(size: int, read: Callable[[], T], weight: float, context:
         return await context.convert(read, weight)
 
 
-async def _body(request: Request, context: Context) -> bytes:
+async def nonempty(request: Request, context: Context) -> bytes:
+    """The whole body of a request. Raises EmptyBody, and as ``whole``."""
     body = await whole(request, context)
     if not body:
         raise EmptyBody("the request has no body")

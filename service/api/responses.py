@@ -44,10 +44,10 @@ def of_codes(
     if size is not None:
         headers = {**(headers or {}), "X-Tessera-Size": f"{size[0]}x{size[1]}"}
     if form != JSON:
-        return _response(npy.dump(codes), model, form, headers)
+        return response(npy.dump(codes), model, form, headers)
     more = {} if size is None else {"size": size}
     content = {**_members(model, codes.shape), "dtype": model.manifest.codes.dtype, **more, "codes": codes}
-    return _response(json_bytes(content), model, form, headers)
+    return response(json_bytes(content), model, form, headers)
 
 
 def of_images(
@@ -63,11 +63,11 @@ def of_images(
     ``more`` are further members of the JSON object. Without ``columns`` the grid is about square.
     """
     if form == PNG:
-        return _response(images.to_png(grid(pixels, columns)), model, form, headers)
+        return response(images.to_png(grid(pixels, columns)), model, form, headers)
     if form != JSON:
-        return _response(npy.dump(pixels), model, form, headers)
+        return response(npy.dump(pixels), model, form, headers)
     content = {**_members(model, pixels.shape), "images": images.to_base64(pixels), **(more or {})}
-    return _response(json_bytes(content), model, form, headers)
+    return response(json_bytes(content), model, form, headers)
 
 
 def of_image_file(
@@ -135,7 +135,7 @@ def of_figures(
 ) -> Response:
     """Figures of some rows, float32 ``(N,)`` by name, as JSON; ``more`` are further members."""
     rows = len(next(iter(figures.values())))
-    return _response(
+    return response(
         json_bytes({**_members(model, (rows,)), **more, "figures": figures}), model, JSON, headers
     )
 
@@ -152,7 +152,10 @@ class _ModelResponse(Response):
         self.raw_headers = [(b"content-length", b"%d" % len(content)), *headers]
 
 
-def _response(content: bytes, model: ServedModel, form: str, further: Mapping[str, str] | None) -> Response:
+def response(
+    content: bytes, model: ServedModel, form: str, further: Mapping[str, str] | None = None
+) -> Response:
+    """A response of a model, with its name and version in headers."""
     headers = _headers(model.manifest.name, model.manifest.version, form)
     return _ModelResponse(content, [*headers, *_raw(further)] if further else headers)
 

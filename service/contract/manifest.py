@@ -131,7 +131,7 @@ class CodesSpec(Record):
     @property
     def continuous_grid(self) -> bool:
         """Whether the codes are a grid of vectors, ``(h, w, c)``."""
-        return len(self.shape) == 3
+        return self.dtype == "float32" and len(self.shape) == 3
 
     def shape_for(self, height: int, width: int) -> tuple[int, ...]:
         """The shape of the codes of an image of ``height`` x ``width`` pixels, without the batch axis.

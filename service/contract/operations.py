@@ -82,7 +82,7 @@ class Input(Record):
         return tuple([axis for axis in self.shape if isinstance(axis, str) and axis != CODES_AXES])
 
     def rank(self, codes: int) -> int:
-        """The number of axes of a row of its noise, where codes have so many."""
+        """The number of axes of a row of its noise, where ``codes`` is that of the codes."""
         return sum(codes if axis == CODES_AXES else 1 for axis in self.shape)
 
     @property

@@ -30,7 +30,7 @@ from service.runtime.providers import Provider
 
 
 def find_bundles(sources: Sequence[str | Path]) -> tuple[dict[str, Path], list[Refusal]]:
-    """The folders of all models in the sources, by name, and the models of the hub that are none.
+    """The folders of all models in the sources, by name, and a refusal of each of the hub that is no model.
 
     A source is a folder of bundles or ``hf://owner/name[@revision]``, which is downloaded. Raises
     ModelsUnreadable if a folder cannot be listed, a download fails or two models have the same name.

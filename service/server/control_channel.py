@@ -131,7 +131,7 @@ class ControlChannel:
     on_disconnect: Callable[[], None]
 
     def __init__(self, end: socket.socket | None = None, index: int = 0) -> None:
-        # A replica on Ray Serve has a word (service.cluster).
+        # A string for a replica on Ray Serve (service.cluster).
         self.index: int | str = index
         self.is_alone = end is None
         self.on_disconnect = lambda: None

@@ -31,7 +31,7 @@ class Scale(NamedTuple):
         """The codes of some latents."""
         if self == Scale():
             return latents
-        # What is not finite then is refused as such.
+        # The result may be infinite: the caller checks that codes are finite.
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
             return latents / np.float32(self.factor) + np.float32(self.shift)
 
@@ -43,12 +43,14 @@ class Scale(NamedTuple):
             return (codes - np.float32(self.shift)) * np.float32(self.factor)
 
 
-def scale_of(model: ServedModel, factor: float | None, shift: float | None, *, own: bool = False) -> Scale:
-    """The scale of a request: what it gives; with ``own`` the rest is as the manifest has it.
+def scale_of(
+    model: ServedModel, factor: float | None, shift: float | None, *, defaults: bool = False
+) -> Scale:
+    """The scale of a request; with ``defaults`` the manifest has what the request omits.
 
-    A model without a scaling in its manifest has codes that are latents as they are.
+    Without a scaling in the manifest, latents are codes that are not scaled.
     """
-    scaling = model.manifest.codes.scaling if own else None
+    scaling = model.manifest.codes.scaling if defaults else None
     unset = Scale() if scaling is None else Scale(scaling.factor, scaling.shift)
     return Scale(unset.factor if factor is None else factor, unset.shift if shift is None else shift)
 
@@ -56,7 +58,7 @@ def scale_of(model: ServedModel, factor: float | None, shift: float | None, *, o
 def check_latents(model: ServedModel) -> CodesSpec:
     """The codes of a model that has latents. Raises UnknownOperation for any other."""
     codes = model.manifest.codes
-    if codes.dtype != "float32" or len(codes.shape) != 3 or codes.stride is None:
+    if not codes.continuous_grid or codes.stride is None:
         what = "discrete codes" if codes.dtype == "int32" else f"codes of the shape {list(codes.shape)}"
         raise UnknownOperation(
             f"model {model.manifest.name!r} has {what}, and diffusers has latents, grids of continuous codes "

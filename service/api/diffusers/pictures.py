@@ -24,7 +24,7 @@ from service.errors import BadSize, BadTensor
 ImageFormat = Literal["png", "jpg"]
 MEDIA_TYPES = {"png": "image/png", "jpg": "image/jpeg"}
 
-# Of 100; there is no visible difference, at twice the bytes of Pillow's own default.
+# Out of 100: no visible loss, with twice the bytes of Pillow's default.
 _JPEG_QUALITY = 95
 
 
@@ -53,8 +53,8 @@ def from_tensor(tensor: NDArray[np.float32], spec: ImageSpec, limits: ImageLimit
 def from_file(data: bytes, spec: ImageSpec, limits: ImageLimits) -> Pixels:
     """The pixels ``(1, H, W, C)`` of a PNG, JPEG or WebP file.
 
-    If the model takes several sizes, a picture whose sides are none of them shrinks to the next smaller ones,
-    as diffusers does it; else it is resized by the model's rule. Raises EmptyBody, BadImage or TooLarge.
+    If the model takes several sizes, a picture of another size shrinks to the next smaller one, as in
+    diffusers; else it is resized by the model's rule. Raises EmptyBody, BadImage or TooLarge.
     """
     picture = images.upright(data, None, spec, limits, "the image")
     step = spec.multiple_of
@@ -64,7 +64,7 @@ def from_file(data: bytes, spec: ImageSpec, limits: ImageLimits) -> Pixels:
         width, height = (max(step, side - side % step) for side in picture.size)
         if (width, height) != picture.size:
             picture = picture.resize((width, height), Image.Resampling.LANCZOS)
-        # One that grew, of a side of 1 pixel, say.
+        # A side shorter than ``step`` grew, perhaps beyond the limit.
         limits.check_pixels("the image has", height, width)
     return np.ascontiguousarray(pixels(picture)[None])
 
@@ -75,7 +75,7 @@ def to_tensor(decoded: Pixels, dtype: DType, *, denormalised: bool) -> NDArray[A
 
 
 def to_colours(decoded: Pixels) -> Pixels:
-    """Images with three channels: the client makes pictures of these, and knows no greyscale."""
+    """Images with three channels: the client reads no greyscale."""
     return decoded if decoded.shape[3] == 3 else decoded.repeat(3, axis=3)
 
 
@@ -91,7 +91,7 @@ def to_file(image: Pixels, image_format: ImageFormat) -> bytes:
 
 @lru_cache
 def _levels(dtype: DType, denormalised: bool) -> NDArray[Any]:
-    """What is sent for each of the 256 levels."""
+    """The value that a tensor has for each of the 256 levels."""
     levels = np.arange(256, dtype=np.float64)
     values = levels / 255 if denormalised else levels / 127.5 - 1
     return wire.stored(values.astype(np.float32), dtype)

@@ -1,4 +1,4 @@
-"""The queries of the client of diffusers, which has all parameters of a request there."""
+"""The queries of the client of diffusers, which sends all parameters of a request in them."""
 
 from typing import Annotated, Literal
 
@@ -10,7 +10,7 @@ from service.api.schemas import Closed
 from service.errors import BadValue
 from service.models.request_parameters import LARGEST_SEED
 
-# Of a video; no image has so many.
+# A video has five axes, a batch of images four.
 _MOST_AXES = 5
 
 _Shape = Annotated[list[NonNegativeInt], Field(max_length=_MOST_AXES, fail_fast=True)]
@@ -34,9 +34,9 @@ class DecodeLatentsQuery(Closed):
     scaling_factor: _Factor | None = None
     """The latents are divided by it."""
     shift_factor: _Shift | None = None
-    """It is added to them then."""
+    """Then it is added to them."""
     do_scaling: bool = False
-    """Whether the model's own factor and shift stand for those that are not given."""
+    """Whether the model's own factor and shift are the defaults of those two."""
     height: PositiveInt | None = None
     """Of the image in pixels, for packed latents."""
     width: PositiveInt | None = None
@@ -70,7 +70,7 @@ class EncodeLatentsQuery(Closed):
     scaling_factor: _Factor | None = None
     """The latents are multiplied by it."""
     shift_factor: _Shift | None = None
-    """It is subtracted from them before."""
+    """Before that, it is subtracted from them."""
     seed: int | None = Field(default=None, ge=0, le=LARGEST_SEED)
     """Draw from the posterior, with this seed of the noise; without it the latents are its mean. The client
     sends it as a part of its `endpoint`."""

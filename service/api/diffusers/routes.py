@@ -12,7 +12,7 @@ from fastapi import APIRouter, Path, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api import content_negotiation, request_bodies
+from service.api import content_negotiation, request_bodies, responses
 from service.api.dependencies import Context, Shared
 from service.api.diffusers import latents, pictures, wire
 from service.api.diffusers.queries import DecodeLatentsQuery, EncodeLatentsQuery
@@ -23,7 +23,7 @@ from service.api.schemas import Named
 from service.codecs import code_arrays
 from service.codecs.images import Pixels
 from service.contract.manifest import Role
-from service.errors import BadTensor, BadValue, EmptyBody
+from service.errors import BadTensor, BadValue
 
 router = APIRouter(prefix="/diffusers", tags=["diffusers"], default_response_class=Response)
 
@@ -41,7 +41,7 @@ def _described(what: str, body: tuple[str, ...], made: tuple[str, ...], headers:
     found[200]["headers"] = headers
     content = dict.fromkeys(body, BINARY)
     return {
-        # A version has no place in these requests.
+        # These requests name no version, so none can conflict.
         "responses": found | problems(*(status for status in RUN_REFUSALS if status != 409)),
         "openapi_extra": {"requestBody": {"required": True, "content": content}},
     }
@@ -73,11 +73,13 @@ async def decode_latents(
             given=query.shape[:1],
             allowed=[1],
         )
-    body = await _body(request, context)
+    body = await request_bodies.nonempty(request, context)
 
     def read() -> latents.Latents:
         spec = latents.check_latents(call.model)
-        scale = latents.scale_of(call.model, query.scaling_factor, query.shift_factor, own=query.do_scaling)
+        scale = latents.scale_of(
+            call.model, query.scaling_factor, query.shift_factor, defaults=query.do_scaling
+        )
         given = wire.read(body, query.dtype, query.shape, "latents")
         grids = scale.unscaled(latents.to_grids(given, query.size, spec))
         return code_arrays.from_array(
@@ -112,7 +114,7 @@ async def encode_latents(
     call = _call(context, name, "encode", query.seed)
     if (query.shape is None) != (query.dtype is None):
         raise BadTensor("a tensor has both shape and dtype in the query, and a picture has neither")
-    body = await _body(request, context)
+    body = await request_bodies.nonempty(request, context)
 
     def read() -> Pixels:
         spec, limits = call.model.manifest.image, context.limits.images
@@ -120,7 +122,7 @@ async def encode_latents(
             return pictures.from_file(body, spec, limits)
         return pictures.from_tensor(wire.read(body, query.dtype, query.shape, "images"), spec, limits)
 
-    # Every picture but a simple PNG may take long to decode, whatever its bytes.
+    # A small file may take long to decode, so a picture is always decoded in a thread.
     images = await (context.convert(read, len(body)) if query.shape else context.convert(read))
     results = await call.run(context, len(images), {Role.images: images})
     codes, dtype = results.arrays[Role.codes], query.dtype or "float32"
@@ -147,19 +149,12 @@ def _call(context: Context, name: str, verb: str, seed: int | None) -> Call:
     return make_call(model, pipeline, {}, seed=seed, default_noise=pipeline.names if seed is None else ())
 
 
-async def _body(request: Request, context: Context) -> bytes:
-    body = await request_bodies.whole(request, context)
-    if not body:
-        raise EmptyBody("the request has no body")
-    return body
-
-
 def _of_images(call: Call, decoded: Pixels, query: DecodeLatentsQuery, form: str) -> Response:
     """The response with decoded images, as a picture or a tensor."""
     if form != TENSOR:
-        return wire.response(call.model, pictures.to_file(decoded[0], query.image_format), form)
+        return responses.response(pictures.to_file(decoded[0], query.image_format), call.model, form)
     if query.output_type == "pt" and query.partial_postprocess:
         return wire.tensor_response(call.model, pictures.to_colours(decoded), "uint8")
-    # A client that wants a tensor for a picture has it denormalised.
+    # A client that makes a picture of the tensor expects values in [0, 1].
     made = pictures.to_tensor(decoded, query.dtype, denormalised=query.output_type == "pil")
     return wire.tensor_response(call.model, made, query.dtype)

@@ -1,7 +1,7 @@
 """Tensors as the client of diffusers sends and reads them: bytes, and beside them a dtype and a shape.
 
 A request has ``dtype`` and ``shape`` in its query, a response in its headers, the shape as JSON. Bytes are
-little-endian and row-major. numpy has no bfloat16: its values are here the upper halves of those of float32.
+little-endian and row-major. numpy has no bfloat16: here its values are uint16, the upper halves of float32.
 """
 
 import json
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from starlette.responses import Response
 
+from service.api import responses
 from service.errors import BadTensor
 from service.models.model import ServedModel
 
@@ -64,12 +65,4 @@ def tensor_response(
     """The response with a tensor, ``stored`` as ``dtype``."""
     own = {"shape": json.dumps(array.shape), "dtype": dtype}
     content = np.ascontiguousarray(array, _STORED[dtype]).tobytes()
-    return response(model, content, TENSOR, {**own, **(headers or {})})
-
-
-def response(
-    model: ServedModel, content: bytes, media_type: str, headers: Mapping[str, str] | None = None
-) -> Response:
-    """A response of a model."""
-    named = {"X-Tessera-Model": model.manifest.name, "X-Tessera-Version": model.manifest.version}
-    return Response(content, headers={**named, "Vary": "Accept", **(headers or {})}, media_type=media_type)
+    return responses.response(content, model, TENSOR, {**own, **(headers or {})})

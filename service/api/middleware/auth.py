@@ -1,11 +1,10 @@
 """Authentication by bearer keys (RFC 6750), and a port of its own for the metrics.
 
-The client of diffusers cannot send a bearer key, but the password of its endpoint's URL (RFC 7617); below
-``/diffusers/`` that is a key too.
+The client of diffusers cannot send a bearer key, but sends the password in its endpoint's URL (RFC 7617):
+below ``/diffusers/`` that password is a key too.
 """
 
 import base64
-import binascii
 import hmac
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -102,7 +101,7 @@ def _key(authorization: str, *, passwords: bool) -> str:
         case "bearer":
             return credentials.strip()
         case "basic" if passwords:
-            with suppress(binascii.Error, ValueError):
+            with suppress(ValueError):
                 decoded = base64.b64decode(credentials.strip(), validate=True).decode("latin-1")
                 return decoded.partition(":")[2]
     return ""

@@ -89,17 +89,12 @@ def _encodes(model: ServedModel) -> bool:
     return runs(model, ENCODE)
 
 
-def _has_latents(model: ServedModel) -> bool:
-    codes = model.manifest.codes
-    return codes.dtype == "float32" and len(codes.shape) == 3
-
-
 # Whether a model has what a path returns, by the end of the path: the last two are those of diffusers.
 _HAS: Mapping[str, Callable[[ServedModel], object]] = {
     "codebook": lambda model: model.bundle.codebook is not None,
     "preview.png": lambda model: model.bundle.preview is not None,
-    "encode": _has_latents,
-    "decode": _has_latents,
+    "encode": lambda model: model.manifest.codes.continuous_grid,
+    "decode": lambda model: model.manifest.codes.continuous_grid,
 }
 
 

@@ -108,5 +108,9 @@ def test_the_open_inference_protocol_names_the_shapes(shaped: ServiceClient) -> 
     assert found == {"latents": [-1, -1, -1, 3], "ribbon": [-1, 8]}
 
 
-def test_the_documents_have_examples_of_them(shaped: ServiceClient) -> None:
-    assert shaped.get("/openapi.json").status_code == 200
+def test_the_document_has_examples_of_latents(shaped: ServiceClient) -> None:
+    paths = shaped.get("/openapi.json").json()["paths"]
+    (name,) = [
+        each for each in paths["/diffusers/{name}/decode"]["post"]["parameters"] if each["name"] == "name"
+    ]
+    assert name["example"] == "latents"
