@@ -1,21 +1,26 @@
-"""Parameters, labels and seeds of a request, checked against the manifest."""
+"""Parameters, labels, seeds and what a sampler is given, checked against the manifest."""
 
 import math
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.contract.manifest import Manifest, Parameter
-from service.errors import BadValue, UnknownName, quoted, uneven, unknown
-from service.models.pipeline import Number, Pipeline, number
+from service.contract.manifest import Manifest, Parameter, Role
+from service.errors import BadCodes, BadValue, UnknownName, quoted, uneven, unknown
+from service.models.model import ServedModel
+from service.models.pipeline import SAMPLE, Number, Pipeline, number
 
 Label = int | str
 
 LARGEST_SEED = 2**53 - 1
 """The largest integer that every JSON reader keeps exact."""
+
+# Points of an interpolation if the request does not say how many, and the ends among them.
+POINTS, ENDS = 9, 2
 
 
 def draw_seed() -> int:
@@ -111,3 +116,43 @@ def _checked(name: str, given: object, parameter: Parameter) -> Number:
     if parameter.dtype == "int64" and not value.is_integer():
         raise BadValue(f"{rule}, a whole number, not {quoted(given)}", given=given, allowed=bounds)
     return number(value, parameter)
+
+
+def check_completes(model: ServedModel, operation: str) -> None:
+    """Raise BadValue unless a sampler, ``sample/METHOD``, can complete."""
+    method, methods = operation.removeprefix(SAMPLE), model.methods_that_take(Role.mask)
+    if method not in methods:
+        able = f"methods that can are {', '.join(methods)}" if methods else "no method of this model can"
+        raise BadValue(
+            f"method {method!r} of {model.manifest.name!r} samples every code and cannot complete; {able}",
+            given=method,
+            allowed=methods,
+        )
+
+
+def check_own_shape(codes: NDArray[Any], manifest: Manifest) -> None:
+    """Raise BadCodes unless codes have the model's own shape: a sampler takes no other."""
+    own = manifest.codes.shape
+    if codes.shape[1:] != own:
+        detail = (
+            f"codes of shape {list(codes.shape)}; {manifest.name!r} samples only its own shape, "
+            f"[N, {', '.join(map(str, own))}]"
+        )
+        raise BadCodes(detail, given=list(codes.shape), allowed=[None, *own])
+
+
+def two_ends(ends: NDArray[Any], what: str) -> NDArray[Any]:
+    """The ends of an interpolation. Raises BadValue unless there are two; ``what`` names them."""
+    if len(ends) != ENDS:
+        detail = f"{len(ends)} {what} were given; an interpolation needs two"
+        raise BadValue(detail, given=len(ends), allowed=[ENDS])
+    return ends
+
+
+def between(ends: NDArray[Any], rows: int) -> dict[Role, NDArray[Any]]:
+    """The inputs by role for ``rows`` evenly spaced points from one code to the other, including both."""
+    return {
+        Role.codes: ends[:1].repeat(rows, axis=0),
+        Role.target: ends[1:].repeat(rows, axis=0),
+        Role.fraction: np.linspace(0, 1, rows, dtype=np.float32),
+    }

@@ -12,7 +12,14 @@ from service.contract.runner import Results
 from service.errors import BadValue
 from service.models.model import ServedModel
 from service.models.pipeline import SAMPLE
-from service.models.sampler_inputs import ENDS, POINTS, between, check_completes, check_own_shape, two_ends
+from service.models.request_parameters import (
+    ENDS,
+    POINTS,
+    between,
+    check_completes,
+    check_own_shape,
+    two_ends,
+)
 from tessera.inputs import Options, Start, at_least, completion_rows, method_that_takes
 from tessera.local.run import Run, finite_figures, fitted
 from tessera.results import Samples

@@ -31,7 +31,7 @@ from service.contract.runner import Results
 from service.errors import BadValue
 from service.models.model import ServedModel
 from service.models.pipeline import SAMPLE, Pipeline
-from service.models.sampler_inputs import POINTS, between
+from service.models.request_parameters import POINTS, between
 
 
 class SampleResponse(ImagesResponse):

@@ -19,7 +19,7 @@ from service.contract.manifest import Role
 from service.errors import BadValue
 from service.models.model import ServedModel
 from service.models.pipeline import Pipeline
-from service.models.sampler_inputs import ENDS, check_completes, check_own_shape, two_ends
+from service.models.request_parameters import ENDS, check_completes, check_own_shape, two_ends
 
 # Inputs that need a partner, and the error without it.
 _PARTNERS = {

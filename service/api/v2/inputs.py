@@ -20,8 +20,7 @@ from service.contract.roles import Role
 from service.contract.runner import Array
 from service.errors import BadTensor, BadValue, unknown
 from service.models.model import ServedModel
-from service.models.request_parameters import Label
-from service.models.sampler_inputs import POINTS
+from service.models.request_parameters import POINTS, Label
 from service.models.signature import FREE, Signature, TensorSpec
 
 _INTEGERS = tuple(name for name in DTYPES if "INT" in name)
