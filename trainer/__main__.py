@@ -41,13 +41,18 @@ import click
 from click.core import ParameterSource
 
 from service.contract import __version__
-from trainer.errors import clear_errors, going_on, needs
+from trainer.errors import clear_errors, needs
 
 try:
-    from rich.console import Console
-
     from trainer import durable
-    from trainer.cli import Commands, open_console, reload_option, replace_option, same_command
+    from trainer.cli import (
+        Commands,
+        load_published,
+        open_console,
+        reload_option,
+        replace_option,
+        same_command,
+    )
     from trainer.config import RunConfig, read_yaml, resolve
     from trainer.data import loading
     from trainer.training.run_folder import RunFolder
@@ -91,7 +96,7 @@ def _train(
             exported = pipeline.resume(run, resolved, console)
         else:
             exported = pipeline.train(resolved, console, numbered=numbered, replace=replace)
-        _have_loaded(reload, exported.manifest.name, console)
+        load_published(reload, exported.manifest.name, console)
 
 
 def _check(config: RunConfig, run: RunFolder | None, *, replace: bool) -> None:
@@ -115,14 +120,6 @@ def main() -> None:
     """Train models and export them for the service; the module's docstring is the help."""
 
 
-def _have_loaded(service: str | None, name: str, console: Console) -> None:
-    if service is not None:
-        from trainer.export.reload import have_loaded
-
-        with going_on(lambda: True, f"curl -X POST {service}/models/reload"):
-            console.print(have_loaded(service, name))
-
-
 @main.command("export", short_help="Publish the latest checkpoint of a run.")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--export-to", type=click.Path(path_type=Path), help="publish as DIR/NAME [default: the run's]")
@@ -139,7 +136,7 @@ def export(run: Path, export_to: Path | None, name: str | None, replace: bool, r
         from trainer import pipeline
 
         exported = pipeline.export_run(opened, config, console)
-        _have_loaded(reload, exported.manifest.name, console)
+        load_published(reload, exported.manifest.name, console)
 
 
 def _out(default: str) -> Callable[[Any], Any]:

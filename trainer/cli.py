@@ -18,8 +18,8 @@ from pydantic.fields import FieldInfo
 from rich.console import Console
 
 from trainer.config import RunConfig, config_class, presets, resolve
-from trainer.errors import ReloadError, nearest
-from trainer.export.reload import KEY_VARIABLE, URL_VARIABLE, ServiceAddress
+from trainer.errors import ReloadError, going_on, nearest
+from trainer.export.reload import KEY_VARIABLE, URL_VARIABLE, ServiceAddress, have_loaded
 from trainer.kinds import KINDS
 
 NONE = "none"
@@ -239,12 +239,19 @@ def serving(source: object) -> str:
     return f"{service} --models {shlex.quote(str(source))}"
 
 
-def _program() -> str:
-    context = click.get_current_context(silent=True)
-    return (context and context.find_root().info_name) or f"python{MODULE}"
-
-
 def open_console() -> Console:
     """The console that a command prints to."""
     # The file is named, as a live line goes on while torch's exporter has sys.stdout.
     return Console(file=sys.stdout, highlight=False, soft_wrap=True)
+
+
+def load_published(service: str | None, name: str, console: Console) -> None:
+    """Have the service at an address load a published model, if there is an address, and print the result."""
+    if service is not None:
+        with going_on(lambda: True, f"curl -X POST {service}/models/reload"):
+            console.print(have_loaded(service, name))
+
+
+def _program() -> str:
+    context = click.get_current_context(silent=True)
+    return (context and context.find_root().info_name) or f"python{MODULE}"

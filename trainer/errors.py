@@ -15,7 +15,7 @@ import click
 # How similar a name must be to be suggested, by difflib's ratio: for 'cifar' 'CIFAR10' is, for 'emoji'
 # 'SEMEION' is not.
 NEAR = 0.7
-# So long the other processes keep an error to themselves that the first is likely to have too.
+# How long another process waits with an error: the first is likely to print the same one and end them all.
 SILENT_SECONDS = 3.0
 # Exit codes after a signal, which all processes get.
 SIGNALLED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
@@ -105,16 +105,16 @@ def needs(what: str, extra: str, package: str | None) -> str:
 def going_on(begun: Callable[[], bool], how: str) -> Iterator[None]:
     """Raise Interrupted with the command that goes on, ``how``, if Ctrl-C or SIGTERM ends the block.
 
-    The same for the loss of a process. If nothing is ``begun`` that could go on, the interruption itself is
-    raised.
+    A LostProcessError gets the command too. If nothing is ``begun`` that could go on, what was raised is
+    raised again.
     """
     try:
         yield
     except KeyboardInterrupt as stop:
         if not begun():
             raise
-        number = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
-        raise Interrupted(f"interrupted; what was trained is kept. To go on: {how}", number) from None
+        message = f"interrupted; what was trained is kept. To go on: {how}"
+        raise Interrupted(message, _signal_of(stop)) from None
     except LostProcessError as error:
         if not begun():
             raise
@@ -122,9 +122,9 @@ def going_on(begun: Callable[[], bool], how: str) -> Iterator[None]:
 
 
 def complain(message: str, exit_code: int) -> None:
-    """Print an error.
+    """Print an error; of several processes, exit too.
 
-    Of several processes the first says what stops them all, and with its end torchrun ends the others.
+    The first process prints the error that stops them all. When it has ended, torchrun ends the others.
     """
     first = os.environ.get("RANK", "0") == "0"
     if not first and exit_code not in (LostProcessError.exit_code, *SIGNALLED):
@@ -153,10 +153,13 @@ def clear_errors(again: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         _end(needs("the trainer", "trainer", error.name), 1)
     except KeyboardInterrupt as stop:
-        number = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
-        _end(f"interrupted. To start again: {again}", 128 + number)
+        _end(f"interrupted. To start again: {again}", 128 + _signal_of(stop))
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _signal_of(stop: KeyboardInterrupt) -> int:
+    return signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
 
 
 def _terminate(_number: int, _frame: object) -> NoReturn:

@@ -47,8 +47,8 @@ def evaluate(
 
     ``data`` is as for training. With ``weights`` there is rFID too. Raises ExportError for a folder that
     holds no model, differs from its manifest or cannot be written, and for a metric that is not finite;
-    DataError for data that is missing or cannot be read, and for weights that are none; ConfigError for
-    parameters or a size that the model does not have.
+    DataError for data that is missing or cannot be read, and for a file without the weights; ConfigError
+    for parameters that the model does not have, or a size that it does not take.
     """
     limit_threads()
     model, manifest = open_exported(folder)
@@ -94,8 +94,8 @@ def _rows(
     distance: "ReconstructionDistance | None",
 ) -> Iterator[Measures]:
     native = dataset.spec == manifest.image
-    # The metrics of a second stage come from torch, not from an exported graph: they are kept. rFID is of the
-    # weights that are given now, or there is none.
+    # The metrics of a second stage come from torch, not from an exported graph: they are kept. rFID is
+    # measured with the weights that are given now, or not at all.
     same = (RECONSTRUCTIONS, dataset.name, len(dataset.test))
     before = [row.values for row in manifest.measures if (row.of, row.dataset, row.images) == same]
     kept = before[0] if before and native else {}

@@ -143,11 +143,11 @@ class Batches:
         return self._reader.read(torch.arange(self._images), self.batch_size)
 
     def shared(self) -> Iterator[Batch]:
-        """The same, of which each process has its share; a small last batch may have none for it."""
+        """``ordered``, but each process gets its share of a batch: of a small last batch, perhaps nothing."""
         return self._shares(torch.arange(self._images))
 
     def put_together(self, own: Tensor) -> Tensor:
-        """What the processes computed of the rows of ``shared``, ``(m, ...)``, for all rows: ``(N, ...)``."""
+        """Gather what each process computed of its rows of ``shared``: ``(m, ...)`` to ``(N, ...)``."""
         batches = in_batches(torch.arange(self._images), self.batch_size)
         places = torch.cat([batch[distributed.rows(len(batch))] for batch in batches])
         return distributed.put_together(own, places, self._images)

@@ -1,9 +1,9 @@
 """Several processes that train one model: their group, their shares of a batch, and what they add up.
 
-``torchrun`` starts the processes and tells each its rank in the environment. A batch has the same images in
-the same order for any number of processes, and each process has a run of its rows. All generators draw the
-same numbers in all processes, for the rows of all, and each process takes those of its own rows: so what is
-learned does not depend on the number of processes, but for rounding.
+``torchrun`` starts the processes, and sets the rank of each in its environment. A batch has the same images
+in the same order for any number of processes, and each process has a run of its rows. All generators draw
+the same numbers in all processes, for the rows of all, and each process takes those of its own rows: so what
+is learned does not depend on the number of processes, but for rounding.
 
 A single process has no group, and nothing here costs it anything.
 """
@@ -22,10 +22,10 @@ from torch import Tensor
 
 from trainer.errors import ConfigError, LostProcessError
 
-# Of one process the others wait for a checkpoint and for pictures. One that ends is noticed at once.
+# The others wait this long for the first to write a checkpoint or pictures. A lost one is noticed at once.
 PATIENCE = timedelta(minutes=30)
-# What torchrun sets for each process.
-GIVEN = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+# Environment variables that torchrun sets for each process.
+TORCHRUN_VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 T = TypeVar("T")
 
@@ -37,12 +37,14 @@ class _Batch:
 
 
 def asked(environment: Mapping[str, str] = os.environ) -> int:
-    """How many processes the environment asks for. Raises ConfigError if it says only a part of it."""
+    """How many processes the environment asks for. Raises ConfigError if variables are missing or wrong."""
     given = environment.get("WORLD_SIZE", "1")
-    numbers = {name: environment[name] for name in GIVEN if name in environment and name != "MASTER_ADDR"}
     if given == "1":
         return 1
-    missing = [name for name in GIVEN if name not in environment]
+    missing = [name for name in TORCHRUN_VARIABLES if name not in environment]
+    numbers = {
+        name: environment[name] for name in TORCHRUN_VARIABLES if name not in [*missing, "MASTER_ADDR"]
+    }
     wrong = [f"{name} is {value!r}" for name, value in numbers.items() if not value.isdecimal()]
     if missing or wrong:
         found = "; ".join([*wrong, *([f"{', '.join(missing)} is not set"] if missing else [])])
@@ -54,7 +56,7 @@ def asked(environment: Mapping[str, str] = os.environ) -> int:
 
 
 def start(accelerator: str) -> None:
-    """Meet the other processes that the environment asks for, if it does, to train on ``accelerator``.
+    """Join the process group that the environment asks for, if it does, to train on ``accelerator``.
 
     Raises ConfigError for an accelerator that cannot be shared or is not there for each process.
     """
@@ -76,7 +78,7 @@ def start(accelerator: str) -> None:
 
 
 def leave() -> None:
-    """Part from the other processes, at the end of training: only the first goes on, and the others exit."""
+    """Leave the process group at the end of training: the first process goes on, the others exit."""
     if count() == 1:
         return
     first = is_first()
@@ -89,7 +91,7 @@ def leave() -> None:
 
 @contextmanager
 def losses() -> Iterator[None]:
-    """Raise LostProcessError where another process has ended and the group fails for it."""
+    """Raise LostProcessError if the group fails because another process has ended."""
     try:
         yield
     except (dist.DistError, RuntimeError) as error:
@@ -99,7 +101,7 @@ def losses() -> Iterator[None]:
         message = (
             f"process {rank()} of {count()} lost another one, which was ended or failed ({_brief(text)})"
         )
-        # Or what is left of the group may abort this process before it has said so.
+        # Otherwise the rest of the group may abort this process before the error is printed.
         with suppress(RuntimeError, ValueError):
             dist.destroy_process_group()
         raise LostProcessError(message) from error
@@ -141,9 +143,9 @@ def batch_of(size: int) -> Iterator[None]:
 
 
 def span(own: int) -> tuple[int, int]:
-    """Of ``own`` rows of this process, equally many for each image: the first's number, and those of all.
+    """The index of the first of this process's ``own`` rows among those of all processes, and their number.
 
-    Outside of a batch all processes have as many rows.
+    Each image of the batch has equally many rows. Outside of a batch all processes have as many rows.
     """
     if count() == 1:
         return 0, own
@@ -264,7 +266,7 @@ def from_first(make: Callable[[], T]) -> T:
 
 @contextmanager
 def one_a_machine_first() -> Iterator[None]:
-    """A block that one process of each machine passes before the others: what it downloads is there then."""
+    """A block that one process of each machine runs before the others, so that only one downloads."""
     waits = count() > 1 and int(os.environ.get("LOCAL_RANK", rank())) > 0
     if waits:
         dist.barrier()

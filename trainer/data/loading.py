@@ -89,7 +89,7 @@ def load(
     parts; ConfigError if an option is out of bounds.
     """
     if limit is not None and limit < 0:
-        raise ConfigError(f"limit {limit} is less than no image")
+        raise ConfigError(f"limit {limit} is negative")
     if holdout is not None and not 0 < holdout < 1:
         raise ConfigError(f"holdout {holdout} is no share between 0 and 1")
     if isinstance(image, ImageOptions):
@@ -127,7 +127,7 @@ def load(
 
 
 def _found(source: str) -> Source:
-    # Late, as torch in _split.
+    # Imported late, as in _split: it imports torch.
     from trainer.data.distributed import one_a_machine_first
 
     with one_a_machine_first():
@@ -135,7 +135,7 @@ def _found(source: str) -> Source:
 
 
 def _to_test(found: Source, holdout: float | None, seed: int) -> tuple[Pictures, NDArray[np.int64], int]:
-    """The pictures of which some are to test on, in which order, and how many."""
+    """The pictures that test images are taken from, their order, and how many there are to test on."""
     if found.test is not None:
         return found.test, np.arange(len(found.test)), len(found.test)
     order = np.arange(len(found.train))

@@ -7,10 +7,10 @@ from typing import Any
 import click
 from rich.console import Console
 
-from trainer.cli import open_console, reload_option, same_command
-from trainer.errors import clear_errors, going_on
+from trainer.cli import load_published, open_console, reload_option, same_command
+from trainer.errors import clear_errors
 
-FLAGS = (
+FLAGS = [
     click.Argument(["model"], type=click.Path(path_type=Path)),
     click.Option(["--json", "as_json"], is_flag=True, help="print the metrics as JSON, and nothing else"),
     click.Option(
@@ -78,10 +78,10 @@ FLAGS = (
         help="metrics into manifest and card",
     ),
     reload_option(),
-)
+]
 
 
-@click.command("evaluate", short_help="Measure a published model in full.", params=list(FLAGS))
+@click.command("evaluate", short_help="Measure a published model in full.", params=FLAGS)
 def evaluate(
     model: Path,
     as_json: bool,
@@ -110,8 +110,5 @@ def evaluate(
         )
         if as_json:
             click.echo(json.dumps([row.model_dump() for row in manifest.measures], indent=2))
-        if write and reload is not None:
-            from trainer.export.reload import have_loaded
-
-            with going_on(lambda: True, f"curl -X POST {reload}/models/reload"):
-                console.print(have_loaded(reload, manifest.name))
+        if write:
+            load_published(reload, manifest.name, console)

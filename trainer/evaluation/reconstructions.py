@@ -152,7 +152,7 @@ class Reconstructions:
 class Spread:
     """Mean and variance of the columns of rows, float64 ``(n, d)``, added part by part.
 
-    ``shift`` is the mean of the first part: sums of what is left of the rows lose no digits.
+    ``shift``, the mean of the first part, is subtracted from rows before they are summed, which keeps digits.
     """
 
     count: int = 0
@@ -175,7 +175,7 @@ class Spread:
         return self.shift + torch.as_tensor(self.sums) / self.count
 
     def variances(self) -> Tensor:
-        """Float64 ``(d,)``; no number for a single row."""
+        """Float64 ``(d,)``; NaN for a single row."""
         sums = torch.as_tensor(self.sums)
         return (self.squares - sums.square() / self.count) / (self.count - 1)
 

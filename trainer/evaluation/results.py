@@ -24,9 +24,8 @@ if TYPE_CHECKING:
 
 LIKELIHOOD, REAL_IMAGES = "likelihood", "real images"
 CLASSIFIED_DATASET, CLASSIFIED_SHAPE = "mnist", (28, 28, 1)
-
-
-TEST, ALL = "test", "all"
+# The split that is everything where the data has no test part.
+ALL = "all"
 
 
 @dataclass(frozen=True)

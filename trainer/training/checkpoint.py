@@ -61,7 +61,7 @@ def save(
 
 
 def share_random_state() -> None:
-    """Have the random generators of all processes be as those of the first, for which they wait."""
+    """Set the random generators of all processes to the state of those of the first; all must call it."""
     if distributed.count() > 1:
         _restore_random_state(distributed.from_first(_random_state))
 
@@ -128,7 +128,7 @@ def prune(folder: Path, keep: int) -> None:
 
 
 def _random_state() -> dict[str, Any]:
-    # That of the GPU in use: several processes, each with its own, draw the same.
+    # Of the GPU in use alone: the GPUs of all processes are in the same state.
     cuda = [torch.cuda.get_rng_state()] if torch.cuda.is_available() else []
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
 

@@ -40,7 +40,7 @@ class Machine:
             devices=here,
             num_nodes=distributed.count() // here,
             precision=self.precision,
-            # Buffers, such as a codebook, are alike in all processes by how they are computed.
+            # Every process computes the same buffers, such as a codebook.
             strategy=DDPStrategy(forward_sync_buffers=False),
         )
         fabric.launch()

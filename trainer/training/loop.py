@@ -57,7 +57,7 @@ class StopRequest(AbstractContextManager["StopRequest"]):
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._restore()
         if kind is LostProcessError:
-            # With which torchrun ends the other processes: this one is to say why.
+            # torchrun ends the remaining processes with SIGTERM; this one has yet to print why.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     def _note(self, number: int, _: FrameType | None) -> None:

@@ -22,7 +22,7 @@ CountMetrics = Callable[[Tensor], dict[str, float]]
 class EpochMetrics:
     """Sums over the steps of an epoch, kept on the device so that no step waits for them.
 
-    Several processes give steps of their shares of a batch, and have the metrics of the whole.
+    Each of several processes adds steps of its share of a batch, and gets the metrics of the whole batch.
 
     ``of_counts`` computes metrics from the sum of the steps' counts, float ``(K,)``.
     """
@@ -39,7 +39,7 @@ class EpochMetrics:
         """Add one step."""
         values = torch.stack([value.float() for value in step.metrics.values()])
         if distributed.count() > 1:
-            values = values * distributed.share()
+            values *= distributed.share()
         counts = step.counts
         self.steps += 1
         for name, value in step.lowest.items():
@@ -57,7 +57,7 @@ class EpochMetrics:
     def values(self) -> dict[str, float]:
         """Means, lowest values and metrics of the counts, by name; nothing before the first step.
 
-        All processes have to ask for them together.
+        All processes must call this together.
         """
         if self._sums is None:
             return {}
@@ -87,7 +87,7 @@ class EpochMetrics:
         metrics._counts = state["counts"].to(device) if state["counts"] is not None else None
         metrics._lowest = {name: value.to(device) for name, value in state.get("lowest", {}).items()}
         if not distributed.is_first():
-            # The first has what all had.
+            # A checkpoint has the sums of all processes, which must count once.
             metrics._sums = None if metrics._sums is None else torch.zeros_like(metrics._sums)
             metrics._counts = None if metrics._counts is None else torch.zeros_like(metrics._counts)
         return metrics

@@ -43,6 +43,6 @@ class Posterior(NamedTuple):
 def at_least(nats: float, divergence: Tensor) -> Tensor:
     """Free bits: a divergence, ``(d,)``, or ``nats``, without a gradient, where the divergence is less.
 
-    It is the mean over a batch. Of several processes each has that over its rows, and that over all decides.
+    ``divergence`` is the mean over the rows of this process. The mean over all processes is compared.
     """
     return torch.where(mean(divergence.detach()) < nats, nats, divergence)

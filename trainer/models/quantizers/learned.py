@@ -116,7 +116,7 @@ class LearnedCodebook(Codebook):
         if self.normalise and self.update == "gradient":
             # From a copy: a restart writes into the codebook before the gradient is computed.
             return on_sphere(self.codebook.clone())
-        # The moving averages are on the sphere as it is.
+        # Each update of the moving averages scales the code vectors to length 1.
         return self.codebook
 
     @torch.no_grad()
@@ -177,7 +177,7 @@ class Clusters(NamedTuple):
 def kmeans(rows: Tensor, size: int, *, spherical: bool = False, rounds: int = 10) -> Clusters:
     """Lloyd's algorithm on float32 ``(n, D)``; of several processes each does all of it.
 
-    Sums over processes would be rounded in another way, and one vector in another cluster moves many.
+    Sums over processes would be rounded differently, and one vector in another cluster moves many others.
 
     Starts from random rows (with repetition if there are fewer than ``size``); a centre left empty is put on
     a random row again. With ``spherical`` the rows are of length 1 and so are the centres, which makes the
@@ -201,5 +201,5 @@ def drawn(rows: Tensor, count: int) -> Tensor:
 
 
 def order(rows: int, count: int, device: torch.device) -> Tensor:
-    """``count`` random numbers of rows, int64 ``(count,)``; one comes again only when all have come."""
+    """``count`` random row indices, int64 ``(count,)``; one is repeated only after all have been drawn."""
     return torch.randperm(rows, device=device)[torch.arange(count, device=device) % rows]

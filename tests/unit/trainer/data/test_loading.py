@@ -163,7 +163,7 @@ def test_summary_names_what_was_skipped(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"limit": -1}, "limit -1 is less than no image"),
+        ({"limit": -1}, "limit -1 is negative"),
         ({"holdout": 0.0}, "holdout 0.0 is no share between 0 and 1"),
         ({"holdout": 1.0}, "holdout 1.0 is no share"),
         ({"image": ImageOptions(size=-1)}, "image width is -1"),
