@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
-from trainer.cli import open_console, reload_option, replace_option, same_command
+from trainer.cli import load_published, open_console, reload_option, replace_option, same_command
 from trainer.config import ImportConfig
-from trainer.errors import clear_errors, going_on
+from trainer.errors import clear_errors
 from trainer.pretrained.families import FAMILIES
 
 
@@ -52,11 +52,7 @@ def import_model(
             export_to=export_to,
             replace=replace,
         )
-        if reload is not None:
-            from trainer.export.reload import have_loaded
-
-            with going_on(lambda: True, f"curl -X POST {reload}/models/reload"):
-                console.print(have_loaded(reload, exported.manifest.name))
+        load_published(reload, exported.manifest.name, console)
 
 
 import_model.params += [replace_option(), reload_option()]
