@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from service.contract.manifest import Manifest, Parameter, Role
 from service.errors import BadCodes, BadValue, UnknownName, quoted, uneven, unknown
-from service.models.model import ServedModel
 from service.models.pipeline import SAMPLE, Number, Pipeline, number
 
 Label = int | str
@@ -118,13 +117,13 @@ def _checked(name: str, given: object, parameter: Parameter) -> Number:
     return number(value, parameter)
 
 
-def check_completes(model: ServedModel, operation: str) -> None:
-    """Raise BadValue unless a sampler, ``sample/METHOD``, can complete."""
-    method, methods = operation.removeprefix(SAMPLE), model.methods_that_take(Role.mask)
+def check_completes(operation: str, manifest: Manifest, methods: list[str]) -> None:
+    """Raise BadValue unless a sampler, ``sample/METHOD``, is among the ``methods`` that can complete."""
+    method = operation.removeprefix(SAMPLE)
     if method not in methods:
         able = f"methods that can are {', '.join(methods)}" if methods else "no method of this model can"
         raise BadValue(
-            f"method {method!r} of {model.manifest.name!r} samples every code and cannot complete; {able}",
+            f"method {method!r} of {manifest.name!r} samples every code and cannot complete; {able}",
             given=method,
             allowed=methods,
         )

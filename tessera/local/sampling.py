@@ -48,7 +48,7 @@ class Sampling:
         """Samples of what the boxes or the mask of the start cover. Raises as ``drawn``, and BadCodes."""
         model = self._model
         operation = model.sampler(method or method_that_takes(model.manifest.operations, Role.mask))
-        check_completes(model, operation)
+        check_completes(operation, model.manifest, model.methods_that_take(Role.mask))
         pipeline = model.pipeline(operation)
         if start.pictures is not None:
             pipeline = model.pipeline_of("encode", *pipeline.names)

@@ -56,7 +56,7 @@ def completion_pipeline(model: ServedModel, operation: str, body: SampleBody) ->
 
     Raises BadValue if the method cannot complete, UnknownOperation if the model cannot encode images.
     """
-    check_completes(model, operation)
+    check_completes(operation, model.manifest, model.methods_that_take(Role.mask))
     pipeline = model.pipeline(operation)
     return pipeline if body.images is None else model.pipeline_of("encode", *pipeline.names)
 
