@@ -86,7 +86,8 @@ class RunConfig(BaseModel):
 
     data: Annotated[str, AfterValidator(_found_anywhere)] = Field(
         default="mnist",
-        description="mnist (bundled), a folder of IDX files or of images, a torchvision dataset, or hf:NAME",
+        description="mnist or emoji (bundled), a folder of IDX files or of images, a torchvision dataset, or "
+        "hf:NAME",
     )
     image_size: int | None = Field(
         default=None, ge=4, le=4096, description="height and width in pixels; none: the size of the data"

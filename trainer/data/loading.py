@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from service.contract.manifest import ImageSpec
 from trainer.data.sizing import ImageOptions
-from trainer.data.sources import folder, hub, idx, vision
+from trainer.data.sources import archive, folder, hub, idx, vision
 from trainer.data.sources.pictures import Decoded, OnProgress, Pictures, Skipped, Source, decode
 from trainer.errors import ConfigError, DataError, nearest
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from trainer.data.batches import Split
 
 AS_FOUND = ImageOptions()
-BUNDLED = "mnist"
+BUNDLED = MappingProxyType({"mnist": idx.bundled_mnist, "emoji": archive.bundled_emoji})
 RESIDENT_BYTES = 2 << 30
 # Skipped pictures that the summary names.
 SHOWN = 3
@@ -75,11 +76,11 @@ def load(
 ) -> Dataset:
     """Load a dataset and make its images fit.
 
-    ``source`` is ``mnist``, a folder of IDX files or of pictures, the name of a torchvision dataset, or
-    ``hf:NAME[:CONFIG]``. Where it has no test part, the share ``holdout`` of it, at least one image, is drawn
-    by ``seed`` and held out; None takes all images for testing, in the source's own order. ``limit`` keeps
-    the first N readable training images in the source's own order, ``test_limit`` the first N test images; 0
-    training images are not read at all. A picture that cannot be read is skipped.
+    ``source`` is ``mnist``, ``emoji``, a folder of IDX files or of pictures, the name of a torchvision
+    dataset, or ``hf:NAME[:CONFIG]``. Where it has no test part, the share ``holdout`` of it, at least one
+    image, is drawn by ``seed`` and held out; None takes all images for testing, in the source's own order.
+    ``limit`` keeps the first N readable training images in the source's own order, ``test_limit`` the first N
+    test images; 0 training images are not read at all. A picture that cannot be read is skipped.
 
     Images are held in memory if all of them take no more than ``resident_bytes``; otherwise each is decoded
     once here, to know that it can be, and again whenever it is needed. ``progress`` is called with the number
@@ -181,7 +182,7 @@ def _label_names(found: Source, train: Decoded, test: Decoded) -> tuple[str, ...
 
 def check(source: str) -> None:
     """Raise DataError for what ``find`` would refuse, as far as is known without torch and a download."""
-    if source.lower() == BUNDLED:
+    if source.lower() in BUNDLED:
         return
     if source.startswith(hub.PREFIX):
         hub.check_installed(source)
@@ -193,18 +194,18 @@ def check(source: str) -> None:
     elif _is_path(source):
         raise _unknown(source)
     elif source.lower() not in map(str.lower, listed := vision.listed()):
-        raise _unknown(source, [*listed, BUNDLED])
+        raise _unknown(source, [*listed, *BUNDLED])
 
 
 def find(source: str) -> Source:
     """The source of pictures that ``--data`` names.
 
-    In this order: ``mnist`` for the bundled files (a folder of that name is ``./mnist``), ``hf:NAME``, a
-    folder that exists, the name of a torchvision dataset in any case. Raises DataError if it is none of
-    these, or what it names cannot be had or holds no pictures.
+    In this order: ``mnist`` and ``emoji``, which are bundled (a folder of that name is ``./mnist``),
+    ``hf:NAME``, a folder that exists, the name of a torchvision dataset in any case. Raises DataError if it
+    is none of these, or what it names cannot be had or holds no pictures.
     """
-    if source.lower() == BUNDLED:
-        return idx.bundled_mnist()
+    if (bundled := BUNDLED.get(source.lower())) is not None:
+        return bundled()
     if source.startswith(hub.PREFIX):
         return hub.read(source)
     if (path := _existing(source)) is not None:
@@ -212,7 +213,7 @@ def find(source: str) -> Source:
     if _is_path(source):
         raise _unknown(source)
     if (name := vision.find(source)) is None:
-        raise _unknown(source, [*vision.names(), BUNDLED])
+        raise _unknown(source, [*vision.names(), *BUNDLED])
     return vision.read(name)
 
 
@@ -238,7 +239,7 @@ def _unknown(source: str, names: Sequence[str] = ()) -> DataError:
     # By their own names: two paths below one folder are alike whatever they end in.
     beside = [entry.name for entry in path.parent.glob("*/")]
     return DataError(
-        f"there is no data {source!r}: --data can be {BUNDLED}, a folder of IDX files or of pictures, "
-        f"a torchvision dataset (CIFAR10, FashionMNIST, ...) or hf:NAME[:CONFIG]."
+        f"there is no data {source!r}: --data can be {', '.join(BUNDLED)}, a folder of IDX files or of "
+        f"pictures, a torchvision dataset (CIFAR10, FashionMNIST, ...) or hf:NAME[:CONFIG]."
         f"{nearest(path.name, [*names, *beside], path.parent)}"
     )
