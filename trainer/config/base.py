@@ -153,10 +153,17 @@ class ConvolutionalConfig(RunConfig):
     stem_width: int = Field(default=32, ge=8, description="channels after the first halving")
     hidden_width: int = Field(default=64, ge=8, description="channels inside a residual block")
     blocks: int = Field(default=2, ge=1, description="residual blocks at the innermost resolution")
-    upsampling: Literal["transposed", "nearest"] = Field(
+    stage_blocks: int = Field(default=1, ge=1, description="residual blocks at each other resolution")
+    attention: bool = Field(
+        default=False,
+        description="self-attention at the innermost resolution; large pictures can then not be cut into "
+        "tiles",
+    )
+    upsampling: Literal["transposed", "nearest", "shuffle"] = Field(
         default="transposed",
-        description="how the decoder doubles the resolution: transposed convolutions, or repeated pixels and "
-        "convolutions",
+        description="how the decoder doubles the resolution: transposed convolutions, repeated pixels and "
+        "convolutions (nearest), or convolutions and a pixel shuffle (1609.05158) that starts without a "
+        "checkerboard (1707.02937)",
     )
 
     @model_validator(mode="after")
@@ -181,6 +188,8 @@ class ConvolutionalConfig(RunConfig):
             "trunk": self.width,
             "hidden": self.hidden_width,
             "blocks": self.blocks,
+            "stage_blocks": self.stage_blocks,
+            "attention": self.attention,
         }
 
 

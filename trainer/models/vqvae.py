@@ -133,8 +133,16 @@ class VQVAE(Model):
     def graphs(self) -> list[Graph]:
         quantizer, codes = self.quantizer.serving(), self.codes_spec()
         return [
-            replace(encoding(self.encoder, quantizer, self.image, codes), tiling=self.encoder.tiling()),
-            replace(decoding(quantizer, self.decoder, codes), tiling=self.decoder.tiling()),
+            replace(
+                encoding(self.encoder, quantizer, self.image, codes),
+                tiling=self.encoder.tiling(),
+                untiled=self.encoder.untiled,
+            ),
+            replace(
+                decoding(quantizer, self.decoder, codes),
+                tiling=self.decoder.tiling(),
+                untiled=self.decoder.untiled,
+            ),
         ]
 
 

@@ -143,7 +143,7 @@ def test_a_bad_file_is_an_error_that_says_why(tmp_path: Path, text: str, complai
         ("vae", "{binarise: true, likelihood: mse}", "binarise takes the likelihood 'bernoulli', not 'mse'"),
         ("ncp", "{binarise: true, likelihood: gaussian}", "'bernoulli', not 'gaussian'"),
         ("vae", "likelihood: cauchy", "likelihood is 'cauchy': input should be 'mse', 'gaussian' or 'bern"),
-        ("vae", "upsampling: bilinear", "input should be 'transposed' or 'nearest'"),
+        ("vae", "upsampling: bilinear", "input should be 'transposed', 'nearest' or 'shuffle'"),
         ("vae", "rotations: 181", "rotations is 181: input should be less than or equal to 180"),
         ("vae", "beta: -1", "beta is -1: input should be greater than or equal to 0"),
         ("vae", "free_bits: -1", "free_bits is -1: input should be greater than or equal to 0"),

@@ -1,7 +1,7 @@
 """A spatial posterior: the codes of an image are a grid, as of latent diffusion (2112.10752, sec. 3.1).
 
-The encoder and the decoder have no normalisation over space and no attention, so a latent depends on the
-pixels around it alone: images of any size work, and large ones in tiles.
+The encoder and the decoder have no normalisation over space, and attention only where it is asked for.
+Without it a latent depends on the pixels around it alone: images of any size work, and large ones in tiles.
 """
 
 import torch
@@ -60,6 +60,7 @@ def grid_graphs(model: GaussianModel, decode: nn.Module) -> list[Graph]:
             outputs=(Output(name="codes", role=Role.codes),),
             description=DRAWN,
             tiling=model.encoder.tiling(),
+            untiled=model.encoder.untiled,
         ),
         Graph(
             operation="decode",
@@ -71,6 +72,7 @@ def grid_graphs(model: GaussianModel, decode: nn.Module) -> list[Graph]:
             outputs=(Output(name="images", role=Role.images),),
             description="The expected image of a grid of codes.",
             tiling=model.decoder.tiling(),
+            untiled=model.decoder.untiled,
         ),
     ]
 

@@ -1,15 +1,20 @@
 """A convolutional encoder and decoder between images and grids: strided convolutions and residual blocks.
 
-What one of their outputs depends on is bounded, so a large image or grid may be cut into tiles.
+What one of their outputs depends on is bounded, so a large image or grid may be cut into tiles; attention,
+where it is asked for, ends that.
 """
 
 import math
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from service.contract.manifest import Tiling
+
+Upsampling = Literal["transposed", "nearest", "shuffle"]
+ATTENDS = "its attention is to all cells of the grid"
 
 
 class ResidualBlock(nn.Module):
@@ -40,34 +45,44 @@ def widths(stem: int, trunk: int, stride: int) -> list[int]:
     return [max(8, round(stem * ratio**step / 8) * 8) for step in range(halvings - 1)] + [trunk]
 
 
+class SelfAttention(nn.Module):
+    """x + attention of each cell to all cells, starting as x. ``(B, C, h, w)`` to the same (1706.03762)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.project = nn.Linear(channels, 3 * channels)
+        self.join = nn.Linear(channels, channels)
+        nn.init.zeros_(self.join.weight)
+        nn.init.zeros_(self.join.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        cells = x.flatten(2).transpose(1, 2)
+        queries, keys, values = self.project(self.norm(cells)).chunk(3, dim=2)
+        attended = self.join(F.scaled_dot_product_attention(queries, keys, values))
+        return x + attended.transpose(1, 2).view(x.shape)
+
+
+class PixelShuffle(nn.Sequential):
+    """A 3x3 convolution and a pixel shuffle (1609.05158): ``(B, C, h, w)`` to ``(B, C', 2 h, 2 w)``.
+
+    The four pixels of a cell start alike, as of repeated pixels, so that no checkerboard is there to be
+    unlearned (ICNR, 1707.02937).
+    """
+
+    def __init__(self, channels: int, outputs: int) -> None:
+        convolution = nn.Conv2d(channels, 4 * outputs, 3, padding=1)
+        with torch.no_grad():
+            for parameter in convolution.parameters():
+                parameter.copy_(parameter[::4].repeat_interleave(4, dim=0))
+        super().__init__(convolution, nn.PixelShuffle(2))
+
+
 class Encoder(nn.Sequential):
     """Images ``(B, C, H, W)`` to a grid ``(B, dim, H / stride, W / stride)``.
 
-    One residual block at each resolution on the way, ``blocks`` of them at the last.
-    """
-
-    def __init__(
-        self, channels: int, dim: int, *, stride: int, stem: int, trunk: int, hidden: int, blocks: int
-    ) -> None:
-        layers: list[nn.Module] = []
-        for width in widths(stem, trunk, stride):
-            layers += [nn.ReLU()] if layers else []
-            layers += [nn.Conv2d(channels, width, 4, stride=2, padding=1), ResidualBlock(width, hidden)]
-            channels = width
-        layers += [ResidualBlock(trunk, hidden) for _ in range(blocks - 1)]
-        super().__init__(*layers, nn.ReLU(), nn.Conv2d(trunk, dim, 1))
-        self.stride = stride
-
-    def tiling(self) -> Tiling:
-        """The pixels along an axis that a cell depends on, and the cells on each side that have them."""
-        return encoder_tiling(self, self.stride)
-
-
-class Decoder(nn.Sequential):
-    """A grid ``(B, dim, h, w)`` to images ``(B, C, h * stride, w * stride)``: the encoder's mirror image.
-
-    It doubles the resolution by ``upsampling``: transposed convolutions, or repeated pixels (nearest) and
-    then convolutions.
+    ``stage_blocks`` residual blocks at each resolution on the way, ``blocks`` at the last, and there
+    self-attention where it is asked for.
     """
 
     def __init__(
@@ -80,23 +95,78 @@ class Decoder(nn.Sequential):
         trunk: int,
         hidden: int,
         blocks: int,
-        upsampling: Literal["transposed", "nearest"] = "transposed",
+        stage_blocks: int = 1,
+        attention: bool = False,
+    ) -> None:
+        layers: list[nn.Module] = []
+        steps = widths(stem, trunk, stride)
+        for width, count in zip(steps, [*[stage_blocks] * (len(steps) - 1), blocks], strict=True):
+            layers += [nn.ReLU()] if layers else []
+            layers += [nn.Conv2d(channels, width, 4, stride=2, padding=1)]
+            layers += [ResidualBlock(width, hidden) for _ in range(count)]
+            channels = width
+        layers += [SelfAttention(trunk)] if attention else []
+        super().__init__(*layers, nn.ReLU(), nn.Conv2d(trunk, dim, 1))
+        self.stride = stride
+        self.untiled = ATTENDS if attention else None
+
+    def tiling(self) -> Tiling | None:
+        """The pixels along an axis that a cell depends on, and the cells on each side that have them.
+
+        None with attention, by which a cell depends on them all.
+        """
+        return None if self.untiled else encoder_tiling(self, self.stride)
+
+
+class Decoder(nn.Sequential):
+    """A grid ``(B, dim, h, w)`` to images ``(B, C, h * stride, w * stride)``: the encoder's mirror image.
+
+    It doubles the resolution by ``upsampling``: transposed convolutions, repeated pixels (nearest) and then
+    convolutions, or convolutions and then a pixel shuffle.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        dim: int,
+        *,
+        stride: int,
+        stem: int,
+        trunk: int,
+        hidden: int,
+        blocks: int,
+        stage_blocks: int = 1,
+        attention: bool = False,
+        upsampling: Upsampling = "transposed",
     ) -> None:
         steps = widths(stem, trunk, stride)[::-1]
         layers: list[nn.Module] = [nn.Conv2d(dim, trunk, 3, padding=1)]
-        layers += [ResidualBlock(trunk, hidden) for _ in range(blocks - 1)]
-        for width, narrower in zip(steps, [*steps[1:], channels], strict=True):
-            layers += [ResidualBlock(width, hidden), nn.ReLU()]
-            if upsampling == "transposed":
-                layers += [nn.ConvTranspose2d(width, narrower, 4, stride=2, padding=1)]
-            else:
-                layers += [nn.Upsample(scale_factor=2), nn.Conv2d(width, narrower, 3, padding=1)]
+        layers += [SelfAttention(trunk)] if attention else []
+        counts = [blocks, *[stage_blocks] * (len(steps) - 1)]
+        for width, narrower, count in zip(steps, [*steps[1:], channels], counts, strict=True):
+            layers += [*[ResidualBlock(width, hidden) for _ in range(count)], nn.ReLU()]
+            layers += _doubling(width, narrower, upsampling)
         super().__init__(*layers)
         self.stride = stride
+        self.untiled = ATTENDS if attention else None
 
-    def tiling(self) -> Tiling:
-        """The most cells along an axis that a pixel depends on, and the halo that a cell's pixels need."""
-        return decoder_tiling(self, self.stride)
+    def tiling(self) -> Tiling | None:
+        """The most cells along an axis that a pixel depends on, and the halo that a cell's pixels need.
+
+        None with attention, by which a pixel depends on them all.
+        """
+        return None if self.untiled else decoder_tiling(self, self.stride)
+
+
+def _doubling(channels: int, outputs: int, upsampling: Upsampling) -> list[nn.Module]:
+    """Layers from ``(B, channels, h, w)`` to ``(B, outputs, 2 h, 2 w)``."""
+    match upsampling:
+        case "transposed":
+            return [nn.ConvTranspose2d(channels, outputs, 4, stride=2, padding=1)]
+        case "nearest":
+            return [nn.Upsample(scale_factor=2), nn.Conv2d(channels, outputs, 3, padding=1)]
+        case "shuffle":
+            return [*PixelShuffle(channels, outputs)]
 
 
 def encoder_tiling(layers: nn.Sequential, stride: int) -> Tiling:
@@ -128,6 +198,8 @@ def _span(layers: nn.Sequential, first: int, last: int) -> tuple[int, int]:
                 last = (last + padding) // stride
             case nn.Upsample(scale_factor=float(factor), mode="nearest"):
                 first, last = int(first // factor), int(last // factor)
+            case nn.PixelShuffle(upscale_factor=factor):
+                first, last = first // factor, last // factor
             case nn.ReLU():
                 pass
             case unknown:

@@ -1,4 +1,4 @@
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from trainer.models.layers.convolutional import Decoder, Encoder, ResidualBlock, widths
+from trainer.models.layers.convolutional import (
+    Decoder,
+    Encoder,
+    PixelShuffle,
+    ResidualBlock,
+    SelfAttention,
+    Upsampling,
+    widths,
+)
 
 NET: dict[str, Any] = {"stem": 8, "trunk": 16, "hidden": 8, "blocks": 2}
 
@@ -43,14 +51,14 @@ def test_a_stride_is_a_power_of_two(stride: int) -> None:
         widths(8, 16, stride)
 
 
-UPSAMPLINGS: list[Literal["transposed", "nearest"]] = ["transposed", "nearest"]
+UPSAMPLINGS: list[Upsampling] = ["transposed", "nearest", "shuffle"]
 
 
 @pytest.mark.parametrize("upsampling", UPSAMPLINGS)
 @pytest.mark.parametrize("stride", [2, 4, 8])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_grid_is_smaller_by_the_stride_and_the_decoder_undoes_it(
-    stride: int, channels: int, upsampling: Literal["transposed", "nearest"]
+    stride: int, channels: int, upsampling: Upsampling
 ) -> None:
     x = torch.randn(2, channels, 3 * stride, 5 * stride)
     grid = Encoder(channels, 6, stride=stride, **NET)(x)
@@ -83,7 +91,7 @@ def test_a_decoder_of_before_there_was_a_choice_fits() -> None:
 
 
 @pytest.mark.parametrize("upsampling", UPSAMPLINGS)
-def test_every_parameter_takes_part(upsampling: Literal["transposed", "nearest"]) -> None:
+def test_every_parameter_takes_part(upsampling: Upsampling) -> None:
     encoder, decoder = (
         Encoder(1, 6, stride=4, **NET),
         Decoder(1, 6, stride=4, **NET, upsampling=upsampling),
@@ -106,14 +114,17 @@ def rows_behind(net: nn.Sequential, x: Tensor, first: int, last: int) -> list[in
     return gradient.sum(dim=(0, 1, 3)).nonzero().flatten().tolist()
 
 
-CONFIGS = {"halvings": st.integers(1, 4), "blocks": st.integers(1, 3)}
+CONFIGS = {"halvings": st.integers(1, 4), "blocks": st.integers(1, 3), "stage_blocks": st.integers(1, 2)}
 
 
 @given(**CONFIGS)
-def test_the_halo_of_the_encoder_is_what_a_cell_depends_on(halvings: int, blocks: int) -> None:
+def test_the_halo_of_the_encoder_is_what_a_cell_depends_on(
+    halvings: int, blocks: int, stage_blocks: int
+) -> None:
     stride = 2**halvings
-    net = Encoder(1, 1, stride=stride, stem=8, trunk=8, hidden=2, blocks=blocks)
+    net = Encoder(1, 1, stride=stride, stem=8, trunk=8, hidden=2, blocks=blocks, stage_blocks=stage_blocks)
     tiling = net.tiling()
+    assert tiling is not None
     middle = tiling.halo + 1
     found = rows_behind(net, torch.rand(1, 1, (2 * middle + 1) * stride, stride), middle, middle)
     assert len(found) == tiling.receptive_field == found[-1] - found[0] + 1
@@ -122,11 +133,22 @@ def test_the_halo_of_the_encoder_is_what_a_cell_depends_on(halvings: int, blocks
 
 @given(**CONFIGS, upsampling=st.sampled_from(UPSAMPLINGS))
 def test_the_halo_of_the_decoder_is_what_the_pixels_of_a_cell_depend_on(
-    halvings: int, blocks: int, upsampling: Literal["transposed", "nearest"]
+    halvings: int, blocks: int, stage_blocks: int, upsampling: Upsampling
 ) -> None:
     stride = 2**halvings
-    net = Decoder(1, 1, stride=stride, stem=8, trunk=8, hidden=2, blocks=blocks, upsampling=upsampling)
+    net = Decoder(
+        1,
+        1,
+        stride=stride,
+        stem=8,
+        trunk=8,
+        hidden=2,
+        blocks=blocks,
+        stage_blocks=stage_blocks,
+        upsampling=upsampling,
+    )
     tiling = net.tiling()
+    assert tiling is not None
     middle = tiling.halo + 1
     grid, pixels = torch.rand(1, 1, 2 * middle + 1, 1), range(middle * stride, (middle + 1) * stride)
     found = rows_behind(net, grid, pixels[0], pixels[-1])
@@ -139,3 +161,26 @@ def test_the_halo_of_an_unknown_layer_is_not_guessed() -> None:
     net.append(nn.GroupNorm(1, 4))
     with pytest.raises(TypeError, match="what the outputs of GroupNorm depend on"):
         net.tiling()
+
+
+def test_a_pixel_shuffle_starts_without_a_checkerboard() -> None:
+    picture = PixelShuffle(3, 2)(torch.randn(1, 3, 4, 5))
+    assert picture.shape == (1, 2, 8, 10)
+    cells = picture.unflatten(2, (4, 2)).unflatten(4, (5, 2))
+    torch.testing.assert_close(cells, cells[:, :, :, :1, :, :1].expand_as(cells))
+
+
+def test_attention_is_to_all_cells_and_ends_tiling() -> None:
+    encoder, decoder = (
+        Encoder(1, 6, stride=4, **NET, attention=True),
+        Decoder(6, 1, stride=4, **NET, attention=True),
+    )
+    assert encoder.tiling() is None
+    assert decoder.tiling() is None
+    assert encoder.untiled == decoder.untiled is not None
+    attention, x = SelfAttention(4), torch.randn(1, 4, 3, 3, requires_grad=True)
+    assert torch.equal(attention(x), x)
+    torch.nn.init.ones_(attention.join.weight)
+    attention(x)[0, 0, 0, 0].backward()
+    assert x.grad is not None
+    assert (x.grad.abs().sum(dim=1) > 0).all()
