@@ -172,6 +172,14 @@ class ConvolutionalConfig(RunConfig):
             raise ValueError(f"image_size {self.image_size} is no multiple of stride {self.stride}")
         return self
 
+    def check_crop(self, crop: int | None, image: ImageSpec) -> None:
+        """Raise ValueError if a square of ``crop`` pixels is no training image of these images."""
+        if crop is not None and (crop % self.stride or crop > min(image.height, image.width)):
+            raise ValueError(
+                f"a crop of {crop} pixels should be a multiple of the stride {self.stride}, at most "
+                f"{min(image.height, image.width)}, as images have {image.height}x{image.width} pixels"
+            )
+
     def layers(self, image: ImageSpec) -> dict[str, Any]:
         """The keywords of ``Encoder`` and ``Decoder`` for images.
 

@@ -38,6 +38,12 @@ class VAEConfig(GaussianConfig):
         description="the codes of an image. vector: latent-dim numbers for the whole image; grid: "
         "latent-channels numbers for each patch of stride x stride pixels, of any image size (2112.10752)",
     )
+    crop: int | None = Field(
+        default=None,
+        ge=8,
+        description="train on squares of this many pixels, of two at random places of an image the one that "
+        "varies more; for a grid of codes; none: on whole images",
+    )
     latent_channels: int = Field(default=4, ge=1, le=1024, description="numbers in a cell of a grid, c")
     likelihood: Literal["mse", "gaussian", "bernoulli"] = Field(
         default="mse",
@@ -53,6 +59,12 @@ class VAEConfig(GaussianConfig):
     rotations: float = Field(
         default=0.0, ge=0, le=180, description="turn training images by up to so many degrees either way"
     )
+
+    @model_validator(mode="after")
+    def _crops_have_grids(self) -> Self:
+        if self.crop is not None and self.latent != "grid":
+            raise ValueError("crop takes the latent 'grid': a vector is of the whole image")
+        return self
 
     @model_validator(mode="after")
     def _binary_is_bernoulli(self) -> Self:

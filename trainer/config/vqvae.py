@@ -87,6 +87,12 @@ class VQVAEConfig(ConvolutionalConfig):
         description="turn the decoder's gradient with the vector on its way past the lookup (2410.06424); "
         "no: pass it straight through (1711.00937, sec. 3.2)",
     )
+    crop: int | None = Field(
+        default=None,
+        ge=8,
+        description="train on squares of this many pixels, of two at random places of an image the one that "
+        "varies more; the codes are still those of whole images; none: on whole images",
+    )
     reconstruction: Literal["mse", "l1"] = Field(default="mse", description="reconstruction loss")
     flips: bool = Field(default=False, description="mirror half of the training images, left to right")
 

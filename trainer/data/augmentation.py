@@ -15,6 +15,29 @@ def flipped(images: Tensor) -> Tensor:
     return torch.where(chosen[:, None, None, None], images.flip(3), images)
 
 
+def cropped(images: Tensor, size: int) -> Tensor:
+    """A square of ``size`` pixels of each image: ``(B, C, H, W)`` to ``(B, C, size, size)``.
+
+    Of two at random places it is the one whose pixels vary more: much of a picture may be background.
+    """
+    first, second = (_squares(images, size) for _ in range(2))
+    variances = [squares.float().var(dim=(2, 3)).sum(dim=1) for squares in (first, second)]
+    return torch.where((variances[0] >= variances[1])[:, None, None, None], first, second)
+
+
+def _squares(images: Tensor, size: int) -> Tensor:
+    count, channels, height, width = images.shape
+    span = torch.arange(size, device=images.device)
+    places = uniform(count, 2, device=images.device)
+    rows, columns = (
+        (place * (length - size + 1)).long()[:, None] + span
+        for place, length in zip(places.T, (height, width), strict=True)
+    )
+    return images.gather(2, rows[:, None, :, None].expand(count, channels, size, width)).gather(
+        3, columns[:, None, None, :].expand(count, channels, size, size)
+    )
+
+
 def rotated(images: Tensor, degrees: float, background: int) -> Tensor:
     """Images, uint8 ``(B, C, H, W)``, each turned about its centre by up to ``degrees`` either way.
 

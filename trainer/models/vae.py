@@ -10,7 +10,7 @@ from service.contract.manifest import CodesSpec, ImageSpec, Input, Output, Param
 from trainer.config import NCPConfig, VAEConfig
 from trainer.config.base import HOTTEST
 from trainer.data import binarisation
-from trainer.data.augmentation import flipped, rotated
+from trainer.data.augmentation import cropped, flipped, rotated
 from trainer.data.batches import Batch
 from trainer.data.distributed import normal, summed
 from trainer.models.base import Graph, Step, to_shares
@@ -37,6 +37,7 @@ class VAE(GaussianModel):
     def __init__(self, config: VAEConfig, image: ImageSpec, _variance: float, _classes: int = 0) -> None:
         if config.latent == "grid":
             image = image.model_copy(update={"multiple_of": config.stride})
+        config.check_crop(config.crop, image)
         super().__init__(config, image, outputs=image.channels)
         self.likelihood = likelihood_for(config.likelihood)
 
@@ -67,6 +68,8 @@ class VAE(GaussianModel):
         )
 
     def _augmented(self, images: Tensor) -> Tensor:
+        if self.config.crop is not None:
+            images = cropped(images, self.config.crop)
         if self.config.flips:
             images = flipped(images)
         if self.config.rotations:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from service.contract.manifest import CodesSpec, ImageSpec, Input, Output, Role
 from trainer.config import VQVAEConfig
-from trainer.data.augmentation import flipped
+from trainer.data.augmentation import cropped, flipped
 from trainer.data.distributed import gathered
 from trainer.models.base import Graph, Model, Step, to_pixels, to_unit
 from trainer.models.code_prior.stage import PriorStage
@@ -47,6 +47,7 @@ class VQVAE(Model):
         super().__init__()
         self.config = config
         self.image = image.model_copy(update={"multiple_of": config.stride})
+        config.check_crop(config.crop, image)
         net = config.layers(image)
         self.encoder = Encoder(image.channels, config.codebook_dim, **net)
         self.decoder = Decoder(image.channels, config.codebook_dim, **net, upsampling=config.upsampling)
@@ -55,7 +56,7 @@ class VQVAE(Model):
         self.register_buffer("spread", torch.tensor(spread))
 
     def forward(self, inputs: Tensor, _labels: Tensor | None = None, /) -> Step:
-        target = to_unit(flipped(inputs) if self.training and self.config.flips else inputs)
+        target = to_unit(self._augmented(inputs) if self.training else inputs)
         quantized = self.quantizer(self.encoder(target))
         # Halved, a distance in [-1, 1] is one in [0, 1].
         error = (self.decoder(quantized.vectors).float() - target) / 2
@@ -69,6 +70,11 @@ class VQVAE(Model):
             loss = loss + quantized.codebook_loss
             losses["codebook_loss"] = quantized.codebook_loss.detach()
         return Step(loss, {"loss": loss.detach(), **losses}, quantized.counts)
+
+    def _augmented(self, images: Tensor) -> Tensor:
+        if self.config.crop is not None:
+            images = cropped(images, self.config.crop)
+        return flipped(images) if self.config.flips else images
 
     @torch.no_grad()
     def begin(self, batches: Iterable[Tensor]) -> None:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from tests.fixtures import tiny_models
-from trainer.data.augmentation import flipped, rotated
+from trainer.data.augmentation import cropped, flipped, rotated
 
 
 def test_about_half_of_the_images_are_mirrored() -> None:
@@ -95,3 +95,15 @@ def test_images_stay_levels_of_their_shape() -> None:
     found = rotated(images, 45.0, 255)
     assert (found.dtype, found.shape) == (torch.uint8, images.shape)
     assert not torch.equal(found, images)
+
+
+def test_a_crop_is_a_square_of_the_image_and_avoids_what_is_flat() -> None:
+    images = tiny_models.images(32, channels=3, height=12, width=16)
+    images[:, :, :, :6] = 255
+    found = cropped(images, 6)
+    assert found.shape == (32, 3, 6, 6)
+    squares = images.unfold(2, 6, 1).unfold(3, 6, 1).permute(0, 2, 3, 1, 4, 5)
+    assert (squares == found[:, None, None]).flatten(3).all(dim=3).flatten(1).any(dim=1).all()
+    flat = (found == 255).flatten(1).all(dim=1)
+    # One in eleven squares is flat, and it is taken only if both are.
+    assert flat.sum() <= 3
