@@ -70,7 +70,7 @@ class RunConfig(BaseModel):
 
     second_stage_fields: ClassVar[frozenset[str]] = frozenset()
     free_on_resume: ClassVar[frozenset[str]] = frozenset(
-        {"epochs", "device", "precision", "export_to", "keep_checkpoints", "wandb"}
+        {"epochs", "device", "precision", "export_to", "stored_weights", "keep_checkpoints", "wandb"}
     )
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -135,6 +135,11 @@ class RunConfig(BaseModel):
 
     out: Path = Field(default=Path("runs"), description="folder of the run folders")
     export_to: Path = Field(default=Path("exported"), description="the model is published as DIR/NAME")
+    stored_weights: Annotated[Literal["32", "16"], WrittenAsText] = Field(
+        default="32",
+        description="bits of a weight in the published folder; 16: weights are rounded to float16, which "
+        "halves the folder, and the graphs still compute in float32",
+    )
     keep_checkpoints: int = Field(default=2, ge=1, description="how many of the latest checkpoints to keep")
     wandb: bool = Field(default=False, description="log to Weights & Biases too (needs the extra 'wandb')")
 

@@ -84,13 +84,16 @@ def export(
     the former model published.
     """
     target = config.export_to / config.name
-    model = _export_copy(model)
-    second = _second_stage_copy(model, second, dataset) if isinstance(model, Model) and second else None
+    half = isinstance(config, RunConfig) and config.stored_weights == "16"
+    model = _export_copy(model, half=half)
+    second = (
+        _second_stage_copy(model, second, dataset, half=half) if isinstance(model, Model) and second else None
+    )
     own, further = model.graphs(), second.graphs() if second else []
     graphs = [*own, *further]
     with publication(target, None if made_by is None else made_by.id, replace=replace) as folder:
         written = [each for graph in graphs for each in (graph, *graph.variants.values())]
-        write_graphs(written, folder, model.codebook(), step)
+        write_graphs(written, folder, model.codebook(), step, half=half)
         run = ExportedGraphs(folder)
         operations = {graph.operation: graph.as_operation() for graph in graphs}
         exported = ExportedModel(run, operations, model.codes_spec())
@@ -128,20 +131,25 @@ def _to_be_compared_alone(graph: Graph) -> bool:
     return graph.operation not in ("encode", "decode") or isinstance(graph.module, Drawing)
 
 
-def _export_copy(stage: M) -> M:
-    """A copy for the export: on the CPU, in float32, in evaluation mode."""
+def _export_copy(stage: M, *, half: bool) -> M:
+    """A copy for the export: on the CPU, in float32, in evaluation mode; with ``half`` of rounded weights."""
     # The memory layout shows in the graph: without one layout, a trained model and its checkpoint would
     # export differently.
-    return copy.deepcopy(stage).cpu().float().eval().to(memory_format=torch.contiguous_format)
+    copied = copy.deepcopy(stage).cpu().float().eval().to(memory_format=torch.contiguous_format)
+    if half:
+        with torch.no_grad():
+            for weight in copied.parameters():
+                weight.copy_(weight.half())
+    return copied
 
 
-def _second_stage_copy(model: Model, second: SecondStage, dataset: Dataset) -> SecondStage:
+def _second_stage_copy(model: Model, second: SecondStage, dataset: Dataset, *, half: bool) -> SecondStage:
     """A copy of a second stage for the export, on this copy of the model."""
     copied = model.second_stage(dataset.classes)
     if copied is None:
         raise ValueError(f"{type(model).__name__} has no second stage, so no {second.name} can be exported")
     copied.load_state_dict(second.state_dict())
-    return _export_copy(copied)
+    return _export_copy(copied, half=half)
 
 
 def _examine(

@@ -1,7 +1,8 @@
 """Torch modules to ONNX files, with their weights as external data in safetensors files beside them.
 
 A tensor of several graphs is stored once: the codebook in ``codebook.safetensors``, which users load by
-itself, and all other weights in ``weights.safetensors``.
+itself, and all other weights in ``weights.safetensors``. Weights may be stored in float16, half as large: the
+graphs cast them, which ONNX Runtime does once, when it loads a graph, and compute in float32.
 """
 
 import contextlib
@@ -10,14 +11,15 @@ import io
 import json
 import struct
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import torch
-from onnx import TensorProto, external_data_helper, numpy_helper
+from onnx import TensorProto, external_data_helper, helper, numpy_helper
 from safetensors.numpy import save_file
 from torch import Tensor
 from torch.export import Dim
@@ -44,12 +46,18 @@ class Place(NamedTuple):
 
 
 def write_graphs(
-    graphs: Sequence[Graph], folder: Path, codebook: Tensor | None = None, step: LongStep = in_silence
+    graphs: Sequence[Graph],
+    folder: Path,
+    codebook: Tensor | None = None,
+    step: LongStep = in_silence,
+    *,
+    half: bool = False,
 ) -> None:
     """Export graphs to ``folder``, with the codebook, float32 ``(K, D)``, and the weights beside them.
 
-    Tensors of one data type, shape and content are one entry, in all graphs together. ``step`` shows which
-    graph is being exported.
+    Tensors of one data type, shape and content are one entry, in all graphs together. With ``half``, weights
+    that float16 holds exactly are stored so; the codebook stays float32. ``step`` shows which graph is being
+    exported.
     """
     models: dict[str, onnx.ModelProto] = {}
     for number, graph in enumerate(graphs, start=1):
@@ -59,14 +67,10 @@ def write_graphs(
     if codebook is not None:
         tensor = numpy_helper.from_array(codebook.float().contiguous().cpu().numpy())
         places |= _written({CODEBOOK_TENSOR: tensor}, folder / CODEBOOK_FILE)
-    weights: dict[Content, tuple[str, TensorProto]] = {}
-    for file, model in models.items():
-        for tensor in model.graph.initializer:
-            content = _content(tensor)
-            if content not in places and len(tensor.raw_data) >= SMALLEST_BYTES:
-                weights.setdefault(content, (f"{Path(file).stem}.{tensor.name}", tensor))
-    if weights:
-        places |= _written(dict(weights.values()), folder / WEIGHTS_FILE)
+    if half:
+        for model in models.values():
+            _store_halved(model.graph, besides=places)
+    places |= _weights_written(models, folder / WEIGHTS_FILE, besides=places)
     for file, model in models.items():
         for tensor in model.graph.initializer:
             if (place := places.get(_content(tensor))) is not None:
@@ -75,6 +79,37 @@ def write_graphs(
         onnx.save(model, folder / file)
         # As files: a graph and its tensors together may be more than one message can hold, 2 GiB.
         onnx.checker.check_model(folder / file, full_check=True)
+
+
+def _weights_written(
+    models: Mapping[str, onnx.ModelProto], file: Path, besides: Container[Content]
+) -> dict[Content, Place]:
+    weights: dict[Content, tuple[str, TensorProto]] = {}
+    for name, model in models.items():
+        for tensor in model.graph.initializer:
+            content = _content(tensor)
+            if content not in besides and len(tensor.raw_data) >= SMALLEST_BYTES:
+                weights.setdefault(content, (f"{Path(name).stem}.{tensor.name}", tensor))
+    return _written(dict(weights.values()), file) if weights else {}
+
+
+def _store_halved(graph: onnx.GraphProto, besides: Container[Content]) -> None:
+    """Make the large weights of a graph float16, each with a ``Cast`` to the float32 that it was."""
+    casts = []
+    for tensor in graph.initializer:
+        if tensor.data_type != TensorProto.FLOAT or len(tensor.raw_data) < 2 * SMALLEST_BYTES:
+            continue
+        values = numpy_helper.to_array(tensor)
+        with np.errstate(over="ignore"):
+            halved = values.astype(np.float16)
+        if _content(tensor) in besides or not np.array_equal(halved, values):
+            continue
+        name = tensor.name
+        tensor.CopyFrom(numpy_helper.from_array(halved, f"{name}.float16"))
+        casts.append(helper.make_node("Cast", [tensor.name], [name], f"{name}.cast", to=TensorProto.FLOAT))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def _content(tensor: TensorProto) -> Content:

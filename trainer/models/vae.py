@@ -68,13 +68,12 @@ class VAE(GaussianModel):
         )
 
     def _augmented(self, images: Tensor) -> Tensor:
-        if self.config.crop is not None:
-            images = cropped(images, self.config.crop)
         if self.config.flips:
             images = flipped(images)
         if self.config.rotations:
             images = rotated(images, self.config.rotations, self.config.background)
-        return images
+        # Last: at the corners of a turned square there would be background.
+        return images if self.config.crop is None else cropped(images, self.config.crop)
 
     def monitor(self, batches: Iterable[Batch]) -> dict[str, float]:
         """``test_mse``, and ``test_elbo`` in nats an image, of one draw from the posterior."""

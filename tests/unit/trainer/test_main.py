@@ -92,7 +92,7 @@ def test_help_and_mistakes_do_not_wait_for_torch(tmp_path: Path) -> None:
     mistakes = [
         ["vqvae", "--preset", "no"],
         ["vqvae", "--data=/nowhere"],
-        ["vqvae", "--data=emoji"],
+        ["vqvae", "--data=no-such"],
         ["vqvae", f"--data={exported.parent}/docker/monitoring"],
         ["vqvae", "--name=vqvae-mnist", *places],
         ["vqvae", "--export-to=/dev/null/a"],

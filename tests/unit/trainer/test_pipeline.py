@@ -214,7 +214,9 @@ def test_an_export_goes_where_the_run_says_or_where_it_is_told(
     run: RunFolder, published: Published, tmp_path: Path
 ) -> None:
     pipeline.export_run(run, run.config, tiny_models.console())
-    pipeline.export_run(run, run.published_as(tmp_path / "there", "other"), tiny_models.console())
+    pipeline.export_run(
+        run, run.published_as(export_to=tmp_path / "there", name="other"), tiny_models.console()
+    )
     places = [(config.export_to, config.name) for _, _, config in published]
     assert places == [(run.config.export_to, "tiny"), (tmp_path / "there", "other")]
 
@@ -393,8 +395,8 @@ def test_what_the_prior_hangs_on_may_not_change_once_it_was_begun(
     with pytest.raises(ConfigError) as caught:
         resume(prior_run, **{name: value})
     assert f"has {name} {before!r}, and now {value!r} is asked for" in str(caught.value)
-    free = "device, export_to, keep_checkpoints, precision, prior_epochs, prior_temperature, wandb"
-    assert f"Only {free} may" in str(caught.value)
+    free = "export_to, keep_checkpoints, precision, prior_epochs, prior_temperature, stored_weights, wandb"
+    assert f"Only device, {free} may" in str(caught.value)
     assert getattr(RunFolder.open(prior_run.folder).config, name) == before
 
 

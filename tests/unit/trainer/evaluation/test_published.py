@@ -52,9 +52,9 @@ def test_data_that_is_not_here_is_asked_for(home: Path) -> None:
 def test_without_its_run_a_model_has_the_name_of_its_data_alone(home: Path) -> None:
     edit_manifest(Path("exported/tiny"), run=Run(name="tiny", id="another").model_dump())
     manifest = Published.find(Path("exported/tiny")).manifest
-    edit_manifest(Path("exported/tiny"), config=manifest.config | {"data": "emoji"})
+    edit_manifest(Path("exported/tiny"), config=manifest.config | {"data": "mine"})
     found = Published.find(Path("exported/tiny"))
-    with pytest.raises(DataError, match=r"'emoji', which is not found .*--data, or give the run"):
+    with pytest.raises(DataError, match=r"'mine', which is not found .*--data, or give the run"):
         found.data(None)
     assert found.data("mnist") == "mnist"
 

@@ -309,7 +309,7 @@ def test_a_failed_export_leaves_what_was_published(
 def test_a_graph_that_does_not_load_is_an_error(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def write_garbage(_graphs: object, folder: Path, *_: object) -> None:
+    def write_garbage(_graphs: object, folder: Path, *_: object, **__: object) -> None:
         for file in GRAPHS:
             (folder / file).write_bytes(b"no graph")
 

@@ -130,6 +130,25 @@ def test_a_graph_holds_no_copy_of_what_is_beside_it(written: Written, name: str)
             assert np.array_equal(values, written.codebook.numpy())
 
 
+def test_weights_that_float16_holds_are_stored_so_and_give_the_same(tmp_path: Path) -> None:
+    codebook = torch.randn(16, 5, generator=torch.Generator().manual_seed(0))
+    modules = {name: nn.Sequential(Pairs(codebook), nn.Linear(64, 32)) for name in ("rounded", "others")}
+    for weight in modules["rounded"].parameters():
+        weight.detach().copy_(weight.half())
+    write_graphs([graph(*each) for each in modules.items()], tmp_path, codebook, half=True)
+    stored = load_file(tmp_path / WEIGHTS_FILE)
+    assert {name.partition(".")[0]: tensor.dtype for name, tensor in stored.items()} == {
+        "rounded": torch.float16,
+        "others": torch.float32,
+    }
+    (vectors,) = load_file(tmp_path / CODEBOOK_FILE).values()
+    assert vectors.dtype == torch.float32
+    codes = torch.arange(24, dtype=torch.int32).view(2, 3, 4) % 16
+    for name, module in modules.items():
+        (found,) = onnxruntime.InferenceSession(tmp_path / f"{name}.onnx").run(None, {"codes": codes.numpy()})
+        torch.testing.assert_close(torch.from_numpy(found), module(codes))
+
+
 def test_small_tensors_stay_in_the_graph(written: Written) -> None:
     found = {tensor.name for tensor, _ in external(written.protos["pairs"])}
     inside = [tensor for tensor in written.protos["pairs"].graph.initializer if tensor.name not in found]
