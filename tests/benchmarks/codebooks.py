@@ -14,9 +14,7 @@ table is gone on with by the same command.
 
 import json
 import math
-import statistics
 import tempfile
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,22 +26,15 @@ from torch import Tensor
 from vector_quantize_pytorch import FSQ as PeerFSQ  # noqa: N811 - ours has the same name
 from vector_quantize_pytorch import VectorQuantize
 
+from tests.benchmarks.trials import built, fitted, measured, rate
 from trainer.config import VQVAEConfig, resolve
-from trainer.data.batches import Batches
 from trainer.data.loading import Dataset, load
 from trainer.data.sizing import ImageOptions
-from trainer.evaluation.exported_model import Reconstructed
-from trainer.evaluation.reconstructions import Reconstructions
 from trainer.models.quantizers import Quantized, Quantizer
 from trainer.models.quantizers.base import counted
-from trainer.models.vqvae import VQVAE
-from trainer.training.device import choose
-from trainer.training.loop import Fit
 from trainer.training.run_folder import RunFolder
 
-VARIANCE_IMAGES = 4096
 LOW = 8
-TIMED_STEPS = 10
 REMEDIES = {"update": "ema", "kmeans_start": True}
 NO_REMEDY = {"kmeans_start": False, "restart_below": 0.0}
 REMEDIED = "EMA, k-means, restart"
@@ -114,60 +105,16 @@ class PeerQuantizer(Quantizer):
         raise TypeError("the peer's quantizer is not exported, so it has no gap to its graph")
 
 
-def _fitted(model: VQVAE, dataset: Dataset, run: RunFolder, console: Console) -> VQVAE:
-    """The model, trained as the trainer trains it."""
-    config = model.config
-    machine = choose(config)
-    train = Batches(dataset.train, config.batch_size, seed=config.seed, device=machine.device)
-    test = Batches(dataset.test, config.batch_size, seed=config.seed, device=machine.device)
-    fit = Fit(model, config.schedule(), train, test, run, machine, console)
-    fit.begin()
-    fit()
-    return fit.result.cpu().float().eval()
-
-
-@torch.no_grad()
-def _measured(model: VQVAE, dataset: Dataset) -> dict[str, float]:
-    """Figures on the test images, in torch: the peer's quantizer is not exported."""
-    figures = Reconstructions(model.codes_spec())
-    for batch in Batches(dataset.test, model.config.batch_size).ordered():
-        quantized = model.quantizer(model.encoder(batch.images.float() / 127.5 - 1))
-        decoded = ((model.decoder(quantized.vectors) + 1) * 127.5).clamp(0, 255).round().byte()
-        images, decoded = (rows.permute(0, 2, 3, 1) for rows in (batch.images, decoded))
-        figures.add(Reconstructed(images, quantized.codes, decoded))
-    return figures.values()
-
-
-def _rate(model: VQVAE, dataset: Dataset) -> float:
-    """Images a second of a training step, by the processor's time: median over a few steps."""
-    model.train()
-    images = dataset.train.take(torch.arange(model.config.batch_size)).images
-    optimizer = torch.optim.AdamW(parameter for parameter in model.parameters() if parameter.requires_grad)
-    mixed = choose(model.config).precision == "bf16-mixed"
-    seconds = []
-    for _ in range(TIMED_STEPS):
-        started = time.process_time()
-        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
-            loss = model(images).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        seconds.append(time.process_time() - started)
-    return len(images) / statistics.median(seconds)
-
-
 def _trial(
     config: VQVAEConfig, dataset: Dataset, peer_decay: float | None, console: Console
 ) -> dict[str, float]:
     """One row of one side: trained, measured and timed."""
-    images = dataset.train.take(torch.arange(min(VARIANCE_IMAGES, len(dataset.train)))).images
-    torch.manual_seed(config.seed)
-    model = VQVAE(config, dataset.spec, float((images.float() / 255).var(correction=0)))
+    model = built(config, dataset)
     if peer_decay is not None:
         model.quantizer = PeerQuantizer(config, peer_decay, math.prod(model.codes_spec().shape))
     run = RunFolder.create(config, {})
-    fitted = _fitted(model, dataset, run, console)
-    return _measured(fitted, dataset) | {"images_per_second": _rate(fitted, dataset)}
+    trained = fitted(model, dataset, run, console)
+    return measured(trained, dataset) | {"images_per_second": rate(trained, dataset)}
 
 
 def _done(file: Path, settings: Mapping[str, Any]) -> dict[tuple[str, str], dict[str, float]]:

@@ -1,0 +1,84 @@
+"""A model trained and measured as the trainer does it, in torch and without an export: for tables."""
+
+import statistics
+import time
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from trainer.config import VQVAEConfig
+from trainer.data.batches import Batches
+from trainer.data.loading import Dataset
+from trainer.evaluation.exported_model import Reconstructed
+from trainer.evaluation.reconstructions import Reconstructions
+from trainer.models.base import to_pixels, to_unit
+from trainer.models.vqvae import VQVAE
+from trainer.training.device import choose
+from trainer.training.loop import Fit
+from trainer.training.run_folder import RunFolder
+
+VARIANCE_IMAGES = 4096
+TIMED_STEPS = 10
+
+
+def built(config: VQVAEConfig, dataset: Dataset) -> VQVAE:
+    """A new model by the seed of its config."""
+    images = dataset.train.take(torch.arange(min(VARIANCE_IMAGES, len(dataset.train)))).images
+    torch.manual_seed(config.seed)
+    return VQVAE(config, dataset.spec, float((images.float() / 255).var(correction=0)))
+
+
+def fitted(model: VQVAE, dataset: Dataset, run: RunFolder, console: Console) -> VQVAE:
+    """The model, trained as the trainer trains it."""
+    config = model.config
+    machine = choose(config)
+    train = Batches(dataset.train, config.batch_size, seed=config.seed, device=machine.device)
+    test = Batches(dataset.test, config.batch_size, seed=config.seed, device=machine.device)
+    fit = Fit(model, config.schedule(), train, test, run, machine, console)
+    fit.begin()
+    fit()
+    return fit.result.cpu().float().eval()
+
+
+@torch.no_grad()
+def _decoded(model: VQVAE, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes and reconstructions of images, uint8 ``(N, C, H, W)``: not every quantizer is exported."""
+    quantized = model.quantizer(model.encoder(to_unit(images)))
+    return quantized.codes, to_pixels(model.decoder(quantized.vectors))
+
+
+def measured(model: VQVAE, dataset: Dataset) -> dict[str, float]:
+    """Figures on the test images."""
+    figures = Reconstructions(model.codes_spec())
+    for batch in Batches(dataset.test, model.config.batch_size).ordered():
+        codes, decoded = _decoded(model, batch.images)
+        images, decoded = (rows.permute(0, 2, 3, 1) for rows in (batch.images, decoded))
+        figures.add(Reconstructed(images, codes, decoded))
+    return figures.values()
+
+
+def reconstructed(model: VQVAE, dataset: Dataset) -> tuple[Tensor, Tensor]:
+    """The test images and their reconstructions, uint8 ``(N, C, H, W)``."""
+    batches = Batches(dataset.test, model.config.batch_size).ordered()
+    pairs = [(batch.images, _decoded(model, batch.images)[1]) for batch in batches]
+    images, decoded = zip(*pairs, strict=True)
+    return torch.cat(images), torch.cat(decoded)
+
+
+def rate(model: VQVAE, dataset: Dataset) -> float:
+    """Images a second of a training step, by the processor's time: median over a few steps."""
+    model.train()
+    images = dataset.train.take(torch.arange(model.config.batch_size)).images
+    optimizer = torch.optim.AdamW(parameter for parameter in model.parameters() if parameter.requires_grad)
+    mixed = choose(model.config).precision == "bf16-mixed"
+    seconds = []
+    for _ in range(TIMED_STEPS):
+        started = time.process_time()
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            loss = model(images).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        seconds.append(time.process_time() - started)
+    return len(images) / statistics.median(seconds)
