@@ -36,7 +36,7 @@ def test_every_preset_is_valid(file: Path) -> None:
 def test_every_kind_has_presets_and_a_default_one(kind: str) -> None:
     assert KINDS[kind].preset in presets(kind)
     assert type(resolve(kind, flags={})) is config_class(kind)
-    assert presets("vae") == ["vae-grid-mnist", "vae-mnist", "vae-pokemon"]
+    assert presets("vae") == ["vae-emoji", "vae-grid-mnist", "vae-mnist", "vae-pokemon"]
     assert presets("ncp") == ["ncp-mnist"]
 
 
