@@ -18,6 +18,7 @@ from trainer.__main__ import main
 from trainer.config import RunConfig, VQVAEConfig
 from trainer.export.exporter import Exported
 from trainer.kinds import KINDS
+from trainer.pipeline import publishing
 from trainer.training.loop import Fit
 from trainer.training.run_folder import RunFolder
 
@@ -28,7 +29,7 @@ def trainer(*arguments: str) -> Result:
 
 @pytest.fixture
 def _no_export(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "export", lambda *_, **__: trained.exported)
+    monkeypatch.setattr(publishing, "export", lambda *_, **__: trained.exported)
 
 
 @pytest.fixture

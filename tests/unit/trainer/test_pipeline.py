@@ -22,6 +22,7 @@ from trainer.export.exporter import Exported
 from trainer.models.base import Model, SecondStage, Stage, Step
 from trainer.models.code_prior.stage import PriorStage
 from trainer.models.vqvae import VQVAE
+from trainer.pipeline import publishing
 from trainer.training.loop import Fit
 from trainer.training.run_folder import RunFolder
 
@@ -39,7 +40,7 @@ def published(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> Published:
         noted.append((model, second, config))
         return trained.exported
 
-    monkeypatch.setattr(pipeline, "export", note)
+    monkeypatch.setattr(publishing, "export", note)
     return noted
 
 
