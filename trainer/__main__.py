@@ -124,13 +124,19 @@ def main() -> None:
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--export-to", type=click.Path(path_type=Path), help="publish as DIR/NAME [default: the run's]")
 @click.option("--name", help="of the exported model [default: the run's]")
-def export(run: Path, export_to: Path | None, name: str | None, replace: bool, reload: str | None) -> None:
+@click.option(
+    "--publish-anyway",
+    is_flag=True,
+    default=None,
+    help="even if its reconstructions are no nearer to the test images than the mean image is",
+)
+def export(run: Path, replace: bool, reload: str | None, **given: Any) -> None:
     """Publish the model of the latest checkpoint of RUN, a run folder."""
     console = open_console()
     with clear_errors(same_command()):
         opened = RunFolder.open(run)
         opened.replace = replace
-        config = opened.published_as(export_to, name)
+        config = opened.published_as(**given)
         opened.latest_checkpoint()
         _check(config.model_copy(update={"wandb": False}), opened, replace=replace)
         from trainer import pipeline

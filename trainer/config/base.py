@@ -70,7 +70,7 @@ class RunConfig(BaseModel):
 
     second_stage_fields: ClassVar[frozenset[str]] = frozenset()
     free_on_resume: ClassVar[frozenset[str]] = frozenset(
-        {"epochs", "device", "precision", "export_to", "keep_checkpoints", "wandb"}
+        {"epochs", "device", "precision", "export_to", "publish_anyway", "keep_checkpoints", "wandb"}
     )
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -134,6 +134,11 @@ class RunConfig(BaseModel):
 
     out: Path = Field(default=Path("runs"), description="folder of the run folders")
     export_to: Path = Field(default=Path("exported"), description="the model is published as DIR/NAME")
+    publish_anyway: bool = Field(
+        default=False,
+        description="publish the model even if its reconstructions are no nearer to the test images than the "
+        "mean image is",
+    )
     keep_checkpoints: int = Field(default=2, ge=1, description="how many of the latest checkpoints to keep")
     wandb: bool = Field(default=False, description="log to Weights & Biases too (needs the extra 'wandb')")
 

@@ -6,7 +6,7 @@ All metrics and pictures here come from the exported files through ONNX Runtime,
 import copy
 import os
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -70,6 +70,7 @@ def export(
     *,
     replace: bool = False,
     measured: bool = True,
+    check: Callable[[Sequence[Measures]], None] = lambda _: None,
     trained: Mapping[str, float] = MappingProxyType({}),
     step: LongStep = in_silence,
 ) -> Exported:
@@ -77,7 +78,8 @@ def export(
 
     ``second`` is the stage trained after it, if there is one. The run that made the model replaces only what
     it published itself, unless it may ``replace`` what another did. Without ``measured`` there are no
-    metrics: the test images of ``dataset`` are only for the preview and the comparison with torch.
+    metrics: the test images of ``dataset`` are only for the preview and the comparison with torch. ``check``
+    gets the metrics, and raises what keeps the model from being published.
     ``trained`` are figures of the training, such as its steps. ``step`` shows what is being done.
 
     Raises ExportError if ONNX Runtime disagrees with torch or the folder cannot be written, and then leaves
@@ -111,6 +113,7 @@ def export(
         if shown:
             save_png(_samples(exported, shown, dataset, step), folder / SAMPLES)
         measures = _measures(exported, config, dataset, values, trained, step) if measured else []
+        check(measures)
         codes = model.codes_spec()
         if measured and codes.continuous_grid and codes.scaling is None:
             codes = scaled(codes, exported, dataset, step)

@@ -145,9 +145,11 @@ class RunFolder:
                 )
         return changed
 
-    def published_as(self, export_to: Path | None, name: str | None) -> RunConfig:
-        """The config with another place or name of the published model. Raises ConfigError for a bad name."""
-        given = {"export_to": export_to, "name": name}
+    def published_as(self, **given: Any) -> RunConfig:
+        """The config with another place or name of the published model, where the value is not None.
+
+        Raises ConfigError for a bad name.
+        """
         changes = {key: value for key, value in given.items() if value is not None}
         return validated(self.config.kind, self.config.model_dump() | changes)
 

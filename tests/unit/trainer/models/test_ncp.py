@@ -196,7 +196,7 @@ def published_with(
 
     tiny_models.without_onnx(monkeypatch, tampered)
     return pipeline.export_run(
-        run, run.published_as(run.folder.parent / "exported", None), tiny_models.console()
+        run, run.published_as(export_to=run.folder.parent / "exported"), tiny_models.console()
     )
 
 
