@@ -134,6 +134,10 @@ class RunConfig(BaseModel):
 
     out: Path = Field(default=Path("runs"), description="folder of the run folders")
     export_to: Path = Field(default=Path("exported"), description="the model is published as DIR/NAME")
+    export_best: bool = Field(
+        default=False,
+        description="export the weights of the epoch that was best on test images, instead of the last",
+    )
     publish_anyway: bool = Field(
         default=False,
         description="publish the model even if its reconstructions are no nearer to the test images than the "

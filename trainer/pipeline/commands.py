@@ -20,8 +20,8 @@ from trainer.pipeline.preparation import (
     prepare,
 )
 from trainer.pipeline.publishing import publish
-from trainer.pipeline.stages import model_fit, resume_fit, trained_second_stage
-from trainer.training import checkpoint
+from trainer.pipeline.stages import model_fit, resume_fit, to_be_exported, trained_second_stage
+from trainer.training.best_weights import load_exported
 from trainer.training.device import limit_threads
 from trainer.training.loop import Fit
 from trainer.training.progress import long_step
@@ -74,10 +74,11 @@ def resume(run: RunFolder, config: RunConfig, console: Console) -> Exported:
 def _finish(fit: Fit[Model], prepared: Prepared, run: RunFolder, console: Console) -> Exported:
     """Train to the last epoch of the last stage, and publish: of several processes the first alone."""
     fit()
-    second = trained_second_stage(fit.result, prepared, run, console)
+    model = to_be_exported(fit, console)
+    second = trained_second_stage(model, prepared, run, console)
     distributed.leave()
     with going_on(lambda: run.begun, publishing("export", run.folder)):
-        return publish(fit.result, second, run, run.config, prepared.dataset, console)
+        return publish(model, second, run, run.config, prepared.dataset, console)
 
 
 def export_run(run: RunFolder, config: RunConfig, console: Console) -> Exported:
@@ -94,8 +95,7 @@ def export_run(run: RunFolder, config: RunConfig, console: Console) -> Exported:
                 f"{run.folder} has no checkpoint of its {second.name} yet. "
                 f"To train it: {resuming(run.config)}"
             )
-        averaged = second.schedule().average_decay > 0
-        checkpoint.load_weights(second_run.latest_checkpoint(), second, averaged=averaged)
+        load_exported(second_run, second)
     return publish(model, second, run, config, dataset, console)
 
 
@@ -106,5 +106,5 @@ def _restored(run: RunFolder, console: Console) -> tuple[Model, Dataset]:
     dataset = load_data(config, console)
     check_same_data(run, dataset)
     model = new_model(config, dataset, 1.0)
-    checkpoint.load_weights(run.latest_checkpoint(), model, averaged=config.average_decay > 0)
+    load_exported(run, model)
     return model.eval(), dataset

@@ -11,6 +11,7 @@ from trainer.data import distributed
 from trainer.data.batches import Batches, ResidentSplit, Split
 from trainer.models.base import Model, SecondStage, Stage
 from trainer.pipeline.preparation import Prepared
+from trainer.training.best_weights import load_exported
 from trainer.training.loop import Fit
 from trainer.training.progress import announce_steps, long_step
 from trainer.training.run_folder import RunFolder
@@ -58,7 +59,7 @@ def trained_second_stage(
         with long_step(console, f"initialising the {stage.name}"):
             fit.begin()
     fit()
-    return fit.result
+    return to_be_exported(fit, console)
 
 
 def _stage_fit(
@@ -74,6 +75,14 @@ def _stage_fit(
     stage.label_names = prepared.dataset.label_names or ()
     batches = [Batches(split, schedule.batch_size, seed=seed, device=device) for split in (train, test)]
     return Fit(stage, schedule, batches[0], batches[1], run, prepared.machine, console)
+
+
+def to_be_exported(fit: Fit[S], console: Console) -> S:
+    """The stage of a fit that has ended, with the weights that are exported."""
+    if fit.config.export_best:
+        position = load_exported(fit.run, fit.result)
+        console.print(f"best: the weights after epoch {position.epoch} of {fit.position.epoch}")
+    return fit.result
 
 
 def resume_fit(fit: Fit[S], console: Console) -> None:

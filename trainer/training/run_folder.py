@@ -8,6 +8,7 @@
       reconstructions/    originals above reconstructions, one picture an epoch
       plots/              losses and other metrics over the epochs
       checkpoints/        the latest ones, to resume from
+      best/               the weights of the best epoch, with export_best
       prior/              the same of a second stage, the prior over the codes, if there is one
 
 A second run of the same name goes to NAME-2, and so on: nothing is overwritten.
@@ -46,6 +47,7 @@ class RunFolder:
         self.config = config
         self.title = title or folder.name
         self.checkpoints = folder / "checkpoints"
+        self.best = folder / "best"
         self.replace = replace
 
     @classmethod
