@@ -44,6 +44,8 @@ from trainer.models.base import PICTURED_IMAGES, Exportable, Graph, Model, RunGr
 from trainer.training.progress import LongStep, in_silence
 
 PARITY_IMAGES = 2000
+# Folders of the trainer's machine mean nothing to the model's users.
+PLACES = {"out", "export_to", "init_from"}
 
 PACKAGE = Path(__file__).parents[1]
 # Both packages decide what is exported.
@@ -247,8 +249,7 @@ def _manifest(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         git_revision=git_revision(),
         seed=config.seed,
-        # Folders of the trainer's machine mean nothing to the model's users.
-        config=config.model_dump(mode="json", exclude={"out", "export_to"}) | {"data": dataset.name},
+        config=config.model_dump(mode="json", exclude=PLACES) | {"data": dataset.name},
         image=model.image_spec(),
         codes=codes,
         labels=dataset.label_names if conditional else None,

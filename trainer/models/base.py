@@ -185,6 +185,8 @@ class Model(Stage, Exportable):
     """
 
     best = Best("test_mse")
+    # The tensors that a model which starts from the weights of another does not take from it.
+    anew: frozenset[str] = frozenset()
 
     @abstractmethod
     def reconstruct(self, images: Tensor) -> Tensor:

@@ -1,10 +1,12 @@
 """The commands: train a new model, resume a run, publish the latest checkpoint of a run."""
 
+from collections.abc import Callable
+
 import torch
 from rich.console import Console
 
 from trainer.cli import publishing, resuming
-from trainer.config import RunConfig
+from trainer.config import RunConfig, in_epochs
 from trainer.data import distributed
 from trainer.data.loading import Dataset
 from trainer.errors import RunError, going_on
@@ -21,6 +23,7 @@ from trainer.pipeline.preparation import (
 )
 from trainer.pipeline.publishing import publish
 from trainer.pipeline.stages import model_fit, resume_fit, to_be_exported, trained_second_stage
+from trainer.training import initial_weights
 from trainer.training.best_weights import load_exported
 from trainer.training.device import limit_threads
 from trainer.training.loop import Fit
@@ -28,15 +31,25 @@ from trainer.training.progress import long_step
 from trainer.training.run_folder import RunFolder
 
 
-def train(config: RunConfig, console: Console, *, numbered: bool = False, replace: bool = False) -> Exported:
+def train(
+    config: RunConfig,
+    console: Console,
+    *,
+    settle: Callable[[int], RunConfig] | None = None,
+    numbered: bool = False,
+    replace: bool = False,
+) -> Exported:
     """Train a new model and publish it.
 
+    ``settle`` gives the config for a number of training images, where that decides what a preset says.
     ``numbered`` as for ``RunFolder.create``; with ``replace`` a model of another run gives way to it.
     """
     prepared = prepare(config, console)
     dataset, machine = prepared.dataset, prepared.machine
+    config = in_epochs(settle(len(dataset.train)) if settle else config, len(dataset.train))
     torch.manual_seed(config.seed)
     model = new_model(config, dataset, pixel_variance(dataset))
+    initial_weights.load(config, model)
     facts = {**data_facts(dataset), "torch": torch.__version__, "machine": machine.reason}
     facts["processes"] = distributed.count()
     run = distributed.from_first(lambda: RunFolder.create(config, facts, numbered=numbered, replace=replace))

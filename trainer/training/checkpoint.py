@@ -27,7 +27,7 @@ from trainer import durable
 from trainer.data import distributed
 from trainer.errors import RunError
 
-AVERAGE = "average.safetensors"
+WEIGHTS, AVERAGE = "model.safetensors", "average.safetensors"
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def save_result(target: Path, position: Position, model: nn.Module) -> None:
 
 
 def _save_result(folder: Path, position: Position, model: nn.Module) -> None:
-    save_weights(model, folder / "model.safetensors")
+    save_weights(model, folder / WEIGHTS)
     (folder / "checkpoint.json").write_text(json.dumps(asdict(position)) + "\n")
 
 
@@ -108,7 +108,7 @@ def save_weights(model: nn.Module, file: Path) -> None:
 
 def load_weights(checkpoint: Path, model: nn.Module, *, averaged: bool) -> None:
     """Load only the weights of a checkpoint: the averaged ones, or those of the last step."""
-    file = checkpoint / (AVERAGE if averaged else "model.safetensors")
+    file = checkpoint / (AVERAGE if averaged else WEIGHTS)
     try:
         model.load_state_dict(load_file(file))
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:

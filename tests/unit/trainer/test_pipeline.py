@@ -77,7 +77,7 @@ def test_training_prints_what_it_does(trained: Trained) -> None:
         "--epochs 550, or --batch-size 16 --epochs 275",
         "  initialising the model",
     ]
-    assert re.fullmatch(r"time: about \d+:\d\d for the \d+ steps that are left, by the first \d", lines[7])
+    assert re.fullmatch(r"time: about \d+ \w+ for 2 epochs, by \d timed steps", lines[7])
     assert [line.split("  ")[0] for line in lines[8:10]] == ["epoch 1/2", "epoch 2/2"]
     assert lines[10:16] == [
         "exporting and measuring ...",
