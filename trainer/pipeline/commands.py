@@ -49,7 +49,8 @@ def train(
     config = in_epochs(settle(len(dataset.train)) if settle else config, len(dataset.train))
     torch.manual_seed(config.seed)
     model = new_model(config, dataset, pixel_variance(dataset))
-    initial_weights.load(config, model)
+    if config.init_from is not None:
+        initial_weights.load(config, config.init_from, model)
     facts = {**data_facts(dataset), "torch": torch.__version__, "machine": machine.reason}
     facts["processes"] = distributed.count()
     run = distributed.from_first(lambda: RunFolder.create(config, facts, numbered=numbered, replace=replace))

@@ -15,7 +15,6 @@ from trainer.evaluation.reconstructions import STEPS, TRAINING, explained_varian
 from trainer.export.exporter import Exported, export
 from trainer.models.base import Model, SecondStage
 from trainer.training import checkpoint
-from trainer.training.best_weights import exported as exported_weights
 from trainer.training.progress import describe, enough_epochs, long_step
 from trainer.training.run_folder import RunFolder
 
@@ -77,4 +76,4 @@ def _check_worth(
 
 
 def _steps(run: RunFolder) -> float:
-    return float(checkpoint.read_position(exported_weights(run)).total)
+    return float(checkpoint.read_position(run.exported_checkpoint()).total)

@@ -7,7 +7,6 @@ epoch, and the former one goes only when the next is written, so that a crash be
 """
 
 import math
-from pathlib import Path
 
 from trainer import durable
 from trainer.models.base import Stage
@@ -31,22 +30,12 @@ def rewind(run: RunFolder, position: Position) -> None:
             durable.delete(kept)
 
 
-def exported(run: RunFolder) -> Path:
-    """The folder of the weights that a run exports: of the best epoch with ``export_best``, or the latest.
-
-    Raises RunError if there is no checkpoint.
-    """
-    latest = run.latest_checkpoint()
-    kept = durable.checkpoints(run.best) if run.config.export_best else []
-    return kept[-1] if kept else latest
-
-
 def load_exported(run: RunFolder, stage: Stage) -> Position:
     """Load the weights that a run exports, the averaged ones where it averages them, and say which they are.
 
     Raises RunError if there is no checkpoint, or it does not fit the stage.
     """
-    folder = exported(run)
+    folder = run.exported_checkpoint()
     checkpoint.load_weights(folder, stage, averaged=(folder / checkpoint.AVERAGE).exists())
     return checkpoint.read_position(folder)
 

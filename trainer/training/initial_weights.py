@@ -34,11 +34,9 @@ class Origin(NamedTuple):
     manifest: Manifest | None
 
 
-def check(config: RunConfig) -> None:
-    """Raise ConfigError if ``init_from`` has no weights for this kind, as far as is known without torch."""
-    if config.init_from is None:
-        return
-    origin = _find(config.init_from)
+def check(config: RunConfig, path: Path) -> None:
+    """Raise ConfigError if ``path`` has no weights for this kind, as far as is known without torch."""
+    origin = _find(path)
     if origin.kind not in KINDS:
         raise ConfigError(
             f"--init-from {origin.path} is an imported {origin.kind}, which the trainer cannot train: "
@@ -48,15 +46,13 @@ def check(config: RunConfig) -> None:
         raise ConfigError(f"--init-from {origin.path} is of kind {origin.kind!r}, not {config.kind!r}")
 
 
-def load(config: RunConfig, model: "Model") -> None:
-    """Give a new model the weights of ``init_from``.
+def load(config: RunConfig, path: Path, model: "Model") -> None:
+    """Give a new model of a config the weights of a run or a published model.
 
     Tensors named in ``Model.anew`` stay as they are: they belong to the training, not to the network. Raises
     ConfigError, which names what does not fit, and the keys of the config that differ.
     """
-    if config.init_from is None:
-        return
-    origin = _find(config.init_from)
+    origin = _find(path)
     own = {name: tensor for name, tensor in model.state_dict().items() if name not in model.anew}
     theirs = _of_run(origin.run) if origin.run is not None else _of_graphs(origin, own)
     wrong = [f"{name} is missing there" for name in own if name not in theirs]
@@ -86,10 +82,9 @@ def _of_run(run: RunFolder) -> "dict[str, Tensor]":
     # Late, as in _of_graphs: torch takes seconds to import, and ``check`` needs none of it.
     from safetensors.torch import load_file
 
-    from trainer.training.best_weights import exported
     from trainer.training.checkpoint import AVERAGE, WEIGHTS
 
-    folder = exported(run)
+    folder = run.exported_checkpoint()
     averaged = folder / AVERAGE
     return load_file(averaged if averaged.exists() else folder / WEIGHTS)
 

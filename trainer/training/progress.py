@@ -27,7 +27,7 @@ from trainer.training.run_folder import Record
 
 # On no terminal, a line this often between epochs shows that the run is alive.
 QUIET_SECONDS = 30.0
-# How many steps are timed, and how long, for the estimate of the time; the first one, which warms up, is left out.
+# How many steps are timed for the estimate of the time, and how long; the first one, which warms up, is not.
 TIMED_STEPS, TIMED_SECONDS = 3, 5.0
 # Metrics that are shown in percent.
 PERCENTAGES = frozenset({"usage", "explained_variance"})

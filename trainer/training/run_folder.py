@@ -192,6 +192,15 @@ class RunFolder:
             raise RunError(f"{self.folder} holds no checkpoint")
         return checkpoints[-1]
 
+    def exported_checkpoint(self) -> Path:
+        """The weights that the run exports: of its best epoch with ``export_best``, or the latest checkpoint.
+
+        Raises RunError if there is no checkpoint.
+        """
+        latest = self.latest_checkpoint()
+        kept = durable.checkpoints(self.best) if self.config.export_best else []
+        return kept[-1] if kept else latest
+
     @property
     def begun(self) -> bool:
         """Whether there is a checkpoint."""

@@ -22,8 +22,9 @@ def started(config: RunConfig, image: ImageSpec = tiny_models.GREY_28) -> Model:
     """A new model, drawn from another seed, with its initial weights."""
     torch.manual_seed(7)
     model = build(config, image, 0.1, 10)
-    initial_weights.check(config)
-    initial_weights.load(config, model)
+    assert config.init_from is not None
+    initial_weights.check(config, config.init_from)
+    initial_weights.load(config, config.init_from, model)
     return model.eval()
 
 
@@ -51,9 +52,10 @@ def test_a_vae_starts_with_the_variance_of_its_errors(source: str) -> None:
     model = started(tiny_models.vae_config(init_from=path, likelihood="gaussian"))
     assert isinstance(model, VAE)
     images = tiny_models.images(8)
-    before = float(model.likelihood.get_parameter("log_variance"))
+    log_variance = model.likelihood.get_parameter("log_variance").detach()
+    before = float(log_variance)
     model.begin([images])
-    after = float(model.likelihood.get_parameter("log_variance").exp())
+    after = float(log_variance.exp())
     errors = (model.reconstruct(images).float() - images.float()) / 255
     assert before == pytest.approx(torch.tensor(0.1).log().item())
     assert after == pytest.approx(float(errors.square().mean()), rel=0.02)
@@ -83,7 +85,7 @@ def test_other_kinds_and_other_folders_are_refused(trained: Trained, tmp_path: P
 def test_a_run_without_a_checkpoint_is_refused(trained: Trained, tmp_path: Path) -> None:
     run = shutil.copytree(trained.run.folder, tmp_path / "tiny", ignore=shutil.ignore_patterns("step-*"))
     with pytest.raises(RunError, match="holds no checkpoint"):
-        initial_weights.check(tiny_models.config(init_from=run))
+        initial_weights.check(tiny_models.config(), run)
 
 
 def test_its_codebook_stays_where_it_is_and_goes_on_from_there(trained: Trained) -> None:
