@@ -34,14 +34,17 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
+from rich.console import Console
 
 from service.contract import __version__
 from trainer.errors import clear_errors, needs
+from trainer.kinds import KINDS
 
 try:
     from trainer import durable
@@ -55,6 +58,7 @@ try:
     )
     from trainer.config import RunConfig, read_yaml, resolve
     from trainer.data import loading
+    from trainer.training import initial_weights
     from trainer.training.run_folder import RunFolder
 except ModuleNotFoundError as error:  # a package installed without its extra has the command nonetheless
     sys.exit(f"error: {needs('the trainer', 'trainer', error.name)}")
@@ -78,8 +82,10 @@ def _train(
     flags = {name: value for name, value in given.items() if source(name) is not ParameterSource.DEFAULT}
     console = open_console()
     with clear_errors(same_command()):
-        resolved = resolve(kind, preset=preset, file=config, flags=flags)
         asked = (read_yaml(config) if config else {}) | flags
+        preset = preset or _preset_for(kind, asked.get("data"), console)
+        settle = partial(resolve, kind, preset=preset, file=config, flags=flags)
+        resolved = settle()
         # Nobody chose the preset's name, so if it is taken, the run gets another one.
         numbered = "name" not in asked and not replace
         run = RunFolder.latest(resolved.out, resolved.name, numbered=numbered) if resume else None
@@ -95,13 +101,30 @@ def _train(
         if run is not None:
             exported = pipeline.resume(run, resolved, console)
         else:
-            exported = pipeline.train(resolved, console, numbered=numbered, replace=replace)
+            exported = pipeline.train(
+                resolved,
+                console,
+                settle=lambda images: settle(images=images),
+                numbered=numbered,
+                replace=replace,
+            )
         load_published(reload, exported.manifest.name, console)
+
+
+def _preset_for(kind: str, data: str | None, console: Console) -> str | None:
+    """The preset for pictures, if the kind has one and ``data`` names pictures; None: the default one."""
+    preset = KINDS[kind].pictures
+    if preset is None or data is None or not loading.holds_pictures(str(data)):
+        return None
+    console.print(f"preset: {preset}, as the data are pictures; another one is chosen with --preset")
+    return preset
 
 
 def _check(config: RunConfig, run: RunFolder | None, *, replace: bool) -> None:
     """Raise for what would end a run, or keep its model from being published, before it is begun."""
     loading.check(config.data)
+    if run is None and config.init_from is not None:
+        initial_weights.check(config, config.init_from)
     RunFolder.check(config)
     durable.check_writable(config.export_to)
     own = None if run is None else run.identity.id
@@ -127,7 +150,13 @@ def main() -> None:
 @click.option(
     "--stored-weights", type=click.Choice(["32", "16"]), help="bits of a stored weight [default: the run's]"
 )
-def export(run: Path, replace: bool, reload: str | None, **given: object) -> None:
+@click.option(
+    "--publish-anyway",
+    is_flag=True,
+    default=None,
+    help="even if its reconstructions are no nearer to the test images than the mean image is",
+)
+def export(run: Path, replace: bool, reload: str | None, **given: Any) -> None:
     """Publish the model of the latest checkpoint of RUN, a run folder."""
     console = open_console()
     with clear_errors(same_command()):

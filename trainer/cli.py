@@ -151,7 +151,7 @@ def replace_option() -> click.Option:
 def _source_options(kind: str) -> list[click.Option]:
     names = ", ".join(presets(kind))
     return [
-        click.Option(["--preset"], help=f"start from a preset: {names}  [default: {KINDS[kind].preset}]"),
+        click.Option(["--preset"], help=f"start from a preset: {names}  [default: {_default_preset(kind)}]"),
         click.Option(
             ["--config"],
             type=click.Path(path_type=Path),
@@ -164,6 +164,11 @@ def _source_options(kind: str) -> list[click.Option]:
             help="go on with the latest run of this --name in --out, to the result it would have had",
         ),
     ]
+
+
+def _default_preset(kind: str) -> str:
+    row = KINDS[kind]
+    return row.preset if row.pictures is None else f"{row.preset}; for pictures {row.pictures}"
 
 
 def _option(config: type[RunConfig], name: str, defaults: RunConfig) -> click.Option:

@@ -16,12 +16,14 @@ class Kind(NamedTuple):
     - ``model``: a subclass of ``trainer.models.base.Model``
     - ``preset``: the preset that applies where none is named; it is also the default ``--name``
     - ``summary``: one line for ``--help``
+    - ``pictures``: the preset that applies to a folder of pictures instead, where there is one for any folder
     """
 
     config: str
     model: str
     preset: str
     summary: str
+    pictures: str | None = None
 
 
 KINDS: Mapping[str, Kind] = {
@@ -30,6 +32,7 @@ KINDS: Mapping[str, Kind] = {
         model="trainer.models.vqvae:VQVAE",
         preset="vqvae-mnist",
         summary="A VQ-VAE: images to a grid of codes and back (1711.00937).",
+        pictures="vqvae-pictures",
     ),
     "vlae": Kind(
         config="trainer.config.vlae:VLAEConfig",
@@ -42,6 +45,7 @@ KINDS: Mapping[str, Kind] = {
         model="trainer.models.vae:VAE",
         preset="vae-pokemon",
         summary="A convolutional VAE: images to a vector or a grid of codes and back (1312.6114).",
+        pictures="vae-pictures",
     ),
     "ncp": Kind(
         config="trainer.config.gaussian:NCPConfig",

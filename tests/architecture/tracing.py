@@ -38,6 +38,7 @@ REQUESTS = 5
 PAUSE = 0.1
 TINY_RUN = [
     *("vqvae", "--epochs=1", "--limit=64", "--batch-size=32", "--device=cpu", "--precision=32"),
+    "--publish-anyway",
     *("--codebook-size=16", "--codebook-dim=4", "--width=16", "--stem-width=8"),
     *("--hidden-width=8", "--blocks=1"),
 ]

@@ -22,10 +22,8 @@ LONG = 2 * PATIENCE
 
 
 def arguments(folder: Path, **changes: object) -> list[str]:
-    values = {name: value for name, value in (TINY | changes).items() if value is not True}
-    switches = [f"--{name.replace('_', '-')}" for name, value in TINY.items() if value is True]
     places = f"--data={digits()}", f"--out={folder / 'runs'}", f"--export-to={folder / 'exported'}"
-    return ["vqvae", *flags(**values), *switches, *places]
+    return ["vqvae", *flags(**TINY | changes), *places]
 
 
 def finished(process: subprocess.Popen[str]) -> tuple[str, str]:

@@ -25,6 +25,7 @@ from trainer.training.run_folder import RunFolder
 SEVEN = ROOT / "tests" / "fixtures" / "seven.png"
 DIM = 4
 SMALL = [
+    "--publish-anyway",
     *("--limit=256", "--batch-size=32", "--device=cpu", "--precision=32", "--name=small", "--epochs=1"),
     *(f"--latent-dim={DIM}", "--neck-width=2", "--width=16", "--stem-width=8", "--hidden-width=8"),
     *("--blocks=1", "--classifier-epochs=2", "--classifier-width=16", "--classifier-layers=2"),

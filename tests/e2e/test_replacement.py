@@ -22,6 +22,7 @@ WORKERS = 2
 TIMES = 10
 SEVEN = (ROOT / "tests" / "fixtures" / "seven.png").read_bytes()
 SMALL = [
+    "--publish-anyway",
     *("--batch-size=32", "--device=cpu", "--name=small", "--codebook-size=16"),
     *("--codebook-dim=4", "--width=16", "--stem-width=8", "--hidden-width=8", "--blocks=1"),
 ]

@@ -33,6 +33,7 @@ SEVEN = ROOT / "tests" / "fixtures" / "seven.png"
 NPY = "application/x-npy"
 
 SMALL = [
+    "--publish-anyway",
     *("--limit=256", "--batch-size=32", "--device=cpu", "--precision=32", "--name=small"),
     *(
         "--codebook-size=16",

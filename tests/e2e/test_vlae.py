@@ -27,6 +27,7 @@ from trainer.training.run_folder import RunFolder
 SEVEN = ROOT / "tests" / "fixtures" / "seven.png"
 DIM = 4
 SMALL = [
+    "--publish-anyway",
     *("--batch-size=32", "--device=cpu", "--precision=32", "--epochs=1", f"--latent-dim={DIM}"),
     *("--neck-width=2", "--width=16", "--stem-width=8", "--hidden-width=8", "--blocks=1"),
     *("--window=2", "--filters=4", "--mixture=2", "--flow-steps=2", "--flow-width=8"),

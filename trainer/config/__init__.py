@@ -3,20 +3,19 @@
 The fields of a config are the keys of the YAML files, and, with dashes, the flags.
 """
 
-from trainer.config.base import (
+from trainer.config.base import ConvolutionalConfig, RunConfig, Schedule
+from trainer.config.gaussian import GaussianConfig, NCPConfig, VAEConfig
+from trainer.config.imported import CheckpointConfig, ImportConfig
+from trainer.config.layers import (
     PRESETS,
-    ConvolutionalConfig,
-    RunConfig,
-    Schedule,
     check_keys,
     config_class,
+    in_epochs,
     presets,
     read_yaml,
     resolve,
     validated,
 )
-from trainer.config.gaussian import GaussianConfig, NCPConfig, VAEConfig
-from trainer.config.imported import CheckpointConfig, ImportConfig
 from trainer.config.vlae import VLAEConfig
 from trainer.config.vqvae import VQVAEConfig
 
@@ -34,6 +33,7 @@ __all__ = [
     "VQVAEConfig",
     "check_keys",
     "config_class",
+    "in_epochs",
     "presets",
     "read_yaml",
     "resolve",

@@ -1,32 +1,21 @@
-"""The config fields that kinds share, and how a config is put together.
+"""The config fields that kinds share."""
 
-A config has three layers: the YAML of a preset, ``--config FILE.yaml``, and the flags. Each replaces values
-of the one before.
-"""
-
-import pkgutil
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
-    ValidationError,
     model_validator,
 )
 
 from service.contract.manifest import NAME_PATTERN, ImageSpec
-from trainer.errors import ConfigError, nearest
-from trainer.kinds import KINDS
-
-PRESETS = Path(__file__).parents[1] / "presets"
 
 # The highest temperature: above it, images are noise.
 HOTTEST = 2.0
@@ -44,6 +33,10 @@ def _found_anywhere(data: str) -> str:
         if data and path.is_dir():
             return str(path.absolute())
     return data
+
+
+def _absolute(path: Path | None) -> Path | None:
+    return None if path is None else path.expanduser().absolute()
 
 
 @dataclass(frozen=True)
@@ -70,13 +63,24 @@ class RunConfig(BaseModel):
 
     second_stage_fields: ClassVar[frozenset[str]] = frozenset()
     free_on_resume: ClassVar[frozenset[str]] = frozenset(
-        {"epochs", "device", "precision", "export_to", "stored_weights", "keep_checkpoints", "wandb"}
+        {
+            "epochs",
+            "device",
+            "precision",
+            "export_to",
+            "stored_weights",
+            "publish_anyway",
+            "keep_checkpoints",
+            "wandb",
+        }
     )
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     # A key that determines other keys: if a layer has it, those of the layers below are dropped.
-    decides: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    decides: ClassVar[Mapping[str, tuple[str, ...]]] = {"epochs": ("steps",)}
+    # The beginnings of the keys of stages whose epochs may be given as steps.
+    stages_in_steps: ClassVar[tuple[str, ...]] = ("",)
 
     kind: str
     name: str = Field(
@@ -106,7 +110,14 @@ class RunConfig(BaseModel):
         default=0.1, gt=0, lt=1, description="share kept for testing where the data has no test split"
     )
 
+    init_from: Annotated[Path | None, AfterValidator(_absolute)] = Field(
+        default=None,
+        description="start from the weights of a run folder or a published model; none: from random ones",
+    )
     epochs: int = Field(default=30, ge=1, description="passes over the training images")
+    steps: int | None = Field(
+        default=None, ge=1, description="as many epochs as make so many steps; none: epochs"
+    )
     batch_size: int = Field(default=128, ge=1, description="images a step")
     lr: float = Field(default=1e-3, gt=0, description="peak learning rate")
     optimizer: Literal["adamw", "adamax"] = Field(
@@ -139,6 +150,15 @@ class RunConfig(BaseModel):
         default="32",
         description="bits of a weight in the published folder; 16: weights are rounded to float16, which "
         "halves the folder, and the graphs still compute in float32",
+    )
+    export_best: bool = Field(
+        default=False,
+        description="export the weights of the epoch that was best on test images, instead of the last",
+    )
+    publish_anyway: bool = Field(
+        default=False,
+        description="publish the model even if its reconstructions are no nearer to the test images than the "
+        "mean image is",
     )
     keep_checkpoints: int = Field(default=2, ge=1, description="how many of the latest checkpoints to keep")
     wandb: bool = Field(default=False, description="log to Weights & Biases too (needs the extra 'wandb')")
@@ -204,82 +224,3 @@ class ConvolutionalConfig(RunConfig):
             "stage_blocks": self.stage_blocks,
             "attention": self.attention,
         }
-
-
-def config_class(kind: str) -> type[RunConfig]:
-    """The config class of a kind. Raises KeyError for an unknown one."""
-    found: type[RunConfig] = pkgutil.resolve_name(KINDS[kind].config)
-    return found
-
-
-def presets(kind: str) -> list[str]:
-    """Names of the presets of a kind."""
-    return [path.stem for path in sorted(PRESETS.glob("*.yaml")) if read_yaml(path).get("kind") == kind]
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The keys and values of a YAML file. Raises ConfigError if it cannot be read as such."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"--config {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--config {path} is no YAML: {' '.join(str(error).split())}") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise ConfigError(f"--config {path} holds a {type(content).__name__}, not keys and values")
-    return content
-
-
-def resolve(
-    kind: str, *, preset: str | None = None, file: Path | None = None, flags: Mapping[str, Any]
-) -> RunConfig:
-    """The config of a run: flags over ``file`` over the preset, which is the kind's default one if not named.
-
-    Raises ConfigError for an unknown preset or key, a value out of bounds, or a file for another kind.
-    """
-    preset = preset or KINDS[kind].preset
-    if preset not in (names := presets(kind)):
-        raise ConfigError(
-            f"{kind} has no preset {preset!r}; it has {', '.join(names)}.{nearest(preset, names)}"
-        )
-    layers: dict[str, Any] = {"name": preset, **read_yaml(PRESETS / f"{preset}.yaml")}
-    if file is not None:
-        layer = read_yaml(file)
-        check_keys(kind, layer, f"--config {file}")
-        if layer.get("kind", kind) != kind:
-            raise ConfigError(f"--config {file} is for kind {layer['kind']!r}, not for {kind!r}")
-        layers = _laid_over(kind, layers, layer)
-    return validated(kind, _laid_over(kind, layers, flags))
-
-
-def _laid_over(kind: str, below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """``above`` over ``below``, less what a key given in ``above`` decides."""
-    decides = config_class(kind).decides.items()
-    decided = {name for key, names in decides if above.get(key) is not None for name in names}
-    return {key: value for key, value in below.items() if key not in decided} | dict(above)
-
-
-def check_keys(kind: str, layer: Mapping[str, Any], source: str) -> None:
-    """Raise ConfigError if ``layer`` has a key that the kind's config lacks, naming the nearest it has."""
-    fields = config_class(kind).model_fields
-    for key in layer:
-        if key not in fields:
-            raise ConfigError(f"{source}: {kind} has no key {key!r}.{nearest(str(key), fields)}")
-
-
-def validated(kind: str, values: Mapping[str, Any]) -> RunConfig:
-    """The frozen config with these values. Raises ConfigError, which names every value that is wrong."""
-    try:
-        return config_class(kind).model_validate(values)
-    except ValidationError as error:
-        raise ConfigError("; ".join(_explain(dict(problem)) for problem in error.errors())) from error
-
-
-def _explain(problem: dict[str, Any]) -> str:
-    said = problem["msg"].removeprefix("Value error, ")
-    if not problem["loc"]:
-        return str(said)
-    name = str(problem["loc"][0])
-    return f"{name} is {problem['input']!r}: {said[0].lower()}{said[1:]}"

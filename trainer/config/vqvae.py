@@ -46,7 +46,12 @@ class VQVAEConfig(ConvolutionalConfig):
 
     kind: Literal["vqvae"] = "vqvae"
 
-    decides: ClassVar[Mapping[str, tuple[str, ...]]] = {"fsq_levels": ("codebook_size", "codebook_dim")}
+    decides: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        **ConvolutionalConfig.decides,
+        "fsq_levels": ("codebook_size", "codebook_dim"),
+        "prior_epochs": ("prior_steps",),
+    }
+    stages_in_steps: ClassVar[tuple[str, ...]] = ("", "prior_")
 
     fsq_levels: Annotated[tuple[int, ...] | None, WrittenWithCommas, AfterValidator(_allowed_levels)] = Field(
         default=None,
@@ -100,6 +105,11 @@ class VQVAEConfig(ConvolutionalConfig):
         default=0,
         ge=0,
         description="epochs of a second stage, a transformer over the codes that can generate; 0: none",
+    )
+    prior_steps: int | None = Field(
+        default=None,
+        ge=1,
+        description="as many epochs of the prior as make so many steps; none: prior_epochs",
     )
     prior_width: int = Field(default=128, ge=8, description="width of the prior's transformer")
     prior_blocks: int = Field(default=4, ge=1, description="blocks of the prior's transformer")

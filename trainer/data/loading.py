@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.contract.manifest import ImageSpec
-from trainer.data.sizing import ImageOptions
+from trainer.data.sizing import ImageOptions, survey
 from trainer.data.sources import archive, folder, hub, idx, vision
 from trainer.data.sources.pictures import Decoded, OnProgress, Pictures, Skipped, Source, decode
 from trainer.errors import ConfigError, DataError, nearest
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 AS_FOUND = ImageOptions()
 BUNDLED = MappingProxyType({"mnist": idx.bundled_mnist, "emoji": archive.bundled_emoji})
 RESIDENT_BYTES = 2 << 30
+# Images of more pixels a side than MNIST's or CIFAR's are pictures, and so many of a folder are looked at.
+SMALL, LOOKED_AT = 32, 50
 # Skipped pictures that the summary names.
 SHOWN = 3
 
@@ -195,6 +197,24 @@ def check(source: str) -> None:
         raise _unknown(source)
     elif source.lower() not in map(str.lower, listed := vision.listed()):
         raise _unknown(source, [*listed, *BUNDLED])
+
+
+def holds_pictures(source: str) -> bool:
+    """Whether ``--data`` names pictures, such as photographs, rather than a dataset of small images.
+
+    A folder does if one of some of its pictures is higher or wider than ``SMALL`` pixels. So does every
+    dataset of the hub, as it is not looked into. Needs neither torch nor a download.
+    """
+    if source.lower() in BUNDLED:
+        return source.lower() != "mnist"
+    if source.startswith(hub.PREFIX):
+        return True
+    path = _existing(source)
+    if path is None or idx.is_set(path):
+        return False
+    pictures = folder.read_folder(path).train
+    found = survey(pictures, most=LOOKED_AT)
+    return any(max(size) > SMALL for size in found.sizes)
 
 
 def find(source: str) -> Source:

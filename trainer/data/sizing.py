@@ -83,9 +83,9 @@ class Survey:
         )
 
 
-def survey(pictures: Pictures, progress: OnProgress | None = None) -> Survey:
-    """Open up to 1,000 pictures without decoding them. Raises DataError if none can be opened."""
-    chosen = _spread(len(pictures))
+def survey(pictures: Pictures, progress: OnProgress | None = None, most: int = SAMPLE) -> Survey:
+    """Open up to ``most`` pictures without decoding them. Raises DataError if none can be opened."""
+    chosen = _spread(len(pictures), most)
     sizes: Counter[tuple[int, int]] = Counter()
     grey = True
     broken: list[Skipped] = []
@@ -104,8 +104,8 @@ def survey(pictures: Pictures, progress: OnProgress | None = None) -> Survey:
     return Survey(sizes, grey)
 
 
-def _spread(count: int) -> Sequence[int]:
-    return range(count) if count <= SAMPLE else np.linspace(0, count - 1, SAMPLE, dtype=int).tolist()
+def _spread(count: int, most: int) -> Sequence[int]:
+    return range(count) if count <= most else np.linspace(0, count - 1, most, dtype=int).tolist()
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:

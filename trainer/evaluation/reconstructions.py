@@ -207,6 +207,15 @@ def shortcomings(measures: Iterable[Measures], codes: CodesSpec) -> str | None:
     return f"This model is {'poor' if poor else 'unfinished'}: {'; '.join(poor + brief)}."
 
 
+def explained_variance(measures: Iterable[Measures]) -> float | None:
+    """The share of the variance that reconstructions keep; None if it was not measured.
+
+    At 0 or less, the mean image is as near to the test images as the reconstructions are.
+    """
+    found = (row.values.get("explained_variance") for row in measures if row.of == RECONSTRUCTIONS)
+    return next(found, None)
+
+
 def _poor(row: Measures, codes: CodesSpec) -> list[str]:
     values, found = row.values, []
     explained = values.get("explained_variance", 1.0)

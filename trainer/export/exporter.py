@@ -6,7 +6,7 @@ All metrics and pictures here come from the exported files through ONNX Runtime,
 import copy
 import os
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,6 +44,8 @@ from trainer.models.base import PICTURED_IMAGES, Exportable, Graph, Model, RunGr
 from trainer.training.progress import LongStep, in_silence
 
 PARITY_IMAGES = 2000
+# Folders of the trainer's machine mean nothing to the model's users.
+PLACES = {"out", "export_to", "init_from"}
 
 PACKAGE = Path(__file__).parents[1]
 # Both packages decide what is exported.
@@ -70,6 +72,7 @@ def export(
     *,
     replace: bool = False,
     measured: bool = True,
+    check: Callable[[Sequence[Measures]], None] = lambda _: None,
     trained: Mapping[str, float] = MappingProxyType({}),
     step: LongStep = in_silence,
 ) -> Exported:
@@ -77,7 +80,8 @@ def export(
 
     ``second`` is the stage trained after it, if there is one. The run that made the model replaces only what
     it published itself, unless it may ``replace`` what another did. Without ``measured`` there are no
-    metrics: the test images of ``dataset`` are only for the preview and the comparison with torch.
+    metrics: the test images of ``dataset`` are only for the preview and the comparison with torch. ``check``
+    gets the metrics, and raises what keeps the model from being published.
     ``trained`` are figures of the training, such as its steps. ``step`` shows what is being done.
 
     Raises ExportError if ONNX Runtime disagrees with torch or the folder cannot be written, and then leaves
@@ -114,6 +118,7 @@ def export(
         if shown:
             save_png(_samples(exported, shown, dataset, step), folder / SAMPLES)
         measures = _measures(exported, config, dataset, values, trained, step) if measured else []
+        check(measures)
         codes = model.codes_spec()
         if measured and codes.continuous_grid and codes.scaling is None:
             codes = scaled(codes, exported, dataset, step)
@@ -252,8 +257,7 @@ def _manifest(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         git_revision=git_revision(),
         seed=config.seed,
-        # Folders of the trainer's machine mean nothing to the model's users.
-        config=config.model_dump(mode="json", exclude={"out", "export_to"}) | {"data": dataset.name},
+        config=config.model_dump(mode="json", exclude=PLACES) | {"data": dataset.name},
         image=model.image_spec(),
         codes=codes,
         labels=dataset.label_names if conditional else None,

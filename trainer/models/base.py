@@ -35,6 +35,13 @@ class Step(NamedTuple):
     lowest: Mapping[str, Tensor] = MappingProxyType({})
 
 
+class Best(NamedTuple):
+    """The metric of an epoch's record that says how good a stage is; lower is better, unless ``highest``."""
+
+    metric: str
+    highest: bool = False
+
+
 @dataclass(frozen=True)
 class Graph:
     """One ONNX graph to be exported.
@@ -96,6 +103,7 @@ class Stage(nn.Module, ABC):
     - ``rate_flag``: the flag of its learning rate
     - ``kept``: the folder in the run folder that keeps the weights of an epoch, with ``{epoch}`` in its name;
       None keeps only checkpoints
+    - ``best``: what the best epoch has, of the metrics of ``monitor``; None if there is no best one
     - ``shown``: the operations whose samples the model card shows, by title
     - ``plotted``: the metrics that have a plot of their own, each with the ends of its vertical axis
     - ``label_names``: the names of the images' classes, for pictures; the run sets them
@@ -103,6 +111,7 @@ class Stage(nn.Module, ABC):
 
     rate_flag = "--lr"
     kept: str | None = None
+    best: Best | None = None
     shown: Mapping[str, str] = MappingProxyType({})
     plotted: Mapping[str, tuple[float | None, float | None]] = MappingProxyType({})
     label_names: Sequence[str] = ()
@@ -174,6 +183,10 @@ class Model(Stage, Exportable):
     A subclass is made of its config, the images of the data, the variance of their pixels in [0, 1], and the
     number of their classes, 0 for none: see ``build``.
     """
+
+    best = Best("test_mse")
+    # The tensors that a model which starts from the weights of another does not take from it.
+    anew: frozenset[str] = frozenset()
 
     @abstractmethod
     def reconstruct(self, images: Tensor) -> Tensor:

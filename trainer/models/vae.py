@@ -1,5 +1,6 @@
 """Convolutional VAE: images to a vector or a grid of codes and back (Kingma and Welling, 1312.6114)."""
 
+import math
 from collections.abc import Iterable
 from types import MappingProxyType
 
@@ -16,11 +17,14 @@ from trainer.data.distributed import normal, summed
 from trainer.models.base import Graph, Step, to_shares
 from trainer.models.gaussian.base import GaussianModel
 from trainer.models.gaussian.grid import grid_codes, grid_graphs, grid_networks
-from trainer.models.gaussian.likelihoods import likelihood_for
+from trainer.models.gaussian.likelihoods import Gaussian, likelihood_for
 from trainer.models.gaussian.noise_contrastive import ClassifierStage
 from trainer.models.gaussian.operations import BATCH, UNTILED, encoding, interpolation
 from trainer.models.gaussian.posterior import Posterior, at_least
 from trainer.models.gaussian.scores import for_every_draw, negative_log_mean, scoring
+
+# Of pixels in [0, 1]: half a level of 255.
+SMALLEST_VARIANCE = (0.5 / 255) ** 2
 
 
 class VAE(GaussianModel):
@@ -31,6 +35,7 @@ class VAE(GaussianModel):
     """
 
     plotted = MappingProxyType({"kl": (0, None), "test_elbo": (None, None)})
+    anew = GaussianModel.anew | {"likelihood.log_variance"}
 
     config: VAEConfig
 
@@ -66,6 +71,17 @@ class VAE(GaussianModel):
                 "kl": divergence.sum().detach(),
             },
         )
+
+    @torch.no_grad()
+    def begin(self, batches: Iterable[Tensor]) -> None:
+        """Of weights that another model learned, find the variance that fits: their error (2006.13202)."""
+        likelihood = self.likelihood
+        if self.config.init_from is None or not isinstance(likelihood, Gaussian) or not likelihood.learned:
+            return
+        pixels = to_shares(next(iter(batches)))
+        error = (likelihood.mean(self.decoder(self.posterior(pixels).mean)) - pixels).square()
+        total, count = summed(float(error.sum()), error.numel())
+        likelihood.log_variance.fill_(math.log(max(total / count, SMALLEST_VARIANCE)))
 
     def _augmented(self, images: Tensor) -> Tensor:
         if self.config.flips:

@@ -17,7 +17,7 @@ from trainer.image_sheets import class_sheet, sheet_labels, side_by_side
 from trainer.models.autoregressive.flow_prior import FlowPrior, drawn_codes, sampling
 from trainer.models.autoregressive.pixel_decoder import PixelLoop, PixelStack, decoding
 from trainer.models.autoregressive.pixel_distributions import pixel_distribution
-from trainer.models.base import PICTURED_IMAGES, Graph, Step, to_shares
+from trainer.models.base import PICTURED_IMAGES, Best, Graph, Step, to_shares
 from trainer.models.gaussian.base import GaussianModel
 from trainer.models.gaussian.operations import encoding, interpolation
 from trainer.models.gaussian.posterior import Posterior, at_least
@@ -35,6 +35,7 @@ class VLAE(GaussianModel):
     """
 
     kept = "vlae_condprior_epoch{epoch}"
+    best = Best("test_elbo", highest=True)
     shown = MappingProxyType({"prior": "sample/prior"})
     plotted = MappingProxyType(
         {"kl": (0, None), "test_elbo": (None, None), "test_elbo_given_class": (None, None)}

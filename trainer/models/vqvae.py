@@ -40,6 +40,7 @@ class VQVAE(Model):
     """
 
     plotted = MappingProxyType({"perplexity": (0, None), "usage": (0, 1)})
+    anew = frozenset({"spread", *(f"quantizer.{name}" for name in ("steps", "uses", "sums"))})
 
     spread: Tensor
 
@@ -78,7 +79,8 @@ class VQVAE(Model):
 
     @torch.no_grad()
     def begin(self, batches: Iterable[Tensor]) -> None:
-        if not self.config.kmeans_start or self.config.fsq_levels is not None:
+        adopted = self.config.init_from is not None
+        if self.config.fsq_levels is not None or not (adopted or self.config.kmeans_start):
             return
         rows: list[Tensor] = []
         for images in batches:
@@ -86,7 +88,8 @@ class VQVAE(Model):
             rows.append(gathered(z.permute(0, 2, 3, 1).reshape(-1, self.config.codebook_dim)))
             if sum(map(len, rows)) >= ROWS_PER_CODE * self.config.codebook_size:
                 break
-        self.quantizer.start(torch.cat(rows), batch_rows=len(rows[0]))
+        start = self.quantizer.adopt if adopted else self.quantizer.start
+        start(torch.cat(rows), batch_rows=len(rows[0]))
 
     def count_metrics(self, counts: Tensor) -> dict[str, float]:
         """``perplexity`` and ``usage`` of the codebook."""

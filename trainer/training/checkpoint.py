@@ -27,6 +27,8 @@ from trainer import durable
 from trainer.data import distributed
 from trainer.errors import RunError
 
+WEIGHTS, AVERAGE = "model.safetensors", "average.safetensors"
+
 
 @dataclass(frozen=True)
 class Position:
@@ -52,7 +54,7 @@ def save(
         with durable.written(target) as unfinished:
             _save_result(unfinished, position, model)
             if average is not None:
-                save_weights(average.module, unfinished / "average.safetensors")
+                save_weights(average.module, unfinished / AVERAGE)
             state = {"optimizer": optimizer.state_dict(), "random": _random_state(), "sums": sums}
             torch.save(state, unfinished / "state.pt")
     except OSError as error:
@@ -76,7 +78,7 @@ def save_result(target: Path, position: Position, model: nn.Module) -> None:
 
 
 def _save_result(folder: Path, position: Position, model: nn.Module) -> None:
-    save_weights(model, folder / "model.safetensors")
+    save_weights(model, folder / WEIGHTS)
     (folder / "checkpoint.json").write_text(json.dumps(asdict(position)) + "\n")
 
 
@@ -106,7 +108,7 @@ def save_weights(model: nn.Module, file: Path) -> None:
 
 def load_weights(checkpoint: Path, model: nn.Module, *, averaged: bool) -> None:
     """Load only the weights of a checkpoint: the averaged ones, or those of the last step."""
-    file = checkpoint / ("average.safetensors" if averaged else "model.safetensors")
+    file = checkpoint / (AVERAGE if averaged else WEIGHTS)
     try:
         model.load_state_dict(load_file(file))
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:

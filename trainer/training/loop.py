@@ -22,7 +22,7 @@ from trainer.data.batches import Batches
 from trainer.errors import DivergenceError, Interrupted, LostProcessError
 from trainer.image_sheets import save_png
 from trainer.models.base import Stage
-from trainer.training import checkpoint
+from trainer.training import best_weights, checkpoint
 from trainer.training.checkpoint import Position
 from trainer.training.device import Machine
 from trainer.training.metrics import EpochMetrics, Tracker, trackers
@@ -118,6 +118,7 @@ class Fit(Generic[S]):
         self.metrics = EpochMetrics.restored(sums, self.fabric.device, self.stage.count_metrics)
         if distributed.is_first():
             self.run.rewind(self.position.epoch)
+            best_weights.rewind(self.run, self.position)
 
     def __call__(self) -> None:
         """Train to the last epoch.
@@ -161,6 +162,8 @@ class Fit(Generic[S]):
         if self.stage.kept is not None:
             kept = self.run.folder / self.stage.kept.format(epoch=epoch + 1)
             checkpoint.save_result(kept, self.position, self.result)
+        if self.config.export_best:
+            best_weights.keep(self.run, self.result, self.position)
 
     def _epoch(self, epoch: int, progress: Progress, stop: StopRequest) -> Record:
         started, first = time.monotonic(), self.position.step

@@ -27,8 +27,8 @@ from trainer.training.run_folder import Record
 
 # On no terminal, a line this often between epochs shows that the run is alive.
 QUIET_SECONDS = 30.0
-# How long steps are timed for the first estimate of the time left; the first step warms up and is left out.
-TIMED_SECONDS = 5.0
+# How many steps are timed for the estimate of the time, and how long; the first one, which warms up, is not.
+TIMED_STEPS, TIMED_SECONDS = 3, 5.0
 # Metrics that are shown in percent.
 PERCENTAGES = frozenset({"usage", "explained_variance"})
 GAP = "  "
@@ -45,8 +45,8 @@ class Progress:
     def __init__(self, console: Console, epochs: int, steps: int, batch_size: int, done: int) -> None:
         self.console = console
         self._epochs, self._steps, self._batch_size = epochs, steps, batch_size
-        self._started = self._spoke = time.monotonic()
-        self._first = self._done = done
+        self._started = self._spoke = self._epoch_started = time.monotonic()
+        self._first = self._done = self._epoch_first = done
         self._timed_from: float | None = None
         self._estimated = False
         self._bar = live_line(console)
@@ -78,10 +78,11 @@ class Progress:
             self.console.print(GAP.join(parts))
 
     def epoch_done(self, record: Record) -> None:
-        """Print the line of an epoch."""
+        """Print the line of an epoch; the time left is by this epoch, its measures and pictures included."""
         self._spoke = time.monotonic()
-        steps_left = self._epochs * self._steps - self._done
-        left = steps_left * self._batch_size / max(record["images_per_second"], 1e-9)
+        steps, steps_left = self._done - self._epoch_first, self._epochs * self._steps - self._done
+        left = steps_left * (self._spoke - self._epoch_started) / max(steps, 1)
+        self._epoch_first, self._epoch_started = self._done, self._spoke
         skipped = ("epoch", "step", "lr", "seconds", "images_per_second")
         metrics = {name: value for name, value in record.items() if name not in skipped}
         self.console.print(
@@ -90,19 +91,22 @@ class Progress:
         )
 
     def _estimate(self, now: float, *, known: bool) -> None:
-        """Print once how long the rest takes; ``known``: the device has finished all steps so far."""
+        """Print once how long training takes; ``known``: the device has finished all steps so far."""
         if self._timed_from is None:
             self._timed_from = now
             return
-        if self._estimated or not (known or now - self._timed_from >= TIMED_SECONDS):
+        timed, left = self._done - self._first - 1, self._epochs * self._steps - self._done
+        enough = now - self._timed_from >= TIMED_SECONDS and timed >= TIMED_STEPS
+        if self._estimated or not (known or enough):
             return
         self._estimated = True
-        timed, left = self._done - self._first - 1, self._epochs * self._steps - self._done
         if not left:
             return
         seconds = (now - self._timed_from) / timed * left
+        epochs = f"{self._epochs:,} epoch{'s' * (self._epochs > 1)}"
+        what = f"the {left:,} steps that are left" if self._first else epochs
         self.console.print(
-            f"time: about {duration(seconds)} for the {left:,} steps that are left, by the first {timed:,}"
+            f"time: about {in_words(seconds)} for {what}, by {timed:,} timed step{'s' * (timed > 1)}"
         )
 
     def _rate(self, now: float) -> float:
@@ -244,6 +248,16 @@ def figures(metrics: Mapping[str, float]) -> list[str]:
 
 def _formatted(name: str, value: float) -> str:
     return f"{value:.1%}" if name in PERCENTAGES else f"{value:.4g}"
+
+
+def in_words(seconds: float) -> str:
+    """Seconds as ``40 seconds``, ``25 minutes``, ``3.5 hours`` or ``2.5 days``."""
+    for size, unit in ((86_400, "days"), (3_600, "hours")):
+        if seconds >= 1.5 * size:
+            return f"{round(2 * seconds / size) / 2:g} {unit}"
+    if seconds >= 90:
+        return f"{round(seconds / 60)} minutes"
+    return f"{max(round(seconds), 1)} second{'s' * (round(seconds) > 1)}"
 
 
 def duration(seconds: float) -> str:

@@ -8,6 +8,7 @@
       reconstructions/    originals above reconstructions, one picture an epoch
       plots/              losses and other metrics over the epochs
       checkpoints/        the latest ones, to resume from
+      best/               the weights of the best epoch, with export_best
       prior/              the same of a second stage, the prior over the codes, if there is one
 
 A second run of the same name goes to NAME-2, and so on: nothing is overwritten.
@@ -46,6 +47,7 @@ class RunFolder:
         self.config = config
         self.title = title or folder.name
         self.checkpoints = folder / "checkpoints"
+        self.best = folder / "best"
         self.replace = replace
 
     @classmethod
@@ -145,8 +147,11 @@ class RunFolder:
                 )
         return changed
 
-    def published_as(self, **given: object) -> RunConfig:
-        """The config with other values of what is published; None keeps a value. Raises ConfigError."""
+    def published_as(self, **given: Any) -> RunConfig:
+        """The config with another place or name of the published model, where the value is not None.
+
+        Raises ConfigError for a bad name.
+        """
         changes = {key: value for key, value in given.items() if value is not None}
         return validated(self.config.kind, self.config.model_dump() | changes)
 
@@ -186,6 +191,15 @@ class RunFolder:
         if not checkpoints:
             raise RunError(f"{self.folder} holds no checkpoint")
         return checkpoints[-1]
+
+    def exported_checkpoint(self) -> Path:
+        """The weights that the run exports: of its best epoch with ``export_best``, or the latest checkpoint.
+
+        Raises RunError if there is no checkpoint.
+        """
+        latest = self.latest_checkpoint()
+        kept = durable.checkpoints(self.best) if self.config.export_best else []
+        return kept[-1] if kept else latest
 
     @property
     def begun(self) -> bool:

@@ -30,6 +30,7 @@ IMAGES = ("cpu", "cuda", "trainer")
 USER, ANOTHER = 10001, 4242
 KEY = "a key for reloads"
 SMALL = [
+    "--publish-anyway",
     *("--epochs=1", "--limit=512", "--batch-size=64", "--name=fresh", "--codebook-size=16"),
     *("--codebook-dim=4", "--width=16", "--stem-width=8", "--hidden-width=8", "--blocks=1"),
 ]

@@ -16,6 +16,7 @@ from trainer.config import (
     VAEConfig,
     VQVAEConfig,
     config_class,
+    in_epochs,
     presets,
     read_yaml,
     resolve,
@@ -36,7 +37,7 @@ def test_every_preset_is_valid(file: Path) -> None:
 def test_every_kind_has_presets_and_a_default_one(kind: str) -> None:
     assert KINDS[kind].preset in presets(kind)
     assert type(resolve(kind, flags={})) is config_class(kind)
-    assert presets("vae") == ["vae-emoji", "vae-grid-mnist", "vae-mnist", "vae-pokemon"]
+    assert presets("vae") == ["vae-emoji", "vae-grid-mnist", "vae-mnist", "vae-pictures", "vae-pokemon"]
     assert presets("ncp") == ["ncp-mnist"]
 
 
@@ -59,6 +60,43 @@ def test_the_run_is_called_as_its_preset_unless_it_is_named(tmp_path: Path) -> N
     assert resolve("vqvae", flags={}).name == "vqvae-mnist"
     assert resolve("vqvae", file=file, flags={}).name == "mine"
     assert resolve("vqvae", file=file, flags={"name": "other"}).name == "other"
+
+
+def test_a_preset_has_values_by_the_number_of_images_under_what_was_given(tmp_path: Path) -> None:
+    def batch_sizes(file: Path | None = None, **flags: int) -> list[int]:
+        found = (
+            resolve("vqvae", preset="vqvae-pictures", file=file, flags=flags, images=images)
+            for images in (180, 999, 1_000, 90_000)
+        )
+        return [config.batch_size for config in found]
+
+    assert batch_sizes() == [8, 8, 32, 64]
+    assert batch_sizes(write(tmp_path, "batch_size: 5")) == [5] * 4
+    assert batch_sizes(write(tmp_path, "batch_size: 5"), batch_size=6) == [6] * 4
+    few = resolve("vqvae", preset="vqvae-pictures", flags={})
+    assert few == resolve("vqvae", preset="vqvae-pictures", flags={}, images=1)
+
+
+def test_steps_become_epochs_of_every_stage() -> None:
+    config = tiny_models.config(steps=100, batch_size=32, prior_steps=10, prior_batch_size=64)
+    settled = in_epochs(config, 256)
+    # 8 and 4 steps an epoch.
+    assert (settled.epochs, settled.steps) == (13, None)
+    assert (settled.prior_epochs, settled.prior_steps) == (3, None)
+    assert in_epochs(settled, 256) == settled
+    # A batch is no larger than the data.
+    assert in_epochs(config, 5).epochs == 100
+
+
+def test_epochs_replace_the_steps_of_a_lower_layer(tmp_path: Path) -> None:
+    def epochs(file: Path | None = None, **flags: int) -> int:
+        return in_epochs(resolve("vqvae", preset="vqvae-pictures", file=file, flags=flags), 180).epochs
+
+    assert epochs() == 200
+    assert epochs(epochs=3) == 3
+    assert epochs(write(tmp_path, "steps: 44")) == 2
+    assert epochs(write(tmp_path, "steps: 44"), epochs=3) == 3
+    assert epochs(write(tmp_path, "epochs: 3"), steps=88) == 4
 
 
 @pytest.mark.parametrize("levels", ["[8, 5, 5]", "8,5,5", "'8, 5, 5'"])

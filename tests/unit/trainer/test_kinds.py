@@ -14,6 +14,7 @@ def test_every_kind_has_a_config_a_model_and_a_preset(kind: str) -> None:
     assert issubclass(config_class(kind), RunConfig)
     assert issubclass(pkgutil.resolve_name(KINDS[kind].model), Model)
     assert KINDS[kind].preset in presets(kind)
+    assert KINDS[kind].pictures in (None, *presets(kind))
 
 
 def test_the_config_decides_what_is_built() -> None:

@@ -13,11 +13,13 @@ from click.testing import CliRunner, Result
 from service.contract import __version__
 from tests.fixtures import tiny_models
 from tests.fixtures.tiny_models import Trained
+from tests.unit.trainer.data.making import noise, save
 from trainer import pipeline
 from trainer.__main__ import main
 from trainer.config import RunConfig, VQVAEConfig
 from trainer.export.exporter import Exported
 from trainer.kinds import KINDS
+from trainer.pipeline import publishing
 from trainer.training.loop import Fit
 from trainer.training.run_folder import RunFolder
 
@@ -28,7 +30,7 @@ def trainer(*arguments: str) -> Result:
 
 @pytest.fixture
 def _no_export(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "export", lambda *_, **__: trained.exported)
+    monkeypatch.setattr(publishing, "export", lambda *_, **__: trained.exported)
 
 
 @pytest.fixture
@@ -323,6 +325,28 @@ def test_a_run_is_published_as_it_was_after_training(trained: Trained, tmp_path:
     result = trainer("export", str(trained.run.folder), "--export-to", str(tmp_path))
     assert result.exit_code == 0, result.stderr
     assert f"published {tmp_path / 'tiny'} (version {trained.exported.manifest.version})" in result.output
+
+
+@pytest.mark.parametrize(
+    ("kind", "flags", "name"),
+    [
+        ("vqvae", [], "vqvae-pictures"),
+        ("vae", [], "vae-pictures"),
+        ("vqvae", ["--preset=vqvae-mnist"], "vqvae-mnist"),
+        # There is none for pictures.
+        ("vlae", [], "vlae-mnist"),
+    ],
+)
+def test_a_folder_of_pictures_has_a_preset_of_its_own(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, flags: list[str], name: str
+) -> None:
+    save(noise(0, width=40), tmp_path / "photos" / "1.png")
+    taken = trained_configs(trained, monkeypatch)
+    places = [f"--data={tmp_path / 'photos'}", f"--out={tmp_path / 'runs'}", f"--export-to={tmp_path}"]
+    result = trainer(kind, *places, *flags)
+    assert result.exit_code == 0, result.output
+    assert [config.name for config in taken] == [name]
+    assert result.output.startswith(f"preset: {name}, as the data are pictures") == ("pictures" in name)
 
 
 def test_a_bad_name_is_refused_before_exporting(trained: Trained, tmp_path: Path) -> None:

@@ -17,11 +17,12 @@ from tests.unit.trainer.resuming import assert_same
 from trainer import pipeline
 from trainer.config import VQVAEConfig
 from trainer.data.batches import Batches
-from trainer.errors import ConfigError, DivergenceError, Interrupted, RunError
+from trainer.errors import ConfigError, DivergenceError, ExportError, Interrupted, RunError
 from trainer.export.exporter import Exported
 from trainer.models.base import Model, SecondStage, Stage, Step
 from trainer.models.code_prior.stage import PriorStage
 from trainer.models.vqvae import VQVAE
+from trainer.pipeline import publishing
 from trainer.training.loop import Fit
 from trainer.training.run_folder import RunFolder
 
@@ -39,7 +40,7 @@ def published(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> Published:
         noted.append((model, second, config))
         return trained.exported
 
-    monkeypatch.setattr(pipeline, "export", note)
+    monkeypatch.setattr(publishing, "export", note)
     return noted
 
 
@@ -76,7 +77,7 @@ def test_training_prints_what_it_does(trained: Trained) -> None:
         "--epochs 550, or --batch-size 16 --epochs 275",
         "  initialising the model",
     ]
-    assert re.fullmatch(r"time: about \d+:\d\d for the \d+ steps that are left, by the first \d", lines[7])
+    assert re.fullmatch(r"time: about \d+ \w+ for 2 epochs, by \d timed steps", lines[7])
     assert [line.split("  ")[0] for line in lines[8:10]] == ["epoch 1/2", "epoch 2/2"]
     assert lines[10:16] == [
         "exporting and measuring ...",
@@ -219,6 +220,22 @@ def test_an_export_goes_where_the_run_says_or_where_it_is_told(
     )
     places = [(config.export_to, config.name) for _, _, config in published]
     assert places == [(run.config.export_to, "tiny"), (tmp_path / "there", "other")]
+
+
+def test_a_model_worse_than_the_mean_image_is_not_published_unless_asked(
+    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_models.without_onnx(monkeypatch)
+    config = run.published_as(export_to=tmp_path / "there", publish_anyway=False)
+    with pytest.raises(ExportError) as refusal:
+        pipeline.export_run(run, config, tiny_models.console())
+    assert not list((tmp_path / "there").iterdir())
+    assert "explained_variance -" in str(refusal.value)
+    assert f"The run {run.folder} is kept. To train it further: " in str(refusal.value)
+    assert "--resume --name tiny" in str(refusal.value)
+    assert str(refusal.value).endswith(f" -m trainer export {run.folder} --publish-anyway")
+    anyway = run.published_as(export_to=tmp_path / "there", publish_anyway=True)
+    assert pipeline.export_run(run, anyway, tiny_models.console()).folder.is_dir()
 
 
 def test_a_run_without_a_checkpoint_has_nothing_to_export(run: RunFolder, published: Published) -> None:
@@ -395,8 +412,10 @@ def test_what_the_prior_hangs_on_may_not_change_once_it_was_begun(
     with pytest.raises(ConfigError) as caught:
         resume(prior_run, **{name: value})
     assert f"has {name} {before!r}, and now {value!r} is asked for" in str(caught.value)
-    free = "export_to, keep_checkpoints, precision, prior_epochs, prior_temperature, stored_weights, wandb"
-    assert f"Only device, {free} may" in str(caught.value)
+    assert "Only device, export_to, keep_checkpoints, precision, prior_epochs, prior_temperature, " in str(
+        caught.value
+    )
+    assert "publish_anyway, stored_weights, wandb may" in str(caught.value)
     assert getattr(RunFolder.open(prior_run.folder).config, name) == before
 
 

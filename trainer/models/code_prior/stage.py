@@ -13,7 +13,7 @@ from trainer.config.base import HOTTEST
 from trainer.data.batches import Batch
 from trainer.data.distributed import even, share, summed, uniform
 from trainer.image_sheets import class_sheet, sheet_labels
-from trainer.models.base import Graph, RunGraph, SecondStage, Step
+from trainer.models.base import Best, Graph, RunGraph, SecondStage, Step
 from trainer.models.code_prior.network import CodePrior, Ordered, random_masks
 from trainer.models.samplers.autoregressive import CodeSampler
 
@@ -38,6 +38,7 @@ class PriorStage(SecondStage):
 
     name = "prior"
     rate_flag = "--prior-lr"
+    best = Best("test_bits")
     shown = MappingProxyType({"prior": "sample/autoregressive"})
     plotted = MappingProxyType({"test_bits": (None, None)})
 

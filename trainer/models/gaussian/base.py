@@ -13,6 +13,7 @@ from trainer.models.layers.convolutional import Decoder, Encoder
 class GaussianModel(Model):
     """An encoder to ``Posterior``, and a decoder from codes to ``outputs`` channels in the images' size."""
 
+    anew = frozenset({"steps"})
     steps: Tensor
 
     def __init__(self, config: GaussianConfig, image: ImageSpec, outputs: int) -> None:

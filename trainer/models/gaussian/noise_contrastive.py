@@ -12,7 +12,7 @@ from trainer.config import NCPConfig, Schedule
 from trainer.data.batches import Batch
 from trainer.data.distributed import normal, span, summed
 from trainer.image_sheets import panels, sheet
-from trainer.models.base import Graph, RunGraph, SecondStage, Step
+from trainer.models.base import Best, Graph, RunGraph, SecondStage, Step
 from trainer.models.gaussian.energy import Classifier
 from trainer.models.gaussian.posterior import Posterior
 from trainer.models.samplers.langevin import Langevin, Metropolis
@@ -39,6 +39,7 @@ class ClassifierStage(SecondStage):
 
     name = "classifier"
     rate_flag = "--classifier-lr"
+    best = Best("test_loss")
     shown = MappingProxyType({"prior": "sample/prior", "Langevin": "sample/langevin"})
     plotted = MappingProxyType({"lowest_loss": (None, None)})
 

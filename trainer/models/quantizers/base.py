@@ -73,6 +73,9 @@ class Quantizer(nn.Module, ABC):
     def start(self, rows: Tensor, batch_rows: int) -> None:
         """Start from encoder outputs, float ``(n, D)``; a step will bring ``batch_rows`` of them."""
 
+    def adopt(self, rows: Tensor, batch_rows: int) -> None:
+        """Go on with the code vectors of another model; the arguments are those of ``start``."""
+
     def serving(self) -> "Quantizer":
         """A quantizer that encodes and embeds alike, and whose ``codebook`` is its ``vectors()``."""
         return self

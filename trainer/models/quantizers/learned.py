@@ -15,6 +15,7 @@ table 2a). The remedies:
 - the rotation trick: gradients that differ within a code's region (2410.06424)
 """
 
+import math
 from typing import Literal, NamedTuple
 
 import torch
@@ -132,6 +133,18 @@ class LearnedCodebook(Codebook):
         self.codebook.copy_(found.centres)
         self.uses.copy_(found.counts * share)
         self.sums.copy_(found.sums * share)
+
+    @torch.no_grad()
+    def adopt(self, rows: Tensor, batch_rows: int) -> None:
+        """Keep the code vectors, as if they had been averaged of batches used like these rows.
+
+        The moving averages are no longer young, so that the first batches do not replace the codebook.
+        """
+        rows = on_sphere(rows.float()) if self.normalise else rows.float()
+        counts = counted(nearest(rows, self.vectors()), self.size)
+        self.uses.copy_(counts * (batch_rows / len(rows)))
+        self.sums.copy_(self.codebook * self.uses[:, None])
+        self.steps.fill_(math.ceil(10 * self.decay / (1 - self.decay)))
 
     @torch.no_grad()
     def _learn(self, rows: Tensor, codes: Tensor, counts: Tensor) -> None:

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.trainer.data.making import write_idx_set, write_pictures
-from trainer.data.loading import find
+from tests.unit.trainer.data.making import noise, save, write_idx_set, write_pictures
+from trainer.data.loading import find, holds_pictures
 from trainer.data.sources.folder import FolderPictures
 from trainer.data.sources.pictures import ArrayPictures
 from trainer.errors import DataError
@@ -57,3 +57,14 @@ def test_a_mistyped_path_brings_the_nearest(tmp_path: Path) -> None:
 def test_nonsense_is_refused(source: str) -> None:
     with pytest.raises(DataError):
         find(source)
+
+
+def test_pictures_are_told_from_small_images(tmp_path: Path) -> None:
+    write_idx_set(tmp_path / "idx")
+    write_pictures(tmp_path / "small", 4)
+    write_pictures(tmp_path / "some", 4)
+    save(noise(9, width=33, height=20), tmp_path / "some" / "large.png")
+    found = [name for name in ("idx", "small", "some") if holds_pictures(str(tmp_path / name))]
+    assert found == ["some"]
+    assert holds_pictures("hf:anyone/anything")
+    assert not any(map(holds_pictures, ("mnist", "CIFAR10", str(tmp_path / "absent"))))

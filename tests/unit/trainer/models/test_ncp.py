@@ -20,6 +20,7 @@ from trainer.export.exporter import Exported
 from trainer.models.base import Graph, Model, SecondStage, Stage, to_shares
 from trainer.models.gaussian.noise_contrastive import ClassifierStage
 from trainer.models.vae import VAE
+from trainer.pipeline import publishing
 from trainer.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.slow
@@ -225,7 +226,7 @@ def test_those_that_were_not_are(run: RunFolder, monkeypatch: pytest.MonkeyPatch
         stages.append((model, second))
         return publish(model, second, *rest, **more)
 
-    monkeypatch.setattr(pipeline, "export", noted)
+    monkeypatch.setattr(publishing, "export", noted)
     assert published_with(run, monkeypatch, None).manifest.operations.keys() >= SAMPLERS
     ((model, second),) = stages
     assert second is not None

@@ -7,12 +7,12 @@ import pytest
 from rich.console import Console
 
 from tests.fixtures import tiny_models
-from trainer.config import NCPConfig, VQVAEConfig, presets, resolve
+from trainer.config import NCPConfig, VQVAEConfig, in_epochs, presets, resolve
 from trainer.data import distributed
 from trainer.errors import ConfigError
 from trainer.evaluation.reconstructions import ENOUGH_STEPS, FEW_STEPS
 from trainer.kinds import KINDS
-from trainer.training.progress import Progress, announce_steps, describe, duration, long_step
+from trainer.training.progress import Progress, announce_steps, describe, duration, in_words, long_step
 
 RECORD = {
     "epoch": 1.0,
@@ -33,6 +33,21 @@ def test_durations_are_short(seconds: float, shown: str) -> None:
     assert duration(seconds) == shown
 
 
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (0.2, "1 second"),
+        (89, "89 seconds"),
+        (1500, "25 minutes"),
+        (5399, "90 minutes"),
+        (9000, "2.5 hours"),
+        (200_000, "2.5 days"),
+    ],
+)
+def test_estimates_are_in_words(seconds: float, shown: str) -> None:
+    assert in_words(seconds) == shown
+
+
 def test_figures_are_on_one_line() -> None:
     assert describe({"loss": 0.04123, "perplexity": 402.51, "usage": 0.998}) == (
         "loss 0.04123  perplexity 402.5  usage 99.8%"
@@ -50,13 +65,21 @@ def test_an_epoch_is_a_line() -> None:
     assert re.fullmatch(expected, line)
 
 
-def test_the_time_left_follows_from_the_speed_of_the_last_epoch() -> None:
+def test_the_time_left_follows_from_the_last_epoch_and_all_that_is_done_in_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     console = tiny_models.console()
-    shown = Progress(console, epochs=3, steps=4, batch_size=32, done=4)
-    for _ in range(4):
-        shown.advance(2)
-    shown.epoch_done(RECORD | {"images_per_second": 6.4})
-    assert tiny_models.printed(console).startswith("epoch 1/3  0:20 left  ")
+    shown = Progress(console, epochs=4, steps=4, batch_size=32, done=4)
+    for seconds in (60.0, 5.0):
+        for _ in range(4):
+            now[0] += 1
+            shown.advance(2)
+        now[0] += seconds
+        shown.epoch_done(RECORD)
+    lines = [line for line in tiny_models.printed(console).splitlines() if line.startswith("epoch ")]
+    assert [line.split("  ")[1] for line in lines] == ["2:08 left", "0:09 left"]
 
 
 def test_in_a_file_a_long_epoch_shows_a_sign_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,18 +94,21 @@ def test_in_a_file_a_long_epoch_shows_a_sign_of_life(monkeypatch: pytest.MonkeyP
     assert "of epoch 1  loss 0.5" in lines[0]
 
 
-def test_once_the_first_steps_are_timed_the_time_left_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("epochs", "done", "what"), [(2, 0, "2 epochs"), (3, 100, "the 196 steps that are left")]
+)
+def test_once_the_first_steps_are_timed_the_whole_time_is_printed(
+    monkeypatch: pytest.MonkeyPatch, epochs: int, done: int, what: str
+) -> None:
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     console = tiny_models.console()
-    shown = Progress(console, epochs=2, steps=100, batch_size=32, done=0)
+    shown = Progress(console, epochs=epochs, steps=100, batch_size=32, done=done)
     for seconds in (60.0, 2.0, 2.0, 2.0, 2.0):
         now[0] += seconds
         shown.advance(1)
     # The first step, which warms up, is left out.
-    assert tiny_models.printed(console) == (
-        "time: about 6:32 for the 196 steps that are left, by the first 3\n"
-    )
+    assert tiny_models.printed(console) == (f"time: about 7 minutes for {what}, by 3 timed steps\n")
 
 
 def test_at_the_end_no_time_left_is_printed() -> None:
@@ -194,17 +220,18 @@ def test_a_batch_smaller_than_the_number_of_processes_is_refused(monkeypatch: py
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_preset_trains_for_enough_steps(kind: str) -> None:
-    """On 60,000 digits, 1,099 of the 1,221 pictures, or 2,820 pictures of one's own."""
-    images = {"mnist": 60_000, "pictures": 2_820}
-    for name in presets(kind):
-        config = resolve(kind, preset=name, flags={})
+    """On 60,000 digits, 1,099 of the 1,221 pictures, or few and many pictures of one's own."""
+    counts = {"mnist": [60_000], "pictures": [180, 2_820, 90_000]}
+    data = {each: resolve(kind, preset=each, flags={}).data for each in presets(kind)}
+    for name, images in [(each, count) for each in data for count in counts.get(data[each], [1_099])]:
+        config = in_epochs(resolve(kind, preset=name, flags={}, images=images), images)
         stages = [(config.schedule(), ENOUGH_STEPS)]
         if isinstance(config, NCPConfig):
             stages.append((config.classifier_schedule(), FEW_STEPS))
         if isinstance(config, VQVAEConfig) and config.prior_epochs:
             stages.append((config.prior_schedule(), FEW_STEPS))
         for schedule, least in stages:
-            steps = schedule.epochs * (images.get(config.data, 1_099) // schedule.batch_size)
+            steps = schedule.epochs * (images // schedule.batch_size)
             assert steps >= least
 
 

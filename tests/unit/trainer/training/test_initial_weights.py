@@ -1,0 +1,103 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from service.contract.manifest import FILE_NAME, ImageSpec
+from tests.fixtures import tiny_models
+from tests.fixtures.tiny_models import Trained
+from tests.unit.trainer.conftest import opened
+from trainer.config import RunConfig
+from trainer.errors import ConfigError, RunError
+from trainer.models.base import Model, build
+from trainer.models.vae import VAE
+from trainer.training import initial_weights
+
+COLOUR_16 = ImageSpec(channels=3, height=16, width=16)
+
+
+def started(config: RunConfig, image: ImageSpec = tiny_models.GREY_28) -> Model:
+    """A new model, drawn from another seed, with its initial weights."""
+    torch.manual_seed(7)
+    model = build(config, image, 0.1, 10)
+    assert config.init_from is not None
+    initial_weights.check(config, config.init_from)
+    initial_weights.load(config, config.init_from, model)
+    return model.eval()
+
+
+def refusal(config: RunConfig, image: ImageSpec = tiny_models.GREY_28) -> str:
+    with pytest.raises(ConfigError) as caught:
+        started(config, image)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("source", ["run", "exported"])
+def test_a_vqvae_starts_from_a_run_or_from_what_was_published(trained: Trained, source: str) -> None:
+    path = trained.run.folder if source == "run" else trained.exported.folder
+    model = started(tiny_models.config(init_from=path))
+    images = tiny_models.images(3)
+    assert torch.equal(model.reconstruct(images), trained.model.reconstruct(images))
+    # These are of the new data, and of the new training.
+    assert float(model.get_buffer("spread")) == pytest.approx(0.1)
+    assert float(model.get_buffer("quantizer.steps")) == 0
+
+
+@pytest.mark.parametrize("source", ["run", "exported"])
+def test_a_vae_starts_with_the_variance_of_its_errors(source: str) -> None:
+    run, exported, _ = opened("vae")
+    path = run.folder if source == "run" else exported.folder
+    model = started(tiny_models.vae_config(init_from=path, likelihood="gaussian"))
+    assert isinstance(model, VAE)
+    images = tiny_models.images(8)
+    log_variance = model.likelihood.get_parameter("log_variance").detach()
+    before = float(log_variance)
+    model.begin([images])
+    after = float(log_variance.exp())
+    errors = (model.reconstruct(images).float() - images.float()) / 255
+    assert before == pytest.approx(torch.tensor(0.1).log().item())
+    assert after == pytest.approx(float(errors.square().mean()), rel=0.02)
+
+
+def test_what_does_not_fit_is_named(trained: Trained) -> None:
+    said = refusal(tiny_models.config(init_from=trained.run.folder, width=24))
+    assert "encoder.3.weight is [16, 8, 4, 4] there and [24, 8, 4, 4] here; " in said
+    assert said.endswith(" more. Of the config, width is 16 there and 24 here")
+    said = refusal(tiny_models.config(init_from=trained.exported.folder), COLOUR_16)
+    assert "encoder.0.weight is [8, 1, 4, 4] there and [8, 3, 4, 4] here; " in said
+    assert "Of the config" not in said
+
+
+def test_other_kinds_and_other_folders_are_refused(trained: Trained, tmp_path: Path) -> None:
+    said = refusal(tiny_models.vae_config(init_from=trained.run.folder))
+    assert said.endswith("is of kind 'vqvae', not 'vae'")
+    said = refusal(tiny_models.config(init_from=tmp_path))
+    assert said == f"--init-from {tmp_path} is neither a run folder nor a published model"
+    imported = shutil.copytree(trained.exported.folder, tmp_path / "imported")
+    manifest = json.loads((imported / FILE_NAME).read_text())
+    (imported / FILE_NAME).write_text(json.dumps(manifest | {"kind": "autoencoder-kl"}))
+    said = refusal(tiny_models.config(init_from=imported))
+    assert "is an imported autoencoder-kl, which the trainer cannot train: allowed are runs and" in said
+
+
+def test_a_run_without_a_checkpoint_is_refused(trained: Trained, tmp_path: Path) -> None:
+    run = shutil.copytree(trained.run.folder, tmp_path / "tiny", ignore=shutil.ignore_patterns("step-*"))
+    with pytest.raises(RunError, match="holds no checkpoint"):
+        initial_weights.check(tiny_models.config(), run)
+
+
+def test_its_codebook_stays_where_it_is_and_goes_on_from_there(trained: Trained) -> None:
+    model = started(tiny_models.config(init_from=trained.exported.folder))
+    before = trained.model.codebook().clone()
+    model.train()
+    images = [tiny_models.images(32, seed=seed) for seed in range(2)]
+    model.begin(images)
+    codebook = model.codebook()
+    assert codebook is not None
+    assert torch.equal(codebook, before)
+    model(images[0])
+    moved = (model.get_buffer("quantizer.codebook") - before).norm(dim=1) / before.norm(dim=1)
+    # At a decay of 0.99; a young codebook would have moved by half of the way.
+    assert float(moved.median()) < 0.05

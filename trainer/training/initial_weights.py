@@ -1,0 +1,125 @@
+"""Initial weights from another model, instead of random ones: ``--init-from``.
+
+A run folder has them in its latest checkpoint. A published model has them in its ONNX graphs, whose
+initialisers have the names of the tensors in torch, and in its codebook.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from service.contract.manifest import Manifest
+from trainer import durable
+from trainer.config import RunConfig
+from trainer.errors import ConfigError
+from trainer.kinds import KINDS
+from trainer.training.run_folder import CONFIG, RunFolder
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from trainer.models.base import Model
+
+# Tensors and keys that a message shows.
+SHOWN = 3
+
+
+class Origin(NamedTuple):
+    """Where initial weights come from: a run, or a published model, with its kind and its config."""
+
+    path: Path
+    kind: str
+    values: Mapping[str, Any]
+    run: RunFolder | None
+    manifest: Manifest | None
+
+
+def check(config: RunConfig, path: Path) -> None:
+    """Raise ConfigError if ``path`` has no weights for this kind, as far as is known without torch."""
+    origin = _find(path)
+    if origin.kind not in KINDS:
+        raise ConfigError(
+            f"--init-from {origin.path} is an imported {origin.kind}, which the trainer cannot train: "
+            f"allowed are runs and published models of {', '.join(KINDS)}"
+        )
+    if KINDS[origin.kind].model != KINDS[config.kind].model:
+        raise ConfigError(f"--init-from {origin.path} is of kind {origin.kind!r}, not {config.kind!r}")
+
+
+def load(config: RunConfig, path: Path, model: "Model") -> None:
+    """Give a new model of a config the weights of a run or a published model.
+
+    Tensors named in ``Model.anew`` stay as they are: they belong to the training, not to the network. Raises
+    ConfigError, which names what does not fit, and the keys of the config that differ.
+    """
+    origin = _find(path)
+    own = {name: tensor for name, tensor in model.state_dict().items() if name not in model.anew}
+    theirs = _of_run(origin.run) if origin.run is not None else _of_graphs(origin, own)
+    wrong = [f"{name} is missing there" for name in own if name not in theirs]
+    wrong += [
+        f"{name} is {list(theirs[name].shape)} there and {list(tensor.shape)} here"
+        for name, tensor in own.items()
+        if name in theirs and theirs[name].shape != tensor.shape
+    ]
+    if wrong:
+        why = f"{_listed(wrong)}{_differences(origin, config)}"
+        raise ConfigError(f"--init-from {origin.path} does not fit this model: {why}")
+    model.load_state_dict({name: theirs[name] for name in own}, strict=False)
+
+
+def _find(path: Path) -> Origin:
+    if (path / CONFIG).is_file():
+        run = RunFolder.open(path)
+        run.latest_checkpoint()
+        return Origin(path, run.config.kind, run.config.model_dump(mode="json"), run, None)
+    manifest = durable.read_published(path)
+    if manifest is None:
+        raise ConfigError(f"--init-from {path} is neither a run folder nor a published model")
+    return Origin(path, manifest.kind, manifest.config, None, manifest)
+
+
+def _of_run(run: RunFolder) -> "dict[str, Tensor]":
+    # Late, as in _of_graphs: torch takes seconds to import, and ``check`` needs none of it.
+    from safetensors.torch import load_file
+
+    from trainer.training.checkpoint import AVERAGE, WEIGHTS
+
+    folder = run.exported_checkpoint()
+    averaged = folder / AVERAGE
+    return load_file(averaged if averaged.exists() else folder / WEIGHTS)
+
+
+def _of_graphs(origin: Origin, wanted: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+    """The tensors of the graphs whose names, less the module around the model, are wanted."""
+    import onnx
+    import torch
+    from onnx import numpy_helper
+    from safetensors.torch import load_file
+
+    assert origin.manifest is not None  # noqa: S101 - for mypy
+    found: dict[str, torch.Tensor] = {}
+    for operation in ("encode", "decode"):
+        graph = onnx.load(origin.path / origin.manifest.operations[operation].graph).graph
+        for tensor in graph.initializer:
+            parts = tensor.name.split(".")
+            names = (".".join(parts[start:]) for start in range(len(parts)))
+            if (name := next((name for name in names if name in wanted), None)) is not None:
+                found[name] = torch.from_numpy(numpy_helper.to_array(tensor).copy())
+    if (book := origin.manifest.codebook) is not None:
+        codebook = load_file(origin.path / book.file)[book.tensor]
+        found |= {name: codebook for name in wanted if name.endswith(".codebook")}
+    return found
+
+
+def _differences(origin: Origin, config: RunConfig) -> str:
+    """The keys of the kind, rather than of every run, that differ."""
+    differing = [
+        f"{key} is {origin.values[key]!r} there and {value!r} here"
+        for key, value in config.model_dump(mode="json").items()
+        if key not in RunConfig.model_fields and origin.values.get(key, value) != value
+    ]
+    return f". Of the config, {_listed(differing, len(differing))}" if differing else ""
+
+
+def _listed(found: list[str], most: int = SHOWN) -> str:
+    return "; ".join(found[:most]) + (f"; and {len(found) - most:,} more" if len(found) > most else "")
