@@ -4,6 +4,7 @@ A config has three layers: the YAML of a preset, ``--config FILE.yaml``, and the
 of the one before.
 """
 
+import math
 import pkgutil
 from collections.abc import Mapping
 from contextlib import suppress
@@ -59,6 +60,14 @@ class Schedule:
     weight_decay: float
     clip_norm: float
     average_decay: float
+
+    def learning_rate(self, done: int, steps: int) -> float:
+        """The rate after ``done`` of ``steps`` steps: linear warm-up, then half a cosine down to its end."""
+        warmup = min(self.warmup_steps, steps // 10)
+        if done < warmup:
+            return self.lr * (done + 1) / warmup
+        progress = (done - warmup) / max(steps - warmup, 1)
+        return self.lr * (self.final_lr + (1 - self.final_lr) * (1 + math.cos(math.pi * progress)) / 2)
 
 
 class RunConfig(BaseModel):

@@ -13,6 +13,7 @@ from trainer.data import binarisation
 from trainer.data.augmentation import flipped, rotated
 from trainer.data.batches import Batch
 from trainer.data.distributed import normal, summed
+from trainer.models.adversarial.adversary import PLOTTED, Adversary, adversary_for, check
 from trainer.models.base import Graph, Step, to_shares
 from trainer.models.gaussian.base import GaussianModel
 from trainer.models.gaussian.grid import grid_codes, grid_graphs, grid_networks
@@ -30,13 +31,14 @@ class VAE(GaussianModel):
     likelihood ``mse`` the first part is the sum of squared errors, pixels in [0, 1].
     """
 
-    plotted = MappingProxyType({"kl": (0, None), "test_elbo": (None, None)})
+    plotted = MappingProxyType({"kl": (0, None), "test_elbo": (None, None), **PLOTTED})
 
     config: VAEConfig
 
     def __init__(self, config: VAEConfig, image: ImageSpec, _variance: float, _classes: int = 0) -> None:
         if config.latent == "grid":
             image = image.model_copy(update={"multiple_of": config.stride})
+        check(config, image)
         super().__init__(config, image, outputs=image.channels)
         self.likelihood = likelihood_for(config.likelihood)
 
@@ -57,6 +59,7 @@ class VAE(GaussianModel):
         divergence = posterior.divergence().mean(dim=0)
         weight = self.config.beta * self.kl_warmup()
         loss = reconstruction + weight * at_least(self.config.free_bits, divergence).sum()
+        opposed = (pixels * 2 - 1, self.likelihood.mean(output) * 2 - 1) if self.config.adversarial else None
         return Step(
             loss,
             {
@@ -64,6 +67,14 @@ class VAE(GaussianModel):
                 "reconstruction_loss": reconstruction.detach(),
                 "kl": divergence.sum().detach(),
             },
+            pictures=opposed,
+        )
+
+    def opponent(self, steps: int) -> Adversary | None:
+        # The loss is a sum over the pixels.
+        pixels = self.image.channels * self.image.height * self.image.width
+        return adversary_for(
+            self.config, self.decoder, self.image, steps=steps, seed=self.config.seed, scale=pixels
         )
 
     def _augmented(self, images: Tensor) -> Tensor:
