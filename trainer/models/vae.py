@@ -13,7 +13,8 @@ from trainer.data import binarisation
 from trainer.data.augmentation import flipped, rotated
 from trainer.data.batches import Batch
 from trainer.data.distributed import normal, summed
-from trainer.models.adversarial.adversary import PLOTTED, Adversary, adversary_for, check
+from trainer.models.adversarial.adversary import PLOTTED, Adversary
+from trainer.models.adversarial.discriminator import check_size
 from trainer.models.base import Graph, Step, to_shares
 from trainer.models.gaussian.base import GaussianModel
 from trainer.models.gaussian.grid import grid_codes, grid_graphs, grid_networks
@@ -38,7 +39,8 @@ class VAE(GaussianModel):
     def __init__(self, config: VAEConfig, image: ImageSpec, _variance: float, _classes: int = 0) -> None:
         if config.latent == "grid":
             image = image.model_copy(update={"multiple_of": config.stride})
-        check(config, image)
+        if config.adversarial:
+            check_size(image.height, image.width, config.discriminator_layers)
         super().__init__(config, image, outputs=image.channels)
         self.likelihood = likelihood_for(config.likelihood)
 
@@ -71,9 +73,11 @@ class VAE(GaussianModel):
         )
 
     def opponent(self, steps: int) -> Adversary | None:
+        if not self.config.adversarial:
+            return None
         # The loss is a sum over the pixels.
         pixels = self.image.channels * self.image.height * self.image.width
-        return adversary_for(
+        return Adversary(
             self.config, self.decoder, self.image, steps=steps, seed=self.config.seed, scale=pixels
         )
 

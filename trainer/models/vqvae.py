@@ -13,7 +13,8 @@ from service.contract.manifest import CodesSpec, ImageSpec, Input, Output, Role
 from trainer.config import VQVAEConfig
 from trainer.data.augmentation import flipped
 from trainer.data.distributed import gathered
-from trainer.models.adversarial.adversary import PLOTTED, Adversary, adversary_for, check
+from trainer.models.adversarial.adversary import PLOTTED, Adversary
+from trainer.models.adversarial.discriminator import check_size
 from trainer.models.base import Graph, Model, Step, to_pixels, to_unit
 from trainer.models.code_prior.stage import PriorStage
 from trainer.models.layers.convolutional import Decoder, Encoder
@@ -48,7 +49,8 @@ class VQVAE(Model):
         super().__init__()
         self.config = config
         self.image = image.model_copy(update={"multiple_of": config.stride})
-        check(config, image)
+        if config.adversarial:
+            check_size(image.height, image.width, config.discriminator_layers)
         net = config.layers(image)
         self.encoder = Encoder(image.channels, config.codebook_dim, **net)
         self.decoder = Decoder(image.channels, config.codebook_dim, **net, upsampling=config.upsampling)
@@ -75,7 +77,9 @@ class VQVAE(Model):
         return Step(loss, {"loss": loss.detach(), **losses}, quantized.counts, pictures=opposed)
 
     def opponent(self, steps: int) -> Adversary | None:
-        return adversary_for(self.config, self.decoder, self.image, steps=steps, seed=self.config.seed)
+        if not self.config.adversarial:
+            return None
+        return Adversary(self.config, self.decoder, self.image, steps=steps, seed=self.config.seed)
 
     @torch.no_grad()
     def begin(self, batches: Iterable[Tensor]) -> None:

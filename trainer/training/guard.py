@@ -11,10 +11,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any, Protocol
 
-from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel
-
-from trainer.models.base import Opponent, Stage
+from trainer.models.base import Opponent
 from trainer.training.run_folder import Record
 
 # The metric of the held-out images: the mean squared error of pixels in [0, 1].
@@ -38,24 +35,14 @@ class Guard:
     - ``reports``: a line for each time it undid something
     """
 
-    def __init__(self, opponent: Opponent, parts: Mapping[str, Stateful]) -> None:
+    def __init__(self, opponent: Opponent, parts: Mapping[str, Stateful | None]) -> None:
         self.opponent = opponent
         self.reports: list[str] = []
-        self._parts = {**parts, "opponent": opponent}
+        self._parts: dict[str, Stateful] = {"opponent": opponent}
+        self._parts |= {name: part for name, part in parts.items() if part is not None}
         self._best = -math.inf
         self._kept: dict[str, Any] = {}
         self._kept_epoch = 0
-
-    @classmethod
-    def of(
-        cls, stage: Stage, optimizer: Optimizer, average: AveragedModel | None, steps: int
-    ) -> "Guard | None":
-        """The guard of a run of so many steps; None if the stage has no opponent."""
-        opponent = stage.opponent(steps)
-        if opponent is None:
-            return None
-        parts: dict[str, Stateful] = {"stage": stage, "optimizer": optimizer}
-        return cls(opponent, parts if average is None else {**parts, "average": average})
 
     def keep(self, epoch: int) -> None:
         """Keep the state after ``epoch`` epochs, on the device where it is."""

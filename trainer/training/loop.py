@@ -63,7 +63,9 @@ class Fit(Generic[S]):
         self.optimizer = _optimizer(stage, schedule)
         self._module, self._stepper = self.fabric.setup(stage, self.optimizer)
         self.average = AveragedModel(stage, multi_avg_fn=self._averaged) if schedule.average_decay else None
-        self.guard = Guard.of(stage, self.optimizer, self.average, schedule.epochs * len(train))
+        opponent = stage.opponent(schedule.epochs * len(train))
+        parts = {"stage": stage, "optimizer": self.optimizer, "average": self.average}
+        self.guard = None if opponent is None else Guard(opponent, parts)
         self.position = Position()
         self.metrics = EpochMetrics(self.stage.count_metrics)
 

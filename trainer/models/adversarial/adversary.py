@@ -11,7 +11,7 @@ from torch.optim import Adam
 from service.contract.manifest import ImageSpec
 from trainer.config.adversarial import AdversarialConfig
 from trainer.data import distributed
-from trainer.models.adversarial.discriminator import Discriminator, check_size
+from trainer.models.adversarial.discriminator import Discriminator
 from trainer.models.adversarial.losses import adaptive_weight, losses, r1_penalty
 from trainer.models.base import Opponent, Step
 
@@ -37,21 +37,20 @@ class Adversary(Opponent):
     def __init__(
         self,
         config: AdversarialConfig,
-        last_layer: Tensor,
+        decoder: nn.Module,
+        image: ImageSpec,
         *,
-        channels: int,
         steps: int,
         seed: int,
         scale: float = 1.0,
     ) -> None:
-        """Make one for a run of ``steps`` steps, on images of so many ``channels``.
+        """Make the one of a ``decoder`` of images, for a run of ``steps`` steps, its weights by a seed.
 
-        last_layer: the weights of the decoder's last layer.
         scale: the number by which the model's loss is larger than a mean over the pixels.
         """
         super().__init__(tolerance=config.guard_db, most_failures=config.guard_failures)
         self.config = config
-        self.last_layer = last_layer
+        self.last_layer = [weights for weights in decoder.parameters() if weights.ndim > 1][-1]
         self.scale = scale
         start = config.adversarial_start
         self.start = start if start >= 1 else start * steps
@@ -59,12 +58,12 @@ class Adversary(Opponent):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.network = Discriminator(
-                channels,
+                image.channels,
                 width=config.discriminator_width,
                 layers=config.discriminator_layers,
                 norm=config.discriminator_norm,
             )
-        self.network.to(last_layer.device).to(memory_format=torch.channels_last)
+        self.network.to(self.last_layer.device).to(memory_format=torch.channels_last)
         self.parameters = list(self.network.parameters())
         self.optimizer = Adam(self.parameters, lr=config.discriminator_lr, betas=BETAS, fused=True)
 
@@ -139,25 +138,3 @@ class Adversary(Opponent):
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.played, self.strength = state["played"], state["strength"]
-
-
-def check(config: AdversarialConfig, image: ImageSpec) -> None:
-    """Raise ValueError if images are too small for the discriminator that the config has."""
-    if config.adversarial:
-        check_size(image.height, image.width, config.discriminator_layers)
-
-
-def adversary_for(
-    config: AdversarialConfig,
-    decoder: nn.Module,
-    image: ImageSpec,
-    *,
-    steps: int,
-    seed: int,
-    scale: float = 1.0,
-) -> Adversary | None:
-    """The adversary of a ``decoder`` of images, or None if the config has none; see ``Adversary``."""
-    if not config.adversarial:
-        return None
-    last_layer = [weights for weights in decoder.parameters() if weights.ndim > 1][-1]
-    return Adversary(config, last_layer, channels=image.channels, steps=steps, seed=seed, scale=scale)
