@@ -35,7 +35,7 @@ class Guard:
     - ``reports``: a line for each time it undid something
     """
 
-    def __init__(self, opponent: Opponent, parts: Mapping[str, Stateful | None]) -> None:
+    def __init__(self, opponent: Opponent, **parts: Stateful | None) -> None:
         self.opponent = opponent
         self.reports: list[str] = []
         self._parts: dict[str, Stateful] = {"opponent": opponent}

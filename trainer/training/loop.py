@@ -64,8 +64,11 @@ class Fit(Generic[S]):
         self._module, self._stepper = self.fabric.setup(stage, self.optimizer)
         self.average = AveragedModel(stage, multi_avg_fn=self._averaged) if schedule.average_decay else None
         opponent = stage.opponent(schedule.epochs * len(train))
-        parts = {"stage": stage, "optimizer": self.optimizer, "average": self.average}
-        self.guard = None if opponent is None else Guard(opponent, parts)
+        self.guard = (
+            None
+            if opponent is None
+            else Guard(opponent, stage=stage, optimizer=self.optimizer, average=self.average)
+        )
         self.position = Position()
         self.metrics = EpochMetrics(self.stage.count_metrics)
 

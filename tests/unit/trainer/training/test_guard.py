@@ -55,7 +55,7 @@ class Ring:
         self.layer = nn.Linear(1, 1)
         self.optimizer = torch.optim.Adam(self.layer.parameters())
         self.opponent = Boxer(tolerance=1.0, most_failures=2)
-        self.guard = Guard(self.opponent, {"layer": self.layer, "optimizer": self.optimizer})
+        self.guard = Guard(self.opponent, layer=self.layer, optimizer=self.optimizer)
         self.guard.keep(0)
 
     def epoch(self, number: int, psnr: float, faults: float = 0.0) -> str | None:

@@ -41,6 +41,7 @@ def same(one: list[Tensor], two: list[Tensor]) -> bool:
 @pytest.mark.parametrize("adaptive", [True, False])
 def test_it_adds_the_gradient_of_the_adversarial_loss(loss: str, adaptive: bool) -> None:
     model, adversary, step = made(adversarial_loss=loss, adversarial_adaptive=adaptive)
+    assert adversary.last_layer is list(model.decoder.parameters())[-2]
     assert step.pictures is not None
     fake = step.pictures[1]
     scores = adversary.network(fake)
@@ -52,7 +53,7 @@ def test_it_adds_the_gradient_of_the_adversarial_loss(loss: str, adaptive: bool)
     assert (opposed.loss - step.loss).item() == pytest.approx((weight * expected).item(), rel=1e-4)
     (both,) = torch.autograd.grad(opposed.loss, fake, retain_graph=True)
     torch.testing.assert_close(both, own + weight * slope)
-    last = model.decoder[-1].weight
+    last = adversary.last_layer
     norms = [torch.autograd.grad(each, last, retain_graph=True)[0].norm() for each in (step.loss, expected)]
     ratio = float(norms[0] / norms[1]) if adaptive else 1.0
     assert float(weight) == pytest.approx(0.5 * ratio, rel=1e-2)
@@ -107,7 +108,7 @@ def test_switched_off_it_neither_adds_nor_learns() -> None:
 
 @pytest.mark.parametrize("of", ["images", "discriminator"])
 def test_a_step_that_is_not_finite_changes_nothing(of: str) -> None:
-    model, adversary, step = made()
+    _, adversary, step = made()
     assert step.pictures is not None
     if of == "images":
         step = step._replace(pictures=(step.pictures[0] * torch.inf, step.pictures[1]))
@@ -117,7 +118,7 @@ def test_a_step_that_is_not_finite_changes_nothing(of: str) -> None:
     assert opposed.metrics[adversary.faults] == 1
     assert all(metric.isfinite() for metric in opposed.metrics.values())
     assert torch.equal(opposed.loss, step.loss)
-    last = model.decoder[-1].weight
+    last = adversary.last_layer
     (own,), (both,) = (torch.autograd.grad(each.loss, last, retain_graph=True) for each in (step, opposed))
     assert torch.equal(own, both)
     if of == "images":
