@@ -1,4 +1,4 @@
-"""The errors of the trainer, and how a command ends with one: a clear line for the person at the terminal."""
+"""The errors of the trainer, and how a command ends by one or by a signal: with a clear line."""
 
 import difflib
 import os
@@ -6,9 +6,10 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import NoReturn
+from types import FrameType
+from typing import Any, NoReturn
 
 import click
 
@@ -75,6 +76,36 @@ class Interrupted(TrainerError):
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+class StopRequest(AbstractContextManager["StopRequest"]):
+    """Within the block, a first SIGINT or SIGTERM is kept in ``signal``; a second acts as usual.
+
+    The loop reads it after each step, so that it can write a checkpoint.
+    """
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+        self._handlers: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "StopRequest":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._handlers[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._restore()
+        if kind is LostProcessError:
+            # torchrun ends the remaining processes with SIGTERM; this one has yet to print why.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self.signal = signal.Signals(number)
+        self._restore()
+
+    def _restore(self) -> None:
+        while self._handlers:
+            signal.signal(*self._handlers.popitem())
 
 
 def nearest(name: str, choices: Iterable[str], folder: Path = Path()) -> str:

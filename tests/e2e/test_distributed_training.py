@@ -17,6 +17,13 @@ from tests.fixtures.trained_models import digits
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "trainer")
 # Of a batch of 31 the first process has 16 images.
 TINY = {"limit": 124, "batch_size": 31, "prior_batch_size": 31, "kmeans_start": True, "restart_below": 0.1}
+# From the second of its four steps on.
+ADVERSARIAL = {
+    "adversarial": 0.5,
+    "adversarial_start": 1,
+    "discriminator_width": 8,
+    "discriminator_layers": 2,
+}
 # For a whole run with its export.
 LONG = 2 * PATIENCE
 
@@ -57,13 +64,14 @@ def workers(process: subprocess.Popen[str]) -> list[int]:
 
 def test_two_processes_learn_and_publish_what_one_does(tmp_path: Path) -> None:
     alone, together = tmp_path / "alone", tmp_path / "together"
-    epochs = {"epochs": 1, "prior_epochs": 1}
-    finished(start("trainer", *arguments(alone, **epochs)))
-    output, _ = finished(start(*TORCHRUN, *arguments(together, **epochs)))
+    changes = {"epochs": 1, "prior_epochs": 1, **ADVERSARIAL}
+    finished(start("trainer", *arguments(alone, **changes)))
+    output, _ = finished(start(*TORCHRUN, *arguments(together, **changes)))
     assert "\nprocesses: 2, " in f"\n{output}"
     # The second process is silent.
     assert output.count("run folder: ") == output.count("published ") == 1
     assert (together / "exported" / "tiny" / FILE_NAME).exists()
+    assert records(together / "runs" / "tiny")[0]["adversarial_weight"] > 0
     for stage in ("tiny", "tiny/prior"):
         assert_alike(together / "runs" / stage, alone / "runs" / stage, tolerance=1e-4)
 

@@ -1,5 +1,6 @@
 """The config fields that kinds share."""
 
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -52,6 +53,14 @@ class Schedule:
     weight_decay: float
     clip_norm: float
     average_decay: float
+
+    def learning_rate(self, done: int, steps: int) -> float:
+        """The rate after ``done`` of ``steps`` steps: linear warm-up, then half a cosine down to its end."""
+        warmup = min(self.warmup_steps, steps // 10)
+        if done < warmup:
+            return self.lr * (done + 1) / warmup
+        progress = (done - warmup) / max(steps - warmup, 1)
+        return self.lr * (self.final_lr + (1 - self.final_lr) * (1 + math.cos(math.pi * progress)) / 2)
 
 
 class RunConfig(BaseModel):

@@ -5,6 +5,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from trainer.config.adversarial import AdversarialConfig
 from trainer.config.base import ConvolutionalConfig, Schedule
 
 
@@ -28,7 +29,7 @@ class GaussianConfig(ConvolutionalConfig):
     )
 
 
-class VAEConfig(GaussianConfig):
+class VAEConfig(AdversarialConfig, GaussianConfig):
     """A convolutional VAE: images to a vector or a grid of codes and back (1312.6114)."""
 
     kind: Literal["vae", "ncp"] = "vae"
@@ -70,6 +71,11 @@ class VAEConfig(GaussianConfig):
     def _binary_is_bernoulli(self) -> Self:
         if self.binarise and self.likelihood != "bernoulli":
             raise ValueError(f"binarise takes the likelihood 'bernoulli', not {self.likelihood!r}")
+        if self.binarise and self.adversarial:
+            raise ValueError(
+                "binarise and adversarial exclude each other: pixels are black or white, and a "
+                "reconstruction is grey"
+            )
         return self
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from trainer.config.adversarial import AdversarialConfig
 from trainer.config.base import (
     HOTTEST,
     ConvolutionalConfig,
@@ -32,7 +33,7 @@ def _allowed_levels(levels: tuple[int, ...] | None) -> tuple[int, ...] | None:
     return levels
 
 
-class VQVAEConfig(ConvolutionalConfig):
+class VQVAEConfig(AdversarialConfig, ConvolutionalConfig):
     """A VQ-VAE: images to a grid of codes and back (1711.00937)."""
 
     second_stage_fields: ClassVar[frozenset[str]] = frozenset(

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -27,12 +27,46 @@ class Step(NamedTuple):
     - ``counts``: float32 ``(K,)``, such as the uses of each code; an epoch has their sum, of which the stage
       computes further metrics; or None
     - ``lowest``: scalars by name; an epoch has the lowest of each
+    - ``pictures``: for an opponent, the images and their reconstructions, float ``(B, C, H, W)`` in [-1, 1];
+      None where there is no opponent
     """
 
     loss: Tensor
     metrics: Mapping[str, Tensor]
     counts: Tensor | None = None
     lowest: Mapping[str, Tensor] = MappingProxyType({})
+    pictures: tuple[Tensor, Tensor] | None = None
+
+
+class Opponent(ABC):
+    """Learns beside a stage and adds to its loss; it is not exported.
+
+    - ``tolerance``: how far the held-out PSNR may fall below its best because of it, in dB
+    - ``most_failures``: how often it may fall further before the opponent is switched off
+    - ``strength``: the factor of what it adds; 0: it is switched off
+    - ``played``: in how many steps it took part
+    - ``faults``: the metric with the share of its steps that were not finite
+    """
+
+    faults: str
+
+    def __init__(self, *, tolerance: float, most_failures: int) -> None:
+        self.tolerance = tolerance
+        self.most_failures = most_failures
+        self.strength = 1.0
+        self.played = 0
+
+    @abstractmethod
+    def __call__(self, step: Step, done: int) -> Step:
+        """The step with the opponent's loss and metrics; it learns from the step. ``done`` steps are done."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """All that it learned, for a checkpoint."""
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to a state of ``state_dict``."""
 
 
 class Best(NamedTuple):
@@ -122,6 +156,10 @@ class Stage(nn.Module, ABC):
 
     def begin(self, batches: Iterable[Tensor]) -> None:
         """Initialise from training inputs, before the first step of a new run."""
+
+    def opponent(self, steps: int) -> Opponent | None:  # noqa: ARG002 - for those that have one
+        """What learns beside this stage in a run of so many steps; None if nothing does."""
+        return None
 
     def count_metrics(self, counts: Tensor) -> dict[str, float]:  # noqa: ARG002 - for those that count
         """The metrics of an epoch whose steps have ``counts``, of their sum, float32 ``(K,)``."""

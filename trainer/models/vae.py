@@ -14,6 +14,8 @@ from trainer.data import binarisation
 from trainer.data.augmentation import cropped, flipped, rotated
 from trainer.data.batches import Batch
 from trainer.data.distributed import normal, summed
+from trainer.models.adversarial.adversary import PLOTTED, Adversary
+from trainer.models.adversarial.discriminator import check_size
 from trainer.models.base import Graph, Step, to_shares
 from trainer.models.gaussian.base import GaussianModel
 from trainer.models.gaussian.grid import grid_codes, grid_graphs, grid_networks
@@ -34,7 +36,7 @@ class VAE(GaussianModel):
     likelihood ``mse`` the first part is the sum of squared errors, pixels in [0, 1].
     """
 
-    plotted = MappingProxyType({"kl": (0, None), "test_elbo": (None, None)})
+    plotted = MappingProxyType({"kl": (0, None), "test_elbo": (None, None), **PLOTTED})
     anew = GaussianModel.anew | {"likelihood.log_variance"}
 
     config: VAEConfig
@@ -43,6 +45,8 @@ class VAE(GaussianModel):
         if config.latent == "grid":
             image = image.model_copy(update={"multiple_of": config.stride})
         config.check_crop(config.crop, image)
+        if config.adversarial:
+            check_size(config.crop or image.height, config.crop or image.width, config.discriminator_layers)
         super().__init__(config, image, outputs=image.channels)
         self.likelihood = likelihood_for(config.likelihood)
 
@@ -63,6 +67,7 @@ class VAE(GaussianModel):
         divergence = posterior.divergence().mean(dim=0)
         weight = self.config.beta * self.kl_warmup()
         loss = reconstruction + weight * at_least(self.config.free_bits, divergence).sum()
+        opposed = (pixels * 2 - 1, self.likelihood.mean(output) * 2 - 1) if self.config.adversarial else None
         return Step(
             loss,
             {
@@ -70,6 +75,17 @@ class VAE(GaussianModel):
                 "reconstruction_loss": reconstruction.detach(),
                 "kl": divergence.sum().detach(),
             },
+            pictures=opposed,
+        )
+
+    def opponent(self, steps: int) -> Adversary | None:
+        if not self.config.adversarial:
+            return None
+        # The loss is a sum over the pixels.
+        height, width = (self.config.crop or length for length in (self.image.height, self.image.width))
+        pixels = self.image.channels * height * width
+        return Adversary(
+            self.config, self.decoder, self.image, steps=steps, seed=self.config.seed, scale=pixels
         )
 
     @torch.no_grad()

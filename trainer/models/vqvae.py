@@ -13,6 +13,8 @@ from service.contract.manifest import CodesSpec, ImageSpec, Input, Output, Role
 from trainer.config import VQVAEConfig
 from trainer.data.augmentation import cropped, flipped
 from trainer.data.distributed import gathered
+from trainer.models.adversarial.adversary import PLOTTED, Adversary
+from trainer.models.adversarial.discriminator import check_size
 from trainer.models.base import Graph, Model, Step, to_pixels, to_unit
 from trainer.models.code_prior.stage import PriorStage
 from trainer.models.layers.convolutional import Decoder, Encoder
@@ -39,7 +41,7 @@ class VQVAE(Model):
     for the L1 loss), so that beta and the learning rate mean the same on any data.
     """
 
-    plotted = MappingProxyType({"perplexity": (0, None), "usage": (0, 1)})
+    plotted = MappingProxyType({"perplexity": (0, None), "usage": (0, 1), **PLOTTED})
     anew = frozenset({"spread", *(f"quantizer.{name}" for name in ("steps", "uses", "sums"))})
 
     spread: Tensor
@@ -49,6 +51,8 @@ class VQVAE(Model):
         self.config = config
         self.image = image.model_copy(update={"multiple_of": config.stride})
         config.check_crop(config.crop, image)
+        if config.adversarial:
+            check_size(config.crop or image.height, config.crop or image.width, config.discriminator_layers)
         net = config.layers(image)
         self.encoder = Encoder(image.channels, config.codebook_dim, **net)
         self.decoder = Decoder(image.channels, config.codebook_dim, **net, upsampling=config.upsampling)
@@ -60,7 +64,8 @@ class VQVAE(Model):
         target = to_unit(self._augmented(inputs) if self.training else inputs)
         quantized = self.quantizer(self.encoder(target))
         # Halved, a distance in [-1, 1] is one in [0, 1].
-        error = (self.decoder(quantized.vectors).float() - target) / 2
+        pictures = self.decoder(quantized.vectors).float()
+        error = (pictures - target) / 2
         reconstruction = error.square().mean() if self.config.reconstruction == "mse" else error.abs().mean()
         loss = reconstruction / self.spread
         losses: dict[str, Tensor] = {self.config.reconstruction: reconstruction.detach()}
@@ -70,7 +75,13 @@ class VQVAE(Model):
         if quantized.codebook_loss is not None:
             loss = loss + quantized.codebook_loss
             losses["codebook_loss"] = quantized.codebook_loss.detach()
-        return Step(loss, {"loss": loss.detach(), **losses}, quantized.counts)
+        opposed = (target, pictures) if self.config.adversarial else None
+        return Step(loss, {"loss": loss.detach(), **losses}, quantized.counts, pictures=opposed)
+
+    def opponent(self, steps: int) -> Adversary | None:
+        if not self.config.adversarial:
+            return None
+        return Adversary(self.config, self.decoder, self.image, steps=steps, seed=self.config.seed)
 
     def _augmented(self, images: Tensor) -> Tensor:
         if self.config.crop is not None:

@@ -3,7 +3,7 @@
     step-00000469/
       model.safetensors     weights and buffers
       average.safetensors   averaged weights, where the run averages them
-      state.pt              optimizer, random generators, sums of the epoch under way
+      state.pt              optimizer, random generators, sums of the epoch under way, guard of an opponent
       checkpoint.json       position
 
 A checkpoint is written to another folder, synced and renamed, so there is never half of one. It may come from
@@ -26,6 +26,7 @@ from torch.optim.swa_utils import AveragedModel
 from trainer import durable
 from trainer.data import distributed
 from trainer.errors import RunError
+from trainer.training.guard import Guard
 
 WEIGHTS, AVERAGE = "model.safetensors", "average.safetensors"
 
@@ -46,6 +47,7 @@ def save(
     average: AveragedModel | None,
     optimizer: Optimizer,
     sums: dict[str, Any],
+    guard: Guard | None = None,
 ) -> Path:
     """Write a checkpoint into ``folder``, the checkpoints of a run; returns its own folder."""
     target = folder / f"step-{position.total:08d}"
@@ -56,6 +58,8 @@ def save(
             if average is not None:
                 save_weights(average.module, unfinished / AVERAGE)
             state = {"optimizer": optimizer.state_dict(), "random": _random_state(), "sums": sums}
+            if guard is not None:
+                state["guard"] = guard.state_dict()
             torch.save(state, unfinished / "state.pt")
     except OSError as error:
         raise RunError(f"cannot write checkpoint {target}: {error.strerror}") from error
@@ -83,7 +87,11 @@ def _save_result(folder: Path, position: Position, model: nn.Module) -> None:
 
 
 def load(
-    checkpoint: Path, model: nn.Module, average: AveragedModel | None, optimizer: Optimizer
+    checkpoint: Path,
+    model: nn.Module,
+    average: AveragedModel | None,
+    optimizer: Optimizer,
+    guard: Guard | None = None,
 ) -> tuple[Position, dict[str, Any]]:
     """Restore a run from a checkpoint, random generators included; returns its position and sums."""
     position = read_position(checkpoint)
@@ -94,6 +102,8 @@ def load(
             average.n_averaged.fill_(position.total)
         state = torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True)
         optimizer.load_state_dict(state["optimizer"])
+        if guard is not None:
+            guard.load_state_dict(state["guard"])
         _restore_random_state(state["random"])
         sums = state["sums"]
     except (OSError, EOFError, ValueError, RuntimeError, KeyError, pickle.UnpicklingError) as error:

@@ -1,13 +1,11 @@
 """The training loop of every stage of every kind, on Lightning Fabric."""
 
 import math
-import signal
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from itertools import islice
-from types import FrameType
-from typing import Any, Generic, TypeVar, cast
+from typing import Generic, TypeVar, cast
 
 import torch
 from rich.console import Console
@@ -19,12 +17,13 @@ from trainer.cli import resuming
 from trainer.config import RunConfig, Schedule
 from trainer.data import distributed
 from trainer.data.batches import Batches
-from trainer.errors import DivergenceError, Interrupted, LostProcessError
+from trainer.errors import DivergenceError, Interrupted, StopRequest
 from trainer.image_sheets import save_png
 from trainer.models.base import Stage
 from trainer.training import best_weights, checkpoint
 from trainer.training.checkpoint import Position
 from trainer.training.device import Machine
+from trainer.training.guard import Guard
 from trainer.training.metrics import EpochMetrics, Tracker, trackers
 from trainer.training.progress import Progress
 from trainer.training.run_folder import Record, RunFolder
@@ -37,36 +36,6 @@ MONITORED_IMAGES = 2000
 
 S = TypeVar("S", bound=Stage)
 Tensors = tuple[Tensor, ...] | list[Tensor]
-
-
-class StopRequest(AbstractContextManager["StopRequest"]):
-    """Within the block, a first SIGINT or SIGTERM is kept in ``signal``; a second acts as usual.
-
-    The loop reads it after each step, so that it can write a checkpoint.
-    """
-
-    def __init__(self) -> None:
-        self.signal: signal.Signals | None = None
-        self._handlers: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> "StopRequest":
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._handlers[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._restore()
-        if kind is LostProcessError:
-            # torchrun ends the remaining processes with SIGTERM; this one has yet to print why.
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-    def _note(self, number: int, _: FrameType | None) -> None:
-        self.signal = signal.Signals(number)
-        self._restore()
-
-    def _restore(self) -> None:
-        while self._handlers:
-            signal.signal(*self._handlers.popitem())
 
 
 class Fit(Generic[S]):
@@ -94,6 +63,12 @@ class Fit(Generic[S]):
         self.optimizer = _optimizer(stage, schedule)
         self._module, self._stepper = self.fabric.setup(stage, self.optimizer)
         self.average = AveragedModel(stage, multi_avg_fn=self._averaged) if schedule.average_decay else None
+        opponent = stage.opponent(schedule.epochs * len(train))
+        self.guard = (
+            None
+            if opponent is None
+            else Guard(opponent, stage=stage, optimizer=self.optimizer, average=self.average)
+        )
         self.position = Position()
         self.metrics = EpochMetrics(self.stage.count_metrics)
 
@@ -109,12 +84,14 @@ class Fit(Generic[S]):
         self.stage.begin(batch.images for batch in self.train.epoch(0))
         if self.average is not None:
             self.average.module.load_state_dict(self.stage.state_dict())
+        if self.guard is not None:
+            self.guard.keep(0)
         self._checkpoint()
 
     def resume(self) -> None:
         """Continue from the latest checkpoint of the run, to the result of an unbroken run."""
         latest = self.run.latest_checkpoint()
-        self.position, sums = checkpoint.load(latest, self.stage, self.average, self.optimizer)
+        self.position, sums = checkpoint.load(latest, self.stage, self.average, self.optimizer, self.guard)
         self.metrics = EpochMetrics.restored(sums, self.fabric.device, self.stage.count_metrics)
         if distributed.is_first():
             self.run.rewind(self.position.epoch)
@@ -139,10 +116,17 @@ class Fit(Generic[S]):
             leaving.enter_context(progress)
             stop = leaving.enter_context(StopRequest())
             leaving.enter_context(distributed.losses())
-            for epoch in range(self.position.epoch, self.schedule.epochs):
-                record = self._epoch(epoch, progress, stop)
+            while (epoch := self.position.epoch) < self.schedule.epochs:
+                try:
+                    record = self._epoch(epoch, progress, stop)
+                except DivergenceError:
+                    if not self._rescued():
+                        raise
+                    continue
                 if distributed.is_first():
                     self._show(epoch, record, progress, tracked)
+                if self.guard is not None:
+                    self._report(self.guard.check(record))
                 self._checkpoint()
                 if number := distributed.highest(stop.signal or 0):
                     raise self._interrupted(number)
@@ -173,6 +157,9 @@ class Fit(Generic[S]):
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             step = self._module(batch.images, batch.labels)
+            if self.guard is not None:
+                with self.fabric.autocast():
+                    step = self.guard.opponent(step, self.position.total)
             self.optimizer.zero_grad(set_to_none=True)
             # Of the processes' gradients the mean is taken, so each weighs as much as its share.
             weight = distributed.share() * distributed.count()
@@ -213,6 +200,24 @@ class Fit(Generic[S]):
         self.position = Position(epoch + 1, 0, self.position.total)
         return record
 
+    def _rescued(self) -> bool:
+        """Whether the guard undid what diverged, so that training can go on after it."""
+        report = None if self.guard is None else self.guard.rescue(self.position.epoch + 1)
+        if report is None:
+            return False
+        self._report(report)
+        self.metrics = EpochMetrics(self.stage.count_metrics)
+        if self.position.step == len(self.train):
+            self.position = Position(self.position.epoch + 1, 0, self.position.total)
+        self._checkpoint()
+        return True
+
+    def _report(self, report: str | None) -> None:
+        """Print what the guard undid, and write it to the run folder."""
+        if report is not None and self.guard is not None and distributed.is_first():
+            self.console.print(f"guard: {report}", style="yellow")
+            self.run.report(self.guard.reports)
+
     def _averaged(self, averages: Tensors, weights: Tensors, count: Tensor | int) -> None:
         """Update the averages with the weights.
 
@@ -224,14 +229,7 @@ class Fit(Generic[S]):
         get_ema_multi_avg_fn(decay)(averages, weights, count)
 
     def _learning_rate(self) -> float:
-        """Linear warm-up, then half a cosine down to the final share of the peak."""
-        steps = self.schedule.epochs * len(self.train)
-        warmup = min(self.schedule.warmup_steps, steps // 10)
-        if self.position.total < warmup:
-            return self.schedule.lr * (self.position.total + 1) / warmup
-        done = (self.position.total - warmup) / max(steps - warmup, 1)
-        share = self.schedule.final_lr + (1 - self.schedule.final_lr) * (1 + math.cos(math.pi * done)) / 2
-        return self.schedule.lr * share
+        return self.schedule.learning_rate(self.position.total, self.schedule.epochs * len(self.train))
 
     def _finite_metrics(self) -> dict[str, float]:
         metrics = self.metrics.values()
@@ -275,7 +273,7 @@ class Fit(Generic[S]):
     def _checkpoint(self) -> None:
         folder, sums = self.run.checkpoints, self.metrics.state()
         if distributed.is_first():
-            checkpoint.save(folder, self.position, self.stage, self.average, self.optimizer, sums)
+            checkpoint.save(folder, self.position, self.stage, self.average, self.optimizer, sums, self.guard)
             checkpoint.prune(folder, self.config.keep_checkpoints)
         checkpoint.share_random_state()
 

@@ -4,6 +4,7 @@
       config.yaml         the resolved config, which `--config` can read
       run.json            id, dataset, image spec, versions and device
       metrics.jsonl       one line an epoch
+      guard.log           one line for each epoch that the guard of an adversarial loss undid
       tensorboard/        the same for TensorBoard
       reconstructions/    originals above reconstructions, one picture an epoch
       plots/              losses and other metrics over the epochs
@@ -18,7 +19,7 @@ import json
 import re
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -233,6 +234,10 @@ class RunFolder:
         """Append the metrics of one epoch to metrics.jsonl."""
         with (self.folder / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(record) + "\n")
+
+    def report(self, lines: Sequence[str]) -> None:
+        """Write guard.log anew."""
+        (self.folder / "guard.log").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
     def picture(self, *parts: str) -> Path:
         """The path of a picture in the run folder, its own folder made."""

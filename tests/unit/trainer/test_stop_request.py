@@ -3,7 +3,7 @@ import signal
 
 import pytest
 
-from trainer.training.loop import StopRequest
+from trainer.errors import StopRequest
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -1,0 +1,1 @@
+"""An adversarial loss for reconstructions: a discriminator of patches, its losses and its training."""
