@@ -15,7 +15,16 @@ SEVEN = (Path(__file__).parents[1] / "fixtures" / "seven.png").read_bytes()
 NPY = {"Accept": "application/x-npy"}
 
 
-@pytest.fixture(scope="module", params=trained_models.NAMES)
+# These are made for tests of the trainer too. The others take half a minute where they are not kept yet.
+QUICK = ("vqvae", trained_models.WITH_PRIOR)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in trained_models.NAMES
+    ],
+)
 def client(request: pytest.FixtureRequest) -> Iterator[TestClient]:
     with make_client(trained_models.folder_of(request.param) / "exported") as client:
         yield client
