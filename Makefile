@@ -43,16 +43,14 @@ PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadscope --no-load
 COVERED := 85
 
 quick: $(VENV)
-	$(PYTEST) -m "not slow and not e2e" --hypothesis-profile quick --cov --cov-report= tests/unit tests/architecture
-	$(BIN)/coverage report --include "service/*" --format total --fail-under $(COVERED)
-	$(BIN)/coverage report --include "tessera/*" --format total --fail-under $(COVERED)
-	$(BIN)/coverage report --include "trainer/*" --format total --fail-under $(COVERED)
+	$(PYTEST) -p tests.imported_untraced -m "not slow and not e2e" --hypothesis-profile quick --cov --cov-report= tests/unit tests/architecture
+	$(BIN)/python -m tests.covered $(COVERED)
 
 test: $(VENV) $(PAGE)/.installed
 	$(PYTEST)
 
 coverage: $(VENV) $(PAGE)/.installed
-	$(PYTEST) --cov --cov-report=term-missing:skip-covered
+	$(PYTEST) -p tests.imported_untraced --cov --cov-report=term-missing:skip-covered
 
 architecture: $(VENV)
 	$(BIN)/python -m tests.architecture

@@ -5,13 +5,11 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn.functional import pad
-from torchvision.utils import make_grid
 
 GAP = 2
 PAPER = 255
@@ -38,11 +36,14 @@ def side_by_side(originals: Tensor, reconstructions: Tensor, columns: int = 16) 
         for first in range(0, count, columns)
         for images in (originals, reconstructions)
     ]
-    return make_grid(torch.cat(rows).cpu(), nrow=columns, padding=GAP, pad_value=PAPER)
+    return sheet(torch.cat(rows), columns)
 
 
 def sheet(images: Tensor, columns: int) -> Tensor:
     """Images, uint8 ``(N, C, H, W)``, row by row: uint8 ``(3, H', W')``."""
+    # Takes seconds to import, so a start of the trainer does not wait for it.
+    from torchvision.utils import make_grid
+
     return make_grid(images.cpu(), nrow=columns, padding=GAP, pad_value=PAPER)
 
 
@@ -132,6 +133,8 @@ def _length(text: str) -> int:
 @cache
 def _font() -> ImageFont.FreeTypeFont:
     """A font of many scripts: classes have the names of folders, which may be in any of them."""
+    import matplotlib as mpl
+
     return ImageFont.truetype(Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", NAME_SIZE)
 
 

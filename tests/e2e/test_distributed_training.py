@@ -76,11 +76,24 @@ def test_two_processes_learn_and_publish_what_one_does(tmp_path: Path) -> None:
         assert_alike(together / "runs" / stage, alone / "runs" / stage, tolerance=1e-4)
 
 
-def test_where_the_first_is_killed_the_other_says_so_and_one_process_goes_on(tmp_path: Path) -> None:
-    training = start(*TORCHRUN, *arguments(tmp_path, epochs=100_000))
+def test_two_go_on_after_a_signal_and_one_alone_after_a_loss(tmp_path: Path) -> None:
     run = tmp_path / "runs" / "tiny"
+    resume = ["vqvae", "--resume", "--name=tiny", f"--out={tmp_path / 'runs'}"]
+    training = start(*TORCHRUN, *arguments(tmp_path, epochs=100_000))
     try:
         until(training, "epoch 2/")
+        # To torchrun, which hands it on to both.
+        training.send_signal(signal.SIGTERM)
+        _, errors = training.communicate(timeout=PATIENCE)
+    finally:
+        training.kill()
+    assert training.returncode != 0
+    assert errors.count("error: stopped in epoch ") == 1
+    last = json.loads((sorted((run / "checkpoints").iterdir())[-1] / "checkpoint.json").read_text())
+    training = start(*TORCHRUN, *resume)
+    try:
+        until(training, f"resuming {run} in epoch {last['epoch'] + 1}, step {last['step']}")
+        until(training, f"epoch {last['epoch'] + 2}/")
         os.kill(workers(training)[0], signal.SIGKILL)
         _, errors = training.communicate(timeout=PATIENCE)
     finally:
@@ -89,25 +102,7 @@ def test_where_the_first_is_killed_the_other_says_so_and_one_process_goes_on(tmp
     assert "error: process 1 of 2 lost another one, " in errors
     assert "To go on: " in errors
     before = len(records(run))
-    resume = ["vqvae", "--resume", "--name=tiny", f"--out={tmp_path / 'runs'}", f"--epochs={before + 1}"]
-    output, _ = finished(start("trainer", *resume))
+    output, _ = finished(start("trainer", *resume, f"--epochs={before + 1}"))
     # The last epoch may have been logged, and its checkpoint not yet written.
     assert re.search(rf"resuming {run} in epoch ({before}|{before + 1}), step 0", output)
     assert [record["epoch"] for record in records(run)] == list(range(1, before + 2))
-
-
-def test_a_signal_to_torchrun_leaves_a_checkpoint_which_two_go_on_with(tmp_path: Path) -> None:
-    training = start(*TORCHRUN, *arguments(tmp_path, epochs=100_000))
-    run = tmp_path / "runs" / "tiny"
-    try:
-        until(training, "epoch 2/")
-        training.send_signal(signal.SIGTERM)
-        _, errors = training.communicate(timeout=PATIENCE)
-    finally:
-        training.kill()
-    assert training.returncode != 0
-    assert errors.count("error: stopped in epoch ") == 1
-    last = json.loads((sorted((run / "checkpoints").iterdir())[-1] / "checkpoint.json").read_text())
-    resume = ["vqvae", "--resume", "--name=tiny", f"--out={tmp_path / 'runs'}"]
-    output, _ = finished(start(*TORCHRUN, *resume, f"--epochs={last['epoch'] + 1}"))
-    assert f"resuming {run} in epoch {last['epoch'] + 1}, step {last['step']}" in output

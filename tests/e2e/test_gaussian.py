@@ -15,6 +15,7 @@ from PIL import Image
 
 from service.contract import noise
 from service.contract.manifest import FILE_NAME, ImageSpec, Manifest
+from tests.fixtures.consistency import assert_consistent
 from tests.fixtures.processes import PATIENCE, ROOT, asking, start
 from trainer.models.base import build
 from trainer.models.gaussian.noise_contrastive import STEP_SIZE, ClassifierStage
@@ -72,6 +73,10 @@ def test_both_stages_leave_their_plots_and_pictures(folder: Path) -> None:
     assert all((second / "plots" / f"{name}.png").is_file() for name in PLOTS)
     assert len(list((second / "samples").iterdir())) == 2
     assert (folder / "exported" / "small" / "samples.png").is_file()
+
+
+def test_images_are_those_of_their_codes_and_seeds(client: httpx2.Client) -> None:
+    assert_consistent(client, "small")
 
 
 def test_a_chain_by_http_is_the_chain_in_torch(client: httpx2.Client, stage: ClassifierStage) -> None:

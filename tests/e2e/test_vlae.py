@@ -17,6 +17,7 @@ from PIL import Image
 
 from service.contract import noise
 from service.contract.manifest import ImageSpec
+from tests.fixtures.consistency import assert_consistent
 from tests.fixtures.processes import PATIENCE, ROOT, asking, start
 from tests.fixtures.tiny_models import write_digits
 from trainer.models.base import build
@@ -104,6 +105,10 @@ def test_to_reconstruct_is_to_encode_and_to_decode(client: httpx2.Client) -> Non
     decoded = array(client, "/decode?model=digits", json=codes)
     assert np.array_equal(array(client, "/reconstruct?model=digits", content=seven, headers=IMAGES), decoded)
     assert len(np.unique(decoded)) > 2, "of black and white digits, means are shown"
+
+
+def test_images_are_those_of_their_codes_and_seeds(client: httpx2.Client) -> None:
+    assert_consistent(client, "digits")
 
 
 def test_a_decoded_image_is_a_draw_or_the_likeliest_or_a_mean(client: httpx2.Client) -> None:

@@ -21,18 +21,13 @@ steps ends as flat as that of 14,040.
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from importlib.metadata import version
 
 import numpy as np
 import torch
-import torchmetrics
 from torch import Tensor
-from torchmetrics.functional.image import (
-    multiscale_structural_similarity_index_measure,
-    structural_similarity_index_measure,
-)
 
 from service.contract.manifest import CodesSpec, ImageSpec, Measures
 from trainer.evaluation.exported_model import SMALLEST_MSE, Reconstructed
@@ -45,10 +40,10 @@ SSIM_WINDOW, MS_SSIM_SMALLEST = 11, 176
 # A dimension or channel whose posterior mean varies less carries nothing (1509.00519, sec. 5).
 ACTIVE_VARIANCE = 0.01
 
-# By name: the smallest side of an image in pixels, and the function.
-SIMILARITIES: Mapping[str, tuple[int, Callable[..., Any]]] = {
-    "ssim": (SSIM_WINDOW, structural_similarity_index_measure),
-    "ms_ssim": (MS_SSIM_SMALLEST, multiscale_structural_similarity_index_measure),
+# By name: the smallest side of an image in pixels, and the function of torchmetrics.functional.image.
+SIMILARITIES: Mapping[str, tuple[int, str]] = {
+    "ssim": (SSIM_WINDOW, "structural_similarity_index_measure"),
+    "ms_ssim": (MS_SSIM_SMALLEST, "multiscale_structural_similarity_index_measure"),
 }
 
 RECONSTRUCTIONS, TRAINING = "reconstructions", "training"
@@ -98,14 +93,17 @@ class Reconstructions:
 
     def add(self, batch: Reconstructed) -> None:
         """Add a batch."""
+        # Takes as long to import as torch, so a start of the trainer does not wait for it.
+        from torchmetrics.functional import image
+
         self.digest.update(np.ascontiguousarray(batch.images.numpy()).data)
         self.errors.append(mean_squared_errors(batch.images, batch.decoded))
         pixels = batch.images.double() / 255
         self.sums, self.squares = self.sums + pixels.sum(dim=0), self.squares + float(pixels.square().sum())
         ours, theirs = (to_shares(rows.permute(0, 3, 1, 2)) for rows in (batch.decoded, batch.images))
-        for name, (smallest, similarity) in SIMILARITIES.items():
+        for name, (smallest, function) in SIMILARITIES.items():
             if min(ours.shape[2:]) >= smallest:
-                found = similarity(ours, theirs, data_range=1.0, reduction="none")
+                found = getattr(image, function)(ours, theirs, data_range=1.0, reduction="none")
                 self.similarities.setdefault(name, []).append(found.double().reshape(-1))
         if self.spec.codebook_size is None:
             self.units = self.units or Spread()
@@ -138,7 +136,7 @@ class Reconstructions:
             "background": image.background,
             "pixels": self.digest.hexdigest(),
             "metrics": ", ".join(sorted(self.values())),
-            "torchmetrics": torchmetrics.__version__,
+            "torchmetrics": version("torchmetrics"),
         }
 
     def _variance(self, count: int) -> float:

@@ -7,11 +7,8 @@ import contextlib
 import io
 from dataclasses import dataclass
 
-import joblib
 import torch
-from prdc import compute_prdc
 from torch import Tensor, nn
-from torchmetrics.image.fid import FrechetInceptionDistance
 
 from trainer.evaluation.reference_classifier import FEATURES, ReferenceClassifier, classified
 
@@ -26,6 +23,8 @@ class _Features(nn.Identity):
 
 def frechet_distance(reference: Tensor, others: Tensor) -> float:
     """Frechet distance of normal distributions fitted to features, float32 ``(N, 128)`` (1706.08500)."""
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
     distance = FrechetInceptionDistance(feature=_Features())
     distance.update(reference, real=True)
     distance.update(others, real=False)
@@ -53,6 +52,10 @@ class Reference:
         - ``density``, ``coverage``: the same, less moved by outliers (2002.09797)
         - ``accuracy``: share that the classifier assigns to the class of ``labels``, int64 ``(N,)``, if given
         """
+        # These and torchmetrics take as long to import as torch, so a start of the trainer does not wait.
+        import joblib
+        from prdc import compute_prdc
+
         features, found = classified(self.classifier, images)
         # It prints how many images there are, and starts threads, which gain nothing here and race for
         # the process's warning filters.

@@ -12,6 +12,7 @@ import json
 import struct
 import warnings
 from collections.abc import Container, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -152,12 +153,23 @@ def _exported(graph: Graph) -> onnx.ModelProto:
     return proto
 
 
+@cache
+def _keep_operators() -> None:
+    """Let the exporter make its table of torch's operators once, and not for each graph: 0.4 seconds each."""
+    # It is not public: where it is elsewhere, exports take as long as they did.
+    with contextlib.suppress(ImportError, AttributeError):
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+        ONNXRegistry.from_torchlib = staticmethod(cache(ONNXRegistry.from_torchlib))  # type: ignore[method-assign]
+
+
 def _export(subgraph: Subgraph, outputs: Sequence[str] | None = None) -> ir.Model:
     sizes: dict[str, Dim] = {}
     shapes = tuple({axis: _size(name, sizes) for axis, name in axes.items()} for axes in subgraph.axes)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         # The exporter warns of its own dependencies' deprecations, and reports its progress on stdout.
         warnings.simplefilter("ignore")
+        _keep_operators()
         program = torch.onnx.export(
             subgraph.module,
             tuple(subgraph.inputs.values()),

@@ -2,16 +2,17 @@
 
 import logging
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.strategies.ddp import DDPStrategy
 
 from service.contract.cpu_count import available_cpus
 from trainer.config import RunConfig
 from trainer.data import distributed
 from trainer.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 # Fabric announces the precision, which the trainer does itself, with the reason.
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
@@ -30,8 +31,12 @@ class Machine:
         """The torch device."""
         return torch.device(self.accelerator)
 
-    def fabric(self) -> Fabric:
+    def fabric(self) -> "Fabric":
         """A Fabric for all processes that train together."""
+        # Takes longer to import than torch, and only training needs it.
+        from lightning_fabric import Fabric
+        from lightning_fabric.strategies.ddp import DDPStrategy
+
         here = distributed.local_count()
         if distributed.count() == 1:
             return Fabric(accelerator=self.accelerator, devices=1, precision=self.precision)

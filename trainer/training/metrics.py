@@ -5,10 +5,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from trainer.data import distributed
 from trainer.models.base import Step
@@ -142,6 +139,8 @@ class TensorBoard:
     """Scalars and pictures as TensorBoard events in the run folder."""
 
     def __init__(self, run: RunFolder, first_epoch: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
         self._writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=first_epoch)
 
     def record(self, record: Record) -> None:
@@ -175,6 +174,10 @@ def plot(
 
     ``limits`` are the ends of the vertical axis; None leaves an end to the metrics.
     """
+    # As with TensorBoard: only the process that shows metrics needs it, and its import takes long.
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     for name in names:

@@ -59,7 +59,7 @@ def make_ncp_config(digits: Path, tmp_path: Path) -> MakeNCPConfig:
 @pytest.fixture(scope="session")
 def trained() -> Trained:
     """A tiny model, trained and published once for all tests that only look at it."""
-    run, exported, printed = opened("vqvae")
+    run, exported, printed = opened(trained_models.PLAIN)
     assert isinstance(run.config, VQVAEConfig)
     dataset = load(run.config.data)
     model = VQVAE(run.config, dataset.spec, 1.0)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from tests.fixtures.tiny_models import Trained
+from tests.fixtures.tiny_models import Trained, without_onnx
 from trainer import pipeline
 from trainer.__main__ import main
 from trainer.errors import ReloadError
@@ -41,7 +41,8 @@ def answering(status: int, document: object, **headers: str) -> Iterator[tuple[s
             pass
 
     with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        # It looks so often whether it is to stop: half a second by default.
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:
             yield f"http://127.0.0.1:{server.server_port}", asked
@@ -60,7 +61,6 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TESSERA_RELOAD_KEY", raising=False)
 
 
-@pytest.mark.slow
 def test_what_the_service_did_is_told() -> None:
     refused = [{"name": "bad", "reason": "the bundle is incomplete"}]
     with answering(200, DONE | {"refused": refused}) as (address, asked):
@@ -69,7 +69,6 @@ def test_what_the_service_did_is_told() -> None:
     assert asked == [("/models/reload", None)]
 
 
-@pytest.mark.slow
 def test_the_key_goes_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TESSERA_RELOAD_KEY", "secret\n")
     # Proxies of the environment are for others: nobody is there.
@@ -79,7 +78,6 @@ def test_the_key_goes_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == [("/behind/a/proxy/models/reload", "Bearer secret")]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "document", "why"),
     [
@@ -118,7 +116,6 @@ def test_a_service_that_is_not_there_is_told() -> None:
         have_loaded("http://127.0.0.1:1", "mine")
 
 
-@pytest.mark.slow
 def test_the_key_is_not_sent_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TESSERA_RELOAD_KEY", "secret")
     with (
@@ -142,8 +139,10 @@ def test_a_bad_address_is_refused_before_anything_is_done(command: list[str], ad
     )
 
 
-@pytest.mark.slow
-def test_after_a_publication_the_service_is_asked(trained: Trained, tmp_path: Path) -> None:
+def test_after_a_publication_the_service_is_asked(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_onnx(monkeypatch)
     with answering(200, DONE | {"loaded": ["tiny"]}) as (address, asked):
         result = trainer(
             "export", str(trained.run.folder), "--export-to", str(tmp_path), "--reload", address + "/"
@@ -153,7 +152,6 @@ def test_after_a_publication_the_service_is_asked(trained: Trained, tmp_path: Pa
     assert len(asked) == 1
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("way", [[], ["--resume"]])
 def test_so_it_is_after_training(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: list[str]
@@ -170,10 +168,10 @@ def test_so_it_is_after_training(
     assert len(asked) == 1
 
 
-@pytest.mark.slow
 def test_what_was_published_stays_when_nobody_loads_it(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    without_onnx(monkeypatch)
     monkeypatch.setenv("TESSERA_RELOAD_URL", "http://127.0.0.1:1")
     result = trainer("export", str(trained.run.folder), "--export-to", str(tmp_path))
     assert result.exit_code == 3
@@ -182,10 +180,10 @@ def test_what_was_published_stays_when_nobody_loads_it(
     assert (tmp_path / "tiny" / "manifest.json").is_file()
 
 
-@pytest.mark.slow
 def test_without_an_address_nobody_is_asked(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    without_onnx(monkeypatch)
     monkeypatch.setenv("TESSERA_RELOAD_URL", "")
     result = trainer("export", str(trained.run.folder), "--export-to", str(tmp_path))
     assert result.exit_code == 0, result.stderr

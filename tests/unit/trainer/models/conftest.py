@@ -3,6 +3,6 @@ import pytest
 from tests.unit.trainer.models.exported import Exported
 
 
-@pytest.fixture(scope="package")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    return Exported(tmp_path_factory.mktemp("samplers"))
+@pytest.fixture(scope="session")
+def exported() -> Exported:
+    return Exported()

@@ -1,12 +1,12 @@
 """The samplers' graphs as they are exported, of a stage whose classifier has strong opinions."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from tests.fixtures import tiny_models
+from tests.fixtures.trained_models import kept
 from tests.unit.trainer.models import ratios
 from trainer.evaluation.exported_model import ExportedGraphs
 from trainer.export.onnx_export import write_graphs
@@ -24,10 +24,10 @@ def stage() -> ClassifierStage:
 class Exported:
     """Graphs in ONNX Runtime, and what they were made of."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self) -> None:
         self.stage = stage()
         self.graphs: dict[str, Graph] = {graph.operation: graph for graph in self.stage.graphs()}
-        write_graphs([*self.graphs.values()], folder)
+        folder = kept("samplers", lambda folder: write_graphs([*self.graphs.values()], folder))
         self.run = ExportedGraphs(folder, threads=1)
 
     @property

@@ -1,8 +1,8 @@
-"""Every family of diffusers: the published graphs against diffusers' own model, in sizes and batches."""
+"""Every family of diffusers: our networks and what is published against diffusers' own model."""
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -13,63 +13,100 @@ from torch import Tensor
 from service.contract.manifest import CodesSpec, Manifest, Role
 from tests.unit.trainer.pretrained.pictures import pictures
 from trainer.evaluation.exported_model import ExportedModel, open_exported
-from trainer.pretrained.importer import import_checkpoint
+from trainer.pretrained.checkpoint_files import CheckpointFiles
+from trainer.pretrained.families import recognised
+from trainer.pretrained.importer import import_checkpoint, load
 
 pytestmark = pytest.mark.slow
 
-CASES = ("kl", "kl-bare", "vq", "vq-large", "tiny", "dc", "dc-other")
+CASES = ("kl", "kl-deeper", "kl-bare", "vq", "tiny", "dc", "dc-deeper", "dc-other")
+# Of each family, and of each way to change the resolution: deeper networks have no other operations.
+EXPORTED = ("kl", "vq", "tiny", "dc", "dc-other")
 # Of latents, relative to the value or to 1; of the two distances behind a code that differs.
 LATENTS, TIE = 1e-4, 1e-5
 WITHIN_ONE_LEVEL = 0.999
-SIZES = ((32, 32), (24, 40), (64, 48))
+# Heights, widths and images.
+SIZES = ((32, 32, 1), (24, 40, 5), (64, 48, 2))
 
 
-@pytest.fixture(params=CASES)
-def imported(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Any, ExportedModel, Manifest]:
+class Imported(NamedTuple):
     """A model of diffusers, and what was published of it."""
-    from tests.fixtures.diffusers_models import CASES as MODELS
 
-    checkpoint = tmp_path / "checkpoint"
-    model = MODELS[request.param].save(checkpoint)
+    model: Any
+    exported: ExportedModel
+    manifest: Manifest
+
+
+@pytest.fixture(scope="module")
+def imported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Imported:
+    folder = tmp_path_factory.mktemp(request.param)
+    model = saved(request.param, folder / "checkpoint")
     # Half as large as the models are by default, or tracing them takes long.
-    import_checkpoint(checkpoint, Console(file=io.StringIO()), name="it", image_size=32, export_to=tmp_path)
-    return model, *open_exported(tmp_path / "it")
+    import_checkpoint(
+        folder / "checkpoint", Console(file=io.StringIO()), name="it", image_size=32, export_to=folder
+    )
+    return Imported(model, *open_exported(folder / "it"))
 
 
-@torch.no_grad()
-def test_the_graphs_agree_with_diffusers(imported: tuple[Any, ExportedModel, Manifest]) -> None:
-    model, exported, manifest = imported
-    for height, width in SIZES:
-        for count in (1, 5):
-            images = pictures(height, width, count)
-            results = exported.results(
-                ("encode",), range(count), {Role.images: images}, default_noise=("encode",)
-            )
-            codes = results.arrays[Role.codes]
-            assert codes.shape[1:] == manifest.codes.shape_for(height, width)
-            pixels = torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1
-            decoded = exported.results(("decode",), range(count), {Role.codes: codes}).arrays[Role.images]
-            if manifest.codes.codebook_size is not None:
-                check_codes(model, pixels, torch.from_numpy(codes).long())
-                vectors = model.quantize.embedding.weight[torch.from_numpy(codes).long()].permute(0, 3, 1, 2)
-                expected = model.decode(vectors, force_not_quantize=True).sample
-            else:
-                latents = latents_of(model, pixels).permute(0, 2, 3, 1).numpy()
-                assert np.max(np.abs(codes - latents) / np.maximum(np.abs(latents), 1)) < LATENTS
-                expected = model.decode(torch.from_numpy(codes).permute(0, 3, 1, 2)).sample
-            levels = ((expected + 1) * 127.5).clamp(0, 255).round().permute(0, 2, 3, 1).numpy()
-            difference = np.abs(levels - decoded.astype(np.float32))
-            assert decoded.shape == images.shape
-            assert np.mean(difference <= 1) >= WITHIN_ONE_LEVEL
-
-
-@torch.no_grad()
-def test_a_seed_draws_from_the_posterior(tmp_path: Path) -> None:
+def saved(case: str, checkpoint: Path) -> Any:
+    # Imported late: it takes seconds.
     from tests.fixtures.diffusers_models import CASES as MODELS
 
-    model = MODELS["kl"].save(tmp_path / "checkpoint")
-    import_checkpoint(tmp_path / "checkpoint", Console(file=io.StringIO()), export_to=tmp_path, name="it")
-    exported, manifest = open_exported(tmp_path / "it")
+    return MODELS[case].save(checkpoint)
+
+
+@pytest.mark.parametrize("case", CASES)
+@torch.no_grad()
+def test_the_network_agrees_with_diffusers(case: str, tmp_path: Path) -> None:
+    model, files = saved(case, tmp_path), CheckpointFiles.find(tmp_path)
+    config = files.read_config()
+    _, family = recognised(config, None, case)
+    net = load(files, family, family.config_class().of(config, case))[0].architecture
+    pixels = torch.from_numpy(pictures(24, 40, 2)).permute(0, 3, 1, 2) / 127.5 - 1
+    found, expected = net.encode(pixels), model.encode(pixels)
+    # Of a posterior the log-variances too.
+    latents = expected.latent_dist.parameters if net.posterior else latents_of(model, pixels)
+    assert relative(found, latents) < LATENTS
+    z = found.chunk(2, dim=1)[0] if net.posterior else found
+    if net.quantizer is None:
+        decoded = model.decode(z).sample
+    else:
+        check_codes(model, pixels, net.quantizer.encode(z))
+        decoded = model.decode(z, force_not_quantize=True).sample
+    assert relative(net.decode(z), decoded) < LATENTS
+
+
+@pytest.mark.parametrize("imported", EXPORTED, indirect=True)
+@torch.no_grad()
+def test_the_graphs_agree_with_diffusers(imported: Imported) -> None:
+    model, exported, manifest = imported
+    for height, width, count in SIZES:
+        images = pictures(height, width, count)
+        results = exported.results(
+            ("encode",), range(count), {Role.images: images}, default_noise=("encode",)
+        )
+        codes = results.arrays[Role.codes]
+        assert codes.shape[1:] == manifest.codes.shape_for(height, width)
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1
+        decoded = exported.results(("decode",), range(count), {Role.codes: codes}).arrays[Role.images]
+        if manifest.codes.codebook_size is not None:
+            check_codes(model, pixels, torch.from_numpy(codes).long())
+            vectors = model.quantize.embedding.weight[torch.from_numpy(codes).long()].permute(0, 3, 1, 2)
+            expected = model.decode(vectors, force_not_quantize=True).sample
+        else:
+            latents = latents_of(model, pixels).permute(0, 2, 3, 1)
+            assert relative(torch.from_numpy(codes), latents) < LATENTS
+            expected = model.decode(torch.from_numpy(codes).permute(0, 3, 1, 2)).sample
+        levels = ((expected + 1) * 127.5).clamp(0, 255).round().permute(0, 2, 3, 1).numpy()
+        difference = np.abs(levels - decoded.astype(np.float32))
+        assert decoded.shape == images.shape
+        assert np.mean(difference <= 1) >= WITHIN_ONE_LEVEL
+
+
+@pytest.mark.parametrize("imported", ["kl"], indirect=True)
+@torch.no_grad()
+def test_a_seed_draws_from_the_posterior(imported: Imported) -> None:
+    model, exported, manifest = imported
     images = pictures(24, 40, 2)
     given = {Role.images: images}
     mean = exported.results(("encode",), range(2), given, default_noise=("encode",)).arrays[Role.codes]
@@ -82,8 +119,13 @@ def test_a_seed_draws_from_the_posterior(tmp_path: Path) -> None:
     alone = exported.results(("encode",), range(1, 2), {Role.images: images[1:]}, seed=3).arrays[Role.codes]
     np.testing.assert_allclose(alone[0], drawn[1], atol=1e-4)
     assert manifest.codes == CodesSpec.model_validate(
-        {"dtype": "float32", "shape": [8, 8, 4], "stride": 4, "scaling": {"factor": 0.36, "shift": 0.25}}
+        {"dtype": "float32", "shape": [16, 16, 4], "stride": 2, "scaling": {"factor": 0.36, "shift": 0.25}}
     )
+
+
+def relative(values: Tensor, expected: Tensor) -> float:
+    """The largest difference, relative to the value or to 1."""
+    return float(((values - expected).abs() / expected.abs().clamp(min=1)).max())
 
 
 def latents_of(model: Any, pixels: Tensor) -> Tensor:
