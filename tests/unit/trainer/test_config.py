@@ -71,6 +71,19 @@ def test_fsq_levels_decide_the_codebook(tmp_path: Path, levels: str) -> None:
     assert same == config
 
 
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("{levels: 2, fsq_levels: [8, 5]}", "levels 2 need a learned codebook; leave fsq_levels out"),
+        ("{levels: 2, normalise_codes: true}", "set normalise_codes to false"),
+        ("levels: 0", "levels"),
+    ],
+)
+def test_levels_that_cannot_be_are_refused(tmp_path: Path, text: str, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        resolve("vqvae", file=write(tmp_path, text), flags={})
+
+
 def test_other_fsq_levels_go_over_those_of_a_file(tmp_path: Path) -> None:
     file = write(tmp_path, "{fsq_levels: [8, 5], codebook_size: 40, codebook_dim: 2}")
     config = resolve("vqvae", file=file, flags={"fsq_levels": (7, 7, 7)})
