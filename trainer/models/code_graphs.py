@@ -58,7 +58,7 @@ def decoding(quantizer: Quantizer, decoder: nn.Module, codes: CodesSpec) -> Grap
         file="decoder.onnx",
         module=Decode(quantizer, decoder),
         examples=(torch.zeros(2, *codes.shape, dtype=torch.int32), *nested.examples),
-        axes=(axes | nested.axis, *nested.axes),
+        axes=({**axes, **nested.axis}, *nested.axes),
         inputs=(Input(name="codes", role=Role.codes), *nested.inputs),
         outputs=(Output(name="images", role=Role.images),),
         parameters=nested.parameters,

@@ -120,7 +120,7 @@ def test_a_choice_may_be_written_as_a_number_or_as_text(tmp_path: Path) -> None:
         ("epochs: [", "is no YAML"),
         ("epochs: 0", "epochs is 0: input should be greater than or equal to 1"),
         ("lr: .inf", "lr is inf: input should be a finite number"),
-        ("update: sometimes", "update is 'sometimes': input should be 'gradient' or 'ema'"),
+        ("update: sometimes", "update is 'sometimes': input should be 'gradient', 'ema' or 'simvq'"),
         ("name: Big", "name is 'Big': string should match pattern"),
         ("{image_size: 30, stride: 4}", "image_size 30 is no multiple of stride 4"),
         ("{epochs: 0, lr: 0}", "epochs is 0.*; lr is 0"),
