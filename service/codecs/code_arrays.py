@@ -2,7 +2,7 @@
 
 The result has the shape ``(N, *shape)`` and the manifest's dtype: int32 in [0, codebook size), or finite
 float32. One row may lack its batch axis. A grid may have another size than the model's own if the manifest
-has a stride and the model takes the image of the grid.
+has a stride and the model takes the image of the grid. Residual codes may have the first levels alone.
 
 No conversion hides a mistake: 3.0 is no index, true is no number, and the error names the first invalid
 value with its index.
@@ -106,6 +106,7 @@ def _checked_shape(
 def image_size(item: tuple[int, ...], manifest: Manifest) -> tuple[int, int] | None:
     """Height and width in pixels of the image of the codes of one row, of shape ``item``; None if invalid."""
     spec, image = manifest.codes, manifest.image
+    item = spec.with_all_levels(item)
     if item == spec.shape:
         return image.height, image.width
     if spec.stride is None or len(item) != len(spec.shape) or item[2:] != spec.shape[2:]:
@@ -131,11 +132,12 @@ def check_unpadded(size: tuple[int, int], codes: NDArray[Any], manifest: Manifes
 def _allowed_shapes(manifest: Manifest) -> str:
     spec, image = manifest.codes, manifest.image
     own = ", ".join(["N", *map(str, spec.shape)])
+    nested = "" if spec.levels is None else f"; or the first of the {spec.levels} levels alone"
     if spec.stride is None or image.multiple_of is None:
-        return f"[{own}]"
+        return f"[{own}]{nested}"
     step = math.lcm(image.multiple_of, spec.stride) // spec.stride
     grid = ", ".join(["N, h, w", *map(str, spec.shape[2:])])
-    return f"[{own}], or [{grid}]" + (f" with h and w multiples of {step}" if step > 1 else "")
+    return f"[{own}], or [{grid}]" + (f" with h and w multiples of {step}" if step > 1 else "") + nested
 
 
 def _checked_values(array: NDArray[Any], manifest: Manifest, name: str = "codes") -> NDArray[Any]:

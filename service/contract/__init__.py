@@ -1,6 +1,7 @@
 """The contract between the service and the trainer. It imports nothing else of either.
 
     manifest.py             what a bundle holds: images, codes, operations, files
+    measures.py             metrics of a model, and how closely it agrees with torch
     operations.py           graphs with inputs, outputs and parameters
     roles.py                the table of roles
     runner.py               fills the inputs of graphs by role, and runs operations in order

@@ -12,6 +12,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from service.contract.measures import Measures, Parity
 from service.contract.operations import Input, Operation, Output, Parameter, Record, RelativeFile, Tiling
 from service.contract.roles import Axis, Role
 
@@ -97,6 +98,7 @@ class CodesSpec(Record):
 
     codes                                 dtype      shape
     a grid of discrete codes              int32      ``(h, w)``
+    a grid of residual codes              int32      ``(h, w, l)``
     a sequence of discrete codes          int32      ``(n,)``
     a grid of continuous codes, latents   float32    ``(h, w, c)``
     a sequence of continuous codes        float32    ``(n, c)``
@@ -104,6 +106,9 @@ class CodesSpec(Record):
 
     A grid has a ``stride``: an image of ``H x W`` pixels has a grid of ``(H / stride, W / stride)``. Discrete
     codes are in ``[0, codebook_size)``. ``scaling`` is for continuous codes.
+
+    Residual codes are nested: each of the ``l`` levels refines those before it, and the first levels alone
+    are codes too.
     """
 
     dtype: Literal["int32", "float32"]
@@ -117,9 +122,9 @@ class CodesSpec(Record):
     def _codes_agree(self) -> Self:
         if (self.dtype == "int32") != (self.codebook_size is not None):
             raise ValueError("int32 codes need a codebook_size, float32 codes have none")
-        if self.stride is not None and len(self.shape) != (2 if self.dtype == "int32" else 3):
+        if self.stride is not None and len(self.shape) not in ((2, 3) if self.dtype == "int32" else (3,)):
             raise ValueError(
-                "stride is for a grid, (h, w) of int32 or (h, w, c) of float32, not for "
+                "stride is for a grid, (h, w) or (h, w, l) of int32 or (h, w, c) of float32, not for "
                 f"{self.dtype} codes of shape {self.shape}"
             )
         if self.scaling is not None and self.dtype == "int32":
@@ -132,6 +137,17 @@ class CodesSpec(Record):
     def continuous_grid(self) -> bool:
         """Whether the codes are a grid of vectors, ``(h, w, c)``."""
         return self.dtype == "float32" and len(self.shape) == 3
+
+    @property
+    def levels(self) -> int | None:
+        """The number of levels of residual codes, ``(h, w, l)``; None for others."""
+        return self.shape[2] if self.dtype == "int32" and len(self.shape) == 3 else None
+
+    def with_all_levels(self, item: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of one row of codes, where one with fewer levels than there are has all of them."""
+        if self.levels is None or len(item) != len(self.shape) or not 1 <= item[2] <= self.levels:
+            return item
+        return *item[:2], self.levels
 
     def shape_for(self, height: int, width: int) -> tuple[int, ...]:
         """The shape of the codes of an image of ``height`` x ``width`` pixels, without the batch axis.
@@ -147,12 +163,16 @@ class CodesSpec(Record):
     ) -> tuple[str, tuple[int, ...]]:
         """The dtype and the shape of one row of a role; -1 is an axis of any length.
 
-        With ``any_size``, images and codes of other sizes count too, if the model takes them. A role with the
-        axes of an image needs ``image``. Parameters and noise have no shape by role.
+        With ``any_size``, images and codes of other sizes count too, if the model takes them, and residual
+        codes of any number of levels. A role with the axes of an image needs ``image``. Parameters and noise
+        have no shape by role.
         """
+        grid, rest = self.shape[:2], self.shape[2:]
+        if any_size and self.levels is not None:
+            rest = (-1,)
         any_size = any_size and image is not None and image.multiple_of is not None
         axes: dict[Axis, tuple[int, ...]] = {
-            "codes": (-1, -1, *self.shape[2:]) if any_size and self.stride is not None else self.shape,
+            "codes": (-1, -1, *rest) if any_size and self.stride is not None else (*grid, *rest),
             "any": (-1,),
         }
         if image is not None:
@@ -164,53 +184,14 @@ class CodesSpec(Record):
 
 
 class Codebook(Record):
-    """The code vectors: float32 ``(codebook_size, codebook_dim)``, in a file that the graphs share."""
+    """The code vectors: float32 ``(codebook_size, codebook_dim)``, in a file that the graphs share.
+
+    Those of residual codes are ``(levels, codebook_size, codebook_dim)``.
+    """
 
     file: RelativeFile
     tensor: str
-    shape: tuple[int, int]
-
-
-class Measures(Record):
-    """Metrics of the exported graphs on ``images`` images of a dataset's split.
-
-    ``of`` says what was evaluated: ``reconstructions``, ``likelihood``, the images of an operation
-    ``sample/<method>``, or ``real images``, the best that samples could reach. The row ``training`` has
-    the steps of the training on ``images`` training images.
-
-    ``protocol`` is a hash over ``settings``, which say how it was measured and on which pixels: rows with the
-    same protocol may be compared, those of other models too.
-    """
-
-    of: str = "reconstructions"
-    dataset: str
-    split: str
-    images: int = Field(ge=1)
-    values: dict[str, float]
-    protocol: str | None = Field(default=None, pattern=r"^[0-9a-f]{12}$")
-    settings: dict[str, str | int] = Field(default_factory=dict)
-
-
-class Parity(Record):
-    """How closely ONNX Runtime and torch agreed on ``images`` images at export.
-
-    - ``within_one_level``: the share of pixels that differ by at most 1 of 255 when both decode equal codes
-    - ``largest_difference``: the largest difference of a pixel, of 255
-    - ``code_flips``, ``codes``: how many codes differ, of how many
-    - ``flip_gap``: the largest relative gap between the two distances behind such a code
-    - ``draw_gap``: for a sampler, how far the noise of a differing draw was from the cumulative probabilities
-      with which torch draws the same code
-    - ``tolerance``: what was allowed, and why
-    """
-
-    images: int = Field(ge=1)
-    within_one_level: float = Field(ge=0, le=1)
-    largest_difference: int = Field(ge=0, le=255)
-    code_flips: int = Field(ge=0)
-    codes: int = Field(ge=0)
-    flip_gap: float = Field(ge=0)
-    draw_gap: float | None = Field(default=None, ge=0)
-    tolerance: str
+    shape: tuple[int, int] | tuple[int, int, int]
 
 
 class File(Record):
@@ -260,7 +241,8 @@ class Manifest(Record):
         if self.codebook is not None:
             if self.codebook.file not in self.files:
                 raise ValueError(f"codebook {self.codebook.file!r} is not among the files")
-            if self.codebook.shape != (self.codes.codebook_size, self.codes.codebook_dim):
+            levels = () if self.codes.levels is None else (self.codes.levels,)
+            if self.codebook.shape != (*levels, self.codes.codebook_size, self.codes.codebook_dim):
                 raise ValueError(f"codebook {self.codebook.shape} does not fit {self.codes!r}")
         stride, size = self.codes.stride, (self.image.height, self.image.width)
         if stride is not None and tuple(stride * axis for axis in self.codes.shape[:2]) != size:

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from service.contract.manifest import Manifest, Role
+from service.contract.manifest import Role
 from service.contract.runner import Array, Results
 from service.errors import GraphFailed, TooLarge
 from service.models.model import ServedModel
 from service.models.pipeline import Pipeline
 from service.tiling.plan import Plan, Span, plan
-from service.tiling.rows import Rows, Strips
+from service.tiling.rows import FilledRows, Rows, Strips
 
 
 class Untiled(ValueError):
@@ -61,6 +61,10 @@ class TiledOperation:
         given = Role.images if operation.takes(Role.images) else Role.codes
         return cls(name, given, outputs, planned, {Role.images: block, Role.codes: block // stride})
 
+    def room(self, role: Role, height: int) -> FilledRows:
+        """Room for an output on a picture of ``height`` pixels."""
+        return FilledRows(height * self.scales[role] // self.scales[Role.images])
+
     def windows(self, strips: Strips, span: Span) -> Array:
         """The windows of a strip: ``(N, height, width)``, with the channels of pixels."""
         scale = self.scales[self.given]
@@ -104,13 +108,6 @@ def tiled_operations(
             given=height * width,
             allowed=allowed,
         ) from reason
-
-
-def empty(manifest: Manifest, role: Role, height: int, width: int) -> Array:
-    """Room for the image or the codes of a picture of ``height`` x ``width`` pixels."""
-    if role is Role.images:
-        return np.empty((height, width, manifest.image.channels), np.uint8)
-    return np.empty(manifest.codes.shape_for(height, width), manifest.codes.dtype)
 
 
 def _scaled(span: Span, scale: int) -> slice:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Rows = NDArray[Any]
-"""Some rows: uint8 pixels ``(rows, W, C)``, or codes ``(rows, w)``."""
+"""Some rows: uint8 pixels ``(rows, W, C)``, or codes ``(rows, w)``, ``(rows, w, c)`` or ``(rows, w, l)``."""
 
 
 class RowSource(Protocol):
@@ -54,6 +54,27 @@ class ArrayRows:
     def _range(self, count: int) -> slice:
         first, self._next = self._next, self._next + count
         return slice(first, self._next)
+
+
+class FilledRows:
+    """A sink that fills an array of ``height`` rows, made like the first rows that it takes."""
+
+    def __init__(self, height: int) -> None:
+        self._height = height
+        self._sink: ArrayRows | None = None
+
+    @property
+    def array(self) -> Rows:
+        """The array. Raises ValueError before the first rows."""
+        if self._sink is None:
+            raise ValueError("no rows were written")
+        return self._sink.array
+
+    def write(self, rows: Rows, /) -> None:
+        """Fill the next rows."""
+        if self._sink is None:
+            self._sink = ArrayRows(np.empty((self._height, *rows.shape[1:]), rows.dtype))
+        self._sink.write(rows)
 
 
 class Strips:

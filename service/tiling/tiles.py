@@ -22,7 +22,7 @@ from service.contract.manifest import Role
 from service.contract.runner import Array, Arrays, Results
 from service.models.model import ServedModel
 from service.models.pipeline import Number, Pipeline
-from service.tiling.operation import TiledOperation, empty, tiled_operations
+from service.tiling.operation import TiledOperation, tiled_operations
 from service.tiling.plan import Span
 from service.tiling.rows import ArrayRows, RowSink, RowSource, Strips
 
@@ -81,7 +81,7 @@ class TiledPipeline:
     async def run(
         self, source: RowSource, sinks: Sinks | None = None, nbytes: int | None = 0
     ) -> dict[Role, Array]:
-        """Run on one picture, uint8 ``(H, W, C)``, or on one grid of codes ``(h, w)`` or ``(h, w, c)``.
+        """Run on one picture, uint8 ``(H, W, C)``, or on one grid of codes, of two axes or three.
 
         ``sinks`` take outputs of the last operation. All other outputs are returned, by role and without a
         batch axis. ``nbytes`` are the bytes that the source holds, which count as queued until the end; None
@@ -103,10 +103,9 @@ class TiledPipeline:
             for operation in operations:
                 rows = ArrayRows(made[operation.given]) if operation.given in made else source
                 targets = dict(sinks or {}) if operation is operations[-1] else {}
-                for role in operation.outputs - targets.keys():
-                    made[role] = empty(self.model.manifest, role, height, width)
-                    targets[role] = ArrayRows(made[role])
-                await self._run(operation, rows, targets)
+                rooms = {role: operation.room(role, height) for role in operation.outputs - targets.keys()}
+                await self._run(operation, rows, {**targets, **rooms})
+                made |= {role: room.array for role, room in rooms.items()}
         return made
 
     async def _run(self, operation: TiledOperation, source: RowSource, sinks: Sinks) -> None:

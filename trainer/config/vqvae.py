@@ -21,6 +21,7 @@ PRIOR_WEIGHT_DECAY = 0.05
 PRIOR_AVERAGE_DECAY = 0.999
 
 MOST_CODES = 2**20
+MOST_LEVELS = 32
 
 
 def _allowed_levels(levels: tuple[int, ...] | None) -> tuple[int, ...] | None:
@@ -74,14 +75,33 @@ class VQVAEConfig(AdversarialConfig, ConvolutionalConfig):
     stride: Annotated[Literal[2, 4, 8, 16, 32], WrittenAsNumber] = Field(
         default=4, description="height and width in pixels of the patch of a code"
     )
-    update: Literal["gradient", "ema"] = Field(
-        default="ema", description="how the codebook learns: by its loss, or by moving averages"
+    levels: int = Field(
+        default=1,
+        ge=1,
+        le=MOST_LEVELS,
+        description="codes of a cell, each with a codebook of its own that refines those before it "
+        "(2203.01941); the first alone are a coarser picture",
+    )
+    level_dropout: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="with several levels, share of training images that are decoded from their first levels "
+        "(2107.03312, sec. III-C)",
+    )
+    update: Literal["gradient", "ema", "simvq"] = Field(
+        default="ema",
+        description="how the codebook learns: by its loss, by moving averages, or fixed by a linear layer "
+        "over it that a loss moves: SimVQ (2411.02038)",
     )
     commitment: float = Field(default=0.25, ge=0, description="weight of the commitment loss, beta")
     decay: float = Field(default=0.99, ge=0, lt=1, description="of the codebook's moving averages")
     kmeans_start: bool = Field(default=True, description="start the codebook as k-means centres")
     restart_below: float = Field(
-        default=0.01, ge=0, lt=1, description="move codes used less than this share of an even use; 0: never"
+        default=0.01,
+        ge=0,
+        lt=1,
+        description="move codes used less than this share of an even use; 0: never, as always with simvq",
     )
     normalise_codes: bool = Field(
         default=False,
@@ -151,6 +171,17 @@ class VQVAEConfig(AdversarialConfig, ConvolutionalConfig):
                 )
         elif self.normalise_codes and self.codebook_dim == 1:
             raise ValueError("normalise_codes needs a codebook_dim of 2 or more: one leaves only two codes")
+        return self
+
+    @model_validator(mode="after")
+    def _levels_fit(self) -> Self:
+        if self.levels > 1 and self.fsq_levels is not None:
+            raise ValueError(f"levels {self.levels} need a learned codebook; leave fsq_levels out")
+        if self.levels > 1 and self.normalise_codes:
+            raise ValueError(
+                f"levels {self.levels} cannot be looked up on the unit sphere, where what a level leaves is "
+                "lost; set normalise_codes to false"
+            )
         return self
 
     def prior_schedule(self) -> Schedule:

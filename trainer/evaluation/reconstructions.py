@@ -75,7 +75,8 @@ class Reconstructions:
     - ``ssim``: mean over the images of their structural similarity, at most 1; of images it has a window for
     - ``ms_ssim``: the same at five resolutions; of images of at least 176 x 176 pixels, as the window has to
       fit into the lowest
-    - ``perplexity``, ``usage``: of the codebook over the whole set, where codes are discrete
+    - ``perplexity``, ``usage``: of the codebook over the whole set, where codes are discrete; of residual
+      codes the geometric mean and the mean over the levels
     - ``active_units``: dimensions of a vector, or channels of a grid, that carry something, where codes are a
       posterior's mean
     """
@@ -109,7 +110,9 @@ class Reconstructions:
             self.units = self.units or Spread()
             self.units.add(batch.codes.reshape(-1, batch.codes.shape[-1]).double())
         else:
-            counts = torch.bincount(batch.codes.flatten().long(), minlength=self.spec.codebook_size)
+            levels, size = self.spec.levels or 1, self.spec.codebook_size
+            places = batch.codes.reshape(-1, levels).long() + size * torch.arange(levels)
+            counts = torch.bincount(places.flatten(), minlength=levels * size).view(levels, size)
             self.counts = counts if self.counts is None else self.counts + counts
 
     def values(self) -> dict[str, float]:

@@ -175,7 +175,10 @@ def _examine(
             if parity.images < PARITY_IMAGES:
                 parity.add(batch.images.numpy(), batch.codes.numpy(), batch.decoded.numpy())
                 for encoder in encoders:
-                    (codes,) = run(encoder, {encoder.inputs[0].name: batch.images})
+                    images, *others = encoder.inputs
+                    rest = zip(others, encoder.examples[1:], strict=True)
+                    given = {images.name: batch.images, **{item.name: example for item, example in rest}}
+                    (codes,) = run(encoder, given)
                     parity.add_variant(batch.images.numpy(), codes.numpy(), batch.codes.numpy())
             if not previews:
                 originals, decoded = (rows.permute(0, 3, 1, 2) for rows in (batch.images, batch.decoded))
@@ -247,8 +250,8 @@ def _manifest(
     codebook, files = model.codebook(), file_entries(folder)
     codebook_spec = None
     if codebook is not None:
-        rows, columns = codebook.shape
-        codebook_spec = Codebook(file=CODEBOOK_FILE, tensor=CODEBOOK_TENSOR, shape=(rows, columns))
+        spec = {"file": CODEBOOK_FILE, "tensor": CODEBOOK_TENSOR, "shape": tuple(codebook.shape)}
+        codebook_spec = Codebook.model_validate(spec)
     conditional = any(operation.takes(Role.label) for operation in exported.operations.values())
     return Manifest(
         name=config.name,

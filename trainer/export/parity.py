@@ -189,11 +189,12 @@ def with_draws(parity: Parity, gap: float) -> Parity:
 def check_halo(graph: Graph, halo: int, codes: CodesSpec, run: RunGraph) -> None:
     """Check that what is just outside a graph's halo, in cells, changes nothing, bit for bit.
 
-    The graph is between images, uint8 ``(N, H, W, C)``, and a grid of codes, int32 ``(N, h, w)`` or float32
-    ``(N, h, w, c)``; noise in the shape of the codes is 0. Raises ExportError if the cell in the middle of a
+    The graph is between images, uint8 ``(N, H, W, C)``, and a grid of codes, int32 ``(N, h, w)`` or
+    ``(N, h, w, l)``, or float32 ``(N, h, w, c)``; noise in the shape of the codes is 0, and parameters are
+    those of the example. Raises ExportError if the cell in the middle of a
     grid changes when the outermost cells do.
     """
-    example, item, noises = graph.examples[0], graph.inputs[0], graph.inputs[1:]
+    example, item = graph.examples[0], graph.inputs[0]
     encodes = item.role is Role.images
     stride, values = codes.stride or 1, 256 if encodes else codes.codebook_size
     # Input and output positions of a cell.
@@ -202,7 +203,11 @@ def check_halo(graph: Graph, halo: int, codes: CodesSpec, run: RunGraph) -> None
     size = cells * given
     inner, middle = slice(given, -given), slice((halo + 1) * made, (halo + 2) * made)
     generator = torch.Generator().manual_seed(0)
-    zeros = {noise.name: torch.zeros(HALO_ROWS, cells, cells, *codes.shape[2:]) for noise in noises}
+    zeros = torch.zeros(HALO_ROWS, cells, cells, *codes.shape[2:])
+    others = {
+        other.name: zeros if other.is_noise else example_of
+        for other, example_of in zip(graph.inputs[1:], graph.examples[1:], strict=True)
+    }
     for _ in range(HALO_RUNS_OF_FLOATS if codes.dtype == "float32" else HALO_RUNS):
         shape = (2, HALO_ROWS, size, size, *example.shape[3:])
         if values is None:
@@ -210,6 +215,6 @@ def check_halo(graph: Graph, halo: int, codes: CodesSpec, run: RunGraph) -> None
         else:
             pair = torch.randint(values, shape, generator=generator).to(example.dtype)
         pair[1, :, inner, inner] = pair[0, :, inner, inner]
-        one, other = (run(graph, {item.name: rows, **zeros})[0][:, middle, middle] for rows in pair)
+        one, other = (run(graph, {item.name: rows, **others})[0][:, middle, middle] for rows in pair)
         if not torch.equal(one, other):
             raise ExportError(f"{graph.file} depends on more than its halo of {halo} cells")

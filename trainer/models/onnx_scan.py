@@ -116,7 +116,25 @@ def assembled(chain: Chain, whole: Subgraph, outputs: Sequence[str], export: Exp
         RemoveUnusedNodesPass(),
         NameFixPass(),
     )
-    return tidy(_joined(chain, whole, outputs, export)).model
+    model = tidy(_joined(chain, whole, outputs, export)).model
+    _rename_inside(model.graph, set())
+    return model
+
+
+def _rename_inside(graph: ir.Graph, around: set[str | None]) -> None:
+    """Rename values of a loop's body that have the name of one of the graphs ``around``.
+
+    ``NameFixPass`` lets them pass if the outer value comes after the loop; ONNX Runtime refuses them.
+    """
+    for value in [*graph.inputs, *(value for node in graph for value in node.outputs)]:
+        while value.name in around:
+            value.name = f"{value.name}_inside"
+    names = {value.name for node in graph for value in node.outputs}
+    names |= around | {value.name for value in graph.inputs} | set(graph.initializers)
+    for node in graph:
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.GRAPH:
+                _rename_inside(attribute.as_graph(), names)
 
 
 def _joined(chain: Chain, whole: Subgraph, outputs: Sequence[str], export: Export) -> ir.Model:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from service.contract.manifest import CodesSpec, ImageSpec, Input, Output, Role
 from service.contract.operations import CODES_AXES
 from trainer.models.base import Exportable, Graph, to_pixels, to_unit
-from trainer.models.vqvae import decoding, encoding
+from trainer.models.code_graphs import decoding, encoding
 from trainer.pretrained.architectures.base import Architecture
 
 

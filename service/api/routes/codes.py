@@ -39,7 +39,7 @@ class CodesResponse(ModelResponse):
     """The codes of some images."""
 
     shape: list[int]
-    """`[n, h, w]` for grids, `[n, d]` for vectors."""
+    """`[n, h, w]` for grids, `[n, h, w, l]` for those of `l` levels, `[n, d]` for vectors."""
     dtype: str
     size: list[int] | None = None
     """Height and width in pixels of the images before they were padded; missing if they were not."""
@@ -71,7 +71,7 @@ async def encode(request: Request, context: Shared, query: Annotated[ImagesQuery
     The body is a PNG, JPEG or WebP file, several of them as a multipart form, uint8 `[N, H, W, C]` as npy,
     or JSON with base64. Images of another size are made to fit by the model's rule; with `resize=false` they
     keep their size, where the model can: they are padded to the next size that it takes, and the response has
-    the `size` before that, which `/decode` restores.
+    the `size` before that, which `/decode` restores. Of codes with levels, `levels=2` gives the first two.
     """
     form = content_negotiation.choose(request.scope, responses.CODES_FORMS)
     call, received = await images_call(request, context, query, "encode")
@@ -93,7 +93,8 @@ async def decode(request: Request, context: Shared, query: Annotated[DecodeQuery
 
     The body is the response of `/encode`, JSON or npy. Grids of another size than the model's own are images
     of another size, where the model can. With the `size` of images that were padded, in the JSON or the
-    query, the padding is cut off. As PNG, several images are a grid.
+    query, the padding is cut off. As PNG, several images are a grid. The first levels of codes with levels
+    are decoded to a coarser image.
     """
     form = content_negotiation.choose(request.scope, responses.IMAGES_FORMS)
     check_queue(context, query, "decode", request.scope)

@@ -135,7 +135,13 @@ async def show_model(name: ModelName, context: Shared) -> ModelDetail:
 @router.get(
     "/{name}/codebook",
     response_class=Response,
-    responses=file_response("The code vectors, float32 `[size, dimension]`.", SAFETENSORS, NPY, BYTES, JSON)
+    responses=file_response(
+        "The code vectors, float32 `[size, dimension]`; of each level, `[levels, size, dimension]`.",
+        SAFETENSORS,
+        NPY,
+        BYTES,
+        JSON,
+    )
     | problems(404, 406, 422, 503),
 )
 async def show_codebook(name: ModelName, request: Request, context: Shared) -> Response:

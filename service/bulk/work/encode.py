@@ -13,8 +13,7 @@ from service.bulk.work.log_variance import ENCODE, LogVariance
 from service.bulk.work.views import Preparation
 from service.contract.manifest import Role
 from service.models.model import ServedModel
-from service.tiling.operation import empty
-from service.tiling.rows import ArrayRows, RowSource
+from service.tiling.rows import RowSource
 
 
 class Encode:
@@ -67,6 +66,7 @@ class Encode:
         return [{"codes": each, "log_variance": other} for each, other in zip(codes, spread, strict=True)]
 
     def _in_tiles(self, rows: RowSource) -> Array:
-        codes = empty(self._model.manifest, Role.codes, rows.height, rows.width)
-        run_tiles(self._model, tiled(self._model, ENCODE, Role.images, rows), rows, ArrayRows(codes))
-        return codes
+        operation = tiled(self._model, ENCODE, Role.images, rows)
+        room = operation.room(Role.codes, rows.height)
+        run_tiles(self._model, operation, rows, room)
+        return room.array

@@ -1,4 +1,4 @@
-/** Codes that are a grid of vectors, the latents of a diffusion model: shown as a picture, not changed by hand. */
+/** Codes with several numbers a cell, latents or residual codes: shown as a picture, not changed by hand. */
 
 import { fill, make } from "../lib/dom.js";
 import { figures } from "../parts/figures.js";
@@ -15,16 +15,17 @@ const REACH = 2.5;
  */
 export function latentsEditor(model) {
   const [height = 1, width = 1, channels = 1] = model.detail.codes.shape;
-  const view = new PictureView("The first channels of the latents, as colours");
+  const [what, axis] = model.size ? ["codes", "levels"] : ["latents", "channels"];
+  const view = new PictureView(`The first ${axis} of the ${what}, as colours`);
   const numbers = make("div", {});
   return {
     element: view.element,
     about: numbers,
-    aboutTitle: "Latents",
+    aboutTitle: model.size ? "Codes" : "Latents",
     tools: make(
       "p",
       { class: "note" },
-      `The latents are ${width}×${height} cells of ${channels} numbers each, too many to be changed by hand here.`,
+      `The ${what} are ${width}×${height} cells of ${channels} numbers each, too many to be changed by hand here.`,
     ),
     show(codes) {
       const colours = channels < SHOWN ? 1 : SHOWN;

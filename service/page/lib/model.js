@@ -53,10 +53,10 @@ export class Model {
     this.detail = detail;
     this.name = detail.name;
     const { shape, dtype } = detail.codes;
-    /** Whether the codes are indices, in a grid or in a sequence, which is a grid of one row. */
-    this.isGrid = dtype === "int32";
-    /** Whether the codes are a grid of vectors; without either they are a vector. */
-    this.isLatents = !this.isGrid && shape.length === 3;
+    /** Whether a cell of a grid has several numbers: those of a vector, or a code of each level. */
+    this.isLatents = shape.length === 3;
+    /** Whether the codes are one index a cell, in a grid or in a sequence, which is a grid of one row. */
+    this.isGrid = dtype === "int32" && !this.isLatents;
     /** Whether a cell has a place in the picture. */
     this.isInPlace = this.isGrid && shape.length === 2;
     this.rows = this.isInPlace ? (shape[0] ?? 1) : 1;
@@ -76,7 +76,7 @@ export class Model {
   /** Bits of the codes of one picture. */
   get bits() {
     const cells = this.rows * this.columns;
-    return cells * (this.isGrid ? Math.log2(this.size) : 32);
+    return cells * (this.size ? Math.log2(this.size) : 32);
   }
 
   /**

@@ -26,7 +26,9 @@ export function codebookTab(view) {
     return elsewhere(
       view,
       "codebook",
-      `${model.name} has no codebook: its codes are numbers.`,
+      model.size
+        ? `${model.name} has a codebook for each level, which this page does not show.`
+        : `${model.name} has no codebook: its codes are numbers.`,
       (other) => other.isGrid && other.can("decode"),
     );
   }

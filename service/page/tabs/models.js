@@ -48,7 +48,7 @@ function card({ go, signal }, model, isDefault) {
   const { image, codes } = detail;
   const picture = make("div");
   void preview(model, signal).then((shown) => fill(picture, shown));
-  const numbers = model.isGrid ? `of ${model.size}` : "numbers";
+  const numbers = model.size ? `of ${model.size}` : "numbers";
   const shape = `${codes.shape.join("×")} ${numbers}`;
   const use = (/** @type {string} */ tab, /** @type {string} */ text) =>
     make("button", { type: "button", click: () => go(tab, { model: model.name }) }, text);

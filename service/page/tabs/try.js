@@ -75,15 +75,16 @@ export function tryTab(view) {
 /** @param {import("../lib/model.js").Model} model */
 function legend(model) {
   if (model.isGrid) return "Like codes have like colours.";
-  return model.isLatents ? "The first channels, as colours." : "Up is positive, down negative.";
+  if (!model.isLatents) return "Up is positive, down negative.";
+  return `The first ${model.size ? "levels" : "channels"}, as colours.`;
 }
 
 /** @param {import("../lib/model.js").Model} model */
 function lead(model) {
-  const { image } = model.detail;
+  const { image, codes } = model.detail;
   const size = `${image.width}×${image.height}`;
-  if (!model.isGrid) return `${model.name} turns a ${size} picture into ${model.columns} numbers, and back.`;
-  return `${model.name} turns a ${size} picture into ${model.rows}×${model.columns} codes out of ${model.size}: ${Math.round(model.bits)} bits. It makes the picture anew from these alone.`;
+  if (!model.size) return `${model.name} turns a ${size} picture into ${model.columns} numbers, and back.`;
+  return `${model.name} turns a ${size} picture into ${codes.shape.join("×")} codes out of ${model.size}: ${Math.round(model.bits)} bits. It makes the picture anew from these alone.`;
 }
 
 /**

@@ -109,6 +109,19 @@ def test_fsq_levels_decide_the_codebook(tmp_path: Path, levels: str) -> None:
     assert same == config
 
 
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("{levels: 2, fsq_levels: [8, 5]}", "levels 2 need a learned codebook; leave fsq_levels out"),
+        ("{levels: 2, normalise_codes: true}", "set normalise_codes to false"),
+        ("levels: 0", "levels"),
+    ],
+)
+def test_levels_that_cannot_be_are_refused(tmp_path: Path, text: str, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        resolve("vqvae", file=write(tmp_path, text), flags={})
+
+
 def test_other_fsq_levels_go_over_those_of_a_file(tmp_path: Path) -> None:
     file = write(tmp_path, "{fsq_levels: [8, 5], codebook_size: 40, codebook_dim: 2}")
     config = resolve("vqvae", file=file, flags={"fsq_levels": (7, 7, 7)})
@@ -145,7 +158,7 @@ def test_a_choice_may_be_written_as_a_number_or_as_text(tmp_path: Path) -> None:
         ("epochs: [", "is no YAML"),
         ("epochs: 0", "epochs is 0: input should be greater than or equal to 1"),
         ("lr: .inf", "lr is inf: input should be a finite number"),
-        ("update: sometimes", "update is 'sometimes': input should be 'gradient' or 'ema'"),
+        ("update: sometimes", "update is 'sometimes': input should be 'gradient', 'ema' or 'simvq'"),
         ("name: Big", "name is 'Big': string should match pattern"),
         ("{image_size: 30, stride: 4}", "image_size 30 is no multiple of stride 4"),
         ("{epochs: 0, lr: 0}", "epochs is 0.*; lr is 0"),

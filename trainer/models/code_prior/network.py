@@ -28,7 +28,7 @@ WHOLE = 0.5
 
 
 class Ordered(NamedTuple):
-    """A grid of ``T`` codes as a sequence.
+    """A grid of ``T`` codes as a sequence; the levels of a cell follow each other.
 
     - ``order``: int64 ``(B, T)``, the place in the grid of each position of the sequence
     - ``masked``: bool ``(B, T)``, whether the code there is to be drawn
@@ -39,7 +39,7 @@ class Ordered(NamedTuple):
 
     @classmethod
     def of(cls, mask: Tensor) -> "Ordered":
-        """The given codes first, the masked ones after them: ``mask`` is bool ``(B, h, w)``."""
+        """The given codes first, the masked ones after them: ``mask`` is bool ``(B, *grid)``."""
         flat = mask.flatten(1)
         places = flat.shape[1]
         # All keys differ, so that the order does not depend on how ties are sorted.
@@ -52,7 +52,7 @@ class CodePrior(nn.Module):
 
     Args:
         size: number of codes, K.
-        grid: height and width of the grid, in codes.
+        grid: height and width of the grid, in codes, and the number of levels if there are several.
         classes: number of classes; 0 for an unconditional prior.
         width, blocks, heads, dropout: of the transformer.
 
@@ -61,7 +61,7 @@ class CodePrior(nn.Module):
     def __init__(
         self,
         size: int,
-        grid: tuple[int, int],
+        grid: tuple[int, ...],
         classes: int,
         *,
         width: int,
@@ -93,7 +93,7 @@ class CodePrior(nn.Module):
     def forward(self, codes: Tensor, labels: Tensor, ordered: Ordered) -> Tensor:
         """Cross-entropy of each code in nats, in the given order: float32 ``(B, T)``.
 
-        ``codes`` is int64 ``(B, h, w)``, ``labels`` int64 ``(B,)``, ``no_label`` for none.
+        ``codes`` is int64 ``(B, *grid)``, ``labels`` int64 ``(B,)``, ``no_label`` for none.
         """
         sequence = codes.flatten(1).gather(1, ordered.order)
         before = F.pad(sequence[:, :-1], (1, 0), value=self.size)
@@ -110,19 +110,21 @@ class CodePrior(nn.Module):
         return self.last_place(last) + self.next_place(order) + self.label(labels)[:, None]
 
 
-def random_masks(count: int, grid: tuple[int, int], device: torch.device) -> Tensor:
-    """Masks to train on, bool ``(count, h, w)``: all of the grid for a share of ``WHOLE``.
+def random_masks(count: int, grid: tuple[int, ...], device: torch.device) -> Tensor:
+    """Masks to train on, bool ``(count, *grid)``: all of the grid for a share of ``WHOLE``.
 
-    Of the others half are a rectangle, and half are scattered codes, of which there may be none at all.
+    Of the others half are a rectangle of all levels, and half are scattered codes, of which there may be none
+    at all.
     """
-    height, width = grid
+    height, width, *levels = grid
     draw = uniform(count, 6, device=device)
     spans = []
     for length, ends in ((height, draw[:, 0:2]), (width, draw[:, 2:4])):
         first, last = (ends * length).long().sort(dim=1).values.unbind(dim=1)
         places = torch.arange(length, device=device)
         spans.append((places >= first[:, None]) & (places <= last[:, None]))
-    rectangle = spans[0][:, :, None] & spans[1][:, None, :]
-    scattered = uniform(count, height, width, device=device) < draw[:, 4, None, None]
-    kind = draw[:, 5, None, None]
+    rectangle = (spans[0][:, :, None] & spans[1][:, None, :]).view(count, height, width, *(1 for _ in levels))
+    each = (count, *(1 for _ in grid))
+    scattered = uniform(count, *grid, device=device) < draw[:, 4].view(each)
+    kind = draw[:, 5].view(each)
     return (kind < WHOLE) | torch.where(kind < (1 + WHOLE) / 2, rectangle, scattered)

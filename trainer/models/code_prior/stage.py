@@ -31,8 +31,8 @@ class PriorStage(SecondStage):
         config: whose ``prior_...`` fields say how.
         spec: the codes of an image.
         classes: number of classes, 0 for none.
-        encode: uint8 images ``(B, C, H, W)`` to codes, int ``(B, h, w)``.
-        decode: codes, int ``(B, h, w)``, to uint8 images ``(B, C, H, W)``.
+        encode: uint8 images ``(B, C, H, W)`` to codes, int ``(B, h, w)`` or ``(B, h, w, L)``.
+        decode: such codes to uint8 images ``(B, C, H, W)``.
 
     """
 
@@ -54,10 +54,9 @@ class PriorStage(SecondStage):
         self.config = config
         self.encode = encode
         self.decode = decode
-        height, width = spec.shape
         self.network = CodePrior(
             config.codebook_size,
-            (height, width),
+            spec.shape,
             classes,
             width=config.prior_width,
             blocks=config.prior_blocks,

@@ -1,6 +1,7 @@
 """The interface of all quantizers, encoder outputs to codes to vectors, and the operations they share."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar, NamedTuple
 
@@ -8,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.models.quantizers.lookup import nearest
+from trainer.models.quantizers.lookup import Table, look_up, nearest, nearest_on_gpu
 
 # Below these lengths a vector has no direction: in the lookup, and in the rotation of a gradient.
 SHORTEST, SHORTEST_ROTATED = 1e-12, 1e-6
@@ -18,10 +19,10 @@ class Quantized(NamedTuple):
     """The result of quantizing a batch of encoder outputs.
 
     - ``vectors``: float32 ``(B, D, h, w)``, the code vectors, through which the encoder gets its gradient
-    - ``codes``: int64 ``(B, h, w)`` in ``[0, K)``
+    - ``codes``: int64 ``(B, h, w)`` in ``[0, K)``, or ``(B, h, w, L)`` of a quantizer with levels
     - ``codebook_loss``: scalar, |sg[z] - e|^2 (1711.00937, eq. 3); None where no loss moves the codes
     - ``commitment_loss``: scalar, |z - sg[e]|^2, not yet multiplied by beta; None where there is none
-    - ``counts``: float32 ``(K,)``, how often this process's batch used each code
+    - ``counts``: float32 ``(K,)``, how often this process's batch used each code, or ``(L, K)`` by level
     """
 
     vectors: Tensor
@@ -35,9 +36,11 @@ class Quantizer(nn.Module, ABC):
     """Replaces each vector of a grid, of ``dim`` dimensions, by one of ``size`` code vectors.
 
     ``codebook``, float32 ``(size, dim)``, are the code vectors as they are stored; the lookup is in
-    ``vectors()``.
+    ``vectors()``. A quantizer with ``levels`` has as many code vectors for each; a vector of the grid is
+    replaced by the sum of one of each level, and the codes and the code vectors have a further axis for them.
     """
 
+    levels: int | None = None
     codebook: Tensor
 
     def __init__(self, size: int, dim: int) -> None:
@@ -53,8 +56,11 @@ class Quantizer(nn.Module, ABC):
     def encode(self, z: Tensor) -> Tensor:
         """The code of each cell: float ``(B, D, h, w)`` to int64 ``(B, h, w)`` in ``[0, K)``."""
 
-    def embed(self, codes: Tensor) -> Tensor:
-        """The vectors of codes: integers ``(B, h, w)`` in ``[0, K)`` to float32 ``(B, D, h, w)``."""
+    def embed(self, codes: Tensor, levels: Tensor | None = None) -> Tensor:  # noqa: ARG002 - for those with levels
+        """The vectors of codes: integers ``(B, h, w)`` in ``[0, K)`` to float32 ``(B, D, h, w)``.
+
+        ``levels``, an int64 scalar, is how many levels count at most, of codes that have levels.
+        """
         return F.embedding(codes.long(), self.vectors()).permute(0, 3, 1, 2)
 
     def vectors(self) -> Tensor:
@@ -81,7 +87,27 @@ class Quantizer(nn.Module, ABC):
         return self
 
 
-class Codebook(Quantizer):
+class LookedUp(Quantizer):
+    """A quantizer whose codes are looked up among stored code vectors: what a graph of the lookup needs."""
+
+    @abstractmethod
+    def rows(self, z: Tensor) -> Tensor:
+        """The cells of ``(B, D, h, w)`` as rows ``(n, D)``, where they are looked up."""
+
+    @abstractmethod
+    def tables(self) -> list[Table]:
+        """What rows are compared with: a table, or one for each level."""
+
+    @abstractmethod
+    def look_up(self, rows: Tensor, tables: Sequence[Table]) -> Tensor:
+        """The codes of rows, float32 ``(n, D)``: int64 ``(n,)``, or ``(n, L)`` with levels."""
+
+    @abstractmethod
+    def look_up_on_gpu(self, rows: Tensor) -> Tensor:
+        """``look_up`` in a graph for a GPU."""
+
+
+class Codebook(LookedUp):
     """Replaces each vector by the nearest of ``size`` code vectors, which stay as they are.
 
     With ``normalise`` it looks up on the unit sphere, where encoder outputs and code vectors have length 1.
@@ -111,9 +137,7 @@ class Codebook(Quantizer):
 
     def serving(self) -> Quantizer:
         """A quantizer that encodes and embeds alike, and whose ``codebook`` is its ``vectors()``."""
-        if not self.normalise:
-            return self
-        return _OnSphere(self.vectors().detach())
+        return Fixed(self.vectors().detach(), normalise=True) if self.normalise else self
 
     def gap(self, z: Tensor, codes: Tensor) -> Tensor:
         """How far codes are from the nearest: the difference of the squared distances over |z|^2 + |e|^2."""
@@ -132,6 +156,15 @@ class Codebook(Quantizer):
         rows = z.permute(0, 2, 3, 1).reshape(-1, self.dim)
         return on_sphere(rows) if self.normalise else rows
 
+    def tables(self) -> list[Table]:
+        return [Table.of(self.codebook, by_product=self.by_product)]
+
+    def look_up(self, rows: Tensor, tables: Sequence[Table]) -> Tensor:
+        return look_up(rows, tables[0])
+
+    def look_up_on_gpu(self, rows: Tensor) -> Tensor:
+        return nearest_on_gpu(rows, self.codebook, by_product=self.by_product)
+
 
 class InnerProducts(Codebook):
     """Replaces each vector by the code vector with which it has the largest inner product (2412.02692)."""
@@ -139,11 +172,11 @@ class InnerProducts(Codebook):
     by_product = True
 
 
-class _OnSphere(Codebook):
-    """A codebook whose ``vectors``, float32 ``(K, D)``, are of length 1 already."""
+class Fixed(Codebook):
+    """A codebook of given ``vectors``, float32 ``(K, D)``; of length 1 already, with ``normalise``."""
 
-    def __init__(self, vectors: Tensor) -> None:
-        super().__init__(*vectors.shape, normalise=True)
+    def __init__(self, vectors: Tensor, *, normalise: bool) -> None:
+        super().__init__(*vectors.shape, normalise=normalise)
         self.codebook.copy_(vectors)
         self.to(vectors.device)
 
@@ -195,6 +228,14 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum(dim=1, keepdim=True)
 
 
+def passed_on(z: Tensor, e: Tensor, *, rotate: bool) -> Tensor:
+    """``e`` as if it were ``z``, ``rotated`` or ``straight_through``; both are float ``(B, D, h, w)``."""
+    if not rotate:
+        return straight_through(z, e)
+    rows, vectors = (grid.permute(0, 2, 3, 1).reshape(-1, grid.shape[1]) for grid in (z, e))
+    return rotated(rows, vectors).view(z.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2)
+
+
 def counted(codes: Tensor, size: int) -> Tensor:
     """How often each of ``size`` codes occurs: int64 of any shape to float32 ``(size,)``."""
     codes = codes.flatten()
@@ -207,10 +248,11 @@ def counted(codes: Tensor, size: int) -> Tensor:
 def perplexity(counts: Tensor) -> float:
     """Perplexity of a codebook, exp of the entropy of its use in nats: 1 (one code) to K (all alike).
 
-    ``counts`` is float ``(K,)``, over an epoch rather than a batch, or a large codebook looks unused.
+    ``counts`` is float ``(K,)``, over an epoch rather than a batch, or a large codebook looks unused. Of
+    ``(L, K)``, the entropy is the mean over the levels.
     """
-    share = counts.double() / counts.sum().clamp(min=1)
-    return float(torch.exp(-torch.special.xlogy(share, share).sum()))
+    share = counts.double() / counts.sum(dim=-1, keepdim=True).clamp(min=1)
+    return float(torch.exp(-torch.special.xlogy(share, share).sum(dim=-1).mean()))
 
 
 def usage(counts: Tensor) -> float:

@@ -40,7 +40,44 @@ Update = Literal["gradient", "ema"]
 FEWEST_USES = 1e-5
 
 
-class LearnedCodebook(Codebook):
+class TrainedCodebook(Codebook):
+    """Replaces each vector of a grid by the nearest of ``size`` code vectors, which are trained.
+
+    - ``by_gradient``: whether a loss moves the code vectors (1711.00937, eq. 3)
+    - ``rotate``: turn the gradient of the decoder with the vector, rather than pass it straight through
+    """
+
+    def __init__(self, size: int, dim: int, *, by_gradient: bool, normalise: bool, rotate: bool) -> None:
+        super().__init__(size, dim, normalise=normalise)
+        self.by_gradient = by_gradient
+        self.rotate = rotate
+
+    def forward(self, z: Tensor) -> Quantized:
+        """Quantize ``z``, float ``(B, D, h, w)``; in training mode also update the codebook."""
+        with in_float32(z.device):
+            rows, vectors = self.rows(z.float()), self.vectors()
+            codes = nearest(rows.detach(), vectors.detach())
+            chosen = F.embedding(codes, vectors)
+            counts = counted(codes, self.size)
+            commitment_loss = F.mse_loss(rows, chosen.detach())
+            codebook_loss = F.mse_loss(chosen, rows.detach()) if self.by_gradient else None
+            passed = rotated(rows, chosen) if self.rotate else straight_through(rows, chosen)
+            if self.training:
+                self._learn(rows.detach(), codes, counts)
+        batch, _, height, width = z.shape
+        return Quantized(
+            vectors=passed.view(batch, height, width, self.dim).permute(0, 3, 1, 2),
+            codes=codes.view(batch, height, width),
+            codebook_loss=codebook_loss,
+            commitment_loss=commitment_loss,
+            counts=counts,
+        )
+
+    def _learn(self, rows: Tensor, codes: Tensor, counts: Tensor) -> None:
+        """Learn from rows, float32 ``(n, D)``, their codes, int64 ``(n,)``, and the uses of each code."""
+
+
+class LearnedCodebook(TrainedCodebook):
     """Replaces each vector of a grid by the nearest of ``size`` code vectors of ``dim`` dimensions.
 
     Args:
@@ -75,11 +112,10 @@ class LearnedCodebook(Codebook):
         normalise: bool = False,
         rotate: bool = False,
     ) -> None:
-        super().__init__(size, dim, normalise=normalise)
+        super().__init__(size, dim, by_gradient=update == "gradient", normalise=normalise, rotate=rotate)
         self.update = update
         self.decay = decay
         self.restart_below = restart_below
-        self.rotate = rotate
         start = torch.empty(size, dim).uniform_(-1 / size, 1 / size)
         if normalise:
             start = on_sphere(torch.randn(size, dim))
@@ -90,27 +126,6 @@ class LearnedCodebook(Codebook):
         self.register_buffer("steps", torch.zeros(()))
         self.register_buffer("uses", torch.ones(size))
         self.register_buffer("sums", start.clone())
-
-    def forward(self, z: Tensor) -> Quantized:
-        """Quantize ``z``, float ``(B, D, h, w)``; in training mode also update the codebook."""
-        with in_float32(z.device):
-            rows, vectors = self.rows(z.float()), self.vectors()
-            codes = nearest(rows.detach(), vectors.detach())
-            chosen = F.embedding(codes, vectors)
-            counts = counted(codes, self.size)
-            commitment_loss = F.mse_loss(rows, chosen.detach())
-            codebook_loss = F.mse_loss(chosen, rows.detach()) if self.update == "gradient" else None
-            passed = rotated(rows, chosen) if self.rotate else straight_through(rows, chosen)
-            if self.training:
-                self._learn(rows.detach(), codes, counts)
-        batch, _, height, width = z.shape
-        return Quantized(
-            vectors=passed.view(batch, height, width, self.dim).permute(0, 3, 1, 2),
-            codes=codes.view(batch, height, width),
-            codebook_loss=codebook_loss,
-            commitment_loss=commitment_loss,
-            counts=counts,
-        )
 
     def vectors(self) -> Tensor:
         """The code vectors as they are looked up, float32 ``(K, D)``; of length 1 with ``normalise``."""

@@ -28,7 +28,7 @@ class LookupFree(Quantizer):
     def encode(self, z: Tensor) -> Tensor:
         return ((z > 0) * self._powers(z)).sum(dim=1)
 
-    def embed(self, codes: Tensor) -> Tensor:
+    def embed(self, codes: Tensor, levels: Tensor | None = None) -> Tensor:  # noqa: ARG002 - it has none
         return (codes.long().unsqueeze(1) // self._powers(codes) % 2).float() * 2 - 1
 
     def vectors(self) -> Tensor:

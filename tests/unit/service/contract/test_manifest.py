@@ -179,6 +179,7 @@ def test_default_noise(role: Role, more: dict[str, int], expected: bool) -> None
 
 
 LATENTS = {"dtype": "float32", "shape": [7, 5, 4], "stride": 4}
+NESTED = {"dtype": "int32", "shape": [7, 5, 4], "stride": 4, "codebook_size": 8}
 
 
 @pytest.mark.parametrize(
@@ -188,7 +189,8 @@ LATENTS = {"dtype": "float32", "shape": [7, 5, 4], "stride": 4}
         (LATENTS | {"scaling": {"factor": 0.18, "shift": 0.1}}, None),
         ({"dtype": "int32", "shape": [32], "codebook_size": 8}, None),
         ({"dtype": "float32", "shape": [7, 5], "stride": 4}, "float32 codes of shape (7, 5)"),
-        ({"dtype": "int32", "shape": [7, 5, 4], "stride": 4, "codebook_size": 8}, "int32 codes of shape"),
+        (NESTED, None),
+        (NESTED | {"shape": [7, 5, 4, 2]}, "int32 codes of shape"),
         ({"dtype": "int32", "shape": [32], "codebook_size": 8, "stride": 4}, "stride is for a grid"),
         (
             {"dtype": "int32", "shape": [32], "codebook_size": 8, "scaling": {"factor": 1}},
@@ -211,3 +213,15 @@ def test_latents_follow_the_size_of_the_image() -> None:
     assert spec.shape_for(16, 8) == (4, 2, 4)
     image = ImageSpec(channels=3, height=28, width=20, multiple_of=4)
     assert spec.row(Role.codes, image, any_size=True) == ("float32", (-1, -1, 4))
+
+
+def test_residual_codes_have_levels() -> None:
+    spec = CodesSpec.model_validate(NESTED)
+    assert (spec.levels, CodesSpec.model_validate(LATENTS).levels) == (4, None)
+    assert spec.shape_for(16, 8) == (4, 2, 4)
+    for image in (None, ImageSpec(channels=3, height=28, width=20)):
+        assert spec.row(Role.codes, image) == ("int32", (7, 5, 4))
+        assert spec.row(Role.codes, image, any_size=True) == ("int32", (7, 5, -1))
+    assert spec.with_all_levels((1, 2, 3)) == (1, 2, 4)
+    for other in ((1, 2, 5), (1, 2, 0), (1, 2)):
+        assert spec.with_all_levels(other) == other

@@ -10,7 +10,7 @@ from torch import Tensor
 from trainer.models.code_prior.network import CodePrior, Ordered
 
 
-def prior(size: int = 5, grid: tuple[int, int] = (2, 3), classes: int = 3, *, blocks: int = 2) -> CodePrior:
+def prior(size: int = 5, grid: tuple[int, ...] = (2, 3), classes: int = 3, *, blocks: int = 2) -> CodePrior:
     """A prior of strong opinions, as a trained one is: each code, place and class changes what it expects."""
     torch.manual_seed(0)
     made = CodePrior(size, grid, classes, width=16, blocks=blocks, heads=2, dropout=0)

@@ -71,6 +71,17 @@ def test_a_grid_of_a_single_code_has_masks_too() -> None:
     assert 0.8 < shares < 0.95
 
 
+def test_of_codes_with_levels_a_rectangle_has_all() -> None:
+    torch.manual_seed(0)
+    masks = random_masks(400, (4, 3, 2), CPU)
+    first, second = masks.unbind(dim=3)
+    alike = [mask for mask, other in zip(first, second, strict=True) if torch.equal(mask, other)]
+    # All but the scattered ones, a quarter.
+    assert 0.7 < len(alike) / len(masks) < 0.85
+    assert sum(is_rectangle(mask) for mask in alike) > 0.9 * len(alike)
+    assert Ordered.of(masks[:1]).order.shape == (1, 24)
+
+
 @pytest.mark.parametrize("label", [None, 1])
 def test_the_codes_to_be_drawn_have_probabilities_that_sum_to_one(label: int | None) -> None:
     network = priors.prior(size=2, grid=(2, 2))

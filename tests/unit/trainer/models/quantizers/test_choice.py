@@ -1,5 +1,5 @@
 from tests.fixtures import tiny_models
-from trainer.models.quantizers import FSQ, LearnedCodebook
+from trainer.models.quantizers import FSQ, LearnedCodebook, Residual, SimVQ
 from trainer.models.vqvae import quantizer_for
 
 
@@ -33,3 +33,19 @@ def test_a_config_with_levels_is_an_fsq() -> None:
     made = quantizer_for(tiny_models.config(fsq_levels=(8, 5), codebook_size=40, codebook_dim=2))
     assert isinstance(made, FSQ)
     assert (made.size, made.dim) == (40, 2)
+
+
+def test_a_config_with_several_levels_has_a_codebook_for_each() -> None:
+    made = quantizer_for(tiny_models.config(levels=3, level_dropout=0.2, rotation_trick=True))
+    assert isinstance(made, Residual)
+    assert (made.levels, made.size, made.dim, made.dropout, made.rotate) == (3, 16, 4, 0.2, True)
+    assert all(isinstance(level, LearnedCodebook) and not level.rotate for level in made.by_level)
+    simvq = quantizer_for(tiny_models.config(levels=2, update="simvq"))
+    assert isinstance(simvq, Residual)
+    assert all(isinstance(level, SimVQ) for level in simvq.by_level)
+
+
+def test_simvq_keeps_the_options_of_the_lookup() -> None:
+    made = quantizer_for(tiny_models.config(update="simvq", normalise_codes=True, rotation_trick=True))
+    assert isinstance(made, SimVQ)
+    assert (made.size, made.dim, made.normalise, made.rotate) == (16, 4, True, True)

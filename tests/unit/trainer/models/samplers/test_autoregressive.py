@@ -63,7 +63,7 @@ def rows(given: dict[str, Tensor], part: slice) -> dict[str, Tensor]:
     return {name: tensor[part] if tensor.dim() else tensor for name, tensor in given.items()}
 
 
-def half(count: int, grid: tuple[int, int], seed: int = 0) -> Tensor:
+def half(count: int, grid: tuple[int, ...], seed: int = 0) -> Tensor:
     return torch.rand(count, *grid, generator=torch.Generator().manual_seed(seed)) < 0.5
 
 
@@ -72,8 +72,9 @@ def even(count: int) -> Tensor:
     return (torch.arange(count) + 0.5) / count
 
 
-def test_codes_beside_the_mask_are_kept() -> None:
-    network = priors.prior()
+@pytest.mark.parametrize("grid", [(2, 3), (2, 2, 2)])
+def test_codes_beside_the_mask_are_kept(grid: tuple[int, ...]) -> None:
+    network = priors.prior(grid=grid)
     given = inputs(network, 50, mask=half(50, network.grid), label=0)
     codes, kept = draw(network, given), given["codes"]
     assert torch.equal(codes[~given["mask"]], kept[~given["mask"]])

@@ -1,0 +1,56 @@
+"""The graphs of codes with levels; those of others are in ``test_vqvae`` and ``test_vqvae_lookup``."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from service.contract.manifest import CodesSpec, ImageSpec
+from trainer.evaluation.exported_model import ExportedGraphs
+from trainer.export.onnx_export import write_graphs
+from trainer.export.parity import FLIP_GAP, check_halo
+from trainer.models.base import to_unit
+from trainer.models.code_graphs import Decode, decoding, encoding
+from trainer.models.quantizers import LearnedCodebook, Residual, lookup
+
+LEVELS, SIZE, DIM, STRIDE = 3, 7, 3, 4
+# The six cells of an image are two blocks.
+BLOCK = 3
+IMAGE = ImageSpec(channels=1, height=8, width=12, multiple_of=STRIDE)
+CODES = CodesSpec(dtype="int32", shape=(2, 3, LEVELS), stride=STRIDE, codebook_size=SIZE, codebook_dim=DIM)
+
+
+@pytest.mark.slow
+def test_the_graphs_give_and_take_the_first_levels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookup, "DISTANCES", BLOCK * SIZE)
+    monkeypatch.setattr(lookup, "FEWEST_ROWS", 1)
+    torch.manual_seed(0)
+    levels = [LearnedCodebook(SIZE, DIM, update="ema", decay=0.9, restart_below=0) for _ in range(LEVELS)]
+    quantizer = Residual(levels, dropout=0).eval()
+    quantizer.start(torch.randn(200, DIM), batch_rows=1)
+    served = quantizer.serving()
+    encoder = nn.Conv2d(1, DIM, STRIDE, stride=STRIDE)
+    encode = encoding(encoder, served, IMAGE, CODES)
+    decode = decoding(served, nn.ConvTranspose2d(DIM, 1, STRIDE, stride=STRIDE), CODES)
+    encoders = [encode, *encode.variants.values()]
+    assert [each.file for each in encoders] == ["encoder.onnx", "encoder.cuda.onnx"]
+    write_graphs([*encoders, decode], tmp_path, served.codebook)
+    run = ExportedGraphs(tmp_path, threads=1)
+    images = torch.randint(0, 256, (5, 16, 12, 1), generator=torch.Generator().manual_seed(0)).byte()
+    z = encoder(to_unit(images.permute(0, 3, 1, 2)))
+    for each in encoders:
+        (codes,) = run(each, {"images": images, "levels": torch.tensor(LEVELS)})
+        assert (codes.dtype, codes.shape) == (torch.int32, (5, 4, 3, LEVELS))
+        assert (quantizer.gap(z, codes) < FLIP_GAP).all()
+        check_halo(each, 0, CODES, run)
+    check_halo(decode, 0, CODES, run)
+    assert isinstance(decode.module, Decode)
+    for count in range(1, LEVELS + 1):
+        first = codes[..., :count].contiguous()
+        (given,) = run(encode, {"images": images, "levels": torch.tensor(count)})
+        (expected,) = run(decode, {"codes": first, "levels": torch.tensor(LEVELS)})
+        (cut,) = run(decode, {"codes": codes, "levels": torch.tensor(count)})
+        assert torch.equal(given, first)
+        assert torch.equal(cut, expected)
+        assert (decode.module(first).int() - expected.int()).abs().max() <= 1

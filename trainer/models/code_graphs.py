@@ -1,0 +1,210 @@
+"""The graphs between images and discrete codes."""
+
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from service.contract.manifest import CodesSpec, ImageSpec, Input, Output, Parameter, Role
+from trainer.models.base import Graph, to_pixels, to_unit
+from trainer.models.onnx_scan import Chain, Loop, Tensors
+from trainer.models.quantizers import LookedUp, Quantizer
+from trainer.models.quantizers.lookup import Table, block_rows
+
+LEVELS = "levels"
+
+
+def encoding(encoder: nn.Module, quantizer: Quantizer, image: ImageSpec, codes: CodesSpec) -> Graph:
+    """The graph ``encode`` of a grid of discrete codes, without its tiling.
+
+    ``encoder`` turns pixels, float32 ``(B, C, H, W)`` in [-1, 1], into the grid that is looked up, float32
+    ``(B, D, h, w)``.
+    """
+    encode = Encode(encoder, quantizer)
+    blocks = _in_blocks(encode, math.prod(codes.shape[:2]))
+    step, nested = image.multiple_of, _Nested.of(codes)
+    return Graph(
+        operation="encode",
+        file="encoder.onnx",
+        module=blocks or encode,
+        # A graph with a loop cannot be captured as a CUDA graph.
+        provider_modules={"cuda": _EncodeOnGPU(encode, blocks.quantizer)} if blocks else {},
+        examples=(
+            torch.zeros(2, image.height, image.width, image.channels, dtype=torch.uint8),
+            *nested.examples,
+        ),
+        axes=({0: "n"} if step is None else {0: "n", 1: f"{step}*h", 2: f"{step}*w"}, *nested.axes),
+        inputs=(Input(name="images", role=Role.images), *nested.inputs),
+        outputs=(Output(name="codes", role=Role.codes),),
+        parameters=nested.parameters,
+        description="The nearest code of each cell of the encoder's grid.",
+    )
+
+
+def decoding(quantizer: Quantizer, decoder: nn.Module, codes: CodesSpec) -> Graph:
+    """The graph ``decode`` of a grid of discrete codes, without its tiling.
+
+    ``decoder`` turns code vectors, float32 ``(B, D, h, w)``, into pixels, float32 ``(B, C, H, W)`` in
+    [-1, 1].
+    """
+    nested = _Nested.of(codes)
+    axes = {0: "n"} if codes.stride is None else {0: "n", 1: "h", 2: "w"}
+    return Graph(
+        operation="decode",
+        file="decoder.onnx",
+        module=Decode(quantizer, decoder),
+        examples=(torch.zeros(2, *codes.shape, dtype=torch.int32), *nested.examples),
+        axes=({**axes, **nested.axis}, *nested.axes),
+        inputs=(Input(name="codes", role=Role.codes), *nested.inputs),
+        outputs=(Output(name="images", role=Role.images),),
+        parameters=nested.parameters,
+        description="The decoder's image of a grid of codes.",
+    )
+
+
+class _Nested(NamedTuple):
+    """What the graphs of residual codes have beyond those of others: the parameter ``levels``."""
+
+    inputs: tuple[Input, ...] = ()
+    examples: tuple[Tensor, ...] = ()
+    axes: tuple[Mapping[int, str], ...] = ()
+    axis: Mapping[int, str] = MappingProxyType({})
+    parameters: Mapping[str, Parameter] = MappingProxyType({})
+
+    @classmethod
+    def of(cls, codes: CodesSpec) -> "_Nested":
+        """That of some codes; of codes without levels there is nothing."""
+        if codes.levels is None:
+            return cls()
+        parameter = Parameter(
+            dtype="int64",
+            default=codes.levels,
+            minimum=1,
+            maximum=codes.levels,
+            description="The first levels of the codes, whose picture is the coarser the fewer they are.",
+        )
+        return cls(
+            inputs=(Input(name=LEVELS, role=Role.parameter),),
+            examples=(torch.tensor(codes.levels),),
+            axes=({},),
+            axis={3: "l"},
+            parameters={LEVELS: parameter},
+        )
+
+
+class Encode(nn.Module):
+    """Images, uint8 ``(N, H, W, C)``, to codes, int32 ``(N, h, w)``.
+
+    Codes with levels are ``(N, h, w, l)``, of which ``levels``, an int64 scalar, takes the first.
+    """
+
+    def __init__(self, encoder: nn.Module, quantizer: Quantizer) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.quantizer = quantizer
+
+    def forward(self, images: Tensor, levels: Tensor | None = None) -> Tensor:
+        return first_levels(self.quantizer.encode(self.grid(images)).int(), levels)
+
+    def grid(self, images: Tensor) -> Tensor:
+        """The encoder's outputs, float32 ``(N, D, h, w)``."""
+        z: Tensor = self.encoder(to_unit(images.permute(0, 3, 1, 2)))
+        return z
+
+
+def first_levels(codes: Tensor, levels: Tensor | None) -> Tensor:
+    """The first ``levels``, an int64 scalar, of codes ``(N, h, w, L)``; None takes all."""
+    if levels is None:
+        return codes
+    count = cast("int", levels.item())
+    torch._check(count >= 1)
+    torch._check(count <= codes.shape[-1])
+    return codes[..., :count]
+
+
+class _EncodeOnGPU(nn.Module):
+    """``Encode`` as a graph for a GPU, without a loop."""
+
+    def __init__(self, encode: Encode, quantizer: LookedUp) -> None:
+        super().__init__()
+        self.encode = encode
+        self.quantizer = quantizer
+
+    def forward(self, images: Tensor, levels: Tensor | None = None) -> Tensor:
+        grid = self.encode.grid(images)
+        codes = self.quantizer.look_up_on_gpu(self.quantizer.rows(grid)).int()
+        return first_levels(codes.view(*grid[:, 0].shape, *codes.shape[1:]), levels)
+
+
+class _EncodeInBlocks(Chain):
+    """``Encode``, as a graph that looks up ``block`` cells at a time.
+
+    In torch it looks up as ``Encode`` does, and so that is what its graph is compared with.
+    """
+
+    def __init__(self, encode: Encode, quantizer: LookedUp, block: int) -> None:
+        super().__init__()
+        self.axes = {"rows": {0: "blocks"}, "nearest": {0: "blocks"}, "grid": {0: "n", 1: "h", 2: "w"}}
+        self.encode = encode
+        self.quantizer = quantizer
+        self.block = block
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return (self.encode(*inputs),)
+
+    def start(self, *inputs: Tensor) -> Loop:
+        images, *levels = inputs
+        z = self.encode.grid(images)
+        rows = self.quantizer.rows(z)
+        # Every block has all its rows, so that a cell's code does not depend on how many cells there are.
+        rows = F.pad(rows, (0, 0, 0, -rows.shape[0] % self.block)).view(-1, self.block, rows.shape[1])
+        fixed: Tensors = {}
+        for level, table in enumerate(self.quantizer.tables()):
+            fixed |= {_named("vectors", level): table.vectors, _named("lengths", level): table.lengths}
+        fixed["grid"] = z[:, 0]
+        if levels:
+            (fixed[LEVELS],) = levels
+        return Loop({}, {"rows": rows}, fixed)
+
+    def step(self, carried: Tensors, sliced: Tensors, fixed: Tensors) -> tuple[Tensors, Tensors]:
+        tables = [
+            Table(fixed[_named("vectors", level)], fixed[_named("lengths", level)], self.quantizer.size - 1)
+            for level in range(self.quantizer.levels or 1)
+        ]
+        return carried, {"nearest": self.quantizer.look_up(sliced["rows"], tables).int()}
+
+    def finish(self, carried: Tensors, emitted: Tensors, fixed: Tensors, /) -> tuple[Tensor, ...]:  # noqa: ARG002 - the interface
+        grid, found = fixed["grid"], emitted["nearest"].flatten(0, 1)
+        codes = found[: grid.numel()].view(*grid.shape, *found.shape[1:])
+        return (first_levels(codes, fixed.get(LEVELS)),)
+
+
+def _named(what: str, level: int) -> str:
+    return f"{what}_{level}" if level else what
+
+
+def _in_blocks(encode: Encode, cells: int) -> _EncodeInBlocks | None:
+    """An encoder that looks the cells of an image up in blocks; None if they are looked up at once."""
+    quantizer = encode.quantizer
+    if not isinstance(quantizer, LookedUp) or (block := block_rows(cells, quantizer.size)) is None:
+        return None
+    return _EncodeInBlocks(encode, quantizer, block)
+
+
+class Decode(nn.Module):
+    """Codes, int32 ``(N, h, w)``, to images, uint8 ``(N, H, W, C)``.
+
+    Codes with levels are ``(N, h, w, l)``, of which at most ``levels``, an int64 scalar, are decoded.
+    """
+
+    def __init__(self, quantizer: Quantizer, decoder: nn.Module) -> None:
+        super().__init__()
+        self.quantizer = quantizer
+        self.decoder = decoder
+
+    def forward(self, codes: Tensor, levels: Tensor | None = None) -> Tensor:
+        return to_pixels(self.decoder(self.quantizer.embed(codes, levels))).permute(0, 2, 3, 1)
