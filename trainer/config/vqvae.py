@@ -37,7 +37,7 @@ class VQVAEConfig(ConvolutionalConfig):
 
     second_stage_fields: ClassVar[frozenset[str]] = frozenset(
         f"prior_{name}" for name in ("width", "blocks", "heads", "dropout", "lr", "batch_size", "label_drop")
-    )
+    ) | {"prior_parallel_share"}
 
     free_on_resume: ClassVar[frozenset[str]] = ConvolutionalConfig.free_on_resume | {
         "prior_epochs",
@@ -107,6 +107,13 @@ class VQVAEConfig(ConvolutionalConfig):
         le=1,
         description="share of images that the prior sees without their class, for sampling without one and "
         "for guidance (2207.12598)",
+    )
+    prior_parallel_share: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share of images whose codes the prior learns to draw several at a time (2202.04200); "
+        "above 0 the model has the method parallel beside autoregressive, which learns from the others",
     )
     prior_temperature: float = Field(
         default=1.0,
