@@ -35,6 +35,8 @@ class ParallelSampler(Chain):
     step are all in one more place at the end of the caches, which none sees.
     """
 
+    ranks: Tensor
+
     def __init__(self, prior: CodePrior) -> None:
         super().__init__()
         self.prior = prior
@@ -150,7 +152,7 @@ class ParallelSampler(Chain):
         x, caches = prior.transformer.extend(x, caches, place, unseen[image], asked.shape[1])
         logits = guided(prior.head(x).float(), fixed)
         sums = cumulative(logits.flatten(0, 1), fixed["temperature"], fixed["top_k"])
-        on = {}
+        on: Tensors = {}
         for block, (keys, values) in enumerate(caches):
             on |= {f"keys_{block}": keys, f"values_{block}": values}
         return sums.view(logits.shape), asked, on
