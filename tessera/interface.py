@@ -110,8 +110,8 @@ class Tokenizer(ABC):
     ) -> Samples:
         """Draw ``n`` new images; by default one, or one for each label.
 
-        ``method`` is how to sample; by default ``prior``, or the only method of the model. With the parameter
-        ``every=20``, a method that has it also gives every 20th state of each chain.
+        ``method`` is how to sample; by default ``prior``, or the first in the model's manifest. With the
+        parameter ``every=20``, a method that has it also gives every 20th state of each chain.
 
         >>> sevens = model.sample(2, label=7, seed=1, temperature=0.9)
         >>> sevens.images.shape, sevens.seed, sevens.method

@@ -81,10 +81,8 @@ def _method(model: ExportedModel, manifest: Manifest, given: str | None) -> str:
     methods = [name.removeprefix(SAMPLE) for name in model.samplers]
     if not methods:
         raise ConfigError(f"{manifest.name} has no method to sample with")
-    if given is None and (PREFERRED in methods or len(methods) == 1):
-        return PREFERRED if PREFERRED in methods else methods[0]
     if given is None:
-        raise ConfigError(f"{manifest.name} has several methods, choose one with --method: {_list(methods)}")
+        return PREFERRED if PREFERRED in methods else methods[0]
     if given not in methods:
         raise ConfigError(
             f"{manifest.name} has no method {given!r}; it has {_list(methods)}.{nearest(given, methods)}"

@@ -108,7 +108,7 @@ class _Seeded(Named):
 
 class _Sample(Named):
     method: Name | None = None
-    """How to sample; without it `prior`, or the model's only method."""
+    """How to sample; without it `prior`, or the first in the model's manifest."""
     n: int | None = Field(default=None, ge=1)
     """How many samples; without it one, or one for each label, row of codes or image given. Of an
     interpolation how many points, both ends among them; without it nine."""

@@ -109,17 +109,17 @@ class ServedModel:
     def sampler(self, method: str | None) -> str:
         """The operation of a sampling method: ``sample/METHOD``.
 
-        Without a method it is ``prior`` if the model has it, else its only one. Raises UnknownOperation.
+        Without a method it is ``prior`` if the model has it, else the first in its manifest. Raises
+        UnknownOperation.
         """
         methods = self.methods
-        if method is None and (DEFAULT_METHOD in methods or len(methods) == 1):
-            method = DEFAULT_METHOD if DEFAULT_METHOD in methods else methods[0]
+        if method is None and methods:
+            first = next(name for name in self.manifest.operations if name.startswith(SAMPLE))
+            return SAMPLE + DEFAULT_METHOD if DEFAULT_METHOD in methods else first
         if method is not None and method in methods:
             return SAMPLE + method
-        if not methods:
+        if method is None or not methods:
             detail = f"model {self.manifest.name!r} cannot sample"
-        elif method is None:
-            detail = f"model {self.manifest.name!r} has several sampling methods, choose one"
         else:
             detail = (
                 f"model {self.manifest.name!r} has no method {quoted(method)}{did_you_mean(method, methods)}"

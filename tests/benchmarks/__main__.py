@@ -33,6 +33,7 @@ need `wrk`, the first also build/peers. The others need neither:
     python -m tests.benchmarks lossy               the VLAE without its parts, other windows; two hours
     python -m tests.benchmarks draws EXPORTED FILE         several images drawn from one code, as a picture
     python -m tests.benchmarks sampling RUN EXPORTED       the sampler's graph against torch loops
+    python -m tests.benchmarks parallel            sampling in parallel against one by one; two minutes
     python -m tests.benchmarks chains RUN EXPORTED         Langevin through a service against a torch loop
     python -m tests.benchmarks agreement RUN       a running service's codes against torch's
 
@@ -62,6 +63,7 @@ MODULES = (
     "lossy",
     "mixture",
     "overload",
+    "parallel",
     "pixels",
     "remote_vae",
     "sampling",

@@ -39,7 +39,7 @@ class VQVAEConfig(AdversarialConfig, ConvolutionalConfig):
 
     second_stage_fields: ClassVar[frozenset[str]] = frozenset(
         f"prior_{name}" for name in ("width", "blocks", "heads", "dropout", "lr", "batch_size", "label_drop")
-    )
+    ) | {"prior_parallel_share"}
 
     free_on_resume: ClassVar[frozenset[str]] = ConvolutionalConfig.free_on_resume | {
         "prior_epochs",
@@ -145,6 +145,13 @@ class VQVAEConfig(AdversarialConfig, ConvolutionalConfig):
         description="share of images that the prior sees without their class, for sampling without one and "
         "for guidance (2207.12598)",
     )
+    prior_parallel_share: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share of images whose codes the prior learns to draw several at a time (2202.04200); "
+        "above 0 the model has the method parallel beside autoregressive, which learns from the others",
+    )
     prior_temperature: float = Field(
         default=1.0,
         ge=0,
@@ -181,6 +188,10 @@ class VQVAEConfig(AdversarialConfig, ConvolutionalConfig):
             raise ValueError(
                 f"levels {self.levels} cannot be looked up on the unit sphere, where what a level leaves is "
                 "lost; set normalise_codes to false"
+            )
+        if self.levels > 1 and self.prior_parallel_share:
+            raise ValueError(
+                f"levels {self.levels} are drawn one after the other; leave prior_parallel_share at 0"
             )
         return self
 

@@ -3,7 +3,8 @@
 The codes of an image are predicted one after the other, each from those before it, as in 1711.00937, section
 3.3, with a transformer instead of the PixelCNN. The order is not fixed: the codes that are given come
 first, the masked ones after them, both row by row. So one network draws whole images (nothing is given) and
-completes parts of them (the masked codes see all that are kept, also those below and to the right).
+completes parts of them (the masked codes see all that are kept, also those below and to the right). A network
+trained on further orders (``code_prior.orders``) draws several codes at a time.
 
                       input at step t                          target at step t
     the code at order[t-1], the places order[t-1]          the code at order[t]
@@ -38,13 +39,24 @@ class Ordered(NamedTuple):
     masked: Tensor
 
     @classmethod
-    def of(cls, mask: Tensor) -> "Ordered":
-        """The given codes first, the masked ones after them: ``mask`` is bool ``(B, *grid)``."""
+    def of(cls, mask: Tensor, ranks: Tensor | None = None) -> "Ordered":
+        """The given codes first, the masked ones after them: ``mask`` is bool ``(B, *grid)``.
+
+        Both are in the order of ``ranks``, int64 ``(T,)``, which all differ; row by row without.
+        """
         flat = mask.flatten(1)
         places = flat.shape[1]
+        if ranks is None:
+            ranks = torch.arange(places, device=mask.device)
         # All keys differ, so that the order does not depend on how ties are sorted.
-        order = (flat.long() * places + torch.arange(places, device=mask.device)).argsort(dim=1)
+        order = (flat.long() * places + ranks).argsort(dim=1)
         return cls(order, flat.gather(1, order))
+
+    def replaced(self, chosen: Tensor, other: "Ordered") -> "Ordered":
+        """The rows of ``other`` where ``chosen``, bool ``(B, 1)``, and those of this."""
+        return Ordered(
+            torch.where(chosen, other.order, self.order), torch.where(chosen, other.masked, self.masked)
+        )
 
 
 class CodePrior(nn.Module):

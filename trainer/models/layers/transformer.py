@@ -1,4 +1,4 @@
-"""A causal transformer that can be run over a whole sequence, or one position at a time with a cache.
+"""A causal transformer that can be run over a whole sequence, or with a cache, by one or several positions.
 
 Pre-norm blocks (2002.04745) with multi-query attention (1911.02150): all heads share one key and one value a
 position, so the cache that a sampler carries from step to step is smaller by the number of heads.
@@ -64,6 +64,26 @@ class Block(nn.Module):
         weights = torch.softmax(queries @ keys.transpose(1, 2) + unseen, dim=-1)
         return self._fed(x, (weights @ values).reshape(x.shape)), (keys, values)
 
+    def extend(
+        self, x: Tensor, cache: Cache, place: tuple[Tensor, Tensor], unseen: Tensor
+    ) -> tuple[Tensor, Cache]:
+        """Several positions, ``(B, P, width)``, to the last ``A`` of them and the cache with all.
+
+        ``place`` is the row ``(B, 1)`` and the positions ``(B, P)``, int64. ``unseen`` is float ``(B, A, S)``
+        for the first ``S`` positions of the cache: -inf at each that one of the last ``A`` does not see.
+        """
+        asked = unseen.shape[1]
+        queries, key, value = self._projected(x)
+        keys = cache[0].index_put(place, key.to(cache[0].dtype))
+        values = cache[1].index_put(place, value.to(cache[1].dtype))
+        first = x.shape[1] - asked
+        x, queries = x[:, first:], queries[:, first:]
+        seen = unseen.shape[2]
+        queries = queries.reshape(-1, asked * self.heads, self.head_width) * self.head_width**-0.5
+        scores = (queries @ keys[:, :seen].transpose(1, 2)).view(-1, asked, self.heads, seen)
+        weights = torch.softmax(scores + unseen[:, :, None], dim=-1).view(-1, asked * self.heads, seen)
+        return self._fed(x, (weights @ values[:, :seen]).reshape(x.shape)), (keys, values)
+
     def _projected(self, x: Tensor) -> Sequence[Tensor]:
         sizes = [self.heads * self.head_width, self.head_width, self.head_width]
         return self.project(self.attention_norm(x)).split(sizes, dim=-1)
@@ -128,6 +148,21 @@ class CausalTransformer(nn.Module):
         carried = []
         for layer, cache in zip(self._layers, caches, strict=True):
             x, cache = layer.step(x, cache, place, unseen)
+            carried.append(cache)
+        return self._normed(x), carried
+
+    def extend(
+        self, x: Tensor, caches: Sequence[Cache], place: tuple[Tensor, Tensor], unseen: Tensor, asked: int
+    ) -> tuple[Tensor, list[Cache]]:
+        """Several positions, ``(B, P, width)``: the last ``asked`` of them, and the caches with all.
+
+        ``place`` is as in ``Block.extend``, and ``unseen`` too, for all positions: ``(B, P, S)``.
+        """
+        carried = []
+        for layer, cache in zip(self._layers, caches, strict=True):
+            # Of the last block, the other positions leave keys and values alone.
+            rows = unseen if layer is not self._layers[-1] else unseen[:, unseen.shape[1] - asked :]
+            x, cache = layer.extend(x, cache, place, rows)
             carried.append(cache)
         return self._normed(x), carried
 

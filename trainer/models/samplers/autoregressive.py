@@ -8,6 +8,7 @@ from torch import Tensor
 
 from trainer.models.code_prior.network import CodePrior, Ordered
 from trainer.models.onnx_scan import Chain, Loop, Tensors
+from trainer.models.samplers.guidance import GuidedRows, guided
 from trainer.models.samplers.inverse_transform import BELOW_ONE, distance
 
 # A temperature of 0 is the greedy choice; nothing is divided by less than this.
@@ -58,28 +59,16 @@ class CodeSampler(Chain):
     def start(self, *inputs: Tensor) -> Loop:
         """Put the codes in order, and make the rows of the transformer."""
         noise, codes, mask, temperature, top_k = inputs[:5]
-        prior, count = self.prior, noise.shape[0]
-        images = torch.arange(count, device=noise.device)
-        label = torch.full_like(images, prior.no_label)
-        guidance = torch.ones_like(temperature)
-        copies = 1
+        prior = self.prior
+        label, guidance = torch.full_like(noise[:, 0], prior.no_label).long(), torch.ones_like(temperature)
         if prior.classes:
             label, guidance = inputs[5:]
-            # Without a class or guidance, the second rows would change nothing and are not computed.
-            further = cast("int", ((label != prior.no_label).any() & (guidance != 1)).long().item())
-            torch._check(further >= 0)
-            torch._check(further <= 1)
-            copies = 1 + further
-        rows = torch.arange(count * copies, device=noise.device)
-        # As a tensor: the exporter takes no size of an axis as an operand.
-        first = rows < torch.ones_like(images).sum()
-        image = torch.where(first, rows, rows - torch.ones_like(images).sum())
+        runs = GuidedRows.of(prior, label, guidance)
         ordered = Ordered.of(mask)
-        labels = torch.where(first, label[image], prior.no_label)
-        context = prior.context(ordered.order[image], labels)
-        caches = prior.transformer.caches(rows.shape[0], context.shape[1])
+        context = prior.context(ordered.order[runs.image], runs.labels)
+        caches = prior.transformer.caches(runs.rows.shape[0], context.shape[1])
         kept = codes.flatten(1).long().gather(1, ordered.order)
-        carried = {"code": torch.full_like(images, prior.size)}
+        carried = {"code": torch.full_like(label, prior.size)}
         for block, (keys, values) in enumerate(caches):
             carried |= {f"keys_{block}": keys, f"values_{block}": values}
         return Loop(
@@ -92,11 +81,10 @@ class CodeSampler(Chain):
                 "masked": ordered.masked.transpose(0, 1),
             },
             fixed={
-                "rows": rows,
-                "image": image,
-                "with_class": images,
-                # The same rows again where there is no guidance, which then changes nothing.
-                "without_class": images + (rows[-1:] - images[-1:]),
+                "rows": runs.rows,
+                "image": runs.image,
+                "with_class": runs.with_class,
+                "without_class": runs.without_class,
                 "order": ordered.order,
                 "temperature": temperature.clamp(min=COLDEST),
                 "top_k": top_k,
@@ -145,8 +133,7 @@ class CodeSampler(Chain):
         x = prior.code(carried["code"][fixed["image"]]) + sliced["context"]
         x, caches = prior.transformer.step(x, caches, sliced["position"], fixed["rows"])
         logits = prior.head(x).float()
-        plain = logits[fixed["without_class"]]
-        logits = plain + fixed["guidance"] * (logits[fixed["with_class"]] - plain)
+        logits = guided(logits, fixed)
         on = {"code": carried["code"]}
         for block, (keys, values) in enumerate(caches):
             on |= {f"keys_{block}": keys, f"values_{block}": values}

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -96,6 +97,15 @@ def test_an_operation_of_an_unknown_name_runs_by_its_roles(oddity: ServedModel) 
     # The dice are in [0, 1), so they are lost when the graph rounds down.
     np.testing.assert_array_equal(results.arrays[Role.images], expected)
     np.testing.assert_array_equal(results.arrays[Role.codes], expected.reshape(2, 4))
+
+
+def test_without_prior_the_first_method_of_the_manifest_is_the_default(colours: ServedModel) -> None:
+    walk = colours.manifest.operations["sample/walk"]
+    operations = {"encode": colours.manifest.operations["encode"], "sample/walk": walk, "sample/hop": walk}
+    manifest = colours.manifest.model_copy(update={"operations": operations})
+    model = replace(colours, bundle=replace(colours.bundle, manifest=manifest))
+    assert model.methods == ["hop", "walk"]
+    assert model.sampler(None) == "sample/walk"
 
 
 def test_methods(colours: ServedModel, levels: ServedModel) -> None:

@@ -13,6 +13,7 @@ from trainer.config import VQVAEConfig
 from trainer.data.batches import Batch
 from trainer.image_sheets import GAP, NAME_LINE
 from trainer.models.base import Graph, RunGraph
+from trainer.models.code_prior import sampling
 from trainer.models.code_prior.stage import PriorStage
 
 GRID = (2, 3)
@@ -116,6 +117,25 @@ def test_it_draws_what_it_learned(learned: PriorStage) -> None:
     masks[:, 1, 2] = False
     (drawn,) = graph.module(*(given | {"label": torch.full_like(labels, 2)}).values())
     assert (drawn == kept).float().mean() > 0.95
+
+
+def test_it_learns_to_draw_in_parallel() -> None:
+    made = stage(prior_label_drop=0.5, prior_parallel_share=0.5)
+    trained(made)
+    autoregressive, parallel = made.graphs()
+    assert [autoregressive.operation, parallel.operation] == ["sample/autoregressive", "sample/parallel"]
+    limits = parallel.parameters["steps"]
+    assert (limits.minimum, limits.default, limits.maximum) == (1, 6, 6)
+    count = 90
+    masks = torch.ones(count, *GRID, dtype=torch.bool)
+    given = sampling.inputs(made.network, torch.full((count,), 2), masks, guidance=1.0)
+    given["steps"] = torch.tensor(3)
+    for graph in (autoregressive, parallel):
+        (drawn,) = graph.module(*sampling.of_graph(graph, given).values())
+        alike = (drawn == toy(2).images[:, None]).flatten(2).all(dim=2)
+        # One code is drawn in the first step, and says what the others are; independent draws seldom agree.
+        assert (alike[0] | alike[1]).float().mean() > 0.7
+    assert parity(made, tiny_models.run_in_torch) == 0
 
 
 @torch.no_grad()
