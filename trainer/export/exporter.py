@@ -30,6 +30,7 @@ from service.contract.manifest import (
 from trainer.config import ImportConfig, RunConfig
 from trainer.data.batches import Batch
 from trainer.data.loading import Dataset
+from trainer.data.sources.pictures import LongStep
 from trainer.durable import publication
 from trainer.evaluation.exported_model import ExportedGraphs, ExportedModel, file_entries, whole_test
 from trainer.evaluation.likelihood import SCORE
@@ -41,7 +42,7 @@ from trainer.export.parity import Drawing, ParityCheck, check_halo, gap_of_other
 from trainer.export.scaling import scaled
 from trainer.image_sheets import class_sheet, panels, save_png, sheet_labels, side_by_side
 from trainer.models.base import PICTURED_IMAGES, Exportable, Graph, Model, RunGraph, SecondStage
-from trainer.training.progress import LongStep, in_silence
+from trainer.training.progress import in_silence
 
 PARITY_IMAGES = 2000
 
