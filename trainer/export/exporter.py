@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -245,8 +245,7 @@ def _manifest(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         git_revision=git_revision(),
         seed=config.seed,
-        # Folders of the trainer's machine mean nothing to the model's users.
-        config=config.model_dump(mode="json", exclude={"out", "export_to"}) | {"data": dataset.name},
+        config=public_config(config) | {"data": dataset.name},
         image=model.image_spec(),
         codes=codes,
         labels=dataset.label_names if conditional else None,
@@ -256,6 +255,15 @@ def _manifest(
         parity=parity,
         files=files,
     )
+
+
+def public_config(config: RunConfig | ImportConfig) -> dict[str, Any]:
+    """The config without the folders of the trainer's machine, which mean nothing to the model's users."""
+    values = config.model_dump(mode="json", exclude={"out", "export_to"})
+    return {
+        name: Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+        for name, value in values.items()
+    }
 
 
 def git_revision(package: Path = PACKAGE) -> str | None:
