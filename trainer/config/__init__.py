@@ -17,6 +17,7 @@ from trainer.config.base import (
 )
 from trainer.config.gaussian import GaussianConfig, NCPConfig, VAEConfig
 from trainer.config.imported import CheckpointConfig, ImportConfig
+from trainer.config.losses import LossesConfig
 from trainer.config.vlae import VLAEConfig
 from trainer.config.vqvae import VQVAEConfig
 
@@ -26,6 +27,7 @@ __all__ = [
     "ConvolutionalConfig",
     "GaussianConfig",
     "ImportConfig",
+    "LossesConfig",
     "NCPConfig",
     "RunConfig",
     "Schedule",

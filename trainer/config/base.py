@@ -137,6 +137,10 @@ class RunConfig(BaseModel):
     keep_checkpoints: int = Field(default=2, ge=1, description="how many of the latest checkpoints to keep")
     wandb: bool = Field(default=False, description="log to Weights & Biases too (needs the extra 'wandb')")
 
+    def uses(self, part: type[BaseModel]) -> bool:
+        """Whether a field of ``part``, a base class of this config, has another value than its default."""
+        return any(getattr(self, name) != info.default for name, info in part.model_fields.items())
+
     def schedule(self) -> Schedule:
         """The schedule of the model, the first or only stage."""
         return Schedule(**{item.name: getattr(self, item.name) for item in fields(Schedule)})

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from trainer.config.base import ConvolutionalConfig, Schedule
+from trainer.config.losses import LossesConfig
 
 
 class GaussianConfig(ConvolutionalConfig):
@@ -28,7 +29,7 @@ class GaussianConfig(ConvolutionalConfig):
     )
 
 
-class VAEConfig(GaussianConfig):
+class VAEConfig(LossesConfig, GaussianConfig):
     """A convolutional VAE: images to a vector or a grid of codes and back (1312.6114)."""
 
     kind: Literal["vae", "ncp"] = "vae"
@@ -58,6 +59,13 @@ class VAEConfig(GaussianConfig):
     def _binary_is_bernoulli(self) -> Self:
         if self.binarise and self.likelihood != "bernoulli":
             raise ValueError(f"binarise takes the likelihood 'bernoulli', not {self.likelihood!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _losses_fit_likelihood(self) -> Self:
+        if self.likelihood == "bernoulli" and self.uses(LossesConfig):
+            names = ", ".join(name for name in LossesConfig.model_fields if not name.endswith("sha256"))
+            raise ValueError(f"{names} take the likelihood 'mse' or 'gaussian', not 'bernoulli'")
         return self
 
 

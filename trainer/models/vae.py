@@ -1,18 +1,20 @@
 """Convolutional VAE: images to a vector or a grid of codes and back (Kingma and Welling, 1312.6114)."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
 from service.contract.manifest import CodesSpec, ImageSpec, Input, Output, Parameter, Role
-from trainer.config import NCPConfig, VAEConfig
+from trainer.config import LossesConfig, NCPConfig, VAEConfig
 from trainer.config.base import HOTTEST
 from trainer.data import binarisation
 from trainer.data.augmentation import flipped, rotated
-from trainer.data.batches import Batch
+from trainer.data.batches import Batch, Batches
 from trainer.data.distributed import normal, summed
+from trainer.data.sources.pictures import LongStep
 from trainer.models.base import Graph, Step, to_shares
 from trainer.models.gaussian.base import GaussianModel
 from trainer.models.gaussian.grid import grid_codes, grid_graphs, grid_networks
@@ -21,24 +23,27 @@ from trainer.models.gaussian.noise_contrastive import ClassifierStage
 from trainer.models.gaussian.operations import BATCH, UNTILED, encoding, interpolation
 from trainer.models.gaussian.posterior import Posterior, at_least
 from trainer.models.gaussian.scores import for_every_draw, negative_log_mean, scoring
+from trainer.models.losses.added import AddedLosses
 
 
 class VAE(GaussianModel):
     """Encoder to a diagonal Gaussian, reparameterisation, decoder to a likelihood of the pixels.
 
     The loss is -log p(x|z) + beta x KL(q(z|x) || p(z)), in nats an image, the mean over the batch; for the
-    likelihood ``mse`` the first part is the sum of squared errors, pixels in [0, 1].
+    likelihood ``mse`` the first part is the sum of squared errors, pixels in [0, 1]. Further losses of the
+    reconstruction count as squared errors of that size in every value of the image.
     """
 
     plotted = MappingProxyType({"kl": (0, None), "test_elbo": (None, None)})
 
     config: VAEConfig
 
-    def __init__(self, config: VAEConfig, image: ImageSpec, _variance: float, _classes: int = 0) -> None:
+    def __init__(self, config: VAEConfig, image: ImageSpec, _variance: float, classes: int = 0) -> None:
         if config.latent == "grid":
             image = image.model_copy(update={"multiple_of": config.stride})
         super().__init__(config, image, outputs=image.channels)
         self.likelihood = likelihood_for(config.likelihood)
+        self.losses = AddedLosses(config, image, classes) if config.uses(LossesConfig) else None
 
     def _networks(self, outputs: int) -> tuple[nn.Sequential, nn.Sequential]:
         if self.config.latent == "grid":
@@ -57,14 +62,16 @@ class VAE(GaussianModel):
         divergence = posterior.divergence().mean(dim=0)
         weight = self.config.beta * self.kl_warmup()
         loss = reconstruction + weight * at_least(self.config.free_bits, divergence).sum()
-        return Step(
-            loss,
-            {
-                "loss": loss.detach(),
-                "reconstruction_loss": reconstruction.detach(),
-                "kl": divergence.sum().detach(),
-            },
-        )
+        metrics = {"reconstruction_loss": reconstruction.detach(), "kl": divergence.sum().detach()}
+        if self.losses is not None:
+            added = self.losses(self.likelihood.mean(output) * 2 - 1, pixels * 2 - 1)
+            loss = loss + sum(added.values()) * self.likelihood.nats_of_an_error(pixels)
+            metrics |= {name: value.detach() for name, value in added.items()}
+        return Step(loss, {"loss": loss.detach(), **metrics})
+
+    def prepare(self, train: Batches, folder: Path, step: LongStep) -> None:
+        if self.losses is not None:
+            self.losses.prepare(train, folder, step)
 
     def _augmented(self, images: Tensor) -> Tensor:
         if self.config.flips:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
 
 import torch
@@ -10,12 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from service.contract.manifest import CodesSpec, ImageSpec, Input, Output, Role
-from trainer.config import VQVAEConfig
+from trainer.config import LossesConfig, VQVAEConfig
 from trainer.data.augmentation import flipped
+from trainer.data.batches import Batches
 from trainer.data.distributed import gathered
+from trainer.data.sources.pictures import LongStep
 from trainer.models.base import Graph, Model, Step, to_pixels, to_unit
 from trainer.models.code_prior.stage import PriorStage
 from trainer.models.layers.convolutional import Decoder, Encoder
+from trainer.models.losses.added import AddedLosses
 from trainer.models.onnx_scan import Chain, Loop, Tensors
 from trainer.models.quantizers import FSQ, Codebook, LearnedCodebook, Quantizer, perplexity, usage
 from trainer.models.quantizers.lookup import Table, block_rows, look_up, nearest_on_gpu
@@ -35,7 +39,8 @@ class VQVAE(Model):
     """Encoder, codebook and decoder.
 
     The loss is reconstruction / spread + codebook loss + beta x commitment loss, eq. 3, less the losses that
-    the quantizer does not have. ``spread`` is the variance of the data's pixels in [0, 1] (its square root
+    the quantizer does not have; further losses of the reconstruction are added to it before the division.
+    ``spread`` is the variance of the data's pixels in [0, 1] (its square root
     for the L1 loss), so that beta and the learning rate mean the same on any data.
     """
 
@@ -43,7 +48,7 @@ class VQVAE(Model):
 
     spread: Tensor
 
-    def __init__(self, config: VQVAEConfig, image: ImageSpec, variance: float, _classes: int = 0) -> None:
+    def __init__(self, config: VQVAEConfig, image: ImageSpec, variance: float, classes: int = 0) -> None:
         super().__init__()
         self.config = config
         self.image = image.model_copy(update={"multiple_of": config.stride})
@@ -53,15 +58,21 @@ class VQVAE(Model):
         self.quantizer = quantizer_for(config)
         spread = variance if config.reconstruction == "mse" else variance**0.5
         self.register_buffer("spread", torch.tensor(spread))
+        self.losses = AddedLosses(config, image, classes) if config.uses(LossesConfig) else None
 
     def forward(self, inputs: Tensor, _labels: Tensor | None = None, /) -> Step:
         target = to_unit(flipped(inputs) if self.training and self.config.flips else inputs)
         quantized = self.quantizer(self.encoder(target))
+        output = self.decoder(quantized.vectors).float()
         # Halved, a distance in [-1, 1] is one in [0, 1].
-        error = (self.decoder(quantized.vectors).float() - target) / 2
+        error = (output - target) / 2
         reconstruction = error.square().mean() if self.config.reconstruction == "mse" else error.abs().mean()
         loss = reconstruction / self.spread
         losses: dict[str, Tensor] = {self.config.reconstruction: reconstruction.detach()}
+        if self.losses is not None:
+            added = self.losses(output, target)
+            loss = loss + sum(added.values()) / self.spread
+            losses |= {name: value.detach() for name, value in added.items()}
         if quantized.commitment_loss is not None:
             loss = loss + self.config.commitment * quantized.commitment_loss
             losses["commitment_loss"] = quantized.commitment_loss.detach()
@@ -69,6 +80,10 @@ class VQVAE(Model):
             loss = loss + quantized.codebook_loss
             losses["codebook_loss"] = quantized.codebook_loss.detach()
         return Step(loss, {"loss": loss.detach(), **losses}, quantized.counts)
+
+    def prepare(self, train: Batches, folder: Path, step: LongStep) -> None:
+        if self.losses is not None:
+            self.losses.prepare(train, folder, step)
 
     @torch.no_grad()
     def begin(self, batches: Iterable[Tensor]) -> None:

@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from itertools import islice
 from types import FrameType
 from typing import Any, Generic, TypeVar, cast
@@ -26,7 +27,7 @@ from trainer.training import checkpoint
 from trainer.training.checkpoint import Position
 from trainer.training.device import Machine
 from trainer.training.metrics import EpochMetrics, Tracker, trackers
-from trainer.training.progress import Progress
+from trainer.training.progress import Progress, long_step
 from trainer.training.run_folder import Record, RunFolder
 
 BETAS = (0.9, 0.99)
@@ -105,6 +106,7 @@ class Fit(Generic[S]):
 
     def begin(self) -> None:
         """Start a new run: the stage sees the data once, and a first checkpoint is written."""
+        self._prepare()
         self.stage.train()
         self.stage.begin(batch.images for batch in self.train.epoch(0))
         if self.average is not None:
@@ -114,10 +116,14 @@ class Fit(Generic[S]):
     def resume(self) -> None:
         """Continue from the latest checkpoint of the run, to the result of an unbroken run."""
         latest = self.run.latest_checkpoint()
+        self._prepare()
         self.position, sums = checkpoint.load(latest, self.stage, self.average, self.optimizer)
         self.metrics = EpochMetrics.restored(sums, self.fabric.device, self.stage.count_metrics)
         if distributed.is_first():
             self.run.rewind(self.position.epoch)
+
+    def _prepare(self) -> None:
+        self.stage.prepare(self.train, self.run.folder, partial(long_step, self.console))
 
     def __call__(self) -> None:
         """Train to the last epoch.
