@@ -39,7 +39,7 @@ class LossesConfig(BaseModel):
     perceptual_sha256: str | None = Field(
         default=None, description="the sha256 that FILE must have; none: that of torchvision's weights"
     )
-    perceptual_weight: float = Field(default=0.01, ge=0, description="weight of the perceptual loss")
+    perceptual_weight: float = Field(default=0.001, ge=0, description="weight of the perceptual loss")
     ms_ssim_weight: float = Field(
         default=0.0, ge=0, description="weight of 1 - MS-SSIM (1511.08861, eq. 8); 0: no such loss"
     )

@@ -39,7 +39,7 @@ def learned_features(
 ) -> FeatureNetwork:
     """The network of a run, from its ``folder`` if it is there; of several processes the first one learns.
 
-    Raises RunError if the file cannot be read or written.
+    Its normalisations are folded. Raises RunError if the file cannot be read or written.
     """
     facts = {name: getattr(config, name) for name in DATA_FIELDS}
     facts |= {"image": image.model_dump(), "classes": classes, "recipe": RECIPE}
@@ -64,7 +64,7 @@ def learned_features(
         torch.manual_seed(0)
         network = FeatureNetwork(image.channels)
         network.load_state_dict(distributed.from_first(make))
-        return network
+        return network.folded()
 
 
 def _learned(

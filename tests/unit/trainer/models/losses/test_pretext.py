@@ -76,3 +76,11 @@ def test_the_features_are_of_four_resolutions_and_not_below_0() -> None:
         (2, 96, 1, 2),
     ]
     assert all(bool((features >= 0).all()) for features in found)
+
+
+def test_folded_normalisations_leave_the_features_as_they_are() -> None:
+    torch.manual_seed(0)
+    network = FeatureNetwork(3)
+    pictures = torch.randn(4, 3, 8, 8)
+    network(pictures)  # Moves the means and variances.
+    torch.testing.assert_close(network.folded()(pictures), network.eval()(pictures), rtol=1e-4, atol=1e-5)
