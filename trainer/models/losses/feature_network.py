@@ -36,14 +36,13 @@ class FeatureNetwork(nn.Module):
 
         A loss of 16 pictures of 128x128 and its gradient take 115 instead of 155 ms on one core in bf16.
         """
-        other = copy.deepcopy(self).eval()
-        for layer in other.layers:
-            modules = list(layer.children())
-            for place in range(0, len(modules), 3):
-                convolution, normalisation = modules[place : place + 2]
-                setattr(layer, str(place), fuse_conv_bn_eval(convolution, normalisation))
-                setattr(layer, str(place + 1), nn.Identity())
-        return other
+        network = copy.deepcopy(self).eval()
+        for layer in network.layers:
+            for (place, one), (next_place, other) in pairwise(list(layer.named_children())):
+                if isinstance(one, nn.Conv2d) and isinstance(other, nn.BatchNorm2d):
+                    setattr(layer, place, fuse_conv_bn_eval(one, other))
+                    setattr(layer, next_place, nn.Identity())
+        return network
 
 
 def _convolution(narrow: int, wide: int, stride: int) -> list[nn.Module]:

@@ -21,7 +21,7 @@ from trainer.models.losses.feature_network import WIDTHS, FeatureNetwork
 
 PEAK_RATE = 3e-3
 LARGEST_NORM = 1.0
-TURNS = 4
+ROTATIONS = 4
 # A larger square of a picture costs more and has the same damages.
 LARGEST_SIDE = 128
 
@@ -37,7 +37,7 @@ def learn(
     which the network told each thing right, by the name of the thing.
     """
     device, generator = next(network.parameters()).device, torch.Generator().manual_seed(0)
-    sizes = {"turn": TURNS, "damage": len(DAMAGES), **({"class": classes} if classes else {})}
+    sizes = {"turn": ROTATIONS, "damage": len(DAMAGES), **({"class": classes} if classes else {})}
     layers = nn.ModuleDict({thing: nn.Linear(sum(WIDTHS), size) for thing, size in sizes.items()}).to(device)
     weights = [*network.parameters(), *layers.parameters()]
     optimizer = torch.optim.AdamW(weights, PEAK_RATE)
@@ -73,7 +73,8 @@ def task(batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Te
     contrast, light = torch.rand(2, count, 1, 1, 1, generator=generator).to(device)
     pictures = to_unit(batch.images[:, :, top : top + side, left : left + side])
     pictures = pictures * (0.6 + 0.4 * contrast) + 0.4 * (light - 0.5)
-    turns, damages = (torch.randint(size, (count,), generator=generator) for size in (TURNS, len(DAMAGES)))
+    turns = torch.randint(ROTATIONS, (count,), generator=generator)
+    damages = torch.randint(len(DAMAGES), (count,), generator=generator)
     strengths = torch.rand(count, generator=generator).tolist()
     made = [
         torch.rot90(DAMAGES[damage](picture[None], strength, generator), turn, dims=(2, 3))
