@@ -56,7 +56,7 @@ try:
         replace_option,
         same_command,
     )
-    from trainer.config import RunConfig, read_yaml, resolve
+    from trainer.config import LossesConfig, RunConfig, read_yaml, resolve
     from trainer.data import loading
     from trainer.training import initial_weights
     from trainer.training.run_folder import RunFolder
@@ -95,6 +95,8 @@ def _train(
             run.latest_checkpoint()
             resolved = run.changed(kind, asked)
         _check(resolved, run, replace=replace or (numbered and run is None))
+        if isinstance(resolved, LossesConfig) and resolved.uses(LossesConfig):
+            resolved.check_files()
         # Imported late: torch takes seconds, which neither --help nor any mistake above should cost.
         from trainer import pipeline
 

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from service.contract.manifest import FILE_NAME, Manifest, Measures
 from trainer.data.loading import Dataset, load
+from trainer.data.sources.pictures import LongStep
 from trainer.durable import check_writable, publication
 from trainer.errors import ConfigError, ExportError
 from trainer.evaluation.exported_model import SAMPLE, ExportedModel, file_entries, open_exported
@@ -27,7 +28,7 @@ from trainer.evaluation.results import (
 )
 from trainer.export.model_card import CARD, model_card
 from trainer.training.device import limit_threads
-from trainer.training.progress import LongStep, describe, in_silence, long_step
+from trainer.training.progress import describe, in_silence, long_step
 
 if TYPE_CHECKING:
     from trainer.evaluation.inception import ReconstructionDistance

@@ -16,6 +16,7 @@ from trainer.config.layers import (
     resolve,
     validated,
 )
+from trainer.config.losses import LossesConfig
 from trainer.config.vlae import VLAEConfig
 from trainer.config.vqvae import VQVAEConfig
 
@@ -25,6 +26,7 @@ __all__ = [
     "ConvolutionalConfig",
     "GaussianConfig",
     "ImportConfig",
+    "LossesConfig",
     "NCPConfig",
     "RunConfig",
     "Schedule",

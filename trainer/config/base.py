@@ -172,6 +172,10 @@ class RunConfig(BaseModel):
     keep_checkpoints: int = Field(default=2, ge=1, description="how many of the latest checkpoints to keep")
     wandb: bool = Field(default=False, description="log to Weights & Biases too (needs the extra 'wandb')")
 
+    def uses(self, part: type[BaseModel]) -> bool:
+        """Whether a field of ``part``, a base class of this config, has another value than its default."""
+        return any(getattr(self, name) != info.default for name, info in part.model_fields.items())
+
     def schedule(self) -> Schedule:
         """The schedule of the model, the first or only stage."""
         return Schedule(**{item.name: getattr(self, item.name) for item in fields(Schedule)})
@@ -206,13 +210,20 @@ class ConvolutionalConfig(RunConfig):
             raise ValueError(f"image_size {self.image_size} is no multiple of stride {self.stride}")
         return self
 
-    def check_crop(self, crop: int | None, image: ImageSpec) -> None:
-        """Raise ValueError if a square of ``crop`` pixels is no training image of these images."""
-        if crop is not None and (crop % self.stride or crop > min(image.height, image.width)):
+    def seen(self, image: ImageSpec, crop: int | None) -> ImageSpec:
+        """What a training step sees of an image: a square of ``crop`` pixels, or the whole.
+
+        Raises ValueError if such a square is none of these images or has no whole grid.
+        """
+        if crop is None:
+            return image
+        side = min(image.height, image.width)
+        if crop % self.stride or crop > side:
             raise ValueError(
-                f"a crop of {crop} pixels should be a multiple of the stride {self.stride}, at most "
-                f"{min(image.height, image.width)}, as images have {image.height}x{image.width} pixels"
+                f"a crop of {crop} pixels should be a multiple of the stride {self.stride}, at most {side}, "
+                f"as images have {image.height}x{image.width} pixels"
             )
+        return image.model_copy(update={"height": crop, "width": crop})
 
     def layers(self, image: ImageSpec) -> dict[str, Any]:
         """The keywords of ``Encoder`` and ``Decoder`` for images.

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from trainer.config.adversarial import AdversarialConfig
 from trainer.config.base import ConvolutionalConfig, Schedule
+from trainer.config.losses import LossesConfig
 
 
 class GaussianConfig(ConvolutionalConfig):
@@ -29,7 +30,7 @@ class GaussianConfig(ConvolutionalConfig):
     )
 
 
-class VAEConfig(AdversarialConfig, GaussianConfig):
+class VAEConfig(AdversarialConfig, LossesConfig, GaussianConfig):
     """A convolutional VAE: images to a vector or a grid of codes and back (1312.6114)."""
 
     kind: Literal["vae", "ncp"] = "vae"
@@ -76,6 +77,13 @@ class VAEConfig(AdversarialConfig, GaussianConfig):
                 "binarise and adversarial exclude each other: pixels are black or white, and a "
                 "reconstruction is grey"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _losses_fit_likelihood(self) -> Self:
+        if self.likelihood == "bernoulli" and self.uses(LossesConfig):
+            names = ", ".join(name for name in LossesConfig.model_fields if not name.endswith("sha256"))
+            raise ValueError(f"{names} take the likelihood 'mse' or 'gaussian', not 'bernoulli'")
         return self
 
 

@@ -15,6 +15,7 @@ from trainer.config.base import (
     WrittenAsNumber,
     WrittenWithCommas,
 )
+from trainer.config.losses import LossesConfig
 
 # Of the prior over the codes; what the literature uses, and no reason was found to set them otherwise.
 PRIOR_WEIGHT_DECAY = 0.05
@@ -34,7 +35,7 @@ def _allowed_levels(levels: tuple[int, ...] | None) -> tuple[int, ...] | None:
     return levels
 
 
-class VQVAEConfig(AdversarialConfig, ConvolutionalConfig):
+class VQVAEConfig(AdversarialConfig, LossesConfig, ConvolutionalConfig):
     """A VQ-VAE: images to a grid of codes and back (1711.00937)."""
 
     second_stage_fields: ClassVar[frozenset[str]] = frozenset(

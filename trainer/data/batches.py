@@ -121,7 +121,8 @@ class Batches:
         self._images = len(split)
         self.batch_size = min(batch_size, self._images)
         self._seed = seed
-        self._reader = split.reader(torch.device(device), most if workers is None else min(workers, most))
+        self.device = torch.device(device)
+        self._reader = split.reader(self.device, most if workers is None else min(workers, most))
 
     def __len__(self) -> int:
         """Steps in an epoch: whole batches, or one smaller batch if there is no whole one."""
@@ -145,6 +146,12 @@ class Batches:
     def shared(self) -> Iterator[Batch]:
         """``ordered``, but each process gets its share of a batch: of a small last batch, perhaps nothing."""
         return self._shares(torch.arange(self._images))
+
+    def drawn(self, count: int, size: int) -> Iterator[Batch]:
+        """``count`` batches of ``size`` images, shuffled by the seed; each process gets all of their rows."""
+        epochs = range(-(-count * size // self._images))
+        order = torch.cat([self._shuffled(epoch) for epoch in epochs])
+        return self._reader.read(order[: count * size], size)
 
     def put_together(self, own: Tensor) -> Tensor:
         """Gather what each process computed of its rows of ``shared``: ``(m, ...)`` to ``(N, ...)``."""

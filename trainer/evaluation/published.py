@@ -3,7 +3,6 @@
 It is found by its own folder, or by the run folder of the run that made it.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import NamedTuple
 from service.contract.manifest import FILE_NAME, Manifest
 from service.contract.runner import parameters_of
 from trainer.config import RunConfig
+from trainer.config.weight_files import checked_sha256
 from trainer.data import loading
 from trainer.errors import ConfigError, DataError, ExportError, RunError, nearest
 from trainer.evaluation.exported_model import SAMPLE, ExportedModel, open_exported
@@ -22,7 +22,6 @@ from trainer.training.run_folder import CONFIG, RunFolder
 FID_WEIGHTS = {
     "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2": "pt_inception-2015-12-05-6726825d.pth"
 }
-HASHED_AT_ONCE = 1 << 20
 
 SamplerParameters = Mapping[str, Mapping[str, float]]
 """The parameters that replace the defaults of each sampling method, by method and name."""
@@ -92,22 +91,7 @@ class FidWeights(NamedTuple):
 
 def fid_weights(file: Path, sha256: str | None) -> FidWeights:
     """Check the weights' file: its sha256 is the one given, or known. Raises DataError if it is not."""
-    digest = hashlib.sha256()
-    try:
-        with file.open("rb") as opened:
-            while part := opened.read(HASHED_AT_ONCE):
-                digest.update(part)
-    except OSError as error:
-        raise DataError(f"--fid-weights {file} cannot be read: {error.strerror}") from error
-    found = digest.hexdigest()
-    if sha256 is not None and found != sha256.lower():
-        raise DataError(f"--fid-weights {file} has the sha256 {found}, not {sha256}")
-    if sha256 is None and found not in FID_WEIGHTS:
-        raise DataError(
-            f"--fid-weights {file} has the sha256 {found}, which is not that of "
-            f"{', '.join(FID_WEIGHTS.values())}; to use it nonetheless, give that with --fid-weights-sha256"
-        )
-    return FidWeights(file, found)
+    return FidWeights(file, checked_sha256("--fid-weights", file, sha256, FID_WEIGHTS))
 
 
 def _run_of(folder: Path, manifest: Manifest) -> RunFolder | None:

@@ -10,14 +10,14 @@ from service.contract.manifest import Measures, Role
 from trainer.data.batches import Batch
 from trainer.data.binarisation import trained_with
 from trainer.data.loading import Dataset
-from trainer.data.sources.pictures import OnProgress
+from trainer.data.sources.pictures import LongStep, OnProgress
 from trainer.evaluation.exported_model import SAMPLE, ExportedModel, unreported, whole_test
 from trainer.evaluation.likelihood import likelihood
 from trainer.evaluation.published import SamplerParameters
 from trainer.evaluation.reconstructions import RECONSTRUCTIONS, Reconstructions, protocol_of
 from trainer.evaluation.reference_classifier import CLASSES, reference_classifier
 from trainer.evaluation.samples import Reference, spread_labels
-from trainer.training.progress import LongStep, in_silence
+from trainer.training.progress import in_silence
 
 if TYPE_CHECKING:
     from trainer.evaluation.inception import ReconstructionDistance

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ from service.contract.manifest import (
 from trainer.config import ImportConfig, RunConfig
 from trainer.data.batches import Batch
 from trainer.data.loading import Dataset
+from trainer.data.sources.pictures import LongStep
 from trainer.durable import publication
 from trainer.evaluation.exported_model import ExportedGraphs, ExportedModel, file_entries, whole_test
 from trainer.evaluation.likelihood import SCORE
@@ -41,7 +42,7 @@ from trainer.export.parity import Drawing, ParityCheck, check_halo, gap_of_other
 from trainer.export.scaling import scaled
 from trainer.image_sheets import class_sheet, panels, save_png, sheet_labels, side_by_side
 from trainer.models.base import PICTURED_IMAGES, Exportable, Graph, Model, RunGraph, SecondStage
-from trainer.training.progress import LongStep, in_silence
+from trainer.training.progress import in_silence
 
 PARITY_IMAGES = 2000
 # Folders of the trainer's machine mean nothing to the model's users.
@@ -260,7 +261,7 @@ def _manifest(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         git_revision=git_revision(),
         seed=config.seed,
-        config=config.model_dump(mode="json", exclude=PLACES) | {"data": dataset.name},
+        config=public_config(config) | {"data": dataset.name},
         image=model.image_spec(),
         codes=codes,
         labels=dataset.label_names if conditional else None,
@@ -270,6 +271,15 @@ def _manifest(
         parity=parity,
         files=files,
     )
+
+
+def public_config(config: RunConfig | ImportConfig) -> dict[str, Any]:
+    """The config without the folders of the trainer's machine, which mean nothing to the model's users."""
+    values = config.model_dump(mode="json", exclude=PLACES)
+    return {
+        name: Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+        for name, value in values.items()
+    }
 
 
 def git_revision(package: Path = PACKAGE) -> str | None:

@@ -25,9 +25,10 @@ from safetensors.numpy import save_file
 from torch import Tensor
 from torch.export import Dim
 
+from trainer.data.sources.pictures import LongStep
 from trainer.models.base import Graph
 from trainer.models.onnx_scan import Chain, Subgraph, assembled
-from trainer.training.progress import LongStep, in_silence
+from trainer.training.progress import in_silence
 
 CODEBOOK_FILE, CODEBOOK_TENSOR = "codebook.safetensors", "codebook"
 WEIGHTS_FILE = "weights.safetensors"

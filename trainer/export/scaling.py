@@ -4,10 +4,10 @@ import math
 
 from service.contract.manifest import CodesSpec, Role, Scaling
 from trainer.data.loading import Dataset
+from trainer.data.sources.pictures import LongStep
 from trainer.evaluation.exported_model import ExportedModel, whole
 from trainer.evaluation.reconstructions import Spread
 from trainer.evaluation.results import first
-from trainer.training.progress import LongStep
 
 MOST_IMAGES = 4096
 

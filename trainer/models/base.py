@@ -4,6 +4,7 @@ import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 
 from service.contract.manifest import CodesSpec, ImageSpec, Input, Operation, Output, Parameter, Tiling
 from trainer.config import RunConfig, Schedule
-from trainer.data.batches import Batch
+from trainer.data.batches import Batch, Batches
 from trainer.data.distributed import summed
+from trainer.data.sources.pictures import LongStep
 from trainer.image_sheets import side_by_side
 from trainer.kinds import KINDS
 
@@ -149,6 +151,12 @@ class Stage(nn.Module, ABC):
     shown: Mapping[str, str] = MappingProxyType({})
     plotted: Mapping[str, tuple[float | None, float | None]] = MappingProxyType({})
     label_names: Sequence[str] = ()
+
+    def prepare(self, train: Batches, folder: Path, step: LongStep) -> None:
+        """Load, or make and keep in the run's ``folder``, what training needs beside the weights.
+
+        Called before a new run and before a resumed one. ``step`` shows what is being done.
+        """
 
     @abstractmethod
     def forward(self, inputs: Tensor, labels: Tensor | None = None, /) -> Step:

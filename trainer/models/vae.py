@@ -2,18 +2,20 @@
 
 import math
 from collections.abc import Iterable
+from pathlib import Path
 from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
 from service.contract.manifest import CodesSpec, ImageSpec, Input, Output, Parameter, Role
-from trainer.config import NCPConfig, VAEConfig
+from trainer.config import LossesConfig, NCPConfig, VAEConfig
 from trainer.config.base import HOTTEST
 from trainer.data import binarisation
 from trainer.data.augmentation import cropped, flipped, rotated
-from trainer.data.batches import Batch
+from trainer.data.batches import Batch, Batches
 from trainer.data.distributed import normal, summed
+from trainer.data.sources.pictures import LongStep
 from trainer.models.adversarial.adversary import PLOTTED, Adversary
 from trainer.models.adversarial.discriminator import check_size
 from trainer.models.base import Graph, Step, to_shares
@@ -24,6 +26,7 @@ from trainer.models.gaussian.noise_contrastive import ClassifierStage
 from trainer.models.gaussian.operations import BATCH, UNTILED, encoding, interpolation
 from trainer.models.gaussian.posterior import Posterior, at_least
 from trainer.models.gaussian.scores import for_every_draw, negative_log_mean, scoring
+from trainer.models.losses.added import AddedLosses
 
 # Of pixels in [0, 1]: half a level of 255.
 SMALLEST_VARIANCE = (0.5 / 255) ** 2
@@ -33,7 +36,8 @@ class VAE(GaussianModel):
     """Encoder to a diagonal Gaussian, reparameterisation, decoder to a likelihood of the pixels.
 
     The loss is -log p(x|z) + beta x KL(q(z|x) || p(z)), in nats an image, the mean over the batch; for the
-    likelihood ``mse`` the first part is the sum of squared errors, pixels in [0, 1].
+    likelihood ``mse`` the first part is the sum of squared errors, pixels in [0, 1]. Further losses of the
+    reconstruction count as squared errors of that size in every value of the image.
     """
 
     plotted = MappingProxyType({"kl": (0, None), "test_elbo": (None, None), **PLOTTED})
@@ -41,14 +45,15 @@ class VAE(GaussianModel):
 
     config: VAEConfig
 
-    def __init__(self, config: VAEConfig, image: ImageSpec, _variance: float, _classes: int = 0) -> None:
+    def __init__(self, config: VAEConfig, image: ImageSpec, _variance: float, classes: int = 0) -> None:
         if config.latent == "grid":
             image = image.model_copy(update={"multiple_of": config.stride})
-        config.check_crop(config.crop, image)
+        seen = config.seen(image, config.crop)
         if config.adversarial:
-            check_size(config.crop or image.height, config.crop or image.width, config.discriminator_layers)
+            check_size(seen.height, seen.width, config.discriminator_layers)
         super().__init__(config, image, outputs=image.channels)
         self.likelihood = likelihood_for(config.likelihood)
+        self.losses = AddedLosses(config, seen, classes) if config.uses(LossesConfig) else None
 
     def _networks(self, outputs: int) -> tuple[nn.Sequential, nn.Sequential]:
         if self.config.latent == "grid":
@@ -67,23 +72,25 @@ class VAE(GaussianModel):
         divergence = posterior.divergence().mean(dim=0)
         weight = self.config.beta * self.kl_warmup()
         loss = reconstruction + weight * at_least(self.config.free_bits, divergence).sum()
-        opposed = (pixels * 2 - 1, self.likelihood.mean(output) * 2 - 1) if self.config.adversarial else None
-        return Step(
-            loss,
-            {
-                "loss": loss.detach(),
-                "reconstruction_loss": reconstruction.detach(),
-                "kl": divergence.sum().detach(),
-            },
-            pictures=opposed,
-        )
+        mean = self.likelihood.mean(output) * 2 - 1
+        metrics = {"reconstruction_loss": reconstruction.detach(), "kl": divergence.sum().detach()}
+        if self.losses is not None:
+            added = self.losses(mean, pixels * 2 - 1)
+            loss = loss + sum(added.values()) * self.likelihood.nats_of_an_error(pixels)
+            metrics |= {name: value.detach() for name, value in added.items()}
+        opposed = (pixels * 2 - 1, mean) if self.config.adversarial else None
+        return Step(loss, {"loss": loss.detach(), **metrics}, pictures=opposed)
+
+    def prepare(self, train: Batches, folder: Path, step: LongStep) -> None:
+        if self.losses is not None:
+            self.losses.prepare(train, folder, step)
 
     def opponent(self, steps: int) -> Adversary | None:
         if not self.config.adversarial:
             return None
         # The loss is a sum over the pixels.
-        height, width = (self.config.crop or length for length in (self.image.height, self.image.width))
-        pixels = self.image.channels * height * width
+        seen = self.config.seen(self.image, self.config.crop)
+        pixels = seen.channels * seen.height * seen.width
         return Adversary(
             self.config, self.decoder, self.image, steps=steps, seed=self.config.seed, scale=pixels
         )

@@ -2,21 +2,25 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from service.contract.manifest import CodesSpec, ImageSpec
-from trainer.config import VQVAEConfig
+from trainer.config import LossesConfig, VQVAEConfig
 from trainer.data.augmentation import cropped, flipped
+from trainer.data.batches import Batches
 from trainer.data.distributed import gathered
+from trainer.data.sources.pictures import LongStep
 from trainer.models.adversarial.adversary import PLOTTED, Adversary
 from trainer.models.adversarial.discriminator import check_size
 from trainer.models.base import Graph, Model, Step, to_pixels, to_unit
 from trainer.models.code_graphs import Decode, Encode, decoding, encoding
 from trainer.models.code_prior.stage import PriorStage
 from trainer.models.layers.convolutional import Decoder, Encoder
+from trainer.models.losses.added import AddedLosses
 from trainer.models.quantizers import (
     FSQ,
     Codebook,
@@ -43,7 +47,8 @@ class VQVAE(Model):
     """Encoder, codebook and decoder.
 
     The loss is reconstruction / spread + codebook loss + beta x commitment loss, eq. 3, less the losses that
-    the quantizer does not have. ``spread`` is the variance of the data's pixels in [0, 1] (its square root
+    the quantizer does not have; further losses of the reconstruction are added to it before the division.
+    ``spread`` is the variance of the data's pixels in [0, 1] (its square root
     for the L1 loss), so that beta and the learning rate mean the same on any data.
     """
 
@@ -52,36 +57,41 @@ class VQVAE(Model):
 
     spread: Tensor
 
-    def __init__(self, config: VQVAEConfig, image: ImageSpec, variance: float, _classes: int = 0) -> None:
+    def __init__(self, config: VQVAEConfig, image: ImageSpec, variance: float, classes: int = 0) -> None:
         super().__init__()
         self.config = config
         self.image = image.model_copy(update={"multiple_of": config.stride})
-        config.check_crop(config.crop, image)
+        seen = config.seen(image, config.crop)
         if config.adversarial:
-            check_size(config.crop or image.height, config.crop or image.width, config.discriminator_layers)
+            check_size(seen.height, seen.width, config.discriminator_layers)
         net = config.layers(image)
         self.encoder = Encoder(image.channels, config.codebook_dim, **net)
         self.decoder = Decoder(image.channels, config.codebook_dim, **net, upsampling=config.upsampling)
         self.quantizer = quantizer_for(config)
         spread = variance if config.reconstruction == "mse" else variance**0.5
         self.register_buffer("spread", torch.tensor(spread))
+        self.losses = AddedLosses(config, seen, classes) if config.uses(LossesConfig) else None
 
     def forward(self, inputs: Tensor, _labels: Tensor | None = None, /) -> Step:
         target = to_unit(self._augmented(inputs) if self.training else inputs)
         quantized = self.quantizer(self.encoder(target))
+        output = self.decoder(quantized.vectors).float()
         # Halved, a distance in [-1, 1] is one in [0, 1].
-        pictures = self.decoder(quantized.vectors).float()
-        error = (pictures - target) / 2
+        error = (output - target) / 2
         reconstruction = error.square().mean() if self.config.reconstruction == "mse" else error.abs().mean()
         loss = reconstruction / self.spread
         losses: dict[str, Tensor] = {self.config.reconstruction: reconstruction.detach()}
+        if self.losses is not None:
+            added = self.losses(output, target)
+            loss = loss + sum(added.values()) / self.spread
+            losses |= {name: value.detach() for name, value in added.items()}
         if quantized.commitment_loss is not None:
             loss = loss + self.config.commitment * quantized.commitment_loss
             losses["commitment_loss"] = quantized.commitment_loss.detach()
         if quantized.codebook_loss is not None:
             loss = loss + quantized.codebook_loss
             losses["codebook_loss"] = quantized.codebook_loss.detach()
-        opposed = (target, pictures) if self.config.adversarial else None
+        opposed = (target, output) if self.config.adversarial else None
         return Step(loss, {"loss": loss.detach(), **losses}, quantized.counts, pictures=opposed)
 
     def opponent(self, steps: int) -> Adversary | None:
@@ -93,6 +103,10 @@ class VQVAE(Model):
         if self.config.crop is not None:
             images = cropped(images, self.config.crop)
         return flipped(images) if self.config.flips else images
+
+    def prepare(self, train: Batches, folder: Path, step: LongStep) -> None:
+        if self.losses is not None:
+            self.losses.prepare(train, folder, step)
 
     @torch.no_grad()
     def begin(self, batches: Iterable[Tensor]) -> None:

@@ -12,6 +12,7 @@ from rich.console import Console
 from trainer import durable
 from trainer.cli import next_commands
 from trainer.config import CheckpointConfig, ImportConfig
+from trainer.data.sources.pictures import LongStep
 from trainer.errors import CheckpointError, ConfigError
 from trainer.export.exporter import Exported, export
 from trainer.pretrained.architectures.base import Architecture
@@ -21,7 +22,7 @@ from trainer.pretrained.families import Family, recognised
 from trainer.pretrained.pretrained_model import PretrainedModel
 from trainer.pretrained.state_dict import fill
 from trainer.training.device import limit_threads
-from trainer.training.progress import LongStep, in_silence, long_step
+from trainer.training.progress import in_silence, long_step
 
 # At most this many pictures are compared, with at most this many pixels together; but never fewer than two.
 PICTURES, PICTURES_PIXELS = 16, 2**19

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from itertools import islice
 from typing import Generic, TypeVar, cast
 
@@ -25,7 +26,7 @@ from trainer.training.checkpoint import Position
 from trainer.training.device import Machine
 from trainer.training.guard import Guard
 from trainer.training.metrics import EpochMetrics, Tracker, trackers
-from trainer.training.progress import Progress
+from trainer.training.progress import Progress, long_step
 from trainer.training.run_folder import Record, RunFolder
 
 BETAS = (0.9, 0.99)
@@ -80,6 +81,7 @@ class Fit(Generic[S]):
 
     def begin(self) -> None:
         """Start a new run: the stage sees the data once, and a first checkpoint is written."""
+        self._prepare()
         self.stage.train()
         self.stage.begin(batch.images for batch in self.train.epoch(0))
         if self.average is not None:
@@ -91,11 +93,15 @@ class Fit(Generic[S]):
     def resume(self) -> None:
         """Continue from the latest checkpoint of the run, to the result of an unbroken run."""
         latest = self.run.latest_checkpoint()
+        self._prepare()
         self.position, sums = checkpoint.load(latest, self.stage, self.average, self.optimizer, self.guard)
         self.metrics = EpochMetrics.restored(sums, self.fabric.device, self.stage.count_metrics)
         if distributed.is_first():
             self.run.rewind(self.position.epoch)
             best_weights.rewind(self.run, self.position)
+
+    def _prepare(self) -> None:
+        self.stage.prepare(self.train, self.run.folder, partial(long_step, self.console))
 
     def __call__(self) -> None:
         """Train to the last epoch.

@@ -5,8 +5,8 @@ The live line has what it is about, a bar, counts and time first, and then as ma
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -34,9 +34,6 @@ PERCENTAGES = frozenset({"usage", "explained_variance"})
 GAP = "  "
 # Images a step in the presets for few pictures.
 SMALL_BATCH = 16
-
-# Names a long step for as long as it takes; it may report how far it is.
-LongStep = Callable[[str], AbstractContextManager[OnProgress]]
 
 
 class Progress:

@@ -10,6 +10,7 @@
       plots/              losses and other metrics over the epochs
       checkpoints/        the latest ones, to resume from
       best/               the weights of the best epoch, with export_best
+      perceptual.safetensors  the learned network of a perceptual loss, if there is one
       prior/              the same of a second stage, the prior over the codes, if there is one
 
 A second run of the same name goes to NAME-2, and so on: nothing is overwritten.

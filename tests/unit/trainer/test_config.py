@@ -1,3 +1,4 @@
+import hashlib
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from pydantic import ValidationError
 from tests.fixtures import tiny_models
 from trainer.config import (
     PRESETS,
+    LossesConfig,
     NCPConfig,
     RunConfig,
     VAEConfig,
@@ -22,7 +24,7 @@ from trainer.config import (
     resolve,
     validated,
 )
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, DataError
 from trainer.kinds import KINDS
 
 
@@ -277,3 +279,26 @@ def test_a_config_survives_yaml(given_values: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = write(Path(folder), yaml.safe_dump(config.model_dump(mode="json")))
         assert validated("vqvae", read_yaml(file)) == config
+
+
+def test_the_file_of_a_loss_is_found_from_anywhere_and_known_by_its_sha256(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "vgg16.pth"
+    file.write_bytes(b"weights")
+    monkeypatch.chdir(tmp_path)
+    config = tiny_models.config(perceptual="vgg16.pth")
+    assert config.perceptual_file == file
+    with pytest.raises(DataError, match=r"vgg16\.pth has the sha256 9a129038.*--perceptual-sha256"):
+        config.check_files()
+    tiny_models.config(
+        perceptual=str(file), perceptual_sha256=hashlib.sha256(b"weights").hexdigest()
+    ).check_files()
+    with pytest.raises(DataError, match="--perceptual is 'slef': none, self or a file is allowed"):
+        tiny_models.config(perceptual="slef").check_files()
+    assert tiny_models.config(perceptual="self").perceptual_file is None
+
+
+def test_a_config_uses_a_part_if_one_of_its_values_is_no_default() -> None:
+    assert not tiny_models.config(epochs=9).uses(LossesConfig)
+    assert tiny_models.vae_config(frequency_weight=1.0).uses(LossesConfig)

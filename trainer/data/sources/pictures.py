@@ -8,7 +8,7 @@ import textwrap
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,9 @@ CHUNK = 256
 
 OnProgress = Callable[[int, int], None]
 """Called with how many are done so far, and how many there are: pictures that are read, say."""
+
+LongStep = Callable[[str], AbstractContextManager[OnProgress]]
+"""Names a long step for as long as it takes; it may report how far it is."""
 
 
 @dataclass(frozen=True)

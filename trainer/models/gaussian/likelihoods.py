@@ -22,6 +22,14 @@ class Likelihood(nn.Module, ABC):
         """What is minimised: -log p, perhaps without its constant. float32 ``(B,)``."""
         return -self.log_prob(output, pixels)
 
+    def nats_of_an_error(self, _pixels: Tensor) -> Tensor:
+        """What -log p rises by if the squared error of every value of an image does by 1: a scalar.
+
+        It has no gradient: what is learned of the likelihood follows from the errors alone. Raises TypeError
+        for a likelihood that is not one of squared errors.
+        """
+        raise TypeError(f"{type(self).__name__} is no likelihood of squared errors")
+
     @abstractmethod
     def mean(self, output: Tensor) -> Tensor:
         """The expected image: float32 ``(B, C, H, W)``, to be clamped to [0, 1]."""
@@ -49,6 +57,9 @@ class Gaussian(Likelihood):
         if self.learned:
             return -self.log_prob(output, pixels)
         return self._squares(output, pixels)
+
+    def nats_of_an_error(self, pixels: Tensor) -> Tensor:
+        return math.prod(pixels.shape[1:]) / (2 * self.log_variance.detach().exp())
 
     def mean(self, output: Tensor) -> Tensor:
         # As the encoder sees pixels in [-1, 1].

@@ -93,6 +93,12 @@ def test_the_manifest_tells_what_was_trained(trained: Trained, manifest: Manifes
     assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", manifest.created)
 
 
+def test_the_manifest_has_the_name_of_a_file_and_not_its_folder() -> None:
+    public = exporter.public_config(tiny_models.config(perceptual="/home/anna/vgg16.pth", data="/home/anna"))
+    assert (public["perceptual"], public["data"]) == ("vgg16.pth", "anna")
+    assert not {"out", "export_to"} & public.keys()
+
+
 def test_the_operations_name_the_inputs_of_their_graphs_by_role(folder: Path, manifest: Manifest) -> None:
     roles = {"encode": (Role.images, Role.codes), "decode": (Role.codes, Role.images)}
     assert manifest.operations.keys() == roles.keys()

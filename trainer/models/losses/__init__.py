@@ -1,0 +1,1 @@
+"""Losses of a reconstruction beside its squared or absolute error."""
