@@ -30,6 +30,7 @@ A running service loads the model at the end:
     python -m trainer vqvae --reload http://127.0.0.1:8000
 """
 
+import os
 import shlex
 import signal
 import sys
@@ -118,7 +119,8 @@ def _preset_for(kind: str, data: str | None, console: Console) -> str | None:
     preset = KINDS[kind].pictures
     if preset is None or data is None or not loading.holds_pictures(str(data)):
         return None
-    console.print(f"preset: {preset}, as the data are pictures; another one is chosen with --preset")
+    if os.environ.get("RANK", "0") == "0":
+        console.print(f"preset: {preset}, as the data are pictures; another one is chosen with --preset")
     return preset
 
 

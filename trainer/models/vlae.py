@@ -36,6 +36,8 @@ class VLAE(GaussianModel):
 
     kept = "vlae_condprior_epoch{epoch}"
     best = Best("test_elbo", highest=True)
+    # The weight of the KL divergence moves with training.
+    anew = GaussianModel.anew | {"weight"}
     shown = MappingProxyType({"prior": "sample/prior"})
     plotted = MappingProxyType(
         {"kl": (0, None), "test_elbo": (None, None), "test_elbo_given_class": (None, None)}

@@ -63,6 +63,8 @@ def load(config: RunConfig, path: Path, model: "Model") -> None:
     ]
     if wrong:
         why = f"{_listed(wrong)}{_differences(origin, config)}"
+        if origin.run is None and not theirs.keys() >= own.keys():
+            why += ". What the graphs of a published model lack, its run folder has"
         raise ConfigError(f"--init-from {origin.path} does not fit this model: {why}")
     model.load_state_dict({name: theirs[name] for name in own}, strict=False)
 
