@@ -49,6 +49,7 @@ try:
         Commands,
         load_published,
         open_console,
+        precision_option,
         reload_option,
         replace_option,
         same_command,
@@ -124,13 +125,21 @@ def main() -> None:
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--export-to", type=click.Path(path_type=Path), help="publish as DIR/NAME [default: the run's]")
 @click.option("--name", help="of the exported model [default: the run's]")
-def export(run: Path, export_to: Path | None, name: str | None, replace: bool, reload: str | None) -> None:
+@precision_option("the run's")
+def export(
+    run: Path,
+    export_to: Path | None,
+    name: str | None,
+    precision: str | None,
+    replace: bool,
+    reload: str | None,
+) -> None:
     """Publish the model of the latest checkpoint of RUN, a run folder."""
     console = open_console()
     with clear_errors(same_command()):
         opened = RunFolder.open(run)
         opened.replace = replace
-        config = opened.published_as(export_to, name)
+        config = opened.published_as(export_to, name, precision)
         opened.latest_checkpoint()
         _check(config.model_copy(update={"wandb": False}), opened, replace=replace)
         from trainer import pipeline

@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from trainer.cli import next_commands, publishing, resuming
+from trainer.cli import next_commands, publishing, resuming, warn
 from trainer.config import RunConfig, Schedule
 from trainer.data import distributed
 from trainer.data.batches import Batches, ResidentSplit, Split
@@ -243,9 +243,7 @@ def _publish(
     console: Console,
 ) -> Exported:
     console.print("exporting and measuring ...")
-    trained = {STEPS: _steps(run)}
-    if second is not None:
-        trained[f"{second.name}_{STEPS}"] = _steps(run.stage(second.name))
+    more = {} if second is None else {f"{second.name}_{STEPS}": _steps(run.stage(second.name))}
     exported = export(
         model,
         second,
@@ -253,7 +251,8 @@ def _publish(
         dataset,
         run.identity,
         replace=run.replace,
-        trained=trained,
+        precision=config.export_precision,
+        trained={STEPS: _steps(run), **more},
         step=partial(long_step, console),
     )
     manifest = exported.manifest
@@ -263,12 +262,13 @@ def _publish(
     console.print(f"published {exported.folder} (version {manifest.version}). Next:")
     sampled = any(name.startswith(SAMPLE) for name in manifest.operations)
     console.print("\n".join(f"  {line}" for line in next_commands(exported.folder, sampled=sampled)))
+    warn(console, exported.refused)
     if poor := shortcomings(manifest.measures, manifest.codes):
         epochs = enough_epochs(config.batch_size, len(dataset.train))
         # Once the second stage has begun, the first can no longer be trained.
         if second is None and epochs > config.epochs:
             poor += f" To train it further: {resuming(run.config)} --epochs {epochs}"
-        console.print(f"warning: {poor}", style="yellow")
+        warn(console, poor)
     return exported
 
 

@@ -16,7 +16,9 @@ from service.settings import Settings
 SETTINGS = (
     "models",
     "provider",
+    "precision",
     "tf32",
+    "gpu_graph_bytes",
     "threads",
     "batch_size",
     "batch_pixels",

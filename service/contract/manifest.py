@@ -12,10 +12,12 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from service.contract.measures import Agreement, HalfPrecision, Measures, Parity, Precision, PrecisionGraphs
 from service.contract.operations import Input, Operation, Output, Parameter, Record, RelativeFile, Tiling
 from service.contract.roles import Axis, Role
 
 __all__ = [
+    "Agreement",
     "Codebook",
     "CodesSpec",
     "File",
@@ -27,6 +29,7 @@ __all__ = [
     "Output",
     "Parameter",
     "Parity",
+    "PrecisionGraphs",
     "Role",
     "Run",
     "Scaling",
@@ -171,48 +174,6 @@ class Codebook(Record):
     shape: tuple[int, int]
 
 
-class Measures(Record):
-    """Metrics of the exported graphs on ``images`` images of a dataset's split.
-
-    ``of`` says what was evaluated: ``reconstructions``, ``likelihood``, the images of an operation
-    ``sample/<method>``, or ``real images``, the best that samples could reach. The row ``training`` has
-    the steps of the training on ``images`` training images.
-
-    ``protocol`` is a hash over ``settings``, which say how it was measured and on which pixels: rows with the
-    same protocol may be compared, those of other models too.
-    """
-
-    of: str = "reconstructions"
-    dataset: str
-    split: str
-    images: int = Field(ge=1)
-    values: dict[str, float]
-    protocol: str | None = Field(default=None, pattern=r"^[0-9a-f]{12}$")
-    settings: dict[str, str | int] = Field(default_factory=dict)
-
-
-class Parity(Record):
-    """How closely ONNX Runtime and torch agreed on ``images`` images at export.
-
-    - ``within_one_level``: the share of pixels that differ by at most 1 of 255 when both decode equal codes
-    - ``largest_difference``: the largest difference of a pixel, of 255
-    - ``code_flips``, ``codes``: how many codes differ, of how many
-    - ``flip_gap``: the largest relative gap between the two distances behind such a code
-    - ``draw_gap``: for a sampler, how far the noise of a differing draw was from the cumulative probabilities
-      with which torch draws the same code
-    - ``tolerance``: what was allowed, and why
-    """
-
-    images: int = Field(ge=1)
-    within_one_level: float = Field(ge=0, le=1)
-    largest_difference: int = Field(ge=0, le=255)
-    code_flips: int = Field(ge=0)
-    codes: int = Field(ge=0)
-    flip_gap: float = Field(ge=0)
-    draw_gap: float | None = Field(default=None, ge=0)
-    tolerance: str
-
-
 class File(Record):
     """The sha256 and the size in bytes of a file of the bundle."""
 
@@ -228,7 +189,10 @@ class Run(Record):
 
 
 class Manifest(Record):
-    """All that the service knows about a model; see the module's docstring."""
+    """All that the service knows about a model; see the module's docstring.
+
+    ``precisions`` has further graphs in half precision, by the precision.
+    """
 
     schema_version: Literal[1] = SCHEMA_VERSION
     name: str = Field(pattern=rf"^{NAME_PATTERN}$")
@@ -243,6 +207,7 @@ class Manifest(Record):
     codes: CodesSpec
     labels: tuple[str, ...] | None = None
     operations: dict[str, Operation] = Field(min_length=1)
+    precisions: dict[HalfPrecision, PrecisionGraphs] = Field(default={})
     codebook: Codebook | None = None
     measures: tuple[Measures, ...] = ()
     parity: Parity | None = None
@@ -269,6 +234,24 @@ class Manifest(Record):
                 f"{size[0]}x{size[1]}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _precisions_agree(self) -> Self:
+        for precision, half in self.precisions.items():
+            if unknown := half.graphs.keys() - self.operations.keys():
+                raise ValueError(f"precision {precision!r} has graphs of {sorted(unknown)}, no operations")
+            if missing := set(half.graphs.values()) - self.files.keys():
+                raise ValueError(f"precision {precision!r}: {sorted(missing)} are not among the files")
+        return self
+
+    def graph_on(self, operation: str, provider: str, precision: Precision = "32") -> str:
+        """The file of the graph of an operation for a provider and a precision, if there is one of its own.
+
+        An operation without one in the precision has that in float32.
+        """
+        half = self.precisions.get(precision) if precision != "32" else None
+        own = None if half is None else half.graphs.get(operation)
+        return own or self.operations[operation].graph_on(provider)
 
     def row(self, role: Role, *, any_size: bool = False) -> tuple[str, tuple[int, ...]]:
         """The dtype and the shape of one row of a role, as ``CodesSpec.row``."""

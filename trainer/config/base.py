@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from service.contract.manifest import NAME_PATTERN, ImageSpec
+from service.contract.measures import Precision
 from trainer.errors import ConfigError, nearest
 from trainer.kinds import KINDS
 
@@ -70,7 +71,7 @@ class RunConfig(BaseModel):
 
     second_stage_fields: ClassVar[frozenset[str]] = frozenset()
     free_on_resume: ClassVar[frozenset[str]] = frozenset(
-        {"epochs", "device", "precision", "export_to", "keep_checkpoints", "wandb"}
+        {"epochs", "device", "precision", "export_to", "export_precision", "keep_checkpoints", "wandb"}
     )
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -134,6 +135,10 @@ class RunConfig(BaseModel):
 
     out: Path = Field(default=Path("runs"), description="folder of the run folders")
     export_to: Path = Field(default=Path("exported"), description="the model is published as DIR/NAME")
+    export_precision: Annotated[Precision, WrittenAsText] = Field(
+        default="32",
+        description="publish graphs in this half precision too, if they agree with those in float32",
+    )
     keep_checkpoints: int = Field(default=2, ge=1, description="how many of the latest checkpoints to keep")
     wandb: bool = Field(default=False, description="log to Weights & Biases too (needs the extra 'wandb')")
 

@@ -145,9 +145,14 @@ class RunFolder:
                 )
         return changed
 
-    def published_as(self, export_to: Path | None, name: str | None) -> RunConfig:
-        """The config with another place or name of the published model. Raises ConfigError for a bad name."""
-        given = {"export_to": export_to, "name": name}
+    def published_as(
+        self, export_to: Path | None, name: str | None, precision: str | None = None
+    ) -> RunConfig:
+        """The config with another place, name or precision of the published model.
+
+        Raises ConfigError for a bad name or precision.
+        """
+        given = {"export_to": export_to, "name": name, "export_precision": precision}
         changes = {key: value for key, value in given.items() if value is not None}
         return validated(self.config.kind, self.config.model_dump() | changes)
 
