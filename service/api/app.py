@@ -90,6 +90,7 @@ def create_app(settings: Settings, control: ControlChannel | None = None) -> App
         captures=settings.cuda_graphs,
         graph_bytes=settings.gpu_graph_bytes,
         precision=settings.precision,
+        cpu_rows=settings.cpu_rows,
     )
     batching = BatchLimits.on(provider, settings.batch_size, settings.batch_pixels, settings.tile_pixels)
     registry = Registry(settings.models, provider, batching, settings.default_model)

@@ -19,6 +19,7 @@ SETTINGS = (
     "precision",
     "tf32",
     "gpu_graph_bytes",
+    "cpu_rows",
     "threads",
     "batch_size",
     "batch_pixels",

@@ -105,6 +105,7 @@ class Job:
             captures=settings.cuda_graphs,
             graph_bytes=settings.gpu_graph_bytes,
             precision=settings.precision,
+            cpu_rows=settings.cpu_rows,
         )
         limits = BatchLimits.on(provider, settings.batch_size, settings.batch_pixels, settings.tile_pixels)
         try:

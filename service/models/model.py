@@ -26,6 +26,7 @@ from service.contract.runner import Arrays, BatchSlice, Results, Runner, WrongOu
 from service.errors import GraphFailed, UnknownOperation, did_you_mean, quoted, unknown
 from service.models.bundle import Bundle
 from service.models.pipeline import SAMPLE, Number, Pipeline
+from service.runtime.beside_cpu import BesideCpu
 from service.runtime.providers import Provider
 from service.runtime.session import Session
 
@@ -66,7 +67,7 @@ class ServedModel:
 
     bundle: Bundle
     provider: Provider
-    sessions: Mapping[str, Session]
+    sessions: Mapping[str, Session | BesideCpu]
     batch_limits: BatchLimits
     precision: Precision = "32"
     precision_reason: str | None = None

@@ -14,8 +14,9 @@ from service.errors import GraphFailed, ModelRefused
 from service.models.bundle import Bundle, read_fingerprint, read_manifest, read_tensors
 from service.models.model import BatchLimits, ServedModel
 from service.models.pipeline import SAMPLE, Pipeline
+from service.runtime.beside_cpu import BesideCpu
 from service.runtime.io_binding import padded_sizes
-from service.runtime.providers import Provider
+from service.runtime.providers import MEASURED, Provider
 from service.runtime.session import Session, TensorType
 
 log = logging.getLogger(__name__)
@@ -67,10 +68,13 @@ def _loaded(
         operation.graph: manifest.graph_on(name, provider.name, precision)
         for name, operation in manifest.operations.items()
     }
-    sessions = {
-        graph: Session(bundle.path / file, provider, tensors, half=file in halves)
-        for graph, file in sorted(files.items())
-    }
+    sessions: dict[str, Session | BesideCpu] = {}
+    for graph, file in sorted(files.items()):
+        session = Session(bundle.path / file, provider, tensors, half=file in halves)
+        sessions[graph] = session
+        if provider.cpu_rows and provider.captures and not session.captures:
+            on_cpu = Provider("cpu", provider.reason, provider.threads)
+            sessions[graph] = BesideCpu(session, Session(bundle.path / graph, on_cpu, tensors))
     model = ServedModel(bundle, provider, sessions, batch_limits, precision, precision_reason)
     for name, operation in manifest.operations.items():
         _validate_roles(name, operation)
@@ -80,6 +84,8 @@ def _loaded(
     both = ["reconstruct"] if manifest.operations.keys() >= {"encode", "decode"} else []
     for verb in dict.fromkeys([*manifest.operations, *both]):
         provider.call(partial(_capture, model, verb))
+    for name in manifest.operations:
+        provider.call(partial(_place, model, name))
     # A bundle that was published again in the meantime may be a mix of old and new files.
     if read_fingerprint(bundle.path, read_manifest(bundle.path)) != bundle.fingerprint:
         raise ModelRefused("the bundle changed while it was loaded; reload again")
@@ -122,7 +128,9 @@ def _validate_inputs(name: str, operation: Operation, allowed: Collection[Role])
             raise ModelRefused(f"operation {name!r} takes {role}, which no request gives it")
 
 
-def _validate_graph(name: str, operation: Operation, session: Session, manifest: Manifest) -> None:
+def _validate_graph(
+    name: str, operation: Operation, session: Session | BesideCpu, manifest: Manifest
+) -> None:
     """Refuse a graph whose inputs and outputs differ from the manifest in name, dtype or rank."""
     where = f"operation {name!r}, graph {session.name!r}"
     named = [item.name for item in operation.inputs]
@@ -178,6 +186,25 @@ def _capture(model: ServedModel, verb: str) -> None:
             model.run(pipeline, _zeros(model, pipeline, rows), rows, pipeline.defaults)
         except GraphFailed as error:
             raise ModelRefused(f"{verb!r} fails on {rows} images of the native size") from error
+
+
+def _place(model: ServedModel, name: str) -> None:
+    """Choose up to how many rows an operation runs on the CPU beside a GPU."""
+    operation, pipeline = model.manifest.operations[name], model.pipeline_of(name)
+    session = model.sessions[operation.graph]
+    if not isinstance(session, BesideCpu):
+        return
+    if model.provider.cpu_rows != MEASURED:
+        session.cpu_rows = model.provider.cpu_rows
+        return
+    most = model.batch_rows(pipeline, _zeros(model, pipeline, 1), pipeline.defaults)
+    try:
+        session.measure(
+            lambda rows: model.run(pipeline, _zeros(model, pipeline, rows), rows, pipeline.defaults), most
+        )
+    except GraphFailed as error:
+        raise ModelRefused(f"operation {name!r} fails on up to {most} images of the native size") from error
+    log.info("%s of model %s runs on the CPU up to %d rows", name, model.manifest.name, session.cpu_rows)
 
 
 def _zeros(model: ServedModel, pipeline: Pipeline, rows: int) -> Arrays:

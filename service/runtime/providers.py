@@ -47,6 +47,8 @@ CUDA_MAJOR, OLDEST_DRIVER = 13, 580
 
 _LOG_FATAL, _LOG_WARNING = 4, 2
 
+MEASURED = -1
+
 T = TypeVar("T")
 Name = Literal["cpu", "cuda"]
 Execution = list[tuple[str, dict[str, str]]]
@@ -63,6 +65,8 @@ class Provider:
     - ``captures``: on CUDA, whether runs are captured as CUDA graphs where a graph allows it
     - ``graph_bytes``: on CUDA, the most memory of the device that one graph may take; 0 for no limit
     - ``precision``: that of the graphs, where a model has them in it
+    - ``cpu_rows``: on CUDA, the most rows of a batch that runs on the CPU if its graph cannot be captured;
+      ``MEASURED`` for as many as are quicker there
     - ``executor``: on CUDA, the one thread that runs graphs
     """
 
@@ -73,6 +77,7 @@ class Provider:
     captures: bool = False
     graph_bytes: int = 0
     precision: Precision = "32"
+    cpu_rows: int = 0
     executor: ThreadPoolExecutor | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -102,6 +107,7 @@ def choose_provider(
     captures: bool = False,
     graph_bytes: int = 0,
     precision: Precision = "32",
+    cpu_rows: int = 0,
 ) -> Provider:
     """The provider to use, after a probe of CUDA. ``threads`` of 0 stands for all CPUs of this process.
 
@@ -115,7 +121,15 @@ def choose_provider(
     obstacle = _gpu_thread().submit(cuda_obstacle).result()
     if obstacle is None:
         return Provider(
-            "cuda", "CUDA works", threads, tf32, captures, graph_bytes, precision, executor=_gpu_thread()
+            "cuda",
+            "CUDA works",
+            threads,
+            tf32,
+            captures,
+            graph_bytes,
+            precision,
+            cpu_rows,
+            _gpu_thread(),
         )
     if wanted == "cuda":
         raise StartupError(f"provider=cuda, but CUDA cannot be used: {obstacle}")

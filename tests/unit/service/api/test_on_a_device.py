@@ -27,9 +27,16 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Device:
     said: dict[str, str] = {}
 
     def choose(
-        wanted: str, threads: int, *, tf32: bool, captures: bool, graph_bytes: int, precision: Precision
+        wanted: str,
+        threads: int,
+        *,
+        tf32: bool,
+        captures: bool,
+        graph_bytes: int,
+        precision: Precision,
+        cpu_rows: int,
     ) -> Device:
-        said["asked"] = f"{wanted} {tf32=} {captures=} {graph_bytes=} {precision=}"
+        said["asked"] = f"{wanted} {tf32=} {captures=} {graph_bytes=} {precision=} {cpu_rows=}"
         return Device("cuda", "a test asks for it", threads, tf32, precision=precision, said=said)
 
     monkeypatch.setattr(app, "choose_provider", choose)
@@ -43,14 +50,14 @@ def there(exported: Path, device: Device) -> Iterator[TestClient]:
 
 
 def test_settings_reach_the_provider(exported: Path, device: Device) -> None:
-    with make_client(
-        exported, provider="cuda", tf32=True, cuda_graphs=True, gpu_graph_bytes=2**30, precision="16"
-    ):
-        assert device.said["asked"] == ("cuda tf32=True captures=True graph_bytes=1073741824 precision='16'")
+    with make_client(exported, provider="cuda", tf32=True, gpu_graph_bytes=2**30, precision="16", cpu_rows=4):
+        assert device.said["asked"] == (
+            "cuda tf32=True captures=True graph_bytes=1073741824 precision='16' cpu_rows=4"
+        )
 
 
 def test_graphs_are_captured_and_tf32_is_off_by_default(there: TestClient, device: Device) -> None:
-    assert device.said["asked"] == "auto tf32=False captures=True graph_bytes=0 precision='32'"
+    assert device.said["asked"] == "auto tf32=False captures=True graph_bytes=0 precision='32' cpu_rows=-1"
     assert there.get("/readyz").json()["provider"] == "cuda"
 
 

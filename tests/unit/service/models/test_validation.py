@@ -1,5 +1,5 @@
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -15,7 +15,9 @@ from service.models import validation
 from service.models.bundle import read_bundle
 from service.models.model import BatchLimits, ServedModel
 from service.models.validation import load_model
+from service.runtime.beside_cpu import BesideCpu
 from service.runtime.io_binding import Value
+from service.runtime.providers import MEASURED, Provider
 from service.runtime.session import Session
 from tests.fixtures import bundle_builder, halved_model, toy_models
 from tests.unit.service.conftest import CPU
@@ -254,3 +256,35 @@ def test_where_runs_are_captured_every_padded_batch_runs_at_the_start(
     monkeypatch.setattr(validation, "Session", Capturing)
     load_model(read_bundle(toy_models.write_levels(tmp_path)), CPU, BatchLimits(rows=5))
     assert ran == expected
+
+
+@pytest.mark.parametrize(("cpu_rows", "expected"), [(0, {}), (3, {"decoder.onnx": 3})])
+def test_only_a_graph_that_cannot_be_captured_has_the_cpu_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cpu_rows: int, expected: dict[str, int]
+) -> None:
+    class Here(Session):
+        def __init__(self, path: Path, provider: Provider, *given: Any, **more: Any) -> None:
+            super().__init__(path, CPU, *given, **more)
+            self.captures = provider.captures and path.name == "encoder.onnx"
+
+    monkeypatch.setattr(validation, "Session", Here)
+    provider = Provider("cuda", "a test asks for it", 1, captures=True, cpu_rows=cpu_rows)
+    model = load_model(read_bundle(toy_models.write_levels(tmp_path)), provider, BatchLimits(rows=5))
+    beside = {name: each.cpu_rows for name, each in model.sessions.items() if isinstance(each, BesideCpu)}
+    assert beside == expected
+
+
+def test_the_rows_for_the_cpu_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Here(Session):
+        def __init__(self, path: Path, _: Provider, *given: Any, **more: Any) -> None:
+            super().__init__(path, CPU, *given, **more)
+
+    def measure(self: BesideCpu, run: Callable[[int], object], most: int) -> None:
+        run(most)
+        self.cpu_rows = most
+
+    monkeypatch.setattr(validation, "Session", Here)
+    monkeypatch.setattr(BesideCpu, "measure", measure)
+    provider = Provider("cuda", "a test asks for it", 1, captures=True, cpu_rows=MEASURED)
+    model = load_model(read_bundle(toy_models.write_levels(tmp_path)), provider, BatchLimits(rows=5))
+    assert [each.cpu_rows for each in model.sessions.values() if isinstance(each, BesideCpu)] == [5, 5]
