@@ -23,6 +23,7 @@ from docs.library_reference import library
 from service.api.app import create_app
 from service.bulk.command import commands
 from service.errors import Problem
+from service.observability.metrics import OF_GPU
 from service.settings import Settings
 from tessera.command import commands as library_commands
 from trainer.__main__ import main
@@ -131,11 +132,12 @@ def metrics(client: TestClient) -> str:
         labels = {label for sample in family.samples for label in sample.labels} - {"le"}
         shown = ", ".join(f"`{label}`" for label in sorted(labels))
         rows.append((f"`{family.name}{end}`", family.type, shown, family.documentation))
+    rows += [(f"`{name}`", "gauge", "`gpu`, `worker`", meaning) for name, meaning in OF_GPU]
     return f"""# Metrics
 
 `GET /metrics` answers these in Prometheus's text format, for all workers at once. A histogram has `_sum`
 and `_count` beside `_bucket`. [Monitoring](../operations/monitoring.md) says who may read them, and has
-the alerts.
+the alerts. Those of the [GPU](../deployment/gpu.md#memory-of-the-gpu) need the extra `gpu-metrics`.
 
 {table(("name", "type", "labels", "meaning"), sorted(rows))}
 """

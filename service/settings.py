@@ -23,6 +23,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service.contract.measures import Precision
 from service.models.hub.reference import Reference, is_reference
 
 PREFIX = "TESSERA_"
@@ -122,10 +123,20 @@ class Settings(BaseSettings):
     """Model for requests that name none. Unset: the only one that is loaded."""
     provider: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the graphs run. auto: CUDA if it works, else the CPU; cuda: CUDA or no start."""
+    precision: Precision = "32"
+    """Precision of the graphs: 32, 16 (float16) or bf16. A model whose bundle has no graphs in it, or where
+    they do not run, runs in 32; `/readyz` and `/models` say so."""
     tf32: bool = False
     """On a GPU, multiply with 10 bits of mantissa: faster, and it may change a code at a tie."""
     cuda_graphs: bool = True
     """On a GPU, record the runs of a graph for each batch size, and replay them."""
+    gpu_graph_bytes: NonNegativeInt = 0
+    """On a GPU, the most memory of it that one graph may take for its weights and its runs, in bytes; a batch
+    that needs more fails. 0 for no limit."""
+    cpu_rows: int = Field(default=-1, ge=-1)
+    """On a GPU, the most rows of a batch that runs on the CPU instead, for a graph whose runs cannot be
+    recorded, such as a chain. -1 for as many as are quicker there, measured when a model is loaded; 0 for
+    none."""
     workers: int = Field(default=0, ge=0, le=256)
     """Worker processes, each with the models in its memory; 0 for one on a GPU, else one for each available
     CPU, up to 8."""

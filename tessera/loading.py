@@ -4,6 +4,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from service.contract.measures import Precision
     from tessera.local.model import Model
 
 
@@ -13,6 +14,7 @@ def load(
     provider: Literal["auto", "cpu", "cuda"] = "auto",
     threads: int = 0,
     max_pixels: int = 2**24,
+    precision: "Precision" = "32",
 ) -> "Model":
     """Load an exported model, to run on ONNX Runtime in this process.
 
@@ -20,6 +22,8 @@ def load(
     - ``provider``: ``auto`` is CUDA if it works, else the CPU; ``cuda`` is CUDA or an error
     - ``threads``: CPU threads for one operation; 0 for all CPUs that the process may use
     - ``max_pixels``: the largest picture, in pixels; checked before any pixel is decoded
+    - ``precision``: ``16`` (float16) or ``bf16`` for graphs in half precision. A model without them, or where
+      they do not run, runs in ``32``; ``info()`` says why.
 
     The files are verified by the hashes of the manifest, and each graph runs once. Several threads may use
     the model. It gives the results of a service with the same provider and number of threads, bit for bit.
@@ -34,4 +38,4 @@ def load(
     # ONNX Runtime is not loaded for a client.
     from tessera.local.model import loaded
 
-    return loaded(source, provider, threads, max_pixels)
+    return loaded(source, provider, threads, max_pixels, precision)

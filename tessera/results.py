@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
-from service.contract.manifest import CodesSpec, ImageSpec, Measures, Operation, Parity
+from service.contract.manifest import CodesSpec, ImageSpec, Measures, Operation, Parity, PrecisionGraphs
+from service.contract.measures import HalfPrecision, Precision
 
 Codes = NDArray[Any]
 Images = NDArray[np.uint8]
@@ -73,7 +74,10 @@ class _Document(BaseModel):
 
 
 class ModelSummary(_Document):
-    """A model in the list of models; ``default`` says whether it is taken if none is named."""
+    """A model in the list of models; ``default`` says whether it is taken if none is named.
+
+    ``precision`` is the one in which it runs, and ``precisions`` are those it has graphs in.
+    """
 
     name: str
     version: str
@@ -82,13 +86,16 @@ class ModelSummary(_Document):
     image: ImageSpec
     codes: CodesSpec
     operations: tuple[str, ...]
+    precision: Precision = "32"
+    precisions: tuple[Precision, ...] = ("32",)
 
 
 class ModelInfo(_Document):
     """A model in full: its inputs and outputs, its operations with their parameters, and its metrics.
 
     ``codebook`` is the shape of the codebook. ``provider`` is where it runs, ``cpu`` or ``cuda``, and
-    ``reason`` says why.
+    ``reason`` says why. ``precision`` is the one in which it runs; if it is not the one that was asked for,
+    ``precision_reason`` says why. ``precisions`` are its graphs in half precision.
     """
 
     name: str
@@ -106,6 +113,9 @@ class ModelInfo(_Document):
     codebook: tuple[int, ...] | None
     measures: tuple[Measures, ...]
     parity: Parity | None
+    precision: Precision = "32"
+    precision_reason: str | None = None
+    precisions: dict[HalfPrecision, PrecisionGraphs] = Field(default={})
 
 
 def joined_reconstructions(parts: Sequence[Reconstruction]) -> Reconstruction:

@@ -53,6 +53,7 @@ try:
         Commands,
         load_published,
         open_console,
+        precision_option,
         reload_option,
         replace_option,
         same_command,
@@ -160,13 +161,14 @@ def main() -> None:
     default=None,
     help="even if its reconstructions are no nearer to the test images than the mean image is",
 )
-def export(run: Path, replace: bool, reload: str | None, **given: Any) -> None:
+@precision_option("the run's")
+def export(run: Path, replace: bool, reload: str | None, precision: str | None, **given: Any) -> None:
     """Publish the model of the latest checkpoint of RUN, a run folder."""
     console = open_console()
     with clear_errors(same_command()):
         opened = RunFolder.open(run)
         opened.replace = replace
-        config = opened.published_as(**given)
+        config = opened.published_as(export_precision=precision, **given)
         opened.latest_checkpoint()
         _check(config.model_copy(update={"wandb": False}), opened, replace=replace)
         from trainer import pipeline

@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from rich.console import Console
 
+from service.contract.measures import Precision
 from trainer.config import RunConfig, config_class, presets, resolve
 from trainer.errors import ReloadError, going_on, nearest
 from trainer.export.reload import KEY_VARIABLE, URL_VARIABLE, ServiceAddress, have_loaded
@@ -141,6 +142,16 @@ def reload_option() -> click.Option:
     )
 
 
+def precision_option(default: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The flag ``--precision`` of a command that publishes."""
+    return click.option(
+        "--precision",
+        type=click.Choice(get_args(Precision)),
+        help="publish graphs in this half precision too, if they agree with those in float32  "
+        f"[default: {default}]",
+    )
+
+
 def replace_option() -> click.Option:
     """The flag ``--replace``."""
     return click.Option(
@@ -248,6 +259,12 @@ def open_console() -> Console:
     """The console that a command prints to."""
     # The file is named, as a live line goes on while torch's exporter has sys.stdout.
     return Console(file=sys.stdout, highlight=False, soft_wrap=True)
+
+
+def warn(console: Console, text: str | None) -> None:
+    """Print a warning, if there is one."""
+    if text is not None:
+        console.print(f"warning: {text}", style="yellow")
 
 
 def load_published(service: str | None, name: str, console: Console) -> None:

@@ -84,7 +84,13 @@ def create_app(settings: Settings, control: ControlChannel | None = None) -> App
     # Pillow's own limit is fixed, and it raises at twice the value; the codecs check the setting.
     Image.MAX_IMAGE_PIXELS = None
     provider = choose_provider(
-        settings.provider, settings.threads, tf32=settings.tf32, captures=settings.cuda_graphs
+        settings.provider,
+        settings.threads,
+        tf32=settings.tf32,
+        captures=settings.cuda_graphs,
+        graph_bytes=settings.gpu_graph_bytes,
+        precision=settings.precision,
+        cpu_rows=settings.cpu_rows,
     )
     batching = BatchLimits.on(provider, settings.batch_size, settings.batch_pixels, settings.tile_pixels)
     registry = Registry(settings.models, provider, batching, settings.default_model)

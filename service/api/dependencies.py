@@ -22,6 +22,7 @@ from service.models.scheduler import Scheduler, batch_metrics
 from service.observability import metrics
 from service.observability.metrics import Metrics
 from service.observability.tracing import Traces
+from service.runtime.gpu_usage import GpuMonitor
 from service.runtime.providers import CudaProbe
 from service.server.control_channel import ControlChannel
 from service.server.liveness import LivenessCheck
@@ -85,6 +86,7 @@ class Context:
         self.trace_id = None if traces is None else traces.trace_id
         self.draining = False
         self._cuda = CudaProbe(registry.provider)
+        self._gpu = GpuMonitor(registry.provider)
         self.liveness = LivenessCheck(self.fatal_errors, control)
         self._codecs = CapacityLimiter(available_cpus())
         # One large JSON body is parsed at a time, so that the event loop waits for one parser at most.
@@ -129,6 +131,23 @@ class Context:
             metrics.gauge(metrics.READY, [({}, float(bool(models) and not self.draining))]),
             metrics.info(metrics.PROVIDER, [{"provider": provider.name, "reason": provider.reason}]),
             metrics.info(metrics.MODEL, labels),
+            *self._gpu_gauges(),
+        ]
+
+    def _gpu_gauges(self) -> list[Metric]:
+        usage = self._gpu.usage()
+        if usage is None:
+            return []
+        known = (
+            (metrics.GPU_BUSY, usage.busy),
+            (metrics.GPU_USED, usage.used_bytes),
+            (metrics.GPU_TOTAL, usage.total_bytes),
+            (metrics.GPU_OWN, usage.own_bytes),
+        )
+        return [
+            metrics.gauge(described, [({"gpu": usage.name}, float(value))])
+            for described, value in known
+            if value is not None
         ]
 
     def drain(self) -> None:

@@ -16,7 +16,10 @@ from service.settings import Settings
 SETTINGS = (
     "models",
     "provider",
+    "precision",
     "tf32",
+    "gpu_graph_bytes",
+    "cpu_rows",
     "threads",
     "batch_size",
     "batch_pixels",

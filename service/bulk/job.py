@@ -99,13 +99,23 @@ class Job:
     def _load(self) -> ServedModel:
         settings = self.settings
         provider = choose_provider(
-            settings.provider, settings.threads, tf32=settings.tf32, captures=settings.cuda_graphs
+            settings.provider,
+            settings.threads,
+            tf32=settings.tf32,
+            captures=settings.cuda_graphs,
+            graph_bytes=settings.gpu_graph_bytes,
+            precision=settings.precision,
+            cpu_rows=settings.cpu_rows,
         )
         limits = BatchLimits.on(provider, settings.batch_size, settings.batch_pixels, settings.tile_pixels)
         try:
-            return load_model(self.bundle, provider, limits)
+            model = load_model(self.bundle, provider, limits)
         except ModelRefused as error:
             raise BulkError(f"the model {self.model} is refused: {error}") from error
+        if model.precision_reason is not None:
+            # Codes of two precisions are not to be mixed in one output.
+            raise BulkError(f"--precision {settings.precision}: {model.precision_reason}")
+        return model
 
     def _work(self, model: ServedModel) -> Work:
         if self.verb == "decode":
@@ -128,7 +138,9 @@ class Job:
         if manifest.codebook is not None:
             file = manifest.files[manifest.codebook.file]
             codebook = {"sha256": file.sha256, "shape": list(manifest.codebook.shape)}
-        options = self.options
+        options, precision = self.options, self.settings.precision
+        # Without it, outputs of earlier versions are still this run's.
+        further = {} if precision == "32" else {"precision": precision}
         columns = {name: value for name, value in vars(options.columns).items() if value is not None}
         reading = {
             "shard_size": options.shard_size,
@@ -145,6 +157,7 @@ class Job:
                 "version": manifest.version,
                 "codes": manifest.codes.model_dump(mode="json"),
                 "codebook": codebook,
+                **further,
             },
             "input": Location.of(self.input).identity,
             "format": options.format,

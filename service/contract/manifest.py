@@ -12,11 +12,12 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from service.contract.measures import Measures, Parity
+from service.contract.measures import Agreement, HalfPrecision, Measures, Parity, Precision, PrecisionGraphs
 from service.contract.operations import Input, Operation, Output, Parameter, Record, RelativeFile, Tiling
 from service.contract.roles import Axis, Role
 
 __all__ = [
+    "Agreement",
     "Codebook",
     "CodesSpec",
     "File",
@@ -28,6 +29,7 @@ __all__ = [
     "Output",
     "Parameter",
     "Parity",
+    "PrecisionGraphs",
     "Role",
     "Run",
     "Scaling",
@@ -209,7 +211,10 @@ class Run(Record):
 
 
 class Manifest(Record):
-    """All that the service knows about a model; see the module's docstring."""
+    """All that the service knows about a model; see the module's docstring.
+
+    ``precisions`` has further graphs in half precision, by the precision.
+    """
 
     schema_version: Literal[1] = SCHEMA_VERSION
     name: str = Field(pattern=rf"^{NAME_PATTERN}$")
@@ -224,6 +229,7 @@ class Manifest(Record):
     codes: CodesSpec
     labels: tuple[str, ...] | None = None
     operations: dict[str, Operation] = Field(min_length=1)
+    precisions: dict[HalfPrecision, PrecisionGraphs] = Field(default={})
     codebook: Codebook | None = None
     measures: tuple[Measures, ...] = ()
     parity: Parity | None = None
@@ -251,6 +257,24 @@ class Manifest(Record):
                 f"{size[0]}x{size[1]}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _precisions_agree(self) -> Self:
+        for precision, half in self.precisions.items():
+            if unknown := half.graphs.keys() - self.operations.keys():
+                raise ValueError(f"precision {precision!r} has graphs of {sorted(unknown)}, no operations")
+            if missing := set(half.graphs.values()) - self.files.keys():
+                raise ValueError(f"precision {precision!r}: {sorted(missing)} are not among the files")
+        return self
+
+    def graph_on(self, operation: str, provider: str, precision: Precision = "32") -> str:
+        """The file of the graph of an operation for a provider and a precision, if there is one of its own.
+
+        An operation without one in the precision has that in float32.
+        """
+        half = self.precisions.get(precision) if precision != "32" else None
+        own = None if half is None else half.graphs.get(operation)
+        return own or self.operations[operation].graph_on(provider)
 
     def row(self, role: Role, *, any_size: bool = False) -> tuple[str, tuple[int, ...]]:
         """The dtype and the shape of one row of a role, as ``CodesSpec.row``."""

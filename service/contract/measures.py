@@ -1,8 +1,16 @@
-"""What a manifest says of a model's quality: its metrics, and how closely its graphs agree with torch."""
+"""What was measured of a model: metrics, parity with torch, and the agreement of half precision."""
+
+from typing import Literal
 
 from pydantic import Field
 
-from service.contract.operations import Record
+from service.contract.operations import Record, RelativeFile
+
+HalfPrecision = Literal["16", "bf16"]
+"""``16`` is float16, with 11 significant bits, ``bf16`` bfloat16, with 8 and the range of float32."""
+
+Precision = Literal["32", "16", "bf16"]
+"""``32`` is float32, the precision in which every model runs."""
 
 
 class Measures(Record):
@@ -45,3 +53,28 @@ class Parity(Record):
     flip_gap: float = Field(ge=0)
     draw_gap: float | None = Field(default=None, ge=0)
     tolerance: str
+
+
+class Agreement(Record):
+    """How closely graphs in half precision and those in float32 agreed on ``images`` test images at export.
+
+    - ``codes_equal``: the share of the codes that are equal; numbers, to 1 % of their size, or of 1
+    - ``psnr_lost``: the mean PSNR of the reconstructions in float32 less that in half precision, in dB
+    - ``within_one_level``: the share of the pixels that differ by at most 1 of 255 when both decode the codes
+      of float32
+    """
+
+    images: int = Field(ge=1)
+    codes_equal: float = Field(ge=0, le=1)
+    psnr_lost: float
+    within_one_level: float = Field(ge=0, le=1)
+
+
+class PrecisionGraphs(Record):
+    """Graphs in another precision, by operation, and their agreement with float32.
+
+    They take and give what the graphs in float32 do, on every provider. All other operations run in float32.
+    """
+
+    graphs: dict[str, RelativeFile] = Field(min_length=1)
+    agreement: Agreement

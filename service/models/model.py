@@ -21,10 +21,12 @@ from dataclasses import dataclass, field
 
 from service.batching.entries import joined
 from service.contract.manifest import Manifest, Role
+from service.contract.measures import Precision
 from service.contract.runner import Arrays, BatchSlice, Results, Runner, WrongOutput
 from service.errors import GraphFailed, UnknownOperation, did_you_mean, quoted, unknown
 from service.models.bundle import Bundle
 from service.models.pipeline import SAMPLE, Number, Pipeline
+from service.runtime.beside_cpu import BesideCpu
 from service.runtime.providers import Provider
 from service.runtime.session import Session
 
@@ -57,12 +59,18 @@ class BatchLimits:
 
 @dataclass(frozen=True, eq=False)
 class ServedModel:
-    """A model that is served: ``sessions`` holds the session of each graph, by its file."""
+    """A model that is served: ``sessions`` holds the session of each graph, by its file.
+
+    ``precision`` is the one in which it runs. If it is not that of the provider, ``precision_reason`` says
+    why.
+    """
 
     bundle: Bundle
     provider: Provider
-    sessions: Mapping[str, Session]
+    sessions: Mapping[str, Session | BesideCpu]
     batch_limits: BatchLimits
+    precision: Precision = "32"
+    precision_reason: str | None = None
     _pipelines: dict[tuple[str, ...], Pipeline] = field(default_factory=dict, init=False, repr=False)
 
     @property

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-# Per graph: buffer sets that are kept, and runs that are captured. Up to 512 rows there are ten sizes.
-KEPT, CAPTURED = 16, 12
+# Per graph: buffer sets that are kept, and runs that are captured. Up to 512 rows there are ten sizes, each
+# with the inputs of a request and with what each graph before it in a pipeline made.
+KEPT, CAPTURED = 48, 40
 _UNCAPTURED = "-1"
 
 
@@ -59,7 +60,7 @@ class IOBinding:
     def run(self, feeds: Mapping[str, Value], outputs: Sequence[str]) -> list[OrtTensor]:
         """The named outputs, on the device. Inputs of rank 0 are parameters; all others have a batch axis."""
         rows = max(len(value) for value in feeds.values() if value.shape)
-        size = 1 << (rows - 1).bit_length()
+        size = padded(rows)
         # A parameter may decide the shape of an output, so its value is part of the key.
         key = (size, tuple(outputs), *(_trait(name, value) for name, value in feeds.items()))
         buffers = self._buffers
@@ -72,6 +73,16 @@ class IOBinding:
                 buffers.popitem(last=False)
         buffers.move_to_end(key)
         return buffers[key].run(feeds, rows)
+
+
+def padded(rows: int) -> int:
+    """The number of rows to which a batch is padded: the next power of two."""
+    return 1 << (rows - 1).bit_length()
+
+
+def padded_sizes(most: int) -> list[int]:
+    """The numbers of rows to which batches of up to ``most`` rows are padded."""
+    return [1 << exponent for exponent in range(padded(most).bit_length())]
 
 
 class _Buffers:

@@ -22,6 +22,7 @@ import numpy as np
 import onnxruntime as ort
 
 from service.contract.cpu_count import available_cpus
+from service.contract.measures import Precision
 from service.errors import StartupError
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,8 @@ CUDA_MAJOR, OLDEST_DRIVER = 13, 580
 
 _LOG_FATAL, _LOG_WARNING = 4, 2
 
+MEASURED = -1
+
 T = TypeVar("T")
 Name = Literal["cpu", "cuda"]
 Execution = list[tuple[str, dict[str, str]]]
@@ -60,6 +63,10 @@ class Provider:
     - ``threads``: the threads of a run on the CPU
     - ``tf32``: on CUDA, whether factors are rounded to 10 bits
     - ``captures``: on CUDA, whether runs are captured as CUDA graphs where a graph allows it
+    - ``graph_bytes``: on CUDA, the most memory of the device that one graph may take; 0 for no limit
+    - ``precision``: that of the graphs, where a model has them in it
+    - ``cpu_rows``: on CUDA, the most rows of a batch that runs on the CPU if its graph cannot be captured;
+      ``MEASURED`` for as many as are quicker there
     - ``executor``: on CUDA, the one thread that runs graphs
     """
 
@@ -68,6 +75,9 @@ class Provider:
     threads: int
     tf32: bool = False
     captures: bool = False
+    graph_bytes: int = 0
+    precision: Precision = "32"
+    cpu_rows: int = 0
     executor: ThreadPoolExecutor | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -75,9 +85,13 @@ class Provider:
         """ONNX Runtime's name of the device with its own memory; None on the CPU."""
         return None if self.name == "cpu" else self.name
 
-    def execution(self, *, capturing: bool = False) -> Execution:
+    def execution(self, *, capturing: bool = False, channels_last: bool = False) -> Execution:
         """ONNX Runtime's providers with their options, the wanted one first."""
         options = {"use_tf32": str(int(self.tf32)), "enable_cuda_graph": str(int(capturing))}
+        if channels_last:
+            options["prefer_nhwc"] = "1"
+        if self.graph_bytes:
+            options["gpu_mem_limit"] = str(self.graph_bytes)
         return _execution(self.name, options)
 
     def call(self, work: Callable[[], T]) -> T:
@@ -86,21 +100,40 @@ class Provider:
 
 
 def choose_provider(
-    wanted: Literal["auto", "cpu", "cuda"], threads: int = 0, *, tf32: bool = False, captures: bool = False
+    wanted: Literal["auto", "cpu", "cuda"],
+    threads: int = 0,
+    *,
+    tf32: bool = False,
+    captures: bool = False,
+    graph_bytes: int = 0,
+    precision: Precision = "32",
+    cpu_rows: int = 0,
 ) -> Provider:
     """The provider to use, after a probe of CUDA. ``threads`` of 0 stands for all CPUs of this process.
+
+    The other arguments are the fields of ``Provider``.
 
     Raises StartupError if ``wanted`` is ``"cuda"`` and CUDA does not work.
     """
     threads = threads or available_cpus()
     if wanted == "cpu":
-        return Provider("cpu", "the setting provider=cpu asks for it", threads)
+        return Provider("cpu", "the setting provider=cpu asks for it", threads, precision=precision)
     obstacle = _gpu_thread().submit(cuda_obstacle).result()
     if obstacle is None:
-        return Provider("cuda", "CUDA works", threads, tf32=tf32, captures=captures, executor=_gpu_thread())
+        return Provider(
+            "cuda",
+            "CUDA works",
+            threads,
+            tf32,
+            captures,
+            graph_bytes,
+            precision,
+            cpu_rows,
+            _gpu_thread(),
+        )
     if wanted == "cuda":
         raise StartupError(f"provider=cuda, but CUDA cannot be used: {obstacle}")
-    return Provider("cpu", f"CUDA cannot be used: {obstacle}", threads)
+    return Provider("cpu", f"CUDA cannot be used: {obstacle}", threads, precision=precision)
 
 
 @cache
@@ -114,7 +147,7 @@ def cuda_obstacle() -> str | None:
     if CUDA not in ort.get_available_providers():
         return "this onnxruntime is built without CUDA"
     try:
-        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        driver = cuda_driver()
     except OSError:
         return "there is no NVIDIA driver on this machine"
     if (supported := _cuda_of(driver)) < CUDA_MAJOR:
@@ -130,6 +163,11 @@ def cuda_obstacle() -> str | None:
     finally:
         ort.set_default_logger_severity(_LOG_WARNING)
     return None if failure is None else preload_failure or failure
+
+
+def cuda_driver() -> ctypes.CDLL:
+    """The library of the NVIDIA driver. Raises OSError if there is none."""
+    return ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
 
 
 def _cuda_of(driver: ctypes.CDLL) -> int:

@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -31,12 +32,22 @@ class TensorType:
 
 
 class Session:
-    """The session of one ONNX graph. On the CPU several threads may run it, on a GPU only one."""
+    """The session of one ONNX graph. On the CPU several threads may run it, on a GPU only one.
+
+    ``captures`` says whether runs are captured, each number of rows by itself.
+    """
 
     def __init__(
-        self, path: Path, provider: Provider, tensors: Mapping[str, bytes] = MappingProxyType({})
+        self,
+        path: Path,
+        provider: Provider,
+        tensors: Mapping[str, bytes] = MappingProxyType({}),
+        *,
+        half: bool = False,
     ) -> None:
         """``tensors`` has the content of the files of tensors that the graph may name, by file.
+
+        ``half`` says that the graph is in half precision.
 
         Raises ModelRefused if the graph cannot be loaded, names another file or does not run on the provider.
         """
@@ -52,7 +63,7 @@ class Session:
             # the results change, and if it is cut, the process dies of SIGBUS.
             sizes = [len(content) for content in tensors.values()]
             options.add_external_initializers_from_files_in_memory([*tensors], [*tensors.values()], sizes)
-        session, captures = _loaded(path, options, provider)
+        session, self.captures = _loaded(path, options, provider, half=half)
         if session.get_providers()[0] != provider.execution()[0][0]:
             raise ModelRefused(f"graph {path.name!r} does not run on {provider.name}")
         self.name = path.name
@@ -60,7 +71,7 @@ class Session:
         self.outputs: Mapping[str, TensorType] = {item.name: _type(item) for item in session.get_outputs()}
         self._session = session
         device = provider.device
-        self._binding = None if device is None else IOBinding(session, device, captures=captures)
+        self._binding = None if device is None else IOBinding(session, device, captures=self.captures)
 
     def run(self, feeds: Mapping[str, Value], outputs: Sequence[str]) -> Sequence[Value]:
         """The named outputs, in order. Raises GraphFailed; only the log has ONNX Runtime's message."""
@@ -74,15 +85,22 @@ class Session:
             raise GraphFailed("ONNX Runtime failed on this input; the server's log says why") from error
 
 
-def _loaded(path: Path, options: ort.SessionOptions, provider: Provider) -> tuple[ort.InferenceSession, bool]:
-    """A session, and whether it captures its runs; a graph that cannot be captured is loaded without."""
-    for captures in [True, False] if provider.captures else [False]:
-        execution = provider.execution(capturing=captures)
+def _loaded(
+    path: Path, options: ort.SessionOptions, provider: Provider, *, half: bool
+) -> tuple[ort.InferenceSession, bool]:
+    """A session, and whether it captures its runs: the first of the quicker ways in which the graph loads.
+
+    In half precision, channels last are quicker, but not for every graph can such runs be captured; without
+    that, each change of the number of rows costs more than channels last spare.
+    """
+    layouts = [True, False] if half and provider.device is not None else [False]
+    for captures, channels_last in product([True, False] if provider.captures else [False], layouts):
+        execution = provider.execution(capturing=captures, channels_last=channels_last)
         try:
             return ort.InferenceSession(path, options, providers=execution, enable_fallback=0), captures
         except Exception as error:  # ONNX Runtime's exceptions have no common base
             failure = error
-            log.debug("graph %s cannot be loaded, capturing %s: %s", path.name, captures, one_line(error))
+            log.debug("graph %s cannot be loaded by %s: %s", path.name, execution[0], one_line(error))
     raise ModelRefused(f"graph {path.name!r} cannot be loaded: {_relative(failure, path)}") from failure
 
 

@@ -9,7 +9,8 @@ from numpy.typing import ArrayLike
 
 from service.codecs import code_arrays
 from service.codecs.images import Fitted, ImageLimits, cropped, squared_error
-from service.contract.manifest import Role
+from service.contract.manifest import Manifest, Role
+from service.contract.measures import Precision
 from service.errors import MissingFile, ModelRefused
 from service.models.bundle import read_bundle
 from service.models.hub import local_folder
@@ -34,7 +35,7 @@ from tessera.results import Codes, Images, ModelInfo, ModelSummary, Reconstructi
 # Rows and pixels of a call: nobody waits for another client here.
 _ANY = 2**62
 # What the manifest declares for ``ModelInfo``.
-_DECLARED = ModelInfo.model_fields.keys() - {"provider", "reason", "codebook"}
+_DECLARED = ModelInfo.model_fields.keys() & Manifest.model_fields.keys() - {"codebook"}
 
 
 class Model(Tokenizer):
@@ -172,6 +173,8 @@ class Model(Tokenizer):
             **{name: getattr(manifest, name) for name in _DECLARED},
             provider=provider.name,
             reason=provider.reason,
+            precision=self._served.precision,
+            precision_reason=self._served.precision_reason,
             codebook=None if manifest.codebook is None else manifest.codebook.shape,
         )
 
@@ -185,6 +188,8 @@ class Model(Tokenizer):
             image=manifest.image,
             codes=manifest.codes,
             operations=tuple(sorted(manifest.operations)),
+            precision=self._served.precision,
+            precisions=("32", *sorted(manifest.precisions)),
         )
         return [summary]
 
@@ -199,13 +204,17 @@ class Model(Tokenizer):
 
 
 def loaded(
-    source: str | PathLike[str], provider: Literal["auto", "cpu", "cuda"], threads: int, max_pixels: int
+    source: str | PathLike[str],
+    provider: Literal["auto", "cpu", "cuda"],
+    threads: int,
+    max_pixels: int,
+    precision: Precision,
 ) -> Model:
     """The model of a source, as ``tessera.load``."""
     folder = local_folder(fspath(source))
     if not folder.is_dir():
         raise ModelRefused(f"there is no folder {str(source)!r}; a model is the folder that was exported")
-    chosen = choose_provider(provider, threads, captures=True)
+    chosen = choose_provider(provider, threads, captures=True, precision=precision)
     try:
         return Model(load_model(read_bundle(folder), chosen, BatchLimits.on(chosen)), max_pixels)
     except ModelRefused as error:

@@ -138,7 +138,8 @@ def test_the_service_is_ready_with_the_model_that_was_trained(
 ) -> None:
     ready = client.get("/readyz").json()
     assert ready["status"] == "ready"
-    assert ready["models"] == [{"name": "small", "version": manifest.version}]
+    model = {"name": "small", "version": manifest.version, "precision": "32", "precision_reason": None}
+    assert ready["models"] == [model]
     assert ready["refused"] == []
 
 

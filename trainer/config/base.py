@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from service.contract.manifest import NAME_PATTERN, ImageSpec
+from service.contract.measures import Precision
 
 # The highest temperature: above it, images are noise.
 HOTTEST = 2.0
@@ -77,6 +78,7 @@ class RunConfig(BaseModel):
             "device",
             "precision",
             "export_to",
+            "export_precision",
             "stored_weights",
             "publish_anyway",
             "keep_checkpoints",
@@ -168,6 +170,10 @@ class RunConfig(BaseModel):
         default=False,
         description="publish the model even if its reconstructions are no nearer to the test images than the "
         "mean image is",
+    )
+    export_precision: Annotated[Precision, WrittenAsText] = Field(
+        default="32",
+        description="publish graphs in this half precision too, if they agree with those in float32",
     )
     keep_checkpoints: int = Field(default=2, ge=1, description="how many of the latest checkpoints to keep")
     wandb: bool = Field(default=False, description="log to Weights & Biases too (needs the extra 'wandb')")

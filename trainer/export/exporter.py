@@ -27,6 +27,7 @@ from service.contract.manifest import (
     Run,
     content_version,
 )
+from service.contract.measures import Precision
 from trainer.config import ImportConfig, RunConfig
 from trainer.data.batches import Batch
 from trainer.data.loading import Dataset
@@ -39,6 +40,7 @@ from trainer.evaluation.results import likelihood_row
 from trainer.export.model_card import CARD, SAMPLES, SHOWN_SEED, model_card
 from trainer.export.onnx_export import CODEBOOK_FILE, CODEBOOK_TENSOR, write_graphs
 from trainer.export.parity import Drawing, ParityCheck, check_halo, gap_of_others, with_draws
+from trainer.export.precision.agreement import Halved, in_half
 from trainer.export.scaling import scaled
 from trainer.image_sheets import class_sheet, panels, save_png, sheet_labels, side_by_side
 from trainer.models.base import PICTURED_IMAGES, Exportable, Graph, Model, RunGraph, SecondStage
@@ -58,10 +60,11 @@ M = TypeVar("M", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Exported:
-    """Where a model was published, and its manifest."""
+    """Where a model was published, its manifest, and why it lacks the half precision that was asked for."""
 
     folder: Path
     manifest: Manifest
+    refused: str | None = None
 
 
 def export(
@@ -74,6 +77,7 @@ def export(
     replace: bool = False,
     measured: bool = True,
     check: Callable[[Sequence[Measures]], None] = lambda _: None,
+    precision: Precision = "32",
     trained: Mapping[str, float] = MappingProxyType({}),
     step: LongStep = in_silence,
 ) -> Exported:
@@ -82,8 +86,9 @@ def export(
     ``second`` is the stage trained after it, if there is one. The run that made the model replaces only what
     it published itself, unless it may ``replace`` what another did. Without ``measured`` there are no
     metrics: the test images of ``dataset`` are only for the preview and the comparison with torch. ``check``
-    gets the metrics, and raises what keeps the model from being published.
-    ``trained`` are figures of the training, such as its steps. ``step`` shows what is being done.
+    gets the metrics, and raises what keeps the model from being published. With a half ``precision`` there
+    are graphs in it too, if they agree with those in float32. ``trained`` are figures of the training, such
+    as its steps. ``step`` shows what is being done.
 
     Raises ExportError if ONNX Runtime disagrees with torch or the folder cannot be written, and then leaves
     the former model published.
@@ -123,13 +128,15 @@ def export(
         codes = model.codes_spec()
         if measured and codes.continuous_grid and codes.scaling is None:
             codes = scaled(codes, exported, dataset, step)
+        halved = Halved({}) if precision == "32" else in_half(exported, folder, precision, dataset, step)
         manifest = _manifest(model, codes, exported, config, dataset, folder, measures, parity)
+        manifest = manifest.model_copy(update={"precisions": halved.graphs})
         (folder / CARD).write_text(model_card(manifest), encoding="utf-8")
         # Last, with the card among the files: a folder without a manifest is known to be unfinished.
         manifest = manifest.model_copy(update={"run": made_by, "files": file_entries(folder)})
         text = Manifest.model_validate(manifest.model_dump()).model_dump_json(indent=2)
         (folder / contract.FILE_NAME).write_text(text + "\n", encoding="utf-8")
-    return Exported(target, manifest)
+    return Exported(target, manifest, halved.refused)
 
 
 def _to_be_compared_alone(graph: Graph) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import yaml
 
-from service.contract.manifest import Manifest, Measures, Operation, Role
+from service.contract.manifest import Manifest, Measures, Operation, PrecisionGraphs, Role
 from trainer.evaluation.exported_model import SAMPLE
 from trainer.evaluation.reconstructions import shortcomings
 from trainer.evaluation.results import REAL_IMAGES
@@ -95,6 +95,7 @@ def _metrics(manifest: Manifest) -> str:
         "\n".join(notes),
         *map(_protocol, manifest.measures),
         _parity(manifest),
+        *(_agreement(precision, half) for precision, half in manifest.precisions.items()),
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -151,6 +152,17 @@ def _parity(manifest: Manifest) -> str:
         f"ONNX Runtime against torch on {parity.images:,} images: {parity.within_one_level:.4%} of pixels "
         f"within 1 level of 255 (largest difference {parity.largest_difference}), {codes}. "
         f"Tolerance: {parity.tolerance}."
+    )
+
+
+def _agreement(precision: str, half: PrecisionGraphs) -> str:
+    """How closely the graphs in a half precision agreed with float32."""
+    found, files = half.agreement, " and ".join(f"`{file}`" for file in half.graphs.values())
+    return (
+        f"Precision {precision} ({files}) against float32 on {found.images:,} images: "
+        f"{found.codes_equal:.2%} of the codes are equal, {found.psnr_lost:.4f} dB are lost, and "
+        f"{found.within_one_level:.4%} of the pixels of equal codes are within 1 level of 255. "
+        "Measured on a CPU, with every rounding of an accelerator."
     )
 
 

@@ -6,7 +6,7 @@ from functools import partial
 from rich.console import Console
 
 from service.contract.manifest import Measures
-from trainer.cli import next_commands, publishing, resuming
+from trainer.cli import next_commands, publishing, resuming, warn
 from trainer.config import RunConfig
 from trainer.data.loading import Dataset
 from trainer.errors import ExportError
@@ -32,9 +32,7 @@ def publish(
     # Once the second stage has begun, the first can no longer be trained.
     epochs = enough_epochs(config.batch_size, len(dataset.train)) if second is None else 0
     further = f"{resuming(run.config)} --epochs {epochs}" if epochs > config.epochs else None
-    trained = {STEPS: _steps(run)}
-    if second is not None:
-        trained[f"{second.name}_{STEPS}"] = _steps(run.stage(second.name))
+    more = {} if second is None else {f"{second.name}_{STEPS}": _steps(run.stage(second.name))}
     exported = export(
         model,
         second,
@@ -43,7 +41,8 @@ def publish(
         run.identity,
         replace=run.replace,
         check=partial(_check_worth, run=run, config=config, further=further),
-        trained=trained,
+        precision=config.export_precision,
+        trained={STEPS: _steps(run), **more},
         step=partial(long_step, console),
     )
     manifest = exported.manifest
@@ -53,10 +52,11 @@ def publish(
     console.print(f"published {exported.folder} (version {manifest.version}). Next:")
     sampled = any(name.startswith(SAMPLE) for name in manifest.operations)
     console.print("\n".join(f"  {line}" for line in next_commands(exported.folder, sampled=sampled)))
+    warn(console, exported.refused)
     if poor := shortcomings(manifest.measures, manifest.codes):
         if further is not None:
             poor += f" To train it further: {further}"
-        console.print(f"warning: {poor}", style="yellow")
+        warn(console, poor)
     return exported
 
 

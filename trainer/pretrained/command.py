@@ -4,7 +4,15 @@ from pathlib import Path
 
 import click
 
-from trainer.cli import load_published, open_console, reload_option, replace_option, same_command
+from service.contract.measures import Precision
+from trainer.cli import (
+    load_published,
+    open_console,
+    precision_option,
+    reload_option,
+    replace_option,
+    same_command,
+)
 from trainer.config import ImportConfig
 from trainer.errors import clear_errors
 from trainer.pretrained.families import FAMILIES
@@ -26,12 +34,14 @@ from trainer.pretrained.families import FAMILIES
     show_default=True,
     help="publish as DIR/NAME",
 )
+@precision_option("32")
 def import_model(
     path: Path,
     family: str | None,
     name: str | None,
     image_size: int | None,
     export_to: Path,
+    precision: Precision | None,
     replace: bool,
     reload: str | None,
 ) -> None:
@@ -50,6 +60,7 @@ def import_model(
             name=name,
             image_size=image_size,
             export_to=export_to,
+            precision=precision or "32",
             replace=replace,
         )
         load_published(reload, exported.manifest.name, console)

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from service.contract.measures import Precision
 from trainer import durable
-from trainer.cli import next_commands
+from trainer.cli import next_commands, warn
 from trainer.config import CheckpointConfig, ImportConfig
 from trainer.data.sources.pictures import LongStep
 from trainer.errors import CheckpointError, ConfigError
@@ -36,12 +37,14 @@ def import_checkpoint(
     name: str | None = None,
     image_size: int | None = None,
     export_to: Path = Path("exported"),
+    precision: Precision = "32",
     replace: bool = False,
 ) -> Exported:
     """Publish the tokenizer of a checkpoint, a folder or a file, as ``export_to / name``.
 
     ``family`` is recognised by the config if it is not given, ``name`` follows from the path, ``image_size``,
-    in pixels, from the config.
+    in pixels, from the config. With a half ``precision`` there are graphs in it too, if they agree on the
+    drawn pictures.
 
     Raises CheckpointError, ConfigError or ExportError, and then publishes nothing.
     """
@@ -68,9 +71,12 @@ def import_checkpoint(
     spec = model.image_spec()
     count = max(2, min(PICTURES, PICTURES_PIXELS // (spec.height * spec.width)))
     pictures = drawn_pictures(spec, count)
-    exported = export(model, None, published, pictures, replace=replace, measured=False, step=step)
+    exported = export(
+        model, None, published, pictures, replace=replace, measured=False, precision=precision, step=step
+    )
     console.print(f"published {exported.folder} (version {exported.manifest.version}). Next:")
     console.print("\n".join(f"  {line}" for line in next_commands(exported.folder, sampled=False)))
+    warn(console, exported.refused)
     return exported
 
 

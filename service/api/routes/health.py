@@ -7,9 +7,19 @@ from starlette.responses import Response
 from service.api.dependencies import Shared
 from service.api.openapi.document import TEXT, file_response, problems
 from service.api.schemas import Document, NamedVersion
+from service.contract.measures import Precision
 from service.errors import Unwell
 from service.models.reload import Refusal
 from service.observability.metrics import exposition
+
+
+class ReadyModel(NamedVersion):
+    """A model that is ready."""
+
+    precision: Precision
+    """In which precision it runs: `32`, `16` or `bf16`."""
+    precision_reason: str | None
+    """Why it does not run in the precision of the setting."""
 
 
 class ReadyResponse(Document):
@@ -21,7 +31,7 @@ class ReadyResponse(Document):
     provider: str
     reason: str
     threads: int
-    models: list[NamedVersion]
+    models: list[ReadyModel]
     refused: tuple[Refusal, ...]
 
 
@@ -67,7 +77,13 @@ async def readyz(context: Shared) -> ReadyResponse:
         reason=registry.provider.reason,
         threads=registry.provider.threads,
         models=[
-            NamedVersion(name=name, version=model.manifest.version) for name, model in registry.models.items()
+            ReadyModel(
+                name=name,
+                version=model.manifest.version,
+                precision=model.precision,
+                precision_reason=model.precision_reason,
+            )
+            for name, model in registry.models.items()
         ],
         refused=registry.refused,
     )

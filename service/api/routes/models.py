@@ -15,6 +15,7 @@ from service.api.responses import json_bytes
 from service.api.schemas import Document, NamedVersion
 from service.codecs import npy
 from service.contract.manifest import CodesSpec, ImageSpec, Measures, Operation, Parity
+from service.contract.measures import HalfPrecision, Precision, PrecisionGraphs
 from service.errors import MissingFile, NotLocal
 from service.models.model import ServedModel
 from service.models.reload import Reload
@@ -31,6 +32,10 @@ class ModelSummary(NamedVersion):
     image: ImageSpec
     codes: CodesSpec
     operations: list[str]
+    precision: Precision
+    """In which precision it runs: `32`, `16` or `bf16`."""
+    precisions: list[Precision]
+    """The precisions that it has graphs in."""
 
 
 class Limits(Document):
@@ -60,6 +65,12 @@ class ModelDetail(NamedVersion):
     """Where it runs: `cpu` or `cuda`."""
     reason: str
     """Why it runs there."""
+    precision: Precision
+    """In which precision it runs: `32`, `16` or `bf16`."""
+    precision_reason: str | None
+    """Why it does not run in the precision of the setting."""
+    precisions: dict[HalfPrecision, PrecisionGraphs]
+    """The graphs in half precision that it has, and how closely they agreed with float32 at export."""
     image: ImageSpec
     codes: CodesSpec
     labels: tuple[str, ...] | None
@@ -92,6 +103,8 @@ async def list_models(context: Shared) -> ModelList:
             **model.manifest.model_dump(include={"name", "kind", "version", "image", "codes"}),
             default=name == registry.default,
             operations=sorted(model.manifest.operations),
+            precision=model.precision,
+            precisions=["32", *sorted(model.manifest.precisions)],
         )
         for name, model in registry.models.items()
     ]
@@ -128,6 +141,8 @@ async def show_model(name: ModelName, context: Shared) -> ModelDetail:
         **manifest.model_dump(include=set(ModelDetail.model_fields) - {"codebook"}),
         provider=model.provider.name,
         reason=model.provider.reason,
+        precision=model.precision,
+        precision_reason=model.precision_reason,
         codebook=list(manifest.codebook.shape) if manifest.codebook else None,
     )
 

@@ -1,4 +1,7 @@
-"""Chains on CUDA beside the CPU with one and with four threads, to see from how many rows CUDA is quicker."""
+"""Chains on CUDA beside the CPU with one and with four threads, to see from how many rows CUDA is quicker.
+
+And up to how many rows the service runs them on the CPU beside CUDA, by its own measurement.
+"""
 
 from pathlib import Path
 
@@ -6,10 +9,13 @@ import numpy as np
 
 from service.contract.manifest import Manifest, Role
 from service.contract.runner import BatchSlice, Runner, parameters_of
-from service.models.bundle import read_manifest
-from service.runtime.providers import Provider, choose_provider
+from service.models.bundle import read_bundle, read_manifest
+from service.models.model import BatchLimits
+from service.models.validation import load_model
+from service.runtime.beside_cpu import BesideCpu
+from service.runtime.providers import MEASURED, Provider, choose_provider
 from service.runtime.session import Session
-from tests.benchmarks.gpu.context import Context, failure, quiet
+from tests.benchmarks.gpu.context import Context, Table, failure, quiet
 
 CHAINS = (("ncp-mnist", "sample/langevin"), ("ncp-mnist", "sample/mala"), ("vlae-mnist", "decode"))
 ROWS = (1, 16, 64, 512)
@@ -58,6 +64,25 @@ def measure(context: Context) -> None:
                 table.add(*known, *times)
             except Exception as error:  # the next one may work
                 table.add(*known, None, None, None, failure(error))
+    if context.provider == "cuda":
+        _measured_by_the_service(context, table)
+
+
+def _measured_by_the_service(context: Context, table: Table) -> None:
+    provider = choose_provider("cuda", captures=True, cpu_rows=MEASURED)
+    for name in dict.fromkeys(name for name, _ in CHAINS):
+        model = load_model(read_bundle(context.models / name), provider, BatchLimits.on(provider))
+        for operation, entry in model.manifest.operations.items():
+            session = model.sessions[entry.graph]
+            if isinstance(session, BesideCpu):
+                table.add(
+                    f"{name} {operation}",
+                    session.cpu_rows,
+                    None,
+                    None,
+                    None,
+                    "the service's rows for the CPU",
+                )
 
 
 def _median(context: Context, runner: Runner, manifest: Manifest, operation: str, rows: int) -> float:

@@ -29,6 +29,7 @@ PARTS: Mapping[str, tuple[str, str, float]] = {
     "service": ("service", "Through the service", 70),
     "lookup": ("lookup", "The lookup alone", 25),
     "half": ("precision.by_onnxruntime", "Precisions in ONNX Runtime", 85),
+    "precisions": ("precision.as_served", "Precisions as they are served", 40),
     "torch": ("precision.by_torch", "The same in torch", 80),
     "chains": ("chains", "Chains", 20),
     "training": ("training", "Training", 140),

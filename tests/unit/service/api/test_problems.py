@@ -5,6 +5,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from service.models.model import ServedModel
+from service.runtime.session import Session
 from tests.unit.service.conftest import make_client, problem
 
 
@@ -59,12 +60,13 @@ def test_an_unexpected_exception_is_in_the_log_alone(
 
 def test_a_graph_that_fails_tells_nothing(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with make_client(exported) as client:
-        model = client.context.registry.choose("levels")
+        session = client.context.registry.choose("levels").sessions["decoder.onnx"]
+        assert isinstance(session, Session)
 
         def fail(*_: object) -> None:
             raise RuntimeError("/secret/path")
 
-        monkeypatch.setattr(model.sessions["decoder.onnx"]._session, "run", fail, raising=False)
+        monkeypatch.setattr(session._session, "run", fail, raising=False)
         answer = client.post("/decode?model=levels", json={"codes": [[1]]})
     problem(answer, 500, "graph-failed")
     assert "secret" not in answer.text

@@ -5,7 +5,7 @@ import orjson
 import pytest
 
 from service.bulk import BulkError
-from tests.fixtures import toy_models
+from tests.fixtures import halved_model, toy_models
 from tests.fixtures.bulk_data import finish, job, table, write_pictures
 
 pytestmark = pytest.mark.slow
@@ -49,6 +49,19 @@ def test_any_filesystem_is_read_and_written(exported: Path, tmp_path: Path) -> N
         "00000.parquet",
         "00001.parquet",
     }
+
+
+def test_codes_of_two_precisions_do_not_mix(exported: Path, tmp_path: Path) -> None:
+    write_pictures(tmp_path / "in", 5)
+    halved_model.write(tmp_path / "models")
+    half = {"precision": "16"}
+    assert job(tmp_path / "models", tmp_path / "in", tmp_path / "out", limits=half).plan.todo()
+    manifest = orjson.loads((tmp_path / "out" / "manifest.json").read_bytes())
+    assert manifest["model"]["precision"] == "16"
+    with pytest.raises(BulkError, match="precision"):
+        job(tmp_path / "models", tmp_path / "in", tmp_path / "out").plan.todo()
+    with pytest.raises(BulkError, match=r"--precision 16: the model has no graphs in precision 16$"):
+        job(exported, tmp_path / "in", tmp_path / "other", limits=half).engine()
 
 
 @pytest.mark.parametrize(

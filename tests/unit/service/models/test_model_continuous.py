@@ -11,7 +11,6 @@ from service.contract.manifest import Role
 from service.contract.runner import as_array
 from service.errors import GraphFailed
 from service.models.model import ServedModel
-from service.runtime.session import Session
 from tests.fixtures import continuous_model
 
 IMAGES = np.random.default_rng(0).integers(1, 256, (5, 8, 8, 3), dtype=np.uint8)
@@ -72,10 +71,11 @@ def test_several_draws_per_image_make_batches_smaller(
 ) -> None:
     model = load("wanderer", pixels=5 * 64)
     graph, seen = model.sessions["score.onnx"], []
+    run_graph = graph.run
 
     def run(feeds: Any, outputs: Any) -> Any:
         seen.append(len(feeds["images"]))
-        return Session.run(graph, feeds, outputs)
+        return run_graph(feeds, outputs)
 
     monkeypatch.setattr(graph, "run", run)
     model.run(model.pipeline_of("score"), {Role.images: IMAGES}, 5, {"samples": samples})
@@ -87,9 +87,10 @@ def test_batches_whose_outputs_differ_in_shape(
 ) -> None:
     model = load("wanderer", rows=2)
     graph = model.sessions["stroll.onnx"]
+    run_graph = graph.run
 
     def run(feeds: Any, outputs: Any) -> Any:
-        codes, states, length = map(as_array, Session.run(graph, feeds, outputs))
+        codes, states, length = map(as_array, run_graph(feeds, outputs))
         return [codes, states[:, : len(codes)], length]
 
     monkeypatch.setattr(graph, "run", run)

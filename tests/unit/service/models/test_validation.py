@@ -1,14 +1,25 @@
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from service.contract.manifest import CodesSpec, ImageSpec, Input, Operation, Output, Role
+from service.contract.measures import Precision
 from service.errors import ModelRefused
+from service.models import validation
 from service.models.bundle import read_bundle
-from service.models.model import BatchLimits
+from service.models.model import BatchLimits, ServedModel
 from service.models.validation import load_model
-from tests.fixtures import bundle_builder, toy_models
+from service.runtime.beside_cpu import BesideCpu
+from service.runtime.io_binding import Value
+from service.runtime.providers import MEASURED, Provider
+from service.runtime.session import Session
+from tests.fixtures import bundle_builder, halved_model, toy_models
 from tests.unit.service.conftest import CPU
 
 
@@ -173,3 +184,107 @@ def test_a_loaded_model_does_not_read_its_files_again(tmp_path: Path) -> None:
             stream.write(bytes(file.stat().st_size))
     after = model.run(decode, {Role.codes: codes}, 1, {})
     np.testing.assert_array_equal(after.arrays[Role.images], before.arrays[Role.images])
+
+
+def decoded(model: ServedModel) -> NDArray[Any]:
+    codes = {Role.codes: np.zeros((1, 2, 2), np.int32)}
+    return model.run(model.pipeline("decode"), codes, 1, {}).arrays[Role.images]
+
+
+def test_a_model_runs_in_half_precision_only_if_it_is_asked_for(tmp_path: Path) -> None:
+    bundle = read_bundle(halved_model.write(tmp_path))
+    plain, half = (
+        load_model(bundle, replace(CPU, precision=precision), BatchLimits())
+        for precision in get_args(Precision)[:2]
+    )
+    assert (plain.precision, half.precision) == ("32", "16")
+    assert plain.precision_reason is half.precision_reason is None
+    assert not np.array_equal(decoded(plain), decoded(half))
+
+
+@pytest.mark.parametrize(
+    ("content", "wanted", "reason"),
+    [
+        (None, "bf16", r"the model has no graphs in precision bf16$"),
+        (
+            b"no graph",
+            "16",
+            r"its graphs in precision 16 do not run on cpu: graph 'decoder.fp16.onnx' cannot",
+        ),
+    ],
+)
+def test_without_half_precision_a_model_runs_in_float32_and_says_why(
+    tmp_path: Path,
+    content: bytes | None,
+    wanted: Precision,
+    reason: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = load_model(
+        read_bundle(halved_model.write(tmp_path, content)), replace(CPU, precision=wanted), BatchLimits()
+    )
+    assert model.precision == "32"
+    assert re.match(reason, model.precision_reason or "")
+    assert f"model levels runs in precision 32, not {wanted}: {model.precision_reason}" in caplog.text
+    assert decoded(model).shape == (1, 8, 8, 1)
+
+
+@pytest.mark.parametrize(
+    ("captured", "expected"),
+    [
+        ({"encoder.onnx"}, {"encoder.onnx": [1, 1, 2, 4, 5], "decoder.onnx": [1]}),
+        (
+            {"encoder.onnx", "decoder.onnx"},
+            {"encoder.onnx": [1, *[1, 2, 4, 5] * 2], "decoder.onnx": [1, *[1, 2, 4, 5] * 2]},
+        ),
+    ],
+)
+def test_where_runs_are_captured_every_padded_batch_runs_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, captured: set[str], expected: dict[str, list[int]]
+) -> None:
+    ran: dict[str, list[int]] = {}
+
+    class Capturing(Session):
+        def __init__(self, path: Path, *given: Any, **more: Any) -> None:
+            super().__init__(path, *given, **more)
+            self.captures = path.name in captured
+
+        def run(self, feeds: Mapping[str, Value], outputs: Sequence[str]) -> Sequence[Value]:
+            ran.setdefault(self.name, []).append(len(next(iter(feeds.values()))))
+            return super().run(feeds, outputs)
+
+    monkeypatch.setattr(validation, "Session", Capturing)
+    load_model(read_bundle(toy_models.write_levels(tmp_path)), CPU, BatchLimits(rows=5))
+    assert ran == expected
+
+
+@pytest.mark.parametrize(("cpu_rows", "expected"), [(0, {}), (3, {"decoder.onnx": 3})])
+def test_only_a_graph_that_cannot_be_captured_has_the_cpu_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cpu_rows: int, expected: dict[str, int]
+) -> None:
+    class Here(Session):
+        def __init__(self, path: Path, provider: Provider, *given: Any, **more: Any) -> None:
+            super().__init__(path, CPU, *given, **more)
+            self.captures = provider.captures and path.name == "encoder.onnx"
+
+    monkeypatch.setattr(validation, "Session", Here)
+    provider = Provider("cuda", "a test asks for it", 1, captures=True, cpu_rows=cpu_rows)
+    model = load_model(read_bundle(toy_models.write_levels(tmp_path)), provider, BatchLimits(rows=5))
+    beside = {name: each.cpu_rows for name, each in model.sessions.items() if isinstance(each, BesideCpu)}
+    assert beside == expected
+
+
+def test_the_rows_for_the_cpu_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Here(Session):
+        def __init__(self, path: Path, _: Provider, *given: Any, **more: Any) -> None:
+            super().__init__(path, CPU, *given, **more)
+
+    def measure(self: BesideCpu, run: Callable[[int], object], most: int) -> None:
+        run(most)
+        self.cpu_rows = most
+
+    monkeypatch.setattr(validation, "Session", Here)
+    monkeypatch.setattr(BesideCpu, "measure", measure)
+    provider = Provider("cuda", "a test asks for it", 1, captures=True, cpu_rows=MEASURED)
+    model = load_model(read_bundle(toy_models.write_levels(tmp_path)), provider, BatchLimits(rows=5))
+    assert [each.cpu_rows for each in model.sessions.values() if isinstance(each, BesideCpu)] == [5, 5]

@@ -117,7 +117,8 @@ def test_device_tensors_are_passed_on_without_a_copy(binding: IOBinding, tmp_pat
         np.testing.assert_array_equal(decoded.numpy(), toy_models.pixels(toy_models.levels(images)))
 
 
-def test_the_number_of_buffer_sets_is_limited(binding: IOBinding) -> None:
+def test_the_number_of_buffer_sets_is_limited(binding: IOBinding, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(io_binding, "KEPT", 6)
     for side in range(4, 4 * 3 * io_binding.KEPT, 4):
         images = pictures(1, side)
         np.testing.assert_array_equal(encoded(binding, images).numpy(), toy_models.levels(images))
@@ -136,6 +137,7 @@ def test_the_number_of_captured_runs_is_limited_and_each_has_its_own_id(
         real(options, key, value)
 
     monkeypatch.setattr(ort.RunOptions, "add_run_config_entry", noted)
+    monkeypatch.setattr(io_binding, "CAPTURED", 5)
     path = toy_models.write_levels(tmp_path) / "encoder.onnx"
     binding = IOBinding(ort.InferenceSession(path, providers=[CPU]), "cpu", captures=True)
     for side in (*range(4, 4 * (io_binding.CAPTURED + 3), 4), 4):

@@ -41,6 +41,12 @@ def test_cuda_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_provider("auto", 1).name == choose_provider("cuda", 1).name == "cuda"
 
 
+def test_onnx_runtime_gets_the_memory_of_a_graph_only_if_it_is_bounded() -> None:
+    bounded = Provider("cuda", "", 1, graph_bytes=2**30).execution()[0][1]
+    assert bounded["gpu_mem_limit"] == "1073741824"
+    assert "gpu_mem_limit" not in Provider("cuda", "", 1).execution()[0][1]
+
+
 def test_a_build_without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
     assert providers.cuda_obstacle() == "this onnxruntime is built without CUDA"

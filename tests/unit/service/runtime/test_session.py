@@ -10,7 +10,7 @@ import pytest
 from service.contract.runner import as_array
 from service.errors import GraphFailed, ModelRefused
 from service.runtime.providers import CPU as CPU_PROVIDER
-from service.runtime.providers import Provider
+from service.runtime.providers import Execution, Provider
 from service.runtime.session import Session, TensorType
 from tests.fixtures import toy_models
 from tests.fixtures.bundle_builder import CODEBOOK_FILE
@@ -103,3 +103,23 @@ def test_a_graph_that_cannot_be_captured_runs_without(
     images = np.full((3, 8, 8, 1), 255, np.uint8)
     (codes,) = graph.run({"images": images}, ["codes"])
     np.testing.assert_array_equal(as_array(codes), toy_models.levels(images))
+
+
+def test_a_graph_in_half_precision_has_channels_last_where_it_loads_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def session(path: Path, options: ort.SessionOptions, providers: Execution, **_: int) -> object:
+        given = providers[0][1]
+        asked.append((given["enable_cuda_graph"], given.get("prefer_nhwc", "0")))
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(ort, "InferenceSession", session)
+    path = toy_models.write_levels(tmp_path) / "encoder.onnx"
+    for provider in (Provider("cuda", "", 1, captures=True), Provider("cuda", "", 1)):
+        with pytest.raises(ModelRefused):
+            Session(path, provider, half=True)
+    with pytest.raises(ModelRefused):
+        Session(path, Provider("cuda", "", 1))
+    assert asked == [("1", "1"), ("1", "0"), ("0", "1"), ("0", "0"), ("0", "1"), ("0", "0"), ("0", "0")]

@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -9,13 +10,14 @@ from numpy.typing import NDArray
 
 import tessera
 from service.contract.manifest import Role
+from service.contract.measures import HalfPrecision
 from service.errors import BadArray, BadCodes, BadSize, BadValue, MissingFile, TooLarge, UnknownName
 from service.models.bundle import read_bundle
 from service.models.model import BatchLimits
 from service.models.validation import load_model
 from service.runtime.providers import choose_provider
 from tessera.local.model import Model
-from tests.fixtures import convolutional_model, hub_stand_in, toy_models
+from tests.fixtures import convolutional_model, halved_model, hub_stand_in, toy_models
 from tests.fixtures.convolutional_model import Architecture
 
 NOISE = np.random.default_rng(0).integers(0, 256, (5, 28, 28, 1), dtype=np.uint8)
@@ -127,6 +129,7 @@ def test_completions(patchwork: tessera.Tokenizer) -> None:
 
 def test_the_model_in_the_list(levels: tessera.Tokenizer) -> None:
     (listed,) = levels.models()
+    assert (listed.precision, listed.precisions) == ("32", ("32",))
     assert (listed.name, listed.default, listed.version) == ("levels", True, levels.info().version)
     assert repr(levels) == f"<Model levels {listed.version} on cpu>"
 
@@ -148,3 +151,16 @@ def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
         tessera.load(tmp_path / "nothing")
     with pytest.raises(tessera.ModelRefused, match=r"the bundle is incomplete: there is no 'manifest\.json'"):
         tessera.load(tmp_path)
+
+
+def test_a_model_runs_in_half_precision_if_it_can(tmp_path: Path) -> None:
+    halved_model.write(tmp_path)
+    half, other = (
+        tessera.load(tmp_path / "levels", provider="cpu", threads=1, precision=precision)
+        for precision in get_args(HalfPrecision)
+    )
+    assert (half.info().precision, other.info().precision) == ("16", "32")
+    assert half.info().precisions["16"].agreement.codes_equal == 0.999
+    assert other.info().precision_reason == "the model has no graphs in precision bf16"
+    codes = np.zeros((1, 2, 2), np.int32)
+    assert not np.array_equal(half.decode(codes), other.decode(codes))

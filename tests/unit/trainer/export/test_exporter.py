@@ -15,7 +15,16 @@ from PIL import Image
 from safetensors.numpy import load_file
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from service.contract.manifest import FILE_NAME, Manifest, Role, Tiling, content_version
+from service.contract.manifest import (
+    FILE_NAME,
+    Agreement,
+    Manifest,
+    PrecisionGraphs,
+    Role,
+    Tiling,
+    content_version,
+)
+from service.contract.measures import HalfPrecision
 from tests.fixtures import tiny_models
 from tests.fixtures.tiny_models import Trained
 from trainer.config import VQVAEConfig
@@ -26,6 +35,7 @@ from trainer.export import exporter as exporter
 from trainer.export.exporter import export
 from trainer.export.model_card import SAMPLES, SHOWN_SEED
 from trainer.export.parity import DRAW_GAP, FLIP_GAP
+from trainer.export.precision.agreement import Halved
 from trainer.image_sheets import GAP, NAME_LINE, PAPER
 from trainer.models.base import Graph
 from trainer.models.code_prior.network import Ordered
@@ -293,6 +303,37 @@ def test_everyone_may_read_it(folder: Path) -> None:
 def again(trained: Trained, export_to: Path) -> None:
     """Export the trained model once more, elsewhere."""
     export(trained.model, None, trained.config.model_copy(update={"export_to": export_to}), trained.dataset)
+
+
+@pytest.mark.parametrize("refused", [None, "no graphs in precision 16: too many codes differ"])
+def test_half_precision_is_in_the_manifest_and_on_the_card_if_it_agrees(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str | None
+) -> None:
+    agreement = Agreement(images=100, codes_equal=0.9975, psnr_lost=0.0123, within_one_level=0.99999)
+
+    def in_half(_: object, folder: Path, precision: HalfPrecision, *__: object) -> Halved:
+        if refused is not None:
+            return Halved({}, refused)
+        (folder / "encoder.fp16.onnx").touch()
+        graphs = PrecisionGraphs(graphs={"encode": "encoder.fp16.onnx"}, agreement=agreement)
+        return Halved({precision: graphs})
+
+    tiny_models.without_onnx(monkeypatch)
+    monkeypatch.setattr(exporter, "in_half", in_half)
+    config = trained.config.model_copy(update={"export_to": tmp_path})
+    made = export(trained.model, None, config, trained.dataset, precision="16")
+    assert made.refused == refused
+    card = (tmp_path / "tiny" / "README.md").read_text()
+    said = (
+        "Precision 16 (`encoder.fp16.onnx`) against float32 on 100 images: 99.75% of the codes are equal, "
+        "0.0123 dB are lost, and 99.9990% of the pixels of equal codes are within 1 level of 255."
+    )
+    assert (said in card) is (refused is None)
+    if refused is None:
+        assert made.manifest.precisions["16"].agreement == agreement
+        assert "encoder.fp16.onnx" in made.manifest.files
+    else:
+        assert made.manifest.precisions == {}
 
 
 def fails(*_: object, **__: object) -> None:

@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors.numpy import load
 
 from service.codecs import npy
-from tests.fixtures import toy_models
+from tests.fixtures import halved_model, toy_models
 from tests.unit.service.conftest import ServiceClient, make_client, problem
 
 
@@ -39,6 +39,27 @@ def test_all_of_a_model_and_nothing_private(client: TestClient) -> None:
     # The training's configuration may name files of another machine.
     assert "private" not in answer.text
     assert "sha256" not in answer.text
+
+
+def test_which_precisions_a_model_has_and_in_which_it_runs(tmp_path: Path) -> None:
+    halved_model.write(tmp_path)
+    toy_models.write_colours(tmp_path)
+    with make_client(tmp_path, precision="16") as client:
+        ready = {model.pop("name"): model for model in client.get("/readyz").json()["models"]}
+        listed = {model["name"]: model for model in client.get("/models").json()["models"]}
+        shown = client.get("/models/levels").json()
+    assert (ready["levels"]["precision"], ready["levels"]["precision_reason"]) == ("16", None)
+    assert ready["colours"]["precision"] == listed["colours"]["precision"] == "32"
+    assert ready["colours"]["precision_reason"] == "the model has no graphs in precision 16"
+    assert (listed["levels"]["precision"], listed["levels"]["precisions"]) == ("16", ["32", "16"])
+    assert listed["colours"]["precisions"] == ["32"]
+    assert shown["precisions"]["16"]["graphs"] == {"decode": "decoder.fp16.onnx"}
+    assert shown["precisions"]["16"]["agreement"] == {
+        "images": 9,
+        "codes_equal": 0.999,
+        "psnr_lost": 0.001,
+        "within_one_level": 1,
+    }
 
 
 def test_the_codebook_in_every_form(client: TestClient) -> None:

@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
 from httpx2 import Response
 
 from service.api.v2.wire import LENGTH
+from service.runtime.session import Session
 from tests.fixtures import toy_models
 from tests.fixtures.oip_requests import packed, post, request
 from tests.unit.service.conftest import make_client, problem
@@ -359,12 +360,13 @@ def test_an_index_that_cannot_be_read(client: TestClient) -> None:
 def test_a_graph_that_fails_tells_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     toy_models.write_levels(tmp_path)
     with make_client(tmp_path) as client:
-        model = client.context.registry.choose("levels")
+        session = client.context.registry.choose("levels").sessions["encoder.onnx"]
+        assert isinstance(session, Session)
 
         def fail(*_: object) -> None:
             raise RuntimeError("/secret/path")
 
-        monkeypatch.setattr(model.sessions["encoder.onnx"]._session, "run", fail, raising=False)
+        monkeypatch.setattr(session._session, "run", fail, raising=False)
         answer = post(client, "levels", {"images": IMAGES})
     assert "secret" not in refused(answer, 500, "graph-failed")
 

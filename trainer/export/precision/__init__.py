@@ -1,0 +1,1 @@
+"""Graphs in half precision: how they are made, and whether they agree with those in float32."""
