@@ -77,9 +77,7 @@ class VAE(GaussianModel):
             return None
         # The loss is a sum over the pixels.
         pixels = self.image.channels * self.image.height * self.image.width
-        return Adversary(
-            self.config, self.decoder, self.image, steps=steps, seed=self.config.seed, scale=pixels
-        )
+        return Adversary(self.config, self.decoder, self.image, steps=steps, scale=pixels)
 
     def _augmented(self, images: Tensor) -> Tensor:
         if self.config.flips:

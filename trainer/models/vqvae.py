@@ -79,7 +79,7 @@ class VQVAE(Model):
     def opponent(self, steps: int) -> Adversary | None:
         if not self.config.adversarial:
             return None
-        return Adversary(self.config, self.decoder, self.image, steps=steps, seed=self.config.seed)
+        return Adversary(self.config, self.decoder, self.image, steps=steps)
 
     @torch.no_grad()
     def begin(self, batches: Iterable[Tensor]) -> None:
