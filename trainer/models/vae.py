@@ -91,9 +91,7 @@ class VAE(GaussianModel):
         # The loss is a sum over the pixels.
         seen = self.config.seen(self.image, self.config.crop)
         pixels = seen.channels * seen.height * seen.width
-        return Adversary(
-            self.config, self.decoder, self.image, steps=steps, seed=self.config.seed, scale=pixels
-        )
+        return Adversary(self.config, self.decoder, self.image, steps=steps, scale=pixels)
 
     @torch.no_grad()
     def begin(self, batches: Iterable[Tensor]) -> None:

@@ -97,7 +97,7 @@ class VQVAE(Model):
     def opponent(self, steps: int) -> Adversary | None:
         if not self.config.adversarial:
             return None
-        return Adversary(self.config, self.decoder, self.image, steps=steps, seed=self.config.seed)
+        return Adversary(self.config, self.decoder, self.image, steps=steps)
 
     def _augmented(self, images: Tensor) -> Tensor:
         if self.config.crop is not None:

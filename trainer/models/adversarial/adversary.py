@@ -12,7 +12,7 @@ from service.contract.manifest import ImageSpec
 from trainer.config.adversarial import AdversarialConfig
 from trainer.data import distributed
 from trainer.models.adversarial.discriminator import Discriminator
-from trainer.models.adversarial.losses import adaptive_weight, losses, r1_penalty
+from trainer.models.adversarial.losses import Losses, adaptive_weight, losses, r1_penalty
 from trainer.models.base import Opponent, Step
 
 BETAS = (0.5, 0.9)
@@ -41,10 +41,9 @@ class Adversary(Opponent):
         image: ImageSpec,
         *,
         steps: int,
-        seed: int,
         scale: float = 1.0,
     ) -> None:
-        """Make the one of a ``decoder`` of images, for a run of ``steps`` steps, its weights by a seed.
+        """Make the one of a ``decoder`` of images, for a run of ``steps`` steps.
 
         scale: the number by which the model's loss is larger than a mean over the pixels.
         """
@@ -56,7 +55,6 @@ class Adversary(Opponent):
         self.start = start if start >= 1 else start * steps
         # What is drawn here must not change what is trained.
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
             self.network = Discriminator(
                 image.channels,
                 width=config.discriminator_width,
@@ -73,10 +71,9 @@ class Adversary(Opponent):
         if step.pictures is None or not self.strength or (not self.played and done < self.start):
             return step._replace(metrics={**step.metrics, **dict.fromkeys(METRICS, zero)})
         real, fake = (pictures.float() for pictures in step.pictures)
-        discriminator_loss, adversarial_loss, slope = self._scored(real.detach(), fake.detach())
+        found, objective, slope = self._scored(real.detach(), fake.detach())
         gradients = [
-            distributed.mean(gradient)
-            for gradient in torch.autograd.grad(discriminator_loss, self.parameters)
+            distributed.mean(gradient) for gradient in torch.autograd.grad(objective, self.parameters)
         ]
         finite = self._finite(slope, gradients)
         # Chosen without a branch, which would wait for a GPU.
@@ -89,26 +86,26 @@ class Adversary(Opponent):
         # The gradient of this is the slope, so the discriminator has no second backward pass.
         added = weight * (fake * slope).sum()
         metrics = (
-            torch.where(finite, adversarial_loss, 0),
+            torch.where(finite, found.adversarial.detach(), 0),
             weight,
-            torch.where(finite, discriminator_loss.detach(), 0),
+            torch.where(finite, found.discriminator.detach(), 0),
             1 - finite.float(),
         )
         loss = step.loss + added - added.detach() + (weight * metrics[0]).detach()
         return step._replace(loss=loss, metrics={**step.metrics, **dict(zip(METRICS, metrics, strict=True))})
 
-    def _scored(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The discriminator's loss, the adversarial loss, and its gradient at ``fake``."""
+    def _scored(self, real: Tensor, fake: Tensor) -> tuple[Losses, Tensor, Tensor]:
+        """Both losses, what the discriminator minimises, and the adversarial loss's gradient at ``fake``."""
         fake.requires_grad_()
         scores = self.network(torch.cat([real, fake])).float()
         found = losses(self.config.adversarial_loss, *scores.chunk(2))
         (slope,) = torch.autograd.grad(found.adversarial, fake, retain_graph=True)
-        discriminator = found.discriminator
+        objective = found.discriminator
         if self.config.r1 and self.played % self.config.r1_every == 0:
             with torch.autocast(real.device.type, enabled=False):
                 penalty = r1_penalty(self.network, real)
-            discriminator = discriminator + self.config.r1 * self.config.r1_every * penalty
-        return discriminator, found.adversarial.detach(), slope
+            objective = objective + self.config.r1 * self.config.r1_every * penalty
+        return found, objective, slope
 
     def _finite(self, slope: Tensor, gradients: list[Tensor]) -> Tensor:
         """Whether all is finite, in all processes: bool ``()``."""

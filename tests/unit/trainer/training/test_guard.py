@@ -14,12 +14,12 @@ from trainer.models.base import Opponent, Step
 from trainer.models.vqvae import VQVAE
 from trainer.training.guard import Guard
 
-# Batches of 64 of the 256 images: four steps an epoch; from the second epoch on with an adversary.
+# Batches of 16 of the 256 images: 16 steps an epoch; from the second epoch on with an adversary.
 TINY: dict[str, Any] = {
     "epochs": 3,
-    "batch_size": 64,
+    "batch_size": 16,
     "adversarial": 0.5,
-    "adversarial_start": 4,
+    "adversarial_start": 16,
     "adversarial_warmup_steps": 0,
     "discriminator_width": 8,
     "discriminator_layers": 1,
@@ -144,12 +144,12 @@ def test_a_reckless_weight_is_undone_and_such_a_run_resumes_as_unbroken(
 ) -> None:
     monkeypatch.setattr("trainer.training.metrics.plot", lambda *_, **__: None)
     config = make_config(**TINY | RECKLESS | {"average_decay": 0.3, "keep_checkpoints": 9})
-    run = assert_resumes_as_unbroken(config, 10, VQVAE, monkeypatch)
+    run = assert_resumes_as_unbroken(config, 34, VQVAE, monkeypatch)
     first, second, third = run.records()
     assert second["test_mse"] > first["test_mse"] > third["test_mse"]
     assert [each["adversarial_weight"] for each in (first, second, third)] == [0, 1e6, 0.5e6]
     for file in ("model.safetensors", "average.safetensors"):
-        before, after = (load_file(run.checkpoints / f"step-{step:08}" / file) for step in (4, 8))
+        before, after = (load_file(run.checkpoints / f"step-{step:08}" / file) for step in (16, 32))
         assert all(torch.equal(before[name], after[name]) for name in before)
         # What is exported is made of these.
         assert before.keys() == tiny_models.model().state_dict().keys()
@@ -164,7 +164,7 @@ def test_training_that_diverges_with_an_adversary_goes_on_from_before(
     monkeypatch.setattr("trainer.training.metrics.plot", lambda *_, **__: None)
     console = tiny_models.console()
     fit = tiny_models.fit(make_config(**TINY), on=console)
-    tiny_models.poison(monkeypatch, 6)
+    tiny_models.poison(monkeypatch, 18)
     fit.begin()
     fit()
     assert fit.guard is not None
