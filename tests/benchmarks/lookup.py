@@ -22,7 +22,8 @@ from trainer.data.batches import Batches
 from trainer.data.loading import load
 from trainer.data.sizing import ImageOptions
 from trainer.export.onnx_export import write_graphs
-from trainer.models.base import Graph, to_unit
+from trainer.models.base import to_unit
+from trainer.models.graph import Graph
 from trainer.models.vqvae import VQVAE
 
 PLAIN = "plain.onnx"

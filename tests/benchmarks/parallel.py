@@ -12,9 +12,9 @@ from torch import Tensor
 from tests.benchmarks.turns import in_turns
 from trainer.evaluation.exported_model import ExportedGraphs
 from trainer.export.onnx_export import write_graphs
-from trainer.models.base import Graph
 from trainer.models.code_prior import sampling
 from trainer.models.code_prior.network import CodePrior
+from trainer.models.graph import Graph
 
 SIZE, CLASSES = 512, 10
 

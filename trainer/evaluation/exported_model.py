@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from trainer.data.batches import Batch, Batches, Split
     from trainer.data.loading import Dataset
     from trainer.data.sources.pictures import OnProgress
-    from trainer.models.base import Graph
+    from trainer.models.graph import Graph
 
 SAMPLE = "sample/"
 RECONSTRUCT = ("encode", "decode")

@@ -43,7 +43,8 @@ from trainer.export.parity import Drawing, ParityCheck, check_halo, gap_of_other
 from trainer.export.precision.agreement import Halved, in_half
 from trainer.export.scaling import scaled
 from trainer.image_sheets import class_sheet, panels, save_png, sheet_labels, side_by_side
-from trainer.models.base import PICTURED_IMAGES, Exportable, Graph, Model, RunGraph, SecondStage
+from trainer.models.base import PICTURED_IMAGES, Exportable, Model, SecondStage
+from trainer.models.graph import Graph, RunGraph
 from trainer.training.progress import in_silence
 
 PARITY_IMAGES = 2000

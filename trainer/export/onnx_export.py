@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.export import Dim
 
 from trainer.data.sources.pictures import LongStep
-from trainer.models.base import Graph
+from trainer.models.graph import Graph
 from trainer.models.onnx_scan import Chain, Subgraph, assembled
 from trainer.training.progress import in_silence
 

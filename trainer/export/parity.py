@@ -15,7 +15,8 @@ from torch import Tensor
 from service.contract.manifest import CodesSpec, Parity, Role
 from service.contract.runner import BatchSlice, Runner, parameters_of
 from trainer.errors import ExportError
-from trainer.models.base import Exportable, Graph, RunGraph
+from trainer.models.base import Exportable
+from trainer.models.graph import Graph, RunGraph
 
 # Both sum float32 products in another order. A discrete code may flip only if the two distances are this
 # close, relative to the vector's squared length and the code's; a pixel near x.5 may round to the neighbour.

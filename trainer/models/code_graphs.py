@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from service.contract.manifest import CodesSpec, ImageSpec, Input, Output, Parameter, Role
-from trainer.models.base import Graph, to_pixels, to_unit
+from trainer.models.base import to_pixels, to_unit
+from trainer.models.graph import Graph
 from trainer.models.onnx_scan import Chain, Loop, Tensors
 from trainer.models.quantizers import LookedUp, Quantizer
 from trainer.models.quantizers.lookup import Table, block_rows

@@ -18,7 +18,7 @@ from trainer.data.distributed import normal, summed
 from trainer.data.sources.pictures import LongStep
 from trainer.models.adversarial.adversary import PLOTTED, Adversary
 from trainer.models.adversarial.discriminator import check_size
-from trainer.models.base import Graph, Step, to_shares
+from trainer.models.base import Step, to_shares
 from trainer.models.gaussian.base import GaussianModel
 from trainer.models.gaussian.grid import grid_codes, grid_graphs, grid_networks
 from trainer.models.gaussian.likelihoods import Gaussian, likelihood_for
@@ -26,6 +26,7 @@ from trainer.models.gaussian.noise_contrastive import ClassifierStage
 from trainer.models.gaussian.operations import BATCH, UNTILED, encoding, interpolation
 from trainer.models.gaussian.posterior import Posterior, at_least
 from trainer.models.gaussian.scores import for_every_draw, negative_log_mean, scoring
+from trainer.models.graph import Graph
 from trainer.models.losses.added import AddedLosses
 
 # Of pixels in [0, 1]: half a level of 255.

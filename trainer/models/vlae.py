@@ -17,11 +17,12 @@ from trainer.image_sheets import class_sheet, sheet_labels, side_by_side
 from trainer.models.autoregressive.flow_prior import FlowPrior, drawn_codes, sampling
 from trainer.models.autoregressive.pixel_decoder import PixelLoop, PixelStack, decoding
 from trainer.models.autoregressive.pixel_distributions import pixel_distribution
-from trainer.models.base import PICTURED_IMAGES, Best, Graph, Step, to_shares
+from trainer.models.base import PICTURED_IMAGES, Best, Step, to_shares
 from trainer.models.gaussian.base import GaussianModel
 from trainer.models.gaussian.operations import encoding, interpolation
 from trainer.models.gaussian.posterior import Posterior, at_least
 from trainer.models.gaussian.scores import for_every_draw, negative_log_mean, scoring
+from trainer.models.graph import Graph
 
 # Of soft free bits: how far above them the divergence may be, and by what the weight moves in a step.
 SLACK, WEIGHT_STEP = 1.05, 1.02

@@ -16,9 +16,10 @@ from trainer.data.distributed import gathered
 from trainer.data.sources.pictures import LongStep
 from trainer.models.adversarial.adversary import PLOTTED, Adversary
 from trainer.models.adversarial.discriminator import check_size
-from trainer.models.base import Graph, Model, Step, to_pixels, to_unit
+from trainer.models.base import Model, Step, to_pixels, to_unit
 from trainer.models.code_graphs import Decode, Encode, decoding, encoding
 from trainer.models.code_prior.stage import PriorStage
+from trainer.models.graph import Graph
 from trainer.models.layers.convolutional import Decoder, Encoder
 from trainer.models.losses.added import AddedLosses
 from trainer.models.quantizers import (

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from service.contract.manifest import CodesSpec, ImageSpec, Input, Output, Role
 from service.contract.operations import CODES_AXES
-from trainer.models.base import Exportable, Graph, to_pixels, to_unit
+from trainer.models.base import Exportable, to_pixels, to_unit
 from trainer.models.code_graphs import decoding, encoding
+from trainer.models.graph import Graph
 from trainer.pretrained.architectures.base import Architecture
 
 

@@ -16,12 +16,12 @@ from torch import Tensor
 from service.contract.manifest import Agreement, CodesSpec, Operation, PrecisionGraphs, Role
 from service.contract.measures import HalfPrecision
 from trainer.data.loading import Dataset
+from trainer.data.sources.pictures import LongStep
 from trainer.errors import ExportError
 from trainer.evaluation.exported_model import RECONSTRUCT, ExportedGraphs, ExportedModel, whole_test
 from trainer.evaluation.reconstructions import mean_squared_errors, peak_signal_to_noise_ratios
 from trainer.export.onnx_export import CODEBOOK_FILE
 from trainer.export.precision.half_graph import half_graph, half_name
-from trainer.training.progress import LongStep
 
 COMPARED_IMAGES = 2000
 CODES_EQUAL, PSNR_LOST = 0.995, 0.02

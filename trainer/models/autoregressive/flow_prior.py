@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from service.contract.manifest import Input, Output, Parameter, Role
 from trainer.config.base import HOTTEST
-from trainer.models.base import Graph
 from trainer.models.gaussian.operations import BATCH
+from trainer.models.graph import Graph
 from trainer.models.layers.masked import MaskedMLP
 from trainer.models.onnx_scan import Axes, Chain, Loop, Tensors
 

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from service.contract.manifest import Input, Output, Parameter, Role
 from trainer.config.base import HOTTEST
 from trainer.models.autoregressive.pixel_distributions import PixelDistribution
-from trainer.models.base import Graph, to_shares
+from trainer.models.base import to_shares
 from trainer.models.gaussian.operations import BATCH, UNTILED
+from trainer.models.graph import Graph
 from trainer.models.layers.masked import MaskedConv
 from trainer.models.onnx_scan import Axes, Chain, Loop, NestedChain, Tensors
 

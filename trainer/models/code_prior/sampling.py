@@ -8,8 +8,8 @@ from torch import Tensor
 
 from service.contract.manifest import Input, Output, Parameter, Role
 from trainer.config.base import HOTTEST
-from trainer.models.base import Graph
 from trainer.models.code_prior.network import CodePrior
+from trainer.models.graph import Graph
 from trainer.models.onnx_scan import Chain
 from trainer.models.samplers.autoregressive import CodeSampler
 from trainer.models.samplers.parallel import ParallelSampler

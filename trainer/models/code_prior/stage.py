@@ -13,10 +13,11 @@ from trainer.config import Schedule, VQVAEConfig
 from trainer.data.batches import Batch
 from trainer.data.distributed import even, share, summed, uniform
 from trainer.image_sheets import class_sheet, sheet_labels
-from trainer.models.base import Best, Graph, RunGraph, SecondStage, Step
+from trainer.models.base import Best, SecondStage, Step
 from trainer.models.code_prior import sampling
 from trainer.models.code_prior.network import CodePrior, Ordered, random_masks
 from trainer.models.code_prior.orders import halton_ranks, random_steps
+from trainer.models.graph import Graph, RunGraph
 from trainer.models.samplers.autoregressive import CodeSampler
 from trainer.models.samplers.parallel import ParallelSampler
 

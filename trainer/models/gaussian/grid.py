@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from service.contract.manifest import CodesSpec, ImageSpec, Input, Output, Role
 from service.contract.operations import CODES_AXES
 from trainer.config import VAEConfig
-from trainer.models.base import Graph, to_shares
+from trainer.models.base import to_shares
 from trainer.models.gaussian.base import GaussianModel
 from trainer.models.gaussian.operations import DRAWN, example_images
 from trainer.models.gaussian.posterior import Posterior
+from trainer.models.graph import Graph
 from trainer.models.layers.convolutional import Decoder, Encoder
 
 

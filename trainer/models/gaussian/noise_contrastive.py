@@ -12,9 +12,10 @@ from trainer.config import NCPConfig, Schedule
 from trainer.data.batches import Batch
 from trainer.data.distributed import normal, span, summed
 from trainer.image_sheets import panels, sheet
-from trainer.models.base import Best, Graph, RunGraph, SecondStage, Step
+from trainer.models.base import Best, SecondStage, Step
 from trainer.models.gaussian.energy import Classifier
 from trainer.models.gaussian.posterior import Posterior
+from trainer.models.graph import Graph, RunGraph
 from trainer.models.samplers.langevin import Langevin, Metropolis
 from trainer.models.samplers.resampling import Resampling
 

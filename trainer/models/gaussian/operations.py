@@ -4,8 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from service.contract.manifest import ImageSpec, Input, Output, Parameter, Role
-from trainer.models.base import Graph, to_shares
+from trainer.models.base import to_shares
 from trainer.models.gaussian.base import GaussianModel
+from trainer.models.graph import Graph
 
 # Where two codes are this close to one direction, or to opposite ones, an arc between them is not defined.
 SMALLEST_SINE = 1e-3

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from service.contract.manifest import ImageSpec, Input, Output, Parameter, Role
-from trainer.models.base import Graph
 from trainer.models.gaussian.operations import BATCH, UNTILED, example_images
+from trainer.models.graph import Graph
 
 FIGURES = ("elbo", "reconstruction", "kl", "nll")
 MOST_SAMPLES = 256

@@ -41,7 +41,8 @@ class ParallelSampler(Chain):
         super().__init__()
         self.prior = prior
         self.places = math.prod(prior.grid)
-        self.register_buffer("ranks", halton_ranks(prior.grid), persistent=False)
+        height, width = prior.grid
+        self.register_buffer("ranks", halton_ranks((height, width)), persistent=False)
         of_images = ("sequence", "noise", "last", "next", "order", "with_class", "without_class")
         cached = [f"{part}_{block}" for part in ("keys", "values") for block in self._blocks]
         self.axes = {

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from service.contract.manifest import CodesSpec, Input, Operation, Output, Parameter, Role
 from trainer.evaluation.exported_model import ExportedGraphs, ExportedModel
 from trainer.export.onnx_export import write_graphs
-from trainer.models.base import Graph
+from trainer.models.graph import Graph
 
 SLOPE, VARIANCE = 0.8, 0.3
 TOTAL = SLOPE**2 + VARIANCE

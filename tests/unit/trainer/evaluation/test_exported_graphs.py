@@ -10,7 +10,7 @@ from torch import nn
 from service.contract.manifest import Input, Output, Role
 from trainer.errors import ExportError
 from trainer.evaluation.exported_model import ExportedGraphs
-from trainer.models.base import Graph
+from trainer.models.graph import Graph
 
 
 def graph(file: str) -> Graph:

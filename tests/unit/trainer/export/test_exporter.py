@@ -37,9 +37,9 @@ from trainer.export.model_card import SAMPLES, SHOWN_SEED
 from trainer.export.parity import DRAW_GAP, FLIP_GAP
 from trainer.export.precision.agreement import Halved
 from trainer.image_sheets import GAP, NAME_LINE, PAPER
-from trainer.models.base import Graph
 from trainer.models.code_prior.network import Ordered
 from trainer.models.code_prior.stage import PriorStage
+from trainer.models.graph import Graph
 from trainer.models.layers.convolutional import Encoder
 from trainer.models.quantizers import lookup
 from trainer.models.vqvae import VQVAE

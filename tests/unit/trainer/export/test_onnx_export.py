@@ -19,7 +19,7 @@ from trainer.export.onnx_export import (
     WEIGHTS_FILE,
     write_graphs,
 )
-from trainer.models.base import Graph
+from trainer.models.graph import Graph
 
 pytestmark = pytest.mark.slow
 

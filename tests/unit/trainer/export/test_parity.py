@@ -18,7 +18,7 @@ from trainer.export.parity import (
     gap_of_others,
     with_draws,
 )
-from trainer.models.base import Graph
+from trainer.models.graph import Graph
 from trainer.models.vae import VAE
 from trainer.models.vqvae import VQVAE
 

@@ -10,9 +10,9 @@ from tests.fixtures.trained_models import kept
 from tests.unit.trainer.models import ratios
 from trainer.evaluation.exported_model import ExportedGraphs
 from trainer.export.onnx_export import write_graphs
-from trainer.models.base import Graph
 from trainer.models.gaussian.energy import Classifier
 from trainer.models.gaussian.noise_contrastive import ClassifierStage
+from trainer.models.graph import Graph
 
 
 def stage() -> ClassifierStage:

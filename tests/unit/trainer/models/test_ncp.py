@@ -17,8 +17,9 @@ from trainer import pipeline
 from trainer.errors import ConfigError, DivergenceError, ExportError, Interrupted
 from trainer.export import exporter
 from trainer.export.exporter import Exported
-from trainer.models.base import Graph, Model, SecondStage, Stage, to_shares
+from trainer.models.base import Model, SecondStage, Stage, to_shares
 from trainer.models.gaussian.noise_contrastive import ClassifierStage
+from trainer.models.graph import Graph
 from trainer.models.vae import VAE
 from trainer.pipeline import publishing
 from trainer.training.run_folder import RunFolder

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from service.contract.manifest import Input, Output, Role
 from trainer.export.onnx_export import write_graphs
-from trainer.models.base import Graph
+from trainer.models.graph import Graph
 from trainer.models.onnx_scan import Axes, Chain, Loop, NestedChain, Subgraph, Tensors, assembled
 
 # Both sum float32 products, in another order; the loops here are too short for more to come of it.

@@ -15,10 +15,10 @@ from tests.fixtures import tiny_models
 from trainer.evaluation.exported_model import ExportedGraphs
 from trainer.export.onnx_export import write_graphs
 from trainer.export.parity import CODE_GAP, DRAW_GAP, gap_of_others
-from trainer.models.base import Graph
 from trainer.models.gaussian.likelihoods import likelihood_for
 from trainer.models.gaussian.posterior import Posterior
 from trainer.models.gaussian.scores import MOST_SAMPLES
+from trainer.models.graph import Graph
 from trainer.models.vae import VAE
 
 COLOUR_8 = ImageSpec(channels=3, height=8, width=8)

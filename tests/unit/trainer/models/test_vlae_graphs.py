@@ -9,7 +9,7 @@ from torch import Tensor
 from service.contract.manifest import ImageSpec, Role
 from tests.fixtures import tiny_models
 from trainer.export.parity import DRAW_GAP, gap_of_others
-from trainer.models.base import Graph
+from trainer.models.graph import Graph
 from trainer.models.vlae import VLAE
 
 GREY_8 = ImageSpec(channels=1, height=8, width=8)

@@ -15,7 +15,8 @@ from service.contract.manifest import ImageSpec, Tiling
 from tests.fixtures import tiny_models
 from trainer.evaluation.exported_model import ExportedGraphs
 from trainer.export.onnx_export import write_graphs
-from trainer.models.base import Graph, to_pixels, to_unit
+from trainer.models.base import to_pixels, to_unit
+from trainer.models.graph import Graph
 from trainer.models.onnx_scan import Chain
 from trainer.models.quantizers import lookup
 from trainer.models.vqvae import VQVAE

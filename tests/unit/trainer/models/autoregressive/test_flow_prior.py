@@ -11,7 +11,7 @@ from service.contract.manifest import Input, Output, Role
 from trainer.evaluation.exported_model import ExportedGraphs
 from trainer.export.onnx_export import write_graphs
 from trainer.models.autoregressive.flow_prior import BaseSampler, FlowPrior, FlowSampler, drawn_codes, sampler
-from trainer.models.base import Graph
+from trainer.models.graph import Graph
 
 # Both sum float32 products, in another order.
 TOLERANCE = 1e-5

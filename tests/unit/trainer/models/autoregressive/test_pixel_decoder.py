@@ -10,7 +10,7 @@ from trainer.export.onnx_export import write_graphs
 from trainer.export.parity import DRAW_GAP
 from trainer.models.autoregressive.pixel_decoder import PixelLoop, PixelStack
 from trainer.models.autoregressive.pixel_distributions import Binary, LogisticMixture, PixelDistribution
-from trainer.models.base import Graph
+from trainer.models.graph import Graph
 
 FILTERS, DIM = 4, 3
 KINDS: dict[str, PixelDistribution] = {"grey": Binary(1), "colour": LogisticMixture(3, 3)}

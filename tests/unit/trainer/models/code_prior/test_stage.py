@@ -12,9 +12,9 @@ from tests.unit.trainer.models import priors
 from trainer.config import VQVAEConfig
 from trainer.data.batches import Batch
 from trainer.image_sheets import GAP, NAME_LINE
-from trainer.models.base import Graph, RunGraph
 from trainer.models.code_prior import sampling
 from trainer.models.code_prior.stage import PriorStage
+from trainer.models.graph import Graph, RunGraph
 
 GRID = (2, 3)
 SIZE = 4

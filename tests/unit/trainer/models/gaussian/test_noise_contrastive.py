@@ -14,7 +14,6 @@ from tests.unit.trainer.models.exported import Exported
 from trainer.data.batches import Batch
 from trainer.export.parity import DRAW_GAP
 from trainer.image_sheets import PANEL_GAP, TITLE_HEIGHT
-from trainer.models.base import Graph, RunGraph
 from trainer.models.gaussian.noise_contrastive import (
     LARGEST_STEP,
     MOST_PROPOSALS,
@@ -25,6 +24,7 @@ from trainer.models.gaussian.noise_contrastive import (
     STEPS,
     ClassifierStage,
 )
+from trainer.models.graph import Graph, RunGraph
 
 DIM = 3
 # The toy posterior: each code near 2 in the first dimension, of variance 1/4 in all.
