@@ -135,7 +135,7 @@ def _check(config: RunConfig, run: RunFolder | None, *, replace: bool) -> None:
     own = None if run is None else run.identity.id
     durable.check_replaceable(config.export_to / config.name, own, replace=replace)
     if config.wandb:
-        from trainer.training import weights_and_biases
+        from trainer.training.tracking import weights_and_biases
 
         weights_and_biases.check()
 

@@ -29,7 +29,7 @@ MODULE = " -m trainer"
 COMMANDS = {
     "evaluate": "trainer.evaluation.command:evaluate",
     "import": "trainer.pretrained.command:import_model",
-    "push": "trainer.export.push_command:push_model",
+    "push": "trainer.export.hub.command:push_model",
 }
 
 

@@ -4,28 +4,23 @@ All metrics and pictures here come from the exported files through ONNX Runtime,
 """
 
 import copy
-import os
-import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from service.contract import manifest as contract
 from service.contract.manifest import (
-    Codebook,
     CodesSpec,
     Manifest,
     Measures,
     Parity,
     Role,
     Run,
-    content_version,
 )
 from service.contract.measures import Precision
 from trainer.config import ImportConfig, RunConfig
@@ -37,8 +32,9 @@ from trainer.evaluation.exported_model import ExportedGraphs, ExportedModel, fil
 from trainer.evaluation.likelihood import SCORE
 from trainer.evaluation.reconstructions import RECONSTRUCTIONS, TRAINING, Reconstructions
 from trainer.evaluation.results import likelihood_row
+from trainer.export.manifest import manifest_of
 from trainer.export.model_card import CARD, SAMPLES, SHOWN_SEED, model_card
-from trainer.export.onnx_export import CODEBOOK_FILE, CODEBOOK_TENSOR, write_graphs
+from trainer.export.onnx_export import write_graphs
 from trainer.export.parity import Drawing, ParityCheck, check_halo, gap_of_others, with_draws
 from trainer.export.precision.agreement import Halved, in_half
 from trainer.export.scaling import scaled
@@ -48,13 +44,7 @@ from trainer.models.graph import Graph, RunGraph
 from trainer.training.progress import in_silence
 
 PARITY_IMAGES = 2000
-# Folders of the trainer's machine mean nothing to the model's users.
-PLACES = {"out", "export_to", "init_from"}
 
-PACKAGE = Path(__file__).parents[1]
-# Both packages decide what is exported.
-SOURCES = (".", "../service")
-GIT_SECONDS = 10.0
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -97,9 +87,8 @@ def export(
     target = config.export_to / config.name
     half = isinstance(config, RunConfig) and config.stored_weights == "16"
     model = _export_copy(model, half=half)
-    second = (
-        _second_stage_copy(model, second, dataset, half=half) if isinstance(model, Model) and second else None
-    )
+    if second is not None:
+        second = _second_stage_copy(model, second, dataset, half=half)
     own, further = model.graphs(), second.graphs() if second else []
     graphs = [*own, *further]
     with publication(target, None if made_by is None else made_by.id, replace=replace) as folder:
@@ -126,11 +115,9 @@ def export(
             save_png(_samples(exported, shown, dataset, step), folder / SAMPLES)
         measures = _measures(exported, config, dataset, values, trained, step) if measured else []
         check(measures)
-        codes = model.codes_spec()
-        if measured and codes.continuous_grid and codes.scaling is None:
-            codes = scaled(codes, exported, dataset, step)
+        codes = _codes(model, exported, dataset, step) if measured else model.codes_spec()
         halved = Halved({}) if precision == "32" else in_half(exported, folder, precision, dataset, step)
-        manifest = _manifest(model, codes, exported, config, dataset, folder, measures, parity)
+        manifest = manifest_of(model, codes, exported, config, dataset, folder, measures, parity)
         manifest = manifest.model_copy(update={"precisions": halved.graphs})
         (folder / CARD).write_text(model_card(manifest), encoding="utf-8")
         # Last, with the card among the files: a folder without a manifest is known to be unfinished.
@@ -157,9 +144,11 @@ def _export_copy(stage: M, *, half: bool) -> M:
     return copied
 
 
-def _second_stage_copy(model: Model, second: SecondStage, dataset: Dataset, *, half: bool) -> SecondStage:
+def _second_stage_copy(
+    model: Exportable, second: SecondStage, dataset: Dataset, *, half: bool
+) -> SecondStage:
     """A copy of a second stage for the export, on this copy of the model."""
-    copied = model.second_stage(dataset.classes)
+    copied = model.second_stage(dataset.classes) if isinstance(model, Model) else None
     if copied is None:
         raise ValueError(f"{type(model).__name__} has no second stage, so no {second.name} can be exported")
     copied.load_state_dict(second.state_dict())
@@ -223,6 +212,12 @@ def _samples(exported: ExportedModel, shown: Mapping[str, str], dataset: Dataset
     return panels(sheets) if len(sheets) > 1 else next(iter(sheets.values()))
 
 
+def _codes(model: Exportable, exported: ExportedModel, dataset: Dataset, step: LongStep) -> CodesSpec:
+    """The codes, with their measured scaling where they are latents that have none."""
+    codes = model.codes_spec()
+    return scaled(codes, exported, dataset, step) if codes.continuous_grid and not codes.scaling else codes
+
+
 def _measures(
     exported: ExportedModel,
     config: RunConfig | ImportConfig,
@@ -244,78 +239,3 @@ def _measures(
             Measures(of=TRAINING, dataset=dataset.name, split="training", images=images, values=dict(trained))
         )
     return rows
-
-
-def _manifest(
-    model: Exportable,
-    codes: CodesSpec,
-    exported: ExportedModel,
-    config: RunConfig | ImportConfig,
-    dataset: Dataset,
-    folder: Path,
-    measures: Sequence[Measures],
-    parity: Parity,
-) -> Manifest:
-    codebook, files = model.codebook(), file_entries(folder)
-    codebook_spec = None
-    if codebook is not None:
-        spec = {"file": CODEBOOK_FILE, "tensor": CODEBOOK_TENSOR, "shape": tuple(codebook.shape)}
-        codebook_spec = Codebook.model_validate(spec)
-    conditional = any(operation.takes(Role.label) for operation in exported.operations.values())
-    return Manifest(
-        name=config.name,
-        kind=config.kind,
-        version=content_version(files),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        git_revision=git_revision(),
-        seed=config.seed,
-        config=public_config(config) | {"data": dataset.name},
-        image=model.image_spec(),
-        codes=codes,
-        labels=dataset.label_names if conditional else None,
-        operations=dict(exported.operations),
-        codebook=codebook_spec,
-        measures=tuple(measures),
-        parity=parity,
-        files=files,
-    )
-
-
-def public_config(config: RunConfig | ImportConfig) -> dict[str, Any]:
-    """The config without the folders of the trainer's machine, which mean nothing to the model's users."""
-    values = config.model_dump(mode="json", exclude=PLACES)
-    return {
-        name: Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
-        for name, value in values.items()
-    }
-
-
-def git_revision(package: Path = PACKAGE) -> str | None:
-    """The commit of a package's own sources, with ``-dirty`` after it if they have changed since.
-
-    None if it is not known: the package is no checkout or lies in another repository, or git is missing,
-    fails or takes too long.
-    """
-    try:
-        # A repository around installed packages does not track them.
-        _git(package, "ls-files", "--error-unmatch", "__init__.py")
-        commit = _git(package, "rev-parse", "--verify", "HEAD")
-        changed = _git(package, "status", "--porcelain", "--", *SOURCES)
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return None
-    return f"{commit}-dirty" if changed else commit
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    # Within a hook, say, such variables name another repository.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    run = subprocess.run(  # noqa: S603
-        ["git", "--no-optional-locks", "-C", str(folder), *arguments],  # noqa: S607
-        capture_output=True,
-        text=True,
-        check=True,
-        stdin=subprocess.DEVNULL,
-        env=environment,
-        timeout=GIT_SECONDS,
-    )
-    return run.stdout.strip()

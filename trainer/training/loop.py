@@ -25,9 +25,9 @@ from trainer.training import best_weights, checkpoint
 from trainer.training.checkpoint import Position
 from trainer.training.device import Machine
 from trainer.training.guard import Guard
-from trainer.training.metrics import EpochMetrics, Tracker, trackers
 from trainer.training.progress import Progress, long_step
 from trainer.training.run_folder import Record, RunFolder
+from trainer.training.tracking.metrics import EpochMetrics, Tracker, trackers
 
 BETAS = (0.9, 0.99)
 # Reading the metrics makes a GPU wait, so not at every step.

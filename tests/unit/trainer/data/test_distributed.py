@@ -16,7 +16,7 @@ from trainer.data.batches import Batches
 from trainer.errors import ConfigError, LostProcessError
 from trainer.models.base import Step
 from trainer.models.gaussian.posterior import at_least
-from trainer.training.metrics import EpochMetrics
+from trainer.training.tracking.metrics import EpochMetrics
 
 PROCESSES = 3
 PATIENCE = 120.0

@@ -33,6 +33,7 @@ from trainer.errors import ExportError
 from trainer.evaluation.exported_model import open_exported
 from trainer.export import exporter as exporter
 from trainer.export.exporter import export
+from trainer.export.manifest import public_config
 from trainer.export.model_card import SAMPLES, SHOWN_SEED
 from trainer.export.parity import DRAW_GAP, FLIP_GAP
 from trainer.export.precision.agreement import Halved
@@ -104,7 +105,7 @@ def test_the_manifest_tells_what_was_trained(trained: Trained, manifest: Manifes
 
 
 def test_the_manifest_has_the_name_of_a_file_and_not_its_folder() -> None:
-    public = exporter.public_config(tiny_models.config(perceptual="/home/anna/vgg16.pth", data="/home/anna"))
+    public = public_config(tiny_models.config(perceptual="/home/anna/vgg16.pth", data="/home/anna"))
     assert (public["perceptual"], public["data"]) == ("vgg16.pth", "anna")
     assert not {"out", "export_to"} & public.keys()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.export.exporter import git_revision
+from trainer.export.manifest import git_revision
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="there is no git here")
 

@@ -56,7 +56,7 @@ def run(trained: Trained, tmp_path: Path) -> RunFolder:
 @pytest.fixture
 def without_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
     tiny_models.without_onnx(monkeypatch)
-    monkeypatch.setattr("trainer.training.metrics.plot", lambda *_, **__: None)
+    monkeypatch.setattr("trainer.training.tracking.metrics.plot", lambda *_, **__: None)
 
 
 def resume(run: RunFolder, **flags: Any) -> Exported:

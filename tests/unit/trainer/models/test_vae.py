@@ -298,7 +298,7 @@ def test_a_resumed_run_ends_as_an_unbroken_one(
     make_vae_config: MakeVAEConfig, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     """All random draws and the warm-up continue from the checkpoint."""
-    monkeypatch.setattr("trainer.training.metrics.plot", lambda *_, **__: None)
+    monkeypatch.setattr("trainer.training.tracking.metrics.plot", lambda *_, **__: None)
     config = make_vae_config(
         likelihood="bernoulli", binarise=True, kl_warmup_steps=12, flips=True, rotations=10, average_decay=0.9
     )

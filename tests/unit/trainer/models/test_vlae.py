@@ -274,7 +274,7 @@ def test_a_resumed_run_ends_as_an_unbroken_one(
     make_vlae_config: MakeVLAEConfig, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     """All random draws and the weights of the loss continue from the checkpoint."""
-    monkeypatch.setattr("trainer.training.metrics.plot", lambda *_, **__: None)
+    monkeypatch.setattr("trainer.training.tracking.metrics.plot", lambda *_, **__: None)
     monkeypatch.setattr(VLAE, "pictures", lambda *_: {})
     config = make_vlae_config(
         likelihood="bernoulli",

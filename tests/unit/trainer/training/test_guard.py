@@ -142,7 +142,7 @@ def test_a_guard_goes_on_from_its_state() -> None:
 def test_a_reckless_weight_is_undone_and_such_a_run_resumes_as_unbroken(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.training.metrics.plot", lambda *_, **__: None)
+    monkeypatch.setattr("trainer.training.tracking.metrics.plot", lambda *_, **__: None)
     config = make_config(**TINY | RECKLESS | {"average_decay": 0.3, "keep_checkpoints": 9})
     run = assert_resumes_as_unbroken(config, 34, VQVAE, monkeypatch)
     first, second, third = run.records()
@@ -161,7 +161,7 @@ def test_a_reckless_weight_is_undone_and_such_a_run_resumes_as_unbroken(
 def test_training_that_diverges_with_an_adversary_goes_on_from_before(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.training.metrics.plot", lambda *_, **__: None)
+    monkeypatch.setattr("trainer.training.tracking.metrics.plot", lambda *_, **__: None)
     console = tiny_models.console()
     fit = tiny_models.fit(make_config(**TINY), on=console)
     tiny_models.poison(monkeypatch, 18)

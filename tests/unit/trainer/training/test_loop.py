@@ -32,7 +32,7 @@ def run_of(fit: Fit[Model]) -> RunFolder:
 @pytest.fixture(autouse=True)
 def _no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plots take longer than the training itself here; that of ``trained`` has them."""
-    monkeypatch.setattr("trainer.training.metrics.plot", lambda *_, **__: None)
+    monkeypatch.setattr("trainer.training.tracking.metrics.plot", lambda *_, **__: None)
 
 
 def test_a_run_leaves_figures_pictures_plots_and_checkpoints(trained: Trained) -> None:

@@ -19,8 +19,8 @@ from tests.fixtures import tiny_models
 from trainer.errors import ConfigError
 from trainer.models.base import Step
 from trainer.models.quantizers import perplexity, usage
-from trainer.training.metrics import EpochMetrics, Plots, TensorBoard, plot, trackers
 from trainer.training.run_folder import Record, RunFolder
+from trainer.training.tracking.metrics import EpochMetrics, Plots, TensorBoard, plot, trackers
 
 
 def step(loss: float, counts: list[int] | None = None) -> Step:
@@ -235,7 +235,7 @@ def test_losses_that_fall_below_0_are_plotted_on_a_linear_axis(
     for epoch, loss in ((1, 3.0), (2, lowest)):
         metrics = {"loss": loss, "reconstruction_loss": loss, "kl": 2.0, "lowest_loss": -1.0}
         run.log({"epoch": epoch} | metrics | {"test_mse": 0.1, "test_elbo": -loss})
-    monkeypatch.setattr("trainer.training.metrics.plot", noted)
+    monkeypatch.setattr("trainer.training.tracking.metrics.plot", noted)
     Plots(run, {"kl": (0, None), "lowest_loss": (None, None), "usage": (0, 1)}).close()
     assert plotted == {
         "loss.png": (["loss", "reconstruction_loss", "test_mse"], log),

@@ -11,7 +11,7 @@ from service.models.hub import local_folder
 from tests.fixtures import hub_stand_in, toy_models
 from tests.fixtures.hub_stand_in import KEY, Hub
 from trainer.errors import ExportError
-from trainer.export.push import push, with_metadata
+from trainer.export.hub.push import push, with_metadata
 
 # The hub's client uploads in a way that its HTTP library calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")

@@ -26,7 +26,7 @@ def push_model(model: Path, repository: str, license_id: str, private: bool) -> 
     $HF_TOKEN is a key that may write there. The model card is the page of the repository.
     """
     with clear_errors(same_command()):
-        from trainer.export.push import push
+        from trainer.export.hub.push import push
 
         pushed = push(model, repository, license_id=license_id, private=private)
         console = open_console()

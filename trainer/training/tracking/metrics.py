@@ -10,7 +10,7 @@ from torch import Tensor
 from trainer.data import distributed
 from trainer.models.base import Step
 from trainer.training.run_folder import Record, RunFolder
-from trainer.training.weights_and_biases import WeightsAndBiases
+from trainer.training.tracking.weights_and_biases import WeightsAndBiases
 
 Limits = tuple[float | None, float | None]
 CountMetrics = Callable[[Tensor], dict[str, float]]

@@ -1,0 +1,1 @@
+"""Published models to the Hugging Face hub."""
