@@ -99,10 +99,7 @@ def export(
         exported = ExportedModel(run, operations, model.codes_spec())
         values, parity, preview = _examine(model, own, run, exported, dataset, step)
         save_png(preview, folder / "preview.png")
-        for graph in written:
-            if graph.tiling is not None:
-                with step(f"verifying the halo of {graph.operation}"):
-                    check_halo(graph, graph.tiling.halo, model.codes_spec(), run)
+        _check_halos(written, model.codes_spec(), run, step)
         for graph in filter(_to_be_compared_alone, own):
             with step(f"verifying {graph.operation}"):
                 parity = with_draws(parity, gap_of_others([graph], run))
@@ -125,6 +122,13 @@ def export(
         text = Manifest.model_validate(manifest.model_dump()).model_dump_json(indent=2)
         (folder / contract.FILE_NAME).write_text(text + "\n", encoding="utf-8")
     return Exported(target, manifest, halved.refused)
+
+
+def _check_halos(graphs: Sequence[Graph], codes: CodesSpec, run: RunGraph, step: LongStep) -> None:
+    for graph in graphs:
+        if graph.tiling is not None:
+            with step(f"verifying the halo of {graph.operation}"):
+                check_halo(graph, graph.tiling.halo, codes, run)
 
 
 def _to_be_compared_alone(graph: Graph) -> bool:

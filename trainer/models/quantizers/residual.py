@@ -7,7 +7,7 @@ decoder knows such codes, some images of a batch are decoded from their first le
 dropout, 2107.03312, sec. III-C).
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import cast
 
@@ -148,9 +148,20 @@ class Residual(ResidualQuantizer):
     @torch.no_grad()
     def start(self, rows: Tensor, batch_rows: int) -> None:
         """Start each level from what those before it leave of encoder outputs, float ``(n, D)``."""
+        for level, left in self._levels(rows):
+            level.start(left, batch_rows)
+
+    @torch.no_grad()
+    def adopt(self, rows: Tensor, batch_rows: int) -> None:
+        """Go on with the code vectors of each level."""
+        for level, left in self._levels(rows):
+            level.adopt(left, batch_rows)
+
+    def _levels(self, rows: Tensor) -> Iterator[tuple[Codebook, Tensor]]:
+        """Each level with what those before it leave of the rows, by their code vectors of then."""
         rows = rows.float()
         for level in self._codebooks:
-            level.start(rows, batch_rows)
+            yield level, rows
             vectors = level.vectors()
             rows = rows - F.embedding(nearest(rows, vectors), vectors)
 
