@@ -86,13 +86,13 @@ COMPILE := $(BIN)/uv pip compile --universal --python-version 3.11 --upgrade \
 COMPILE_IMAGE := $(COMPILE) --constraint requirements.lock
 
 lock: $(VENV)
-	$(COMPILE) pyproject.toml trainer/pyproject.toml --extra server --extra hf --extra wandb --extra large --extra bulk --extra cluster --extra traces --group dev -o requirements.lock
+	$(COMPILE) pyproject.toml trainer/pyproject.toml --extra server --extra hf --extra hub --extra wandb --extra large --extra bulk --extra cluster --extra traces --extra gpu-metrics --group dev -o requirements.lock
 	$(COMPILE) trainer/pyproject.toml --group bench --constraint requirements.lock \
 		-o tests/benchmarks/requirements.lock
 	$(COMPILE) --group docs -o docs/requirements.lock
-	$(COMPILE_IMAGE) pyproject.toml --extra server --extra cuda --extra large --extra traces -o docker/cuda.lock
-	$(COMPILE_IMAGE) pyproject.toml docker/cpu.in --excludes docker/cpu.excludes --extra server --extra large --extra traces -o docker/cpu.lock
-	$(COMPILE_IMAGE) trainer/pyproject.toml docker/cpu.in --excludes docker/cpu.excludes --extra hf -o docker/trainer.lock
+	$(COMPILE_IMAGE) pyproject.toml --extra server --extra hub --extra cuda --extra large --extra traces --extra gpu-metrics -o docker/cuda.lock
+	$(COMPILE_IMAGE) pyproject.toml docker/cpu.in --excludes docker/cpu.excludes --extra server --extra hub --extra large --extra traces -o docker/cpu.lock
+	$(COMPILE_IMAGE) trainer/pyproject.toml docker/cpu.in --excludes docker/cpu.excludes --extra hf --extra hub -o docker/trainer.lock
 	$(COMPILE) tests/benchmarks/peers.in --no-config -o tests/benchmarks/peers.lock
 
 bench: build/bench/.installed build/peers/.installed $(VENV)
