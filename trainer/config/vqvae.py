@@ -39,7 +39,8 @@ class VQVAEConfig(AdversarialConfig, LossesConfig, ConvolutionalConfig):
     """A VQ-VAE: images to a grid of codes and back (1711.00937)."""
 
     second_stage_fields: ClassVar[frozenset[str]] = frozenset(
-        f"prior_{name}" for name in ("width", "blocks", "heads", "dropout", "lr", "batch_size", "label_drop")
+        f"prior_{name}"
+        for name in ("width", "blocks", "heads", "dropout", "lr", "batch_size", "label_drop", "tied")
     ) | {"prior_parallel_share"}
 
     free_on_resume: ClassVar[frozenset[str]] = ConvolutionalConfig.free_on_resume | {
@@ -137,6 +138,10 @@ class VQVAEConfig(AdversarialConfig, LossesConfig, ConvolutionalConfig):
     prior_blocks: int = Field(default=4, ge=1, description="blocks of the prior's transformer")
     prior_heads: int = Field(default=4, ge=1, description="attention heads of the prior's transformer")
     prior_dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout in the prior's transformer")
+    prior_tied: bool = Field(
+        default=False,
+        description="one table for the codes that the prior reads and those that it predicts (1608.05859)",
+    )
     prior_lr: float = Field(default=1e-3, gt=0, description="peak learning rate of the prior")
     prior_batch_size: int = Field(default=128, ge=1, description="images a step of the prior")
     prior_label_drop: float = Field(

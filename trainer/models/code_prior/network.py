@@ -26,6 +26,7 @@ from trainer.models.layers.transformer import CausalTransformer
 
 # Share of the training images that are to be drawn whole; of the others, a part is given.
 WHOLE = 0.5
+TABLE_STD = 0.02
 
 
 class Ordered(NamedTuple):
@@ -59,6 +60,21 @@ class Ordered(NamedTuple):
         )
 
 
+class _TiedCodes(nn.Module):
+    """The rows of the head as the embeddings of the codes (1608.05859), and one of no code, ``size``."""
+
+    def __init__(self, head: nn.Linear) -> None:
+        super().__init__()
+        # No submodule: its tensors would be in the state twice.
+        self._head = (head,)
+        self.first = nn.Parameter(torch.randn(head.in_features) * TABLE_STD)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        (head,) = self._head
+        found = F.embedding(codes.clamp(max=head.out_features - 1), head.weight)
+        return torch.where((codes == head.out_features)[..., None], self.first, found)
+
+
 class CodePrior(nn.Module):
     """p(codes | class) over grids of codes.
 
@@ -67,6 +83,7 @@ class CodePrior(nn.Module):
         grid: height and width of the grid, in codes, and the number of levels if there are several.
         classes: number of classes; 0 for an unconditional prior.
         width, blocks, heads, dropout: of the transformer.
+        tied: whether one table has the codes that are read and those that are predicted.
 
     """
 
@@ -80,6 +97,7 @@ class CodePrior(nn.Module):
         blocks: int,
         heads: int,
         dropout: float,
+        tied: bool = False,
     ) -> None:
         super().__init__()
         self.size = size
@@ -87,15 +105,17 @@ class CodePrior(nn.Module):
         self.classes = classes
         places = math.prod(grid)
         # One more than there are: the code before the first, the place before the first, no class.
-        self.code = nn.Embedding(size + 1, width)
+        self.code: nn.Embedding | _TiedCodes = nn.Embedding(size + 1, width)
         self.last_place = nn.Embedding(places + 1, width)
         self.next_place = nn.Embedding(places, width)
         self.label = nn.Embedding(classes + 1, width)
         self.transformer = CausalTransformer(width, blocks=blocks, heads=heads, dropout=dropout)
         self.head = nn.Linear(width, size)
         for table in (self.code, self.last_place, self.next_place, self.label, self.head):
-            nn.init.normal_(table.weight, std=0.02)
+            nn.init.normal_(table.weight, std=TABLE_STD)
         nn.init.zeros_(self.head.bias)
+        if tied:
+            self.code = _TiedCodes(self.head)
 
     @property
     def no_label(self) -> int:

@@ -63,6 +63,7 @@ class PriorStage(SecondStage):
             blocks=config.prior_blocks,
             heads=config.prior_heads,
             dropout=config.prior_dropout,
+            tied=config.prior_tied,
         )
         height, width = spec.shape[:2]
         self.register_buffer("ranks", halton_ranks((height, width)), persistent=False)

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -179,3 +181,16 @@ def test_a_new_prior_expects_almost_anything_alike() -> None:
     network = CodePrior(64, (3, 3), 10, width=32, blocks=2, heads=4, dropout=0)
     found = nats(network, priors.codes_of(network, 20), [10] * 20)
     torch.testing.assert_close(found, torch.full_like(found, 64).log(), rtol=0.15, atol=0)
+
+
+def test_a_tied_prior_reads_the_rows_that_it_predicts_and_has_them_once() -> None:
+    prior = CodePrior(5, (2, 2), 0, width=8, blocks=1, heads=2, dropout=0.0, tied=True)
+    copied = copy.deepcopy(prior)
+    read = copied.code(torch.arange(6))
+    assert torch.equal(read[:5], copied.head.weight)
+    assert not torch.equal(read[5], read[4])
+    assert prior.state_dict().keys() == copied.state_dict().keys()
+    assert "code.weight" not in prior.state_dict()
+    copied.head.weight.detach().zero_()
+    assert not copied.code(torch.arange(5)).any()
+    assert prior.code(torch.arange(5)).any()
