@@ -131,8 +131,9 @@ class Settings(BaseSettings):
     cuda_graphs: bool = True
     """On a GPU, record the runs of a graph for each batch size, and replay them."""
     gpu_graph_bytes: NonNegativeInt = 0
-    """On a GPU, the most memory of it that one graph may take for its weights and its runs, in bytes; a batch
-    that needs more fails. 0 for no limit."""
+    """On a GPU, the most memory of it that one graph may take for its weights and its runs, in bytes. A batch
+    that needs more fails; if it is one that runs when a model is loaded, the model is refused. 0 for no
+    limit."""
     cpu_rows: int = Field(default=-1, ge=-1)
     """On a GPU, the most rows of a batch that runs on the CPU instead, for a graph whose runs cannot be
     recorded, such as a chain. -1 for as many as are quicker there, measured when a model is loaded; 0 for

@@ -26,9 +26,11 @@ def load(
       they do not run, runs in ``32``; ``info()`` says why.
 
     The files are verified by the hashes of the manifest, and each graph runs once. Several threads may use
-    the model. It gives the results of a service with the same provider and number of threads, bit for bit.
+    the model. It gives the results of a service with the same provider and number of threads, bit for bit; of
+    chains on a GPU, if the service has ``--cpu-rows 0``.
 
-    Raises ModelRefused with the reason, and StartupError if CUDA is asked for and does not work.
+    Raises ModelRefused with the reason, BadValue for another precision, and StartupError if CUDA is asked for
+    and does not work.
 
     >>> import tessera
     >>> model = tessera.load("exported/vqvae-mnist")

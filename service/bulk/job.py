@@ -139,7 +139,7 @@ class Job:
             file = manifest.files[manifest.codebook.file]
             codebook = {"sha256": file.sha256, "shape": list(manifest.codebook.shape)}
         options, precision = self.options, self.settings.precision
-        # Without it, outputs of earlier versions are still this run's.
+        # Left out for 32, so that runs of versions without the setting can be resumed.
         further = {} if precision == "32" else {"precision": precision}
         columns = {name: value for name, value in vars(options.columns).items() if value is not None}
         reading = {

@@ -146,7 +146,7 @@ class CodesSpec(Record):
         return self.shape[2] if self.dtype == "int32" and len(self.shape) == 3 else None
 
     def with_all_levels(self, item: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape of one row of codes, where one with fewer levels than there are has all of them."""
+        """The shape of one row of codes with all levels, if it has the first alone; else ``item`` itself."""
         if self.levels is None or len(item) != len(self.shape) or not 1 <= item[2] <= self.levels:
             return item
         return *item[:2], self.levels
@@ -262,7 +262,7 @@ class Manifest(Record):
     def _precisions_agree(self) -> Self:
         for precision, half in self.precisions.items():
             if unknown := half.graphs.keys() - self.operations.keys():
-                raise ValueError(f"precision {precision!r} has graphs of {sorted(unknown)}, no operations")
+                raise ValueError(f"precision {precision!r} has unknown operations {sorted(unknown)}")
             if missing := set(half.graphs.values()) - self.files.keys():
                 raise ValueError(f"precision {precision!r}: {sorted(missing)} are not among the files")
         return self

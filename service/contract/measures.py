@@ -58,7 +58,8 @@ class Parity(Record):
 class Agreement(Record):
     """How closely graphs in half precision and those in float32 agreed on ``images`` test images at export.
 
-    - ``codes_equal``: the share of the codes that are equal; numbers, to 1 % of their size, or of 1
+    - ``codes_equal``: the share of the codes that are equal; continuous codes may differ by 1 % of the size
+      of the code in float32, or by 0.01 if that is more
     - ``psnr_lost``: the mean PSNR of the reconstructions in float32 less that in half precision, in dB
     - ``within_one_level``: the share of the pixels that differ by at most 1 of 255 when both decode the codes
       of float32

@@ -94,15 +94,26 @@ class Runner:
     ) -> list[Results]:
         """Run operations on slices of several requests together: the results of each slice.
 
-        ``values`` holds every parameter of the operations. The operations named in ``default_noise`` use the
-        default noise of every input that has one, whatever the seeds.
+        ``values`` holds every parameter of the operations; operations before one that completes residual
+        codes have their defaults instead. The operations named in ``default_noise`` use the default noise of
+        every input that has one, whatever the seeds.
 
         Raises WrongOutput, ValueError if an input cannot be filled, and what the graphs raise.
         """
         batch = _Batch(slices)
-        for name in names:
-            self._step(name, batch, values, use_default=name in default_noise)
+        for at, name in enumerate(names):
+            own = self._defaults(name) if self._completes(names[at + 1 :]) else values
+            self._step(name, batch, own, use_default=name in default_noise)
         return batch.results()
+
+    def _completes(self, names: Sequence[str]) -> bool:
+        """Whether one of these operations completes residual codes, which it takes with all their levels."""
+        return self._codes.levels is not None and any(
+            self._operations[name].takes(Role.mask) for name in names
+        )
+
+    def _defaults(self, name: str) -> Values:
+        return {key: parameter.default for key, parameter in self._operations[name].parameters.items()}
 
     def _step(self, name: str, batch: "_Batch", values: Values, *, use_default: bool) -> None:
         operation = self._operations[name]

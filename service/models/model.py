@@ -122,8 +122,9 @@ class ServedModel:
         """
         methods = self.methods
         if method is None and methods:
-            first = next(name for name in self.manifest.operations if name.startswith(SAMPLE))
-            return SAMPLE + DEFAULT_METHOD if DEFAULT_METHOD in methods else first
+            if DEFAULT_METHOD in methods:
+                return SAMPLE + DEFAULT_METHOD
+            return next(name for name in self.manifest.operations if name.startswith(SAMPLE))
         if method is not None and method in methods:
             return SAMPLE + method
         if method is None or not methods:

@@ -34,11 +34,14 @@ BATCH_ROWS = ("tessera_batch_rows", "Rows per batch.")
 WAITING_ROWS = ("tessera_waiting_rows", "Rows in the queue.")
 PROVIDER = ("tessera_provider", "The execution provider, and why it was chosen.")
 MODEL = ("tessera_model", "Served models.")
-GPU_BUSY = ("tessera_gpu_busy_ratio", "Share of the last second at most in which a kernel ran on the GPU.")
+GPU_BUSY = (
+    "tessera_gpu_busy_ratio",
+    "Share of the last sampling period, up to a second, in which the GPU ran a kernel.",
+)
 GPU_USED = ("tessera_gpu_memory_used_bytes", "Memory of the GPU that is in use, by all processes.")
 GPU_TOTAL = ("tessera_gpu_memory_total_bytes", "Memory of the GPU.")
 GPU_OWN = ("tessera_gpu_memory_own_bytes", "Memory of the GPU that the worker uses.")
-# Those that are there only where graphs run on a GPU.
+# Missing where graphs run on the CPU.
 OF_GPU = (GPU_BUSY, GPU_USED, GPU_TOTAL, GPU_OWN)
 READY = ("tessera_ready", "1 if a model is loaded and no shutdown has begun, else 0.")
 

@@ -1,7 +1,8 @@
 """Small batches of a graph on the CPU beside the GPU, for graphs that are quicker there.
 
-A chain, a loop of small steps, is some launches a step on a GPU, however few its rows. On an H200 a Langevin
-chain of one row takes 46 ms, and 6 ms on the CPU beside it; with 512 rows it is 131 against 195 ms.
+On a GPU, a chain, which is a loop of small steps, needs several kernel launches for each step, however few
+its rows. On a machine with an H200, a Langevin chain of one row takes 46 ms on the GPU and 6 ms on the CPU;
+512 rows take 131 and 195 ms.
 """
 
 import time
@@ -11,7 +12,7 @@ from service.contract.runner import as_array
 from service.runtime.io_binding import Value
 from service.runtime.session import Session
 
-# From one measured number of rows to the next.
+# From one measured number of rows to the next, and how often each is run.
 _FACTOR, _RUNS = 4, 2
 
 
@@ -34,7 +35,7 @@ class BesideCpu:
     def measure(self, run: Callable[[int], object], most: int) -> None:
         """Set ``cpu_rows`` to the number of rows up to which the CPU is quicker, at most ``most``.
 
-        ``run`` runs this session on so many rows, and is called for 1, 4, 16, 64 ... of them.
+        ``run`` runs this session on a number of rows. It is called with 1, 4, 16, 64 ...
         """
         quicker, rows = 0, 1
         while rows <= most:

@@ -1,7 +1,7 @@
 """How much of the GPU is in use: its time and its memory, by NVIDIA's management library, NVML.
 
-It needs the extra ``gpu-metrics``. Without it, and for what NVML does not tell, as on a part of a GPU (MIG),
-there are no figures.
+It needs the extra ``gpu-metrics``. Without the extra there are no figures. A figure that NVML does not give,
+as on a part of a GPU (MIG), is left out.
 """
 
 import ctypes
@@ -16,7 +16,7 @@ from service.runtime.providers import Provider, cuda_driver, one_line
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-# Of the address of a device, such as 00000000:17:00.0, as text.
+# The buffer for the PCI address of a device, a text such as 00000000:17:00.0.
 _ADDRESS_BYTES = 64
 
 
@@ -75,7 +75,7 @@ class GpuMonitor:
         address = ctypes.create_string_buffer(_ADDRESS_BYTES)
         driver = cuda_driver()
         if driver.cuInit(0) or driver.cuDeviceGetPCIBusId(address, _ADDRESS_BYTES, 0):
-            raise RuntimeError("CUDA does not tell the address of its device")
+            raise RuntimeError("CUDA does not give the PCI address of its device")
         pynvml.nvmlInit()
         self._device = pynvml.nvmlDeviceGetHandleByPciBusId(address.value)
         self._name = str(pynvml.nvmlDeviceGetName(self._device))

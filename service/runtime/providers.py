@@ -47,6 +47,7 @@ CUDA_MAJOR, OLDEST_DRIVER = 13, 580
 
 _LOG_FATAL, _LOG_WARNING = 4, 2
 
+# For ``Provider.cpu_rows``.
 MEASURED = -1
 
 T = TypeVar("T")
@@ -124,12 +125,12 @@ def choose_provider(
             "cuda",
             "CUDA works",
             threads,
-            tf32,
-            captures,
-            graph_bytes,
-            precision,
-            cpu_rows,
-            _gpu_thread(),
+            tf32=tf32,
+            captures=captures,
+            graph_bytes=graph_bytes,
+            precision=precision,
+            cpu_rows=cpu_rows,
+            executor=_gpu_thread(),
         )
     if wanted == "cuda":
         raise StartupError(f"provider=cuda, but CUDA cannot be used: {obstacle}")

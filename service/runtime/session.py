@@ -90,8 +90,8 @@ def _loaded(
 ) -> tuple[ort.InferenceSession, bool]:
     """A session, and whether it captures its runs: the first of the quicker ways in which the graph loads.
 
-    In half precision, channels last are quicker, but not for every graph can such runs be captured; without
-    that, each change of the number of rows costs more than channels last spare.
+    In half precision, channels last is quicker, but not every graph can be captured so. Capturing comes
+    first: without it, each change of the number of rows costs more than channels last saves.
     """
     layouts = [True, False] if half and provider.device is not None else [False]
     for captures, channels_last in product([True, False] if provider.captures else [False], layouts):

@@ -61,8 +61,8 @@ class TiledOperation:
         given = Role.images if operation.takes(Role.images) else Role.codes
         return cls(name, given, outputs, planned, {Role.images: block, Role.codes: block // stride})
 
-    def room(self, role: Role, height: int) -> FilledRows:
-        """Room for an output on a picture of ``height`` pixels."""
+    def sink(self, role: Role, height: int) -> FilledRows:
+        """A sink for an output on a picture of ``height`` pixels."""
         return FilledRows(height * self.scales[role] // self.scales[Role.images])
 
     def windows(self, strips: Strips, span: Span) -> Array:

@@ -103,9 +103,9 @@ class TiledPipeline:
             for operation in operations:
                 rows = ArrayRows(made[operation.given]) if operation.given in made else source
                 targets = dict(sinks or {}) if operation is operations[-1] else {}
-                rooms = {role: operation.room(role, height) for role in operation.outputs - targets.keys()}
-                await self._run(operation, rows, {**targets, **rooms})
-                made |= {role: room.array for role, room in rooms.items()}
+                filled = {role: operation.sink(role, height) for role in operation.outputs - targets.keys()}
+                await self._run(operation, rows, {**targets, **filled})
+                made |= {role: sink.array for role, sink in filled.items()}
         return made
 
     async def _run(self, operation: TiledOperation, source: RowSource, sinks: Sinks) -> None:

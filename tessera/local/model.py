@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from os import PathLike, fspath
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -11,7 +11,7 @@ from service.codecs import code_arrays
 from service.codecs.images import Fitted, ImageLimits, cropped, squared_error
 from service.contract.manifest import Manifest, Role
 from service.contract.measures import Precision
-from service.errors import MissingFile, ModelRefused
+from service.errors import BadValue, MissingFile, ModelRefused, quoted
 from service.models.bundle import read_bundle
 from service.models.hub import local_folder
 from service.models.model import BatchLimits, ServedModel
@@ -211,6 +211,10 @@ def loaded(
     precision: Precision,
 ) -> Model:
     """The model of a source, as ``tessera.load``."""
+    allowed = get_args(Precision)
+    if precision not in allowed:
+        detail = f"precision is {', '.join(allowed[:-1])} or {allowed[-1]} as text, not {quoted(precision)}"
+        raise BadValue(detail, given=precision, allowed=allowed)
     folder = local_folder(fspath(source))
     if not folder.is_dir():
         raise ModelRefused(f"there is no folder {str(source)!r}; a model is the folder that was exported")

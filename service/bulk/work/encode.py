@@ -67,6 +67,6 @@ class Encode:
 
     def _in_tiles(self, rows: RowSource) -> Array:
         operation = tiled(self._model, ENCODE, Role.images, rows)
-        room = operation.room(Role.codes, rows.height)
-        run_tiles(self._model, operation, rows, room)
-        return room.array
+        codes = operation.sink(Role.codes, rows.height)
+        run_tiles(self._model, operation, rows, codes)
+        return codes.array

@@ -64,6 +64,11 @@ def changed(document: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
     return document
 
 
+def half(graphs: dict[str, str]) -> dict[str, Any]:
+    agreement = {"images": 1, "codes_equal": 1, "psnr_lost": 0, "within_one_level": 1}
+    return {"16": {"graphs": graphs, "agreement": agreement}}
+
+
 @pytest.mark.parametrize(
     ("path", "value", "complaint"),
     [
@@ -85,6 +90,8 @@ def changed(document: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("image>height", 27, "not a multiple"),
         ("image>height", 32, "with stride 4 do not belong to an image of 32x28"),
         ("codes>stride", 2, r"codes of shape \(7, 7\) with stride 2 do not belong to an image of 28x28"),
+        ("precisions", half({"paint": "encoder.onnx"}), r"has unknown operations \['paint'\]"),
+        ("precisions", half({"encode": "half.onnx"}), r"\['half.onnx'\] are not among the files"),
     ],
 )
 def test_contradictions_are_refused(exported: Path, path: str, value: Any, complaint: str) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -151,6 +151,12 @@ def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
         tessera.load(tmp_path / "nothing")
     with pytest.raises(tessera.ModelRefused, match=r"the bundle is incomplete: there is no 'manifest\.json'"):
         tessera.load(tmp_path)
+
+
+@pytest.mark.parametrize("precision", ["fp16", 16, ""])
+def test_a_precision_that_there_is_not_is_refused(tmp_path: Path, precision: Any) -> None:
+    with pytest.raises(BadValue, match="precision is 32, 16 or bf16 as text, not "):
+        tessera.load(tmp_path, precision=precision)
 
 
 def test_a_model_runs_in_half_precision_if_it_can(tmp_path: Path) -> None:

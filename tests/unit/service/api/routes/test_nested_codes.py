@@ -1,10 +1,13 @@
 """Residual codes: the first levels alone are codes too."""
 
+import base64
+import io
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 import tessera
 from service.bulk.sources.base import Item
@@ -73,6 +76,20 @@ def test_levels_that_there_are_not_are_refused(nested: ServiceClient) -> None:
         assert detail.endswith("[N, 4, 4, 2], or [N, h, w, 2]; or the first of the 2 levels alone")
 
 
+def test_an_image_is_completed_in_all_levels_and_decoded_from_the_first(nested: ServiceClient) -> None:
+    given = images(16, 16)[:1]
+    codes = shaped_models.halves(given)
+    # A box over one cell, which the sampler makes black.
+    codes[:, 0, 0] = 0
+    png = io.BytesIO()
+    Image.fromarray(given[0, ..., 0]).save(png, "PNG")
+    body = {"image": base64.b64encode(png.getvalue()).decode(), "box": [0, 0, 4, 4]}
+    for query, kept in (("", codes), ("?levels=1", codes[..., :1])):
+        answer = nested.post(f"/sample{query}", json=body, headers=NPY)
+        assert answer.status_code == 200, answer.text
+        np.testing.assert_array_equal(npy.load(answer.content), called(nested, "/decode", kept))
+
+
 def test_the_open_inference_protocol_has_the_parameter(nested: ServiceClient) -> None:
     described = nested.get("/v2/models/nested:decode").json()
     assert described["inputs"][0]["shape"] == [-1, -1, -1, -1]
@@ -96,6 +113,10 @@ def test_the_library_and_a_bulk_run_take_the_first_levels(tmp_path_factory: pyte
     np.testing.assert_array_equal(coarse, shaped_models.halves(given)[..., :1])
     picture = model.decode(coarse)
     np.testing.assert_array_equal(model.reconstruct(given, levels=1).images, picture)
+    completed = model.complete(given, box=(0, 0, 4, 4), levels=1)
+    assert completed.codes is not None
+    np.testing.assert_array_equal(completed.codes[:, 1:], shaped_models.halves(given)[:, 1:])
+    np.testing.assert_array_equal(completed.images[:, 4:], picture[:, 4:])
     provider = choose_provider("cpu", 1, captures=False)
     work = Decode(load_model(read_bundle(path), provider, BatchLimits.on(provider)), png=False)
     (found,) = work.run(work.prepare(Item("1", None, lambda: coarse[0])))
