@@ -134,10 +134,10 @@ class Settings(BaseSettings):
     """On a GPU, the most memory of it that one graph may take for its weights and its runs, in bytes. A batch
     that needs more fails; if it is one that runs when a model is loaded, the model is refused. 0 for no
     limit."""
-    cpu_rows: int = Field(default=-1, ge=-1)
+    cpu_rows: int = Field(default=0, ge=-1)
     """On a GPU, the most rows of a batch that runs on the CPU instead, for a graph whose runs cannot be
     recorded, such as a chain. -1 for as many as are quicker there, measured when a model is loaded; 0 for
-    none."""
+    none. The CPU rounds otherwise than a GPU."""
     workers: int = Field(default=0, ge=0, le=256)
     """Worker processes, each with the models in its memory; 0 for one on a GPU, else one for each available
     CPU, up to 8."""

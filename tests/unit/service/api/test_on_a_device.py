@@ -57,7 +57,7 @@ def test_settings_reach_the_provider(exported: Path, device: Device) -> None:
 
 
 def test_graphs_are_captured_and_tf32_is_off_by_default(there: TestClient, device: Device) -> None:
-    assert device.said["asked"] == "auto tf32=False captures=True graph_bytes=0 precision='32' cpu_rows=-1"
+    assert device.said["asked"] == "auto tf32=False captures=True graph_bytes=0 precision='32' cpu_rows=0"
     assert there.get("/readyz").json()["provider"] == "cuda"
 
 
