@@ -219,7 +219,7 @@ class ConvolutionalConfig(RunConfig):
     def seen(self, image: ImageSpec, crop: int | None) -> ImageSpec:
         """What a training step sees of an image: a square of ``crop`` pixels, or the whole.
 
-        Raises ValueError if such a square is none of these images or has no whole grid.
+        Raises ValueError if the square is larger than the images, or no multiple of the stride.
         """
         if crop is None:
             return image

@@ -73,14 +73,14 @@ class VAE(GaussianModel):
         divergence = posterior.divergence().mean(dim=0)
         weight = self.config.beta * self.kl_warmup()
         loss = reconstruction + weight * at_least(self.config.free_bits, divergence).sum()
-        mean = self.likelihood.mean(output) * 2 - 1
+        mean, target = self.likelihood.mean(output) * 2 - 1, pixels * 2 - 1
         metrics = {"reconstruction_loss": reconstruction.detach(), "kl": divergence.sum().detach()}
         if self.losses is not None:
-            added = self.losses(mean, pixels * 2 - 1)
+            added = self.losses(mean, target)
             loss = loss + sum(added.values()) * self.likelihood.nats_of_an_error(pixels)
             metrics |= {name: value.detach() for name, value in added.items()}
-        opposed = (pixels * 2 - 1, mean) if self.config.adversarial else None
-        return Step(loss, {"loss": loss.detach(), **metrics}, pictures=opposed)
+        pictures = (target, mean) if self.config.adversarial else None
+        return Step(loss, {"loss": loss.detach(), **metrics}, pictures=pictures)
 
     def prepare(self, train: Batches, folder: Path, step: LongStep) -> None:
         if self.losses is not None:
@@ -96,7 +96,7 @@ class VAE(GaussianModel):
 
     @torch.no_grad()
     def begin(self, batches: Iterable[Tensor]) -> None:
-        """Of weights that another model learned, find the variance that fits: their error (2006.13202)."""
+        """With ``init_from``, start a learned variance as the error of the loaded weights (2006.13202)."""
         likelihood = self.likelihood
         if self.config.init_from is None or not isinstance(likelihood, Gaussian) or not likelihood.learned:
             return

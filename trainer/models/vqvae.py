@@ -49,8 +49,8 @@ class VQVAE(Model):
 
     The loss is reconstruction / spread + codebook loss + beta x commitment loss, eq. 3, less the losses that
     the quantizer does not have; further losses of the reconstruction are added to it before the division.
-    ``spread`` is the variance of the data's pixels in [0, 1] (its square root
-    for the L1 loss), so that beta and the learning rate mean the same on any data.
+    ``spread`` is the variance of the data's pixels in [0, 1] (its square root for the L1 loss), so that beta
+    and the learning rate mean the same on any data.
     """
 
     plotted = MappingProxyType({"perplexity": (0, None), "usage": (0, 1), **PLOTTED})
@@ -92,8 +92,8 @@ class VQVAE(Model):
         if quantized.codebook_loss is not None:
             loss = loss + quantized.codebook_loss
             losses["codebook_loss"] = quantized.codebook_loss.detach()
-        opposed = (target, output) if self.config.adversarial else None
-        return Step(loss, {"loss": loss.detach(), **losses}, quantized.counts, pictures=opposed)
+        pictures = (target, output) if self.config.adversarial else None
+        return Step(loss, {"loss": loss.detach(), **losses}, quantized.counts, pictures=pictures)
 
     def opponent(self, steps: int) -> Adversary | None:
         if not self.config.adversarial:
@@ -120,8 +120,11 @@ class VQVAE(Model):
             rows.append(gathered(z.permute(0, 2, 3, 1).reshape(-1, self.config.codebook_dim)))
             if sum(map(len, rows)) >= ROWS_PER_CODE * self.config.codebook_size:
                 break
+        seen = self.config.seen(self.image, self.config.crop)
+        # A step has the rows of crops, and these are of whole images.
+        batch_rows = len(rows[0]) * seen.height * seen.width // (self.image.height * self.image.width)
         start = self.quantizer.adopt if adopted else self.quantizer.start
-        start(torch.cat(rows), batch_rows=len(rows[0]))
+        start(torch.cat(rows), batch_rows=batch_rows)
 
     def count_metrics(self, counts: Tensor) -> dict[str, float]:
         """``perplexity`` and ``usage`` of the codebook."""

@@ -54,7 +54,7 @@ def load(config: RunConfig, path: Path, model: "Model") -> None:
     """
     origin = _find(path)
     own = {name: tensor for name, tensor in model.state_dict().items() if name not in model.anew}
-    theirs = _of_run(origin.run) if origin.run is not None else _of_graphs(origin, own)
+    theirs = _of_run(origin.run, own) if origin.run is not None else _of_graphs(origin, own)
     wrong = [f"{name} is missing there" for name in own if name not in theirs]
     wrong += [
         f"{name} is {list(theirs[name].shape)} there and {list(tensor.shape)} here"
@@ -80,7 +80,7 @@ def _find(path: Path) -> Origin:
     return Origin(path, manifest.kind, manifest.config, None, manifest)
 
 
-def _of_run(run: RunFolder) -> "dict[str, Tensor]":
+def _of_run(run: RunFolder, wanted: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
     # Late, as in _of_graphs: torch takes seconds to import, and ``check`` needs none of it.
     from safetensors.torch import load_file
 
@@ -88,7 +88,12 @@ def _of_run(run: RunFolder) -> "dict[str, Tensor]":
 
     folder = run.exported_checkpoint()
     averaged = folder / AVERAGE
-    return load_file(averaged if averaged.exists() else folder / WEIGHTS)
+    found = load_file(averaged if averaged.exists() else folder / WEIGHTS)
+    # The code vectors of SimVQ are a product, as they are published.
+    for name in [name for name in found if name.endswith(".layer") and name not in wanted]:
+        codebook = f"{name.removesuffix('layer')}codebook"
+        found[codebook] = found[codebook] @ found[name]
+    return found
 
 
 def _of_graphs(origin: Origin, wanted: "Mapping[str, Tensor]") -> "dict[str, Tensor]":

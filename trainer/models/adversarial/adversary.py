@@ -43,7 +43,7 @@ class Adversary(Opponent):
         steps: int,
         scale: float = 1.0,
     ) -> None:
-        """Make the one of a ``decoder`` of images, for a run of ``steps`` steps.
+        """Make the discriminator of a ``decoder``'s images, for a run of ``steps`` steps.
 
         scale: the number by which the model's loss is larger than a mean over the pixels.
         """
@@ -53,7 +53,7 @@ class Adversary(Opponent):
         self.scale = scale
         start = config.adversarial_start
         self.start = start if start >= 1 else start * steps
-        # What is drawn here must not change what is trained.
+        # The random weights of the discriminator must not change the draws of the model's training.
         with torch.random.fork_rng(devices=[]):
             self.network = Discriminator(
                 image.channels,
@@ -66,7 +66,7 @@ class Adversary(Opponent):
         self.optimizer = Adam(self.parameters, lr=config.discriminator_lr, betas=BETAS, fused=True)
 
     def __call__(self, step: Step, done: int) -> Step:
-        """Learn from a step, and add the adversarial loss; before its start and switched off do nothing."""
+        """Learn from a step, and add the adversarial loss; before the start, or switched off, add nothing."""
         zero = torch.zeros((), device=step.loss.device)
         if step.pictures is None or not self.strength or (not self.played and done < self.start):
             return step._replace(metrics={**step.metrics, **dict.fromkeys(METRICS, zero)})

@@ -58,7 +58,7 @@ def parallel(network: CodePrior, temperature: float) -> Graph:
 def inputs(network: CodePrior, labels: Tensor, masks: Tensor, *, guidance: float) -> dict[str, Tensor]:
     """The inputs of either graph by name, with noise and given codes from a fixed seed.
 
-    ``labels`` are int64 ``(n,)``, ``masks`` bool ``(n, h, w)``. The temperature is 1, ``top_k`` restricts
+    ``labels`` are int64 ``(n,)``, ``masks`` bool ``(n, *grid)``. The temperature is 1, ``top_k`` restricts
     nothing, and the steps are the default.
     """
     places, generator = math.prod(network.grid), torch.Generator().manual_seed(0)
@@ -82,7 +82,7 @@ def examples(network: CodePrior, count: int, *, guidance: float) -> dict[str, Te
 
 
 def of_graph(graph: Graph, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Those of some inputs by name that a graph takes, in its order."""
+    """The inputs of a graph, in its order, of ``given`` ones by name."""
     return {item.name: given[item.name] for item in graph.inputs}
 
 

@@ -72,7 +72,7 @@ class PriorStage(SecondStage):
         return self.config.prior_schedule()
 
     def inputs(self, images: Tensor) -> Tensor:
-        """The codes of images ``(B, h, w)``, or with ``flips`` of each and its mirror image ``(B, 2, h, w)``.
+        """The codes of images, ``(B, *grid)``; with ``flips`` also of mirrored ones, ``(B, 2, *grid)``.
 
         int16 or, for large codebooks, int32, as those of all images are in memory.
         """
@@ -163,7 +163,7 @@ class PriorStage(SecondStage):
         return nats / math.log(2) / images
 
     def _one_each(self, inputs: Tensor) -> Tensor:
-        """The codes of each image, int64 ``(B, h, w)``; in training half of them of its mirror image."""
+        """The codes of each image, int64 ``(B, *grid)``; with ``flips``, half are mirrored in training."""
         if self.config.flips:
             rows = torch.arange(len(inputs), device=inputs.device)
             mirrored = uniform(len(inputs), device=inputs.device) < (0.5 if self.training else 0.0)

@@ -1,7 +1,7 @@
 """A spatial posterior: the codes of an image are a grid, as of latent diffusion (2112.10752, sec. 3.1).
 
-The encoder and the decoder have no normalisation over space, and attention only where it is asked for.
-Without it a latent depends on the pixels around it alone: images of any size work, and large ones in tiles.
+The encoder and the decoder have no normalisation over space, and attention only with ``attention``. Without
+attention a latent depends on the pixels around it alone: images of any size work, and large ones in tiles.
 """
 
 import torch

@@ -1,7 +1,7 @@
 """A convolutional encoder and decoder between images and grids: strided convolutions and residual blocks.
 
-What one of their outputs depends on is bounded, so a large image or grid may be cut into tiles; attention,
-where it is asked for, ends that.
+Each output depends on a bounded part of the input, so a large image or grid may be cut into tiles. With
+attention it depends on the whole input, and there are no tiles.
 """
 
 import math
@@ -66,8 +66,8 @@ class SelfAttention(nn.Module):
 class PixelShuffle(nn.Sequential):
     """A 3x3 convolution and a pixel shuffle (1609.05158): ``(B, C, h, w)`` to ``(B, C', 2 h, 2 w)``.
 
-    The four pixels of a cell start alike, as of repeated pixels, so that no checkerboard is there to be
-    unlearned (ICNR, 1707.02937).
+    The four pixels of a cell start alike, as of repeated pixels, so that the output starts without a
+    checkerboard (ICNR, 1707.02937).
     """
 
     def __init__(self, channels: int, outputs: int) -> None:
@@ -82,7 +82,7 @@ class Encoder(nn.Sequential):
     """Images ``(B, C, H, W)`` to a grid ``(B, dim, H / stride, W / stride)``.
 
     ``stage_blocks`` residual blocks at each resolution on the way, ``blocks`` at the last, and there
-    self-attention where it is asked for.
+    self-attention with ``attention``.
     """
 
     def __init__(

@@ -59,7 +59,7 @@ def learned_features(
         _keep(own, network.state_dict(), {FACTS: text, RIGHT: json.dumps(right)})
         return network.state_dict()
 
-    # What is drawn here must not change what is trained.
+    # The random weights of the network must not change the draws of the model's training.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = FeatureNetwork(image.channels)

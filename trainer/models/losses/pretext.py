@@ -33,8 +33,8 @@ def learn(
 ) -> dict[str, float]:
     """Fit a network in ``steps`` batches, whose labels are of so many ``classes``, 0 for none.
 
-    All draws are the same in every call. Returns the share of the pictures of the last tenth of the steps of
-    which the network told each thing right, by the name of the thing.
+    All draws are the same in every call. Returns the accuracy of each task in the last tenth of the steps, by
+    the name of the task.
     """
     device, generator = next(network.parameters()).device, torch.Generator().manual_seed(0)
     sizes = {"turn": ROTATIONS, "damage": len(DAMAGES), **({"class": classes} if classes else {})}

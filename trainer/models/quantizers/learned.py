@@ -155,7 +155,11 @@ class LearnedCodebook(TrainedCodebook):
 
         The moving averages are no longer young, so that the first batches do not replace the codebook.
         """
-        rows = on_sphere(rows.float()) if self.normalise else rows.float()
+        rows = rows.float()
+        if self.normalise:
+            rows = on_sphere(rows)
+            # A model without ``normalise``, or one trained by a gradient, has code vectors of any length.
+            self.codebook.copy_(on_sphere(self.codebook))
         counts = counted(nearest(rows, self.vectors()), self.size)
         self.uses.copy_(counts * (batch_rows / len(rows)))
         self.sums.copy_(self.codebook * self.uses[:, None])

@@ -66,7 +66,7 @@ class ResidualQuantizer(LookedUp):
         """How far codes ``(B, h, w, L)`` are from the nearest, each after those before it.
 
         It is relative to |z|^2 + |e|^2, where e is the whole sum: what is left at the last levels is small,
-        and as wrong as z is by rounding.
+        but its rounding error is that of z.
         """
         rest = self.rows(z.float())
         scale = rest.double().square().sum(dim=1)
@@ -107,7 +107,7 @@ class FixedResidual(ResidualQuantizer):
 
 
 class Residual(ResidualQuantizer):
-    """Code vectors that are trained: each of ``levels`` is a codebook that learns what it is given.
+    """Code vectors that are trained: each of ``levels`` is a trained codebook.
 
     Every level learns from every image. In training a share of ``dropout`` of the images is decoded from its
     first levels, of which there are 1 to L, evenly. The commitment loss is the sum over the levels
@@ -158,7 +158,7 @@ class Residual(ResidualQuantizer):
             level.adopt(left, batch_rows)
 
     def _levels(self, rows: Tensor) -> Iterator[tuple[Codebook, Tensor]]:
-        """Each level with what those before it leave of the rows, by their code vectors of then."""
+        """Each level with what those before it leave; a level is looked up after the caller changed it."""
         rows = rows.float()
         for level in self._codebooks:
             yield level, rows

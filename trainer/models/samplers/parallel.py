@@ -18,11 +18,11 @@ from trainer.models.samplers.inverse_transform import BELOW_ONE, distance
 class ParallelSampler(Chain):
     """Codes in few steps, those of a step independently of each other, each given all codes before the step.
 
-    Which are drawn in a step, ``orders`` says. A step runs the transformer once, on two kinds of positions
-    together: those of the codes of the step before, whose keys and values the caches lack, and a query for
-    each place that is drawn. Both have the input of a position in training (``CodePrior``). A query has the
-    last known code as the one before it, and sees all known codes and itself. So a run of ``T`` codes is at
-    most ``2 T`` positions, whatever the number of steps.
+    ``code_prior.orders`` decides which codes a step draws. A step runs the transformer once, on two kinds of
+    positions together: those of the codes of the step before, whose keys and values the caches lack, and a
+    query for each place that is drawn. Both have the input of a position in training (``CodePrior``). A
+    query has the last known code as the one before it, and sees all known codes and itself. So a run of
+    ``T`` codes is at most ``2 T`` positions, whatever the number of steps.
 
     The inputs are those of ``CodeSampler``, and after ``mask`` one more:
 
@@ -31,8 +31,8 @@ class ParallelSampler(Chain):
     ``noise`` is by position of the sequence: the given codes come first, and both they and the others are in
     the order of ``halton_ranks``. The output is ``codes``, int32 ``(n, h, w)``.
 
-    The images of a batch may be given different numbers of codes. The positions that some of them lack in a
-    step are all in one more place at the end of the caches, which none sees.
+    The images of a batch may have different numbers of given codes. In a step, those with fewer positions are
+    padded with the position ``T``, an additional place at the end of the caches, which no position sees.
     """
 
     ranks: Tensor
@@ -144,7 +144,7 @@ class ParallelSampler(Chain):
         torch._check(seen >= 1)
         torch._check(seen <= self.places)
         slots = torch.arange(seen, device=x.device)
-        # A position that is none sees all, since it has to see something.
+        # Padding sees all places: a softmax over nothing is not a number.
         until = torch.cat([fresh, torch.where(asked < self.places, known - 1, self.places)], dim=1)
         visible = (slots <= until[..., None]) | (slots == positions[..., None])
         unseen = torch.where(visible, 0.0, -torch.inf)
@@ -161,8 +161,8 @@ class ParallelSampler(Chain):
     def _positions(self, start: Tensor, end: Tensor) -> Tensor:
         """The positions from ``start`` to before ``end``, both int64 ``(n,)``: int64 ``(n, most)``.
 
-        ``most`` is the largest number of any image, and at least 1; the others end with the place that is
-        none.
+        ``most`` is the largest number of any image, and at least 1; the others are padded with the position
+        ``T``.
         """
         most = cast("int", (end - start).amax(dim=0).clamp(min=1).item())
         torch._check(most >= 1)

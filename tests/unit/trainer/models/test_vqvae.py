@@ -248,6 +248,12 @@ def test_a_new_model_starts_with_codes_that_are_used() -> None:
     assert (counts > 0).all()
 
 
+def test_trained_on_crops_the_averages_start_as_of_a_batch_of_crops() -> None:
+    model = tiny_models.model(crop=8)
+    model.begin([tiny_models.images(64, seed=seed) for seed in range(3)])
+    assert model.quantizer.state_dict()["uses"].sum() == pytest.approx(64 * 2 * 2)
+
+
 def test_fsq_has_nothing_to_start() -> None:
     model = tiny_models.model(**FSQ)
 

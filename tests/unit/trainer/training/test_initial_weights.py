@@ -4,16 +4,21 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from safetensors.torch import save_file
 
 from service.contract.manifest import FILE_NAME, ImageSpec
 from tests.fixtures import tiny_models
 from tests.fixtures.tiny_models import Trained
-from tests.unit.trainer.conftest import opened
-from trainer.config import RunConfig
+from tests.unit.trainer.conftest import places
+from trainer import pipeline
+from trainer.config import RunConfig, VAEConfig
 from trainer.errors import ConfigError, RunError
 from trainer.models.base import Model, build
 from trainer.models.vae import VAE
 from trainer.training import initial_weights
+from trainer.training.checkpoint import WEIGHTS
+from trainer.training.run_folder import CONFIG, RunFolder
 
 COLOUR_16 = ImageSpec(channels=3, height=16, width=16)
 
@@ -45,10 +50,16 @@ def test_a_vqvae_starts_from_a_run_or_from_what_was_published(trained: Trained, 
     assert float(model.get_buffer("quantizer.steps")) == 0
 
 
-@pytest.mark.parametrize("source", ["run", "exported"])
-def test_a_vae_starts_with_the_variance_of_its_errors(source: str) -> None:
-    run, exported, _ = opened("vae")
-    path = run.folder if source == "run" else exported.folder
+@pytest.fixture(scope="module")
+def trained_vae(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> VAEConfig:
+    config = tiny_models.vae_config(**places(digits, tmp_path_factory.mktemp("vae")))
+    pipeline.train(config, tiny_models.console())
+    return config
+
+
+@pytest.mark.parametrize("source", ["out", "export_to"])
+def test_a_vae_starts_with_the_variance_of_its_errors(trained_vae: VAEConfig, source: str) -> None:
+    path = getattr(trained_vae, source) / trained_vae.name
     model = started(tiny_models.vae_config(init_from=path, likelihood="gaussian"))
     assert isinstance(model, VAE)
     images = tiny_models.images(8)
@@ -101,3 +112,26 @@ def test_its_codebook_stays_where_it_is_and_goes_on_from_there(trained: Trained)
     moved = (model.get_buffer("quantizer.codebook") - before).norm(dim=1) / before.norm(dim=1)
     # At a decay of 0.99; a young codebook would have moved by half of the way.
     assert float(moved.median()) < 0.05
+
+
+def test_a_learned_codebook_starts_from_the_code_vectors_of_simvq(trained: Trained, tmp_path: Path) -> None:
+    run = shutil.copytree(trained.run.folder, tmp_path / "tiny")
+    theirs = tiny_models.model(update="simvq")
+    with torch.no_grad():
+        theirs.quantizer.get_parameter("layer").mul_(3)
+    save_file(theirs.state_dict(), RunFolder.open(run).exported_checkpoint() / WEIGHTS)
+    values = yaml.safe_load((run / CONFIG).read_text())
+    (run / CONFIG).write_text(yaml.safe_dump(values | {"update": "simvq"}))
+    codebook = started(tiny_models.config(init_from=run)).codebook()
+    assert codebook is not None
+    assert torch.equal(codebook, theirs.codebook())
+    said = refusal(tiny_models.config(init_from=trained.run.folder, update="simvq"))
+    assert "quantizer.layer is missing there. Of the config, update is 'ema' there and 'simvq' here" in said
+
+
+def test_code_vectors_of_any_length_are_scaled_for_a_lookup_on_the_sphere(trained: Trained) -> None:
+    model = started(tiny_models.config(init_from=trained.run.folder, normalise_codes=True))
+    model.begin([tiny_models.images(32)])
+    codebook = model.codebook()
+    assert codebook is not None
+    assert codebook.norm(dim=1).numpy() == pytest.approx(1)
