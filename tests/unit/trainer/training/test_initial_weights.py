@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from service.contract.manifest import FILE_NAME, ImageSpec
-from tests.fixtures import tiny_models
+from tests.fixtures import tiny_models, trained_models
 from tests.fixtures.tiny_models import Trained
 from tests.unit.trainer.conftest import opened
 from trainer.config import RunConfig
@@ -47,7 +47,7 @@ def test_a_vqvae_starts_from_a_run_or_from_what_was_published(trained: Trained, 
 
 @pytest.mark.parametrize("source", ["run", "exported"])
 def test_a_vae_starts_with_the_variance_of_its_errors(source: str) -> None:
-    run, exported, _ = opened("vae")
+    run, exported, _ = opened(trained_models.VAE)
     path = run.folder if source == "run" else exported.folder
     model = started(tiny_models.vae_config(init_from=path, likelihood="gaussian"))
     assert isinstance(model, VAE)
