@@ -5,7 +5,7 @@
 Every row is the preset vqvae-emoji-16 with one thing changed, trained on the bundled emoji for the same
 epochs, and measured on the test split in torch: PSNR, SSIM, perplexity, the Frechet distance of the
 reconstructions from the originals in the features of a classifier of the eight classes, and images/s of a
-training step by the processor's time. The classifier is trained first, and kept beside the rows.
+training step by CPU time. The classifier is trained first, and kept beside the rows.
 
 A row takes minutes, so each is added to --out when it is done, and not done again: the same command goes on
 with an interrupted table.

@@ -67,7 +67,7 @@ def reconstructed(model: VQVAE, dataset: Dataset) -> tuple[Tensor, Tensor]:
 
 
 def rate(model: VQVAE, dataset: Dataset) -> float:
-    """Images a second of a training step, by the processor's time: median over a few steps."""
+    """Images a second of a training step, by CPU time: median over a few steps."""
     model.train()
     images = dataset.train.take(torch.arange(model.config.batch_size)).images
     optimizer = torch.optim.AdamW(parameter for parameter in model.parameters() if parameter.requires_grad)

@@ -41,7 +41,7 @@ def answering(status: int, document: object, **headers: str) -> Iterator[tuple[s
             pass
 
     with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        # It looks so often whether it is to stop: half a second by default.
+        # Seconds between two looks for a shutdown; the default, 0.5, would be waited for in each test.
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:

@@ -32,7 +32,7 @@ RECKLESS: dict[str, Any] = {
 }
 
 
-class Boxer(Opponent):
+class CountingOpponent(Opponent):
     """Does nothing but count."""
 
     faults = "faults"
@@ -48,13 +48,13 @@ class Boxer(Opponent):
         self.played, self.strength = state["played"], state["strength"]
 
 
-class Ring:
+class GuardedLayer:
     """A guard of a linear layer, whose weights say in which epoch they are from."""
 
     def __init__(self) -> None:
         self.layer = nn.Linear(1, 1)
         self.optimizer = torch.optim.Adam(self.layer.parameters())
-        self.opponent = Boxer(tolerance=1.0, most_failures=2)
+        self.opponent = CountingOpponent(tolerance=1.0, most_failures=2)
         self.guard = Guard(self.opponent, layer=self.layer, optimizer=self.optimizer)
         self.guard.keep(0)
 
@@ -69,70 +69,70 @@ class Ring:
 
 
 def test_before_the_opponent_takes_part_no_epoch_is_undone() -> None:
-    ring = Ring()
-    assert [ring.epoch(number, psnr) for number, psnr in ((1, 20.0), (2, 10.0), (3, 25.0))] == [None] * 3
-    assert ring.weight == 3
+    guarded = GuardedLayer()
+    assert [guarded.epoch(number, psnr) for number, psnr in ((1, 20.0), (2, 10.0), (3, 25.0))] == [None] * 3
+    assert guarded.weight == 3
 
 
 def test_an_epoch_that_costs_too_much_is_undone_and_the_second_failure_is_the_last() -> None:
-    ring = Ring()
-    ring.epoch(1, 25.0)
-    ring.opponent.played = 7
+    guarded = GuardedLayer()
+    guarded.epoch(1, 25.0)
+    guarded.opponent.played = 7
     # Within the tolerance, but not within half of it: it may stay, and is not what one goes back to.
-    assert ring.epoch(2, 24.2) is None
-    assert ring.weight == 2
-    assert ring.epoch(3, 23.9) == (
+    assert guarded.epoch(2, 24.2) is None
+    assert guarded.weight == 2
+    assert guarded.epoch(3, 23.9) == (
         "epoch 3 is undone, as the held-out PSNR fell from 25.00 to 23.90 dB with the adversarial loss "
         "(--guard-db 1): on from the state after epoch 1, with 0.5 of its weight (failure 1 of 2)"
     )
-    assert (ring.weight, ring.opponent.played, ring.opponent.strength) == (1, 0, 0.5)
-    ring.opponent.played = 3
-    report = ring.epoch(4, float("nan"))
+    assert (guarded.weight, guarded.opponent.played, guarded.opponent.strength) == (1, 0, 0.5)
+    guarded.opponent.played = 3
+    report = guarded.epoch(4, float("nan"))
     assert report is not None
     assert report.endswith("on from the state after epoch 1, without it to the end (failure 2 of 2)")
-    assert (ring.weight, ring.opponent.strength) == (1, 0.0)
-    assert ring.epoch(5, 0.0) is None
-    assert ring.weight == 5
+    assert (guarded.weight, guarded.opponent.strength) == (1, 0.0)
+    assert guarded.epoch(5, 0.0) is None
+    assert guarded.weight == 5
 
 
 def test_an_epoch_near_the_best_is_what_one_goes_back_to() -> None:
-    ring = Ring()
-    ring.epoch(1, 25.0)
-    ring.opponent.played = 7
-    ring.epoch(2, 24.6)
-    ring.opponent.played = 9
-    assert "on from the state after epoch 2, with 0.5" in str(ring.epoch(3, 20.0))
-    assert (ring.weight, ring.opponent.played) == (2, 7)
+    guarded = GuardedLayer()
+    guarded.epoch(1, 25.0)
+    guarded.opponent.played = 7
+    guarded.epoch(2, 24.6)
+    guarded.opponent.played = 9
+    assert "on from the state after epoch 2, with 0.5" in str(guarded.epoch(3, 20.0))
+    assert (guarded.weight, guarded.opponent.played) == (2, 7)
 
 
 def test_a_discriminator_that_is_not_finite_is_undone_however_good_the_images_are() -> None:
-    ring = Ring()
-    ring.epoch(1, 25.0)
-    ring.opponent.played = 7
-    report = ring.epoch(2, 30.0, faults=0.25)
+    guarded = GuardedLayer()
+    guarded.epoch(1, 25.0)
+    guarded.opponent.played = 7
+    report = guarded.epoch(2, 30.0, faults=0.25)
     assert "epoch 2 is undone, as the loss of the discriminator was not finite: on from" in str(report)
-    assert ring.weight == 1
+    assert guarded.weight == 1
 
 
 def test_what_is_kept_does_not_change_with_what_is_trained() -> None:
-    ring = Ring()
-    start = ring.weight
+    guarded = GuardedLayer()
+    start = guarded.weight
     for number in (1, 2):
-        ring.opponent.played = 1
-        ring.layer(torch.ones(1, 1)).backward()
-        ring.optimizer.step()
-        assert ring.weight != start
-        assert ring.guard.rescue(number) is not None
-        assert ring.weight == start
-        assert ring.optimizer.state_dict()["state"] == {}
+        guarded.opponent.played = 1
+        guarded.layer(torch.ones(1, 1)).backward()
+        guarded.optimizer.step()
+        assert guarded.weight != start
+        assert guarded.guard.rescue(number) is not None
+        assert guarded.weight == start
+        assert guarded.optimizer.state_dict()["state"] == {}
 
 
 def test_a_guard_goes_on_from_its_state() -> None:
-    ring, other = Ring(), Ring()
-    ring.epoch(1, 25.0)
-    ring.opponent.played = 7
-    ring.epoch(2, 20.0)
-    other.guard.load_state_dict(ring.guard.state_dict())
+    guarded, other = GuardedLayer(), GuardedLayer()
+    guarded.epoch(1, 25.0)
+    guarded.opponent.played = 7
+    guarded.epoch(2, 20.0)
+    other.guard.load_state_dict(guarded.guard.state_dict())
     other.opponent.played = 3
     assert "from 25.00 to 10.00 dB" in str(other.epoch(3, 10.0))
     assert len(other.guard.reports) == 2

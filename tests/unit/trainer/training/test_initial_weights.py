@@ -8,11 +8,9 @@ import yaml
 from safetensors.torch import save_file
 
 from service.contract.manifest import FILE_NAME, ImageSpec
-from tests.fixtures import tiny_models
+from tests.fixtures import tiny_models, trained_models
 from tests.fixtures.tiny_models import Trained
-from tests.unit.trainer.conftest import places
-from trainer import pipeline
-from trainer.config import RunConfig, VAEConfig
+from trainer.config import RunConfig
 from trainer.errors import ConfigError, RunError
 from trainer.models.base import Model, build
 from trainer.models.vae import VAE
@@ -50,16 +48,10 @@ def test_a_vqvae_starts_from_a_run_or_from_what_was_published(trained: Trained, 
     assert float(model.get_buffer("quantizer.steps")) == 0
 
 
-@pytest.fixture(scope="module")
-def trained_vae(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> VAEConfig:
-    config = tiny_models.vae_config(**places(digits, tmp_path_factory.mktemp("vae")))
-    pipeline.train(config, tiny_models.console())
-    return config
-
-
-@pytest.mark.parametrize("source", ["out", "export_to"])
-def test_a_vae_starts_with_the_variance_of_its_errors(trained_vae: VAEConfig, source: str) -> None:
-    path = getattr(trained_vae, source) / trained_vae.name
+@pytest.mark.parametrize("source", ["run", "exported"])
+def test_a_vae_starts_with_the_variance_of_its_errors(source: str) -> None:
+    run, exported, _ = opened(trained_models.VAE)
+    path = run.folder if source == "run" else exported.folder
     model = started(tiny_models.vae_config(init_from=path, likelihood="gaussian"))
     assert isinstance(model, VAE)
     images = tiny_models.images(8)

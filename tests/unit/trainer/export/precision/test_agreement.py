@@ -15,8 +15,6 @@ from trainer.export.precision import agreement
 from trainer.export.precision.agreement import Halved, in_half, why_not
 from trainer.training.progress import in_silence
 
-pytestmark = pytest.mark.slow
-
 
 def halved(trained: Trained, folder: Path, precision: HalfPrecision) -> Halved:
     shutil.copytree(trained.exported.folder, folder)
@@ -24,6 +22,7 @@ def halved(trained: Trained, folder: Path, precision: HalfPrecision) -> Halved:
     return in_half(exported, folder, precision, trained.dataset, in_silence)
 
 
+@pytest.mark.slow
 def test_a_model_gets_graphs_that_agree(trained: Trained, tmp_path: Path) -> None:
     folder = tmp_path / "tiny"
     found = halved(trained, folder, "16")
@@ -46,6 +45,7 @@ def test_a_model_gets_graphs_that_agree(trained: Trained, tmp_path: Path) -> Non
     assert (wide == half).mean() > 0.98
 
 
+@pytest.mark.slow
 def test_graphs_that_do_not_agree_are_not_published(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

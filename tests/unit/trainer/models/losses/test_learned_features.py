@@ -26,7 +26,7 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Learning:
-    """What was learned, and how often anything was."""
+    """Learns features, or reads those of an earlier run, and counts how often it learns."""
 
     def __init__(self) -> None:
         self.times = 0

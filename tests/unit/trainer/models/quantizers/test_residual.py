@@ -79,7 +79,7 @@ def test_with_dropout_some_images_have_their_first_levels_and_every_level_learns
     q, z = residual(dropout=1.0), grid(batch=60)
     before, codes = q.vectors(), q.encode(z)
     vectors = q(z).vectors
-    parts = [torch.cat([level[codes[..., place].flatten()]]) for place, level in enumerate(before)]
+    parts = [level[codes[..., place].flatten()] for place, level in enumerate(before)]
     sums = torch.stack(parts).cumsum(dim=0).view(LEVELS, 60, 2, 5, DIM).permute(0, 1, 4, 2, 3)
     kept = torch.stack([torch.isclose(vectors, each).flatten(1).all(dim=1) for each in sums])
     assert (kept.sum(dim=0) == 1).all()
