@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from service.contract.manifest import FILE_NAME, ImageSpec
-from tests.fixtures import tiny_models
+from tests.fixtures import tiny_models, trained_models
 from tests.fixtures.tiny_models import Trained
 from tests.unit.trainer.conftest import opened
 from trainer.config import RunConfig
 from trainer.errors import ConfigError, RunError
+from trainer.export.exporter import export
 from trainer.models.base import Model, build
 from trainer.models.vae import VAE
 from trainer.training import initial_weights
@@ -45,9 +46,18 @@ def test_a_vqvae_starts_from_a_run_or_from_what_was_published(trained: Trained, 
     assert float(model.get_buffer("quantizer.steps")) == 0
 
 
+@pytest.mark.slow
+def test_a_vqvae_starts_from_weights_that_are_stored_in_float16(trained: Trained, tmp_path: Path) -> None:
+    half = trained.config.model_copy(update={"stored_weights": "16", "export_to": tmp_path})
+    published = export(trained.model, None, half, trained.dataset, measured=False, precision="16").folder
+    model = started(tiny_models.config(init_from=published))
+    for name, weight in trained.model.named_parameters():
+        assert torch.equal(model.get_parameter(name), weight.half().float())
+
+
 @pytest.mark.parametrize("source", ["run", "exported"])
 def test_a_vae_starts_with_the_variance_of_its_errors(source: str) -> None:
-    run, exported, _ = opened("vae")
+    run, exported, _ = opened(trained_models.VAE)
     path = run.folder if source == "run" else exported.folder
     model = started(tiny_models.vae_config(init_from=path, likelihood="gaussian"))
     assert isinstance(model, VAE)
