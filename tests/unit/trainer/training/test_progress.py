@@ -220,8 +220,8 @@ def test_a_batch_smaller_than_the_number_of_processes_is_refused(monkeypatch: py
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_preset_trains_for_enough_steps(kind: str) -> None:
-    """On 60,000 digits, 1,099 of the 1,221 pictures, or few and many pictures of one's own."""
-    counts = {"mnist": [60_000], "pictures": [180, 2_820, 90_000]}
+    """On 60,000 digits, 2,819 emoji, 1,099 of the 1,221 pictures, or few and many pictures of one's own."""
+    counts = {"mnist": [60_000], "emoji": [2_819], "pictures": [180, 2_820, 90_000]}
     data = {each: resolve(kind, preset=each, flags={}).data for each in presets(kind)}
     for name, images in [(each, count) for each in data for count in counts.get(data[each], [1_099])]:
         config = in_epochs(resolve(kind, preset=name, flags={}, images=images), images)
