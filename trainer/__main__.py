@@ -58,7 +58,7 @@ try:
         replace_option,
         same_command,
     )
-    from trainer.config import LossesConfig, RunConfig, read_yaml, resolve
+    from trainer.config import LossesConfig, RunConfig, laid_over, read_yaml, resolve
     from trainer.data import loading
     from trainer.training import initial_weights
     from trainer.training.run_folder import RunFolder
@@ -84,7 +84,7 @@ def _train(
     flags = {name: value for name, value in given.items() if source(name) is not ParameterSource.DEFAULT}
     console = open_console()
     with clear_errors(same_command()):
-        asked = (read_yaml(config) if config else {}) | flags
+        asked = laid_over(kind, read_yaml(config) if config else {}, flags)
         preset = preset or _preset_for(kind, asked.get("data"), console)
         settle = partial(resolve, kind, preset=preset, file=config, flags=flags)
         resolved = settle()

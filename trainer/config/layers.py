@@ -76,8 +76,8 @@ def resolve(
         check_keys(kind, layer, f"--config {file}")
         if layer.get("kind", kind) != kind:
             raise ConfigError(f"--config {file} is for kind {layer['kind']!r}, not for {kind!r}")
-        layers = _laid_over(kind, layers, layer)
-    return validated(kind, _laid_over(kind, layers, flags))
+        layers = laid_over(kind, layers, layer)
+    return validated(kind, laid_over(kind, layers, flags))
 
 
 def in_epochs(config: C, images: int) -> C:
@@ -100,7 +100,7 @@ def _for_images(preset: Mapping[str, Any], images: int | None) -> dict[str, Any]
     return values
 
 
-def _laid_over(kind: str, below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def laid_over(kind: str, below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """``above`` over ``below``, less what a key given in ``above`` decides."""
     decides = config_class(kind).decides.items()
     decided = {name for key, names in decides if above.get(key) is not None for name in names}

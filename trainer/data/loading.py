@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 AS_FOUND = ImageOptions()
 BUNDLED = MappingProxyType({"mnist": idx.bundled_mnist, "emoji": archive.bundled_emoji})
 RESIDENT_BYTES = 2 << 30
-# Images of more pixels a side than MNIST's or CIFAR's are pictures, and so many of a folder are looked at.
+# Pictures have more pixels a side than MNIST's and CIFAR's images. Of a folder, a few are opened.
 SMALL, LOOKED_AT = 32, 50
 # Skipped pictures that the summary names.
 SHOWN = 3
@@ -202,8 +202,8 @@ def check(source: str) -> None:
 def holds_pictures(source: str) -> bool:
     """Whether ``--data`` names pictures, such as photographs, rather than a dataset of small images.
 
-    A folder does if one of some of its pictures is higher or wider than ``SMALL`` pixels. So does every
-    dataset of the hub, as it is not looked into. Needs neither torch nor a download.
+    A folder does if any of the files opened is higher or wider than ``SMALL`` pixels. A dataset of the hub
+    always counts as pictures, as it is not opened. Needs neither torch nor a download.
     """
     if source.lower() in BUNDLED:
         return source.lower() != "mnist"

@@ -13,15 +13,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from service.contract import manifest as contract
-from service.contract.manifest import (
-    CodesSpec,
-    Manifest,
-    Measures,
-    Parity,
-    Role,
-    Run,
-)
+from service.contract.manifest import FILE_NAME, CodesSpec, Manifest, Measures, Parity, Role, Run
 from service.contract.measures import Precision
 from trainer.config import ImportConfig, RunConfig
 from trainer.data.batches import Batch
@@ -44,7 +36,6 @@ from trainer.models.graph import Graph, RunGraph
 from trainer.training.progress import in_silence
 
 PARITY_IMAGES = 2000
-
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -120,7 +111,7 @@ def export(
         # Last, with the card among the files: a folder without a manifest is known to be unfinished.
         manifest = manifest.model_copy(update={"run": made_by, "files": file_entries(folder)})
         text = Manifest.model_validate(manifest.model_dump()).model_dump_json(indent=2)
-        (folder / contract.FILE_NAME).write_text(text + "\n", encoding="utf-8")
+        (folder / FILE_NAME).write_text(text + "\n", encoding="utf-8")
     return Exported(target, manifest, halved.refused)
 
 

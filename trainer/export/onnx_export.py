@@ -34,6 +34,8 @@ CODEBOOK_FILE, CODEBOOK_TENSOR = "codebook.safetensors", "codebook"
 WEIGHTS_FILE = "weights.safetensors"
 # ONNX's own default. Smaller tensors, such as shapes and scalars, stay in the graph.
 SMALLEST_BYTES = 1024
+# After the name of a weight that is stored in float16.
+HALVED = ".float16"
 
 Content = tuple[int, tuple[int, ...], bytes]
 """The data type of a tensor, by ONNX's number, its shape and the sha256 of its bytes."""
@@ -107,7 +109,7 @@ def _store_halved(graph: onnx.GraphProto, besides: Container[Content]) -> None:
         if _content(tensor) in besides or not np.array_equal(halved, values):
             continue
         name = tensor.name
-        tensor.CopyFrom(numpy_helper.from_array(halved, f"{name}.float16"))
+        tensor.CopyFrom(numpy_helper.from_array(halved, f"{name}{HALVED}"))
         casts.append(helper.make_node("Cast", [tensor.name], [name], f"{name}.cast", to=TensorProto.FLOAT))
     nodes = [*casts, *graph.node]
     del graph.node[:]

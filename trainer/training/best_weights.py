@@ -2,8 +2,8 @@
 
     best/step-00000469/     as a checkpoint, with the weights to be exported alone
 
-The best is by ``Stage.best``, a metric on test images. A folder is written before the checkpoint of its
-epoch, and the former one goes only when the next is written, so that a crash between the two loses neither.
+``Stage.best`` names the metric, on test images. A folder is written before the checkpoint of its epoch. The
+folder before it is deleted only at the next best epoch: a run that resumes from an older checkpoint needs it.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""The guard of a run with an opponent: undoes what an adversarial loss costs, so that it ruins no run.
+"""The guard of a run with an opponent: undoes the epochs in which an adversarial loss does harm.
 
 After each epoch the held-out PSNR is compared with the best of the epochs before. The state of the last
 epoch within half of the tolerance of the best is kept: weights and buffers, averages, both optimisers, the
@@ -14,8 +14,8 @@ from typing import Any, Protocol
 from trainer.models.base import Opponent
 from trainer.training.run_folder import Record
 
-# The metric of the held-out images: the mean squared error of pixels in [0, 1].
-MEASURE = "test_mse"
+# Of held-out images: the mean squared error of pixels in [0, 1].
+METRIC = "test_mse"
 SMALLEST_MSE = 1e-12
 
 
@@ -30,7 +30,7 @@ class Stateful(Protocol):
 
 
 class Guard:
-    """Watches over an opponent, and can return the ``parts`` of a training to an earlier state.
+    """Compares epochs, and returns the opponent and ``parts`` of the training to an earlier state.
 
     - ``reports``: a line for each time it undid something
     """
@@ -56,7 +56,7 @@ class Guard:
         """
         if not self.opponent.strength:
             return None
-        epoch, psnr = int(record["epoch"]), _psnr(record[MEASURE])
+        epoch, psnr = int(record["epoch"]), _psnr(record[METRIC])
         tolerance = self.opponent.tolerance
         if self.opponent.played and record[self.opponent.faults]:
             return self._undo(epoch, "the loss of the discriminator was not finite")
@@ -111,5 +111,5 @@ class Guard:
 
 
 def _psnr(mse: float) -> float:
-    """PSNR in dB of a mean squared error of pixels in [0, 1]; not a number for one that is none."""
+    """PSNR in dB of a mean squared error of pixels in [0, 1]; NaN for NaN."""
     return mse if math.isnan(mse) else -10 * math.log10(max(mse, SMALLEST_MSE))

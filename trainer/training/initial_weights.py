@@ -103,12 +103,14 @@ def _of_graphs(origin: Origin, wanted: "Mapping[str, Tensor]") -> "dict[str, Ten
     from onnx import numpy_helper
     from safetensors.torch import load_file
 
+    from trainer.export.onnx_export import HALVED
+
     assert origin.manifest is not None  # noqa: S101 - for mypy
     found: dict[str, torch.Tensor] = {}
     for operation in ("encode", "decode"):
         graph = onnx.load(origin.path / origin.manifest.operations[operation].graph).graph
         for tensor in graph.initializer:
-            parts = tensor.name.split(".")
+            parts = tensor.name.removesuffix(HALVED).split(".")
             names = (".".join(parts[start:]) for start in range(len(parts)))
             if (name := next((name for name in names if name in wanted), None)) is not None:
                 found[name] = torch.from_numpy(numpy_helper.to_array(tensor).copy())

@@ -65,10 +65,12 @@ class Fit(Generic[S]):
         self._module, self._stepper = self.fabric.setup(stage, self.optimizer)
         self.average = AveragedModel(stage, multi_avg_fn=self._averaged) if schedule.average_decay else None
         opponent = stage.opponent(schedule.epochs * len(train))
+        # Without the average's count of steps: at 0, the next step would replace the average.
+        average = None if self.average is None else self.average.module
         self.guard = (
             None
             if opponent is None
-            else Guard(opponent, stage=stage, optimizer=self.optimizer, average=self.average)
+            else Guard(opponent, stage=stage, optimizer=self.optimizer, average=average)
         )
         self.position = Position()
         self.metrics = EpochMetrics(self.stage.count_metrics)

@@ -30,7 +30,7 @@ import yaml
 from service.contract.manifest import Run
 from trainer import durable
 from trainer.cli import command
-from trainer.config import RunConfig, check_keys, read_yaml, validated
+from trainer.config import RunConfig, check_keys, in_epochs, read_yaml, validated
 from trainer.errors import ConfigError, RunError, nearest
 from trainer.kinds import KINDS
 
@@ -137,6 +137,8 @@ class RunFolder:
         if config.kind != kind:
             raise RunError(f"the run {config.name} is of kind {config.kind!r}, not {kind!r}")
         changed = validated(kind, config.model_dump() | dict(flags))
+        # A run has no steps: its config has the epochs that they made.
+        changed = in_epochs(changed, int(self.facts["training_images"]))
         # The training inputs of a second stage must not change once it has begun.
         free = config.free_on_resume
         free = free - {"epochs"} if self.has_later_stage else free | config.second_stage_fields

@@ -175,6 +175,13 @@ def test_a_run_may_be_given_more_epochs(run: RunFolder, published: Published) ->
     assert RunFolder.open(run.folder).config.epochs == 3
 
 
+def test_a_run_is_resumed_with_the_steps_it_was_begun_with(run: RunFolder) -> None:
+    before = run.config.schedule()
+    steps = before.epochs * (256 // before.batch_size)
+    assert run.changed("vqvae", {"steps": steps}) == run.config
+    assert run.changed("vqvae", {"steps": steps + 1}).epochs == before.epochs + 1
+
+
 @pytest.mark.parametrize(
     ("name", "value"), [("lr", 0.5), ("codebook_size", 32), ("seed", 1), ("data", "elsewhere"), ("limit", 10)]
 )
@@ -183,7 +190,7 @@ def test_what_would_make_it_another_run_is_refused_by_name(run: RunFolder, name:
     with pytest.raises(ConfigError) as caught:
         resume(run, **{name: value})
     assert f"has {name} {before!r}, and now {value!r} is asked for" in str(caught.value)
-    assert "Only device, epochs, export_to," in str(caught.value)
+    assert "Only device, epochs, export_precision, export_to," in str(caught.value)
 
 
 def test_a_run_of_another_kind_is_refused(run: RunFolder) -> None:

@@ -84,7 +84,10 @@ def _chosen(graph: onnx.GraphProto, codebook: set[str], opset: int) -> set[int]:
     products = _products(graph.node, codebook)
     followed = _followed(graph.node, products)
     constant = {item.name for item in graph.initializer}
-    constant.update(node.output[0] for node in graph.node if node.op_type == "Constant")
+    for node in graph.node:
+        # A weight that is stored in float16 has a cast.
+        if node.op_type == "Constant" or (node.op_type == "Cast" and node.input[0] in constant):
+            constant.add(node.output[0])
     halves, chosen = set[str](), set[int]()
     for number, node in enumerate(graph.node):
         between = node.op_type in BETWEEN and not node.domain and number in followed

@@ -163,7 +163,7 @@ def test_training_that_diverges_with_an_adversary_goes_on_from_before(
 ) -> None:
     monkeypatch.setattr("trainer.training.tracking.metrics.plot", lambda *_, **__: None)
     console = tiny_models.console()
-    fit = tiny_models.fit(make_config(**TINY), on=console)
+    fit = tiny_models.fit(make_config(**TINY, average_decay=0.3), on=console)
     tiny_models.poison(monkeypatch, 18)
     fit.begin()
     fit()
@@ -174,6 +174,9 @@ def test_training_that_diverges_with_an_adversary_goes_on_from_before(
     assert (fit.run.folder / "guard.log").read_text() == f"{report}\n"
     assert [record["epoch"] for record in fit.run.records()] == [1, 3]
     assert all(tensor.isfinite().all() for tensor in tiny_models.weights(fit.run).values())
+    # As after a resume.
+    assert fit.average is not None
+    assert fit.average.n_averaged == fit.position.total
 
 
 def test_training_that_diverges_before_an_adversary_began_stops(

@@ -10,8 +10,10 @@ from safetensors.torch import save_file
 from service.contract.manifest import FILE_NAME, ImageSpec
 from tests.fixtures import tiny_models, trained_models
 from tests.fixtures.tiny_models import Trained
+from tests.unit.trainer.conftest import opened
 from trainer.config import RunConfig
 from trainer.errors import ConfigError, RunError
+from trainer.export.exporter import export
 from trainer.models.base import Model, build
 from trainer.models.vae import VAE
 from trainer.training import initial_weights
@@ -46,6 +48,15 @@ def test_a_vqvae_starts_from_a_run_or_from_what_was_published(trained: Trained, 
     # These are of the new data, and of the new training.
     assert float(model.get_buffer("spread")) == pytest.approx(0.1)
     assert float(model.get_buffer("quantizer.steps")) == 0
+
+
+@pytest.mark.slow
+def test_a_vqvae_starts_from_weights_that_are_stored_in_float16(trained: Trained, tmp_path: Path) -> None:
+    half = trained.config.model_copy(update={"stored_weights": "16", "export_to": tmp_path})
+    published = export(trained.model, None, half, trained.dataset, measured=False, precision="16").folder
+    model = started(tiny_models.config(init_from=published))
+    for name, weight in trained.model.named_parameters():
+        assert torch.equal(model.get_parameter(name), weight.half().float())
 
 
 @pytest.mark.parametrize("source", ["run", "exported"])

@@ -102,6 +102,21 @@ def test_attention_has_its_softmax_in_float32() -> None:
     assert in_half(made) == ["MatMul", "Transpose", "MatMul", "MatMul"]
 
 
+def test_a_bias_that_is_stored_in_float16_is_added_in_half() -> None:
+    model = parser.parse_model(
+        """
+        <ir_version: 10, opset_import: ["" : 20]>
+        net (float[n, 2] x) => (float[n, 2] y) <float[2, 2] w = {1,0,0,1}, float16[2] stored = {1,2}> {
+            bias = Cast <to = 1> (stored)
+            a = MatMul(x, w)
+            b = Add(a, bias)
+            y = MatMul(b, w)
+        }
+        """
+    )
+    assert in_half(half_graph(model, "16", CODEBOOK_FILE)) == ["MatMul", "Add", "MatMul"]
+
+
 def test_the_lookup_and_the_scaling_of_images_stay_in_float32(trained: Trained) -> None:
     folder = trained.exported.folder
     encoder, decoder = (
