@@ -41,13 +41,14 @@ from typing import Any
 
 import click
 from click.core import ParameterSource
-from rich.console import Console
 
 from service.contract import __version__
 from trainer.errors import clear_errors, needs
 from trainer.kinds import KINDS
 
 try:
+    from rich.console import Console
+
     from trainer import durable
     from trainer.cli import (
         Commands,

@@ -108,9 +108,8 @@ class Runner:
 
     def _completes(self, names: Sequence[str]) -> bool:
         """Whether one of these operations completes residual codes, which it takes with all their levels."""
-        return self._codes.levels is not None and any(
-            self._operations[name].takes(Role.mask) for name in names
-        )
+        completes = any(self._operations[name].takes(Role.mask) for name in names)
+        return completes and self._codes.levels is not None
 
     def _defaults(self, name: str) -> Values:
         return {key: parameter.default for key, parameter in self._operations[name].parameters.items()}

@@ -42,7 +42,15 @@ for name in ("fastapi", "uvicorn", "torch"):
 """
 SEVEN = ROOT / "tests" / "fixtures" / "seven.png"
 TINY_RUN = [
-    *("vqvae", "--epochs=1", "--limit=64", "--batch-size=32", "--device=cpu", "--name=tiny"),
+    *(
+        "vqvae",
+        "--epochs=1",
+        "--limit=64",
+        "--batch-size=32",
+        "--device=cpu",
+        "--name=tiny",
+        "--publish-anyway",
+    ),
     *("--codebook-size=16", "--codebook-dim=4", "--width=16", "--stem-width=8"),
     *("--hidden-width=8", "--blocks=1"),
 ]

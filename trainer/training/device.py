@@ -14,9 +14,6 @@ from trainer.errors import ConfigError
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-# Fabric announces the precision, which the trainer does itself, with the reason.
-logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-
 
 @dataclass(frozen=True)
 class Machine:
@@ -37,6 +34,8 @@ class Machine:
         from lightning_fabric import Fabric
         from lightning_fabric.strategies.ddp import DDPStrategy
 
+        # It announces the precision, which the trainer does itself, with the reason.
+        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
         here = distributed.local_count()
         if distributed.count() == 1:
             return Fabric(accelerator=self.accelerator, devices=1, precision=self.precision)

@@ -138,7 +138,8 @@ class RunFolder:
             raise RunError(f"the run {config.name} is of kind {config.kind!r}, not {kind!r}")
         changed = validated(kind, config.model_dump() | dict(flags))
         # A run has no steps: its config has the epochs that they made.
-        changed = in_epochs(changed, int(self.facts["training_images"]))
+        if any(getattr(changed, f"{stage}steps") for stage in changed.stages_in_steps):
+            changed = in_epochs(changed, int(self.facts["training_images"]))
         # The training inputs of a second stage must not change once it has begun.
         free = config.free_on_resume
         free = free - {"epochs"} if self.has_later_stage else free | config.second_stage_fields
