@@ -27,7 +27,7 @@ help:
 	@echo "make wheel   build the wheels of the library with the service, and of the trainer, into dist"
 	@echo "make check   lint and type-check, the page of the service too; changes nothing"
 	@echo "make fix     format and apply the linter's safe fixes"
-	@echo "make screenshot    renew the picture of the page in the README"
+	@echo "make screenshot    renew the picture of the page in its document"
 	@echo "make docs    build the site from docs/ into build/docs; a dead link fails"
 	@echo "make lock    renew requirements.lock, and those of the images, from both pyproject.toml"
 	@echo "make peers   install the servers that ours is measured against, into build/peers"
@@ -73,7 +73,7 @@ fix: $(VENV) $(PAGE)/.installed
 	$(BIN)/ruff format .
 	$(BIN)/node $(PAGE)/node_modules/.bin/biome check --write --config-path tests/browser/biome.json service/page
 
-# The picture of the page in the README.
+# The picture of the page in docs/page.md.
 screenshot: $(VENV)
 	$(BIN)/python -m tests.browser.screenshot
 

@@ -1,4 +1,4 @@
-"""The picture of the page in the README. Renew it with ``make screenshot``."""
+"""The picture of the page in docs/page.md. Renew it with ``make screenshot``."""
 
 import io
 from pathlib import Path

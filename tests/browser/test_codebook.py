@@ -48,8 +48,8 @@ def test_the_map_is_walked_by_keys(page: Opened) -> None:
 def test_each_model_has_a_card_and_leads_to_what_it_can(page: Opened) -> None:
     page.go("#models")
     cards = page.page.locator("article")
-    expect(cards).to_have_count(4)
-    expect(page.page.get_by_role("img", name="Preview of")).to_have_count(4)
+    expect(cards).to_have_count(5)
+    expect(page.page.get_by_role("img", name="Preview of")).to_have_count(5)
     card = page.page.get_by_role("article", name="ncp-mnist")
     expect(card).to_contain_text("sample/langevin")
     expect(card.get_by_role("button")).to_have_text(["Try it", "Sample"])

@@ -44,8 +44,8 @@ def test_axe_finds_nothing(chromium: Browser, service: str, width: int, scheme: 
             assert bad == [], section
 
 
-def test_the_readme_shows_this_page(chromium: Browser, service: str) -> None:
-    assert f"]({PICTURE.relative_to(ROOT)})" in (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_documents_show_this_page(chromium: Browser, service: str) -> None:
+    assert f"]({PICTURE.name})" in (PICTURE.parent / "page.md").read_text(encoding="utf-8")
     assert PICTURE.stat().st_size < 150_000
     # Small, so that another font of another machine makes no difference.
     shown, found = (
