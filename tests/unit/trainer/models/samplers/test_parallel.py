@@ -117,6 +117,7 @@ def test_one_by_one_every_code_is_drawn_as_the_other_sampler_draws_it() -> None:
     assert torch.equal(codes, expected)
 
 
+@pytest.mark.slow
 def test_the_graph_draws_as_torch_does(tmp_path: Path) -> None:
     network = priors.prior(blocks=1)
     graph = sampling.parallel(network, 1.0)
