@@ -24,7 +24,7 @@ from trainer.models.base import Stage
 from trainer.training import best_weights, checkpoint
 from trainer.training.checkpoint import Position
 from trainer.training.device import Machine
-from trainer.training.guard import Guard
+from trainer.training.guard import Guard, Opposed
 from trainer.training.progress import Progress, long_step
 from trainer.training.run_folder import Record, RunFolder
 from trainer.training.tracking.metrics import EpochMetrics, Tracker, trackers
@@ -62,9 +62,10 @@ class Fit(Generic[S]):
         self.fabric = machine.fabric()
         stage.to(memory_format=torch.channels_last)
         self.optimizer = _optimizer(stage, schedule)
-        self._module, self._stepper = self.fabric.setup(stage, self.optimizer)
+        opposed = Opposed(stage)
+        self._module, self._stepper = self.fabric.setup(opposed, self.optimizer)
         self.average = AveragedModel(stage, multi_avg_fn=self._averaged) if schedule.average_decay else None
-        opponent = stage.opponent(schedule.epochs * len(train))
+        opposed.opponent = opponent = stage.opponent(schedule.epochs * len(train))
         # Without the average's count of steps: at 0, the next step would replace the average.
         average = None if self.average is None else self.average.module
         self.guard = (
@@ -164,10 +165,7 @@ class Fit(Generic[S]):
             rate = self._learning_rate()
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            step = self._module(batch.images, batch.labels)
-            if self.guard is not None:
-                with self.fabric.autocast():
-                    step = self.guard.opponent(step, self.position.total)
+            step = self._module(batch.images, batch.labels, self.position.total)
             self.optimizer.zero_grad(set_to_none=True)
             # Of the processes' gradients the mean is taken, so each weighs as much as its share.
             weight = distributed.share() * distributed.count()

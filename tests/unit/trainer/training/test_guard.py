@@ -23,6 +23,8 @@ TINY: dict[str, Any] = {
     "adversarial_warmup_steps": 0,
     "discriminator_width": 8,
     "discriminator_layers": 1,
+    # In mixed precision, Fabric refuses gradients that are not its own.
+    "precision": "bf16",
 }
 RECKLESS: dict[str, Any] = {
     "adversarial": 1e6,
