@@ -1,6 +1,6 @@
 """Print how much of each wing the tests covered; exit with 1 if one is below the least.
 
-python -m tests.covered 85    at least so many per cent of the lines, after a run with coverage
+python -m tests.covered 85    at least 85 % of the lines, after a run with coverage
 """
 
 import io

@@ -11,7 +11,6 @@ A row takes minutes, so each is added to --out when it is done, and not done aga
 with an interrupted table.
 """
 
-import json
 import statistics
 import tempfile
 from collections.abc import Mapping
@@ -25,7 +24,7 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from tests.benchmarks.trials import built, fitted, measured, rate, reconstructed
+from tests.benchmarks.trials import FinishedRows, built, fitted, measured, rate, reconstructed
 from trainer.config import VQVAEConfig, resolve
 from trainer.data.augmentation import flipped
 from trainer.data.batches import Batches
@@ -123,15 +122,7 @@ def _trial(config: VQVAEConfig, dataset: Dataset, features: Classifier, console:
     return values | {"images_per_second": rate(trained, dataset)}
 
 
-def _done(file: Path, settings: Mapping[str, Any]) -> dict[tuple[str, int], dict[str, float]]:
-    """The rows that were finished with these settings, by row and seed."""
-    if not file.exists():
-        return {}
-    lines = map(json.loads, file.read_text(encoding="utf-8").splitlines())
-    return {(line["row"], line["seed"]): line["values"] for line in lines if line["settings"] == settings}
-
-
-def table(done: Mapping[tuple[str, int], Mapping[str, float]]) -> str:
+def table(done: Mapping[tuple[str, str], Mapping[str, float]]) -> str:
     """Rows of means, each with half the range of its seeds, as Markdown."""
     lines = [
         f"| choice | {' | '.join(title for title, _ in COLUMNS.values())} |",
@@ -171,12 +162,13 @@ def command(epochs: int, seeds: int, rows: tuple[str, ...], threads: int | None,
         torch.set_num_threads(threads)
     console = Console(highlight=False, soft_wrap=True, stderr=True)
     settings = {"epochs": epochs, "threads": torch.get_num_threads()}
+    finished = FinishedRows(out, settings)
     out.parent.mkdir(parents=True, exist_ok=True)
     dataset = load("emoji")
     features = classifier(dataset, out.with_suffix(".classifier.safetensors"))
     for seed in range(seeds):
         for row in rows or ROWS:
-            if (row, seed) in _done(out, settings):
+            if (row, str(seed)) in finished.read():
                 continue
             title, changed = ROWS[row]
             console.print(f"{title}, seed {seed}")
@@ -185,8 +177,5 @@ def command(epochs: int, seeds: int, rows: tuple[str, ...], threads: int | None,
                 config = resolve("vqvae", preset=PRESET, flags=flags)
                 assert isinstance(config, VQVAEConfig)
                 values = _trial(config, dataset, features, console)
-            with out.open("a", encoding="utf-8") as stream:
-                stream.write(
-                    json.dumps({"row": row, "seed": seed, "values": values, "settings": settings}) + "\n"
-                )
-    click.echo(table(_done(out, settings)))
+            finished.add(row, str(seed), values)
+    click.echo(table(finished.read()))

@@ -12,7 +12,6 @@ A row takes minutes to hours, so each is added to --out when it is done, and not
 table is gone on with by the same command.
 """
 
-import json
 import math
 import tempfile
 from collections.abc import Mapping
@@ -26,7 +25,7 @@ from torch import Tensor
 from vector_quantize_pytorch import FSQ as PeerFSQ  # noqa: N811 - ours has the same name
 from vector_quantize_pytorch import VectorQuantize
 
-from tests.benchmarks.trials import built, fitted, measured, rate
+from tests.benchmarks.trials import FinishedRows, built, fitted, measured, rate
 from trainer.config import VQVAEConfig, resolve
 from trainer.data.loading import Dataset, load
 from trainer.data.sizing import ImageOptions
@@ -117,14 +116,6 @@ def _trial(
     return measured(trained, dataset) | {"images_per_second": rate(trained, dataset)}
 
 
-def _done(file: Path, settings: Mapping[str, Any]) -> dict[tuple[str, str], dict[str, float]]:
-    """The rows that were finished with these settings, by row and side."""
-    if not file.exists():
-        return {}
-    lines = map(json.loads, file.read_text(encoding="utf-8").splitlines())
-    return {(line["row"], line["side"]): line["values"] for line in lines if line["settings"] == settings}
-
-
 def _table(done: Mapping[tuple[str, str], Mapping[str, float]]) -> str:
     lines = [
         f"| quantizer | by | {' | '.join(title for title, _ in COLUMNS.values())} |",
@@ -183,10 +174,11 @@ def command(
     }
     of_fsq, of_learned = {"fsq_levels"}, {"codebook_size", "codebook_dim"}
     dataset: Dataset | None = None
+    finished = FinishedRows(out, kept)
     out.parent.mkdir(parents=True, exist_ok=True)
     for row in rows or ROWS:
         for side in sides or SIDES:
-            if (row, side) in _done(out, kept):
+            if (row, side) in finished.read():
                 continue
             skipped = of_learned if row == "fsq" else of_fsq
             flags = {name: value for name, value in settings.items() if name not in skipped}
@@ -203,8 +195,5 @@ def command(
                     )
                 console.print(f"{ROWS[row][0]}, {SIDES[side]}")
                 values = _trial(config, dataset, peer_decay if side == "peer" else None, console)
-            with out.open("a", encoding="utf-8") as stream:
-                stream.write(
-                    json.dumps({"row": row, "side": side, "values": values, "settings": kept}) + "\n"
-                )
-    console.print(_table(_done(out, kept)))
+            finished.add(row, side, values)
+    console.print(_table(finished.read()))

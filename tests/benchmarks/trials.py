@@ -1,7 +1,12 @@
 """A model trained and measured as the trainer does it, in torch and without an export: for tables."""
 
+import json
 import statistics
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -20,6 +25,29 @@ from trainer.training.run_folder import RunFolder
 
 VARIANCE_IMAGES = 4096
 TIMED_STEPS = 10
+
+
+@dataclass(frozen=True)
+class FinishedRows:
+    """The rows of a table that are done, in a file, a line each with the settings that it was made with."""
+
+    file: Path
+    settings: Mapping[str, Any]
+
+    def read(self) -> dict[tuple[str, str], dict[str, float]]:
+        """The values that were made with these settings, by row and part of it, a side or a seed."""
+        if not self.file.exists():
+            return {}
+        lines = map(json.loads, self.file.read_text(encoding="utf-8").splitlines())
+        return {
+            (line["row"], line["part"]): line["values"] for line in lines if line["settings"] == self.settings
+        }
+
+    def add(self, row: str, part: str, values: Mapping[str, float]) -> None:
+        """Keep the values of a part of a row."""
+        line = {"row": row, "part": part, "values": values, "settings": self.settings}
+        with self.file.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line) + "\n")
 
 
 def built(config: VQVAEConfig, dataset: Dataset) -> VQVAE:

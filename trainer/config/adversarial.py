@@ -17,7 +17,7 @@ class AdversarialConfig(BaseModel):
     adversarial_start: float = Field(
         default=0.5,
         ge=0,
-        description="when it begins: below 1 after this share of the steps, otherwise after so many steps",
+        description="when it begins: below 1 a share of the steps, otherwise a number of steps",
     )
     adversarial_warmup_steps: int = Field(
         default=200, ge=0, description="steps in which its weight rises from 0, from its begin on"

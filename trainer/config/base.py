@@ -1,9 +1,10 @@
 """The config fields that kinds share."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -28,13 +29,13 @@ WrittenAsText = BeforeValidator(lambda value: str(value) if isinstance(value, in
 WrittenWithCommas = BeforeValidator(lambda value: value.split(",") if isinstance(value, str) else value)
 
 
-def _found_anywhere(data: str) -> str:
-    """A folder by its absolute path: a run is resumed, and its model measured, from another folder too."""
+def absolute(path_or_name: str, is_there: Callable[[Path], bool]) -> str:
+    """What is there by its absolute path: a run is resumed or measured from another folder too."""
     with suppress(OSError, RuntimeError, ValueError):
-        path = Path(data).expanduser()
-        if data and path.is_dir():
+        path = Path(path_or_name).expanduser()
+        if path_or_name and is_there(path):
             return str(path.absolute())
-    return data
+    return path_or_name
 
 
 def _absolute(path: Path | None) -> Path | None:
@@ -99,7 +100,7 @@ class RunConfig(BaseModel):
         description="of the run and of the exported model: lower-case letters, digits, '.', '_' and '-'",
     )
 
-    data: Annotated[str, AfterValidator(_found_anywhere)] = Field(
+    data: Annotated[str, AfterValidator(partial(absolute, is_there=Path.is_dir))] = Field(
         default="mnist",
         description="mnist or emoji (bundled), a folder of IDX files or of images, a torchvision dataset, or "
         "hf:NAME",
@@ -127,7 +128,7 @@ class RunConfig(BaseModel):
     )
     epochs: int = Field(default=30, ge=1, description="passes over the training images")
     steps: int | None = Field(
-        default=None, ge=1, description="as many epochs as make so many steps; none: epochs"
+        default=None, ge=1, description="steps to train for, rounded up to whole epochs; none: by epochs"
     )
     batch_size: int = Field(default=128, ge=1, description="images a step")
     lr: float = Field(default=1e-3, gt=0, description="peak learning rate")

@@ -1,11 +1,11 @@
 """The config of the losses beside the reconstruction error: docs/training/losses.md."""
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, Field
 
+from trainer.config.base import absolute
 from trainer.config.weight_files import checked_sha256
 from trainer.errors import DataError
 
@@ -17,12 +17,7 @@ VGG16_WEIGHTS = {
 
 
 def _found_anywhere(perceptual: str) -> str:
-    """A file by its absolute path: a run is resumed from another folder too."""
-    with suppress(OSError, RuntimeError, ValueError):
-        path = Path(perceptual).expanduser()
-        if perceptual not in (NONE, SELF) and path.is_file():
-            return str(path.absolute())
-    return perceptual
+    return perceptual if perceptual in (NONE, SELF) else absolute(perceptual, Path.is_file)
 
 
 class LossesConfig(BaseModel):

@@ -132,7 +132,7 @@ class VQVAEConfig(AdversarialConfig, LossesConfig, ConvolutionalConfig):
     prior_steps: int | None = Field(
         default=None,
         ge=1,
-        description="as many epochs of the prior as make so many steps; none: prior_epochs",
+        description="steps to train the prior for, rounded up to whole epochs; none: by prior_epochs",
     )
     prior_width: int = Field(default=128, ge=8, description="width of the prior's transformer")
     prior_blocks: int = Field(default=4, ge=1, description="blocks of the prior's transformer")

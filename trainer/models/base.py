@@ -111,7 +111,7 @@ class Stage(nn.Module, ABC):
         """Initialise from training inputs, before the first step of a new run."""
 
     def opponent(self, steps: int) -> Opponent | None:  # noqa: ARG002 - for those that have one
-        """What learns beside this stage in a run of so many steps; None if nothing does."""
+        """What learns beside this stage in a run of ``steps`` steps; None if nothing does."""
         return None
 
     def count_metrics(self, counts: Tensor) -> dict[str, float]:  # noqa: ARG002 - for those that count
@@ -132,6 +132,25 @@ class Stage(nn.Module, ABC):
 
         The names are relative to the run folder; ``{epoch}`` or ``{epoch:03}`` in a name is the epoch.
         """
+
+
+class Opposed(nn.Module):
+    """A stage with its ``opponent``, if it has one, as the one module that Fabric runs.
+
+    In mixed precision, Fabric refuses gradients through what its module returned, but for its own
+    ``backward``. So the opponent, which needs some, plays within the module.
+    """
+
+    opponent: Opponent | None = None
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__()
+        self.stage = stage
+
+    def forward(self, inputs: Tensor, labels: Tensor | None, done: int) -> Step:
+        """The step of a batch after ``done`` steps: see ``Stage.forward`` and ``Opponent``."""
+        step: Step = self.stage(inputs, labels)
+        return step if self.opponent is None else self.opponent(step, done)
 
 
 class Exportable(nn.Module, ABC):

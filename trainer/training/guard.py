@@ -11,9 +11,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any, Protocol
 
-from torch import Tensor, nn
-
-from trainer.models.base import Opponent, Stage, Step
+from trainer.models.base import Opponent
 from trainer.training.run_folder import Record
 
 # Of held-out images: the mean squared error of pixels in [0, 1].
@@ -29,25 +27,6 @@ class Stateful(Protocol):
 
     def load_state_dict(self, state_dict: Any, /) -> Any:
         """Go back to a state."""
-
-
-class Opposed(nn.Module):
-    """A stage with its ``opponent``, if it has one, as the one module that Fabric runs.
-
-    In mixed precision, Fabric refuses gradients through what its module returned, but for its own
-    ``backward``. So the opponent, which needs some, plays within the module.
-    """
-
-    opponent: Opponent | None = None
-
-    def __init__(self, stage: Stage) -> None:
-        super().__init__()
-        self.stage = stage
-
-    def forward(self, inputs: Tensor, labels: Tensor | None, done: int) -> Step:
-        """The step of a batch after ``done`` steps: see ``Stage.forward`` and ``Opponent``."""
-        step: Step = self.stage(inputs, labels)
-        return step if self.opponent is None else self.opponent(step, done)
 
 
 class Guard:

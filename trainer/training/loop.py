@@ -20,11 +20,11 @@ from trainer.data import distributed
 from trainer.data.batches import Batches
 from trainer.errors import DivergenceError, Interrupted, StopRequest
 from trainer.image_sheets import save_png
-from trainer.models.base import Stage
+from trainer.models.base import Opposed, Stage
 from trainer.training import best_weights, checkpoint
 from trainer.training.checkpoint import Position
 from trainer.training.device import Machine
-from trainer.training.guard import Guard, Opposed
+from trainer.training.guard import Guard
 from trainer.training.progress import Progress, long_step
 from trainer.training.run_folder import Record, RunFolder
 from trainer.training.tracking.metrics import EpochMetrics, Tracker, trackers

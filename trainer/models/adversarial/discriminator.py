@@ -32,7 +32,7 @@ class Discriminator(nn.Sequential):
 
 
 def check_size(height: int, width: int, layers: int) -> None:
-    """Raise ValueError if images are too small for a discriminator of so many ``layers``."""
+    """Raise ValueError if images are too small for a discriminator of ``layers`` layers."""
     if min(height, width) < 2**layers:
         raise ValueError(
             f"images of {height}x{width} pixels are too small for a discriminator of {layers} halvings; "

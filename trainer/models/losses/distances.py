@@ -43,7 +43,7 @@ def ms_ssim_loss(reconstruction: Tensor, target: Tensor) -> Tensor:
 
 
 def resolutions(side: int) -> int:
-    """At how many resolutions pictures are compared whose shorter side is of so many pixels."""
+    """The number of resolutions for pictures whose shorter side has ``side`` pixels."""
     return sum(side >> halvings >= WINDOW for halvings in range(len(EXPONENTS)))
 
 

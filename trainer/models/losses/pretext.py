@@ -31,7 +31,7 @@ Damage = Callable[[Tensor, float, torch.Generator], Tensor]
 def learn(
     network: FeatureNetwork, batches: Iterator[Batch], steps: int, classes: int, report: OnProgress
 ) -> dict[str, float]:
-    """Fit a network in ``steps`` batches, whose labels are of so many ``classes``, 0 for none.
+    """Fit a network in ``steps`` batches, whose labels are of ``classes`` classes, 0 for none.
 
     All draws are the same in every call. Returns the accuracy of each task in the last tenth of the steps, by
     the name of the task.
