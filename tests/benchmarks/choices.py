@@ -1,11 +1,17 @@
 """What each choice of a tokenizer of colour pictures is worth: nets, quantizers, losses, on one budget.
 
-    python -m tests.benchmarks choices --epochs 24 --seeds 2
+    python -m tests.benchmarks choices nets --epochs 6 --seeds 2
+    python -m tests.benchmarks choices quantizers --epochs 6 --seeds 2
+    python -m tests.benchmarks choices losses --epochs 12 --seeds 2 --start runs/vqvae-emoji-16
 
 Every row is the preset vqvae-emoji-16 with one thing changed, trained on the bundled emoji for the same
-epochs, and measured on the test split in torch: PSNR, SSIM, perplexity, the Frechet distance of the
-reconstructions from the originals in the features of a classifier of the eight classes, and images/s of a
-training step by CPU time. The classifier is trained first, and kept beside the rows.
+epochs, and measured on the test split in torch: PSNR, SSIM, MS-SSIM (of four resolutions), perplexity, the
+Frechet distance of the reconstructions from the originals in the features of a classifier of the eight
+classes, and images/s of training by CPU time, with what an epoch costs besides its steps. The classifier is
+trained first, and kept beside the rows.
+
+Losses go on from a trained model, --start, as what they are for shows in a good one alone. Quantizers that
+vector-quantize-pytorch has are trained a second time with its own instead of ours.
 
 A row takes minutes, so each is added to --out when it is done, and not done again: the same command goes on
 with an interrupted table.
@@ -15,7 +21,7 @@ import statistics
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import click
 import torch
@@ -24,39 +30,76 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from tests.benchmarks.trials import FinishedRows, built, fitted, measured, rate, reconstructed
+from tests.benchmarks.peer_quantizer import PeerQuantizer
+from tests.benchmarks.trials import FinishedRows, built, fitted, measured, reconstructed
 from trainer.config import VQVAEConfig, resolve
 from trainer.data.augmentation import flipped
 from trainer.data.batches import Batches
 from trainer.data.loading import Dataset, load
 from trainer.evaluation.samples import frechet_distance
 from trainer.models.base import to_unit
+from trainer.models.losses.distances import ms_ssim_loss
+from trainer.training import initial_weights
 from trainer.training.run_folder import RunFolder
 
 PRESET = "vqvae-emoji-16"
 # Without what only the published model needs.
 BASE: Mapping[str, Any] = {"prior_epochs": 0}
-ROWS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "base": ("the preset", {}),
-    "whole": ("whole pictures, a quarter as many", {"crop": None, "batch_size": 16}),
-    "transposed": ("transposed convolutions", {"upsampling": "transposed"}),
-    "shuffle": ("pixel shuffle", {"upsampling": "shuffle"}),
-    "shallow": ("one block at each resolution", {"stage_blocks": 1}),
-    "wide": ("256 channels", {"width": 256, "hidden_width": 128}),
-    "attention": ("self-attention", {"attention": True}),
-    "flat-space": ("codes of any length", {"normalise_codes": False}),
-    "rotation": ("rotation trick", {"rotation_trick": True}),
-    "gradient": ("codebook by its loss", {"update": "gradient"}),
-    "random-start": ("no k-means start", {"kmeans_start": False}),
-    "fsq": ("FSQ, 4,375 codes", {"fsq_levels": (7, 5, 5, 5, 5)}),
-    "l1": ("L1 instead of MSE", {"reconstruction": "l1"}),
+# From a trained model on: as low as the rate is in the middle of its training, and soon there.
+CONTINUED: Mapping[str, Any] = {"lr": 5e-4, "warmup_steps": 50, "adversarial_start": 0.1}
+PEER = "vector-quantize-pytorch"
+
+
+class Row(NamedTuple):
+    """One thing that is changed: its title, the values of the config, and whether the peer has it too."""
+
+    title: str
+    changed: Mapping[str, Any]
+    peer: bool = False
+
+
+PARTS: Mapping[str, Mapping[str, Row]] = {
+    "nets": {
+        "base": Row("the preset", {}),
+        "whole": Row("whole pictures, a quarter as many", {"crop": None, "batch_size": 16}),
+        "transposed": Row("transposed convolutions", {"upsampling": "transposed"}),
+        "shuffle": Row("pixel shuffle", {"upsampling": "shuffle"}),
+        "shallow": Row("one block at each resolution", {"stage_blocks": 1}),
+        "wide": Row("256 channels", {"width": 256, "hidden_width": 128}),
+        "attention": Row("self-attention", {"attention": True}),
+    },
+    "quantizers": {
+        "base": Row("the preset: EMA, 8 dimensions on the unit sphere", {}, peer=True),
+        "flat-space": Row("codes of any length", {"normalise_codes": False}, peer=True),
+        "random-start": Row("no k-means start", {"kmeans_start": False}, peer=True),
+        "rotation": Row("rotation trick", {"rotation_trick": True}, peer=True),
+        "gradient": Row("codebook by its loss", {"update": "gradient"}, peer=True),
+        "simvq": Row("SimVQ", {"update": "simvq", "normalise_codes": False}, peer=True),
+        "levels": Row(
+            "two residual levels, codes of any length",
+            {"levels": 2, "level_dropout": 0.0, "normalise_codes": False},
+            peer=True,
+        ),
+        "fsq": Row("FSQ, 4,375 codes", {"fsq_levels": (7, 5, 5, 5, 5)}, peer=True),
+    },
+    "losses": {
+        "base": Row("squared error", {}),
+        "l1": Row("absolute error", {"reconstruction": "l1"}),
+        "perceptual": Row("learned features, 0.001", {"perceptual": "self"}),
+        "ms-ssim": Row("MS-SSIM, 0.03", {"ms_ssim_weight": 0.03}),
+        "frequency": Row("focal frequency, 1", {"frequency_weight": 1.0}),
+        "adversarial": Row("adversarial, 0.5", {"adversarial": 0.5}),
+        "both": Row("learned features and adversarial", {"perceptual": "self", "adversarial": 0.5}),
+    },
 }
 COLUMNS = {
     "psnr": ("PSNR, dB", "{:.2f}"),
     "ssim": ("SSIM", "{:.4f}"),
+    "ms_ssim": ("MS-SSIM", "{:.4f}"),
     "fd": ("FD", "{:.3f}"),
     "perplexity": ("perplexity", "{:.0f}"),
-    "images_per_second": ("images/s", "{:,.1f}"),
+    "images_per_second": ("images/s", "{:,.0f}"),
+    "undone": ("epochs undone", "{:g}"),
 }
 CLASSIFIER_EPOCHS, CLASSIFIER_BATCH, FEATURES = 12, 64, 128
 
@@ -114,40 +157,68 @@ def _distance(features: Classifier, images: Tensor, others: Tensor) -> float:
     return frechet_distance(*found)
 
 
-def _trial(config: VQVAEConfig, dataset: Dataset, features: Classifier, console: Console) -> dict[str, float]:
-    trained = fitted(built(config, dataset), dataset, RunFolder.create(config, {}), console)
-    values = measured(trained, dataset)
-    images, others = reconstructed(trained, dataset)
+def _similarity(images: Tensor, others: Tensor) -> float:
+    """Mean MS-SSIM of pairs of pictures, uint8 ``(N, C, H, W)``."""
+    parts = zip(images.split(CLASSIFIER_BATCH), others.split(CLASSIFIER_BATCH), strict=True)
+    found = [(len(ours), 1 - float(ms_ssim_loss(to_unit(ours), to_unit(theirs)))) for ours, theirs in parts]
+    return sum(count * value for count, value in found) / len(images)
+
+
+def _trial(
+    config: VQVAEConfig, dataset: Dataset, features: Classifier, console: Console, *, peer: bool
+) -> dict[str, float]:
+    model = built(config, dataset)
+    if peer:
+        seen = config.seen(dataset.spec, config.crop)
+        rows = config.batch_size * seen.height * seen.width // config.stride**2
+        model.quantizer = PeerQuantizer(config, config.decay, rows)
+    if config.init_from is not None:
+        initial_weights.load(config, config.init_from, model)
+    run = RunFolder.create(config, {})
+    fit = fitted(model, dataset, run, console)
+    values = measured(fit.model, dataset)
+    images, others = reconstructed(fit.model, dataset)
     values["fd"] = _distance(features, images, others)
-    return values | {"images_per_second": rate(trained, dataset)}
+    values["ms_ssim"] = _similarity(images, others)
+    if config.adversarial:
+        values["undone"] = float(len(fit.undone))
+    return values | {"images_per_second": config.epochs * len(dataset.train) / fit.seconds}
 
 
-def table(done: Mapping[tuple[str, str], Mapping[str, float]]) -> str:
+def table(rows: Mapping[str, Row], done: Mapping[tuple[str, str], Mapping[str, float]]) -> str:
     """Rows of means, each with half the range of its seeds, as Markdown."""
     lines = [
-        f"| choice | {' | '.join(title for title, _ in COLUMNS.values())} |",
-        f"| --- {'| --- ' * len(COLUMNS)}|",
+        f"| choice | by | {' | '.join(title for title, _ in COLUMNS.values())} |",
+        f"| --- | --- {'| --- ' * len(COLUMNS)}|",
     ]
-    for row, (title, _) in ROWS.items():
-        found = [values for (name, _), values in done.items() if name == row]
-        if not found:
-            continue
-        shown = []
-        for column, (_, style) in COLUMNS.items():
-            values = [each[column] for each in found]
-            spread = (max(values) - min(values)) / 2
-            shown.append(
-                style.format(statistics.mean(values))
-                + (f" ± {style.format(spread)}" if len(values) > 1 else "")
-            )
-        lines.append(f"| {title} | {' | '.join(shown)} |")
+    for name, row in rows.items():
+        for side in ("tessera", PEER):
+            found = [
+                values for (key, part), values in done.items() if key == name and part.startswith(f"{side} ")
+            ]
+            if not found:
+                continue
+            shown = []
+            for column, (_, style) in COLUMNS.items():
+                values = [each[column] for each in found if column in each]
+                if not values:
+                    shown.append("")
+                    continue
+                spread = (max(values) - min(values)) / 2
+                shown.append(
+                    style.format(statistics.mean(values))
+                    + (f" ± {style.format(spread)}" if len(values) > 1 else "")
+                )
+            lines.append(f"| {row.title} | {side} | {' | '.join(shown)} |")
     return "\n".join(lines)
 
 
 @click.command("choices", help=__doc__)
-@click.option("--epochs", default=24, show_default=True)
+@click.argument("part", type=click.Choice(list(PARTS)))
+@click.option("--epochs", default=6, show_default=True)
 @click.option("--seeds", default=2, show_default=True)
-@click.option("--rows", type=click.Choice(list(ROWS)), multiple=True, help="these alone")
+@click.option("--rows", multiple=True, help="these alone")
+@click.option("--start", type=click.Path(path_type=Path, exists=True), help="the trained model of losses")
 @click.option("--threads", type=int, help="of torch")
 @click.option(
     "--out",
@@ -156,26 +227,48 @@ def table(done: Mapping[tuple[str, str], Mapping[str, float]]) -> str:
     show_default=True,
     help="where finished rows are kept",
 )
-def command(epochs: int, seeds: int, rows: tuple[str, ...], threads: int | None, out: Path) -> None:
+def command(
+    part: str,
+    epochs: int,
+    seeds: int,
+    rows: tuple[str, ...],
+    start: Path | None,
+    threads: int | None,
+    out: Path,
+) -> None:
     """Nets, quantizers and losses, on one budget."""
+    chosen = {name: PARTS[part][name] for name in PARTS[part] if not rows or name in rows}
+    if not chosen:
+        raise click.UsageError(f"--rows of {part} are {', '.join(PARTS[part])}")
+    if (part == "losses") != (start is not None):
+        raise click.UsageError("losses go on from a trained model, --start; other parts take none")
     if threads:
         torch.set_num_threads(threads)
     console = Console(highlight=False, soft_wrap=True, stderr=True)
-    settings = {"epochs": epochs, "threads": torch.get_num_threads()}
-    finished = FinishedRows(out, settings)
+    finished = FinishedRows(out, {"part": part, "epochs": epochs, "threads": torch.get_num_threads()})
     out.parent.mkdir(parents=True, exist_ok=True)
     dataset = load("emoji")
     features = classifier(dataset, out.with_suffix(".classifier.safetensors"))
-    for seed in range(seeds):
-        for row in rows or ROWS:
-            if (row, str(seed)) in finished.read():
+    with tempfile.TemporaryDirectory() as scratch:
+        base = {**BASE, "epochs": epochs, "out": Path(scratch)}
+        if start is not None:
+            base |= {**CONTINUED, "init_from": start}
+        trials = [
+            (name, side, seed)
+            for seed in range(seeds)
+            for name, row in chosen.items()
+            for side in ("tessera", PEER)
+            if side != PEER or row.peer
+        ]
+        for name, side, seed in trials:
+            if (name, f"{side} {seed}") in finished.read():
                 continue
-            title, changed = ROWS[row]
-            console.print(f"{title}, seed {seed}")
-            with tempfile.TemporaryDirectory() as scratch:
-                flags = {**BASE, **changed, "epochs": epochs, "seed": seed, "out": Path(scratch), "name": row}
-                config = resolve("vqvae", preset=PRESET, flags=flags)
-                assert isinstance(config, VQVAEConfig)
-                values = _trial(config, dataset, features, console)
-            finished.add(row, str(seed), values)
-    click.echo(table(finished.read()))
+            console.print(f"{chosen[name].title}, {side}, seed {seed}")
+            run = f"{name}-{'peer' if side == PEER else 'own'}-{seed}"
+            flags = {**base, **chosen[name].changed, "seed": seed, "name": run}
+            config = resolve("vqvae", preset=PRESET, flags=flags)
+            assert isinstance(config, VQVAEConfig)
+            finished.add(
+                name, f"{side} {seed}", _trial(config, dataset, features, console, peer=side == PEER)
+            )
+    click.echo(table(chosen, finished.read()))

@@ -21,16 +21,12 @@ from typing import Any
 import click
 import torch
 from rich.console import Console
-from torch import Tensor
-from vector_quantize_pytorch import FSQ as PeerFSQ  # noqa: N811 - ours has the same name
-from vector_quantize_pytorch import VectorQuantize
 
+from tests.benchmarks.peer_quantizer import PeerQuantizer
 from tests.benchmarks.trials import FinishedRows, built, fitted, measured, rate
 from trainer.config import VQVAEConfig, resolve
 from trainer.data.loading import Dataset, load
 from trainer.data.sizing import ImageOptions
-from trainer.models.quantizers import Quantized, Quantizer
-from trainer.models.quantizers.base import counted
 from trainer.training.run_folder import RunFolder
 
 LOW = 8
@@ -60,59 +56,16 @@ COLUMNS = {
 }
 
 
-class PeerQuantizer(Quantizer):
-    """vector-quantize-pytorch's quantizer instead of our own.
-
-    Its loss of a codebook that learns by a gradient is one and the same for codes and encoder, so beta counts
-    for both; to AdamW the scale of the codes' gradient is all the same.
-    """
-
-    def __init__(self, config: VQVAEConfig, decay: float, cells: int) -> None:
-        super().__init__(config.codebook_size, config.codebook_dim)
-        even_use = config.batch_size * cells / config.codebook_size
-        self.learned = config.fsq_levels is None
-        if config.fsq_levels is not None:
-            self.peer = PeerFSQ(list(config.fsq_levels))
-            return
-        self.peer = VectorQuantize(
-            dim=config.codebook_dim,
-            codebook_size=config.codebook_size,
-            decay=decay,
-            kmeans_init=config.kmeans_start,
-            threshold_ema_dead_code=config.restart_below * even_use,
-            use_cosine_sim=config.normalise_codes,
-            rotation_trick=config.rotation_trick,
-            learnable_codebook=config.update == "gradient",
-            ema_update=config.update == "ema",
-            accept_image_fmap=True,
-        )
-
-    def forward(self, z: Tensor) -> Quantized:
-        commitment_loss = None
-        with torch.autocast(z.device.type, enabled=False):
-            if self.learned:
-                vectors, codes, losses = self.peer(z.float())
-                commitment_loss = losses.sum()
-            else:
-                vectors, codes = self.peer(z.float())
-        return Quantized(vectors, codes, None, commitment_loss, counted(codes.long(), self.size))
-
-    def encode(self, z: Tensor) -> Tensor:
-        return self(z).codes
-
-    def gap(self, z: Tensor, codes: Tensor) -> Tensor:
-        raise TypeError("the peer's quantizer is not exported, so it has no gap to its graph")
-
-
 def _trial(
     config: VQVAEConfig, dataset: Dataset, peer_decay: float | None, console: Console
 ) -> dict[str, float]:
     """One row of one side: trained, measured and timed."""
     model = built(config, dataset)
     if peer_decay is not None:
-        model.quantizer = PeerQuantizer(config, peer_decay, math.prod(model.codes_spec().shape))
+        rows = config.batch_size * math.prod(model.codes_spec().shape)
+        model.quantizer = PeerQuantizer(config, peer_decay, rows)
     run = RunFolder.create(config, {})
-    trained = fitted(model, dataset, run, console)
+    trained = fitted(model, dataset, run, console).model
     return measured(trained, dataset) | {"images_per_second": rate(trained, dataset)}
 
 

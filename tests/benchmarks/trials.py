@@ -3,10 +3,10 @@
 import json
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
@@ -57,7 +57,15 @@ def built(config: VQVAEConfig, dataset: Dataset) -> VQVAE:
     return VQVAE(config, dataset.spec, float((images.float() / 255).var(correction=0)))
 
 
-def fitted(model: VQVAE, dataset: Dataset, run: RunFolder, console: Console) -> VQVAE:
+class Fitted(NamedTuple):
+    """A trained model, the seconds of CPU time from its first epoch to its last, and what its guard undid."""
+
+    model: VQVAE
+    seconds: float
+    undone: Sequence[str]
+
+
+def fitted(model: VQVAE, dataset: Dataset, run: RunFolder, console: Console) -> Fitted:
     """The model, trained as the trainer trains it."""
     config = model.config
     machine = choose(config)
@@ -65,8 +73,10 @@ def fitted(model: VQVAE, dataset: Dataset, run: RunFolder, console: Console) -> 
     test = Batches(dataset.test, config.batch_size, seed=config.seed, device=machine.device)
     fit = Fit(model, config.schedule(), train, test, run, machine, console)
     fit.begin()
+    started = time.process_time()
     fit()
-    return fit.result.cpu().float().eval()
+    seconds = time.process_time() - started
+    return Fitted(fit.result.cpu().float().eval(), seconds, fit.guard.reports if fit.guard else ())
 
 
 @torch.no_grad()
