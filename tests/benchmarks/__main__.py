@@ -32,6 +32,7 @@ need `wrk`, the first also build/peers. The others need neither:
     python -m tests.benchmarks pixels RUN EXPORTED         the pixel loop's graph against full passes in torch
     python -m tests.benchmarks lossy               the VLAE without its parts, other windows; two hours
     python -m tests.benchmarks draws EXPORTED FILE         several images drawn from one code, as a picture
+    python -m tests.benchmarks memorised EXPORTED  samples beside the training pictures nearest to them
     python -m tests.benchmarks sampling RUN EXPORTED       the sampler's graph against torch loops
     python -m tests.benchmarks parallel            sampling in parallel against one by one; two minutes
     python -m tests.benchmarks chains RUN EXPORTED         Langevin through a service against a torch loop
@@ -61,6 +62,7 @@ MODULES = (
     "hostile.command",
     "lookup",
     "lossy",
+    "memorised",
     "mixture",
     "overload",
     "parallel",
