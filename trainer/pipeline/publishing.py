@@ -76,4 +76,5 @@ def _check_worth(
 
 
 def _steps(run: RunFolder) -> float:
-    return float(checkpoint.read_position(run.exported_checkpoint()).total)
+    # To its end, even if the weights of an earlier epoch are better: such a run is not unfinished.
+    return float(checkpoint.read_position(run.latest_checkpoint()).total)

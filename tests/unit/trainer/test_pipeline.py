@@ -23,6 +23,7 @@ from trainer.models.base import Model, SecondStage, Stage, Step
 from trainer.models.code_prior.stage import PriorStage
 from trainer.models.vqvae import VQVAE
 from trainer.pipeline import publishing
+from trainer.training import checkpoint
 from trainer.training.loop import Fit
 from trainer.training.run_folder import RunFolder
 
@@ -243,6 +244,25 @@ def test_a_model_worse_than_the_mean_image_is_not_published_unless_asked(
     assert str(refusal.value).endswith(f" -m trainer export {run.folder} --publish-anyway")
     anyway = run.published_as(export_to=tmp_path / "there", publish_anyway=True)
     assert pipeline.export_run(run, anyway, tiny_models.console()).folder.is_dir()
+
+
+def test_a_run_is_as_long_as_it_was_although_an_earlier_epoch_is_published(
+    run: RunFolder, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[dict[str, float]] = []
+
+    def note(*_: object, trained: dict[str, float], **__: object) -> Exported:
+        steps.append(trained)
+        return exported
+
+    exported = trained.exported
+    monkeypatch.setattr(publishing, "export", note)
+    run.config = run.config.model_copy(update={"export_best": True})
+    best = shutil.copytree(run.latest_checkpoint(), run.best / "step-00000001")
+    (best / "checkpoint.json").write_text('{"epoch": 1, "step": 0, "total": 1}', encoding="utf-8")
+    assert run.exported_checkpoint() == best
+    pipeline.export_run(run, run.config, tiny_models.console())
+    assert steps == [{"steps": checkpoint.read_position(run.latest_checkpoint()).total}]
 
 
 def test_a_run_without_a_checkpoint_has_nothing_to_export(run: RunFolder, published: Published) -> None:
