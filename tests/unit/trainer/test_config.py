@@ -65,16 +65,16 @@ def test_the_run_is_called_as_its_preset_unless_it_is_named(tmp_path: Path) -> N
 
 
 def test_a_preset_has_values_by_the_number_of_images_under_what_was_given(tmp_path: Path) -> None:
-    def batch_sizes(file: Path | None = None, **flags: int) -> list[int]:
+    def strides(file: Path | None = None, **flags: int) -> list[int]:
         found = (
             resolve("vqvae", preset="vqvae-pictures", file=file, flags=flags, images=images)
             for images in (180, 999, 1_000, 90_000)
         )
-        return [config.batch_size for config in found]
+        return [config.stride for config in found]
 
-    assert batch_sizes() == [8, 8, 32, 64]
-    assert batch_sizes(write(tmp_path, "batch_size: 5")) == [5] * 4
-    assert batch_sizes(write(tmp_path, "batch_size: 5"), batch_size=6) == [6] * 4
+    assert strides() == [4, 4, 8, 8]
+    assert strides(write(tmp_path, "stride: 2")) == [2] * 4
+    assert strides(write(tmp_path, "stride: 2"), stride=16) == [16] * 4
     few = resolve("vqvae", preset="vqvae-pictures", flags={})
     assert few == resolve("vqvae", preset="vqvae-pictures", flags={}, images=1)
 
@@ -94,11 +94,12 @@ def test_epochs_replace_the_steps_of_a_lower_layer(tmp_path: Path) -> None:
     def epochs(file: Path | None = None, **flags: int) -> int:
         return in_epochs(resolve("vqvae", preset="vqvae-pictures", file=file, flags=flags), 180).epochs
 
-    assert epochs() == 200
+    # 5 steps an epoch.
+    assert epochs() == 880
     assert epochs(epochs=3) == 3
-    assert epochs(write(tmp_path, "steps: 44")) == 2
+    assert epochs(write(tmp_path, "steps: 44")) == 9
     assert epochs(write(tmp_path, "steps: 44"), epochs=3) == 3
-    assert epochs(write(tmp_path, "epochs: 3"), steps=88) == 4
+    assert epochs(write(tmp_path, "epochs: 3"), steps=88) == 18
 
 
 @pytest.mark.parametrize("levels", ["[8, 5, 5]", "8,5,5", "'8, 5, 5'"])
