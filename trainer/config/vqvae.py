@@ -41,9 +41,7 @@ def _allowed_grids(grids: tuple[int, ...] | None) -> tuple[int, ...] | None:
     if grids is None:
         return None
     if not 2 <= len(grids) <= MOST_LEVELS or grids[0] < 1 or any(map(ge, grids, grids[1:])):
-        raise ValueError(
-            f"there should be 2 to {MOST_LEVELS} grids, of 1 or more cells, each finer than the last"
-        )
+        raise ValueError(f"there should be 2 to {MOST_LEVELS} grids, each finer than the one before")
     return grids
 
 
@@ -213,7 +211,7 @@ class VQVAEConfig(AdversarialConfig, LossesConfig, ConvolutionalConfig):
             if self.levels > 1:
                 raise ValueError(f"{named} are levels already; leave levels out")
             if self.crop is not None:
-                raise ValueError(f"{named} are grids of a whole image; leave crop out")
+                raise ValueError(f"{named} are grids of a whole image; set crop to none")
         if self.fsq_levels is not None:
             raise ValueError(f"{named} need a learned codebook; leave fsq_levels out")
         if self.normalise_codes:

@@ -118,7 +118,7 @@ def test_fsq_levels_decide_the_codebook(tmp_path: Path, levels: str) -> None:
         ("{levels: 2, normalise_codes: true}", "set normalise_codes to false"),
         ("levels: 0", "levels"),
         ("{level_grids: [1, 7], levels: 2}", "level_grids 1,7 are levels already; leave levels out"),
-        ("{level_grids: [1, 7], crop: 16}", "level_grids 1,7 are grids of a whole image; leave crop out"),
+        ("{level_grids: [1, 7], crop: 16}", "level_grids 1,7 are grids of a whole image; set crop to none"),
         ("{level_grids: [1, 7], fsq_levels: [8, 5]}", "level_grids 1,7 need a learned codebook"),
         ("{level_grids: [1, 7], prior_parallel_share: 0.5}", "leave prior_parallel_share at 0"),
         ("level_grids: [4, 2, 7]", "there should be 2 to 32 grids"),
