@@ -48,6 +48,17 @@ const ROWS = 256;
 const TOO_LARGE = 413;
 
 /**
+ * Rows of one length for so many cells, about as many as columns.
+ *
+ * @param {number} count
+ */
+function rowsOf(count) {
+  let rows = Math.floor(Math.sqrt(count));
+  while (count % rows) rows -= 1;
+  return rows;
+}
+
+/**
  * @param {number} cell
  * @param {number} columns
  */
@@ -61,12 +72,13 @@ export class Model {
     const { shape, dtype } = detail.codes;
     /** Whether a cell of a grid has several numbers: those of a vector, or a code of each level. */
     this.isLatents = shape.length === 3;
-    /** Whether the codes are one index a cell, in a grid or in a sequence, which is a grid of one row. */
+    /** Whether the codes are one index a cell, in a grid or in a sequence, which is shown in rows of one length. */
     this.isGrid = dtype === "int32" && !this.isLatents;
     /** Whether a cell has a place in the picture. */
     this.isInPlace = this.isGrid && shape.length === 2;
-    this.rows = this.isInPlace ? (shape[0] ?? 1) : 1;
-    this.columns = shape.reduce((product, axis) => product * axis, 1) / this.rows;
+    const count = shape.reduce((product, axis) => product * axis, 1);
+    this.rows = this.isInPlace ? (shape[0] ?? 1) : this.isGrid ? rowsOf(count) : 1;
+    this.columns = count / this.rows;
     this.size = detail.codes.codebook_size ?? 0;
     /** How often each code was seen in this visit, by index. @type {Map<number, number>} */
     this.seen = new Map();
