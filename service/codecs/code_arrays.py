@@ -2,7 +2,7 @@
 
 The result has the shape ``(N, *shape)`` and the manifest's dtype: int32 in [0, codebook size), or finite
 float32. One row may lack its batch axis. A grid may have another size than the model's own if the manifest
-has a stride and the model takes the image of the grid. Residual codes may have the first levels alone.
+has a stride and the model takes the image of the grid. Nested codes may have the first levels alone.
 
 No conversion hides a mistake: 3.0 is no index, true is no number, and the error names the first invalid
 value with its index.
@@ -133,6 +133,8 @@ def _allowed_shapes(manifest: Manifest) -> str:
     spec, image = manifest.codes, manifest.image
     own = ", ".join(["N", *map(str, spec.shape)])
     nested = "" if spec.levels is None else f"; or the first of the {spec.levels} levels alone"
+    if spec.level_grids is not None:
+        nested += f", which are {', '.join(map(str, spec.level_ends[:-1]))} codes"
     if spec.stride is None or image.multiple_of is None:
         return f"[{own}]{nested}"
     step = math.lcm(image.multiple_of, spec.stride) // spec.stride

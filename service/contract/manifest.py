@@ -5,15 +5,26 @@ each names a graph and gives every input and output a *role* (``service.contract
 inputs by role and returns outputs by role, so a new architecture is a change to the trainer only.
 """
 
-import hashlib
 import re
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from service.contract.measures import Agreement, HalfPrecision, Measures, Parity, Precision, PrecisionGraphs
-from service.contract.operations import Input, Operation, Output, Parameter, Record, RelativeFile, Tiling
+from service.contract.operations import (
+    Codebook,
+    File,
+    Input,
+    Operation,
+    Output,
+    Parameter,
+    Record,
+    RelativeFile,
+    Tiling,
+    content_version,
+)
 from service.contract.roles import Axis, Role
 
 __all__ = [
@@ -102,6 +113,7 @@ class CodesSpec(Record):
     a grid of discrete codes              int32      ``(h, w)``
     a grid of residual codes              int32      ``(h, w, l)``
     a sequence of discrete codes          int32      ``(n,)``
+    grids of several scales, nested       int32      ``(n,)``
     a grid of continuous codes, latents   float32    ``(h, w, c)``
     a sequence of continuous codes        float32    ``(n, c)``
     a vector                              float32    ``(d,)``
@@ -110,7 +122,8 @@ class CodesSpec(Record):
     codes are in ``[0, codebook_size)``. ``scaling`` is for continuous codes.
 
     Residual codes are nested: each of the ``l`` levels refines those before it, and the first levels alone
-    are codes too.
+    are codes too. So are the grids of several scales, with ``level_grids``: level k has a square grid of
+    ``level_grids[k]`` cells each way (2404.02905), and the levels follow each other, each row by row.
     """
 
     dtype: Literal["int32", "float32"]
@@ -119,6 +132,7 @@ class CodesSpec(Record):
     codebook_size: int | None = Field(default=None, ge=2)
     codebook_dim: int | None = Field(default=None, ge=1)
     scaling: Scaling | None = None
+    level_grids: tuple[int, ...] | None = Field(default=None, min_length=2)
 
     @model_validator(mode="after")
     def _codes_agree(self) -> Self:
@@ -133,6 +147,10 @@ class CodesSpec(Record):
             raise ValueError("scaling is for float32 codes, not for int32")
         if any(size < 1 for size in self.shape):
             raise ValueError(f"codes of shape {self.shape} are empty")
+        if self.level_grids is not None:
+            rising = all(0 < less < more for less, more in pairwise(self.level_grids))
+            if self.dtype != "int32" or not rising or self.shape != self.level_ends[-1:]:
+                raise ValueError(f"level_grids {self.level_grids} do not belong to {self!r}")
         return self
 
     @property
@@ -141,15 +159,23 @@ class CodesSpec(Record):
         return self.dtype == "float32" and len(self.shape) == 3
 
     @property
+    def level_ends(self) -> tuple[int, ...]:
+        """Where each level of nested codes ends on their last axis; empty for other codes."""
+        if self.level_grids is not None:
+            return tuple(accumulate(side**2 for side in self.level_grids))
+        residual = self.dtype == "int32" and len(self.shape) == 3
+        return tuple(range(1, self.shape[2] + 1)) if residual else ()
+
+    @property
     def levels(self) -> int | None:
-        """The number of levels of residual codes, ``(h, w, l)``; None for others."""
-        return self.shape[2] if self.dtype == "int32" and len(self.shape) == 3 else None
+        """The number of levels of nested codes; None for others."""
+        return len(self.level_ends) or None
 
     def with_all_levels(self, item: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of one row of codes with all levels, if it has the first alone; else ``item`` itself."""
-        if self.levels is None or len(item) != len(self.shape) or not 1 <= item[2] <= self.levels:
+        if len(item) != len(self.shape) or item[-1] not in self.level_ends:
             return item
-        return *item[:2], self.levels
+        return *item[:-1], self.shape[-1]
 
     def shape_for(self, height: int, width: int) -> tuple[int, ...]:
         """The shape of the codes of an image of ``height`` x ``width`` pixels, without the batch axis.
@@ -165,16 +191,14 @@ class CodesSpec(Record):
     ) -> tuple[str, tuple[int, ...]]:
         """The dtype and the shape of one row of a role; -1 is an axis of any length.
 
-        With ``any_size``, images and codes of other sizes count too, if the model takes them, and residual
+        With ``any_size``, images and codes of other sizes count too, if the model takes them, and nested
         codes of any number of levels. A role with the axes of an image needs ``image``. Parameters and noise
         have no shape by role.
         """
-        grid, rest = self.shape[:2], self.shape[2:]
-        if any_size and self.levels is not None:
-            rest = (-1,)
+        codes = (*self.shape[:-1], -1) if any_size and self.levels is not None else self.shape
         any_size = any_size and image is not None and image.multiple_of is not None
         axes: dict[Axis, tuple[int, ...]] = {
-            "codes": (-1, -1, *rest) if any_size and self.stride is not None else (*grid, *rest),
+            "codes": (-1, -1, *codes[2:]) if any_size and self.stride is not None else codes,
             "any": (-1,),
         }
         if image is not None:
@@ -183,24 +207,6 @@ class CodesSpec(Record):
             axes["channels"] = (image.channels,)
         shape = tuple([size for axis in role.spec.axes for size in axes[axis]])
         return self.dtype if role.spec.dtype == "codes" else role.spec.dtype, shape
-
-
-class Codebook(Record):
-    """The code vectors: float32 ``(codebook_size, codebook_dim)``, in a file that the graphs share.
-
-    Those of residual codes are ``(levels, codebook_size, codebook_dim)``.
-    """
-
-    file: RelativeFile
-    tensor: str
-    shape: tuple[int, int] | tuple[int, int, int]
-
-
-class File(Record):
-    """The sha256 and the size in bytes of a file of the bundle."""
-
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    size: int = Field(ge=0)
 
 
 class Run(Record):
@@ -247,7 +253,7 @@ class Manifest(Record):
         if self.codebook is not None:
             if self.codebook.file not in self.files:
                 raise ValueError(f"codebook {self.codebook.file!r} is not among the files")
-            levels = () if self.codes.levels is None else (self.codes.levels,)
+            levels = self.codes.shape[2:]
             if self.codebook.shape != (*levels, self.codes.codebook_size, self.codes.codebook_dim):
                 raise ValueError(f"codebook {self.codebook.shape} does not fit {self.codes!r}")
         stride, size = self.codes.stride, (self.image.height, self.image.width)
@@ -286,15 +292,3 @@ def fits(shape: Sequence[int], wanted: Sequence[int]) -> bool:
     return len(shape) == len(wanted) and all(
         axis in (-1, size) for axis, size in zip(wanted, shape, strict=True)
     )
-
-
-def content_version(files: dict[str, File]) -> str:
-    """The version of a model: 12 hex digits over the names and sha256 of its graphs and tensors.
-
-    Pictures, the model card and the manifest do not count, so equal weights have equal versions.
-    """
-    digest = hashlib.sha256()
-    for name in sorted(files):
-        if name.endswith((".onnx", ".safetensors")):
-            digest.update(f"{name} {files[name].sha256}\n".encode())
-    return digest.hexdigest()[:12]

@@ -1,5 +1,6 @@
-"""Operations: the part of the manifest that says what each graph takes and gives, by role."""
+"""The parts of the manifest beside the model: what each graph takes and gives, by role, and its files."""
 
+import hashlib
 from collections.abc import Collection
 from pathlib import PurePosixPath
 from typing import Annotated, Literal, Self
@@ -26,6 +27,36 @@ def _inside_folder(name: str) -> str:
 
 
 RelativeFile = Annotated[str, AfterValidator(_inside_folder)]
+
+
+class Codebook(Record):
+    """The code vectors: float32 ``(codebook_size, codebook_dim)``, in a file that the graphs share.
+
+    Those of residual codes are ``(levels, codebook_size, codebook_dim)``.
+    """
+
+    file: RelativeFile
+    tensor: str
+    shape: tuple[int, int] | tuple[int, int, int]
+
+
+class File(Record):
+    """The sha256 and the size in bytes of a file of the bundle."""
+
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    size: int = Field(ge=0)
+
+
+def content_version(files: dict[str, File]) -> str:
+    """The version of a model: 12 hex digits over the names and sha256 of its graphs and tensors.
+
+    Pictures, the model card and the manifest do not count, so equal weights have equal versions.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(files):
+        if name.endswith((".onnx", ".safetensors")):
+            digest.update(f"{name} {files[name].sha256}\n".encode())
+    return digest.hexdigest()[:12]
 
 
 class Parameter(Record):

@@ -94,7 +94,7 @@ class Runner:
     ) -> list[Results]:
         """Run operations on slices of several requests together: the results of each slice.
 
-        ``values`` holds every parameter of the operations; operations before one that completes residual
+        ``values`` holds every parameter of the operations; operations before one that completes nested
         codes have their defaults instead. The operations named in ``default_noise`` use the default noise of
         every input that has one, whatever the seeds.
 
@@ -107,7 +107,7 @@ class Runner:
         return batch.results()
 
     def _completes(self, names: Sequence[str]) -> bool:
-        """Whether one of these operations completes residual codes, which it takes with all their levels."""
+        """Whether one of these operations completes nested codes, which it takes with all their levels."""
         completes = any(self._operations[name].takes(Role.mask) for name in names)
         return completes and self._codes.levels is not None
 

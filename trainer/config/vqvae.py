@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
+from operator import ge
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from service.contract.manifest import ImageSpec
 from trainer.config.adversarial import AdversarialConfig
 from trainer.config.base import (
     HOTTEST,
@@ -33,6 +35,14 @@ def _allowed_levels(levels: tuple[int, ...] | None) -> tuple[int, ...] | None:
     if prod(levels) > MOST_CODES:
         raise ValueError(f"they make {prod(levels):,} codes; {MOST_CODES:,} are allowed")
     return levels
+
+
+def _allowed_grids(grids: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    if grids is None:
+        return None
+    if not 2 <= len(grids) <= MOST_LEVELS or grids[0] < 1 or any(map(ge, grids, grids[1:])):
+        raise ValueError(f"there should be 2 to {MOST_LEVELS} grids, each finer than the one before")
+    return grids
 
 
 class VQVAEConfig(AdversarialConfig, LossesConfig, ConvolutionalConfig):
@@ -83,6 +93,11 @@ class VQVAEConfig(AdversarialConfig, LossesConfig, ConvolutionalConfig):
         le=MOST_LEVELS,
         description="codes of a cell, each with a codebook of its own that refines those before it "
         "(2203.01941); the first alone are a coarser picture",
+    )
+    level_grids: Annotated[tuple[int, ...] | None, WrittenWithCommas, AfterValidator(_allowed_grids)] = Field(
+        default=None,
+        description="cells along an axis of each level's own grid, such as 1,2,4,7, from coarse to fine "
+        "(2404.02905); the last is the grid of the image; none: each level has the grid of the image",
     )
     level_dropout: float = Field(
         default=0.5,
@@ -188,18 +203,35 @@ class VQVAEConfig(AdversarialConfig, LossesConfig, ConvolutionalConfig):
 
     @model_validator(mode="after")
     def _levels_fit(self) -> Self:
-        if self.levels > 1 and self.fsq_levels is not None:
-            raise ValueError(f"levels {self.levels} need a learned codebook; leave fsq_levels out")
-        if self.levels > 1 and self.normalise_codes:
+        if self.levels == 1 and self.level_grids is None:
+            return self
+        named = f"levels {self.levels}"
+        if self.level_grids is not None:
+            named = f"level_grids {','.join(map(str, self.level_grids))}"
+            if self.levels > 1:
+                raise ValueError(f"{named} are levels already; leave levels out")
+            if self.crop is not None:
+                raise ValueError(f"{named} are grids of a whole image; set crop to none")
+        if self.fsq_levels is not None:
+            raise ValueError(f"{named} need a learned codebook; leave fsq_levels out")
+        if self.normalise_codes:
             raise ValueError(
-                f"levels {self.levels} cannot be looked up on the unit sphere, where what a level leaves is "
+                f"{named} cannot be looked up on the unit sphere, where what a level leaves is "
                 "lost; set normalise_codes to false"
             )
-        if self.levels > 1 and self.prior_parallel_share:
-            raise ValueError(
-                f"levels {self.levels} are drawn one after the other; leave prior_parallel_share at 0"
-            )
+        if self.prior_parallel_share:
+            raise ValueError(f"{named} are drawn one after the other; leave prior_parallel_share at 0")
         return self
+
+    def check_level_grids(self, image: ImageSpec) -> None:
+        """Raise ValueError unless the last of ``level_grids`` is the grid of an image."""
+        height, width = image.height // self.stride, image.width // self.stride
+        if self.level_grids is not None and (height, width) != (self.level_grids[-1],) * 2:
+            raise ValueError(
+                f"level_grids {','.join(map(str, self.level_grids))} should end with the grid of the images, "
+                f"which is square: of {image.height}x{image.width} pixels with stride {self.stride} it is "
+                f"{height}x{width}"
+            )
 
     def prior_schedule(self) -> Schedule:
         """How the prior over the codes is trained."""

@@ -77,6 +77,7 @@ class Reconstructions:
       fit into the lowest
     - ``perplexity``, ``usage``: of the codebook over the whole set, where codes are discrete; of residual
       codes the geometric mean and the mean over the levels
+    - ``perplexity_4x4``: of the level with this grid, where levels have grids of their own
     - ``active_units``: dimensions of a vector, or channels of a grid, that carry something, where codes are a
       posterior's mean
     """
@@ -110,9 +111,7 @@ class Reconstructions:
             self.units = self.units or Spread()
             self.units.add(batch.codes.reshape(-1, batch.codes.shape[-1]).double())
         else:
-            levels, size = self.spec.levels or 1, self.spec.codebook_size
-            places = batch.codes.reshape(-1, levels).long() + size * torch.arange(levels)
-            counts = torch.bincount(places.flatten(), minlength=levels * size).view(levels, size)
+            counts = uses(batch.codes, self.spec)
             self.counts = counts if self.counts is None else self.counts + counts
 
     def values(self) -> dict[str, float]:
@@ -124,7 +123,11 @@ class Reconstructions:
             values["explained_variance"] = 1 - values["mse"] / variance
         values |= {name: float(torch.cat(found).mean()) for name, found in self.similarities.items()}
         if self.counts is not None:
-            values |= {"perplexity": perplexity(self.counts), "usage": usage(self.counts)}
+            grids = self.spec.level_grids or ()
+            counts = self.counts.sum(dim=0) if grids else self.counts
+            values |= {"perplexity": perplexity(counts), "usage": usage(counts)}
+            by_level = zip(grids, self.counts, strict=False)
+            values |= {f"perplexity_{side}x{side}": perplexity(own) for side, own in by_level}
         if self.units is not None:
             values["active_units"] = float((self.units.variances() > ACTIVE_VARIANCE).sum())
         return values
@@ -147,6 +150,14 @@ class Reconstructions:
         sums = torch.as_tensor(self.sums)
         total = self.squares - float(sums.square().sum()) / count
         return total / sums.numel() / (count - 1) if count > 1 else 0.0
+
+
+def uses(codes: Tensor, spec: CodesSpec) -> Tensor:
+    """How often each level uses each code: discrete codes ``(N, *shape)`` to int64 ``(L, K)``."""
+    levels, size = spec.levels or 1, spec.codebook_size or 0
+    lengths = torch.tensor(spec.level_ends or (1,)).diff(prepend=torch.zeros(1, dtype=torch.long))
+    offsets = size * torch.arange(levels).repeat_interleave(lengths)
+    return torch.bincount((codes.long() + offsets).flatten(), minlength=levels * size).view(levels, size)
 
 
 @dataclass

@@ -45,6 +45,9 @@ def _summary(manifest: Manifest) -> str:
         grid = f"{shape} grids of codes" if len(codes.shape) > 1 else f"sequences of {shape} codes"
         of = f"vectors of {codes.codebook_dim} dimensions" if codes.codebook_dim else "codes"
         summary = f"Turns {size} images into {grid}, each one of {codes.codebook_size} {of}."
+        if codes.level_grids is not None:
+            grids = ", ".join(f"{side}x{side}" for side in codes.level_grids)
+            summary += f" They are grids of {grids} cells, from coarse to fine."
     elif codes.stride is not None:
         summary = f"Turns {size} images into {shape} grids of numbers, the latents."
         if codes.scaling is not None:
@@ -136,6 +139,8 @@ def _descriptions(manifest: Manifest) -> dict[str, str]:
     if manifest.codes.codebook_size is not None:
         plain = math.prod(manifest.codes.shape) * math.log2(manifest.codes.codebook_size)
         descriptions["bits"] += f"; without a prior it is {plain:,.0f}"
+    for side in manifest.codes.level_grids or ():
+        descriptions[f"perplexity_{side}x{side}"] = f"of the codebook in the level of {side}x{side} cells"
     return descriptions
 
 

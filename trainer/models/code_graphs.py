@@ -42,7 +42,9 @@ def encoding(encoder: nn.Module, quantizer: Quantizer, image: ImageSpec, codes: 
         inputs=(Input(name="images", role=Role.images), *nested.inputs),
         outputs=(Output(name="codes", role=Role.codes),),
         parameters=nested.parameters,
-        description="The nearest code of each cell of the encoder's grid.",
+        description="The nearest code of each cell of the encoder's grid."
+        if codes.level_grids is None
+        else "The nearest codes of the grid of each level, from coarse to fine.",
     )
 
 
@@ -63,12 +65,14 @@ def decoding(quantizer: Quantizer, decoder: nn.Module, codes: CodesSpec) -> Grap
         inputs=(Input(name="codes", role=Role.codes), *nested.inputs),
         outputs=(Output(name="images", role=Role.images),),
         parameters=nested.parameters,
-        description="The decoder's image of a grid of codes.",
+        description="The decoder's image of a grid of codes."
+        if codes.level_grids is None
+        else "The decoder's image of the codes of all levels or the first.",
     )
 
 
 class _Nested(NamedTuple):
-    """What the graphs of residual codes have beyond those of others: the parameter ``levels``."""
+    """What the graphs of nested codes have beyond those of others: the parameter ``levels``."""
 
     inputs: tuple[Input, ...] = ()
     examples: tuple[Tensor, ...] = ()
@@ -92,7 +96,7 @@ class _Nested(NamedTuple):
             inputs=(Input(name=LEVELS, role=Role.parameter),),
             examples=(torch.tensor(codes.levels),),
             axes=({},),
-            axis={3: "l"},
+            axis={len(codes.shape): "l"},
             parameters={LEVELS: parameter},
         )
 
@@ -100,7 +104,8 @@ class _Nested(NamedTuple):
 class Encode(nn.Module):
     """Images, uint8 ``(N, H, W, C)``, to codes, int32 ``(N, h, w)``.
 
-    Codes with levels are ``(N, h, w, l)``, of which ``levels``, an int64 scalar, takes the first.
+    Codes with levels are ``(N, h, w, l)`` or ``(N, t)``, of which ``levels``, an int64 scalar, takes the
+    first.
     """
 
     def __init__(self, encoder: nn.Module, quantizer: Quantizer) -> None:
@@ -109,7 +114,8 @@ class Encode(nn.Module):
         self.quantizer = quantizer
 
     def forward(self, images: Tensor, levels: Tensor | None = None) -> Tensor:
-        return first_levels(self.quantizer.encode(self.grid(images)).int(), levels)
+        codes = self.quantizer.encode(self.grid(images)).int()
+        return codes if levels is None else first_codes(codes, self.quantizer.ends(levels))
 
     def grid(self, images: Tensor) -> Tensor:
         """The encoder's outputs, float32 ``(N, D, h, w)``."""
@@ -117,11 +123,9 @@ class Encode(nn.Module):
         return z
 
 
-def first_levels(codes: Tensor, levels: Tensor | None) -> Tensor:
-    """The first ``levels``, an int64 scalar, of codes ``(N, h, w, L)``; None takes all."""
-    if levels is None:
-        return codes
-    count = cast("int", levels.item())
+def first_codes(codes: Tensor, end: Tensor) -> Tensor:
+    """The codes up to ``end``, an int64 scalar, on their last axis."""
+    count = cast("int", end.item())
     torch._check(count >= 1)
     torch._check(count <= codes.shape[-1])
     return codes[..., :count]
@@ -138,7 +142,8 @@ class _EncodeOnGPU(nn.Module):
     def forward(self, images: Tensor, levels: Tensor | None = None) -> Tensor:
         grid = self.encode.grid(images)
         codes = self.quantizer.look_up_on_gpu(self.quantizer.rows(grid)).int()
-        return first_levels(codes.view(*grid[:, 0].shape, *codes.shape[1:]), levels)
+        codes = codes.view(*grid[:, 0].shape, *codes.shape[1:])
+        return codes if levels is None else first_codes(codes, self.quantizer.ends(levels))
 
 
 class _EncodeInBlocks(Chain):
@@ -181,7 +186,9 @@ class _EncodeInBlocks(Chain):
     def finish(self, carried: Tensors, emitted: Tensors, fixed: Tensors, /) -> tuple[Tensor, ...]:  # noqa: ARG002 - the interface
         grid, found = fixed["grid"], emitted["nearest"].flatten(0, 1)
         codes = found[: grid.numel()].view(*grid.shape, *found.shape[1:])
-        return (first_levels(codes, fixed.get(LEVELS)),)
+        if LEVELS not in fixed:
+            return (codes,)
+        return (first_codes(codes, self.quantizer.ends(fixed[LEVELS])),)
 
 
 def _named(what: str, level: int) -> str:
@@ -199,7 +206,8 @@ def _in_blocks(encode: Encode, cells: int) -> _EncodeInBlocks | None:
 class Decode(nn.Module):
     """Codes, int32 ``(N, h, w)``, to images, uint8 ``(N, H, W, C)``.
 
-    Codes with levels are ``(N, h, w, l)``, of which at most ``levels``, an int64 scalar, are decoded.
+    Codes with levels are ``(N, h, w, l)`` or ``(N, t)``, of which at most ``levels``, an int64 scalar, are
+    decoded.
     """
 
     def __init__(self, quantizer: Quantizer, decoder: nn.Module) -> None:

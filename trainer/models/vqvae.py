@@ -24,8 +24,8 @@ from trainer.models.layers.convolutional import Decoder, Encoder
 from trainer.models.losses.added import AddedLosses
 from trainer.models.quantizers import (
     FSQ,
-    Codebook,
     LearnedCodebook,
+    MultiScale,
     Quantizer,
     Residual,
     SimVQ,
@@ -33,6 +33,8 @@ from trainer.models.quantizers import (
     usage,
 )
 
+# Why a model with ``level_grids`` cannot be cut into tiles.
+OF_THE_WHOLE = "the grids of its levels are those of a whole image"
 # Encoder outputs for each code: enough for its k-means centre to mean something.
 ROWS_PER_CODE = 64
 # A codebook collapses if after some epochs less than this share of its codes is in use.
@@ -54,14 +56,21 @@ class VQVAE(Model):
     """
 
     plotted = MappingProxyType({"perplexity": (0, None), "usage": (0, 1), **PLOTTED})
-    anew = frozenset({"spread", *(f"quantizer.{name}" for name in ("steps", "uses", "sums"))})
+    anew = frozenset(
+        {
+            "spread",
+            *(f"quantizer.{of}{name}" for of in ("", "shared.") for name in ("steps", "uses", "sums")),
+        }
+    )
 
     spread: Tensor
 
     def __init__(self, config: VQVAEConfig, image: ImageSpec, variance: float, classes: int = 0) -> None:
         super().__init__()
         self.config = config
-        self.image = image.model_copy(update={"multiple_of": config.stride})
+        config.check_level_grids(image)
+        step = None if config.level_grids else config.stride
+        self.image = image.model_copy(update={"multiple_of": step})
         seen = config.seen(image, config.crop)
         if config.adversarial:
             check_size(seen.height, seen.width, config.discriminator_layers)
@@ -144,14 +153,16 @@ class VQVAE(Model):
         return self.image
 
     def codes_spec(self) -> CodesSpec:
-        stride = self.config.stride
+        stride, grids = self.config.stride, self.config.level_grids
         levels = () if self.quantizer.levels is None else (self.quantizer.levels,)
+        grid = (self.image.height // stride, self.image.width // stride, *levels)
         return CodesSpec(
             dtype="int32",
-            shape=(self.image.height // stride, self.image.width // stride, *levels),
-            stride=stride,
+            shape=grid if grids is None else (sum(side**2 for side in grids),),
+            stride=stride if grids is None else None,
             codebook_size=self.config.codebook_size,
             codebook_dim=self.config.codebook_dim,
+            level_grids=grids,
         )
 
     def second_stage(self, classes: int) -> PriorStage | None:
@@ -177,31 +188,32 @@ class VQVAE(Model):
 
     def graphs(self) -> list[Graph]:
         quantizer, codes = self.quantizer.serving(), self.codes_spec()
+        encode = encoding(self.encoder, quantizer, self.image, codes)
+        decode = decoding(quantizer, self.decoder, codes)
+        if codes.level_grids is not None:
+            return [replace(graph, untiled=OF_THE_WHOLE) for graph in (encode, decode)]
         return [
-            replace(
-                encoding(self.encoder, quantizer, self.image, codes),
-                tiling=self.encoder.tiling(),
-                untiled=self.encoder.untiled,
-            ),
-            replace(
-                decoding(quantizer, self.decoder, codes),
-                tiling=self.decoder.tiling(),
-                untiled=self.decoder.untiled,
-            ),
+            replace(encode, tiling=self.encoder.tiling(), untiled=self.encoder.untiled),
+            replace(decode, tiling=self.decoder.tiling(), untiled=self.decoder.untiled),
         ]
 
 
 def quantizer_for(config: VQVAEConfig) -> Quantizer:
-    """A new quantizer by the config: FSQ, a learned codebook, or one for each of several levels."""
+    """A new quantizer by the config: FSQ, a learned codebook, or several levels with one or one each."""
     if config.fsq_levels is not None:
         return FSQ(config.fsq_levels)
+    if config.level_grids is not None:
+        shared = _codebook_for(config, rotate=False)
+        return MultiScale(
+            config.level_grids, shared, dropout=config.level_dropout, rotate=config.rotation_trick
+        )
     if config.levels == 1:
         return _codebook_for(config, rotate=config.rotation_trick)
     levels = [_codebook_for(config, rotate=False) for _ in range(config.levels)]
     return Residual(levels, dropout=config.level_dropout, rotate=config.rotation_trick)
 
 
-def _codebook_for(config: VQVAEConfig, *, rotate: bool) -> Codebook:
+def _codebook_for(config: VQVAEConfig, *, rotate: bool) -> SimVQ | LearnedCodebook:
     size, dim, normalise = config.codebook_size, config.codebook_dim, config.normalise_codes
     if config.update == "simvq":
         return SimVQ(size, dim, normalise=normalise, rotate=rotate)

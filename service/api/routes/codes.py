@@ -39,7 +39,8 @@ class CodesResponse(ModelResponse):
     """The codes of some images."""
 
     shape: list[int]
-    """`[n, h, w]` for grids, `[n, h, w, l]` for those of `l` levels, `[n, d]` for vectors."""
+    """`[n, h, w]` for grids, `[n, h, w, l]` for those of `l` levels, `[n, t]` for sequences and
+    for the grids of several scales, `[n, d]` for vectors."""
     dtype: str
     size: list[int] | None = None
     """Height and width in pixels of the images before they were padded; missing if they were not."""

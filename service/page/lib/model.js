@@ -8,7 +8,7 @@ import { middle, ofTensor } from "./pixels.js";
 /** @typedef {{dtype: "float32" | "int64", default: number, minimum: number, maximum: number, description: string}} Parameter */
 /** @typedef {{name: string, role: string, default: number | null}} Input */
 /** @typedef {{inputs: Input[], outputs: {name: string, role: string}[], parameters: Record<string, Parameter>, description: string}} Operation */
-/** @typedef {{dtype: "int32" | "float32", shape: number[], stride: number | null, codebook_size: number | null, codebook_dim: number | null}} CodesSpec */
+/** @typedef {{dtype: "int32" | "float32", shape: number[], stride: number | null, codebook_size: number | null, codebook_dim: number | null, level_grids?: number[] | null}} CodesSpec */
 /**
  * The response of `GET /models/NAME`.
  *
@@ -47,6 +47,23 @@ const NPY = "application/x-npy";
 const ROWS = 256;
 const TOO_LARGE = 413;
 
+/**
+ * Rows of one length for so many cells, about as many as columns.
+ *
+ * @param {number} count
+ */
+function rowsOf(count) {
+  let rows = Math.floor(Math.sqrt(count));
+  while (count % rows) rows -= 1;
+  return rows;
+}
+
+/**
+ * @param {number} cell
+ * @param {number} columns
+ */
+const cellOf = (cell, columns) => `row ${Math.floor(cell / columns) + 1}, column ${(cell % columns) + 1}`;
+
 export class Model {
   /** @param {Detail} detail */
   constructor(detail) {
@@ -55,12 +72,13 @@ export class Model {
     const { shape, dtype } = detail.codes;
     /** Whether a cell of a grid has several numbers: those of a vector, or a code of each level. */
     this.isLatents = shape.length === 3;
-    /** Whether the codes are one index a cell, in a grid or in a sequence, which is a grid of one row. */
+    /** Whether the codes are one index a cell, in a grid or in a sequence, which is shown in rows of one length. */
     this.isGrid = dtype === "int32" && !this.isLatents;
     /** Whether a cell has a place in the picture. */
     this.isInPlace = this.isGrid && shape.length === 2;
-    this.rows = this.isInPlace ? (shape[0] ?? 1) : 1;
-    this.columns = shape.reduce((product, axis) => product * axis, 1) / this.rows;
+    const count = shape.reduce((product, axis) => product * axis, 1);
+    this.rows = this.isInPlace ? (shape[0] ?? 1) : this.isGrid ? rowsOf(count) : 1;
+    this.columns = count / this.rows;
     this.size = detail.codes.codebook_size ?? 0;
     /** How often each code was seen in this visit, by index. @type {Map<number, number>} */
     this.seen = new Map();
@@ -85,8 +103,13 @@ export class Model {
    * @param {number} cell
    */
   place(cell) {
-    if (!this.isInPlace) return `place ${cell + 1}`;
-    return `row ${Math.floor(cell / this.columns) + 1}, column ${(cell % this.columns) + 1}`;
+    if (this.isInPlace) return cellOf(cell, this.columns);
+    let first = 0;
+    for (const side of this.detail.codes.level_grids ?? []) {
+      if (cell < first + side * side) return `${side}×${side}, ${cellOf(cell - first, side)}`;
+      first += side * side;
+    }
+    return `place ${cell + 1}`;
   }
 
   /** @param {string} operation */
@@ -204,7 +227,7 @@ export class Model {
 
   /**
    * What each code of the codebook decodes to by itself: little pictures, by index. A model of one size decodes a
-   * whole grid of the code, of which they are the cell in the middle.
+   * whole grid of the code, of which they are the cell in the middle; one whose levels have grids, the first level.
    *
    * @returns {Promise<Picture[]>}
    */
@@ -212,8 +235,13 @@ export class Model {
     return this.once("glyphs", async () => {
       const { stride } = this.detail.codes;
       const isAny = this.detail.image.multiple_of !== null && stride !== null;
-      const shape = isAny ? [1, 1] : [this.rows, this.columns];
-      const [rows = 1, columns = 1] = shape;
+      const coarsest = this.detail.codes.level_grids?.[0];
+      const [rows = 1, columns = 1] = isAny
+        ? [1, 1]
+        : coarsest
+          ? [coarsest, coarsest]
+          : [this.rows, this.columns];
+      const shape = this.isInPlace ? [rows, columns] : [rows * columns];
       /** @type {Picture[]} */
       const found = [];
       let most = isAny ? ROWS : Math.ceil(ROWS / (rows * columns));

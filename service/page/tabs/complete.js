@@ -19,12 +19,12 @@ export function completeTab(view) {
   const { model, params } = view;
   const able = model.methodsThatTake("mask");
   const method = able.find(({ name }) => name === params.get("method")) ?? able[0];
-  if (!method || !model.isGrid || !model.can("encode")) {
+  if (!method || !model.isInPlace || !model.can("encode")) {
     return elsewhere(
       view,
       "complete",
       `${model.name} cannot complete pictures.`,
-      (other) => other.isGrid && other.methodsThatTake("mask").length > 0,
+      (other) => other.isInPlace && other.methodsThatTake("mask").length > 0,
     );
   }
   return new Completion(view, method).element;

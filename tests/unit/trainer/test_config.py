@@ -118,11 +118,25 @@ def test_fsq_levels_decide_the_codebook(tmp_path: Path, levels: str) -> None:
         ("{levels: 2, fsq_levels: [8, 5]}", "levels 2 need a learned codebook; leave fsq_levels out"),
         ("{levels: 2, normalise_codes: true}", "set normalise_codes to false"),
         ("levels: 0", "levels"),
+        ("{level_grids: [1, 7], levels: 2}", "level_grids 1,7 are levels already; leave levels out"),
+        ("{level_grids: [1, 7], crop: 16}", "level_grids 1,7 are grids of a whole image; set crop to none"),
+        ("{level_grids: [1, 7], fsq_levels: [8, 5]}", "level_grids 1,7 need a learned codebook"),
+        ("{level_grids: [1, 7], prior_parallel_share: 0.5}", "leave prior_parallel_share at 0"),
+        ("level_grids: [4, 2, 7]", "there should be 2 to 32 grids"),
+        ("level_grids: 7", "level_grids"),
     ],
 )
 def test_levels_that_cannot_be_are_refused(tmp_path: Path, text: str, complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):
         resolve("vqvae", file=write(tmp_path, text), flags={})
+
+
+def test_level_grids_end_with_the_grid_of_the_images() -> None:
+    config = tiny_models.config(level_grids=(1, 3, 7))
+    config.check_level_grids(tiny_models.GREY_28)
+    complaint = "level_grids 1,3,7 should end with the grid .* of 32x28 pixels with stride 4 it is 8x7"
+    with pytest.raises(ValueError, match=complaint):
+        config.check_level_grids(tiny_models.GREY_28.model_copy(update={"height": 32}))
 
 
 def test_other_fsq_levels_go_over_those_of_a_file(tmp_path: Path) -> None:

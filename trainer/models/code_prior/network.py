@@ -80,7 +80,8 @@ class CodePrior(nn.Module):
 
     Args:
         size: number of codes, K.
-        grid: height and width of the grid, in codes, and the number of levels if there are several.
+        grid: height and width of the grid, in codes, and the number of levels if there are several; or the
+            length of a sequence.
         classes: number of classes; 0 for an unconditional prior.
         width, blocks, heads, dropout: of the transformer.
         tied: whether one table has the codes that are read and those that are predicted.
@@ -145,9 +146,11 @@ class CodePrior(nn.Module):
 def random_masks(count: int, grid: tuple[int, ...], device: torch.device) -> Tensor:
     """Masks to train on, bool ``(count, *grid)``: all of the grid for a share of ``WHOLE``.
 
-    Of the others half are a rectangle of all levels, and half are scattered codes, of which there may be none
-    at all.
+    Of the others half are a rectangle of all levels, or a part of a sequence, and half are scattered codes,
+    of which there may be none at all.
     """
+    if len(grid) == 1:
+        return random_masks(count, (*grid, 1), device).flatten(1)
     height, width, *levels = grid
     draw = uniform(count, 6, device=device)
     spans = []

@@ -31,7 +31,7 @@ class PriorStage(SecondStage):
         config: whose ``prior_...`` fields say how.
         spec: the codes of an image.
         classes: number of classes, 0 for none.
-        encode: uint8 images ``(B, C, H, W)`` to codes, int ``(B, h, w)`` or ``(B, h, w, L)``.
+        encode: uint8 images ``(B, C, H, W)`` to codes, int ``(B, *grid)``.
         decode: such codes to uint8 images ``(B, C, H, W)``.
 
     """
@@ -65,8 +65,9 @@ class PriorStage(SecondStage):
             dropout=config.prior_dropout,
             tied=config.prior_tied,
         )
-        height, width = spec.shape[:2]
-        self.register_buffer("ranks", halton_ranks((height, width)), persistent=False)
+        if config.prior_parallel_share:
+            height, width = spec.shape
+            self.register_buffer("ranks", halton_ranks((height, width)), persistent=False)
 
     def schedule(self) -> Schedule:
         return self.config.prior_schedule()

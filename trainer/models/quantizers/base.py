@@ -19,7 +19,7 @@ class Quantized(NamedTuple):
     """The result of quantizing a batch of encoder outputs.
 
     - ``vectors``: float32 ``(B, D, h, w)``, the code vectors, through which the encoder gets its gradient
-    - ``codes``: int64 ``(B, h, w)`` in ``[0, K)``, or ``(B, h, w, L)`` of a quantizer with levels
+    - ``codes``: int64 ``(B, h, w)`` in ``[0, K)``, or ``(B, h, w, L)`` or ``(B, T)`` of one with levels
     - ``codebook_loss``: scalar, |sg[z] - e|^2 (1711.00937, eq. 3); None where no loss moves the codes
     - ``commitment_loss``: scalar, |z - sg[e]|^2, not yet multiplied by beta; None where there is none
     - ``counts``: float32 ``(K,)``, how often this process's batch used each code, or ``(L, K)`` by level
@@ -36,8 +36,8 @@ class Quantizer(nn.Module, ABC):
     """Replaces each vector of a grid, of ``dim`` dimensions, by one of ``size`` code vectors.
 
     ``codebook``, float32 ``(size, dim)``, are the code vectors as they are stored; the lookup is in
-    ``vectors()``. A quantizer with ``levels`` has as many code vectors for each; a vector of the grid is
-    replaced by the sum of one of each level, and the codes and the code vectors have a further axis for them.
+    ``vectors()``. With ``levels`` a vector of the grid is replaced by the sum of one of each level: see
+    ``residual`` and ``multi_scale``.
     """
 
     levels: int | None = None
@@ -62,6 +62,10 @@ class Quantizer(nn.Module, ABC):
         ``levels``, an int64 scalar, is how many levels count at most, of codes that have levels.
         """
         return F.embedding(codes.long(), self.vectors()).permute(0, 3, 1, 2)
+
+    def ends(self, levels: Tensor) -> Tensor:
+        """Where the first ``levels``, an int64 scalar, end on the last axis of codes that have levels."""
+        return levels
 
     def vectors(self) -> Tensor:
         """The code vectors as the decoder gets them, float32 ``(K, D)``."""
@@ -234,6 +238,16 @@ def passed_on(z: Tensor, e: Tensor, *, rotate: bool) -> Tensor:
         return straight_through(z, e)
     rows, vectors = (grid.permute(0, 2, 3, 1).reshape(-1, grid.shape[1]) for grid in (z, e))
     return rotated(rows, vectors).view(z.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2)
+
+
+def excess(rows: Tensor, codes: Tensor, vectors: Tensor) -> Tensor:
+    """How much farther codes are from rows than the nearest: the difference of the squared distances.
+
+    ``rows`` are float32 ``(n, D)``, ``codes`` int64 ``(n,)``, ``vectors`` float32 ``(K, D)``; the result is
+    float64 ``(n,)``, at least 0.
+    """
+    chosen, best = (rows - F.embedding(each, vectors) for each in (codes, nearest(rows, vectors)))
+    return (chosen.double().square().sum(dim=1) - best.double().square().sum(dim=1)).abs()
 
 
 def counted(codes: Tensor, size: int) -> Tensor:

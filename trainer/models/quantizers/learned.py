@@ -55,23 +55,32 @@ class TrainedCodebook(Codebook):
     def forward(self, z: Tensor) -> Quantized:
         """Quantize ``z``, float ``(B, D, h, w)``; in training mode also update the codebook."""
         with in_float32(z.device):
-            rows, vectors = self.rows(z.float()), self.vectors()
-            codes = nearest(rows.detach(), vectors.detach())
-            chosen = F.embedding(codes, vectors)
-            counts = counted(codes, self.size)
-            commitment_loss = F.mse_loss(rows, chosen.detach())
-            codebook_loss = F.mse_loss(chosen, rows.detach()) if self.by_gradient else None
-            passed = rotated(rows, chosen) if self.rotate else straight_through(rows, chosen)
-            if self.training:
-                self._learn(rows.detach(), codes, counts)
+            quantized = self.quantized(self.rows(z.float()))
         batch, _, height, width = z.shape
-        return Quantized(
-            vectors=passed.view(batch, height, width, self.dim).permute(0, 3, 1, 2),
-            codes=codes.view(batch, height, width),
-            codebook_loss=codebook_loss,
-            commitment_loss=commitment_loss,
-            counts=counts,
+        return quantized._replace(
+            vectors=quantized.vectors.view(batch, height, width, self.dim).permute(0, 3, 1, 2),
+            codes=quantized.codes.view(batch, height, width),
         )
+
+    def quantized(self, rows: Tensor, codes: Tensor | None = None) -> Quantized:
+        """Quantize rows, float32 ``(n, D)``, by the nearest codes or by given ones, int64 ``(n,)``.
+
+        In training mode it also updates the codebook. The vectors are ``(n, D)``, the codes ``(n,)``.
+        """
+        vectors = self.vectors()
+        if codes is None:
+            codes = nearest(rows.detach(), vectors.detach())
+        chosen = F.embedding(codes, vectors)
+        quantized = Quantized(
+            vectors=rotated(rows, chosen) if self.rotate else straight_through(rows, chosen),
+            codes=codes,
+            codebook_loss=F.mse_loss(chosen, rows.detach()) if self.by_gradient else None,
+            commitment_loss=F.mse_loss(rows, chosen.detach()),
+            counts=counted(codes, self.size),
+        )
+        if self.training:
+            self._learn(rows.detach(), codes, quantized.counts)
+        return quantized
 
     def _learn(self, rows: Tensor, codes: Tensor, counts: Tensor) -> None:
         """Learn from rows, float32 ``(n, D)``, their codes, int64 ``(n,)``, and the uses of each code."""

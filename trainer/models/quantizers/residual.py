@@ -16,7 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.data.distributed import uniform
-from trainer.models.quantizers.base import Codebook, LookedUp, Quantized, counted, in_float32, passed_on
+from trainer.models.quantizers.base import (
+    Codebook,
+    LookedUp,
+    Quantized,
+    counted,
+    excess,
+    in_float32,
+    passed_on,
+)
 from trainer.models.quantizers.lookup import Table, look_up, nearest, nearest_on_gpu
 
 Lookup = Callable[[Tensor], Tensor]
@@ -73,11 +81,8 @@ class ResidualQuantizer(LookedUp):
         scale = scale + self.rows(self.embed(codes)).double().square().sum(dim=1)
         gaps: list[Tensor] = []
         for vectors, chosen in zip(self.vectors(), codes.long().reshape(-1, self.levels).T, strict=True):
-            left = rest - F.embedding(chosen, vectors)
-            best = rest - F.embedding(nearest(rest, vectors), vectors)
-            difference = left.double().square().sum(dim=1) - best.double().square().sum(dim=1)
-            gaps.append(difference.abs() / scale)
-            rest = left
+            gaps.append(excess(rest, chosen, vectors) / scale)
+            rest = rest - F.embedding(chosen, vectors)
         return torch.stack(gaps, dim=1).view(codes.shape)
 
     def rows(self, z: Tensor) -> Tensor:
@@ -132,7 +137,8 @@ class Residual(ResidualQuantizer):
                 rest = rest - found[-1].vectors.detach()
             chosen = torch.stack([each.vectors.detach() for each in found], dim=1)
             if self.training and self.dropout:
-                chosen = chosen * self._kept(z)[:, :, None, None, None]
+                kept = kept_levels(len(z), self.levels, self.dropout, z.device)
+                chosen = chosen * kept[:, :, None, None, None]
             vectors = passed_on(z, chosen.sum(dim=1), rotate=self.rotate)
         return Quantized(
             vectors=vectors,
@@ -172,11 +178,15 @@ class Residual(ResidualQuantizer):
     def _codebooks(self) -> list[Codebook]:
         return cast("list[Codebook]", list(self.by_level))
 
-    def _kept(self, z: Tensor) -> Tensor:
-        """Which levels of each image the decoder gets: bool ``(B, L)``."""
-        draw = uniform(len(z), 2, device=z.device)
-        count = torch.where(draw[:, 0] < self.dropout, 1 + (draw[:, 1] * self.levels).long(), self.levels)
-        return torch.arange(self.levels, device=z.device) < count[:, None]
+
+def kept_levels(images: int, levels: int, dropout: float, device: torch.device) -> Tensor:
+    """Which levels of each image the decoder gets in training: bool ``(images, levels)``.
+
+    A share of ``dropout`` of the images has the first levels alone, of which there are 1 to all, evenly.
+    """
+    draw = uniform(images, 2, device=device)
+    count = torch.where(draw[:, 0] < dropout, 1 + (draw[:, 1] * levels).long(), levels)
+    return torch.arange(levels, device=device) < count[:, None]
 
 
 def counted_by_level(codes: Tensor, size: int) -> Tensor:

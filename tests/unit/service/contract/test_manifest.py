@@ -222,6 +222,19 @@ def test_latents_follow_the_size_of_the_image() -> None:
     assert spec.row(Role.codes, image, any_size=True) == ("float32", (-1, -1, 4))
 
 
+def test_grids_of_several_scales_are_levels_of_a_sequence() -> None:
+    scales = {"dtype": "int32", "shape": [21], "codebook_size": 8, "level_grids": [1, 2, 4]}
+    spec = CodesSpec.model_validate(scales)
+    assert (spec.levels, spec.level_ends) == (3, (1, 5, 21))
+    assert [spec.with_all_levels((length,)) for length in (1, 5, 21)] == 3 * [(21,)]
+    assert [spec.with_all_levels(other) for other in ((4,), (0,), (5, 1))] == [(4,), (0,), (5, 1)]
+    assert spec.row(Role.codes) == ("int32", (21,))
+    assert spec.row(Role.codes, any_size=True) == ("int32", (-1,))
+    for wrong in ({"level_grids": [1, 4]}, {"level_grids": [4, 2, 1]}, {"level_grids": [4]}):
+        with pytest.raises(ValidationError, match="level_grids"):
+            CodesSpec.model_validate(scales | wrong)
+
+
 def test_residual_codes_have_levels() -> None:
     spec = CodesSpec.model_validate(NESTED)
     assert (spec.levels, CodesSpec.model_validate(LATENTS).levels) == (4, None)

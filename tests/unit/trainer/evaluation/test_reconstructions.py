@@ -48,6 +48,16 @@ def test_the_psnr_of_equal_images_is_finite() -> None:
     assert float(peak_signal_to_noise_ratios(torch.zeros(1))) == pytest.approx(88.13, abs=0.01)
 
 
+def test_the_levels_of_several_scales_have_their_own_perplexity() -> None:
+    spec = CodesSpec(dtype="int32", shape=(5,), codebook_size=8, level_grids=(1, 2))
+    found = Reconstructions(spec)
+    given = torch.tensor([[0, 1, 2, 3, 4], [0, 4, 3, 2, 1]], dtype=torch.int32)
+    found.add(Reconstructed(flat(0, 255), given, flat(0, 255)))
+    values = found.values()
+    assert (values["perplexity_1x1"], values["perplexity_2x2"]) == pytest.approx((1, 4))
+    assert (values["perplexity"], values["usage"]) == pytest.approx((5, 5 / 8))
+
+
 def test_figures_do_not_depend_on_the_batches() -> None:
     generator = torch.Generator().manual_seed(0)
     images, others = torch.randint(256, (2, 10, 12, 12, 1), generator=generator).byte()

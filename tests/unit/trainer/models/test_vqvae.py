@@ -75,6 +75,28 @@ def test_the_metrics_are_the_parts_of_the_loss(changes: dict[str, Any], names: s
     assert step.counts.sum() == 2 * 7 * 7
 
 
+def test_with_level_grids_the_codes_are_a_sequence_of_images_of_one_size() -> None:
+    model = tiny_models.model(level_grids=(1, 3, 7), prior_epochs=1)
+    spec, images = model.codes_spec(), tiny_models.images(2)
+    assert (spec.shape, spec.stride, spec.level_grids) == ((59,), None, (1, 3, 7))
+    assert model.image_spec().multiple_of is None
+    assert all(graph.tiling is None and graph.untiled for graph in model.graphs())
+    step = model(images)
+    assert step.counts is not None
+    assert step.counts.sum() == 2 * 59
+    codes = encode(model.eval(), images)
+    assert codes.shape == (2, 59)
+    assert torch.equal(decode(model, codes), model.reconstruct(images))
+    prior = model.second_stage(classes=2)
+    assert prior is not None
+    assert prior(prior.inputs(images), torch.tensor([0, 1])).loss.isfinite()
+
+
+def test_level_grids_of_other_images_are_refused() -> None:
+    with pytest.raises(ValueError, match="level_grids 1,3 should end with the grid of the images"):
+        tiny_models.model(level_grids=(1, 3))
+
+
 def test_with_fsq_the_loss_is_the_reconstruction_alone() -> None:
     model = tiny_models.model(variance=0.04, **FSQ).eval()
     images = tiny_models.images(4)

@@ -84,6 +84,13 @@ def test_of_codes_with_levels_a_rectangle_has_all() -> None:
     assert Ordered.of(masks[:1]).order.shape == (1, 24)
 
 
+def test_of_a_sequence_a_part_is_masked() -> None:
+    torch.manual_seed(0)
+    masks = random_masks(100, (6,), CPU)
+    assert masks.shape == (100, 6)
+    assert 0.4 < masks.all(dim=1).float().mean() < 0.7
+
+
 @pytest.mark.parametrize("label", [None, 1])
 def test_the_codes_to_be_drawn_have_probabilities_that_sum_to_one(label: int | None) -> None:
     network = priors.prior(size=2, grid=(2, 2))

@@ -1,5 +1,5 @@
 from tests.fixtures import tiny_models
-from trainer.models.quantizers import FSQ, LearnedCodebook, Residual, SimVQ
+from trainer.models.quantizers import FSQ, LearnedCodebook, MultiScale, Residual, SimVQ
 from trainer.models.vqvae import quantizer_for
 
 
@@ -43,6 +43,14 @@ def test_a_config_with_several_levels_has_a_codebook_for_each() -> None:
     simvq = quantizer_for(tiny_models.config(levels=2, update="simvq"))
     assert isinstance(simvq, Residual)
     assert all(isinstance(level, SimVQ) for level in simvq.by_level)
+
+
+def test_a_config_with_level_grids_has_one_codebook_for_all() -> None:
+    made = quantizer_for(tiny_models.config(level_grids=(1, 7), level_dropout=0.2, rotation_trick=True))
+    assert isinstance(made, MultiScale)
+    assert (made.grids, made.levels, made.dropout, made.rotate) == ((1, 7), 2, 0.2, True)
+    assert isinstance(made.shared, LearnedCodebook)
+    assert (made.size, made.dim, made.shared.rotate) == (16, 4, False)
 
 
 def test_simvq_keeps_the_options_of_the_lookup() -> None:
