@@ -131,11 +131,11 @@ class Fit(Generic[S]):
                 except DivergenceError:
                     if not self._rescued():
                         raise
-                    continue
-                if distributed.is_first():
-                    self._show(epoch, record, progress, tracked)
-                if self.guard is not None:
-                    self._report(self.guard.check(record))
+                else:
+                    if distributed.is_first():
+                        self._show(epoch, record, progress, tracked)
+                    if self.guard is not None:
+                        self._report(self.guard.check(record))
                 self._checkpoint()
                 if number := distributed.highest(stop.signal or 0):
                     raise self._interrupted(number)
@@ -215,7 +215,6 @@ class Fit(Generic[S]):
         self.metrics = EpochMetrics(self.stage.count_metrics)
         if self.position.step == len(self.train):
             self.position = Position(self.position.epoch + 1, 0, self.position.total)
-        self._checkpoint()
         return True
 
     def _report(self, report: str | None) -> None:
