@@ -31,6 +31,7 @@ class Step(NamedTuple):
     - ``lowest``: scalars by name; an epoch has the lowest of each
     - ``pictures``: for an opponent, the images and their reconstructions, float ``(B, C, H, W)`` in [-1, 1];
       None where there is no opponent
+    - ``scale``: scalar, the factor of ``loss`` over a mean over the pixels, such as their number for a sum
     """
 
     loss: Tensor
@@ -38,6 +39,7 @@ class Step(NamedTuple):
     counts: Tensor | None = None
     lowest: Mapping[str, Tensor] = MappingProxyType({})
     pictures: tuple[Tensor, Tensor] | None = None
+    scale: Tensor | float = 1.0
 
 
 class Opponent(ABC):

@@ -75,12 +75,13 @@ class VAE(GaussianModel):
         loss = reconstruction + weight * at_least(self.config.free_bits, divergence).sum()
         mean, target = self.likelihood.mean(output) * 2 - 1, pixels * 2 - 1
         metrics = {"reconstruction_loss": reconstruction.detach(), "kl": divergence.sum().detach()}
+        scale = self.likelihood.scale(pixels)
         if self.losses is not None:
             added = self.losses(mean, target)
-            loss = loss + sum(added.values()) * self.likelihood.nats_of_an_error(pixels)
+            loss = loss + sum(added.values()) * scale
             metrics |= {name: value.detach() for name, value in added.items()}
         pictures = (target, mean) if self.config.adversarial else None
-        return Step(loss, {"loss": loss.detach(), **metrics}, pictures=pictures)
+        return Step(loss, {"loss": loss.detach(), **metrics}, pictures=pictures, scale=scale)
 
     def prepare(self, train: Batches, folder: Path, step: LongStep) -> None:
         if self.losses is not None:
@@ -89,10 +90,7 @@ class VAE(GaussianModel):
     def opponent(self, steps: int) -> Adversary | None:
         if not self.config.adversarial:
             return None
-        # The loss is a sum over the pixels.
-        seen = self.config.seen(self.image, self.config.crop)
-        pixels = seen.channels * seen.height * seen.width
-        return Adversary(self.config, self.decoder, self.image, steps=steps, scale=pixels)
+        return Adversary(self.config, self.decoder, self.image, steps=steps)
 
     @torch.no_grad()
     def begin(self, batches: Iterable[Tensor]) -> None:
