@@ -48,6 +48,8 @@ class VQVAEConfig(AdversarialConfig, LossesConfig, ConvolutionalConfig):
         "prior_temperature",
     }
 
+    same_as_initial: ClassVar[frozenset[str]] = frozenset({"levels"})
+
     kind: Literal["vqvae"] = "vqvae"
 
     decides: ClassVar[Mapping[str, tuple[str, ...]]] = {

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from service.contract.manifest import CodesSpec, ImageSpec
 from trainer.config import LossesConfig, VQVAEConfig
+from trainer.config.vqvae import MOST_LEVELS
 from trainer.data.augmentation import cropped, flipped
 from trainer.data.batches import Batches
 from trainer.data.distributed import gathered
@@ -33,6 +34,8 @@ from trainer.models.quantizers import (
     usage,
 )
 
+# The beginnings of the names of codebooks: of one, or of each level.
+CODEBOOKS = ("", *(f"by_level.{level}." for level in range(MOST_LEVELS)))
 # Encoder outputs for each code: enough for its k-means centre to mean something.
 ROWS_PER_CODE = 64
 # A codebook collapses if after some epochs less than this share of its codes is in use.
@@ -54,7 +57,12 @@ class VQVAE(Model):
     """
 
     plotted = MappingProxyType({"perplexity": (0, None), "usage": (0, 1), **PLOTTED})
-    anew = frozenset({"spread", *(f"quantizer.{name}" for name in ("steps", "uses", "sums"))})
+    anew = frozenset(
+        {
+            "spread",
+            *(f"quantizer.{of}{name}" for of in CODEBOOKS for name in ("steps", "uses", "sums")),
+        }
+    )
 
     spread: Tensor
 
