@@ -124,7 +124,7 @@ class Fit(Generic[S]):
                 leaving.callback(tracker.close)
             leaving.enter_context(progress)
             stop = leaving.enter_context(StopRequest())
-            leaving.enter_context(distributed.losses())
+            leaving.enter_context(distributed.lost_process_errors())
             while (epoch := self.position.epoch) < self.schedule.epochs:
                 try:
                     record = self._epoch(epoch, progress, stop)
@@ -168,7 +168,7 @@ class Fit(Generic[S]):
             step = self._module(batch.images, batch.labels, self.position.total)
             self.optimizer.zero_grad(set_to_none=True)
             # Of the processes' gradients the mean is taken, so each weighs as much as its share.
-            weight = distributed.share() * distributed.count()
+            weight = distributed.share() * distributed.world_size()
             self.fabric.backward(step.loss if weight == 1 else step.loss * weight)
             if self.schedule.clip_norm:
                 # A norm that is not finite shows in the metrics; a check here would make a GPU wait.
