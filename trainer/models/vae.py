@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable
-from pathlib import Path
 from types import MappingProxyType
 
 import torch
@@ -13,9 +12,8 @@ from trainer.config import LossesConfig, NCPConfig, VAEConfig
 from trainer.config.base import HOTTEST
 from trainer.data import binarisation
 from trainer.data.augmentation import cropped, flipped, rotated
-from trainer.data.batches import Batch, Batches
+from trainer.data.batches import Batch
 from trainer.data.distributed import normal, summed
-from trainer.data.sources.pictures import LongStep
 from trainer.models.adversarial.adversary import PLOTTED, Adversary
 from trainer.models.adversarial.discriminator import check_size
 from trainer.models.base import Step, to_shares
@@ -45,6 +43,7 @@ class VAE(GaussianModel):
     anew = GaussianModel.anew | {"likelihood.log_variance"}
 
     config: VAEConfig
+    losses: AddedLosses | None
 
     def __init__(self, config: VAEConfig, image: ImageSpec, _variance: float, classes: int = 0) -> None:
         if config.latent == "grid":
@@ -83,14 +82,9 @@ class VAE(GaussianModel):
         pictures = (target, mean) if self.config.adversarial else None
         return Step(loss, {"loss": loss.detach(), **metrics}, pictures=pictures, scale=scale)
 
-    def prepare(self, train: Batches, folder: Path, step: LongStep) -> None:
-        if self.losses is not None:
-            self.losses.prepare(train, folder, step)
-
     def opponent(self, steps: int) -> Adversary | None:
-        if not self.config.adversarial:
-            return None
-        return Adversary(self.config, self.decoder, self.image, steps=steps)
+        config = self.config
+        return Adversary(config, self.decoder, self.image, steps=steps) if config.adversarial else None
 
     @torch.no_grad()
     def begin(self, batches: Iterable[Tensor]) -> None:

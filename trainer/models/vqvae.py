@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from types import MappingProxyType
 
 import torch
@@ -12,9 +11,7 @@ from service.contract.manifest import CodesSpec, ImageSpec
 from trainer.config import LossesConfig, VQVAEConfig
 from trainer.config.vqvae import MOST_LEVELS
 from trainer.data.augmentation import cropped, flipped
-from trainer.data.batches import Batches
 from trainer.data.distributed import gathered
-from trainer.data.sources.pictures import LongStep
 from trainer.models.adversarial.adversary import PLOTTED, Adversary
 from trainer.models.adversarial.discriminator import check_size
 from trainer.models.base import Model, Step, to_pixels, to_unit
@@ -64,6 +61,7 @@ class VQVAE(Model):
         }
     )
 
+    losses: AddedLosses | None
     spread: Tensor
 
     def __init__(self, config: VQVAEConfig, image: ImageSpec, variance: float, classes: int = 0) -> None:
@@ -104,18 +102,13 @@ class VQVAE(Model):
         return Step(loss, {"loss": loss.detach(), **losses}, quantized.counts, pictures=pictures)
 
     def opponent(self, steps: int) -> Adversary | None:
-        if not self.config.adversarial:
-            return None
-        return Adversary(self.config, self.decoder, self.image, steps=steps)
+        config = self.config
+        return Adversary(config, self.decoder, self.image, steps=steps) if config.adversarial else None
 
     def _augmented(self, images: Tensor) -> Tensor:
         if self.config.crop is not None:
             images = cropped(images, self.config.crop)
         return flipped(images) if self.config.flips else images
-
-    def prepare(self, train: Batches, folder: Path, step: LongStep) -> None:
-        if self.losses is not None:
-            self.losses.prepare(train, folder, step)
 
     @torch.no_grad()
     def begin(self, batches: Iterable[Tensor]) -> None:
