@@ -102,6 +102,8 @@ class Fit(Generic[S]):
         if distributed.is_first():
             self.run.rewind(self.position.epoch)
             best_weights.rewind(self.run, self.position)
+            if self.guard is not None:
+                self.run.report(self.guard.reports)
 
     def _prepare(self) -> None:
         self.stage.prepare(self.train, self.run.folder, partial(long_step, self.console))

@@ -175,7 +175,11 @@ def test_training_that_diverges_with_an_adversary_goes_on_from_before(
     (report,) = fit.guard.reports
     assert report.startswith("epoch 2 is undone, as training diverged with the adversarial loss: on from the")
     assert f"guard: {report}\n" in tiny_models.printed(console)
-    assert (fit.run.folder / "guard.log").read_text() == f"{report}\n"
+    log = fit.run.folder / "guard.log"
+    assert log.read_text() == f"{report}\n"
+    log.write_text("of an epoch that is trained again\n")
+    tiny_models.fit(fit.config, fit.run).resume()
+    assert log.read_text() == f"{report}\n"
     assert [record["epoch"] for record in fit.run.records()] == [1, 3]
     assert all(tensor.isfinite().all() for tensor in tiny_models.weights(fit.run).values())
     # As after a resume.
