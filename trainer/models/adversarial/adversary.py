@@ -28,8 +28,8 @@ class Adversary(Opponent):
     In each step it is scored and trained on the images and reconstructions of the step, and adds the
     adversarial loss to that of the model. Both see the same scores, so there is one forward pass.
 
-    A step in which its loss or a gradient is not finite changes nothing: it adds nothing and learns nothing,
-    and ``discriminator_faults``, the share of such steps, rises.
+    A step in which its loss or a gradient is not finite adds nothing, and has the gradient 0 for the
+    discriminator. ``discriminator_faults``, the share of such steps, rises.
     """
 
     faults = FAULTS
