@@ -62,7 +62,7 @@ def train(
         try:
             with long_step(console, "initialising the model"):
                 fit.begin()
-        except KeyboardInterrupt:
+        except BaseException:
             # Nothing can go on with it, and it would keep its name.
             run.delete()
             raise
