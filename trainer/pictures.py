@@ -15,7 +15,7 @@ from service.contract.image_grid import grid
 from service.contract.image_preprocessing import prepare
 from service.contract.manifest import ImageSpec, Input, Manifest, Role
 from trainer.errors import ConfigError, DataError, RunError, nearest
-from trainer.evaluation.exported_model import RECONSTRUCT, SAMPLE, SMALLEST_MSE, ExportedModel
+from trainer.evaluation.exported_model import RECONSTRUCT, SAMPLE, ExportedModel, psnr
 from trainer.evaluation.published import Published, check_parameters
 
 Pixels = NDArray[np.uint8]
@@ -42,8 +42,8 @@ def write_reconstructions(published: Published, files: Sequence[Path], out: Path
     _save(grid(np.concatenate([part for pair in rows for part in pair]), columns), out)
     errors = (((images.astype(np.float64) - decoded) / 255) ** 2).mean(axis=(1, 2, 3))
     names = [str(file) for file in files] or [f"test image {index}" for index in range(len(images))]
-    for name, mse in zip(names, errors, strict=True):
-        console.print(f"{name}: MSE {mse:.5f}, PSNR {-10 * np.log10(max(mse, SMALLEST_MSE)):.2f} dB")
+    for name, mse, ratio in zip(names, errors, psnr(errors), strict=True):
+        console.print(f"{name}: MSE {mse:.5f}, PSNR {ratio:.2f} dB")
     console.print(f"written to {out}, originals above reconstructions")
 
 

@@ -25,12 +25,11 @@ from service.api.routes import codes, docs, health, models, page, sample, score
 from service.api.v2 import inference
 from service.api.v2.wire import LENGTH
 from service.contract import __version__
-from service.models.model import BatchLimits
+from service.execution import execution
 from service.models.registry import Registry
 from service.observability.metrics import INFLIGHT_BYTES, gauge
 from service.observability.tracing import Traces, to_collector
 from service.page.files import PageFiles
-from service.runtime.providers import choose_provider
 from service.server.control_channel import ControlChannel
 from service.settings import Settings
 
@@ -83,16 +82,7 @@ def create_app(settings: Settings, control: ControlChannel | None = None) -> App
     """
     # Pillow's own limit is fixed, and it raises at twice the value; the codecs check the setting.
     Image.MAX_IMAGE_PIXELS = None
-    provider = choose_provider(
-        settings.provider,
-        settings.threads,
-        tf32=settings.tf32,
-        captures=settings.cuda_graphs,
-        graph_bytes=settings.gpu_graph_bytes,
-        precision=settings.precision,
-        cpu_rows=settings.cpu_rows,
-    )
-    batching = BatchLimits.on(provider, settings.batch_size, settings.batch_pixels, settings.tile_pixels)
+    provider, batching = execution(settings)
     registry = Registry(settings.models, provider, batching, settings.default_model)
     # Without the report of a reload: one process writes it for all workers.
     registry.prepare()

@@ -22,11 +22,11 @@ from service.bulk.work.encode import Encode
 from service.bulk.work.views import Preparation
 from service.codecs.images import ImageLimits
 from service.errors import ModelRefused, TesseraError, did_you_mean, quoted
+from service.execution import execution
 from service.models.bundle import Bundle, read_bundle
-from service.models.model import BatchLimits, ServedModel
+from service.models.model import ServedModel
 from service.models.registry import find_bundles
 from service.models.validation import load_model
-from service.runtime.providers import choose_provider
 from service.settings import Settings
 
 
@@ -97,24 +97,14 @@ class Job:
         yield from self.source.shards(self.options.shard_size)
 
     def _load(self) -> ServedModel:
-        settings = self.settings
-        provider = choose_provider(
-            settings.provider,
-            settings.threads,
-            tf32=settings.tf32,
-            captures=settings.cuda_graphs,
-            graph_bytes=settings.gpu_graph_bytes,
-            precision=settings.precision,
-            cpu_rows=settings.cpu_rows,
-        )
-        limits = BatchLimits.on(provider, settings.batch_size, settings.batch_pixels, settings.tile_pixels)
+        provider, limits = execution(self.settings)
         try:
             model = load_model(self.bundle, provider, limits)
         except ModelRefused as error:
             raise BulkError(f"the model {self.model} is refused: {error}") from error
         if model.precision_reason is not None:
             # Codes of two precisions are not to be mixed in one output.
-            raise BulkError(f"--precision {settings.precision}: {model.precision_reason}")
+            raise BulkError(f"--precision {self.settings.precision}: {model.precision_reason}")
         return model
 
     def _work(self, model: ServedModel) -> Work:

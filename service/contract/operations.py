@@ -11,6 +11,8 @@ from service.contract.roles import Draw, Role, Source
 
 # The axes of a noise input that has the shape of the codes.
 CODES_AXES = "codes"
+# The parameter with the number of levels of nested codes that an operation gives, or takes at most.
+LEVELS = "levels"
 
 
 class Record(BaseModel):

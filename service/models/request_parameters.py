@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.contract.manifest import Manifest, Parameter, Role
+from service.contract.operations import LEVELS
 from service.errors import BadCodes, BadValue, UnknownName, quoted, uneven, unknown
 from service.models.pipeline import SAMPLE, Number, Pipeline, number
 
@@ -127,6 +128,22 @@ def check_completes(operation: str, manifest: Manifest, methods: list[str]) -> N
             given=method,
             allowed=methods,
         )
+
+
+def check_levels(
+    given: Mapping[str, object], values: Mapping[str, Number], codes: NDArray[Any], manifest: Manifest
+) -> None:
+    """Raise BadValue if the parameters ``given`` ask for more levels than the codes have.
+
+    ``values`` are those of ``parameters``. Without the parameter, all levels that there are count.
+    """
+    ends = manifest.codes.level_ends
+    if not ends or LEVELS not in given:
+        return
+    has = sum(end <= codes.shape[-1] for end in ends)
+    if (wanted := values[LEVELS]) > has:
+        detail = f"{LEVELS} is {wanted}, and the codes have the first {has} of the {len(ends)} levels alone"
+        raise BadValue(f"{detail}; give {has} at most", given=wanted, allowed=[1, has])
 
 
 def check_own_shape(codes: NDArray[Any], manifest: Manifest) -> None:

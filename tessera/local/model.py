@@ -12,6 +12,7 @@ from service.codecs.images import Fitted, ImageLimits, cropped, squared_error
 from service.contract.manifest import Manifest, Role
 from service.contract.measures import Precision
 from service.errors import BadValue, MissingFile, ModelRefused, quoted
+from service.models import request_parameters
 from service.models.bundle import read_bundle
 from service.models.hub import local_folder
 from service.models.model import BatchLimits, ServedModel
@@ -75,6 +76,7 @@ class Model(Tokenizer):
         run = self._run("decode", label, seed, parameters)
         manifest = self._served.manifest
         array = code_arrays.from_typed_array(read_codes(codes), manifest, self._limits)
+        request_parameters.check_levels(parameters, run.values, array, manifest)
         if size is not None:
             code_arrays.check_unpadded(size, array, manifest)
         return cropped(run(len(array), {Role.codes: array}).arrays[Role.images], size)

@@ -69,10 +69,12 @@ class RunConfig(BaseModel):
     """The fields of every kind: data, optimisation, machine, and folders.
 
     ``free_on_resume`` names the fields that may change when a run is resumed; ``second_stage_fields`` those
-    that may change too until the second stage begins, as nothing reads them before.
+    that may change too until the second stage begins, as nothing reads them before. ``same_as_initial`` are
+    those that a model with initial weights shares with the model that they are from.
     """
 
     second_stage_fields: ClassVar[frozenset[str]] = frozenset()
+    same_as_initial: ClassVar[frozenset[str]] = frozenset()
     free_on_resume: ClassVar[frozenset[str]] = frozenset(
         {
             "epochs",

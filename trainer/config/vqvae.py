@@ -58,6 +58,8 @@ class VQVAEConfig(AdversarialConfig, LossesConfig, ConvolutionalConfig):
         "prior_temperature",
     }
 
+    same_as_initial: ClassVar[frozenset[str]] = frozenset({"levels", "level_grids"})
+
     kind: Literal["vqvae"] = "vqvae"
 
     decides: ClassVar[Mapping[str, tuple[str, ...]]] = {

@@ -117,7 +117,7 @@ class Batches:
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch size {batch_size} is less than one image")
-        most = min(MOST_WORKERS, max(1, available_cpus() // distributed.local_count()))
+        most = min(MOST_WORKERS, max(1, available_cpus() // distributed.local_world_size()))
         self._images = len(split)
         self.batch_size = min(batch_size, self._images)
         self._seed = seed
@@ -175,7 +175,7 @@ class Batches:
         self.close()
 
     def _shares(self, order: Tensor) -> Iterator[Batch]:
-        if distributed.count() == 1:
+        if distributed.world_size() == 1:
             return self._reader.read(order, self.batch_size)
         return self._own(order)
 

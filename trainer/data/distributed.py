@@ -36,7 +36,7 @@ class _Batch:
     size = 0
 
 
-def asked(environment: Mapping[str, str] = os.environ) -> int:
+def requested_world_size(environment: Mapping[str, str] = os.environ) -> int:
     """How many processes the environment asks for. Raises ConfigError if variables are missing or wrong."""
     given = environment.get("WORLD_SIZE", "1")
     if given == "1":
@@ -60,29 +60,31 @@ def start(accelerator: str) -> None:
 
     Raises ConfigError for an accelerator that cannot be shared or is not there for each process.
     """
-    if asked() == 1 or dist.is_initialized():
+    if requested_world_size() == 1 or dist.is_initialized():
         return
-    here, place = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["LOCAL_RANK"])
+    here, local_rank = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["LOCAL_RANK"])
     if accelerator == "mps":
-        raise ConfigError(f"{asked()} processes cannot train on mps: choose --device cpu, or one process")
+        raise ConfigError(
+            f"{requested_world_size()} processes cannot train on mps: choose --device cpu, or one process"
+        )
     if accelerator == "cuda":
         if here > torch.cuda.device_count():
             raise ConfigError(
                 f"torchrun started {here} processes here, but torch finds {torch.cuda.device_count()} GPUs: "
                 "--nproc-per-node can be at most that, or choose --device cpu"
             )
-        torch.cuda.set_device(place)
+        torch.cuda.set_device(local_rank)
     backend = "cpu:gloo,cuda:nccl" if accelerator == "cuda" else "gloo"
-    with losses():
+    with lost_process_errors():
         dist.init_process_group(backend, timeout=PATIENCE)
 
 
 def leave() -> None:
     """Leave the process group at the end of training: the first process goes on, the others exit."""
-    if count() == 1:
+    if world_size() == 1:
         return
     first = is_first()
-    with losses():
+    with lost_process_errors():
         dist.barrier()
     dist.destroy_process_group()
     if not first:
@@ -90,7 +92,7 @@ def leave() -> None:
 
 
 @contextmanager
-def losses() -> Iterator[None]:
+def lost_process_errors() -> Iterator[None]:
     """Raise LostProcessError if the group fails because another process has ended."""
     try:
         yield
@@ -99,7 +101,7 @@ def losses() -> Iterator[None]:
         if not isinstance(error, dist.DistError) and "gloo" not in text and "NCCL" not in text:
             raise
         message = (
-            f"process {rank()} of {count()} lost another one, which was ended or failed ({_brief(text)})"
+            f"process {rank()} of {world_size()} lost another one, which was ended or failed ({_brief(text)})"
         )
         # Otherwise the rest of the group may abort this process before the error is printed.
         with suppress(RuntimeError, ValueError):
@@ -107,14 +109,14 @@ def losses() -> Iterator[None]:
         raise LostProcessError(message) from error
 
 
-def count() -> int:
+def world_size() -> int:
     """How many processes train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
     """The number of this process, from 0."""
-    return dist.get_rank() if count() > 1 else 0
+    return dist.get_rank() if world_size() > 1 else 0
 
 
 def is_first() -> bool:
@@ -122,14 +124,14 @@ def is_first() -> bool:
     return rank() == 0
 
 
-def local_count() -> int:
+def local_world_size() -> int:
     """How many of the processes are on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", count())) if count() > 1 else 1
+    return int(os.environ.get("LOCAL_WORLD_SIZE", world_size())) if world_size() > 1 else 1
 
 
 def rows(size: int) -> slice:
     """The rows of a batch of ``size`` that this process has: as many as the first, or one fewer."""
-    return slice(-(-size * rank() // count()), -(-size * (rank() + 1) // count()))
+    return slice(-(-size * rank() // world_size()), -(-size * (rank() + 1) // world_size()))
 
 
 @contextmanager
@@ -147,10 +149,10 @@ def span(own: int) -> tuple[int, int]:
 
     Each image of the batch has equally many rows. Outside of a batch all processes have as many rows.
     """
-    if count() == 1:
+    if world_size() == 1:
         return 0, own
     if not _Batch.size:
-        return own * rank(), own * count()
+        return own * rank(), own * world_size()
     mine = rows(_Batch.size)
     each = own // (mine.stop - mine.start)
     return mine.start * each, _Batch.size * each
@@ -159,7 +161,7 @@ def span(own: int) -> tuple[int, int]:
 def share() -> float:
     """The share of the batch that this process has, such as 1 / 2."""
     mine = rows(_Batch.size)
-    return (mine.stop - mine.start) / _Batch.size if count() > 1 and _Batch.size else 1 / count()
+    return (mine.stop - mine.start) / _Batch.size if world_size() > 1 and _Batch.size else 1 / world_size()
 
 
 def uniform(
@@ -178,7 +180,7 @@ def normal(
 
 def dropout(x: Tensor, chance: float, training: bool) -> Tensor:
     """``F.dropout`` of the rows of this process."""
-    if count() == 1 or not training or not chance:
+    if world_size() == 1 or not training or not chance:
         return F.dropout(x, chance, training)
     first, size = span(len(x))
     kept = torch.empty(size, *x.shape[1:], dtype=x.dtype, device=x.device).bernoulli_(1 - chance)
@@ -190,12 +192,12 @@ def _drawn(
 ) -> Tensor:
     first, size = span(shape[0])
     drawn: Tensor = draw(size, *shape[1:], device=device, generator=generator)
-    return drawn if count() == 1 else drawn[first : first + shape[0]]
+    return drawn if world_size() == 1 else drawn[first : first + shape[0]]
 
 
 def total(values: Tensor) -> Tensor:
     """The sum of a tensor over all processes; ``values`` itself stays as it is."""
-    if count() == 1:
+    if world_size() == 1:
         return values
     values = values.clone()
     dist.all_reduce(values)
@@ -204,22 +206,22 @@ def total(values: Tensor) -> Tensor:
 
 def summed(*values: float) -> list[float]:
     """The sums of some numbers over all processes."""
-    return list(values) if count() == 1 else total(torch.tensor(values, dtype=torch.float64)).tolist()
+    return list(values) if world_size() == 1 else total(torch.tensor(values, dtype=torch.float64)).tolist()
 
 
 def mean(values: Tensor) -> Tensor:
     """The mean over the rows of all processes, of the mean over those of this one."""
-    return values if count() == 1 else total(values * share())
+    return values if world_size() == 1 else total(values * share())
 
 
 def even(amount: Tensor) -> Tensor:
     """What this process would have of an amount if each row of the batch had as much."""
-    return amount if count() == 1 else total(amount) * share()
+    return amount if world_size() == 1 else total(amount) * share()
 
 
 def picked(own: Tensor, places: Tensor) -> Tensor:
     """Of the rows of all processes, those at ``places``, int64 ``(n,)``: ``(m, D)`` to ``(n, D)``."""
-    if count() == 1:
+    if world_size() == 1:
         return own[places]
     inside = places - span(len(own))[0]
     mine = (inside >= 0) & (inside < len(own))
@@ -229,7 +231,7 @@ def picked(own: Tensor, places: Tensor) -> Tensor:
 
 def gathered(own: Tensor) -> Tensor:
     """The rows of all processes, of any dtype: ``(m, ...)`` to ``(n, ...)``."""
-    if count() == 1:
+    if world_size() == 1:
         return own
     first, size = span(len(own))
     return put_together(own, torch.arange(first, first + len(own), device=own.device), size)
@@ -240,14 +242,14 @@ def put_together(own: Tensor, places: Tensor, size: int) -> Tensor:
     whole = own.new_zeros(size, *own.shape[1:])
     whole[places] = own
     # As bytes, of which one process has all that are not 0: a group does not add every dtype.
-    if count() > 1:
+    if world_size() > 1:
         dist.all_reduce(whole.view(-1).view(torch.uint8))
     return whole
 
 
 def highest(value: int) -> int:
     """The highest of the numbers of all processes."""
-    if count() == 1:
+    if world_size() == 1:
         return value
     values = torch.tensor(value)
     dist.all_reduce(values, dist.ReduceOp.MAX)
@@ -256,7 +258,7 @@ def highest(value: int) -> int:
 
 def from_first(make: Callable[[], T]) -> T:
     """What the first process makes; the others wait for a copy of it."""
-    if count() == 1:
+    if world_size() == 1:
         return make()
     values: list[Any] = [make() if is_first() else None]
     dist.broadcast_object_list(values)
@@ -265,15 +267,15 @@ def from_first(make: Callable[[], T]) -> T:
 
 
 @contextmanager
-def one_a_machine_first() -> Iterator[None]:
+def local_rank_zero_first() -> Iterator[None]:
     """A block that one process of each machine runs before the others, so that only one downloads."""
-    waits = count() > 1 and int(os.environ.get("LOCAL_RANK", rank())) > 0
+    waits = world_size() > 1 and int(os.environ.get("LOCAL_RANK", rank())) > 0
     if waits:
         dist.barrier()
     try:
         yield
     finally:
-        if count() > 1 and not waits:
+        if world_size() > 1 and not waits:
             dist.barrier()
 
 

@@ -131,9 +131,9 @@ def load(
 
 def _found(source: str) -> Source:
     # Imported late, as in _split: it imports torch.
-    from trainer.data.distributed import one_a_machine_first
+    from trainer.data.distributed import local_rank_zero_first
 
-    with one_a_machine_first():
+    with local_rank_zero_first():
         return find(source)
 
 

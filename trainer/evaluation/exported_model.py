@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import onnxruntime
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from pydantic import ValidationError
 
 from service.contract.cpu_count import available_cpus
@@ -45,6 +45,11 @@ MOST_ROWS, MOST_VALUES = 250, 2**20
 MOST_PIXELS = 2**18
 # The error of a perfect image is taken as a hundredth of a level, which bounds its PSNR.
 SMALLEST_MSE = (0.01 / 255) ** 2
+
+
+def psnr(errors: ArrayLike) -> NDArray[np.float64]:
+    """PSNR in dB of mean squared errors of pixels in [0, 1], of any shape: at most 88.1; NaN for NaN."""
+    return -10 * np.log10(np.maximum(np.asarray(errors, np.float64), SMALLEST_MSE))
 
 
 def unreported(_done: int, _total: int) -> None:

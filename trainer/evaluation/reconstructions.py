@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from service.contract.manifest import CodesSpec, ImageSpec, Measures
-from trainer.evaluation.exported_model import SMALLEST_MSE, Reconstructed
+from trainer.evaluation.exported_model import Reconstructed, psnr
 from trainer.models.base import to_shares
 from trainer.models.quantizers import perplexity, usage
 
@@ -58,11 +58,6 @@ STEPS = "steps"
 def mean_squared_errors(images: Tensor, others: Tensor) -> Tensor:
     """Mean squared error of each image, pixels in [0, 1]: two uint8 ``(N, H, W, C)`` to float64 ``(N,)``."""
     return ((images.double() - others.double()) / 255).square().flatten(1).mean(dim=1)
-
-
-def peak_signal_to_noise_ratios(errors: Tensor) -> Tensor:
-    """PSNR of each image in dB, 10 log10(1 / MSE), from errors in [0, 1]: at most 88.1, for equal images."""
-    return -10 * errors.clamp(min=SMALLEST_MSE).log10()
 
 
 @dataclass
@@ -117,7 +112,7 @@ class Reconstructions:
     def values(self) -> dict[str, float]:
         """The metrics by name."""
         errors = torch.cat(self.errors)
-        values = {"mse": float(errors.mean()), "psnr": float(peak_signal_to_noise_ratios(errors).mean())}
+        values = {"mse": float(errors.mean()), "psnr": float(psnr(errors).mean())}
         variance = self._variance(len(errors))
         if variance > 0:
             values["explained_variance"] = 1 - values["mse"] / variance

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
@@ -31,6 +31,7 @@ class Step(NamedTuple):
     - ``lowest``: scalars by name; an epoch has the lowest of each
     - ``pictures``: for an opponent, the images and their reconstructions, float ``(B, C, H, W)`` in [-1, 1];
       None where there is no opponent
+    - ``scale``: scalar, the factor of ``loss`` over a mean over the pixels, such as their number for a sum
     """
 
     loss: Tensor
@@ -38,6 +39,14 @@ class Step(NamedTuple):
     counts: Tensor | None = None
     lowest: Mapping[str, Tensor] = MappingProxyType({})
     pictures: tuple[Tensor, Tensor] | None = None
+    scale: Tensor | float = 1.0
+
+
+class Preparable(Protocol):
+    """Has something to load, or to make and keep in the run's ``folder``, before training."""
+
+    def prepare(self, train: Batches, folder: Path, step: LongStep, /) -> None:
+        """Load or make it; ``step`` shows what is being done."""
 
 
 class Opponent(ABC):
@@ -88,6 +97,7 @@ class Stage(nn.Module, ABC):
     - ``shown``: the operations whose samples the model card shows, by title
     - ``plotted``: the metrics that have a plot of their own, each with the ends of its vertical axis
     - ``label_names``: the names of the images' classes, for pictures; the run sets them
+    - ``losses``: losses that need something beside the weights, such as a network; None if there are none
     """
 
     rate_flag = "--lr"
@@ -96,12 +106,12 @@ class Stage(nn.Module, ABC):
     shown: Mapping[str, str] = MappingProxyType({})
     plotted: Mapping[str, tuple[float | None, float | None]] = MappingProxyType({})
     label_names: Sequence[str] = ()
+    losses: Preparable | None = None
 
     def prepare(self, train: Batches, folder: Path, step: LongStep) -> None:
-        """Load, or make and keep in the run's ``folder``, what training needs beside the weights.
-
-        Called before a new run and before a resumed one. ``step`` shows what is being done.
-        """
+        """Prepare the losses, before a new run and before a resumed one: see ``Preparable``."""
+        if self.losses is not None:
+            self.losses.prepare(train, folder, step)
 
     @abstractmethod
     def forward(self, inputs: Tensor, labels: Tensor | None = None, /) -> Step:

@@ -10,13 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from service.contract.manifest import CodesSpec, ImageSpec, Input, Output, Parameter, Role
+from service.contract.operations import LEVELS
 from trainer.models.base import to_pixels, to_unit
 from trainer.models.graph import Graph
 from trainer.models.onnx_scan import Chain, Loop, Tensors
 from trainer.models.quantizers import LookedUp, Quantizer
 from trainer.models.quantizers.lookup import Table, block_rows
-
-LEVELS = "levels"
 
 
 def encoding(encoder: nn.Module, quantizer: Quantizer, image: ImageSpec, codes: CodesSpec) -> Graph:

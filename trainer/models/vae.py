@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable
-from pathlib import Path
 from types import MappingProxyType
 
 import torch
@@ -13,9 +12,8 @@ from trainer.config import LossesConfig, NCPConfig, VAEConfig
 from trainer.config.base import HOTTEST
 from trainer.data import binarisation
 from trainer.data.augmentation import cropped, flipped, rotated
-from trainer.data.batches import Batch, Batches
+from trainer.data.batches import Batch
 from trainer.data.distributed import normal, summed
-from trainer.data.sources.pictures import LongStep
 from trainer.models.adversarial.adversary import PLOTTED, Adversary
 from trainer.models.adversarial.discriminator import check_size
 from trainer.models.base import Step, to_shares
@@ -45,6 +43,7 @@ class VAE(GaussianModel):
     anew = GaussianModel.anew | {"likelihood.log_variance"}
 
     config: VAEConfig
+    losses: AddedLosses | None
 
     def __init__(self, config: VAEConfig, image: ImageSpec, _variance: float, classes: int = 0) -> None:
         if config.latent == "grid":
@@ -75,24 +74,17 @@ class VAE(GaussianModel):
         loss = reconstruction + weight * at_least(self.config.free_bits, divergence).sum()
         mean, target = self.likelihood.mean(output) * 2 - 1, pixels * 2 - 1
         metrics = {"reconstruction_loss": reconstruction.detach(), "kl": divergence.sum().detach()}
+        scale = self.likelihood.scale(pixels)
         if self.losses is not None:
             added = self.losses(mean, target)
-            loss = loss + sum(added.values()) * self.likelihood.nats_of_an_error(pixels)
+            loss = loss + sum(added.values()) * scale
             metrics |= {name: value.detach() for name, value in added.items()}
         pictures = (target, mean) if self.config.adversarial else None
-        return Step(loss, {"loss": loss.detach(), **metrics}, pictures=pictures)
-
-    def prepare(self, train: Batches, folder: Path, step: LongStep) -> None:
-        if self.losses is not None:
-            self.losses.prepare(train, folder, step)
+        return Step(loss, {"loss": loss.detach(), **metrics}, pictures=pictures, scale=scale)
 
     def opponent(self, steps: int) -> Adversary | None:
-        if not self.config.adversarial:
-            return None
-        # The loss is a sum over the pixels.
-        seen = self.config.seen(self.image, self.config.crop)
-        pixels = seen.channels * seen.height * seen.width
-        return Adversary(self.config, self.decoder, self.image, steps=steps, scale=pixels)
+        config = self.config
+        return Adversary(config, self.decoder, self.image, steps=steps) if config.adversarial else None
 
     @torch.no_grad()
     def begin(self, batches: Iterable[Tensor]) -> None:

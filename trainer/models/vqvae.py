@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from types import MappingProxyType
 
 import torch
@@ -10,10 +9,9 @@ from torch import Tensor
 
 from service.contract.manifest import CodesSpec, ImageSpec
 from trainer.config import LossesConfig, VQVAEConfig
+from trainer.config.vqvae import MOST_LEVELS
 from trainer.data.augmentation import cropped, flipped
-from trainer.data.batches import Batches
 from trainer.data.distributed import gathered
-from trainer.data.sources.pictures import LongStep
 from trainer.models.adversarial.adversary import PLOTTED, Adversary
 from trainer.models.adversarial.discriminator import check_size
 from trainer.models.base import Model, Step, to_pixels, to_unit
@@ -35,6 +33,8 @@ from trainer.models.quantizers import (
 
 # Why a model with ``level_grids`` cannot be cut into tiles.
 OF_THE_WHOLE = "the grids of its levels are those of a whole image"
+# The beginnings of the names of codebooks: of one, of all levels, or of each.
+CODEBOOKS = ("", "shared.", *(f"by_level.{level}." for level in range(MOST_LEVELS)))
 # Encoder outputs for each code: enough for its k-means centre to mean something.
 ROWS_PER_CODE = 64
 # A codebook collapses if after some epochs less than this share of its codes is in use.
@@ -59,10 +59,11 @@ class VQVAE(Model):
     anew = frozenset(
         {
             "spread",
-            *(f"quantizer.{of}{name}" for of in ("", "shared.") for name in ("steps", "uses", "sums")),
+            *(f"quantizer.{of}{name}" for of in CODEBOOKS for name in ("steps", "uses", "sums")),
         }
     )
 
+    losses: AddedLosses | None
     spread: Tensor
 
     def __init__(self, config: VQVAEConfig, image: ImageSpec, variance: float, classes: int = 0) -> None:
@@ -105,18 +106,13 @@ class VQVAE(Model):
         return Step(loss, {"loss": loss.detach(), **losses}, quantized.counts, pictures=pictures)
 
     def opponent(self, steps: int) -> Adversary | None:
-        if not self.config.adversarial:
-            return None
-        return Adversary(self.config, self.decoder, self.image, steps=steps)
+        config = self.config
+        return Adversary(config, self.decoder, self.image, steps=steps) if config.adversarial else None
 
     def _augmented(self, images: Tensor) -> Tensor:
         if self.config.crop is not None:
             images = cropped(images, self.config.crop)
         return flipped(images) if self.config.flips else images
-
-    def prepare(self, train: Batches, folder: Path, step: LongStep) -> None:
-        if self.losses is not None:
-            self.losses.prepare(train, folder, step)
 
     @torch.no_grad()
     def begin(self, batches: Iterable[Tensor]) -> None:

@@ -52,17 +52,17 @@ def train(
     if config.init_from is not None:
         initial_weights.load(config, config.init_from, model)
     facts = {**data_facts(dataset), "torch": torch.__version__, "machine": machine.reason}
-    facts["processes"] = distributed.count()
+    facts["processes"] = distributed.world_size()
     run = distributed.from_first(lambda: RunFolder.create(config, facts, numbered=numbered, replace=replace))
     if run.config.name != config.name:
         console.print(f"name: {run.config.name}, as there is a run or a model {config.name} already")
     console.print(f"run folder: {run.folder}")
-    with going_on(lambda: run.begun, resuming(run.config)), distributed.losses():
+    with going_on(lambda: run.begun, resuming(run.config)), distributed.lost_process_errors():
         fit = model_fit(model, prepared, run, console)
         try:
             with long_step(console, "initialising the model"):
                 fit.begin()
-        except KeyboardInterrupt:
+        except BaseException:
             # Nothing can go on with it, and it would keep its name.
             run.delete()
             raise
@@ -78,7 +78,7 @@ def resume(run: RunFolder, config: RunConfig, console: Console) -> Exported:
     check_same_data(run, prepared.dataset)
     distributed.from_first(lambda: run.configure(config))
     run.config = config
-    with going_on(lambda: run.begun, resuming(run.config)), distributed.losses():
+    with going_on(lambda: run.begun, resuming(run.config)), distributed.lost_process_errors():
         model = new_model(run.config, prepared.dataset, 1.0)
         fit = model_fit(model, prepared, run, console)
         resume_fit(fit, console)

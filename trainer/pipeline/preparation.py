@@ -27,15 +27,15 @@ class Prepared:
     dataset: Dataset
 
 
-@distributed.losses()
+@distributed.lost_process_errors()
 def prepare(config: RunConfig, console: Console) -> Prepared:
     """Choose the machine, join the other processes, and load the data."""
     limit_threads()
     machine = choose(config)
     distributed.start(machine.accelerator)
-    if distributed.count() > 1:
+    if distributed.world_size() > 1:
         console.quiet = not distributed.is_first()
-        console.print(f"processes: {distributed.count()}, each with its share of every batch")
+        console.print(f"processes: {distributed.world_size()}, each with its share of every batch")
     console.print(f"device: {machine.reason}")
     return Prepared(machine, load_data(config, console))
 

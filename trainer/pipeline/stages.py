@@ -98,9 +98,9 @@ def _computed(
 ) -> ResidentSplit:
     """A split with the training inputs of a stage instead of the images; each process computes its share."""
     inputs: list[Tensor] = []
-    size = max(COMPUTED_AT_ONCE, distributed.count())
+    size = max(COMPUTED_AT_ONCE, distributed.world_size())
     # Of a single batch a process might have nothing.
-    shared = distributed.count() > 1 and len(split) > size
+    shared = distributed.world_size() > 1 and len(split) > size
     with long_step(console, what) as report, Batches(split, size, device=device) as batches:
         for batch in batches.shared() if shared else batches.ordered():
             inputs.append(stage.inputs(batch.images).cpu())

@@ -68,7 +68,7 @@ def save(
 
 def share_random_state() -> None:
     """Set the random generators of all processes to the state of those of the first; all must call it."""
-    if distributed.count() > 1:
+    if distributed.world_size() > 1:
         _restore_random_state(distributed.from_first(_random_state))
 
 

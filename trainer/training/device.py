@@ -36,13 +36,13 @@ class Machine:
 
         # It announces the precision, which the trainer does itself, with the reason.
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-        here = distributed.local_count()
-        if distributed.count() == 1:
+        here = distributed.local_world_size()
+        if distributed.world_size() == 1:
             return Fabric(accelerator=self.accelerator, devices=1, precision=self.precision)
         fabric = Fabric(
             accelerator=self.accelerator,
             devices=here,
-            num_nodes=distributed.count() // here,
+            num_nodes=distributed.world_size() // here,
             precision=self.precision,
             # Every process computes the same buffers, such as a codebook.
             strategy=DDPStrategy(forward_sync_buffers=False),

@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any, Protocol
 
+from trainer.evaluation.exported_model import psnr
 from trainer.models.base import Opponent
 from trainer.training.run_folder import Record
 
 # Of held-out images: the mean squared error of pixels in [0, 1].
 METRIC = "test_mse"
-SMALLEST_MSE = 1e-12
 
 
 class Stateful(Protocol):
@@ -56,18 +56,18 @@ class Guard:
         """
         if not self.opponent.strength:
             return None
-        epoch, psnr = int(record["epoch"]), _psnr(record[METRIC])
+        epoch, held_out = int(record["epoch"]), float(psnr(record[METRIC]))
         tolerance = self.opponent.tolerance
         if self.opponent.played and record[self.opponent.faults]:
             return self._undo(epoch, "the loss of the discriminator was not finite")
-        if self.opponent.played and not psnr >= self._best - tolerance:
+        if self.opponent.played and not held_out >= self._best - tolerance:
             return self._undo(
                 epoch,
-                f"the held-out PSNR fell from {self._best:.2f} to {psnr:.2f} dB with the adversarial loss "
-                f"(--guard-db {tolerance:g})",
+                f"the held-out PSNR fell from {self._best:.2f} to {held_out:.2f} dB with the adversarial "
+                f"loss (--guard-db {tolerance:g})",
             )
-        self._best = max(self._best, psnr)
-        if psnr >= self._best - tolerance / 2:
+        self._best = max(self._best, held_out)
+        if held_out >= self._best - tolerance / 2:
             self.keep(epoch)
         return None
 
@@ -108,8 +108,3 @@ class Guard:
         self.opponent.load_state_dict(state["opponent"])
         self.reports = list(state["reports"])
         self._best, self._kept, self._kept_epoch = state["best"], state["kept"], state["kept_epoch"]
-
-
-def _psnr(mse: float) -> float:
-    """PSNR in dB of a mean squared error of pixels in [0, 1]; NaN for NaN."""
-    return mse if math.isnan(mse) else -10 * math.log10(max(mse, SMALLEST_MSE))

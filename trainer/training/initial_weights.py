@@ -44,6 +44,15 @@ def check(config: RunConfig, path: Path) -> None:
         )
     if KINDS[origin.kind].model != KINDS[config.kind].model:
         raise ConfigError(f"--init-from {origin.path} is of kind {origin.kind!r}, not {config.kind!r}")
+    for field in sorted(config.same_as_initial):
+        here = getattr(config, field)
+        there = origin.values.get(field, type(config).model_fields[field].default)
+        if here != there:
+            flag = f"--{field.replace('_', '-')}"
+            raise ConfigError(
+                f"{flag} is {here}, and --init-from {origin.path} has {there}: give {flag} {there}, or start "
+                "from another model"
+            )
 
 
 def load(config: RunConfig, path: Path, model: "Model") -> None:
@@ -115,8 +124,11 @@ def _of_graphs(origin: Origin, wanted: "Mapping[str, Tensor]") -> "dict[str, Ten
             if (name := next((name for name in names if name in wanted), None)) is not None:
                 found[name] = torch.from_numpy(numpy_helper.to_array(tensor).copy())
     if (book := origin.manifest.codebook) is not None:
+        places = [name for name in wanted if name.endswith(".codebook")]
         codebook = load_file(origin.path / book.file)[book.tensor]
-        found |= {name: codebook for name in wanted if name.endswith(".codebook")}
+        # Of residual codes there is one for each level, in order.
+        books = codebook.unbind() if codebook.ndim > 2 else [codebook] * len(places)
+        found |= dict(zip(places, books, strict=True))
     return found
 
 

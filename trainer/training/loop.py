@@ -102,6 +102,8 @@ class Fit(Generic[S]):
         if distributed.is_first():
             self.run.rewind(self.position.epoch)
             best_weights.rewind(self.run, self.position)
+            if self.guard is not None:
+                self.run.report(self.guard.reports)
 
     def _prepare(self) -> None:
         self.stage.prepare(self.train, self.run.folder, partial(long_step, self.console))
@@ -124,18 +126,18 @@ class Fit(Generic[S]):
                 leaving.callback(tracker.close)
             leaving.enter_context(progress)
             stop = leaving.enter_context(StopRequest())
-            leaving.enter_context(distributed.losses())
+            leaving.enter_context(distributed.lost_process_errors())
             while (epoch := self.position.epoch) < self.schedule.epochs:
                 try:
                     record = self._epoch(epoch, progress, stop)
                 except DivergenceError:
                     if not self._rescued():
                         raise
-                    continue
-                if distributed.is_first():
-                    self._show(epoch, record, progress, tracked)
-                if self.guard is not None:
-                    self._report(self.guard.check(record))
+                else:
+                    if distributed.is_first():
+                        self._show(epoch, record, progress, tracked)
+                    if self.guard is not None:
+                        self._report(self.guard.check(record))
                 self._checkpoint()
                 if number := distributed.highest(stop.signal or 0):
                     raise self._interrupted(number)
@@ -168,7 +170,7 @@ class Fit(Generic[S]):
             step = self._module(batch.images, batch.labels, self.position.total)
             self.optimizer.zero_grad(set_to_none=True)
             # Of the processes' gradients the mean is taken, so each weighs as much as its share.
-            weight = distributed.share() * distributed.count()
+            weight = distributed.share() * distributed.world_size()
             self.fabric.backward(step.loss if weight == 1 else step.loss * weight)
             if self.schedule.clip_norm:
                 # A norm that is not finite shows in the metrics; a check here would make a GPU wait.
@@ -215,7 +217,6 @@ class Fit(Generic[S]):
         self.metrics = EpochMetrics(self.stage.count_metrics)
         if self.position.step == len(self.train):
             self.position = Position(self.position.epoch + 1, 0, self.position.total)
-        self._checkpoint()
         return True
 
     def _report(self, report: str | None) -> None:

@@ -120,11 +120,11 @@ def announce_steps(console: Console, stage: str, rate_flag: str, schedule: Sched
     batch_size = min(schedule.batch_size, images)
     steps = schedule.epochs * (images // batch_size)
     flag = rate_flag.removesuffix("lr")
-    if batch_size < distributed.count():
+    if batch_size < distributed.world_size():
         raise ConfigError(
-            f"a batch of {batch_size} images is for all {distributed.count()} processes together, and each "
-            f"needs one at least: take a larger {flag}batch-size (it is {schedule.batch_size}; there are "
-            f"{images:,} training images), or fewer processes"
+            f"a batch of {batch_size} images is for all {distributed.world_size()} processes together, and "
+            f"each needs one at least: take a larger {flag}batch-size (it is {schedule.batch_size}; there "
+            f"are {images:,} training images), or fewer processes"
         )
     console.print(
         f"steps of the {stage}: {steps:,} ({flag}epochs {schedule.epochs}, {images // batch_size:,} steps "

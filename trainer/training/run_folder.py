@@ -240,8 +240,12 @@ class RunFolder:
             file.write(json.dumps(record) + "\n")
 
     def report(self, lines: Sequence[str]) -> None:
-        """Write guard.log anew."""
-        (self.folder / "guard.log").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        """Write guard.log anew; without lines there is none."""
+        file = self.folder / "guard.log"
+        if lines:
+            file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        else:
+            file.unlink(missing_ok=True)
 
     def picture(self, *parts: str) -> Path:
         """The path of a picture in the run folder, its own folder made."""

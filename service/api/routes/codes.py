@@ -33,6 +33,7 @@ from service.api.routes import image_rows
 from service.api.schemas import CodesDocument, DecodeQuery, ImagesQuery, ImagesResponse, ModelResponse
 from service.codecs.images import Pixels, cropped, squared_error
 from service.contract.manifest import Role
+from service.models import request_parameters
 
 
 class CodesResponse(ModelResponse):
@@ -105,6 +106,7 @@ async def decode(request: Request, context: Shared, query: Annotated[DecodeQuery
     grids = await request_bodies.convert_json(
         received.size, lambda: received.read(model, context.limits.images), received.weight, context
     )
+    request_parameters.check_levels(query.model_extra or {}, call.values, grids, model.manifest)
     size = unpadded_size(query, received.named, grids, model)
     if image_rows.is_large(context, call.model, grids):
         return await image_rows.decode(call, context, grids, size, form)

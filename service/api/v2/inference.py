@@ -37,6 +37,7 @@ from service.contract import __version__
 from service.contract.manifest import Role
 from service.contract.runner import Results
 from service.errors import BadValue, UnknownName, quoted, unknown
+from service.models import request_parameters
 from service.models.model import ServedModel
 from service.models.request_parameters import LARGEST_SEED
 from service.models.signature import ENCODE, RECONSTRUCT, Signature, find, names, signature
@@ -223,6 +224,8 @@ def _prepared(
         label=given.label,
         others=others,
     )
+    if (codes := given.arrays.get(Role.codes)) is not None:
+        request_parameters.check_levels(parameters, call.values, codes, model.manifest)
     return call, given
 
 

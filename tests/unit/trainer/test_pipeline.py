@@ -17,7 +17,7 @@ from tests.unit.trainer.resuming import assert_same
 from trainer import pipeline
 from trainer.config import VQVAEConfig
 from trainer.data.batches import Batches
-from trainer.errors import ConfigError, DivergenceError, ExportError, Interrupted, RunError
+from trainer.errors import ConfigError, DataError, DivergenceError, ExportError, Interrupted, RunError
 from trainer.export.exporter import Exported
 from trainer.models.base import Model, SecondStage, Stage, Step
 from trainer.models.code_prior.stage import PriorStage
@@ -387,15 +387,16 @@ def test_wherever_it_is_interrupted_it_ends_in_the_same_prior(
     assert len(published) == 1
 
 
-def test_a_run_that_is_interrupted_before_its_first_checkpoint_gives_its_name_back(
-    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("error", [KeyboardInterrupt, DataError])
+def test_a_run_that_ends_before_its_first_checkpoint_gives_its_name_back(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
 ) -> None:
-    def interrupt(_: Fit[Stage]) -> None:
-        raise KeyboardInterrupt
+    def end(_: Fit[Stage]) -> None:
+        raise error
 
-    monkeypatch.setattr(Fit, "begin", interrupt)
+    monkeypatch.setattr(Fit, "begin", end)
     config = make_config()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(error):
         pipeline.train(config, tiny_models.console())
     assert list(config.out.iterdir()) == []
 

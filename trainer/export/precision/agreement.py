@@ -18,8 +18,8 @@ from service.contract.measures import HalfPrecision
 from trainer.data.loading import Dataset
 from trainer.data.sources.pictures import LongStep
 from trainer.errors import ExportError
-from trainer.evaluation.exported_model import RECONSTRUCT, ExportedGraphs, ExportedModel, whole_test
-from trainer.evaluation.reconstructions import mean_squared_errors, peak_signal_to_noise_ratios
+from trainer.evaluation.exported_model import RECONSTRUCT, ExportedGraphs, ExportedModel, psnr, whole_test
+from trainer.evaluation.reconstructions import mean_squared_errors
 from trainer.export.onnx_export import CODEBOOK_FILE
 from trainer.export.precision.half_graph import half_graph, half_name
 
@@ -98,9 +98,7 @@ class _Comparison:
         self.images += len(wide)
 
     def add_errors(self, images: Tensor, wide: Tensor, half: Tensor) -> None:
-        of_wide, of_half = (
-            peak_signal_to_noise_ratios(mean_squared_errors(images, decoded)) for decoded in (wide, half)
-        )
+        of_wide, of_half = (psnr(mean_squared_errors(images, decoded)) for decoded in (wide, half))
         self._lost += float((of_wide - of_half).sum())
 
     def add_pixels(self, wide: Tensor, half: Tensor) -> None:

@@ -28,29 +28,19 @@ class Adversary(Opponent):
     In each step it is scored and trained on the images and reconstructions of the step, and adds the
     adversarial loss to that of the model. Both see the same scores, so there is one forward pass.
 
-    A step in which its loss or a gradient is not finite changes nothing: it adds nothing and learns nothing,
-    and ``discriminator_faults``, the share of such steps, rises.
+    A step in which its loss or a gradient is not finite adds nothing, and has the gradient 0 for the
+    discriminator. ``discriminator_faults``, the share of such steps, rises.
     """
 
     faults = FAULTS
 
     def __init__(
-        self,
-        config: AdversarialConfig,
-        decoder: nn.Module,
-        image: ImageSpec,
-        *,
-        steps: int,
-        scale: float = 1.0,
+        self, config: AdversarialConfig, decoder: nn.Module, image: ImageSpec, *, steps: int
     ) -> None:
-        """Make the discriminator of a ``decoder``'s images, for a run of ``steps`` steps.
-
-        scale: the number by which the model's loss is larger than a mean over the pixels.
-        """
+        """Make the discriminator of a ``decoder``'s images, for a run of ``steps`` steps."""
         super().__init__(tolerance=config.guard_db, most_failures=config.guard_failures)
         self.config = config
         self.last_layer = [weights for weights in decoder.parameters() if weights.ndim > 1][-1]
-        self.scale = scale
         start = config.adversarial_start
         self.start = start if start >= 1 else start * steps
         # The random weights of the discriminator must not change the draws of the model's training.
@@ -80,7 +70,7 @@ class Adversary(Opponent):
         slope = torch.where(finite, slope, 0)
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = torch.where(finite, gradient, 0)
-        weight = self._weight(step.loss, fake, slope)
+        weight = self._weight(step, fake, slope)
         self.optimizer.step()
         self.played += 1
         # The gradient of this is the slope, so the discriminator has no second backward pass.
@@ -112,14 +102,14 @@ class Adversary(Opponent):
         sums = [gradient.sum() for gradient in gradients]
         return torch.stack([distributed.mean(slope.sum()), *sums]).isfinite().all()
 
-    def _weight(self, loss: Tensor, fake: Tensor, slope: Tensor) -> Tensor:
-        """The weight of the adversarial loss in this step, a scalar."""
+    def _weight(self, step: Step, fake: Tensor, slope: Tensor) -> Tensor:
+        """The weight of the adversarial loss, a scalar, in proportion to the scale of the step."""
         warmup = self.config.adversarial_warmup_steps
         weight = self.config.adversarial * self.strength * min(1, (self.played + 1) / max(1, warmup))
         if not self.config.adversarial_adaptive:
-            return torch.tensor(weight * self.scale, device=loss.device)
-        ratio = adaptive_weight(loss, fake, slope, self.last_layer)
-        return weight * ratio.clamp(max=self.config.adversarial_clamp * self.scale)
+            return torch.full((), weight, device=fake.device) * step.scale
+        ratio = adaptive_weight(step.loss, fake, slope, self.last_layer) / step.scale
+        return weight * ratio.clamp(max=self.config.adversarial_clamp) * step.scale
 
     def state_dict(self) -> dict[str, Any]:
         """The weights, those of the optimiser, and how far it is."""

@@ -22,13 +22,13 @@ class Likelihood(nn.Module, ABC):
         """What is minimised: -log p, perhaps without its constant. float32 ``(B,)``."""
         return -self.log_prob(output, pixels)
 
-    def nats_of_an_error(self, _pixels: Tensor) -> Tensor:
-        """What -log p rises by if the squared error of every value of an image does by 1: a scalar.
+    def scale(self, pixels: Tensor) -> Tensor:
+        """The factor of ``loss`` over a mean over the values of an image: a scalar.
 
-        It has no gradient: what is learned of the likelihood follows from the errors alone. Raises TypeError
-        for a likelihood that is not one of squared errors.
+        For a likelihood of squared errors: what it rises by if the squared error of every value does by 1. It
+        has no gradient: what is learned of the likelihood follows from the errors alone.
         """
-        raise TypeError(f"{type(self).__name__} is no likelihood of squared errors")
+        return pixels.new_full((), math.prod(pixels.shape[1:]))
 
     @abstractmethod
     def mean(self, output: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ class Gaussian(Likelihood):
             return -self.log_prob(output, pixels)
         return self._squares(output, pixels)
 
-    def nats_of_an_error(self, pixels: Tensor) -> Tensor:
+    def scale(self, pixels: Tensor) -> Tensor:
         return math.prod(pixels.shape[1:]) / (2 * self.log_variance.detach().exp())
 
     def mean(self, output: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ class AddedLosses:
     """
 
     def __init__(self, config: VQVAEConfig | VAEConfig, image: ImageSpec, classes: int) -> None:
-        self._config, self._image, self._classes = config, image, classes
+        self._config, self._channels, self._classes = config, image.channels, classes
         self._distance: FeatureDistance | None = None
         perceptual = config.perceptual_weight if config.perceptual != NONE else 0.0
         side = VGG16_SMALLEST_SIDE if config.perceptual_file else 1
@@ -58,7 +58,7 @@ class AddedLosses:
         if "perceptual_loss" not in self._losses:
             return
         if self._config.perceptual_file is None:
-            network = learned_features(self._config, self._image, self._classes, train, folder, step)
+            network = learned_features(self._channels, self._classes, train, folder, step)
             self._distance = FeatureDistance(network)
             return
         # torchvision takes a second to import.

@@ -1,91 +1,111 @@
 """The features that the trainer learns for a perceptual loss before the first step, and keeps with the run.
 
-``perceptual.safetensors`` in the run folder has the network, the facts of the data it learned from, and how
-well it learned. A run that is resumed finds the same network there. A new run takes that of another run in
-the same folder which learned from the same data.
+``perceptual.safetensors`` in the run folder has the network, a digest of the images that it learned from, and
+how well it learned. A run that is resumed finds its network there. A new run takes that of another run in the
+same folder which learned from the same images in the same order.
 """
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from service.contract.manifest import ImageSpec
 from trainer import durable
-from trainer.config import RunConfig
 from trainer.data import distributed
-from trainer.data.batches import Batches
-from trainer.data.sources.pictures import LongStep, OnProgress
+from trainer.data.batches import Batch, Batches
+from trainer.data.sources.pictures import LongStep
 from trainer.errors import RunError
 from trainer.models.losses.feature_network import FeatureNetwork
 from trainer.models.losses.pretext import learn
 
 FILE = "perceptual.safetensors"
-FACTS, RIGHT, OF = "facts", "right", "of"
+NETWORK, IMAGES, RIGHT, OF = "network", "images", "right", "of"
 STEPS, BATCH_SIZE = 250, 32
-# Of the config: what decides which images are learned from.
-DATA_FIELDS = ("data", "fit", "background", "limit", "holdout", "seed")
 # Raised if the tasks or the network change.
 RECIPE = 1
 
+Tensors = dict[str, Tensor]
+
 
 def learned_features(
-    config: RunConfig, image: ImageSpec, classes: int, train: Batches, folder: Path, step: LongStep
+    channels: int, classes: int, train: Batches, folder: Path, step: LongStep
 ) -> FeatureNetwork:
     """The network of a run, from its ``folder`` if it is there; of several processes the first one learns.
 
-    Its normalisations are folded. Raises RunError if the file cannot be read or written.
+    Its normalisations are folded. Raises RunError if the file cannot be read or written, or has another
+    network.
     """
-    facts = {name: getattr(config, name) for name in DATA_FIELDS}
-    facts |= {"image": image.model_dump(), "classes": classes, "recipe": RECIPE}
-    text = json.dumps(facts, sort_keys=True)
-
-    def make() -> dict[str, Tensor]:
-        own = folder / FILE
-        if (found := _kept(own, text)) is not None:
-            return found
-        for other in sorted(folder.parent.glob(f"*/{FILE}")):
-            with suppress(RunError):
-                if (found := _kept(other, text)) is not None:
-                    _keep(own, found, {FACTS: text, OF: other.parent.name})
-                    return found
-        with step("learning the features of the perceptual loss") as report:
-            network, right = _learned(image, classes, train, report)
-        _keep(own, network.state_dict(), {FACTS: text, RIGHT: json.dumps(right)})
-        return network.state_dict()
-
+    own = folder / FILE
     # The random weights of the network must not change the draws of the model's training.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = FeatureNetwork(image.channels)
-        network.load_state_dict(distributed.from_first(make))
+        network = FeatureNetwork(channels)
+        weights = distributed.from_first(lambda: _made(channels, classes, train, own, step))
+        try:
+            network.load_state_dict(weights)
+        except RuntimeError as error:
+            raise _unreadable(own, "it has the tensors of another network") from error
         return network.folded()
 
 
-def _learned(
-    image: ImageSpec, classes: int, train: Batches, report: OnProgress
-) -> tuple[FeatureNetwork, dict[str, float]]:
-    network = FeatureNetwork(image.channels).to(memory_format=torch.channels_last).to(train.device)
-    right = learn(network, train.drawn(STEPS, BATCH_SIZE), STEPS, classes, report)
-    return network.cpu().to(memory_format=torch.contiguous_format), right
+def _made(channels: int, classes: int, train: Batches, own: Path, step: LongStep) -> Tensors:
+    """The weights from the file of this run, from that of another, or learned now."""
+    if own.is_file():
+        # Whatever has become of the data: a resumed run goes on with the loss that it had.
+        return _read(own)[0]
+    notes = {NETWORK: json.dumps({"recipe": RECIPE, "channels": channels, "classes": classes})}
+    others: dict[Path, tuple[Tensors, Mapping[str, str]]] = {}
+    for other in sorted(own.parent.parent.glob(f"*/{FILE}")):
+        with suppress(RunError):
+            if (found := _read(other))[1].get(NETWORK) == notes[NETWORK]:
+                others[other] = found
+    if others:
+        with step("comparing the images with those of other runs") as report:
+            digest = hashlib.sha256()
+            for done, _ in enumerate(_digested(train, digest), start=1):
+                report(done, STEPS)
+        for other, (tensors, theirs) in others.items():
+            if theirs.get(IMAGES) == digest.hexdigest():
+                _keep(own, tensors, {**notes, IMAGES: digest.hexdigest(), OF: other.parent.name})
+                return tensors
+    digest = hashlib.sha256()
+    with step("learning the features of the perceptual loss") as report:
+        network = FeatureNetwork(channels).to(memory_format=torch.channels_last).to(train.device)
+        right = learn(network, _digested(train, digest), STEPS, classes, report)
+        network.cpu().to(memory_format=torch.contiguous_format)
+    _keep(own, network.state_dict(), {**notes, IMAGES: digest.hexdigest(), RIGHT: json.dumps(right)})
+    return network.state_dict()
 
 
-def _kept(file: Path, facts: str) -> dict[str, Tensor] | None:
-    """The tensors of a file if it has those facts; None if it has others, or there is none."""
-    if not file.is_file():
-        return None
+def _digested(train: Batches, digest: "hashlib._Hash") -> Iterator[Batch]:
+    """The batches to learn from; each goes into the digest, with its labels."""
+    for batch in train.drawn(STEPS, BATCH_SIZE):
+        for tensor in (batch.images, batch.labels):
+            if tensor is not None:
+                digest.update(f"{tensor.dtype} {list(tensor.shape)}".encode())
+                digest.update(np.ascontiguousarray(tensor.cpu().numpy()).data)
+        yield batch
+
+
+def _read(file: Path) -> tuple[Tensors, Mapping[str, str]]:
+    """The tensors of a file, and the notes beside them."""
     try:
         with safe_open(file, framework="pt") as opened:
-            if (opened.metadata() or {}).get(FACTS) != facts:
-                return None
-            return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
+            return tensors, opened.metadata() or {}
     except (OSError, SafetensorError) as error:
-        raise RunError(f"{file} cannot be read: {error}; delete it to have it made again") from error
+        raise _unreadable(file, error) from error
+
+
+def _unreadable(file: Path, why: object) -> RunError:
+    return RunError(f"{file} cannot be read: {why}; delete it to have it made again")
 
 
 def _keep(file: Path, tensors: Mapping[str, Tensor], notes: dict[str, str]) -> None:

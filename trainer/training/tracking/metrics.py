@@ -35,7 +35,7 @@ class EpochMetrics:
     def add(self, step: Step) -> None:
         """Add one step."""
         values = torch.stack([value.float() for value in step.metrics.values()])
-        if distributed.count() > 1:
+        if distributed.world_size() > 1:
             values *= distributed.share()
         counts = step.counts
         self.steps += 1

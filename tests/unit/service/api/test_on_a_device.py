@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from service.api import app
+from service import execution
 from service.contract.measures import Precision
 from service.runtime import providers
 from service.runtime.gpu_usage import GpuMonitor, GpuUsage
@@ -39,7 +39,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Device:
         said["asked"] = f"{wanted} {tf32=} {captures=} {graph_bytes=} {precision=} {cpu_rows=}"
         return Device("cuda", "a test asks for it", threads, tf32, precision=precision, said=said)
 
-    monkeypatch.setattr(app, "choose_provider", choose)
+    monkeypatch.setattr(execution, "choose_provider", choose)
     return Device("cuda", "a test asks for it", 1, said=said)
 
 

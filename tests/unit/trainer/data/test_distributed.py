@@ -64,7 +64,7 @@ def computed() -> dict[str, Any]:
         found["metrics"] = metrics.values()
         found["resumed metrics"] = EpochMetrics.restored(metrics.state(), CPU, most).values()
     found["summed"] = distributed.summed(float(distributed.is_first()), 0.0)
-    found["highest"] = distributed.highest(7 if distributed.rank() == distributed.count() - 1 else 0)
+    found["highest"] = distributed.highest(7 if distributed.rank() == distributed.world_size() - 1 else 0)
     found["from first"] = distributed.from_first(lambda: f"made by {distributed.rank()}")
     return found
 
@@ -77,7 +77,7 @@ def work(rank: int, folder: Path) -> None:
     found = computed()
     if rank < PROCESSES - 1:
         try:
-            with distributed.losses():
+            with distributed.lost_process_errors():
                 distributed.total(torch.ones(1))
         except LostProcessError as error:
             found["lost"] = str(error)
@@ -144,14 +144,14 @@ def test_alone_nothing_is_copied() -> None:
 
 
 def test_another_error_stays_what_it_is() -> None:
-    with pytest.raises(RuntimeError, match="shapes"), distributed.losses():
+    with pytest.raises(RuntimeError, match="shapes"), distributed.lost_process_errors():
         raise RuntimeError("shapes differ")
 
 
 def test_one_process_is_asked_for_without_torchrun() -> None:
-    assert distributed.asked({}) == 1
-    assert distributed.asked({"WORLD_SIZE": "1", "RANK": "0"}) == 1
-    assert distributed.asked(TORCHRUN) == 2
+    assert distributed.requested_world_size({}) == 1
+    assert distributed.requested_world_size({"WORLD_SIZE": "1", "RANK": "0"}) == 1
+    assert distributed.requested_world_size(TORCHRUN) == 2
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_one_process_is_asked_for_without_torchrun() -> None:
 def test_half_of_what_torchrun_sets_is_an_error(changes: dict[str, str | None], said: str) -> None:
     environment = {name: value for name, value in (TORCHRUN | changes).items() if value is not None}
     with pytest.raises(ConfigError, match=said):
-        distributed.asked(environment)
+        distributed.requested_world_size(environment)
 
 
 def test_what_cannot_be_shared_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,7 +179,7 @@ def test_what_cannot_be_shared_is_an_error(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def share(process: int, size: int, monkeypatch: pytest.MonkeyPatch) -> slice:
-    monkeypatch.setattr(distributed, "count", lambda: 3)
+    monkeypatch.setattr(distributed, "world_size", lambda: 3)
     monkeypatch.setattr(distributed, "rank", lambda: process)
     return distributed.rows(size)
 

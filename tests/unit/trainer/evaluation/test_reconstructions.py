@@ -7,11 +7,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from service.contract.manifest import CodesSpec, ImageSpec, Measures
-from trainer.evaluation.exported_model import Reconstructed
+from trainer.evaluation.exported_model import Reconstructed, psnr
 from trainer.evaluation.reconstructions import (
     Reconstructions,
     mean_squared_errors,
-    peak_signal_to_noise_ratios,
     protocol_of,
     shortcomings,
 )
@@ -40,12 +39,12 @@ def test_an_error_may_go_either_way() -> None:
 
 @given(st.floats(min_value=1e-6, max_value=1))
 def test_psnr_is_in_decibels(error: float) -> None:
-    ratio = peak_signal_to_noise_ratios(torch.tensor([error], dtype=torch.float64))
-    assert float(ratio) == pytest.approx(-10 * math.log10(error))
+    assert float(psnr(error)) == pytest.approx(-10 * math.log10(error))
 
 
-def test_the_psnr_of_equal_images_is_finite() -> None:
-    assert float(peak_signal_to_noise_ratios(torch.zeros(1))) == pytest.approx(88.13, abs=0.01)
+def test_the_psnr_of_equal_images_is_finite_and_that_of_no_number_is_none() -> None:
+    assert psnr(torch.zeros(1)) == pytest.approx(88.13, abs=0.01)
+    assert math.isnan(psnr(math.nan))
 
 
 def test_the_levels_of_several_scales_have_their_own_perplexity() -> None:

@@ -1,4 +1,5 @@
 from collections.abc import Mapping
+from signal import Signals
 from typing import Any
 
 import pytest
@@ -9,9 +10,10 @@ from torch import nn
 from tests.fixtures import tiny_models
 from tests.unit.trainer.conftest import MakeConfig
 from tests.unit.trainer.resuming import assert_resumes_as_unbroken
-from trainer.errors import DivergenceError
+from trainer.errors import DivergenceError, Interrupted
 from trainer.models.base import Opponent, Step
 from trainer.models.vqvae import VQVAE
+from trainer.training.checkpoint import Position, read_position
 from trainer.training.guard import Guard
 
 # Batches of 16 of the 256 images: 16 steps an epoch; from the second epoch on with an adversary.
@@ -173,12 +175,32 @@ def test_training_that_diverges_with_an_adversary_goes_on_from_before(
     (report,) = fit.guard.reports
     assert report.startswith("epoch 2 is undone, as training diverged with the adversarial loss: on from the")
     assert f"guard: {report}\n" in tiny_models.printed(console)
-    assert (fit.run.folder / "guard.log").read_text() == f"{report}\n"
+    log = fit.run.folder / "guard.log"
+    assert log.read_text() == f"{report}\n"
+    log.write_text("of an epoch that is trained again\n")
+    tiny_models.fit(fit.config, fit.run).resume()
+    assert log.read_text() == f"{report}\n"
     assert [record["epoch"] for record in fit.run.records()] == [1, 3]
     assert all(tensor.isfinite().all() for tensor in tiny_models.weights(fit.run).values())
     # As after a resume.
     assert fit.average is not None
     assert fit.average.n_averaged == fit.position.total
+
+
+def test_a_signal_in_the_last_step_stops_a_run_whose_last_epoch_is_undone(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.training.tracking.metrics.plot", lambda *_, **__: None)
+    fit = tiny_models.fit(make_config(**TINY | {"epochs": 2}))
+    tiny_models.poison(monkeypatch, 32)
+    tiny_models.signal_in_step(monkeypatch, 32, Signals.SIGTERM)
+    fit.begin()
+    with pytest.raises(Interrupted, match="stopped after the last epoch") as stopped:
+        fit()
+    assert stopped.value.exit_code == 128 + Signals.SIGTERM
+    assert read_position(fit.run.latest_checkpoint()) == fit.position == Position(2, 0, 32)
+    assert fit.guard is not None
+    assert len(fit.guard.reports) == 1
 
 
 def test_training_that_diverges_before_an_adversary_began_stops(

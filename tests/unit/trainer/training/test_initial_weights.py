@@ -16,6 +16,7 @@ from trainer.errors import ConfigError, RunError
 from trainer.export.exporter import export
 from trainer.models.base import Model, build
 from trainer.models.vae import VAE
+from trainer.models.vqvae import VQVAE
 from trainer.training import initial_weights
 from trainer.training.checkpoint import WEIGHTS
 from trainer.training.run_folder import CONFIG, RunFolder
@@ -94,6 +95,27 @@ def test_other_kinds_and_other_folders_are_refused(trained: Trained, tmp_path: P
     (imported / FILE_NAME).write_text(json.dumps(manifest | {"kind": "autoencoder-kl"}))
     said = refusal(tiny_models.config(init_from=imported))
     assert "is an imported autoencoder-kl, which the trainer cannot train: allowed are runs and" in said
+
+
+def test_another_number_of_levels_is_refused_by_its_flag(trained: Trained) -> None:
+    for path in (trained.run.folder, trained.exported.folder):
+        assert refusal(tiny_models.config(init_from=path, levels=2)) == (
+            f"--levels is 2, and --init-from {path} has 1: give --levels 1, or start from another model"
+        )
+
+
+def test_each_level_starts_from_its_own_published_codebook(trained: Trained, tmp_path: Path) -> None:
+    exported = shutil.copytree(trained.exported.folder, tmp_path / "levels")
+    manifest = json.loads((exported / FILE_NAME).read_text())
+    manifest["config"]["levels"] = 2
+    manifest["codes"]["shape"].append(2)
+    manifest["codebook"]["shape"].insert(0, 2)
+    (exported / FILE_NAME).write_text(json.dumps(manifest))
+    codebook = torch.randn(2, 16, 4, generator=torch.Generator().manual_seed(0))
+    save_file({manifest["codebook"]["tensor"]: codebook}, exported / manifest["codebook"]["file"])
+    model = started(tiny_models.config(init_from=exported, levels=2))
+    assert isinstance(model, VQVAE)
+    assert torch.equal(model.codebook(), codebook)
 
 
 def test_a_run_without_a_checkpoint_is_refused(trained: Trained, tmp_path: Path) -> None:

@@ -210,7 +210,7 @@ def test_many_steps_are_only_counted() -> None:
 
 
 def test_a_batch_smaller_than_the_number_of_processes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distributed, "count", lambda: 3)
+    monkeypatch.setattr(distributed, "world_size", lambda: 3)
     schedule = replace(VQVAEConfig(name="x").schedule(), batch_size=2)
     with pytest.raises(
         ConfigError, match=r"a batch of 2 images is for all 3 processes together.*fewer processes"

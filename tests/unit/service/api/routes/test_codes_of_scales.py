@@ -45,6 +45,8 @@ def test_the_first_levels_are_a_coarser_picture(scales: ServiceClient) -> None:
     np.testing.assert_array_equal(called(scales, "/decode", coarse), grey)
     np.testing.assert_array_equal(called(scales, "/decode?levels=1", CODES), grey)
     np.testing.assert_array_equal(called(scales, "/reconstruct?levels=1", PICTURE), grey)
+    answer = scales.post("/decode?levels=2", content=npy.dump(coarse))
+    assert "the first 1 of the 2 levels alone; give 1 at most" in problem(answer, 422, "bad-value")["detail"]
     document = scales.post("/encode?levels=1", content=npy.dump(PICTURE)).json()
     assert document["shape"] == [1, 1]
     np.testing.assert_array_equal(npy.load(scales.post("/decode", json=document, headers=NPY).content), grey)

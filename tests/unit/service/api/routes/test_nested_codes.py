@@ -13,6 +13,7 @@ import tessera
 from service.bulk.sources.base import Item
 from service.bulk.work.decode import Decode
 from service.codecs import npy
+from service.errors import BadValue
 from service.models.bundle import read_bundle
 from service.models.model import BatchLimits
 from service.models.validation import load_model
@@ -76,6 +77,21 @@ def test_levels_that_there_are_not_are_refused(nested: ServiceClient) -> None:
         assert detail.endswith("[N, 4, 4, 2], or [N, h, w, 2]; or the first of the 2 levels alone")
 
 
+def test_more_levels_than_the_codes_have_are_refused(nested: ServiceClient) -> None:
+    coarse = shaped_models.halves(images(16, 16)[:1])[..., :1]
+    detail = "levels is 2, and the codes have the first 1 of the 2 levels alone; give 1 at most"
+    for body in ({"content": npy.dump(coarse)}, {"json": {"codes": coarse.tolist()}}):
+        found = problem(nested.post("/decode?levels=2", **body), 422, "bad-value")
+        assert (found["detail"], found["given"], found["allowed"]) == (detail, 2, [1, 1])
+    assert nested.post("/decode?levels=1", content=npy.dump(coarse), headers=NPY).status_code == 200
+    tensor = {"name": "codes", "datatype": "INT32", "shape": [1, 4, 4, 1], "data": coarse.ravel().tolist()}
+    answer = nested.post(
+        "/v2/models/nested:decode/infer", json={"inputs": [tensor], "parameters": {"levels": 2}}
+    )
+    assert detail in answer.text
+    assert answer.status_code == 422
+
+
 def test_an_image_is_completed_in_all_levels_and_decoded_from_the_first(nested: ServiceClient) -> None:
     given = images(16, 16)[:1]
     codes = shaped_models.halves(given)
@@ -111,6 +127,8 @@ def test_the_library_and_a_bulk_run_take_the_first_levels(tmp_path_factory: pyte
     model = tessera.load(path)
     coarse = model.encode(given, levels=1)
     np.testing.assert_array_equal(coarse, shaped_models.halves(given)[..., :1])
+    with pytest.raises(BadValue, match="levels is 2, and the codes have the first 1 of the 2 levels"):
+        model.decode(coarse, levels=2)
     picture = model.decode(coarse)
     np.testing.assert_array_equal(model.reconstruct(given, levels=1).images, picture)
     completed = model.complete(given, box=(0, 0, 4, 4), levels=1)

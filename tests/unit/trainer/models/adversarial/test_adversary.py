@@ -1,3 +1,4 @@
+import math
 from typing import Any
 
 import pytest
@@ -134,6 +135,22 @@ def test_a_vae_has_one_whose_loss_is_a_sum_over_the_pixels() -> None:
     assert [pictures.shape for pictures in step.pictures] == [(4, 1, 28, 28)] * 2
     assert -1 <= float(step.pictures[0].min()) < 0 < float(step.pictures[0].max()) <= 1
     assert float(adversary(step, 2).metrics["adversarial_weight"]) == 0.5 * 28 * 28
+
+
+def test_the_weight_follows_the_learned_variance_of_a_likelihood_and_so_does_the_clamp() -> None:
+    images = tiny_models.images(4)
+    for clamp in (100.0, 1e-6):
+        weights = []
+        for likelihood, variance in (("mse", 0.5), ("gaussian", 0.5), ("gaussian", 1e-6)):
+            model = tiny_models.vae(**TINY, likelihood=likelihood, adversarial_clamp=clamp)
+            model.likelihood.get_parameter("log_variance").data.fill_(math.log(variance))
+            adversary = model.opponent(100)
+            assert adversary is not None
+            torch.manual_seed(0)
+            weight = float(adversary(model(images), 2).metrics["adversarial_weight"])
+            weights.append(weight * 2 * variance / (28 * 28))
+        assert weights == pytest.approx([weights[0]] * 3, rel=1e-3)
+        assert weights[0] == pytest.approx(0.5e-6) if clamp < 1 else 0.5e-6 < weights[0] < 50
 
 
 def test_without_it_a_step_has_no_pictures() -> None:

@@ -1,11 +1,11 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from service.contract.manifest import ImageSpec
 from tests.fixtures import tiny_models
@@ -13,10 +13,11 @@ from trainer.data.batches import Batches, ResidentSplit
 from trainer.data.sources.pictures import OnProgress
 from trainer.errors import RunError
 from trainer.models.losses import learned_features as module
+from trainer.models.losses.added import AddedLosses
 from trainer.models.losses.feature_network import FeatureNetwork
 from trainer.models.losses.learned_features import FILE, learned_features
 
-RGB_8 = ImageSpec(channels=3, height=8, width=8)
+RGB_16 = ImageSpec(channels=3, height=16, width=16)
 
 
 @pytest.fixture(autouse=True)
@@ -26,21 +27,20 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Learning:
-    """Learns features, or reads those of an earlier run, and counts how often it learns."""
+    """Learns features, or reads those of another run, and counts how often it learns."""
 
     def __init__(self) -> None:
         self.times = 0
 
     @contextmanager
-    def step(self, _what: str) -> Iterator[OnProgress]:
-        self.times += 1
+    def step(self, what: str) -> Iterator[OnProgress]:
+        self.times += what.startswith("learning")
         yield lambda _done, _total: None
 
-    def __call__(self, folder: Path, **changes: Any) -> FeatureNetwork:
+    def __call__(self, folder: Path, count: int = 6, side: int = 8, seed: int = 0) -> FeatureNetwork:
         folder.mkdir(exist_ok=True)
-        split = ResidentSplit(tiny_models.images(6, channels=3, height=8, width=8), None)
-        config = tiny_models.config(**changes)
-        return learned_features(config, RGB_8, 0, Batches(split, 4), folder, self.step)
+        split = ResidentSplit(tiny_models.images(count, channels=3, height=side, width=side), None)
+        return learned_features(3, 0, Batches(split, 4, seed=seed), folder, self.step)
 
 
 def same(one: FeatureNetwork, other: FeatureNetwork) -> bool:
@@ -60,16 +60,42 @@ def test_a_run_learns_once_and_keeps_what_it_learned(tmp_path: Path) -> None:
         assert '"turn": ' in opened.metadata()["right"]
 
 
-def test_another_run_on_the_same_data_takes_it_and_on_other_data_does_not(tmp_path: Path) -> None:
+def test_another_run_on_the_same_images_takes_it(tmp_path: Path) -> None:
     learning = Learning()
     first = learning(tmp_path / "one")
-    assert same(learning(tmp_path / "two", lr=0.5), first)
+    assert same(learning(tmp_path / "two"), first)
     assert learning.times == 1
     # It is in the second folder too, which may outlive the first.
     (tmp_path / "one" / FILE).unlink()
     assert same(learning(tmp_path / "two"), first)
-    learning(tmp_path / "three", limit=5)
+    assert learning.times == 1
+
+
+@pytest.mark.parametrize("changes", [{"count": 5}, {"side": 16}, {"seed": 1}])
+def test_other_images_and_another_order_have_another_network(tmp_path: Path, changes: dict[str, int]) -> None:
+    learning = Learning()
+    first = learning(tmp_path / "one")
+    assert not same(learning(tmp_path / "two", **changes), first)
+    # A run that is resumed keeps its own.
+    assert same(learning(tmp_path / "one", **changes), first)
     assert learning.times == 2
+
+
+def test_the_squares_that_a_model_is_trained_on_do_not_matter(tmp_path: Path) -> None:
+    learning = Learning()
+    split = ResidentSplit(tiny_models.images(6, channels=3, height=16, width=16), None)
+    for name, crop in (("one", 8), ("two", None)):
+        (tmp_path / name).mkdir()
+        config = tiny_models.config(perceptual="self", crop=crop)
+        losses = AddedLosses(config, config.seen(RGB_16, crop), 0)
+        losses.prepare(Batches(split, 4), tmp_path / name, learning.step)
+    assert learning.times == 1
+
+
+def test_the_file_of_another_network_is_an_error(tmp_path: Path) -> None:
+    save_file({"weight": torch.zeros(1)}, tmp_path / FILE)
+    with pytest.raises(RunError, match=f"{FILE} cannot be read: it has the tensors of another network; "):
+        Learning()(tmp_path)
 
 
 def test_a_damaged_file_is_an_error(tmp_path: Path) -> None:
