@@ -73,7 +73,8 @@ class KindCommand(click.Command):
         config = config_class(self.kind)
         defaults = resolve(self.kind, flags={})
         shared = [name for name in RunConfig.model_fields if name != "kind"]
-        own = [name for name in config.model_fields if name not in RunConfig.model_fields]
+        besides = RunConfig.model_fields.keys() | config.without_flag
+        own = [name for name in config.model_fields if name not in besides]
         return {
             "Where the values come from": _source_options(self.kind),
             f"The {self.kind} model": [_option(config, name, defaults) for name in own],

@@ -53,4 +53,10 @@ KINDS: Mapping[str, Kind] = {
         preset="ncp-mnist",
         summary="A beta-VAE with a noise contrastive prior: a classifier as energy (2010.02917).",
     ),
+    "finetune": Kind(
+        config="trainer.config.imported:FinetuneConfig",
+        model="trainer.pretrained.finetuned_model:FinetunedModel",
+        preset="finetune",
+        summary="An imported model further, on your own pictures.",
+    ),
 }

@@ -5,7 +5,7 @@ The fields of a config are the keys of the YAML files, and, with dashes, the fla
 
 from trainer.config.base import ConvolutionalConfig, RunConfig, Schedule
 from trainer.config.gaussian import GaussianConfig, NCPConfig, VAEConfig
-from trainer.config.imported import CheckpointConfig, ImportConfig
+from trainer.config.imported import FINETUNE, CheckpointConfig, FinetuneConfig, ImportConfig
 from trainer.config.layers import (
     PRESETS,
     check_keys,
@@ -22,9 +22,11 @@ from trainer.config.vlae import VLAEConfig
 from trainer.config.vqvae import VQVAEConfig
 
 __all__ = [
+    "FINETUNE",
     "PRESETS",
     "CheckpointConfig",
     "ConvolutionalConfig",
+    "FinetuneConfig",
     "GaussianConfig",
     "ImportConfig",
     "LossesConfig",

@@ -69,10 +69,12 @@ class RunConfig(BaseModel):
     """The fields of every kind: data, optimisation, machine, and folders.
 
     ``free_on_resume`` names the fields that may change when a run is resumed; ``second_stage_fields`` those
-    that may change too until the second stage begins, as nothing reads them before. ``same_as_initial`` are
-    those that a model with initial weights shares with the model that they are from.
+    that may change too until the second stage begins, as nothing reads them before; ``without_flag`` those
+    that follow from others. ``same_as_initial`` are those that a model with initial weights shares with the
+    model that they are from.
     """
 
+    without_flag: ClassVar[frozenset[str]] = frozenset()
     second_stage_fields: ClassVar[frozenset[str]] = frozenset()
     same_as_initial: ClassVar[frozenset[str]] = frozenset()
     free_on_resume: ClassVar[frozenset[str]] = frozenset(
@@ -184,6 +186,10 @@ class RunConfig(BaseModel):
     def uses(self, part: type[BaseModel]) -> bool:
         """Whether a field of ``part``, a base class of this config, has another value than its default."""
         return any(getattr(self, name) != info.default for name, info in part.model_fields.items())
+
+    def image_options(self) -> dict[str, Any]:
+        """The keywords of ``trainer.data.sizing.ImageOptions`` for the images of the data."""
+        return {"size": self.image_size, "fit": self.fit, "background": self.background}
 
     def schedule(self) -> Schedule:
         """The schedule of the model, the first or only stage."""

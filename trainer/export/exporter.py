@@ -84,7 +84,7 @@ def export(
     graphs = [*own, *further]
     with publication(target, None if made_by is None else made_by.id, replace=replace) as folder:
         written = [each for graph in graphs for each in (graph, *graph.variants.values())]
-        write_graphs(written, folder, model.codebook(), step, half=half)
+        write_graphs(written, folder, model.codebook(), step, half=half, noted=model.noted)
         run = ExportedGraphs(folder)
         operations = {graph.operation: graph.as_operation() for graph in graphs}
         exported = ExportedModel(run, operations, model.codes_spec())

@@ -58,6 +58,13 @@ def _summary(manifest: Manifest) -> str:
     else:
         summary = f"Turns {size} images into vectors of {math.prod(codes.shape)} numbers."
     summary += f" Its kind is `{manifest.kind}`."
+    if (origin := manifest.config.get("origin")) is not None:
+        version = f", version {origin['version']}" if origin["version"] else ""
+        encoder = "whose codes it keeps" if manifest.config["freeze_encoder"] else "whose codes are others"
+        summary += (
+            f" It was fine-tuned from `{origin['name']}`{version}, {encoder}: an import of the family "
+            f"`{origin['family']}`, checkpoint `{origin['checkpoint']['file']}`."
+        )
     if image.multiple_of is not None:
         summary += f" Other sizes work too, in multiples of {image.multiple_of} pixels."
     return summary

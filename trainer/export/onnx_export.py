@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.export import Dim
 
 from trainer.data.sources.pictures import LongStep
+from trainer.export.stored_weights import HALVED, note_weights
 from trainer.models.graph import Graph
 from trainer.models.onnx_scan import Chain, Subgraph, assembled
 from trainer.training.progress import in_silence
@@ -34,8 +35,6 @@ CODEBOOK_FILE, CODEBOOK_TENSOR = "codebook.safetensors", "codebook"
 WEIGHTS_FILE = "weights.safetensors"
 # ONNX's own default. Smaller tensors, such as shapes and scalars, stay in the graph.
 SMALLEST_BYTES = 1024
-# After the name of a weight that is stored in float16.
-HALVED = ".float16"
 
 Content = tuple[int, tuple[int, ...], bytes]
 """The data type of a tensor, by ONNX's number, its shape and the sha256 of its bytes."""
@@ -56,17 +55,20 @@ def write_graphs(
     step: LongStep = in_silence,
     *,
     half: bool = False,
+    noted: bool = False,
 ) -> None:
     """Export graphs to ``folder``, with the codebook, float32 ``(K, D)``, and the weights beside them.
 
     Tensors of one data type, shape and content are one entry, in all graphs together. With ``half``, weights
-    that float16 holds exactly are stored so; the codebook stays float32. ``step`` shows which graph is being
-    exported.
+    that float16 holds exactly are stored so; the codebook stays float32. If they are ``noted``, the weights
+    can be read back by their names in torch. ``step`` shows which graph is being exported.
     """
     models: dict[str, onnx.ModelProto] = {}
     for number, graph in enumerate(graphs, start=1):
         with step(f"tracing {graph.operation}, {number} of {len(graphs)}"):
             models[graph.file] = _exported(graph)
+        if noted:
+            note_weights(models[graph.file], graph.module.state_dict())
     places: dict[Content, Place] = {}
     if codebook is not None:
         tensor = numpy_helper.from_array(codebook.float().contiguous().cpu().numpy())

@@ -166,10 +166,12 @@ class Opposed(nn.Module):
 class Exportable(nn.Module, ABC):
     """What the exporter publishes: a trained model, or an imported one.
 
-    ``shown`` are the operations whose samples the model card shows, by title.
+    - ``shown``: the operations whose samples the model card shows, by title
+    - ``noted``: whether the graphs note what the export made of the weights, so that they can be read back
     """
 
     shown: Mapping[str, str] = MappingProxyType({})
+    noted: bool = False
 
     @abstractmethod
     def image_spec(self) -> ImageSpec:

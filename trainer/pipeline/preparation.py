@@ -45,7 +45,7 @@ def load_data(config: RunConfig, console: Console) -> Dataset:
     with long_step(console, "reading images") as report:
         dataset = load(
             config.data,
-            ImageOptions(size=config.image_size, fit=config.fit, background=config.background),
+            ImageOptions(**config.image_options()),
             limit=config.limit,
             holdout=config.holdout,
             seed=config.seed,

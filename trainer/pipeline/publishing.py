@@ -32,7 +32,10 @@ def publish(
     # Once the second stage has begun, the first can no longer be trained.
     epochs = enough_epochs(config.batch_size, len(dataset.train)) if second is None else 0
     further = f"{resuming(run.config)} --epochs {epochs}" if epochs > config.epochs else None
-    more = {} if second is None else {f"{second.name}_{STEPS}": _steps(run.stage(second.name))}
+    # A model that starts from the weights of another needs few steps.
+    trained = {STEPS: _steps(run)} if config.init_from is None else {}
+    if second is not None:
+        trained[f"{second.name}_{STEPS}"] = _steps(run.stage(second.name))
     exported = export(
         model,
         second,
@@ -42,7 +45,7 @@ def publish(
         replace=run.replace,
         check=partial(_check_worth, run=run, config=config, further=further),
         precision=config.export_precision,
-        trained={STEPS: _steps(run), **more},
+        trained=trained,
         step=partial(long_step, console),
     )
     manifest = exported.manifest

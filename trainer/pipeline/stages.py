@@ -28,11 +28,10 @@ def model_fit(model: Model, prepared: Prepared, run: RunFolder, console: Console
     # What is drawn here must not change what is trained.
     with torch.random.fork_rng(devices=[]):
         second = model.second_stage(dataset.classes)
-    stages = [("model", model.rate_flag, run.config.schedule())]
+    images, anew = len(dataset.train), run.config.init_from is None
+    announce_steps(console, "model", model.rate_flag, run.config.schedule(), images, anew=anew)
     if second is not None:
-        stages.append((second.name, second.rate_flag, second.schedule()))
-    for name, rate_flag, schedule in stages:
-        announce_steps(console, name, rate_flag, schedule, len(dataset.train))
+        announce_steps(console, second.name, second.rate_flag, second.schedule(), images)
     return _stage_fit(model, run.config.schedule(), dataset.train, dataset.test, prepared, run, console)
 
 

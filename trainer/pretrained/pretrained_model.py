@@ -19,6 +19,8 @@ class PretrainedModel(Exportable):
     Images of other sizes work too if the architecture takes multiples of a number of pixels.
     """
 
+    noted = True
+
     def __init__(self, architecture: Architecture, image_size: int) -> None:
         super().__init__()
         self.architecture = architecture

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from service.contract.manifest import Manifest
 from trainer import durable
-from trainer.config import RunConfig
+from trainer.cli import command
+from trainer.config import FINETUNE, RunConfig
 from trainer.errors import ConfigError
 from trainer.kinds import KINDS
 from trainer.training.run_folder import CONFIG, RunFolder
@@ -34,13 +35,20 @@ class Origin(NamedTuple):
     manifest: Manifest | None
 
 
-def check(config: RunConfig, path: Path) -> None:
+def check(config: RunConfig, path: Path | None) -> None:
     """Raise ConfigError if ``path`` has no weights for this kind, as far as is known without torch."""
+    if path is None:
+        if config.kind == FINETUNE:
+            raise ConfigError("finetune starts from an imported model: name it with --init-from FOLDER")
+        return
     origin = _find(path)
+    if config.kind == FINETUNE:
+        # Its config has found the architecture there.
+        return
     if origin.kind not in KINDS:
         raise ConfigError(
-            f"--init-from {origin.path} is an imported {origin.kind}, which the trainer cannot train: "
-            f"allowed are runs and published models of {', '.join(KINDS)}"
+            f"--init-from {path} is an imported {origin.kind}. To train it further: "
+            f"{command(FINETUNE, '--init-from', path)}"
         )
     if KINDS[origin.kind].model != KINDS[config.kind].model:
         raise ConfigError(f"--init-from {origin.path} is of kind {origin.kind!r}, not {config.kind!r}")
@@ -73,7 +81,11 @@ def load(config: RunConfig, path: Path, model: "Model") -> None:
     if wrong:
         why = f"{_listed(wrong)}{_differences(origin, config)}"
         if origin.run is None and not theirs.keys() >= own.keys():
-            why += ". What the graphs of a published model lack, its run folder has"
+            why += (
+                ". What the graphs of a published model lack, its run folder has"
+                if origin.kind in KINDS
+                else f". Import its checkpoint once more: {origin.values['checkpoint']['file']}"
+            )
         raise ConfigError(f"--init-from {origin.path} does not fit this model: {why}")
     model.load_state_dict({name: theirs[name] for name in own}, strict=False)
 
@@ -107,22 +119,19 @@ def _of_run(run: RunFolder, wanted: "Mapping[str, Tensor]") -> "dict[str, Tensor
 
 def _of_graphs(origin: Origin, wanted: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
     """The tensors of the graphs whose names, less the module around the model, are wanted."""
-    import onnx
-    import torch
-    from onnx import numpy_helper
     from safetensors.torch import load_file
 
-    from trainer.export.onnx_export import HALVED
+    from trainer.export.stored_weights import read_weights
 
     assert origin.manifest is not None  # noqa: S101 - for mypy
-    found: dict[str, torch.Tensor] = {}
+    found: dict[str, Tensor] = {}
     for operation in ("encode", "decode"):
-        graph = onnx.load(origin.path / origin.manifest.operations[operation].graph).graph
-        for tensor in graph.initializer:
-            parts = tensor.name.removesuffix(HALVED).split(".")
+        stored = read_weights(origin.path / origin.manifest.operations[operation].graph)
+        for stored_name, tensor in stored.items():
+            parts = stored_name.split(".")
             names = (".".join(parts[start:]) for start in range(len(parts)))
             if (name := next((name for name in names if name in wanted), None)) is not None:
-                found[name] = torch.from_numpy(numpy_helper.to_array(tensor).copy())
+                found[name] = tensor
     if (book := origin.manifest.codebook) is not None:
         places = [name for name in wanted if name.endswith(".codebook")]
         codebook = load_file(origin.path / book.file)[book.tensor]

@@ -111,8 +111,10 @@ class Progress:
         return (self._done - self._first) * self._batch_size / elapsed
 
 
-def announce_steps(console: Console, stage: str, rate_flag: str, schedule: Schedule, images: int) -> None:
-    """Print how long a stage is to be trained and, if that is little, what would be enough.
+def announce_steps(
+    console: Console, stage: str, rate_flag: str, schedule: Schedule, images: int, *, anew: bool = True
+) -> None:
+    """Print how long a stage is to be trained and, if that is little for one ``anew``, what would be enough.
 
     ``rate_flag`` is that of its learning rate; its other flags begin alike. Raises ConfigError if a batch has
     no image for each of the processes.
@@ -130,7 +132,7 @@ def announce_steps(console: Console, stage: str, rate_flag: str, schedule: Sched
         f"steps of the {stage}: {steps:,} ({flag}epochs {schedule.epochs}, {images // batch_size:,} steps "
         f"each of {batch_size} images)"
     )
-    if steps >= FEW_STEPS:
+    if steps >= FEW_STEPS or not anew:
         return
     enough = [f"{flag}epochs {enough_epochs(batch_size, images)}"]
     if batch_size > SMALL_BATCH:

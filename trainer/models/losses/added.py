@@ -7,7 +7,7 @@ from typing import Any, Self
 from torch import Tensor
 
 from service.contract.manifest import ImageSpec
-from trainer.config import VAEConfig, VQVAEConfig
+from trainer.config import FinetuneConfig, VAEConfig, VQVAEConfig
 from trainer.config.losses import NONE
 from trainer.data.batches import Batches
 from trainer.data.sources.pictures import LongStep
@@ -30,7 +30,9 @@ class AddedLosses:
     model share them. Raises ValueError for images that are too small for a loss.
     """
 
-    def __init__(self, config: VQVAEConfig | VAEConfig, image: ImageSpec, classes: int) -> None:
+    def __init__(
+        self, config: VQVAEConfig | VAEConfig | FinetuneConfig, image: ImageSpec, classes: int
+    ) -> None:
         self._config, self._channels, self._classes = config, image.channels, classes
         self._distance: FeatureDistance | None = None
         perceptual = config.perceptual_weight if config.perceptual != NONE else 0.0

@@ -26,6 +26,7 @@ class Architecture(nn.Module, ABC):
     - ``stores_codebook``: whether the quantizer has code vectors that are worth a file of their own
     - ``posterior``: whether ``encode`` gives 2 c channels, the means and then the log-variances, which are
       clamped to ``log_variances``
+    - ``encodes``: the names of its parts that are of ``encode`` alone
     - ``scaling``: for continuous codes
     - ``renames``: applied to the names of its tensors before those of its family; for names that depend on
       the number of its layers
@@ -35,6 +36,7 @@ class Architecture(nn.Module, ABC):
     """
 
     log_variances: ClassVar[tuple[float, float]] = (-30.0, 20.0)
+    encodes: ClassVar[tuple[str, ...]] = ("encoder", "quant_conv", "latent_tokens")
 
     image_channels: Literal[1, 3] = 3
     latent_channels: int

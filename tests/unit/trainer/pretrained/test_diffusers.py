@@ -12,6 +12,7 @@ from torch import Tensor
 
 from service.contract.manifest import CodesSpec, Manifest, Role
 from tests.unit.trainer.pretrained.pictures import pictures
+from tests.unit.trainer.pretrained.weights import assert_starts_from
 from trainer.evaluation.exported_model import ExportedModel, open_exported
 from trainer.pretrained.checkpoint_files import CheckpointFiles
 from trainer.pretrained.families import recognised
@@ -30,8 +31,9 @@ SIZES = ((32, 32, 1), (24, 40, 5), (64, 48, 2))
 
 
 class Imported(NamedTuple):
-    """A model of diffusers, and what was published of it."""
+    """A model of diffusers, and what was published of it in ``folder``."""
 
+    folder: Path
     model: Any
     exported: ExportedModel
     manifest: Manifest
@@ -45,7 +47,7 @@ def imported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     import_checkpoint(
         folder / "checkpoint", Console(file=io.StringIO()), name="it", image_size=32, export_to=folder
     )
-    return Imported(model, *open_exported(folder / "it"))
+    return Imported(folder, model, *open_exported(folder / "it"))
 
 
 def saved(case: str, checkpoint: Path) -> Any:
@@ -79,7 +81,7 @@ def test_the_network_agrees_with_diffusers(case: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("imported", EXPORTED, indirect=True)
 @torch.no_grad()
 def test_the_graphs_agree_with_diffusers(imported: Imported) -> None:
-    model, exported, manifest = imported
+    _, model, exported, manifest = imported
     for height, width, count in SIZES:
         images = pictures(height, width, count)
         results = exported.results(
@@ -103,10 +105,19 @@ def test_the_graphs_agree_with_diffusers(imported: Imported) -> None:
         assert np.mean(difference <= 1) >= WITHIN_ONE_LEVEL
 
 
+@pytest.mark.parametrize("imported", EXPORTED, indirect=True)
+def test_what_is_published_has_the_weights(imported: Imported) -> None:
+    files = CheckpointFiles.find(imported.folder / "checkpoint")
+    config = files.read_config()
+    _, family = recognised(config, None, "it")
+    net = load(files, family, family.config_class().of(config, "it"))[0].architecture
+    assert_starts_from(imported.folder / "it", net)
+
+
 @pytest.mark.parametrize("imported", ["kl"], indirect=True)
 @torch.no_grad()
 def test_a_seed_draws_from_the_posterior(imported: Imported) -> None:
-    model, exported, manifest = imported
+    _, model, exported, manifest = imported
     images = pictures(24, 40, 2)
     given = {Role.images: images}
     mean = exported.results(("encode",), range(2), given, default_noise=("encode",)).arrays[Role.codes]

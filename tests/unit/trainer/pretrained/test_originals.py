@@ -14,6 +14,7 @@ from torch import Tensor
 from service.contract.manifest import Role
 from tests.fixtures.original_tokenizers.cases import CASES, Case, shrink_titok
 from tests.unit.trainer.pretrained.pictures import pictures
+from tests.unit.trainer.pretrained.weights import assert_starts_from
 from trainer.evaluation.exported_model import open_exported
 from trainer.export.parity import FLIP_GAP
 from trainer.pretrained.architectures.base import Architecture
@@ -80,6 +81,7 @@ def test_the_graphs_agree_with_the_original(name: str, tmp_path: Path) -> None:
     )
     exported, manifest = open_exported(tmp_path / "it")
     assert manifest.kind == case.family
+    assert_starts_from(tmp_path / "it", net)
     for number, (height, width) in enumerate(case.sizes):
         for count in (1, 5) if number == 0 else (3,):
             images = pictures(height, width, count)

@@ -94,7 +94,8 @@ def test_other_kinds_and_other_folders_are_refused(trained: Trained, tmp_path: P
     manifest = json.loads((imported / FILE_NAME).read_text())
     (imported / FILE_NAME).write_text(json.dumps(manifest | {"kind": "autoencoder-kl"}))
     said = refusal(tiny_models.config(init_from=imported))
-    assert "is an imported autoencoder-kl, which the trainer cannot train: allowed are runs and" in said
+    assert "is an imported autoencoder-kl. To train it further: " in said
+    assert said.endswith(f" finetune --init-from {imported}")
 
 
 def test_another_number_of_levels_is_refused_by_its_flag(trained: Trained) -> None:
