@@ -21,7 +21,7 @@ With what was trained:
 With a tokenizer that others have trained:
 
     python -m trainer import sd-vae-ft-mse      publish the checkpoint
-    python -m trainer finetune --init-from exported/sd-vae-ft-mse --data photos
+    python -m trainer finetune --init-from exported/sd-vae-ft-mse --data art
 
 Each trains in a run folder below runs/, and publishes the model below exported/, where the service finds it.
 A name that is taken there gets a number, or is an error if it was given with --name and not with --replace.
@@ -60,7 +60,7 @@ try:
         replace_option,
         same_command,
     )
-    from trainer.config import LossesConfig, RunConfig, laid_over, read_yaml, resolve
+    from trainer.config import FINETUNE, LossesConfig, RunConfig, laid_over, read_yaml, resolve
     from trainer.data import loading
     from trainer.training import initial_weights
     from trainer.training.run_folder import RunFolder
@@ -130,7 +130,7 @@ def _preset_for(kind: str, data: str | None, console: Console) -> str | None:
 def _check(config: RunConfig, run: RunFolder | None, *, replace: bool) -> None:
     """Raise for what would end a run, or keep its model from being published, before it is begun."""
     loading.check(config.data)
-    if run is None:
+    if run is None and (config.init_from is not None or config.kind == FINETUNE):
         initial_weights.check(config, config.init_from)
     RunFolder.check(config)
     durable.check_writable(config.export_to)
