@@ -7,13 +7,13 @@ They are made from what a client or an operator sees (the OpenAPI document, the 
 """
 
 import json
-import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
+from click.testing import CliRunner
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
@@ -21,10 +21,12 @@ from pydantic.fields import FieldInfo
 
 from docs.library_reference import library
 from service.api.app import create_app
-from service.bulk.command import commands
+from service.bulk.__main__ import PROGRAM as BULK
+from service.bulk.command import commands as bulk_commands
 from service.errors import Problem
 from service.observability.metrics import OF_GPU
 from service.settings import Settings
+from tessera.__main__ import PROGRAM as LIBRARY
 from tessera.command import commands as library_commands
 from trainer.__main__ import main
 
@@ -160,28 +162,36 @@ and flags go over both. Each kind of model has one preset that is its default: `
 
 def trainer_flags() -> str:
     """The help of the trainer, and of each of its commands."""
-    return f"# Flags of the trainer\n\n{_helps('trainer', COMMANDS)}"
+    return f"# Flags of the trainer\n\n{_helps('trainer', main, 'python -m trainer', COMMANDS)}"
 
 
 def bulk_flags() -> str:
     """The help of bulk encoding, and of each of its commands."""
-    return f"# Flags of bulk encoding\n\n{_helps('service.bulk', commands.commands)}"
+    return (
+        f"# Flags of bulk encoding\n\n{_helps('service.bulk', bulk_commands, BULK, bulk_commands.commands)}"
+    )
 
 
 def library_flags() -> str:
     """The help of the library's command, and of each of its commands."""
-    return f"# Flags of the library\n\n{_helps('tessera', library_commands.commands)}"
+    return (
+        f"# Flags of the library\n\n{_helps('tessera', library_commands, LIBRARY, library_commands.commands)}"
+    )
 
 
-def _helps(module: str, names: Iterable[str]) -> str:
-    shown = "\n".join(f"## {command}\n\n{_help(module, command)}" for command in names)
-    return f"What `python -m {module} --help` prints:\n\n{_help(module)}\n{shown}"
+def _helps(module: str, group: click.Group, program: str, names: Iterable[str]) -> str:
+    shown = "\n".join(f"## {command}\n\n{_help(group, program, command)}" for command in names)
+    return f"What `python -m {module} --help` prints:\n\n{_help(group, program)}\n{shown}"
 
 
-def _help(*words: str) -> str:
-    run = [sys.executable, "-m", *words, "--help"]
-    printed = subprocess.run(run, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    return f"```text\n{printed.strip()}\n```\n"
+def _help(group: click.Group, program: str, *words: str) -> str:
+    # The width that click takes where there is no terminal.
+    asked = CliRunner().invoke(
+        group, [*words, "--help"], catch_exceptions=False, prog_name=program, terminal_width=78
+    )
+    if asked.exit_code:
+        raise RuntimeError(asked.output)
+    return f"```text\n{asked.stdout.strip()}\n```\n"
 
 
 def api(document: Mapping[str, Any]) -> str:

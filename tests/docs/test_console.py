@@ -59,12 +59,18 @@ def checkout(tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_readme_prints_what_it_shows(checkout: Path) -> None:
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """A service that the README and the library's page ask; the quickstart starts its own."""
+    with serving(ROOT / "exported", "--default-model=vqvae-mnist", "--workers=1") as url:
+        yield url
+
+
+def test_the_readme_prints_what_it_shows(checkout: Path, url: str) -> None:
     blocks = BLOCK.findall(_read("README.md"))
     assert blocks
-    with serving(ROOT / "exported", "--default-model=vqvae-mnist") as url:
-        for language, block in blocks:
-            _run_block(language, block, checkout, url)
+    for language, block in blocks:
+        _run_block(language, block, checkout, url)
     for name in ("decoded.png", "sevens.png", "completed.png"):
         assert (checkout / name).read_bytes().startswith(b"\x89PNG")
 
@@ -80,12 +86,11 @@ def test_the_quickstart_prints_what_it_shows(checkout: Path) -> None:
     assert written <= pictures
 
 
-def test_the_page_of_the_library_prints_what_it_shows(checkout: Path) -> None:
+def test_the_page_of_the_library_prints_what_it_shows(checkout: Path, url: str) -> None:
     blocks = BLOCK.findall(_read("docs/library.md"))
     assert {language for language, _ in blocks} == {"console", "python"}
-    with serving(ROOT / "exported", "--default-model=vqvae-mnist") as url:
-        for language, block in blocks:
-            _run_block(language, block, checkout, url)
+    for language, block in blocks:
+        _run_block(language, block, checkout, url)
 
 
 def _run_block(language: str, block: str, checkout: Path, url: str) -> None:
@@ -105,7 +110,8 @@ def _made_serving(checkout: Path) -> Iterator[str]:
     # The environment is not made again, even if its lock is newer.
     command = [*shlex.split(SERVE), f"PORT={port}", "SERVE=.venv", "--old-file=.venv/.installed"]
     url = f"http://127.0.0.1:{port}"
-    with subprocess.Popen(command, cwd=checkout, env=_environment(checkout)) as service:
+    variables = {"TESSERA_WORKERS": "1"}
+    with subprocess.Popen(command, cwd=checkout, env=_environment(checkout) | variables) as service:
         try:
             deadline = time.monotonic() + PATIENCE
             while not _ready(url):

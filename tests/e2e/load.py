@@ -28,13 +28,15 @@ class Load:
 
     ``counts`` has how many answers were ``right`` or ``wrong``, how many calls were ``lost``, which is to say
     sent on an open connection and not answered, and how many answers had another status, by that status.
-    A caller ends when the context ends, or when nothing listens any more.
+    A caller waits ``pause`` seconds after each answer, so that what goes on meanwhile has a CPU. It ends when
+    the context ends, or when nothing listens any more.
     """
 
-    def __init__(self, url: str, calls: list[Call], callers: int = 8) -> None:
+    def __init__(self, url: str, calls: list[Call], callers: int = 8, pause: float = 0.0) -> None:
         self.counts: Counter[str | int] = Counter()
         self._address = urlsplit(url)
         self._calls = calls
+        self._pause = pause
         self._ending = threading.Event()
         self._lock = threading.Lock()
         self._threads = [threading.Thread(target=self._call, args=[seed]) for seed in range(callers)]
@@ -94,6 +96,7 @@ class Load:
                 self._count(answer.status)
             if answer.will_close:
                 raise _Closed
+            time.sleep(self._pause)
 
     def _count(self, what: str | int) -> None:
         with self._lock:

@@ -1,8 +1,7 @@
-"""The Gaussian family, whole: real processes train both stages, publish, measure, serve, sample."""
+"""The Gaussian family, whole: both stages trained, published and measured, then served by a process."""
 
 import io
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,9 @@ from PIL import Image
 from service.contract import noise
 from service.contract.manifest import FILE_NAME, ImageSpec, Manifest
 from tests.fixtures.consistency import assert_consistent
-from tests.fixtures.processes import PATIENCE, ROOT, asking, start
+from tests.fixtures.processes import ROOT, asking
+from tests.fixtures.trained_models import digits
+from tests.fixtures.trainer_command import finished
 from trainer.models.base import build
 from trainer.models.gaussian.noise_contrastive import STEP_SIZE, ClassifierStage
 from trainer.models.samplers.langevin import Langevin
@@ -27,7 +28,7 @@ SEVEN = ROOT / "tests" / "fixtures" / "seven.png"
 DIM = 4
 SMALL = [
     "--publish-anyway",
-    *("--limit=256", "--batch-size=32", "--device=cpu", "--precision=32", "--name=small", "--epochs=1"),
+    *("--batch-size=32", "--device=cpu", "--precision=32", "--name=small", "--epochs=1"),
     *(f"--latent-dim={DIM}", "--neck-width=2", "--width=16", "--stem-width=8", "--hidden-width=8"),
     *("--blocks=1", "--classifier-epochs=2", "--classifier-width=16", "--classifier-layers=2"),
 ]
@@ -38,11 +39,8 @@ PLOTS = ("loss", "lowest_loss")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Holds runs/small and exported/small, both stages trained by one command."""
     folder = tmp_path_factory.mktemp("e2e")
-    places = f"--out={folder / 'runs'}", f"--export-to={folder / 'exported'}"
-    training = start("trainer", "ncp", *SMALL, *places)
-    output, errors = training.communicate(timeout=PATIENCE)
-    assert (training.returncode, errors) == (0, "")
-    assert f"\n  serve     {sys.executable} -m service --models {folder / 'exported'}\n" in output
+    places = f"--data={digits()}", f"--out={folder / 'runs'}", f"--export-to={folder / 'exported'}"
+    finished("ncp", *SMALL, *places)
     return folder
 
 
@@ -147,11 +145,9 @@ def test_scores_come_closer_with_more_samples(client: httpx2.Client) -> None:
 def test_the_model_is_measured_in_full(folder: Path) -> None:
     exported = folder / "exported" / "small"
     before = Manifest.model_validate_json((exported / FILE_NAME).read_text())
-    effort = ("--samples=60", "--nll-samples=4", "--nll-images=20")
-    measuring = start("trainer", "evaluate", str(exported), "--json", *effort)
-    output, errors = measuring.communicate(timeout=PATIENCE)
-    assert (measuring.returncode, errors) == (0, "")
-    rows = {row["of"]: row["values"] for row in json.loads(output)}
+    effort = ("--samples=60", "--nll-samples=4", "--nll-images=20", f"--data={digits()}")
+    measured = json.loads(finished("evaluate", exported, "--json", *effort))
+    rows = {row["of"]: row["values"] for row in measured}
     methods = [f"sample/{method}" for method in ("prior", "langevin", "mala", "sir")]
     assert list(rows) == ["reconstructions", "likelihood", "real images", *methods, "training"]
     assert rows["likelihood"]["nll"] <= -rows["likelihood"]["elbo"]
@@ -165,10 +161,6 @@ def test_the_model_is_measured_in_full(folder: Path) -> None:
 
 def test_a_picture_beside_its_reconstruction(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "pair.png"
-    run = str(folder / "runs" / "small")
-    showing = start("trainer", "reconstruct", run, f"--image={SEVEN}", f"--out={out}")
-    output, errors = showing.communicate(timeout=PATIENCE)
-    assert (showing.returncode, errors) == (0, "")
-    assert "PSNR" in output
+    assert "PSNR" in finished("reconstruct", folder / "runs" / "small", f"--image={SEVEN}", f"--out={out}")
     with Image.open(out) as picture:
         assert picture.size == (28, 58)

@@ -39,12 +39,12 @@ def test_push_and_serve(tmp_path: Path) -> None:
         commit = hub.repositories["ada/engine"].revisions["main"]
         assert printed.splitlines()[-1].endswith(f"-m service --models hf://ada/engine@{commit}")
         with (
-            serving(folder.parent, "--provider=cpu") as local,
+            serving(folder.parent, "--provider=cpu", "--workers=1") as local,
             serving("hf://ada/engine", "--provider=cpu", "--workers=2", **environment) as url,
         ):
             assert codes(url) == codes(local)
     # The hub is gone; the cache is not.
-    with serving("hf://ada/engine", "--provider=cpu", **environment) as url:
+    with serving("hf://ada/engine", "--provider=cpu", "--workers=1", **environment) as url:
         assert len(codes(url)) == 49
     code, _, errors = ended(start("service", "--models=hf://ada/none", HF_HUB_OFFLINE="1", **environment))
     assert code == 1

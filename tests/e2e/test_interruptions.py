@@ -1,5 +1,6 @@
 """Ctrl-C, wherever it comes: real processes are interrupted, and the command in their message goes on."""
 
+import os
 import re
 import shlex
 import signal
@@ -9,9 +10,9 @@ from pathlib import Path
 from service.contract.manifest import FILE_NAME
 from tests.fixtures.processes import PATIENCE, start
 from tests.fixtures.tiny_models import flags
+from tests.fixtures.trained_models import digits
+from tests.fixtures.trainer_command import finished
 from tests.unit.trainer.data.making import noise, save
-
-SMALL = [*flags(epochs=1), "--limit=64"]
 
 
 def interrupted(at: str, *arguments: str) -> tuple[int, str]:
@@ -27,25 +28,21 @@ def interrupted(at: str, *arguments: str) -> tuple[int, str]:
     return training.returncode, errors
 
 
-def goes_on(shown: str) -> str:
-    """The output of the command that the message gave."""
-    program, command = shown.split(" -m trainer ")
-    assert program == sys.executable
-    again = start("trainer", *shlex.split(command))
-    output, errors = again.communicate(timeout=PATIENCE)
-    assert (again.returncode, errors) == (0, "")
-    return output
+def training(folder: Path, **changes: object) -> list[str]:
+    """A short training run below a folder."""
+    places = f"--data={digits()}", f"--out={folder / 'runs'}", f"--export-to={folder / 'exported'}"
+    return ["vqvae", *flags(epochs=1, limit=64, **changes), *places]
 
 
 def test_in_the_export_what_was_trained_is_kept(tmp_path: Path) -> None:
     runs, exported = tmp_path / "runs", tmp_path / "exported"
-    places = f"--out={runs}", f"--export-to={exported}"
-    code, errors = interrupted("  tracing encode", "vqvae", *SMALL, *places)
+    code, errors = interrupted("  tracing encode", *training(tmp_path))
     assert code == 130
-    shown = f"{sys.executable} -m trainer export {runs / 'tiny'}"
+    command = f"export {runs / 'tiny'}"
+    shown = f"{sys.executable} -m trainer {command}"
     assert errors == f"error: interrupted; what was trained is kept. To go on: {shown}\n"
     assert list(exported.iterdir()) == []
-    assert f"\npublished {exported / 'tiny'} (version " in goes_on(shown)
+    assert f"\npublished {exported / 'tiny'} (version " in finished(*shlex.split(command))
     # An interrupted evaluation keeps nothing: it starts from the beginning.
     code, errors = interrupted("  measuring recon", "evaluate", str(exported / "tiny"))
     assert code == 130
@@ -56,8 +53,7 @@ def test_in_the_export_what_was_trained_is_kept(tmp_path: Path) -> None:
 
 def test_in_the_second_stage_it_is_resumed(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    places = f"--out={runs}", f"--export-to={tmp_path / 'exported'}"
-    arguments = ["vqvae", *SMALL, "--prior-epochs=100000", *places]
+    arguments = training(tmp_path, prior_epochs=100_000)
     code, errors = interrupted("  computing its training inputs", *arguments)
     assert code == 130
     resume = f"{sys.executable} -m trainer vqvae --resume --name tiny --out {runs}"
@@ -65,8 +61,10 @@ def test_in_the_second_stage_it_is_resumed(tmp_path: Path) -> None:
 
 
 def test_before_the_training_nothing_was_done(tmp_path: Path) -> None:
-    for index in range(300):
-        save(noise(index, width=400, height=400), tmp_path / "pictures" / f"{index:03}.png")
+    # One large picture under many names takes seconds to read, and none to make.
+    first = save(noise(0, width=400, height=400), tmp_path / "pictures" / "000.png")
+    for index in range(1, 300):
+        os.link(first, first.with_name(f"{index:03}.png"))
     arguments = ["vqvae", f"--data={tmp_path / 'pictures'}", "--image-size=16", f"--out={tmp_path / 'runs'}"]
     arguments += [f"--export-to={tmp_path / 'exported'}", "--name=mine"]
     code, errors = interrupted("  reading images", *arguments)

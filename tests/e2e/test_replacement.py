@@ -12,20 +12,17 @@ import pytest
 
 from tests.e2e.load import Call, Load
 from tests.fixtures import toy_models
-from tests.fixtures.processes import PATIENCE, ROOT, serving, start
-from tests.fixtures.tiny_models import write_digits
+from tests.fixtures.processes import PATIENCE, ROOT, serving
+from tests.fixtures.trained_models import PLAIN, folder_of
+from tests.fixtures.trainer_command import finished
 from trainer.durable import publication
 from trainer.export.reload import KEY_VARIABLE, have_loaded
+from trainer.training.run_folder import RunFolder
 
 KEY = "secret"
 WORKERS = 2
 TIMES = 10
 SEVEN = (ROOT / "tests" / "fixtures" / "seven.png").read_bytes()
-SMALL = [
-    "--publish-anyway",
-    *("--batch-size=32", "--device=cpu", "--name=small", "--codebook-size=16"),
-    *("--codebook-dim=4", "--width=16", "--stem-width=8", "--hidden-width=8", "--blocks=1"),
-]
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="folders are not swapped like that there")
 
@@ -93,29 +90,25 @@ def test_no_call_fails_and_each_is_of_one_version(
     assert set(load.counts) == {"right"}, load.counts
 
 
-def test_a_real_trainer_replaces_a_model_under_load(models: Path, tmp_path: Path, url: str) -> None:
-    data = write_digits(tmp_path / "digits", train=64, test=32)
-
-    def train(*flags: str) -> str:
-        places = f"--data={data}", f"--out={tmp_path / 'runs'}", f"--export-to={models}"
-        training = start(
-            "trainer", "vqvae", *SMALL, *places, *flags, f"--reload={url}", **{KEY_VARIABLE: KEY}
-        )
-        try:
-            output, errors = training.communicate(timeout=PATIENCE)
-        finally:
-            training.kill()
-        assert (training.returncode, errors) == (0, ""), output
-        return output.splitlines()[-1]
-
-    assert train("--epochs=1") == f"{url}: loaded small; kept levels"
-    before = served(url, "small")
+def test_the_trainer_replaces_a_model_under_load(
+    models: Path, tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
+    run = RunFolder.open(shutil.copytree(folder_of(PLAIN) / "runs" / "tiny", tmp_path / "runs" / "tiny"))
+    run.configure(run.config.model_copy(update={"out": tmp_path / "runs"}))
+    shutil.copytree(folder_of(PLAIN) / "exported" / "tiny", models / "tiny")
+    assert have_loaded(url, "tiny") == f"{url}: loaded tiny; kept levels"
+    before = served(url, "tiny")
     calls = [
         Call(f"/encode?model={name}", SEVEN, lambda answer: b'"codes"' in answer)
-        for name in ("small", "levels")
+        for name in ("tiny", "levels")
     ]
-    with Load(url, calls, callers=2) as load:
-        assert train("--epochs=2", "--resume") == f"{url}: loaded small; kept levels"
+    resume = ["--resume", "--name=tiny", "--epochs=3", f"--out={tmp_path / 'runs'}"]
+    with Load(url, calls, callers=2, pause=0.01) as load:
+        printed = finished("vqvae", *resume, f"--export-to={models}", f"--reload={url}")
         load.wait_for(50)
-    assert {served(url, "small") for _ in range(4 * WORKERS)} != {before}
+    assert printed.splitlines()[-1] == f"{url}: loaded tiny; kept levels"
+    after = {served(url, "tiny") for _ in range(4 * WORKERS)}
+    assert after == {version_of(models / "tiny")}
+    assert before not in after
     assert set(load.counts) == {"right"}, load.counts

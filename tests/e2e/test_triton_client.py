@@ -26,7 +26,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     toy_models.write_levels(folder)
     completion_model.write(folder)
     continuous_model.write(folder)
-    with serving(folder, "--provider=cpu", "--threads=1") as url:
+    with serving(folder, "--provider=cpu", "--threads=1", "--workers=1") as url:
         yield url
 
 

@@ -26,18 +26,27 @@ from tests.e2e.load import Call, Load
 from tests.fixtures import brittle_model, bundle_builder, png_builder, toy_models
 from tests.fixtures.processes import PATIENCE, listening_on, resident, serving, serving_process, start
 
-MANY = 1000
+MANY = 300
 FLAGS = ("--default-model=levels", "--threads=1", "--provider=cpu")
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are not like that there")
 
 
-@pytest.fixture
-def models(tmp_path: Path) -> Path:
-    folder = tmp_path / "models"
+def write_models(folder: Path) -> Path:
     toy_models.write_levels(folder)
     brittle_model.write(folder)
     return folder
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    return write_models(tmp_path / "models")
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The models of the one service that several tests use; the last of them damages it."""
+    return write_models(tmp_path_factory.mktemp("shared") / "models")
 
 
 def image_like(chance: np.random.Generator, rows: int, size: int) -> NDArray[np.uint8]:
@@ -70,9 +79,9 @@ def assert_nobody_lost(load: Load, *others: int) -> None:
     assert set(load.counts) <= set(others), load.counts
 
 
-@pytest.fixture
-def url(models: Path) -> Iterator[str]:
-    with serving(models, *FLAGS) as url:
+@pytest.fixture(scope="module")
+def url(shared: Path) -> Iterator[str]:
+    with serving(shared, *FLAGS) as url:
         yield url
 
 
@@ -107,7 +116,7 @@ def test_clients_that_leave_take_nobody_with_them(url: str) -> None:
 
 
 def test_slow_clients_hold_nobody_up(models: Path) -> None:
-    with serving(models, *FLAGS, "--header-seconds=1", "--body-seconds=1") as url:
+    with serving(models, *FLAGS, "--workers=1", "--header-seconds=1", "--body-seconds=1") as url:
         host, port = url.removeprefix("http://").split(":")
         heads = [b"POST /encode HT", b"POST /encode HTTP/1.1\r\nHost: here\r\nContent-Length: 9\r\n\r\n123"]
         slow = [socket.create_connection((host, int(port))) for _ in range(200)]
@@ -145,7 +154,7 @@ def test_what_one_caller_sends_keeps_nobody_waiting(models: Path) -> None:
     with serving(models, *FLAGS, "--workers=1") as url, httpx.Client(base_url=url, trust_env=False) as client:
         for path, body in hostile():
             # Once in a while it is the machine that keeps everyone waiting.
-            assert min(longest_wait(client, path, body) for _ in range(3)) < 0.5, (path, body[:40])
+            assert any(longest_wait(client, path, body) < 0.5 for _ in range(3)), (path, body[:40])
 
 
 def longest_wait(client: httpx.Client, path: str, body: bytes) -> float:
@@ -161,17 +170,17 @@ def longest_wait(client: httpx.Client, path: str, body: bytes) -> float:
     return longest
 
 
-def test_models_are_reloaded_many_times(models: Path, url: str) -> None:
+def test_models_are_reloaded_many_times(shared: Path, url: str) -> None:
     """Two versions of a model in turns: every answer is that of one of them, whole."""
-    versions = [toy_models.write_levels(models.parent / str(index), tint=index) for index in range(2)]
+    versions = [toy_models.write_levels(shared.parent / str(index), tint=index) for index in range(2)]
     with Load(url, encodings()) as load:
-        for index in range(50):
+        for index in range(20):
             # Beside it first: a folder is swapped by a rename, as the exporter does.
-            fresh = models / f".levels-{index}"
+            fresh = shared / f".levels-{index}"
             shutil.copytree(versions[index % 2], fresh)
-            gone = models / f".gone-{index}"
-            (models / "levels").rename(gone)
-            fresh.rename(models / "levels")
+            gone = shared / f".gone-{index}"
+            (shared / "levels").rename(gone)
+            fresh.rename(shared / "levels")
             report = ask(url, "POST", "/models/reload").json()
             assert report["refused"] == []
             assert "levels" in report["loaded"]
@@ -179,14 +188,14 @@ def test_models_are_reloaded_many_times(models: Path, url: str) -> None:
     assert_nobody_lost(load)
 
 
-def test_a_corrupt_model_is_refused_and_the_old_one_answers_on(models: Path, url: str) -> None:
+def test_a_corrupt_model_is_refused_and_the_old_one_answers_on(shared: Path, url: str) -> None:
     before = ask(url, "GET", "/models/levels").json()["version"]
     with Load(url, encodings()) as load:
-        graph = models / "levels" / "encoder.onnx"
+        graph = shared / "levels" / "encoder.onnx"
         graph.write_bytes(graph.read_bytes()[:-50])
         report = ask(url, "POST", "/models/reload").json()
         assert [refusal["name"] for refusal in report["refused"]] == ["levels"]
-        bundle_builder.edit_manifest(models / "brittle", schema_version=99)
+        bundle_builder.edit_manifest(shared / "brittle", schema_version=99)
         assert len(ask(url, "POST", "/models/reload").json()["refused"]) == 2
         load.wait_for(100)
         assert ask(url, "GET", "/models/levels").json()["version"] == before

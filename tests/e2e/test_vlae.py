@@ -1,9 +1,8 @@
-"""The lossy autoencoder, whole: real processes train it on digits and on colour pictures, publish, serve."""
+"""The lossy autoencoder, whole: trained on digits and on colour pictures, published, served by a process."""
 
 import io
 import itertools
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,9 @@ from PIL import Image
 from service.contract import noise
 from service.contract.manifest import ImageSpec
 from tests.fixtures.consistency import assert_consistent
-from tests.fixtures.processes import PATIENCE, ROOT, asking, start
-from tests.fixtures.tiny_models import write_digits
+from tests.fixtures.processes import ROOT, asking
+from tests.fixtures.trained_models import digits
+from tests.fixtures.trainer_command import finished
 from trainer.models.base import build
 from trainer.models.vlae import VLAE
 from trainer.training import checkpoint
@@ -45,19 +45,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for index in range(40):
         pixels = generator.integers(0, 256, (24, 20, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / "data" / f"{index}.png")
-    digits = write_digits(folder / "mnist")
     runs = {
-        "digits": [f"--data={digits}", "--likelihood=bernoulli"],
+        "digits": [f"--data={digits()}", "--likelihood=bernoulli"],
         "pictures": [f"--data={folder / 'data'}", "--image-size=8", "--holdout=0.2"],
     }
     places = f"--out={folder / 'runs'}", f"--export-to={folder / 'exported'}"
-    trainings = [
-        start("trainer", "vlae", *SMALL, *places, f"--name={name}", *more) for name, more in runs.items()
-    ]
-    for training in trainings:
-        output, errors = training.communicate(timeout=PATIENCE)
-        assert (training.returncode, errors) == (0, "")
-        assert f"\n  serve     {sys.executable} -m service --models {folder / 'exported'}\n" in output
+    for name, more in runs.items():
+        finished("vlae", *SMALL, *places, f"--name={name}", *more)
     return folder
 
 
@@ -205,11 +199,8 @@ def test_pictures_in_colour_are_drawn_in_levels(client: httpx2.Client) -> None:
 
 def test_the_model_is_measured_in_full(folder: Path) -> None:
     exported = folder / "exported" / "digits"
-    effort = ("--samples=60", "--nll-samples=4", "--nll-images=20", f"--data={folder / 'mnist'}")
-    measuring = start("trainer", "evaluate", str(exported), "--json", *effort)
-    output, errors = measuring.communicate(timeout=PATIENCE)
-    assert (measuring.returncode, errors) == (0, "")
-    rows = {row["of"]: row for row in json.loads(output)}
+    effort = ("--samples=60", "--nll-samples=4", "--nll-images=20", f"--data={digits()}")
+    rows = {row["of"]: row for row in json.loads(finished("evaluate", exported, "--json", *effort))}
     assert rows["likelihood"]["dataset"] == "mnist, dynamically binarised"
     assert rows["likelihood"]["values"]["nll"] <= -rows["likelihood"]["values"]["elbo"]
     assert 0 <= rows["sample/prior"]["values"]["accuracy"] <= 1

@@ -15,6 +15,7 @@ from packaging.utils import canonicalize_name
 
 from service.contract import __version__
 from tests.fixtures.processes import ENVIRONMENT, PATIENCE, ROOT, listening_on
+from tests.fixtures.trained_models import digits
 
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", "service", "tessera", "trainer")
 DISTRIBUTIONS = {"service": "tessera_codes", "trainer": "tessera_codes_trainer"}
@@ -88,6 +89,14 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {wing: folder / "dist" / name for wing, name in names.items()}
 
 
+@pytest.fixture(scope="module")
+def alone(wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which the wheel of the service alone is installed."""
+    folder = tmp_path_factory.mktemp("installed") / "alone"
+    installed(folder, wheels["service"])
+    return folder
+
+
 def installed(folder: Path, *wheels: Path) -> dict[str, str]:
     """Install wheels in an empty folder: the variables of a process that finds them, and nothing else."""
     offline = ("--no-deps", "--no-index", "--disable-pip-version-check")
@@ -126,17 +135,17 @@ def needed() -> set[str]:
     return found
 
 
-def test_the_library_runs_with_what_it_needs_alone(wheels: dict[str, Path], tmp_path: Path) -> None:
+def test_the_library_runs_with_what_it_needs_alone(alone: Path, tmp_path: Path) -> None:
     """In an environment whose packages are links to the installed ones, but only to those that it needs."""
     names = needed()
     assert not names & NOT_OF_THE_LIBRARY
-    variables = installed(tmp_path / "library", wheels["service"])
+    library = shutil.copytree(alone, tmp_path / "library")
     for name in names:
         for top in {file.parts[0] for file in files(name) or ()} - {"..", "__pycache__"}:
             place = Path(str(distribution(name).locate_file(top)))
-            (tmp_path / "library" / top).symlink_to(place)
+            (library / top).symlink_to(place)
     # Without site-packages: `-S`, and no user's packages.
-    environment = {"PYTHONPATH": variables["PYTHONPATH"], "PYTHONNOUSERSITE": "1"}
+    environment = {"PYTHONPATH": str(library), "PYTHONNOUSERSITE": "1"}
     model, picture = ROOT / "exported" / "vqvae-mnist", SEVEN
     printed = run(sys.executable, "-S", "-c", LIBRARY, model, picture, folder=tmp_path, **environment)
     assert printed.splitlines() == [
@@ -161,23 +170,27 @@ def test_the_library_runs_with_what_it_needs_alone(wheels: dict[str, Path], tmp_
     assert server.stderr.count("\n") == 1
 
 
-def test_they_train_and_serve_from_another_folder(wheels: dict[str, Path], tmp_path: Path) -> None:
-    both = installed(tmp_path / "both", *wheels.values())
-    alone = installed(tmp_path / "alone", wheels["service"])
-    for program, variables in (("tessera-serve", alone), ("tessera-train", both)):
+def test_they_train_and_serve_from_another_folder(
+    wheels: dict[str, Path], alone: Path, tmp_path: Path
+) -> None:
+    both, service_alone = installed(tmp_path / "both", *wheels.values()), {"PYTHONPATH": str(alone)}
+    for program, variables in (("tessera-serve", service_alone), ("tessera-train", both)):
         script = Path(variables["PYTHONPATH"]) / "bin" / program
         assert run(script, "--version", folder=tmp_path, **variables).endswith(f", version {__version__}\n")
-    assert not (tmp_path / "alone" / "trainer").exists()
+    assert not (alone / "trainer").exists()
 
-    trained = run(tmp_path / "both" / "bin" / "tessera-train", *TINY_RUN, folder=tmp_path, **both)
+    train = tmp_path / "both" / "bin" / "tessera-train"
+    trained = run(train, *TINY_RUN, f"--data={digits()}", folder=tmp_path, **both)
     assert "published exported/tiny" in trained
 
     log = tmp_path / "service.log"
     with log.open("w") as errors:
         service = subprocess.Popen(
-            [tmp_path / "alone" / "bin" / "tessera-serve", "--port=0", "--provider=cpu", "--workers=1"],
+            [alone / "bin" / "tessera-serve", "--port=0", "--provider=cpu", "--workers=1"],
             cwd=tmp_path,
-            env={name: value for name, value in (ENVIRONMENT | alone).items() if "TESSERA" not in name},
+            env={
+                name: value for name, value in (ENVIRONMENT | service_alone).items() if "TESSERA" not in name
+            },
             stderr=errors,
             text=True,
         )

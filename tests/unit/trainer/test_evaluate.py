@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from click.testing import Result
 from PIL import Image
 
 from service.contract.image_preprocessing import prepare
 from service.contract.manifest import FILE_NAME, Manifest, Measures, content_version
 from tests.fixtures import tiny_models
 from tests.fixtures.tiny_models import Trained
+from tests.fixtures.trainer_command import trainer
 from trainer import evaluate as module
-from trainer.__main__ import main
 from trainer.errors import ConfigError, ExportError
 from trainer.evaluate import evaluate
 from trainer.evaluation.exported_model import file_entries
@@ -65,7 +65,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def run(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(main, ["evaluate", *map(str, arguments)], prog_name="python -m trainer")
+    return trainer("evaluate", *arguments)
 
 
 def test_the_figures_are_written_and_the_graphs_stay(folder: Path, digits: Path) -> None:

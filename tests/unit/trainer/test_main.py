@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
 from service.contract import __version__
 from tests.fixtures import tiny_models
 from tests.fixtures.tiny_models import Trained
+from tests.fixtures.trainer_command import trainer
 from tests.unit.trainer.data.making import noise, save
 from trainer import pipeline
 from trainer.__main__ import main
@@ -22,10 +23,6 @@ from trainer.kinds import KINDS
 from trainer.pipeline import publishing
 from trainer.training.loop import Fit
 from trainer.training.run_folder import RunFolder
-
-
-def trainer(*arguments: str) -> Result:
-    return CliRunner().invoke(main, arguments, prog_name="python -m trainer")
 
 
 @pytest.fixture
@@ -155,7 +152,10 @@ def test_a_name_that_is_taken_is_refused_before_training(trained: Trained, tmp_p
 
 
 @pytest.mark.slow
-def test_a_run_without_a_name_takes_one_that_is_free_and_keeps_it(tmp_path: Path, digits: Path) -> None:
+def test_a_run_without_a_name_takes_one_that_is_free_and_keeps_it(
+    tmp_path: Path, digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_models.without_onnx(monkeypatch)
     precious = tmp_path / "exported" / "vqvae-mnist"
     precious.mkdir(parents=True)
     (precious / "manifest.json").write_text("{}")

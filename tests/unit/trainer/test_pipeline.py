@@ -109,7 +109,10 @@ def test_training_notes_what_it_was_trained_on(trained: Trained) -> None:
 
 
 @pytest.mark.slow
-def test_a_folder_of_mixed_pictures_makes_a_model_in_colour(tmp_path: Path, make_config: MakeConfig) -> None:
+def test_a_folder_of_mixed_pictures_makes_a_model_in_colour(
+    tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_models.without_onnx(monkeypatch)
     for index in range(12):
         save(noise(index, width=10 + 3 * index, height=30 - index), tmp_path / "pictures" / f"{index:02}.png")
     (tmp_path / "pictures" / "12.png").write_bytes(b"\x89PNG, or so it says")

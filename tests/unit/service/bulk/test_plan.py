@@ -38,10 +38,10 @@ def plan_of(folder: Path, shards: Sequence[list[Unit]], **changes: Any) -> Plan:
 
 
 units = st.builds(Unit, st.text(), st.integers(0, 99), st.integers(0, 99), st.integers(0, 9))
-shards_of_units = st.lists(st.lists(units, min_size=1, max_size=4), min_size=1, max_size=12)
+shards_of_units = st.lists(st.lists(units, min_size=1, max_size=4), min_size=1, max_size=6)
 
 
-@given(shards_of_units, st.lists(st.integers(0, 12), max_size=12))
+@given(shards_of_units, st.lists(st.integers(0, 6), max_size=6))
 def test_every_shard_is_done_once_whenever_a_run_ends(shards: list[list[Unit]], ends: list[int]) -> None:
     """Each number is a run that ends after so many shards; the last run goes to the end."""
     with TemporaryDirectory() as folder:

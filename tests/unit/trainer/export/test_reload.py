@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 
 from tests.fixtures.tiny_models import Trained, without_onnx
+from tests.fixtures.trainer_command import trainer
 from trainer import pipeline
-from trainer.__main__ import main
 from trainer.errors import ReloadError
 from trainer.export.reload import have_loaded
 from trainer.training.run_folder import RunFolder
@@ -49,10 +48,6 @@ def answering(status: int, document: object, **headers: str) -> Iterator[tuple[s
         finally:
             server.shutdown()
             thread.join()
-
-
-def trainer(*arguments: str) -> Result:
-    return CliRunner().invoke(main, arguments, prog_name="python -m trainer")
 
 
 @pytest.fixture(autouse=True)
