@@ -30,7 +30,6 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from tests.benchmarks.peer_quantizer import PeerQuantizer
 from tests.benchmarks.trials import FinishedRows, built, fitted, measured, reconstructed
 from trainer.config import VQVAEConfig, resolve
 from trainer.data.augmentation import flipped
@@ -169,6 +168,9 @@ def _trial(
 ) -> dict[str, float]:
     model = built(config, dataset)
     if peer:
+        # Not everyone has the peer.
+        from tests.benchmarks.peer_quantizer import PeerQuantizer
+
         seen = config.seen(dataset.spec, config.crop)
         rows = config.batch_size * seen.height * seen.width // config.stride**2
         model.quantizer = PeerQuantizer(config, config.decay, rows)

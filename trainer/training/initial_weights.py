@@ -52,14 +52,15 @@ def check(config: RunConfig, path: Path | None) -> None:
         )
     if KINDS[origin.kind].model != KINDS[config.kind].model:
         raise ConfigError(f"--init-from {origin.path} is of kind {origin.kind!r}, not {config.kind!r}")
+    values = config.model_dump(mode="json")
     for field in sorted(config.same_as_initial):
-        here = getattr(config, field)
+        here = values[field]
         there = origin.values.get(field, type(config).model_fields[field].default)
         if here != there:
             flag = f"--{field.replace('_', '-')}"
             raise ConfigError(
-                f"{flag} is {here}, and --init-from {origin.path} has {there}: give {flag} {there}, or start "
-                "from another model"
+                f"{flag} is {here}, and --init-from {origin.path} has {there}: give the same, or start from "
+                "another model"
             )
 
 

@@ -101,7 +101,7 @@ def test_other_kinds_and_other_folders_are_refused(trained: Trained, tmp_path: P
 def test_another_number_of_levels_is_refused_by_its_flag(trained: Trained) -> None:
     for path in (trained.run.folder, trained.exported.folder):
         assert refusal(tiny_models.config(init_from=path, levels=2)) == (
-            f"--levels is 2, and --init-from {path} has 1: give --levels 1, or start from another model"
+            f"--levels is 2, and --init-from {path} has 1: give the same, or start from another model"
         )
 
 
