@@ -70,7 +70,7 @@ def test_a_preset_has_values_by_the_number_of_images_under_what_was_given(tmp_pa
             resolve("vqvae", preset="vqvae-pictures", file=file, flags=flags, images=images)
             for images in (180, 999, 1_000, 90_000)
         )
-        return [config.stride for config in found]
+        return [config.model_dump()["stride"] for config in found]
 
     assert strides() == [4, 4, 8, 8]
     assert strides(write(tmp_path, "stride: 2")) == [2] * 4
