@@ -50,17 +50,21 @@ PEER = "vector-quantize-pytorch"
 
 
 class Row(NamedTuple):
-    """One thing that is changed: its title, the values of the config, and whether the peer has it too."""
+    """One thing that is changed: its title, the values of the config, and whether the peer has it too.
+
+    It is trained for ``share`` of the epochs, where an epoch has more pixels.
+    """
 
     title: str
     changed: Mapping[str, Any]
     peer: bool = False
+    share: float = 1.0
 
 
 PARTS: Mapping[str, Mapping[str, Row]] = {
     "nets": {
         "base": Row("the preset", {}),
-        "whole": Row("whole pictures, a quarter as many", {"crop": None, "batch_size": 16}),
+        "whole": Row("whole pictures, a quarter as many", {"crop": None, "batch_size": 16}, share=0.25),
         "transposed": Row("transposed convolutions", {"upsampling": "transposed"}),
         "shuffle": Row("pixel shuffle", {"upsampling": "shuffle"}),
         "shallow": Row("one block at each resolution", {"stage_blocks": 1}),
@@ -267,7 +271,8 @@ def command(
                 continue
             console.print(f"{chosen[name].title}, {side}, seed {seed}")
             run = f"{name}-{'peer' if side == PEER else 'own'}-{seed}"
-            flags = {**base, **chosen[name].changed, "seed": seed, "name": run}
+            row = chosen[name]
+            flags = {**base, **row.changed, "epochs": round(row.share * epochs), "seed": seed, "name": run}
             config = resolve("vqvae", preset=PRESET, flags=flags)
             assert isinstance(config, VQVAEConfig)
             finished.add(
