@@ -71,16 +71,14 @@ class TrainedCodebook(Codebook):
         if codes is None:
             codes = nearest(rows.detach(), vectors.detach())
         chosen = F.embedding(codes, vectors)
-        quantized = Quantized(
-            vectors=rotated(rows, chosen) if self.rotate else straight_through(rows, chosen),
-            codes=codes,
-            codebook_loss=F.mse_loss(chosen, rows.detach()) if self.by_gradient else None,
-            commitment_loss=F.mse_loss(rows, chosen.detach()),
-            counts=counted(codes, self.size),
-        )
+        counts = counted(codes, self.size)
+        # In this order, in which their gradients are summed: another gives other roundings.
+        commitment_loss = F.mse_loss(rows, chosen.detach())
+        codebook_loss = F.mse_loss(chosen, rows.detach()) if self.by_gradient else None
+        passed = rotated(rows, chosen) if self.rotate else straight_through(rows, chosen)
         if self.training:
-            self._learn(rows.detach(), codes, quantized.counts)
-        return quantized
+            self._learn(rows.detach(), codes, counts)
+        return Quantized(passed, codes, codebook_loss, commitment_loss, counts)
 
     def _learn(self, rows: Tensor, codes: Tensor, counts: Tensor) -> None:
         """Learn from rows, float32 ``(n, D)``, their codes, int64 ``(n,)``, and the uses of each code."""
