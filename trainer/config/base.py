@@ -226,17 +226,15 @@ class ConvolutionalConfig(RunConfig):
         return self
 
     def seen(self, image: ImageSpec, crop: int | None) -> ImageSpec:
-        """What a training step sees of an image: a square of ``crop`` pixels, or the whole.
+        """What a training step sees of an image: a square of ``crop`` pixels; the whole if it has no more.
 
-        Raises ValueError if the square is larger than the images, or no multiple of the stride.
+        Raises ValueError if the square is no multiple of the stride.
         """
-        if crop is None:
+        if crop is None or crop >= min(image.height, image.width):
             return image
-        side = min(image.height, image.width)
-        if crop % self.stride or crop > side:
+        if crop % self.stride:
             raise ValueError(
-                f"a crop of {crop} pixels should be a multiple of the stride {self.stride}, at most {side}, "
-                f"as images have {image.height}x{image.width} pixels"
+                f"a crop of {crop} pixels should be a multiple of the stride, {self.stride} pixels"
             )
         return image.model_copy(update={"height": crop, "width": crop})
 

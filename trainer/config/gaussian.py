@@ -44,7 +44,7 @@ class VAEConfig(AdversarialConfig, LossesConfig, GaussianConfig):
         default=None,
         ge=8,
         description="train on squares of this many pixels, of two at random places of an image the one that "
-        "varies more; for a grid of codes; none: on whole images",
+        "varies more; for a grid of codes; none, or as many as they have: on whole ones",
     )
     latent_channels: int = Field(default=4, ge=1, le=1024, description="numbers in a cell of a grid, c")
     likelihood: Literal["mse", "gaussian", "bernoulli"] = Field(

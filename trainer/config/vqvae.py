@@ -136,7 +136,7 @@ class VQVAEConfig(AdversarialConfig, LossesConfig, ConvolutionalConfig):
         default=None,
         ge=8,
         description="train on squares of this many pixels, of two at random places of an image the one that "
-        "varies more; the codes are still those of whole images; none: on whole images",
+        "varies more; codes are still of whole images; none, or as many as they have: on whole ones",
     )
     reconstruction: Literal["mse", "l1"] = Field(default="mse", description="reconstruction loss")
     flips: bool = Field(default=False, description="mirror half of the training images, left to right")

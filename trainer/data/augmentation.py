@@ -18,8 +18,11 @@ def flipped(images: Tensor) -> Tensor:
 def cropped(images: Tensor, size: int) -> Tensor:
     """A square of ``size`` pixels of each image: ``(B, C, H, W)`` to ``(B, C, size, size)``.
 
-    Of two at random places it is the one whose pixels vary more: much of a picture may be background.
+    Of two at random places it is the one whose pixels vary more: much of a picture may be background. Images
+    that are no larger stay whole.
     """
+    if size >= min(images.shape[2:]):
+        return images
     first, second = (_squares(images, size) for _ in range(2))
     variances = [squares.float().var(dim=(2, 3)).sum(dim=1) for squares in (first, second)]
     return torch.where((variances[0] >= variances[1])[:, None, None, None], first, second)

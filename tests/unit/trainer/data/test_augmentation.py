@@ -102,6 +102,7 @@ def test_a_crop_is_a_square_of_the_image_and_avoids_what_is_flat() -> None:
     images[:, :, :, :6] = 255
     found = cropped(images, 6)
     assert found.shape == (32, 3, 6, 6)
+    assert cropped(images, 12) is images
     squares = images.unfold(2, 6, 1).unfold(3, 6, 1).permute(0, 2, 3, 1, 4, 5)
     assert (squares == found[:, None, None]).flatten(3).all(dim=3).flatten(1).any(dim=1).all()
     flat = (found == 255).flatten(1).all(dim=1)
