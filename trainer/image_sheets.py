@@ -17,6 +17,8 @@ PANEL_GAP = 16
 TITLE_SIZE, TITLE_HEIGHT = 14, 24
 # A sheet of samples: so many in all, in rows of so many, or in a column for each class.
 SAMPLES, COLUMNS = 100, 10
+# Of large images fewer: a sheet is in the folder of a model.
+MOST_PIXELS = 600_000
 # Classes that a sheet shows, and columns before it goes on below.
 MOST_CLASSES, MOST_COLUMNS = SAMPLES, 20
 # The names of classes: pixels of a line, and lines and pixels after which a name is cut.
@@ -47,15 +49,16 @@ def sheet(images: Tensor, columns: int) -> Tensor:
     return make_grid(images.cpu(), nrow=columns, padding=GAP, pad_value=PAPER)
 
 
-def sheet_labels(classes: int) -> Tensor:
+def sheet_labels(classes: int, image_pixels: int = 1) -> Tensor:
     """The classes of the images of a sheet, row by row: int64 ``(N,)``, at most 100.
 
-    There is a column for each class, of the first 100 if there are more. Without classes all are 0.
+    There is a column for each class, of the first 100 if there are more. Without classes all are 0. Of images
+    of many pixels, ``image_pixels`` each, there are fewer rows, and one at least.
     """
-    if not classes:
-        return torch.zeros(SAMPLES, dtype=torch.int64)
-    shown = min(classes, MOST_CLASSES)
-    return torch.arange(shown).repeat(min(SAMPLES // shown, COLUMNS))
+    most = min(SAMPLES, MOST_PIXELS // image_pixels)
+    columns = min(classes, MOST_CLASSES) or COLUMNS
+    rows = max(1, min(most // columns, COLUMNS))
+    return torch.arange(columns).repeat(rows) if classes else torch.zeros(columns * rows, dtype=torch.int64)
 
 
 def class_sheet(images: Tensor, names: Sequence[str]) -> Tensor:

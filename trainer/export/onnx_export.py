@@ -11,7 +11,7 @@ import io
 import json
 import struct
 import warnings
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -73,6 +73,8 @@ def write_graphs(
     if codebook is not None:
         tensor = numpy_helper.from_array(codebook.float().contiguous().cpu().numpy())
         places |= _written({CODEBOOK_TENSOR: tensor}, folder / CODEBOOK_FILE)
+    if not noted:
+        _share_transposed(models.values(), besides=places)
     if half:
         for model in models.values():
             _store_halved(model.graph, besides=places)
@@ -97,6 +99,33 @@ def _weights_written(
             if content not in besides and len(tensor.raw_data) >= SMALLEST_BYTES:
                 weights.setdefault(content, (f"{Path(name).stem}.{tensor.name}", tensor))
     return _written(dict(weights.values()), file) if weights else {}
+
+
+def _share_transposed(models: Iterable[onnx.ModelProto], besides: Iterable[Content]) -> None:
+    """Replace each large matrix whose transpose is stored, or in ``besides``, by that and a ``Transpose``.
+
+    The exporter transposes a constant factor of a product for some shapes, and of the same weights for others
+    it does not. ONNX Runtime transposes them once, when it loads a graph.
+    """
+    stored = set(besides)
+    for model in models:
+        nodes = []
+        for tensor in model.graph.initializer:
+            content, values = _content(tensor), numpy_helper.to_array(tensor)
+            if values.ndim != 2 or len(tensor.raw_data) < SMALLEST_BYTES:
+                continue
+            name = tensor.name
+            other = numpy_helper.from_array(np.ascontiguousarray(values.T), f"{name}.transposed")
+            if content in stored or _content(other) not in stored:
+                stored.add(content)
+                continue
+            tensor.CopyFrom(other)
+            nodes.append(
+                helper.make_node("Transpose", [other.name], [name], f"{name}.transpose", perm=(1, 0))
+            )
+        nodes += model.graph.node
+        del model.graph.node[:]
+        model.graph.node.extend(nodes)
 
 
 def _store_halved(graph: onnx.GraphProto, besides: Container[Content]) -> None:

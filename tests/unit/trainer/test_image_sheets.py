@@ -95,6 +95,12 @@ def test_a_sheet_has_a_column_for_each_class(classes: int, columns: int, rows: i
     assert labels.dtype == torch.int64
 
 
+def test_a_sheet_of_large_images_has_fewer_rows() -> None:
+    assert torch.equal(sheet_labels(8, 128**2), torch.arange(8).repeat(4))
+    assert len(sheet_labels(0, 128**2)) == 30
+    assert len(sheet_labels(100, 512**2)) == 100
+
+
 def test_without_classes_a_sheet_is_of_ten_columns() -> None:
     assert torch.equal(sheet_labels(0), torch.zeros(100, dtype=torch.int64))
     drawn = tiny_models.images(100, 3, 8, 8)

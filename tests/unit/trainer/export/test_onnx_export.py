@@ -50,6 +50,20 @@ class Halved(nn.Module):
         return self.pairs(codes) / 2
 
 
+class ThereAndBack(nn.Module):
+    """Looks pairs up, and multiplies them by a matrix and by its transpose, each a tensor of its own."""
+
+    def __init__(self, codebook: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("vectors", codebook)
+        self.there = nn.Parameter(torch.randn(5, 64).half().float())
+        self.back = nn.Parameter(self.there.detach().T.contiguous())
+
+    def forward(self, codes: Tensor) -> Tensor:
+        assert isinstance(self.vectors, Tensor)
+        return F.embedding(codes.long(), self.vectors) @ self.there @ self.back
+
+
 class Written(NamedTuple):
     folder: Path
     modules: dict[str, nn.Module]
@@ -147,6 +161,18 @@ def test_weights_that_float16_holds_are_stored_so_and_give_the_same(tmp_path: Pa
     for name, module in modules.items():
         (found,) = onnxruntime.InferenceSession(tmp_path / f"{name}.onnx").run(None, {"codes": codes.numpy()})
         torch.testing.assert_close(torch.from_numpy(found), module(codes))
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_matrix_and_its_transpose_are_stored_once(tmp_path: Path, half: bool) -> None:
+    torch.manual_seed(0)
+    codebook = torch.randn(16, 5)
+    module = ThereAndBack(codebook)
+    write_graphs([graph("both", module)], tmp_path, codebook, half=half)
+    assert [tensor.shape for tensor in load_file(tmp_path / WEIGHTS_FILE).values()] == [(5, 64)]
+    codes = torch.arange(24, dtype=torch.int32).view(2, 3, 4) % 16
+    (found,) = onnxruntime.InferenceSession(tmp_path / "both.onnx").run(None, {"codes": codes.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), module(codes))
 
 
 def test_small_tensors_stay_in_the_graph(written: Written) -> None:
