@@ -115,7 +115,9 @@ class VQVAEConfig(AdversarialConfig, LossesConfig, ConvolutionalConfig):
     )
     commitment: float = Field(default=0.25, ge=0, description="weight of the commitment loss, beta")
     decay: float = Field(default=0.99, ge=0, lt=1, description="of the codebook's moving averages")
-    kmeans_start: bool = Field(default=True, description="start the codebook as k-means centres")
+    kmeans_start: bool = Field(
+        default=True, description="start the codebook as k-means centres, but not with simvq"
+    )
     restart_below: float = Field(
         default=0.01,
         ge=0,

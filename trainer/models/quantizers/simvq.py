@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from trainer.models.quantizers.base import Fixed, Quantizer, on_sphere
-from trainer.models.quantizers.learned import TrainedCodebook, kmeans
+from trainer.models.quantizers.learned import TrainedCodebook
 
 
 class SimVQ(TrainedCodebook):
     """Replaces each vector of a grid by the nearest row of ``codebook @ layer``.
 
-    ``codebook``, float32 ``(size, dim)``, is drawn from a normal distribution, or is the k-means centres of
-    ``start``, and stays as it is. ``layer``, float32 ``(dim, dim)``, starts as the identity. Served is their
-    product.
+    ``codebook``, float32 ``(size, dim)``, is drawn from a normal distribution and stays as it is: k-means
+    centres of an untrained encoder lie in few dimensions, which no layer undoes. ``layer``, float32
+    ``(dim, dim)``, starts as the identity. Served is their product.
     """
 
     def __init__(self, size: int, dim: int, *, normalise: bool = False, rotate: bool = False) -> None:
@@ -30,12 +30,6 @@ class SimVQ(TrainedCodebook):
         """The code vectors as they are looked up, float32 ``(K, D)``; of length 1 with ``normalise``."""
         vectors = self.codebook @ self.layer
         return on_sphere(vectors) if self.normalise else vectors
-
-    @torch.no_grad()
-    def start(self, rows: Tensor, batch_rows: int) -> None:  # noqa: ARG002 - nothing is counted
-        """Start as the k-means centres of encoder outputs, float ``(n, D)``."""
-        rows = on_sphere(rows.float()) if self.normalise else rows.float()
-        self.codebook.copy_(kmeans(rows, self.size, spherical=self.normalise).centres)
 
     def serving(self) -> Quantizer:
         return Fixed(self.vectors().detach(), normalise=self.normalise)

@@ -22,6 +22,7 @@ def test_a_step_moves_all_code_vectors_and_leaves_the_codebook() -> None:
     torch.manual_seed(0)
     q, z = SimVQ(64, 4), grid(batch=1)
     codebook, before = q.codebook.clone(), q.vectors().detach()
+    q.start(torch.randn(64, 4), batch_rows=30)
     assert [name for name, _ in q.named_parameters()] == ["layer"]
     losses = trained(q, 3 * z)
     assert losses[-1] < losses[0]
@@ -33,7 +34,6 @@ def test_a_step_moves_all_code_vectors_and_leaves_the_codebook() -> None:
 def test_the_product_is_served_as_the_codebook(normalise: bool) -> None:
     torch.manual_seed(0)
     q, z = SimVQ(16, 4, normalise=normalise), grid()
-    q.start(torch.randn(64, 4), batch_rows=30)
     trained(q, z, steps=3)
     served = q.eval().serving()
     assert torch.equal(served.codebook, q.vectors())
