@@ -129,9 +129,9 @@ def _preset_for(kind: str, data: str | None, console: Console) -> str | None:
 
 def _check(config: RunConfig, run: RunFolder | None, *, replace: bool) -> None:
     """Raise for what would end a run, or keep its model from being published, before it is begun."""
-    loading.check(config.data)
     if run is None and (config.init_from is not None or config.kind == FINETUNE):
         initial_weights.check(config, config.init_from)
+    loading.check(config.data)
     RunFolder.check(config)
     durable.check_writable(config.export_to)
     own = None if run is None else run.identity.id

@@ -57,6 +57,6 @@ KINDS: Mapping[str, Kind] = {
         config="trainer.config.imported:FinetuneConfig",
         model="trainer.pretrained.finetuned_model:FinetunedModel",
         preset="finetune",
-        summary="An imported model further, on your own pictures.",
+        summary="An imported model, fine-tuned on your own pictures.",
     ),
 }

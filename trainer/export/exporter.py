@@ -197,8 +197,7 @@ def _samples(exported: ExportedModel, shown: Mapping[str, str], dataset: Dataset
     sheets: dict[str, Tensor] = {}
     for title, name in shown.items():
         conditional = exported.operations[name].takes(Role.label)
-        image = dataset.spec
-        labels = sheet_labels(dataset.classes if conditional else 0, image.height * image.width)
+        labels = sheet_labels(dataset.classes if conditional else 0, dataset.spec.height * dataset.spec.width)
         with step(f"drawing {name}") as report:
             drawn = exported.sample(
                 name, len(labels), SHOWN_SEED, labels if conditional else None, report=report

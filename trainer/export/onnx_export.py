@@ -73,6 +73,7 @@ def write_graphs(
     if codebook is not None:
         tensor = numpy_helper.from_array(codebook.float().contiguous().cpu().numpy())
         places |= _written({CODEBOOK_TENSOR: tensor}, folder / CODEBOOK_FILE)
+    # The notes say how a weight is stored in its own graph.
     if not noted:
         _share_transposed(models.values(), besides=places)
     if half:

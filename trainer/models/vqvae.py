@@ -117,7 +117,8 @@ class VQVAE(Model):
     @torch.no_grad()
     def begin(self, batches: Iterable[Tensor]) -> None:
         adopted = self.config.init_from is not None
-        if self.config.fsq_levels is not None or not (adopted or self.config.kmeans_start):
+        fixed = self.config.fsq_levels is not None or self.config.update == "simvq"
+        if fixed or not (adopted or self.config.kmeans_start):
             return
         rows: list[Tensor] = []
         for images in batches:

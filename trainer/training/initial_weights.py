@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SHOWN = 3
 
 
-class Origin(NamedTuple):
+class Initial(NamedTuple):
     """Where initial weights come from: a run, or a published model, with its kind and its config."""
 
     path: Path
@@ -41,25 +41,25 @@ def check(config: RunConfig, path: Path | None) -> None:
         if config.kind == FINETUNE:
             raise ConfigError("finetune starts from an imported model: name it with --init-from FOLDER")
         return
-    origin = _find(path)
+    initial = _find(path)
     if config.kind == FINETUNE:
         # Its config has found the architecture there.
         return
-    if origin.kind not in KINDS:
+    if initial.kind not in KINDS:
         raise ConfigError(
-            f"--init-from {path} is an imported {origin.kind}. To train it further: "
+            f"--init-from {path} is an imported {initial.kind}. To train it further: "
             f"{command(FINETUNE, '--init-from', path)}"
         )
-    if KINDS[origin.kind].model != KINDS[config.kind].model:
-        raise ConfigError(f"--init-from {origin.path} is of kind {origin.kind!r}, not {config.kind!r}")
+    if KINDS[initial.kind].model != KINDS[config.kind].model:
+        raise ConfigError(f"--init-from {initial.path} is of kind {initial.kind!r}, not {config.kind!r}")
     values = config.model_dump(mode="json")
     for field in sorted(config.same_as_initial):
         here = values[field]
-        there = origin.values.get(field, type(config).model_fields[field].default)
+        there = initial.values.get(field, type(config).model_fields[field].default)
         if here != there:
             flag = f"--{field.replace('_', '-')}"
             raise ConfigError(
-                f"{flag} is {here}, and --init-from {origin.path} has {there}: give the same, or start from "
+                f"{flag} is {here}, and --init-from {initial.path} has {there}: give the same, or start from "
                 "another model"
             )
 
@@ -70,9 +70,9 @@ def load(config: RunConfig, path: Path, model: "Model") -> None:
     Tensors named in ``Model.anew`` stay as they are: they belong to the training, not to the network. Raises
     ConfigError, which names what does not fit, and the keys of the config that differ.
     """
-    origin = _find(path)
+    initial = _find(path)
     own = {name: tensor for name, tensor in model.state_dict().items() if name not in model.anew}
-    theirs = _of_run(origin.run, own) if origin.run is not None else _of_graphs(origin, own)
+    theirs = _of_run(initial.run, own) if initial.run is not None else _of_graphs(initial, own)
     wrong = [f"{name} is missing there" for name in own if name not in theirs]
     wrong += [
         f"{name} is {list(theirs[name].shape)} there and {list(tensor.shape)} here"
@@ -80,26 +80,26 @@ def load(config: RunConfig, path: Path, model: "Model") -> None:
         if name in theirs and theirs[name].shape != tensor.shape
     ]
     if wrong:
-        why = f"{_listed(wrong)}{_differences(origin, config)}"
-        if origin.run is None and not theirs.keys() >= own.keys():
+        why = f"{_listed(wrong)}{_differences(initial, config)}"
+        if initial.run is None and not theirs.keys() >= own.keys():
             why += (
                 ". What the graphs of a published model lack, its run folder has"
-                if origin.kind in KINDS
-                else f". Import its checkpoint once more: {origin.values['checkpoint']['file']}"
+                if initial.kind in KINDS
+                else f". Import its checkpoint once more: {initial.values['checkpoint']['file']}"
             )
-        raise ConfigError(f"--init-from {origin.path} does not fit this model: {why}")
+        raise ConfigError(f"--init-from {initial.path} does not fit this model: {why}")
     model.load_state_dict({name: theirs[name] for name in own}, strict=False)
 
 
-def _find(path: Path) -> Origin:
+def _find(path: Path) -> Initial:
     if (path / CONFIG).is_file():
         run = RunFolder.open(path)
         run.latest_checkpoint()
-        return Origin(path, run.config.kind, run.config.model_dump(mode="json"), run, None)
+        return Initial(path, run.config.kind, run.config.model_dump(mode="json"), run, None)
     manifest = durable.read_published(path)
     if manifest is None:
         raise ConfigError(f"--init-from {path} is neither a run folder nor a published model")
-    return Origin(path, manifest.kind, manifest.config, None, manifest)
+    return Initial(path, manifest.kind, manifest.config, None, manifest)
 
 
 def _of_run(run: RunFolder, wanted: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
@@ -118,36 +118,36 @@ def _of_run(run: RunFolder, wanted: "Mapping[str, Tensor]") -> "dict[str, Tensor
     return found
 
 
-def _of_graphs(origin: Origin, wanted: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+def _of_graphs(initial: Initial, wanted: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
     """The tensors of the graphs whose names, less the module around the model, are wanted."""
     from safetensors.torch import load_file
 
     from trainer.export.stored_weights import read_weights
 
-    assert origin.manifest is not None  # noqa: S101 - for mypy
+    assert initial.manifest is not None  # noqa: S101 - for mypy
     found: dict[str, Tensor] = {}
     for operation in ("encode", "decode"):
-        stored = read_weights(origin.path / origin.manifest.operations[operation].graph)
+        stored = read_weights(initial.path / initial.manifest.operations[operation].graph)
         for stored_name, tensor in stored.items():
             parts = stored_name.split(".")
             names = (".".join(parts[start:]) for start in range(len(parts)))
             if (name := next((name for name in names if name in wanted), None)) is not None:
                 found[name] = tensor
-    if (book := origin.manifest.codebook) is not None:
+    if (book := initial.manifest.codebook) is not None:
         places = [name for name in wanted if name.endswith(".codebook")]
-        codebook = load_file(origin.path / book.file)[book.tensor]
+        codebook = load_file(initial.path / book.file)[book.tensor]
         # Of residual codes there is one for each level, in order.
         books = codebook.unbind() if codebook.ndim > 2 else [codebook] * len(places)
         found |= dict(zip(places, books, strict=True))
     return found
 
 
-def _differences(origin: Origin, config: RunConfig) -> str:
+def _differences(initial: Initial, config: RunConfig) -> str:
     """The keys of the kind, rather than of every run, that differ."""
     differing = [
-        f"{key} is {origin.values[key]!r} there and {value!r} here"
+        f"{key} is {initial.values[key]!r} there and {value!r} here"
         for key, value in config.model_dump(mode="json").items()
-        if key not in RunConfig.model_fields and origin.values.get(key, value) != value
+        if key not in RunConfig.model_fields and initial.values.get(key, value) != value
     ]
     return f". Of the config, {_listed(differing, len(differing))}" if differing else ""
 

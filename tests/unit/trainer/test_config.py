@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from service.contract.manifest import ImageSpec
 from tests.fixtures import tiny_models
 from trainer.config import (
     PRESETS,
@@ -77,6 +78,18 @@ def test_a_preset_has_values_by_the_number_of_images_under_what_was_given(tmp_pa
     assert strides(write(tmp_path, "stride: 2"), stride=16) == [16] * 4
     few = resolve("vqvae", preset="vqvae-pictures", flags={})
     assert few == resolve("vqvae", preset="vqvae-pictures", flags={}, images=1)
+
+
+@pytest.mark.parametrize(("crop", "side"), [(None, 16), (8, 8), (16, 16), (64, 16)])
+def test_a_step_sees_a_square_or_the_whole_of_an_image_with_no_more(crop: int | None, side: int) -> None:
+    image = ImageSpec(channels=3, height=16, width=16)
+    seen = tiny_models.config().seen(image, crop)
+    assert (seen.height, seen.width) == (side, side)
+
+
+def test_a_crop_is_a_multiple_of_the_stride() -> None:
+    with pytest.raises(ValueError, match="a crop of 9 pixels should be a multiple of the stride, 4 pixels"):
+        tiny_models.config().seen(ImageSpec(channels=3, height=16, width=16), 9)
 
 
 def test_steps_become_epochs_of_every_stage() -> None:

@@ -270,6 +270,14 @@ def test_a_new_model_starts_with_codes_that_are_used() -> None:
     assert (counts > 0).all()
 
 
+@pytest.mark.parametrize("changes", [{"update": "simvq"}, {"fsq_levels": (4, 4), "codebook_dim": 2}])
+def test_a_codebook_that_stays_as_it_is_begins_without_images(changes: dict[str, Any]) -> None:
+    model = tiny_models.model(**changes)
+    model.begin([])
+    with pytest.raises(IndexError):
+        tiny_models.model().begin([])
+
+
 def test_trained_on_crops_the_averages_start_as_of_a_batch_of_crops() -> None:
     model = tiny_models.model(crop=8)
     model.begin([tiny_models.images(64, seed=seed) for seed in range(3)])
