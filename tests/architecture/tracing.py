@@ -151,7 +151,7 @@ def _train() -> list[str]:
 
 
 def _shorten_mnist() -> None:
-    """Leave 64 training and 64 test images of MNIST: 10,000 are measured no otherwise, and take seconds."""
+    """Leave 64 training and 64 test images of MNIST: more enter the same files, and take seconds."""
     from trainer.data import loading
     from trainer.data.sources.idx import bundled_mnist
     from trainer.data.sources.pictures import ArrayPictures

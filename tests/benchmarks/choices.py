@@ -245,7 +245,7 @@ def command(
 ) -> None:
     """Nets, quantizers and losses, on one budget."""
     chosen = {name: PARTS[part][name] for name in PARTS[part] if not rows or name in rows}
-    if not chosen:
+    if not set(rows) <= PARTS[part].keys():
         raise click.UsageError(f"--rows of {part} are {', '.join(PARTS[part])}")
     if (part == "losses") != (start is not None):
         raise click.UsageError("losses go on from a trained model, --start; other parts take none")
@@ -273,7 +273,13 @@ def command(
             console.print(f"{chosen[name].title}, {side}, seed {seed}")
             run = f"{name}-{'peer' if side == PEER else 'own'}-{seed}"
             row = chosen[name]
-            flags = {**base, **row.changed, "epochs": round(row.share * epochs), "seed": seed, "name": run}
+            flags = {
+                **base,
+                **row.changed,
+                "epochs": max(1, round(row.share * epochs)),
+                "seed": seed,
+                "name": run,
+            }
             config = resolve("vqvae", preset=PRESET, flags=flags)
             assert isinstance(config, VQVAEConfig)
             finished.add(

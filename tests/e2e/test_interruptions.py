@@ -13,19 +13,21 @@ from tests.fixtures.tiny_models import flags
 from tests.fixtures.trained_models import digits
 from tests.fixtures.trainer_command import finished
 from tests.unit.trainer.data.making import noise, save
+from trainer.training import checkpoint
+from trainer.training.run_folder import RunFolder
 
 
-def interrupted(at: str, *arguments: str) -> tuple[int, str]:
-    """The exit code and the errors of a trainer that gets Ctrl-C once it prints a line."""
-    training = start("trainer", *arguments)
-    assert training.stdout is not None
+def interrupted(at: str, *arguments: str, number: int = signal.SIGINT) -> tuple[int, str]:
+    """The exit code and the errors of a trainer that gets a signal, such as Ctrl-C, once it prints a line."""
+    process = start("trainer", *arguments)
+    assert process.stdout is not None
     try:
-        assert any(line.startswith(at) for line in iter(training.stdout.readline, ""))
-        training.send_signal(signal.SIGINT)
-        _, errors = training.communicate(timeout=PATIENCE)
+        assert any(line.startswith(at) for line in iter(process.stdout.readline, ""))
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=PATIENCE)
     finally:
-        training.kill()
-    return training.returncode, errors
+        process.kill()
+    return process.returncode, errors
 
 
 def training(folder: Path, **changes: object) -> list[str]:
@@ -49,6 +51,16 @@ def test_in_the_export_what_was_trained_is_kept(tmp_path: Path) -> None:
     again = f"{sys.executable} -m trainer evaluate {exported / 'tiny'}"
     assert errors == f"error: interrupted. To start again: {again}\n"
     assert (exported / "tiny" / FILE_NAME).exists()
+
+
+def test_in_the_training_sigterm_leaves_a_checkpoint(tmp_path: Path) -> None:
+    arguments = [*training(tmp_path), "--epochs=100000"]
+    code, errors = interrupted("epoch 1/", *arguments, number=signal.SIGTERM)
+    assert code == 143
+    assert re.fullmatch(r"error: stopped in epoch \d+ after step \d+\. To go on: \S+ -m trainer .*\n", errors)
+    run = RunFolder.open(tmp_path / "runs" / "tiny")
+    assert checkpoint.read_position(run.latest_checkpoint()).total >= 1
+    assert list((tmp_path / "exported").iterdir()) == []
 
 
 def test_in_the_second_stage_it_is_resumed(tmp_path: Path) -> None:

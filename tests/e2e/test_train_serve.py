@@ -271,3 +271,11 @@ def test_a_completion_keeps_the_codes_beside_the_mask(client: httpx2.Client, ima
     # Each completion is the same alone.
     alone = sample(client, codes=kept.tolist(), mask=mask.tolist(), label=7, seed=2, n=1)
     assert alone["codes"][0] == response["codes"][0]
+
+
+def test_the_manifest_tells_of_the_prior(manifest: Manifest) -> None:
+    assert manifest.labels == tuple("0123456789")
+    values = manifest.measures[0].values
+    # Without a prior each code takes 4 bits; this one was trained for two epochs.
+    assert 0 < values["bits"] < 0.97 * 49 * 4
+    assert 0 < values["bits_given_class"] < 0.97 * 49 * 4

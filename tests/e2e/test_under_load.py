@@ -45,7 +45,7 @@ def models(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The models of the one service that several tests use; the last of them damages it."""
+    """The models of the one service that several tests use."""
     return write_models(tmp_path_factory.mktemp("shared") / "models")
 
 
@@ -188,14 +188,14 @@ def test_models_are_reloaded_many_times(shared: Path, url: str) -> None:
     assert_nobody_lost(load)
 
 
-def test_a_corrupt_model_is_refused_and_the_old_one_answers_on(shared: Path, url: str) -> None:
-    before = ask(url, "GET", "/models/levels").json()["version"]
-    with Load(url, encodings()) as load:
-        graph = shared / "levels" / "encoder.onnx"
+def test_a_corrupt_model_is_refused_and_the_old_one_answers_on(models: Path) -> None:
+    with serving(models, *FLAGS) as url, Load(url, encodings()) as load:
+        before = ask(url, "GET", "/models/levels").json()["version"]
+        graph = models / "levels" / "encoder.onnx"
         graph.write_bytes(graph.read_bytes()[:-50])
         report = ask(url, "POST", "/models/reload").json()
         assert [refusal["name"] for refusal in report["refused"]] == ["levels"]
-        bundle_builder.edit_manifest(shared / "brittle", schema_version=99)
+        bundle_builder.edit_manifest(models / "brittle", schema_version=99)
         assert len(ask(url, "POST", "/models/reload").json()["refused"]) == 2
         load.wait_for(100)
         assert ask(url, "GET", "/models/levels").json()["version"] == before

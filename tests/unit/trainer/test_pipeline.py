@@ -414,9 +414,11 @@ def prior_run(generating: Trained, tmp_path: Path) -> RunFolder:
 def test_a_prior_may_be_given_more_epochs(prior_run: RunFolder, published: Published) -> None:
     first = prior_run.latest_checkpoint() / "model.safetensors"
     before = first.read_bytes()
-    resume(prior_run, prior_epochs=3)
+    resume(prior_run, prior_epochs=10)
     prior = prior_run.stage("prior")
-    assert [record["epoch"] for record in prior.records()] == [1, 2, 3]
+    assert [record["epoch"] for record in prior.records()] == [*range(1, 11)]
+    # Without a prior each code takes 4 bits.
+    assert 0 < prior.records()[-1]["test_bits"] < 0.9 * 49 * 4
     assert prior_run.latest_checkpoint().name == "step-00000016"
     assert first.read_bytes() == before
     assert same_weights(published[0][1], prior, "average.safetensors")

@@ -8,7 +8,7 @@ from trainer.models.quantizers import LearnedCodebook, MultiScale, SimVQ
 from trainer.models.quantizers.lookup import nearest
 
 SIZE, DIM, BATCH = 8, 4, 5
-# Cells that the finest grid has no whole number of, as of 7 and 2 here.
+# 2 and 4 do not divide 7: cells of these grids are averages over uneven parts.
 GRIDS, ENDS = (1, 2, 4, 7), (1, 5, 21, 70)
 
 
