@@ -387,7 +387,7 @@ def test_a_picture_that_is_missing_is_told_in_a_line(trained: Trained, tmp_path:
     file = tmp_path / "none.png"
     result = trainer("reconstruct", str(trained.exported.folder), "--image", str(file))
     assert result.exit_code == 1
-    assert result.stderr == f"error: {file} cannot be read: No such file or directory\n"
+    assert result.stderr == f"error: {file} cannot be read: no such file or directory\n"
 
 
 @pytest.mark.slow
