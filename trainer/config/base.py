@@ -54,6 +54,20 @@ class Needs:
         self.values = values
 
 
+def cropped_spec(image: ImageSpec, crop: int | None, multiple_of: int | None) -> ImageSpec:
+    """What a training step sees of an image: a square of ``crop`` pixels; the whole if it has no more.
+
+    Raises ValueError unless the square is a multiple of ``multiple_of`` pixels, None for images of one size.
+    """
+    if crop is None or crop >= min(image.height, image.width):
+        return image
+    if multiple_of is None:
+        raise ValueError(f"crop is {crop}, and should be none: the model takes images of one size only")
+    if crop % multiple_of:
+        raise ValueError(f"a crop of {crop} pixels should be a multiple of {multiple_of}")
+    return image.model_copy(update={"height": crop, "width": crop})
+
+
 def absolute(path_or_name: str, is_there: Callable[[Path], bool]) -> str:
     """What is there by its absolute path: a run is resumed or measured from another folder too."""
     with suppress(OSError, RuntimeError, ValueError):
@@ -257,19 +271,6 @@ class ConvolutionalConfig(RunConfig):
         if self.image_size is not None and self.image_size % self.stride:
             raise ValueError(f"image_size {self.image_size} is no multiple of stride {self.stride}")
         return self
-
-    def seen(self, image: ImageSpec, crop: int | None) -> ImageSpec:
-        """What a training step sees of an image: a square of ``crop`` pixels; the whole if it has no more.
-
-        Raises ValueError if the square is no multiple of the stride.
-        """
-        if crop is None or crop >= min(image.height, image.width):
-            return image
-        if crop % self.stride:
-            raise ValueError(
-                f"a crop of {crop} pixels should be a multiple of the stride, {self.stride} pixels"
-            )
-        return image.model_copy(update={"height": crop, "width": crop})
 
     def layers(self, image: ImageSpec) -> dict[str, Any]:
         """The keywords of ``Encoder`` and ``Decoder`` for images.

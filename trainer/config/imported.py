@@ -170,7 +170,7 @@ class FinetuneConfig(AdversarialConfig, LossesConfig, RunConfig):
         default=None,
         ge=8,
         description="train on squares of this many pixels, of two at random places of an image the one that "
-        "varies more; none: on whole images",
+        "varies more; none, or as many as they have: on whole ones",
     )
     flips: bool = Field(default=False, description="mirror half of the training images, left to right")
 

@@ -26,7 +26,7 @@ from trainer.config import (
     resolve,
     validated,
 )
-from trainer.config.base import Needs
+from trainer.config.base import Needs, cropped_spec
 from trainer.errors import ConfigError, DataError
 from trainer.kinds import KINDS
 
@@ -85,13 +85,17 @@ def test_a_preset_has_values_by_the_number_of_images_under_what_was_given(tmp_pa
 @pytest.mark.parametrize(("crop", "side"), [(None, 16), (8, 8), (16, 16), (64, 16)])
 def test_a_step_sees_a_square_or_the_whole_of_an_image_with_no_more(crop: int | None, side: int) -> None:
     image = ImageSpec(channels=3, height=16, width=16)
-    seen = tiny_models.config().seen(image, crop)
+    seen = cropped_spec(image, crop, 4)
     assert (seen.height, seen.width) == (side, side)
 
 
 def test_a_crop_is_a_multiple_of_the_stride() -> None:
-    with pytest.raises(ValueError, match="a crop of 9 pixels should be a multiple of the stride, 4 pixels"):
-        tiny_models.config().seen(ImageSpec(channels=3, height=16, width=16), 9)
+    image = ImageSpec(channels=3, height=16, width=16)
+    with pytest.raises(ValueError, match="a crop of 9 pixels should be a multiple of 4"):
+        cropped_spec(image, 9, 4)
+    assert cropped_spec(image, 16, None) == image
+    with pytest.raises(ValueError, match="crop is 8, and should be none: the model takes images of one size"):
+        cropped_spec(image, 8, None)
 
 
 def test_steps_become_epochs_of_every_stage() -> None:
