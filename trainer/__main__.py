@@ -60,7 +60,7 @@ try:
         replace_option,
         same_command,
     )
-    from trainer.config import FINETUNE, LossesConfig, RunConfig, laid_over, read_yaml, resolve
+    from trainer.config import FINETUNE, LossesConfig, RunConfig, check_effects, laid_over, read_yaml, resolve
     from trainer.data import loading
     from trainer.training import initial_weights
     from trainer.training.run_folder import RunFolder
@@ -98,6 +98,7 @@ def _train(
             # Raises RunError now if there is none, before torch is imported.
             run.latest_checkpoint()
             resolved = run.changed(kind, asked)
+        check_effects(resolved, flags)
         _check(resolved, run, replace=replace or (numbered and run is None))
         if isinstance(resolved, LossesConfig) and resolved.uses(LossesConfig):
             resolved.check_files()

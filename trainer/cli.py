@@ -18,12 +18,12 @@ from pydantic.fields import FieldInfo
 from rich.console import Console
 
 from service.contract.measures import Precision
-from trainer.config import RunConfig, config_class, presets, resolve
+from trainer.config import RunConfig, config_class, needed, needs_of, presets, resolve, shown
+from trainer.config.base import NONE
 from trainer.errors import ReloadError, going_on, nearest
 from trainer.export.reload import KEY_VARIABLE, URL_VARIABLE, ServiceAddress, have_loaded
 from trainer.kinds import KINDS
 
-NONE = "none"
 MODULE = " -m trainer"
 # Commands with a module of their own, which is imported when one of them is used or listed.
 COMMANDS = {
@@ -188,18 +188,12 @@ def _option(config: type[RunConfig], name: str, defaults: RunConfig) -> click.Op
     info = config.model_fields[name]
     flag = name.replace("_", "-")
     default = getattr(defaults, name)
-    text = f"{info.description}  [default: {_shown(default)}]"
+    needs = " and ".join(map(needed, needs_of(config, name)))
+    text = f"{info.description}{needs and f' (needs {needs})'}  [default: {shown(default)}]"
     if info.annotation is bool:
         return click.Option([f"--{flag}/--no-{flag}"], default=None, help=text)
     field_type = FieldType(name, config)
     return click.Option([f"--{flag}"], type=field_type, metavar=field_type.name, default=None, help=text)
-
-
-def _shown(value: object) -> str:
-    """A value as a flag would give it."""
-    if isinstance(value, tuple):
-        return ",".join(map(str, value))
-    return NONE if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _metavar(info: FieldInfo) -> str:

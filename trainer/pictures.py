@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from rich.console import Console
 
 from service.contract.image_grid import grid
 from service.contract.image_preprocessing import prepare
 from service.contract.manifest import ImageSpec, Input, Manifest, Role
+from trainer.data.sources.pictures import check_pixels, open_image, quiet_pillow, reason
 from trainer.errors import ConfigError, DataError, RunError, nearest
 from trainer.evaluation.exported_model import RECONSTRUCT, SAMPLE, ExportedModel, psnr
 from trainer.evaluation.published import Published, check_parameters
@@ -140,15 +141,11 @@ def _test_images(published: Published) -> Pixels:
 def _read(file: Path, spec: ImageSpec) -> Pixels:
     """A picture file as the model takes it: uint8 ``(H, W, C)``."""
     try:
-        with Image.open(file) as picture:
+        with quiet_pillow(), open_image(file) as picture:
+            check_pixels(picture)
             return prepare(picture, spec)
-    except UnidentifiedImageError as error:
-        raise DataError(f"{file} is no picture in a known format") from error
-    except Image.DecompressionBombError as error:
-        raise DataError(f"{file} is too large: {error}") from error
-    except (OSError, SyntaxError) as error:  # Pillow raises both for a broken file
-        reason = error.strerror if isinstance(error, OSError) else None
-        raise DataError(f"{file} cannot be read: {reason or error}") from error
+    except Exception as error:  # Pillow's decoders raise nearly anything on broken bytes
+        raise DataError(f"{file} cannot be read: {reason(error)}") from error
 
 
 def _reconstructed(model: ExportedModel, images: Pixels) -> Pixels:

@@ -7,7 +7,6 @@ from functools import partial
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
-from PIL import Image
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -80,8 +79,6 @@ def create_app(settings: Settings, control: ControlChannel | None = None) -> App
     Raises StartupError if the provider of the settings does not work or packages for traces are missing,
     ModelsUnreadable if the models folder cannot be listed.
     """
-    # Pillow's own limit is fixed, and it raises at twice the value; the codecs check the setting.
-    Image.MAX_IMAGE_PIXELS = None
     provider, batching = execution(settings)
     registry = Registry(settings.models, provider, batching, settings.default_model)
     # Without the report of a reload: one process writes it for all workers.

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from PIL import Image
-
 from service.bulk import BulkError
 from service.bulk.engines.local import Engine
 from service.bulk.filesystem import Location
@@ -88,8 +86,6 @@ class Job:
 
     def engine(self) -> Engine:
         """What runs shards of the plan in this process; loads the model. Raises BulkError."""
-        # Pillow's own limit is fixed; the codecs check the setting. An actor of Ray is a process of its own.
-        Image.MAX_IMAGE_PIXELS = None
         return Engine(self.plan, self.source, self._work(self._load()), self.decoders)
 
     def _shards(self) -> Iterator[list[Unit]]:

@@ -1,4 +1,4 @@
-"""Removes the metadata of an image file, so that no codec spends time or memory on it.
+"""Removes the metadata of an image file, so that no codec spends time or memory on it; opens the rest.
 
 Pillow joins, decompresses and parses texts, profiles and EXIF without limits for all of them: the entries of
 an EXIF block of some MiB may overlap, and together exceed the memory. Only the orientation matters here. So
@@ -16,8 +16,15 @@ Files are not validated here; the codec finds their errors.
 import re
 import struct
 import zlib
-from collections.abc import Iterator
-from typing import Literal, NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from typing import IO, Final, Literal, NamedTuple, Protocol
+
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+FORMATS: Final = ("PNG", "JPEG", "WEBP")
 
 MOST_PARTS = 2**14
 """Chunks or segments that a file may have."""
@@ -30,6 +37,11 @@ SOS = 0xDA
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
 JPEG_START = b"\xff\xd8"
+_CLASSES: Final[Mapping[bytes, Callable[[IO[bytes]], ImageFile]]] = {
+    PNG_START: PngImageFile,
+    JPEG_START: JpegImageFile,
+    b"RIFF": WebPImageFile,
+}
 
 _PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _XMP_NAME = b"XML:com.adobe.xmp\0\0"
@@ -78,6 +90,23 @@ class Kept(NamedTuple):
         """The parts, joined."""
         view = memoryview(data)
         return b"".join([view[part] if isinstance(part, slice) else part for part in self.parts])
+
+
+def open_header(file: IO[bytes]) -> ImageFile:
+    """The image of a PNG, JPEG or WebP, with only its header read.
+
+    The classes of the formats are called, because ``Image.open`` has a limit of pixels that is one for all
+    code of a process. They have none, but for WebP; the caller checks the size.
+
+    Raises ValueError for another format, DecompressionBombError for a WebP of more than 2 x
+    ``Image.MAX_IMAGE_PIXELS`` pixels, and nearly anything for a broken file.
+    """
+    start = file.read(len(PNG_START))
+    file.seek(0)
+    for first, image in _CLASSES.items():
+        if start.startswith(first):
+            return image(file)
+    raise ValueError("it is no PNG, JPEG or WebP")
 
 
 def strip(data: bytes) -> bytes:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from service.codecs import fast_png, image_metadata, npy
+from service.codecs.image_metadata import FORMATS
 from service.contract.image_preprocessing import fit, pad_edges, pixels, prepare, upright_picture
 from service.contract.manifest import ImageSpec
 from service.errors import (
@@ -37,8 +38,6 @@ Pixels = NDArray[np.uint8]
 
 Size = tuple[int, int]
 """Width and height in pixels, as Pillow has them."""
-
-FORMATS = ("PNG", "JPEG", "WEBP")
 
 _WHITESPACE = b" \t\r\n\v\f"
 
@@ -200,13 +199,13 @@ def open_image(data: bytes, limits: ImageLimits, where: str = "the image") -> Im
     if not data:
         raise EmptyBody(f"{where} is empty: it has no bytes")
     try:
-        picture = Image.open(io.BytesIO(image_metadata.strip(data)), formats=FORMATS)
+        picture = image_metadata.open_header(io.BytesIO(image_metadata.strip(data)))
     except MemoryError:
         raise
     except image_metadata.Animated as error:
         raise BadImage(f"{where} {error} with more than one frame; send one still image") from error
     except Image.DecompressionBombError as error:
-        raise TooLarge(f"{where} has too many pixels for Pillow (its MAX_IMAGE_PIXELS): {error}") from error
+        raise TooLarge(f"{where} is a WebP with too many pixels for Pillow: {error}") from error
     except image_metadata.TooManyParts as error:
         raise TooLarge(f"{where} {error}") from error
     except Exception as error:  # Pillow raises many kinds of exceptions for a corrupt file

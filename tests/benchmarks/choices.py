@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from tests.benchmarks.trials import FinishedRows, built, fitted, measured, reconstructed
 from trainer.config import VQVAEConfig, resolve
+from trainer.config.base import cropped_spec
 from trainer.data.augmentation import flipped
 from trainer.data.batches import Batches
 from trainer.data.loading import Dataset, load
@@ -176,7 +177,7 @@ def _trial(
         # Not everyone has the peer.
         from tests.benchmarks.peer_quantizer import PeerQuantizer
 
-        seen = config.seen(dataset.spec, config.crop)
+        seen = cropped_spec(dataset.spec, config.crop, config.stride)
         rows = config.batch_size * seen.height * seen.width // config.stride**2
         model.quantizer = PeerQuantizer(config, config.decay, rows)
     if config.init_from is not None:

@@ -8,13 +8,17 @@ from trainer.config.gaussian import GaussianConfig, NCPConfig, VAEConfig
 from trainer.config.imported import FINETUNE, CheckpointConfig, FinetuneConfig, ImportConfig
 from trainer.config.layers import (
     PRESETS,
+    check_effects,
     check_keys,
     config_class,
     in_epochs,
     laid_over,
+    needed,
+    needs_of,
     presets,
     read_yaml,
     resolve,
+    shown,
     validated,
 )
 from trainer.config.losses import LossesConfig
@@ -36,12 +40,16 @@ __all__ = [
     "VAEConfig",
     "VLAEConfig",
     "VQVAEConfig",
+    "check_effects",
     "check_keys",
     "config_class",
     "in_epochs",
     "laid_over",
+    "needed",
+    "needs_of",
     "presets",
     "read_yaml",
     "resolve",
+    "shown",
     "validated",
 ]

@@ -29,6 +29,45 @@ WrittenAsText = BeforeValidator(lambda value: str(value) if isinstance(value, in
 WrittenWithCommas = BeforeValidator(lambda value: value.split(",") if isinstance(value, str) else value)
 
 
+# How a flag is written that takes a value back.
+NONE = "none"
+
+
+class Other(tuple[Any, ...]):
+    """Every value but these."""
+
+    def __contains__(self, value: object) -> bool:
+        return not super().__contains__(value)
+
+
+ON = Other((None, 0, NONE))
+
+
+class Needs:
+    """Metadata of a field that has no effect unless another field has one of some values.
+
+    Of several other fields one suffices. A field with several ``Needs`` needs each of them, but for those of
+    fields that its config lacks. ``check_effects`` refuses a flag without what it needs.
+    """
+
+    def __init__(self, **values: tuple[Any, ...]) -> None:
+        self.values = values
+
+
+def cropped_spec(image: ImageSpec, crop: int | None, multiple_of: int | None) -> ImageSpec:
+    """What a training step sees of an image: a square of ``crop`` pixels; the whole if it has no more.
+
+    Raises ValueError unless the square is a multiple of ``multiple_of`` pixels, None for images of one size.
+    """
+    if crop is None or crop >= min(image.height, image.width):
+        return image
+    if multiple_of is None:
+        raise ValueError(f"crop is {crop}, and should be none: the model takes images of one size only")
+    if crop % multiple_of:
+        raise ValueError(f"a crop of {crop} pixels should be a multiple of {multiple_of}")
+    return image.model_copy(update={"height": crop, "width": crop})
+
+
 def absolute(path_or_name: str, is_there: Callable[[Path], bool]) -> str:
     """What is there by its absolute path: a run is resumed or measured from another folder too."""
     with suppress(OSError, RuntimeError, ValueError):
@@ -130,7 +169,9 @@ class RunConfig(BaseModel):
         default=None,
         description="start from the weights of a run folder or a published model; none: from random ones",
     )
-    epochs: int = Field(default=30, ge=1, description="passes over the training images")
+    epochs: Annotated[int, Needs(steps=(None,))] = Field(
+        default=30, ge=1, description="passes over the training images"
+    )
     steps: int | None = Field(
         default=None, ge=1, description="steps to train for, rounded up to whole epochs; none: by epochs"
     )
@@ -145,7 +186,9 @@ class RunConfig(BaseModel):
     final_lr: float = Field(
         default=0.01, ge=0, le=1, description="share of the peak to which the rate falls, along a cosine"
     )
-    weight_decay: float = Field(default=1e-4, ge=0, description="decoupled weight decay, of adamw alone")
+    weight_decay: Annotated[float, Needs(optimizer=("adamw",))] = Field(
+        default=1e-4, ge=0, description="decoupled weight decay"
+    )
     clip_norm: float = Field(default=1.0, ge=0, description="largest norm of the gradient; 0: no clipping")
     average_decay: float = Field(
         default=0.0,
@@ -203,10 +246,14 @@ class ConvolutionalConfig(RunConfig):
         default=4, description="height and width in pixels of the patch of an innermost cell"
     )
     width: int = Field(default=128, ge=8, description="channels at the innermost resolution")
-    stem_width: int = Field(default=32, ge=8, description="channels after the first halving")
+    stem_width: Annotated[int, Needs(stride=Other((2,)))] = Field(
+        default=32, ge=8, description="channels after the first halving"
+    )
     hidden_width: int = Field(default=64, ge=8, description="channels inside a residual block")
     blocks: int = Field(default=2, ge=1, description="residual blocks at the innermost resolution")
-    stage_blocks: int = Field(default=1, ge=1, description="residual blocks at each other resolution")
+    stage_blocks: Annotated[int, Needs(stride=Other((2,)))] = Field(
+        default=1, ge=1, description="residual blocks at each other resolution"
+    )
     attention: bool = Field(
         default=False,
         description="self-attention at the innermost resolution; large pictures can then not be cut into "
@@ -224,19 +271,6 @@ class ConvolutionalConfig(RunConfig):
         if self.image_size is not None and self.image_size % self.stride:
             raise ValueError(f"image_size {self.image_size} is no multiple of stride {self.stride}")
         return self
-
-    def seen(self, image: ImageSpec, crop: int | None) -> ImageSpec:
-        """What a training step sees of an image: a square of ``crop`` pixels; the whole if it has no more.
-
-        Raises ValueError if the square is no multiple of the stride.
-        """
-        if crop is None or crop >= min(image.height, image.width):
-            return image
-        if crop % self.stride:
-            raise ValueError(
-                f"a crop of {crop} pixels should be a multiple of the stride, {self.stride} pixels"
-            )
-        return image.model_copy(update={"height": crop, "width": crop})
 
     def layers(self, image: ImageSpec) -> dict[str, Any]:
         """The keywords of ``Encoder`` and ``Decoder`` for images.

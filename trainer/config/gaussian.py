@@ -1,23 +1,27 @@
 """The configs of the Gaussian family: a VAE, and one with a noise contrastive prior."""
 
 from dataclasses import replace
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from trainer.config.adversarial import AdversarialConfig
-from trainer.config.base import ConvolutionalConfig, Schedule
+from trainer.config.base import ON, ConvolutionalConfig, Needs, Schedule
 from trainer.config.losses import LossesConfig
+
+OfVector = Needs(latent=("vector",))
 
 
 class GaussianConfig(ConvolutionalConfig):
     """The fields of all kinds whose codes are a vector with a Gaussian posterior."""
 
-    latent_dim: int = Field(default=32, ge=1, le=65536, description="dimensions of a code, d")
-    kl_warmup_steps: int = Field(
+    latent_dim: Annotated[int, OfVector] = Field(
+        default=32, ge=1, le=65536, description="dimensions of a code, d"
+    )
+    kl_warmup_steps: Annotated[int, Needs(beta=ON)] = Field(
         default=0, ge=0, description="steps in which the weight of the KL divergence rises"
     )
-    free_bits: float = Field(
+    free_bits: Annotated[float, Needs(beta=ON)] = Field(
         default=0.0,
         ge=0,
         description="nats of KL divergence of each dimension, on average over a batch, that add nothing to "
@@ -25,7 +29,7 @@ class GaussianConfig(ConvolutionalConfig):
     )
     flips: bool = Field(default=False, description="mirror half of the training images, left to right")
 
-    neck_width: int = Field(
+    neck_width: Annotated[int, OfVector] = Field(
         default=32, ge=1, description="channels between the innermost resolution and the codes"
     )
 
@@ -46,7 +50,9 @@ class VAEConfig(AdversarialConfig, LossesConfig, GaussianConfig):
         description="train on squares of this many pixels, of two at random places of an image the one that "
         "varies more; for a grid of codes; none, or as many as they have: on whole ones",
     )
-    latent_channels: int = Field(default=4, ge=1, le=1024, description="numbers in a cell of a grid, c")
+    latent_channels: Annotated[int, Needs(latent=("grid",))] = Field(
+        default=4, ge=1, le=1024, description="numbers in a cell of a grid, c"
+    )
     likelihood: Literal["mse", "gaussian", "bernoulli"] = Field(
         default="mse",
         description="of the pixels in [0, 1], given the codes. mse: the sum of squared errors; gaussian: "
@@ -118,7 +124,9 @@ class NCPConfig(VAEConfig):
     classifier_batch_size: int = Field(
         default=512, ge=1, description="images a step of the classifier, and as many samples of the prior"
     )
-    classifier_weight_decay: float = Field(default=0.01, ge=0, description="decoupled, of the classifier")
+    classifier_weight_decay: Annotated[float, Needs(optimizer=("adamw",))] = Field(
+        default=0.01, ge=0, description="decoupled, of the classifier"
+    )
     classifier_average_decay: float = Field(
         default=0.999, ge=0, lt=1, description="decay of the classifier's averaged weights; 0: no averaging"
     )

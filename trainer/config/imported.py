@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -11,11 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from service.contract.manifest import NAME_PATTERN
 from trainer import durable
 from trainer.config.adversarial import AdversarialConfig
-from trainer.config.base import RunConfig
+from trainer.config.base import Needs, RunConfig
 from trainer.config.losses import LossesConfig
 from trainer.errors import ConfigError, nearest
 
 FINETUNE: Final = "finetune"
+OfEncoder = Needs(freeze_encoder=(False,))
 
 
 def inside(values: Mapping[str, Any], *keys: str) -> Any:
@@ -154,22 +155,22 @@ class FinetuneConfig(AdversarialConfig, LossesConfig, RunConfig):
         description="train the decoder alone, so that codes stay as they are; no: train the encoder too",
     )
     reconstruction: Literal["mse", "l1"] = Field(default="mse", description="reconstruction loss")
-    kl_weight: float = Field(
+    kl_weight: Annotated[float, OfEncoder] = Field(
         default=1e-6,
         ge=0,
         description="weight of the KL divergence of a posterior, in nats for each value of an image "
-        "(2112.10752, appendix G), if the encoder is trained",
+        "(2112.10752, appendix G)",
     )
-    commitment: float = Field(
+    commitment: Annotated[float, OfEncoder] = Field(
         default=0.25,
         ge=0,
-        description="weight of the commitment loss of discrete codes, if the encoder is trained",
+        description="weight of the commitment loss of discrete codes",
     )
     crop: int | None = Field(
         default=None,
         ge=8,
         description="train on squares of this many pixels, of two at random places of an image the one that "
-        "varies more; none: on whole images",
+        "varies more; none, or as many as they have: on whole ones",
     )
     flips: bool = Field(default=False, description="mirror half of the training images, left to right")
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from trainer.config.base import RunConfig
+from trainer.config.base import NONE, ON, Needs, Other, RunConfig
 from trainer.errors import ConfigError, nearest
 from trainer.kinds import KINDS
 
@@ -113,6 +113,51 @@ def check_keys(kind: str, layer: Mapping[str, Any], source: str) -> None:
     for key in layer:
         if key not in fields:
             raise ConfigError(f"{source}: {kind} has no key {key!r}.{nearest(str(key), fields)}")
+
+
+def check_effects(config: RunConfig, flags: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a flag that has no effect in a run of this config, naming what it needs."""
+    for name, value in flags.items():
+        for needs in needs_of(type(config), name):
+            if not any(getattr(config, other) in values for other, values in needs.values.items()):
+                here = " and ".join(as_flag(other, getattr(config, other)) for other in needs.values)
+                raise ConfigError(
+                    f"{as_flag(name, value)} has no effect: it needs {needed(needs)}, and this run has {here}"
+                )
+
+
+def needs_of(config: type[RunConfig], name: str) -> list[Needs]:
+    """All that a field needs to have an effect."""
+    fields = config.model_fields
+    found = [each for each in fields[name].metadata if isinstance(each, Needs)]
+    return [each for each in found if each.values.keys() <= fields.keys()]
+
+
+def needed(needs: Needs) -> str:
+    """What meets it, as flags: ``--adversarial``, or ``--update gradient or ema``."""
+    found: list[str] = []
+    for name, values in needs.values.items():
+        flag = as_flag(name, *values)
+        if isinstance(values, Other):
+            flag, _, others = flag.partition(" ")
+            flag += "" if values is ON else f" other than {others}"
+        found.append(flag)
+    return " or ".join(found)
+
+
+def as_flag(name: str, *values: object) -> str:
+    """A field with values, as a flag gives it: ``--batch-size 64``, or ``--no-flips``."""
+    flag = name.replace("_", "-")
+    if isinstance(values[0], bool):
+        return f"--{flag}" if values[0] else f"--no-{flag}"
+    return f"--{flag} {' or '.join(map(shown, values))}"
+
+
+def shown(value: object) -> str:
+    """A value as a flag gives it."""
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return NONE if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def validated(kind: str, values: Mapping[str, Any]) -> RunConfig:

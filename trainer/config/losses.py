@@ -5,11 +5,11 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, Field
 
-from trainer.config.base import absolute
+from trainer.config.base import NONE, ON, Needs, Other, absolute
 from trainer.config.weight_files import checked_sha256
 from trainer.errors import DataError
 
-NONE, SELF = "none", "self"
+SELF = "self"
 # By sha256: the network of LPIPS, as torchvision publishes it.
 VGG16_WEIGHTS = {
     "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0": "vgg16-397923af.pth of torchvision"
@@ -31,10 +31,12 @@ class LossesConfig(BaseModel):
         description="perceptual loss (1801.03924, eq. 1). FILE: LPIPS, by torchvision's weights of VGG16; "
         "self: in features that the trainer first learns from the training images; none: no such loss",
     )
-    perceptual_sha256: str | None = Field(
+    perceptual_sha256: Annotated[str | None, Needs(perceptual=Other((NONE, SELF)))] = Field(
         default=None, description="the sha256 that FILE must have; none: that of torchvision's weights"
     )
-    perceptual_weight: float = Field(default=0.001, ge=0, description="weight of the perceptual loss")
+    perceptual_weight: Annotated[float, Needs(perceptual=ON)] = Field(
+        default=0.001, ge=0, description="weight of the perceptual loss"
+    )
     ms_ssim_weight: float = Field(
         default=0.0, ge=0, description="weight of 1 - MS-SSIM (1511.08861, eq. 8); 0: no such loss"
     )

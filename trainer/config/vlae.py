@@ -1,10 +1,10 @@
 """The config of the variational lossy autoencoder."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from trainer.config.base import HOTTEST
+from trainer.config.base import HOTTEST, ON, Needs
 from trainer.config.gaussian import GaussianConfig
 
 
@@ -24,12 +24,14 @@ class VLAEConfig(GaussianConfig):
         "and white; logistic: a mixture of logistic distributions over the 256 levels (1701.05517) "
         "[default: bernoulli for mnist, logistic for other data]",
     )
-    binarisation: Literal["dynamic", "fixed"] = Field(
+    binarisation: Annotated[Literal["dynamic", "fixed"], Needs(likelihood=("bernoulli",))] = Field(
         default="dynamic",
-        description="of training images for the bernoulli likelihood, with a pixel's level as its chance to "
+        description="of training images, with a pixel's level as its chance to "
         "be white. dynamic: at random in each step (1509.00519); fixed: once, by the seed",
     )
-    mixture: int = Field(default=5, ge=1, le=32, description="logistic distributions in a pixel's mixture")
+    mixture: Annotated[int, Needs(likelihood=("logistic",))] = Field(
+        default=5, ge=1, le=32, description="logistic distributions in a pixel's mixture"
+    )
     window: int = Field(
         default=6,
         ge=1,
@@ -42,8 +44,12 @@ class VLAEConfig(GaussianConfig):
     flow_steps: int = Field(
         default=4, ge=0, description="steps of the prior's autoregressive flow; 0: a normal distribution"
     )
-    flow_width: int = Field(default=256, ge=1, description="width of the hidden layers of a step")
-    flow_layers: int = Field(default=2, ge=1, description="hidden layers of a step")
+    flow_width: Annotated[int, Needs(flow_steps=ON)] = Field(
+        default=256, ge=1, description="width of the hidden layers of a step"
+    )
+    flow_layers: Annotated[int, Needs(flow_steps=ON)] = Field(
+        default=2, ge=1, description="hidden layers of a step"
+    )
     label_drop: float = Field(
         default=0.5,
         ge=0,
@@ -57,7 +63,7 @@ class VLAEConfig(GaussianConfig):
         description="default temperature of samples: below 1, more samples are of the requested class, and "
         "they vary less",
     )
-    free_bits_weighing: Literal["hard", "soft"] = Field(
+    free_bits_weighing: Annotated[Literal["hard", "soft"], Needs(free_bits=ON)] = Field(
         default="hard",
         description="hard: the loss counts what is above the free bits; soft: the weight of the KL "
         "divergence moves, step by step, so that it stays a little above them (1611.02731, appendix C)",

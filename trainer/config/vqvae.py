@@ -12,7 +12,10 @@ from service.contract.manifest import ImageSpec
 from trainer.config.adversarial import AdversarialConfig
 from trainer.config.base import (
     HOTTEST,
+    ON,
     ConvolutionalConfig,
+    Needs,
+    Other,
     Schedule,
     WrittenAsNumber,
     WrittenWithCommas,
@@ -25,6 +28,10 @@ PRIOR_AVERAGE_DECAY = 0.999
 
 MOST_CODES = 2**20
 MOST_LEVELS = 32
+
+OfPrior = Needs(prior_epochs=ON, prior_steps=ON)
+OfLearned = Needs(fsq_levels=(None,))
+OfMoved = Needs(update=("gradient", "ema"))
 
 
 def _allowed_levels(levels: tuple[int, ...] | None) -> tuple[int, ...] | None:
@@ -101,35 +108,39 @@ class VQVAEConfig(AdversarialConfig, LossesConfig, ConvolutionalConfig):
         description="cells along an axis of each level's own grid, such as 1,2,4,7, from coarse to fine "
         "(2404.02905); the last is the grid of the image; none: each level has the grid of the image",
     )
-    level_dropout: float = Field(
+    level_dropout: Annotated[float, Needs(levels=Other((1,)), level_grids=ON)] = Field(
         default=0.5,
         ge=0,
         le=1,
-        description="with several levels, share of training images that are decoded from their first levels "
+        description="share of training images that are decoded from their first levels "
         "(2107.03312, sec. III-C)",
     )
-    update: Literal["gradient", "ema", "simvq"] = Field(
+    update: Annotated[Literal["gradient", "ema", "simvq"], OfLearned] = Field(
         default="ema",
         description="how the codebook learns: by its loss, by moving averages, or fixed by a linear layer "
         "over it that a loss moves: SimVQ (2411.02038)",
     )
-    commitment: float = Field(default=0.25, ge=0, description="weight of the commitment loss, beta")
-    decay: float = Field(default=0.99, ge=0, lt=1, description="of the codebook's moving averages")
-    kmeans_start: bool = Field(
-        default=True, description="start the codebook as k-means centres, but not with simvq"
+    commitment: Annotated[float, OfLearned] = Field(
+        default=0.25, ge=0, description="weight of the commitment loss, beta"
     )
-    restart_below: float = Field(
+    decay: Annotated[float, OfLearned, OfMoved] = Field(
+        default=0.99, ge=0, lt=1, description="of the codebook's moving averages"
+    )
+    kmeans_start: Annotated[bool, OfLearned, OfMoved, Needs(init_from=(None,))] = Field(
+        default=True, description="start the codebook as k-means centres"
+    )
+    restart_below: Annotated[float, OfLearned, OfMoved] = Field(
         default=0.01,
         ge=0,
         lt=1,
-        description="move codes used less than this share of an even use; 0: never, as always with simvq",
+        description="move codes used less than this share of an even use; 0: never",
     )
-    normalise_codes: bool = Field(
+    normalise_codes: Annotated[bool, OfLearned] = Field(
         default=False,
         description="look up on the unit sphere: codes and encoder outputs are l2-normalised "
         "(2110.04627, sec. 3.2)",
     )
-    rotation_trick: bool = Field(
+    rotation_trick: Annotated[bool, OfLearned] = Field(
         default=False,
         description="turn the decoder's gradient with the vector on its way past the lookup (2410.06424); "
         "no: pass it straight through (1711.00937, sec. 3.2)",
@@ -143,7 +154,7 @@ class VQVAEConfig(AdversarialConfig, LossesConfig, ConvolutionalConfig):
     reconstruction: Literal["mse", "l1"] = Field(default="mse", description="reconstruction loss")
     flips: bool = Field(default=False, description="mirror half of the training images, left to right")
 
-    prior_epochs: int = Field(
+    prior_epochs: Annotated[int, Needs(prior_steps=(None,))] = Field(
         default=0,
         ge=0,
         description="epochs of a second stage, a transformer over the codes that can generate; 0: none",
@@ -153,31 +164,43 @@ class VQVAEConfig(AdversarialConfig, LossesConfig, ConvolutionalConfig):
         ge=1,
         description="steps to train the prior for, rounded up to whole epochs; none: by prior_epochs",
     )
-    prior_width: int = Field(default=128, ge=8, description="width of the prior's transformer")
-    prior_blocks: int = Field(default=4, ge=1, description="blocks of the prior's transformer")
-    prior_heads: int = Field(default=4, ge=1, description="attention heads of the prior's transformer")
-    prior_dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout in the prior's transformer")
-    prior_tied: bool = Field(
+    prior_width: Annotated[int, OfPrior] = Field(
+        default=128, ge=8, description="width of the prior's transformer"
+    )
+    prior_blocks: Annotated[int, OfPrior] = Field(
+        default=4, ge=1, description="blocks of the prior's transformer"
+    )
+    prior_heads: Annotated[int, OfPrior] = Field(
+        default=4, ge=1, description="attention heads of the prior's transformer"
+    )
+    prior_dropout: Annotated[float, OfPrior] = Field(
+        default=0.0, ge=0, lt=1, description="dropout in the prior's transformer"
+    )
+    prior_tied: Annotated[bool, OfPrior] = Field(
         default=False,
         description="one table for the codes that the prior reads and those that it predicts (1608.05859)",
     )
-    prior_lr: float = Field(default=1e-3, gt=0, description="peak learning rate of the prior")
-    prior_batch_size: int = Field(default=128, ge=1, description="images a step of the prior")
-    prior_label_drop: float = Field(
+    prior_lr: Annotated[float, OfPrior] = Field(
+        default=1e-3, gt=0, description="peak learning rate of the prior"
+    )
+    prior_batch_size: Annotated[int, OfPrior] = Field(
+        default=128, ge=1, description="images a step of the prior"
+    )
+    prior_label_drop: Annotated[float, OfPrior] = Field(
         default=0.1,
         ge=0,
         le=1,
         description="share of images that the prior sees without their class, for sampling without one and "
         "for guidance (2207.12598)",
     )
-    prior_parallel_share: float = Field(
+    prior_parallel_share: Annotated[float, OfPrior] = Field(
         default=0.0,
         ge=0,
         le=1,
         description="share of images whose codes the prior learns to draw several at a time (2202.04200); "
         "above 0 the model has the method parallel beside autoregressive, which learns from the others",
     )
-    prior_temperature: float = Field(
+    prior_temperature: Annotated[float, OfPrior] = Field(
         default=1.0,
         ge=0,
         le=HOTTEST,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from service.contract.manifest import CodesSpec, ImageSpec
 from trainer.config import RunConfig, Schedule
+from trainer.data.augmentation import cropped, flipped
 from trainer.data.batches import Batch, Batches
 from trainer.data.distributed import summed
 from trainer.data.sources.pictures import LongStep
@@ -272,6 +273,12 @@ def build(config: RunConfig, image: ImageSpec, variance: float, classes: int = 0
     model_class = pkgutil.resolve_name(KINDS[config.kind].model)
     model: Model = model_class(config, image, variance, classes)
     return model
+
+
+def augmented(images: Tensor, crop: int | None, *, flips: bool) -> Tensor:
+    """Images ``(B, C, H, W)`` for training: squares of ``crop`` pixels; with ``flips``, half are mirrored."""
+    images = images if crop is None else cropped(images, crop)
+    return flipped(images) if flips else images
 
 
 def to_shares(images: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from service.contract.operations import LEVELS
 from trainer.models.base import to_pixels, to_unit
 from trainer.models.graph import Graph
 from trainer.models.onnx_scan import Chain, Loop, Tensors
-from trainer.models.quantizers import LookedUp, Quantizer
+from trainer.models.quantizers import LookedUp, MultiScaleQuantizer, Quantizer
 from trainer.models.quantizers.lookup import Table, block_rows
 
 
@@ -25,14 +25,14 @@ def encoding(encoder: nn.Module, quantizer: Quantizer, image: ImageSpec, codes: 
     ``(B, D, h, w)``.
     """
     encode = Encode(encoder, quantizer)
-    blocks = _in_blocks(encode, math.prod(codes.shape[:2]))
+    blocks = _in_blocks(encode, codes)
     step, nested = image.multiple_of, _Nested.of(codes)
     return Graph(
         operation="encode",
         file="encoder.onnx",
         module=blocks or encode,
         # A graph with a loop cannot be captured as a CUDA graph.
-        provider_modules={"cuda": _EncodeOnGPU(encode, blocks.quantizer)} if blocks else {},
+        provider_modules={"cuda": blocks.without_loop()} if blocks else {},
         examples=(
             torch.zeros(2, image.height, image.width, image.channels, dtype=torch.uint8),
             *nested.examples,
@@ -161,6 +161,10 @@ class _EncodeInBlocks(Chain):
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         return (self.encode(*inputs),)
 
+    def without_loop(self) -> nn.Module:
+        """The same for a GPU."""
+        return _EncodeOnGPU(self.encode, self.quantizer)
+
     def start(self, *inputs: Tensor) -> Loop:
         images, *levels = inputs
         z = self.encode.grid(images)
@@ -190,16 +194,52 @@ class _EncodeInBlocks(Chain):
         return (first_codes(codes, self.quantizer.ends(fixed[LEVELS])),)
 
 
+class _EncodeByImage(Chain):
+    """``Encode`` with a grid for each level, as a graph that looks up one image at a time.
+
+    What a level looks up depends on all cells of the level before it, so an image is not cut into blocks.
+    """
+
+    def __init__(self, encode: Encode, quantizer: MultiScaleQuantizer) -> None:
+        super().__init__()
+        self.axes = {"grids": {0: "n"}, "nearest": {0: "n"}}
+        self.encode = encode
+        self.quantizer = quantizer
+
+    def without_loop(self) -> nn.Module:
+        """The same for a GPU."""
+        return self.encode
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return (self.encode(*inputs),)
+
+    def start(self, *inputs: Tensor) -> Loop:
+        images, levels = inputs
+        table = Table.of(self.quantizer.vectors())
+        fixed = {"vectors": table.vectors, "lengths": table.lengths, LEVELS: levels}
+        return Loop({}, {"grids": self.encode.grid(images)}, fixed)
+
+    def step(self, carried: Tensors, sliced: Tensors, fixed: Tensors) -> tuple[Tensors, Tensors]:
+        table = Table(fixed["vectors"], fixed["lengths"], self.quantizer.size - 1)
+        return carried, {"nearest": self.quantizer.look_up(sliced["grids"][None], table)[0].int()}
+
+    def finish(self, carried: Tensors, emitted: Tensors, fixed: Tensors, /) -> tuple[Tensor, ...]:  # noqa: ARG002 - the interface
+        return (first_codes(emitted["nearest"], self.quantizer.ends(fixed[LEVELS])),)
+
+
 def _named(what: str, level: int) -> str:
     return f"{what}_{level}" if level else what
 
 
-def _in_blocks(encode: Encode, cells: int) -> _EncodeInBlocks | None:
-    """An encoder that looks the cells of an image up in blocks; None if they are looked up at once."""
+def _in_blocks(encode: Encode, codes: CodesSpec) -> _EncodeInBlocks | _EncodeByImage | None:
+    """An encoder that looks the cells of images up in blocks; None if they are looked up at once."""
     quantizer = encode.quantizer
-    if not isinstance(quantizer, LookedUp) or (block := block_rows(cells, quantizer.size)) is None:
+    cells = math.prod(codes.shape[:2]) if codes.level_grids is None else codes.level_grids[-1] ** 2
+    if (block := block_rows(cells, quantizer.size)) is None:
         return None
-    return _EncodeInBlocks(encode, quantizer, block)
+    if isinstance(quantizer, MultiScaleQuantizer):
+        return _EncodeByImage(encode, quantizer)
+    return _EncodeInBlocks(encode, quantizer, block) if isinstance(quantizer, LookedUp) else None
 
 
 class Decode(nn.Module):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from service.contract.manifest import CodesSpec, ImageSpec, Input, Output, Parameter, Role
 from trainer.config import LossesConfig, NCPConfig, VAEConfig
-from trainer.config.base import HOTTEST
+from trainer.config.base import HOTTEST, cropped_spec
 from trainer.data import binarisation
 from trainer.data.augmentation import cropped, flipped, rotated
 from trainer.data.batches import Batch
@@ -48,7 +48,7 @@ class VAE(GaussianModel):
     def __init__(self, config: VAEConfig, image: ImageSpec, _variance: float, classes: int = 0) -> None:
         if config.latent == "grid":
             image = image.model_copy(update={"multiple_of": config.stride})
-        seen = config.seen(image, config.crop)
+        seen = cropped_spec(image, config.crop, config.stride)
         if config.adversarial:
             check_size(seen.height, seen.width, config.discriminator_layers)
         super().__init__(config, image, outputs=image.channels)

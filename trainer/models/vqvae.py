@@ -9,12 +9,12 @@ from torch import Tensor
 
 from service.contract.manifest import CodesSpec, ImageSpec
 from trainer.config import LossesConfig, VQVAEConfig
+from trainer.config.base import cropped_spec
 from trainer.config.vqvae import MOST_LEVELS
-from trainer.data.augmentation import cropped, flipped
 from trainer.data.distributed import gathered
 from trainer.models.adversarial.adversary import PLOTTED, Adversary
 from trainer.models.adversarial.discriminator import check_size
-from trainer.models.base import Model, Step, to_pixels, to_unit
+from trainer.models.base import Model, Step, augmented, to_pixels, to_unit
 from trainer.models.code_graphs import Decode, Encode, decoding, encoding
 from trainer.models.code_prior.stage import PriorStage
 from trainer.models.graph import Graph
@@ -72,7 +72,7 @@ class VQVAE(Model):
         config.check_level_grids(image)
         step = None if config.level_grids else config.stride
         self.image = image.model_copy(update={"multiple_of": step})
-        seen = config.seen(image, config.crop)
+        seen = cropped_spec(image, config.crop, config.stride)
         if config.adversarial:
             check_size(seen.height, seen.width, config.discriminator_layers)
         net = config.layers(image)
@@ -84,7 +84,8 @@ class VQVAE(Model):
         self.losses = AddedLosses(config, seen, classes) if config.uses(LossesConfig) else None
 
     def forward(self, inputs: Tensor, _labels: Tensor | None = None, /) -> Step:
-        target = to_unit(self._augmented(inputs) if self.training else inputs)
+        config = self.config
+        target = to_unit(augmented(inputs, config.crop, flips=config.flips) if self.training else inputs)
         quantized = self.quantizer(self.encoder(target))
         output = self.decoder(quantized.vectors).float()
         # Halved, a distance in [-1, 1] is one in [0, 1].
@@ -109,11 +110,6 @@ class VQVAE(Model):
         config = self.config
         return Adversary(config, self.decoder, self.image, steps=steps) if config.adversarial else None
 
-    def _augmented(self, images: Tensor) -> Tensor:
-        if self.config.crop is not None:
-            images = cropped(images, self.config.crop)
-        return flipped(images) if self.config.flips else images
-
     @torch.no_grad()
     def begin(self, batches: Iterable[Tensor]) -> None:
         adopted = self.config.init_from is not None
@@ -126,7 +122,7 @@ class VQVAE(Model):
             rows.append(gathered(z.permute(0, 2, 3, 1).reshape(-1, self.config.codebook_dim)))
             if sum(map(len, rows)) >= ROWS_PER_CODE * self.config.codebook_size:
                 break
-        seen = self.config.seen(self.image, self.config.crop)
+        seen = cropped_spec(self.image, self.config.crop, self.config.stride)
         # A step has the rows of crops, and these are of whole images.
         batch_rows = len(rows[0]) * seen.height * seen.width // (self.image.height * self.image.width)
         start = self.quantizer.adopt if adopted else self.quantizer.start

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from service.contract.manifest import CodesSpec, ImageSpec
 from trainer.config import FinetuneConfig, LossesConfig
-from trainer.data.augmentation import cropped, flipped
+from trainer.config.base import cropped_spec
 from trainer.data.distributed import normal
 from trainer.models.adversarial.adversary import PLOTTED, Adversary
 from trainer.models.adversarial.discriminator import check_size
-from trainer.models.base import Model, Step, to_pixels, to_unit
+from trainer.models.base import Model, Step, augmented, to_pixels, to_unit
 from trainer.models.gaussian.posterior import Posterior
 from trainer.models.graph import Graph
 from trainer.models.losses.added import AddedLosses
@@ -49,12 +49,11 @@ class FinetunedModel(Model):
             raise ValueError("it starts from an imported model: name it with --init-from FOLDER")
         self.config = config
         self.net = _architecture(config)
-        _check_size(self.net, image.height, config.crop)
+        _check_size(self.net, image.height)
         self.image = image.model_copy(update={"multiple_of": self.net.multiple_of})
-        side = config.crop or image.height
-        seen = image.model_copy(update={"height": side, "width": side})
+        seen = cropped_spec(image, config.crop, self.net.multiple_of)
         if config.adversarial:
-            check_size(side, side, config.discriminator_layers)
+            check_size(seen.height, seen.width, config.discriminator_layers)
         if config.freeze_encoder:
             for name, parameter in self.net.named_parameters():
                 parameter.requires_grad_(name.partition(".")[0] not in self.net.encodes)
@@ -63,7 +62,8 @@ class FinetunedModel(Model):
         self.losses = AddedLosses(config, seen, classes) if config.uses(LossesConfig) else None
 
     def forward(self, inputs: Tensor, _labels: Tensor | None = None, /) -> Step:
-        target = to_unit(self._augmented(inputs) if self.training else inputs)
+        config = self.config
+        target = to_unit(augmented(inputs, config.crop, flips=config.flips) if self.training else inputs)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_encoder):
             encoded = self.net.encode(target)
         losses: dict[str, Tensor] = {}
@@ -100,11 +100,6 @@ class FinetunedModel(Model):
         if isinstance(quantizer, Codebook) and quantizer.normalise:
             z = F.normalize(z, dim=1)
         return straight_through(z, vectors), F.mse_loss(z, vectors), counted(codes, quantizer.size)
-
-    def _augmented(self, images: Tensor) -> Tensor:
-        if self.config.crop is not None:
-            images = cropped(images, self.config.crop)
-        return flipped(images) if self.config.flips else images
 
     def opponent(self, steps: int) -> Adversary | None:
         if not self.config.adversarial:
@@ -153,17 +148,12 @@ def _architecture(config: FinetuneConfig) -> Architecture:
     return family.architecture_class()(family.config_class().model_validate(origin.architecture))
 
 
-def _check_size(net: Architecture, size: int, crop: int | None) -> None:
-    """Raise ValueError for images or squares that the network does not take."""
-    if net.multiple_of is None:
-        if size != net.size or crop is not None:
-            raise ValueError(f"it takes images of {net.size}x{net.size} pixels only, and no crop of them")
-        return
-    for flag, value in (("image_size", size), ("crop", crop)):
-        if value is not None and (value % net.multiple_of or value > size):
-            raise ValueError(
-                f"{flag} {value} should be a multiple of {net.multiple_of}, and a crop at most {size}"
-            )
+def _check_size(net: Architecture, size: int) -> None:
+    """Raise ValueError for images that the network does not take."""
+    if net.multiple_of is None and size != net.size:
+        raise ValueError(f"it takes images of {net.size}x{net.size} pixels only")
+    if size % (net.multiple_of or 1):
+        raise ValueError(f"image_size {size} should be a multiple of {net.multiple_of}")
 
 
 def _posterior(net: Architecture, encoded: Tensor) -> Posterior:

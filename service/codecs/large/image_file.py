@@ -8,7 +8,7 @@ from PIL import Image
 
 from service.codecs import image_metadata
 from service.codecs.image_metadata import JPEG_START, PNG_START, Animated, Bytes, TooManyParts
-from service.codecs.images import FORMATS, ImageLimits
+from service.codecs.images import ImageLimits
 from service.errors import BadImage, TooLarge
 
 # Chunks of a large PNG are seldom shorter: libpng writes 8 KiB at a time.
@@ -123,7 +123,7 @@ def _header(data: Bytes, parts: list[bytes | slice]) -> Image.Image | None:
             break
     head.seek(0)
     try:
-        return Image.open(head, formats=FORMATS)
+        return image_metadata.open_header(head)
     except MemoryError:
         raise
     except Exception:  # as in service.codecs.images.open_image, which then says what is wrong

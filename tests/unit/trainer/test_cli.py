@@ -38,7 +38,9 @@ def test_the_help_shows_groups_bounds_and_the_defaults_of_the_default_preset() -
         "The vqvae model:",
         "Data, optimisation, machine, places:",
         "--stride [2|4|8|16|32]",
-        "--epochs INTEGER passes over the training images [default: 30]",
+        "--epochs INTEGER passes over the training images (needs --steps none) [default: 30]",
+        "--r1-every INTEGER steps from one R1 penalty to the next, which counts for all of them (1912.04958) "
+        "(needs --adversarial and --r1) [default: 16]",
         "--image-size INTEGER height and width in pixels; none: the size of the data [default: none]",
         "--kmeans-start / --no-kmeans-start",
         "--fsq-levels INTEGER,... ",

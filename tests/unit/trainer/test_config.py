@@ -18,6 +18,7 @@ from trainer.config import (
     RunConfig,
     VAEConfig,
     VQVAEConfig,
+    check_effects,
     config_class,
     in_epochs,
     presets,
@@ -25,6 +26,7 @@ from trainer.config import (
     resolve,
     validated,
 )
+from trainer.config.base import Needs, cropped_spec
 from trainer.errors import ConfigError, DataError
 from trainer.kinds import KINDS
 
@@ -83,13 +85,17 @@ def test_a_preset_has_values_by_the_number_of_images_under_what_was_given(tmp_pa
 @pytest.mark.parametrize(("crop", "side"), [(None, 16), (8, 8), (16, 16), (64, 16)])
 def test_a_step_sees_a_square_or_the_whole_of_an_image_with_no_more(crop: int | None, side: int) -> None:
     image = ImageSpec(channels=3, height=16, width=16)
-    seen = tiny_models.config().seen(image, crop)
+    seen = cropped_spec(image, crop, 4)
     assert (seen.height, seen.width) == (side, side)
 
 
 def test_a_crop_is_a_multiple_of_the_stride() -> None:
-    with pytest.raises(ValueError, match="a crop of 9 pixels should be a multiple of the stride, 4 pixels"):
-        tiny_models.config().seen(ImageSpec(channels=3, height=16, width=16), 9)
+    image = ImageSpec(channels=3, height=16, width=16)
+    with pytest.raises(ValueError, match="a crop of 9 pixels should be a multiple of 4"):
+        cropped_spec(image, 9, 4)
+    assert cropped_spec(image, 16, None) == image
+    with pytest.raises(ValueError, match="crop is 8, and should be none: the model takes images of one size"):
+        cropped_spec(image, 8, None)
 
 
 def test_steps_become_epochs_of_every_stage() -> None:
@@ -243,6 +249,91 @@ def test_the_contrast_of_the_classifier_is_trained_by_fields_of_its_own() -> Non
     config = tiny_models.ncp_config(lr=0.25, classifier_lr=0.5, clip_norm=3.0)
     own = config.classifier_schedule()
     assert (config.schedule().lr, own.lr, own.clip_norm) == (0.25, 0.5, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "flags", "complaint"),
+    [
+        (
+            "vqvae",
+            {"perceptual_weight": 0.01},
+            "^--perceptual-weight 0.01 has no effect: it needs --perceptual, and this run has "
+            "--perceptual none$",
+        ),
+        (
+            "vae",
+            {"perceptual": "self", "perceptual_sha256": "a"},
+            "needs --perceptual other than none or self",
+        ),
+        ("vae", {"adversarial_start": 0}, "--adversarial-start 0 has no effect: it needs --adversarial, and"),
+        (
+            "vqvae",
+            {"adversarial": 0.5, "adversarial_adaptive": False, "adversarial_clamp": 9.0},
+            "needs --adversarial-adaptive, and this run has --no-adversarial-adaptive",
+        ),
+        ("vqvae", {"adversarial": 0.5, "r1": 0, "r1_every": 4}, "--r1-every 4 has no effect: it needs --r1"),
+        (
+            "vqvae",
+            {"prior_width": 64},
+            "needs --prior-epochs or --prior-steps, and this run has --prior-epochs 0 and --prior-steps none",
+        ),
+        ("vqvae", {"prior_epochs": 1, "prior_steps": 9}, "--prior-epochs 1 .* needs --prior-steps none"),
+        ("vqvae", {"epochs": 3, "steps": 9}, "--epochs 3 has no effect: it needs --steps none, and .* 9"),
+        ("vqvae", {"level_dropout": 0.5}, "needs --levels other than 1 or --level-grids"),
+        ("vqvae", {"update": "simvq", "decay": 0.9}, "needs --update gradient or ema, and .* --update simvq"),
+        ("vqvae", {"fsq_levels": (8, 5), "restart_below": 0.1}, "needs --fsq-levels none, and .* 8,5"),
+        ("vqvae", {"init_from": "runs/a", "kmeans_start": True}, "--kmeans-start has .* --init-from none"),
+        ("vqvae", {"optimizer": "adamax", "weight_decay": 0.1}, "needs --optimizer adamw, and .* adamax"),
+        ("vqvae", {"stride": 2, "stem_width": 8}, "needs --stride other than 2, and .* --stride 2"),
+        ("vae", {"latent_channels": 2}, "needs --latent grid, and this run has --latent vector"),
+        ("vae", {"latent": "grid", "latent_dim": 2}, "needs --latent vector, and this run has --latent grid"),
+        ("vae", {"beta": 0.0, "free_bits": 0.1}, "needs --beta, and this run has --beta 0.0"),
+        ("vlae", {"mixture": 3}, "needs --likelihood logistic, and this run has --likelihood bernoulli"),
+        ("vlae", {"free_bits": 0, "free_bits_weighing": "soft"}, "needs --free-bits"),
+        ("finetune", {"kl_weight": 1.0}, "needs --no-freeze-encoder, and this run has --freeze-encoder"),
+    ],
+)
+def test_a_flag_without_effect_is_refused(kind: str, flags: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint) as caught:
+        check_effects(resolve(kind, flags={"name": "a"} | flags), flags)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "flags"),
+    [
+        ("vqvae", {"perceptual": "self", "perceptual_weight": 0.01}),
+        ("vqvae", {"prior_steps": 9, "prior_width": 64}),
+        ("vqvae", {"level_grids": (1, 7), "level_dropout": 0.5}),
+        ("vqvae", {"update": "gradient", "decay": 0.9, "weight_decay": 0.1}),
+        # A vlae has neither --latent nor --beta.
+        ("vlae", {"latent_dim": 8, "neck_width": 8, "free_bits": 0.1}),
+        ("finetune", {"freeze_encoder": False, "commitment": 0.5}),
+    ],
+)
+def test_a_flag_with_what_it_needs_is_allowed(kind: str, flags: dict[str, Any]) -> None:
+    check_effects(resolve(kind, flags=flags), flags)
+
+
+def test_a_preset_or_a_file_may_hold_values_without_effect(tmp_path: Path) -> None:
+    file = write(tmp_path, "{perceptual: self, perceptual_weight: 0.01, prior_width: 64, guard_db: 2}")
+    flags = {"perceptual": "none", "epochs": 3}
+    check_effects(resolve("vqvae", preset="vqvae-pictures", file=file, flags=flags), flags)
+    # Over steps of the preset, as --epochs is.
+    flags = {"prior_epochs": 0, "epochs": 3}
+    check_effects(resolve("vqvae", preset="vqvae-pictures", flags=flags), flags)
+
+
+def test_what_a_field_needs_is_a_field_of_a_kind() -> None:
+    fields = {name: info for kind in KINDS for name, info in config_class(kind).model_fields.items()}
+    needed = {
+        other
+        for info in fields.values()
+        for needs in info.metadata
+        if isinstance(needs, Needs)
+        for other in needs.values
+    }
+    assert {"adversarial", "update", "latent"} <= needed <= fields.keys()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -36,14 +36,15 @@ def _no_training(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def trained_configs(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
-    """The configs that would have been trained."""
+    """The configs that would have been trained, in new runs or in resumed ones."""
     taken: list[RunConfig] = []
 
-    def noted(config: RunConfig, *_: object, **__: object) -> Exported:
-        taken.append(config)
+    def noted(*given: object, **_: object) -> Exported:
+        taken.extend(each for each in given if isinstance(each, RunConfig))
         return trained.exported
 
     monkeypatch.setattr(pipeline, "train", noted)
+    monkeypatch.setattr(pipeline, "resume", noted)
     return taken
 
 
@@ -90,6 +91,7 @@ def test_help_and_mistakes_do_not_wait_for_torch(tmp_path: Path) -> None:
     model, places = str(exported / "vqvae-mnist"), [f"--out={tmp_path}", f"--export-to={exported}"]
     mistakes = [
         ["vqvae", "--preset", "no"],
+        ["vqvae", "--perceptual-weight=1"],
         ["vqvae", "--data=/nowhere"],
         ["vqvae", "--data=no-such"],
         ["vqvae", f"--data={exported.parent}/docker/monitoring"],
@@ -300,6 +302,23 @@ def test_a_resumed_run_cannot_be_made_another(trained: Trained, tmp_path: Path, 
     assert result.stderr.startswith("error: the run to resume has lr 0.001, and now 0.5 is asked for")
 
 
+def test_a_resumed_run_is_asked_what_a_flag_needs_rather_than_the_preset(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = trained_configs(trained, monkeypatch)
+    resume = ["vqvae", "--resume", "--name=tiny", f"--out={trained.config.out}"]
+    refused = trainer(*resume, "--prior-temperature=0.5")
+    assert refused.exit_code == 2
+    assert refused.stderr == (
+        "error: --prior-temperature 0.5 has no effect: it needs --prior-epochs or --prior-steps, and this "
+        "run has --prior-epochs 0 and --prior-steps none\n"
+    )
+    assert trainer(*resume, "--prior-temperature=0.5", "--prior-steps=4").exit_code == 0
+    (config,) = taken
+    assert isinstance(config, VQVAEConfig)
+    assert (config.prior_epochs, config.prior_temperature) == (1, 0.5)
+
+
 def test_none_takes_back_what_a_file_says(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -368,7 +387,7 @@ def test_a_picture_that_is_missing_is_told_in_a_line(trained: Trained, tmp_path:
     file = tmp_path / "none.png"
     result = trainer("reconstruct", str(trained.exported.folder), "--image", str(file))
     assert result.exit_code == 1
-    assert result.stderr == f"error: {file} cannot be read: No such file or directory\n"
+    assert result.stderr == f"error: {file} cannot be read: no such file or directory\n"
 
 
 @pytest.mark.slow

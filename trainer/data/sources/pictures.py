@@ -130,13 +130,18 @@ def open_image(file: str | Path | bytes) -> Image.Image:
     return Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=formats)
 
 
+def check_pixels(image: Image.Image) -> None:
+    """Raise ValueError for a picture of more than ``MAX_PIXELS``."""
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"{image.width}x{image.height} is more than {MAX_PIXELS:,} pixels")
+
+
 def decode_picture(pictures: Pictures, index: int, spec: ImageSpec) -> DecodedPicture | Skipped:
     """Decode a picture and make it fit, or say why that cannot be done. Never raises for a broken picture."""
     try:
         picture = pictures.open(index)
         with picture.image as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"{image.width}x{image.height} is more than {MAX_PIXELS:,} pixels")
+            check_pixels(image)
             return DecodedPicture(prepare(image, spec).transpose(2, 0, 1), picture.label)
     except Exception as error:  # Pillow's decoders raise nearly anything on broken bytes
         return Skipped(pictures.name(index), reason(error))
@@ -146,6 +151,9 @@ def reason(error: Exception) -> str:
     """Why a picture could not be read, in a few words."""
     if isinstance(error, UnidentifiedImageError):
         return "no picture in a known format"
+    if isinstance(error, Image.DecompressionBombError):
+        # Pillow opens none of twice as many.
+        return f"more than {MAX_PIXELS:,} pixels"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return textwrap.shorten(str(error), MOST_REASON, placeholder=" ...") or type(error).__name__

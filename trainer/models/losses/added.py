@@ -8,7 +8,7 @@ from torch import Tensor
 
 from service.contract.manifest import ImageSpec
 from trainer.config import FinetuneConfig, VAEConfig, VQVAEConfig
-from trainer.config.losses import NONE
+from trainer.config.base import NONE
 from trainer.data.batches import Batches
 from trainer.data.sources.pictures import LongStep
 from trainer.models.losses.distances import WINDOW, frequency_loss, ms_ssim_loss

@@ -21,7 +21,7 @@ from trainer.models.quantizers.base import (
 )
 from trainer.models.quantizers.fsq import FSQ
 from trainer.models.quantizers.learned import LearnedCodebook, Update
-from trainer.models.quantizers.multi_scale import MultiScale
+from trainer.models.quantizers.multi_scale import MultiScale, MultiScaleQuantizer
 from trainer.models.quantizers.residual import Residual
 from trainer.models.quantizers.simvq import SimVQ
 
@@ -32,6 +32,7 @@ __all__ = [
     "LearnedCodebook",
     "LookedUp",
     "MultiScale",
+    "MultiScaleQuantizer",
     "Quantized",
     "Quantizer",
     "Residual",

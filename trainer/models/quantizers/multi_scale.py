@@ -10,6 +10,7 @@ a coarser picture. Some images of a batch are decoded from these in training, as
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import accumulate, repeat
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from trainer.models.quantizers.base import Quantized, Quantizer, counted, excess, in_float32, passed_on
 from trainer.models.quantizers.learned import TrainedCodebook
-from trainer.models.quantizers.lookup import nearest
+from trainer.models.quantizers.lookup import Table, look_up, nearest
 from trainer.models.quantizers.residual import kept_levels
 
 # What a level looks up depends on the codebook, and the codebook on that, so k-means runs twice. A third time
@@ -91,6 +92,10 @@ class MultiScaleQuantizer(Quantizer):
         with in_float32(z.device):
             return self._sequence(self._levels(z.float()))
 
+    def look_up(self, z: Tensor, table: Table) -> Tensor:
+        """``encode``, in a graph that has the code vectors in a table."""
+        return self._sequence(self._levels(z, table=table))
+
     def embed(self, codes: Tensor, levels: Tensor | None = None) -> Tensor:
         """The sums of the vectors of codes, integers ``(B, t)`` of all or the first levels."""
         vectors = F.embedding(codes.long(), self.vectors())
@@ -118,16 +123,17 @@ class MultiScaleQuantizer(Quantizer):
             gaps.append((excess(level.rows, level.codes, vectors) / scale).view(len(z), -1))
         return torch.cat(gaps, dim=1)
 
-    def _levels(self, z: Tensor, given: Tensor | None = None) -> Iterator[Level]:
+    def _levels(self, z: Tensor, given: Tensor | None = None, table: Table | None = None) -> Iterator[Level]:
         """Each level of ``z``, float32 ``(B, D, h, w)``, after those before it were subtracted.
 
         Its codes are the nearest, or those of ``given``, int64 ``(B, T)``.
         """
-        vectors = self.vectors().detach()
+        vectors = self.vectors().detach() if table is None else table.vectors
+        find = partial(nearest, codebook=vectors) if table is None else partial(look_up, table=table)
         chosen: Iterable[Tensor | None] = repeat(None) if given is None else given.split(self.lengths, dim=1)
         for side, down, up, codes in zip(self.grids, self.down, self.up, chosen, strict=False):
             rows = _rows(down(z))
-            found = nearest(rows.detach(), vectors) if codes is None else codes.flatten()
+            found = find(rows.detach()) if codes is None else codes.flatten()
             added = up(_grid(F.embedding(found, vectors).view(z.shape[0], side**2, self.dim), side))
             yield Level(rows, found, added)
             z = z - added

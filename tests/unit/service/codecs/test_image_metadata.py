@@ -70,7 +70,7 @@ def test_a_wild_file_keeps_its_size(seed: int) -> None:
 
 def _size_or_none(data: bytes) -> tuple[int, int] | None:
     try:
-        with Image.open(io.BytesIO(data), formats=images.FORMATS) as picture:
+        with Image.open(io.BytesIO(data), formats=image_metadata.FORMATS) as picture:
             return picture.size
     except Exception:  # Pillow raises anything
         return None

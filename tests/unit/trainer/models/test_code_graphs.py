@@ -12,6 +12,7 @@ from trainer.export.onnx_export import write_graphs
 from trainer.export.parity import FLIP_GAP, check_halo
 from trainer.models.base import to_unit
 from trainer.models.code_graphs import Decode, decoding, encoding
+from trainer.models.onnx_scan import Chain
 from trainer.models.quantizers import LearnedCodebook, MultiScale, Residual, lookup
 
 LEVELS, SIZE, DIM, STRIDE = 3, 7, 3, 4
@@ -57,25 +58,37 @@ def test_the_graphs_give_and_take_the_first_levels(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.slow
-def test_the_graphs_of_several_scales_give_and_take_the_first_levels(tmp_path: Path) -> None:
+def test_the_graphs_of_several_scales_give_and_take_the_first_levels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
+    # As many as are padded in the graph.
+    size = 130
     grids, ends = (1, 2, 3), (1, 5, 14)
-    shared = LearnedCodebook(SIZE, DIM, update="ema", decay=0.9, restart_below=0)
+    shared = LearnedCodebook(size, DIM, update="ema", decay=0.9, restart_below=0)
     quantizer = MultiScale(grids, shared, dropout=0).eval()
     quantizer.start(torch.randn(50 * 9, DIM), batch_rows=9)
     served = quantizer.serving()
     image = ImageSpec(channels=1, height=12, width=12)
-    spec = CodesSpec(dtype="int32", shape=ends[-1:], codebook_size=SIZE, codebook_dim=DIM, level_grids=grids)
+    spec = CodesSpec(dtype="int32", shape=ends[-1:], codebook_size=size, codebook_dim=DIM, level_grids=grids)
     encoder = nn.Conv2d(1, DIM, STRIDE, stride=STRIDE)
     encode = encoding(encoder, served, image, spec)
     decode = decoding(served, nn.ConvTranspose2d(DIM, 1, STRIDE, stride=STRIDE), spec)
     assert not encode.variants
-    write_graphs([encode, decode], tmp_path, served.codebook)
+    # With fewer distances in a block, the graph has a loop over the images, and that for CUDA is as this one.
+    monkeypatch.setattr(lookup, "DISTANCES", 8 * size)
+    monkeypatch.setattr(lookup, "FEWEST_ROWS", 1)
+    encode = encoding(encoder, served, image, spec)
+    assert isinstance(encode.module, Chain)
+    encoders = [encode, *encode.variants.values()]
+    assert [each.file for each in encoders] == ["encoder.onnx", "encoder.cuda.onnx"]
+    write_graphs([*encoders, decode], tmp_path, served.codebook)
     run = ExportedGraphs(tmp_path, threads=1)
     images = torch.randint(0, 256, (5, 12, 12, 1)).byte()
-    (codes,) = run(encode, {"images": images, "levels": torch.tensor(3)})
-    assert (codes.dtype, codes.shape) == (torch.int32, (5, 14))
-    assert (quantizer.gap(encoder(to_unit(images.permute(0, 3, 1, 2))), codes) < FLIP_GAP).all()
+    for each in encoders:
+        (codes,) = run(each, {"images": images, "levels": torch.tensor(3)})
+        assert (codes.dtype, codes.shape) == (torch.int32, (5, 14))
+        assert (quantizer.gap(encoder(to_unit(images.permute(0, 3, 1, 2))), codes) < FLIP_GAP).all()
     for count, end in enumerate(ends, start=1):
         first = codes[:, :end].contiguous()
         (given,) = run(encode, {"images": images, "levels": torch.tensor(count)})

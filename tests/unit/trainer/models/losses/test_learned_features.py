@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from service.contract.manifest import ImageSpec
 from tests.fixtures import tiny_models
+from trainer.config.base import cropped_spec
 from trainer.data.batches import Batches, ResidentSplit
 from trainer.data.sources.pictures import OnProgress
 from trainer.errors import RunError
@@ -87,7 +88,7 @@ def test_the_squares_that_a_model_is_trained_on_do_not_matter(tmp_path: Path) ->
     for name, crop in (("one", 8), ("two", None)):
         (tmp_path / name).mkdir()
         config = tiny_models.config(perceptual="self", crop=crop)
-        losses = AddedLosses(config, config.seen(RGB_16, crop), 0)
+        losses = AddedLosses(config, cropped_spec(RGB_16, crop, 4), 0)
         losses.prepare(Batches(split, 4), tmp_path / name, learning.step)
     assert learning.times == 1
 
