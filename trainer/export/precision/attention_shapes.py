@@ -19,7 +19,7 @@ TO_CELLS, TO_IMAGE = ("N", "C", "cells"), ("N", "C", "h", "w")
 
 
 def shape_attention(graph: GraphProto) -> None:
-    """Change the shapes of attention in a graph with fused normalisations."""
+    """Change the shapes of attention in a graph with fused normalisations, and drop what is unused then."""
     users, makers = defaultdict[str, list[NodeProto]](list), dict[str, NodeProto]()
     weights = {item.name: item for item in graph.initializer}
     for node in graph.node:
@@ -55,7 +55,8 @@ def shape_attention(graph: GraphProto) -> None:
             made[back[0].output[0]] = _to_image(back[0], makers[back[0].input[0]].input[0], last)
     nodes = [new for node in graph.node for new in made.get(node.output[0], [node])]
     del graph.node[:]
-    graph.node.extend(_needed(nodes, graph))
+    graph.node.extend(nodes)
+    _drop_unused(graph)
 
 
 def _swaps(node: NodeProto) -> bool:
@@ -82,11 +83,14 @@ def _to_image(node: NodeProto, cells: str, last: str) -> list[NodeProto]:
     ]
 
 
-def _needed(nodes: list[NodeProto], graph: GraphProto) -> list[NodeProto]:
-    """The nodes of which an output of the graph makes use."""
-    wanted, kept = {item.name for item in graph.output}, list[NodeProto]()
-    for node in reversed(nodes):
+def _drop_unused(graph: GraphProto) -> None:
+    """Drop nodes and weights of which no output makes use; ONNX Runtime warns of such weights."""
+    wanted, nodes = {item.name for item in graph.output}, list[NodeProto]()
+    for node in reversed(graph.node):
         if not wanted.isdisjoint(node.output):
             wanted.update(used(node))
-            kept.append(node)
-    return kept[::-1]
+            nodes.append(node)
+    weights = [item for item in graph.initializer if item.name in wanted]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(nodes[::-1])
+    graph.initializer.extend(weights)

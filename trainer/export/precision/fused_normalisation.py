@@ -60,15 +60,16 @@ def _taken(found: GroupNormalisation) -> bool:
 
 
 def _fused(found: GroupNormalisation) -> Fused:
-    attributes = {"groups": found.groups, "epsilon": found.epsilon, "activation": int(found.silu)}
     node = helper.make_node(
         OPERATION,
         [found.x, found.gamma, found.beta],
         [found.y],
         f"{found.y}.{OPERATION}",
         domain=DOMAIN,
+        groups=found.groups,
+        epsilon=found.epsilon,
+        activation=int(found.silu),
         channels_last=1,
-        **attributes,
     )
     return Fused(node, found)
 

@@ -63,6 +63,8 @@ def test_no_shape_is_computed_and_the_image_is_the_same() -> None:
     assert "GroupNorm" in kinds(made)
     assert not {"Concat", "Mul"} & kinds(made)
     assert sum(node.op_type == "Shape" for node in made.graph.node) == 1
+    used = {name for node in made.graph.node for name in node.input}
+    assert {item.name for item in made.graph.initializer} <= used
     for exact, value in zip(on_cpu(model, x), by_reference(made, x), strict=True):
         np.testing.assert_allclose(value, exact, rtol=5e-3, atol=5e-3)
 
