@@ -1,18 +1,19 @@
 """A graph in half precision, made from one in float32.
 
 The convolutions and matrix products compute in half, with what lies between two of them: activations, sums,
-reshaping. All else stays float32: the scaling of images, normalisations, the lookup, and what follows the
-last product, such as scores. The weights stay as they are, in the files that the graphs share, and a ``Cast``
-rounds them; ONNX Runtime folds it when it loads the graph. So no tensor is stored twice, which a converter
-that rounds the weights themselves would do.
+reshaping, in float16 group normalisations (``trainer.export.precision.fused_normalisation``). All else stays
+float32: the scaling of images, other normalisations, the lookup, and what follows the last product, such as
+scores. The weights stay as they are, in the files that the graphs share, and a ``Cast`` rounds them; ONNX
+Runtime folds it when it loads the graph. So no tensor is stored twice, which a converter that rounds the
+weights themselves would do.
 
-On a CPU, ONNX Runtime runs such a graph in float32 and leaves out the rounding between two operations. An
-*emulated* graph has every rounding as a pair of casts, which it keeps: its results are those of an
-accelerator that sums in float32, up to the order of the sums. It also runs in bfloat16, for which ONNX
-Runtime has no convolution on a CPU.
+On a CPU, ONNX Runtime runs such a graph in float32 and leaves out the rounding between two operations, or
+does not load it, for want of an operation. An *emulated* graph has every rounding as a pair of casts, which
+it keeps: its results are those of an accelerator that sums in float32, up to the order of the sums. It also
+runs in bfloat16, for which ONNX Runtime has no convolution on a CPU.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import onnx
@@ -20,6 +21,9 @@ from onnx import NodeProto, TensorProto, defs, helper
 
 from service.contract.measures import HalfPrecision
 from trainer.errors import ExportError
+from trainer.export.precision.attention_shapes import shape_attention
+from trainer.export.precision.fused_normalisation import DOMAIN, VERSION, Fused, fuse
+from trainer.export.precision.group_normalisation import used
 
 TYPES: Mapping[HalfPrecision, int] = {"16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 SUFFIXES: Mapping[HalfPrecision, str] = {"16": "fp16", "bf16": "bf16"}
@@ -60,12 +64,16 @@ def half_graph(
         for item in made.graph.initializer
         if any(entry.key == "location" and entry.value == codebook_file for entry in item.external_data)
     }
+    fused = fuse(made.graph) if precision == "16" else {}
     chosen = _chosen(made.graph, codebook, opset)
     if not chosen:
         raise ExportError("no convolution or matrix product of it can be in half precision")
-    nodes = _Rewriting(made.graph, chosen, TYPES[precision], opset, emulated=emulated).nodes()
+    nodes = _Rewriting(made.graph, chosen, fused, TYPES[precision], opset, emulated=emulated).nodes()
     del made.graph.node[:], made.graph.value_info[:]
     made.graph.node.extend(nodes)
+    if any(node.domain == DOMAIN for node in nodes):
+        made.opset_import.append(helper.make_opsetid(DOMAIN, VERSION))
+        shape_attention(made.graph)
     return made
 
 
@@ -90,8 +98,8 @@ def _chosen(graph: onnx.GraphProto, codebook: set[str], opset: int) -> set[int]:
             constant.add(node.output[0])
     halves, chosen = set[str](), set[int]()
     for number, node in enumerate(graph.node):
-        between = node.op_type in BETWEEN and not node.domain and number in followed
-        if number not in products and not between:
+        between = node.domain == DOMAIN or (node.op_type in BETWEEN and not node.domain)
+        if number not in products and not (between and number in followed):
             continue
         given = {node.input[index] for index in _typed(node, "inputs", opset)}
         if number in products or (given & halves and given <= halves | constant):
@@ -120,12 +128,14 @@ def _followed(nodes: Sequence[NodeProto], products: set[int]) -> set[int]:
         if not needed.isdisjoint(nodes[number].output):
             followed.add(number)
         if number in products or number in followed:
-            needed.update(_used(nodes[number]))
+            needed.update(used(nodes[number]))
     return followed
 
 
 def _typed(node: NodeProto, side: Literal["inputs", "outputs"], opset: int) -> list[int]:
     """The indices of the inputs or outputs that have the type of the first output."""
+    if node.domain == DOMAIN:
+        return [0]
     schema = defs.get_schema(node.op_type, opset, "")
     formal: Sequence[defs.OpSchema.FormalParameter] = getattr(schema, side)
     wanted = schema.outputs[0].type_str
@@ -137,23 +147,20 @@ def _typed(node: NodeProto, side: Literal["inputs", "outputs"], opset: int) -> l
     ]
 
 
-def _used(node: NodeProto) -> Iterator[str]:
-    """The names that a node uses, those in its subgraphs among them."""
-    yield from node.input
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            for inner in attribute.g.node:
-                yield from _used(inner)
-            yield from (item.name for item in attribute.g.output)
-
-
 class _Rewriting:
     """The nodes of a graph, with the chosen ones in half precision and casts around them."""
 
     def __init__(
-        self, graph: onnx.GraphProto, chosen: set[int], dtype: int, opset: int, *, emulated: bool
+        self,
+        graph: onnx.GraphProto,
+        chosen: set[int],
+        fused: Mapping[str, Fused],
+        dtype: int,
+        opset: int,
+        *,
+        emulated: bool,
     ) -> None:
-        self._graph, self._chosen, self._dtype = graph, chosen, dtype
+        self._graph, self._chosen, self._fused, self._dtype = graph, chosen, fused, dtype
         self._opset, self._emulated = opset, emulated
         self._made: list[NodeProto] = []
         self._known: set[str] = set()
@@ -162,12 +169,12 @@ class _Rewriting:
         kept = {item.name for item in self._graph.output}
         for number, node in enumerate(self._graph.node):
             if number not in self._chosen:
-                kept.update(_used(node))
+                kept.update(used(node))
         for number, node in enumerate(self._graph.node):
             if number in self._chosen:
                 self._in_half(node, kept)
             else:
-                self._made.append(node)
+                self._add(node, half=False)
         return self._made
 
     def _in_half(self, node: NodeProto, kept: set[str]) -> None:
@@ -179,7 +186,7 @@ class _Rewriting:
         outputs = _typed(node, "outputs", self._opset)
         for index in outputs:
             made.output[index] = f"{node.output[index]}.{'float' if self._emulated else 'half'}"
-        self._made.append(made)
+        self._add(made, half=not self._emulated)
         for index in outputs:
             name = node.output[index]
             if self._emulated:
@@ -187,6 +194,13 @@ class _Rewriting:
             self._known.add(f"{name}.half")
             if name in kept:
                 self._cast(f"{name}.half", name, TensorProto.FLOAT)
+
+    def _add(self, node: NodeProto, *, half: bool) -> None:
+        if (fused := self._fused.get(node.name)) is None:
+            self._made.append(node)
+        else:
+            written = fused.as_operation if half else fused.as_exported
+            self._made.extend(written(node.input[0], node.output[0]))
 
     def _as_computed(self, half: str) -> str:
         return self._cast(half, f"{half}.rounded", TensorProto.FLOAT) if self._emulated else half

@@ -131,11 +131,17 @@ def _network(context: Context, table: Table, case: Case, limits: Mapping[str, fl
     if case.name == "vqvae-mnist-encode":
         decoder = ort.InferenceSession(context.models / "vqvae-mnist" / "decoder.onnx", providers=[CPU])
     compared, graphs = Compared(context, case, decoder), dict[str, bytes]()
+    if case.half_of is not None:
+        plain = replace(case, name=case.half_of, half_of=None)
+        graph = graph_of(context, plain, in_dtype(case, context.models, torch.float32), "float32")
+        compared.of(Bound(opened(graph, context), compared.feeds, 0, captures=False).outputs()[0])
     for way in WAYS[1:3] if context.rehearse else WAYS:
         if context.left < 2:
             return
+        if case.half_of is not None and way.dtype != "float16":
+            continue
         if way.dtype not in graphs:
-            network = in_dtype(case, context.models, DTYPES[way.dtype])
+            network = in_dtype(case, context.models, DTYPES["float32" if case.half_of else way.dtype])
             graphs[way.dtype] = graph_of(context, case, network, way.dtype)
         # A graph with nodes on the CPU cannot be captured, but may run uncaptured.
         for tried in (way, replace(way, captures=False)) if way.captures else (way,):

@@ -50,8 +50,8 @@ def measure(context: Context) -> None:
         if context.rehearse or context.left > COMPILING + EAGER:
             _trial(context, table, cases(context)[name], precision, rows, limits, compiled=True)
     for case in cases(context).values():
-        if case.name.endswith("-fused"):
-            # In torch it is the same as the network that is not fused.
+        if case.half_of is not None:
+            # The same network in torch.
             continue
         for rows in (1,) if context.rehearse else (1, 8, 64):
             if context.left > 1:

@@ -16,6 +16,8 @@ from torch.export import Dim
 
 from tests.benchmarks.gpu.context import Context
 from tests.benchmarks.gpu.precision.networks import CASES, SMALL, SMALL_FUSED, Case, Network, in_dtype
+from trainer.export.onnx_export import CODEBOOK_FILE
+from trainer.export.precision.half_graph import half_graph
 
 DTYPES: Mapping[str, torch.dtype] = {
     "float32": torch.float32,
@@ -36,22 +38,34 @@ def cases(context: Context) -> Mapping[str, Case]:
 def prepare(folder: Path, models: Path) -> None:
     """Export every network in every dtype into a folder, without weights."""
     folder.mkdir(parents=True, exist_ok=True)
-    for case in [*CASES.values(), *SMALL.values(), SMALL_FUSED]:
+    for case in [*CASES.values(), *SMALL.values()]:
+        if case.half_of is not None:
+            continue
         for name, dtype in DTYPES.items():
             network = in_dtype(case, models, dtype)
             onnx.save(_stripped(_exported(case, network), network), folder / f"{case.name}-{name}.onnx")
 
 
 def graph_of(context: Context, case: Case, network: Network, dtype: str) -> bytes:
-    """The graph of a network in a dtype, with its weights: from ``context.graphs``, or exported now."""
+    """The graph of a network in a dtype, with its weights: from ``context.graphs``, or exported now.
+
+    ``network`` is in that dtype, or in float32 if the graph is the trainer's.
+    """
+    model = _with_weights(context, case, network, dtype if case.half_of is None else "float32")
+    if case.half_of is not None:
+        model = half_graph(model, "16", CODEBOOK_FILE)
+    return bytes(model.SerializeToString())
+
+
+def _with_weights(context: Context, case: Case, network: Network, dtype: str) -> onnx.ModelProto:
     if context.graphs is None:
-        return bytes(_exported(case, network).SerializeToString())
-    model = onnx.load(context.graphs / f"{case.name}-{dtype}.onnx")
+        return _exported(case, network)
+    model = onnx.load(context.graphs / f"{case.half_of or case.name}-{dtype}.onnx")
     weights = network.state_dict()
     for item in model.graph.initializer:
         if not item.HasField("raw_data") and item.name in weights:
             item.raw_data = _bytes(weights[item.name])
-    return bytes(model.SerializeToString())
+    return model
 
 
 def _stripped(model: onnx.ModelProto, network: Network) -> onnx.ModelProto:

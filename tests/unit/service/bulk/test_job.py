@@ -62,6 +62,11 @@ def test_codes_of_two_precisions_do_not_mix(exported: Path, tmp_path: Path) -> N
         job(tmp_path / "models", tmp_path / "in", tmp_path / "out").plan.todo()
     with pytest.raises(BulkError, match=r"--precision 16: the model has no graphs in precision 16$"):
         job(exported, tmp_path / "in", tmp_path / "other", limits=half).engine()
+    halved_model.write(tmp_path / "for cuda", halved_model.FOR_CUDA)
+    with pytest.raises(
+        BulkError, match=r"--precision 16: its graphs in precision 16 do not run on cpu: graph "
+    ):
+        job(tmp_path / "for cuda", tmp_path / "in", tmp_path / "third", limits=half).engine()
 
 
 @pytest.mark.parametrize(

@@ -211,6 +211,11 @@ def test_a_model_runs_in_half_precision_only_if_it_is_asked_for(tmp_path: Path) 
             "16",
             r"its graphs in precision 16 do not run on cpu: graph 'decoder.fp16.onnx' cannot",
         ),
+        (
+            halved_model.FOR_CUDA,
+            "16",
+            r"its graphs in precision 16 do not run on cpu: .*to find kernel for com.microsoft.GroupNorm",
+        ),
     ],
 )
 def test_without_half_precision_a_model_runs_in_float32_and_says_why(

@@ -1,10 +1,12 @@
 """Every family of diffusers: our networks and what is published against diffusers' own model."""
 
 import io
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from rich.console import Console
@@ -14,6 +16,8 @@ from service.contract.manifest import CodesSpec, Manifest, Role
 from tests.unit.trainer.pretrained.pictures import pictures
 from tests.unit.trainer.pretrained.weights import assert_starts_from
 from trainer.evaluation.exported_model import ExportedModel, open_exported
+from trainer.export.onnx_export import CODEBOOK_FILE
+from trainer.export.precision.half_graph import half_graph
 from trainer.pretrained.checkpoint_files import CheckpointFiles
 from trainer.pretrained.families import recognised
 from trainer.pretrained.importer import import_checkpoint, load
@@ -112,6 +116,17 @@ def test_what_is_published_has_the_weights(imported: Imported) -> None:
     _, family = recognised(config, None, "it")
     net = load(files, family, family.config_class().of(config, "it"))[0].architecture
     assert_starts_from(imported.folder / "it", net)
+
+
+@pytest.mark.parametrize("imported", ["kl", "vq"], indirect=True)
+def test_normalisations_in_float16_are_one_operation(imported: Imported) -> None:
+    for name in ("encode", "decode"):
+        file = imported.manifest.operations[name].graph
+        plain = onnx.load(imported.folder / "it" / file, load_external_data=False)
+        made = half_graph(plain, "16", CODEBOOK_FILE)
+        before, after = (Counter(node.op_type for node in model.graph.node) for model in (plain, made))
+        assert after["GroupNorm"] == before["InstanceNormalization"] > 0
+        assert after["InstanceNormalization"] == after["Concat"] == 0
 
 
 @pytest.mark.parametrize("imported", ["kl"], indirect=True)
