@@ -6,7 +6,7 @@ see the same pictures.
 
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -16,9 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageOps
 
 from service.codecs.images import four_axes, to_png
-from service.contract.manifest import Operation, Role
 from service.errors import BadCodes, BadImage, BadValue, quoted, uneven
-from service.models.pipeline import SAMPLE
 from service.models.request_parameters import LARGEST_SEED
 
 Picture: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
@@ -62,14 +60,22 @@ class Options(NamedTuple):
 
 
 def options(label: Labels | None, seed: int | None, parameters: Mapping[str, float]) -> Options:
-    """The options of a call. Raises BadValue for a seed that is not allowed."""
+    """The options of a call. Raises BadValue for a seed or a label that is not allowed."""
     if seed is not None and not (isinstance(seed, int | np.integer) and 0 <= seed <= LARGEST_SEED):
         detail = f"seed is {quoted(seed)}; it must be a whole number from 0 to {LARGEST_SEED}"
         raise BadValue(detail, given=seed, allowed=[0, LARGEST_SEED])
-    if label is not None and not isinstance(label, int | str):
-        several = [label] if isinstance(label, np.generic) else label
-        label = [each.item() if isinstance(each, np.generic) else each for each in several]
-    return Options(label, None if seed is None else int(seed), parameters)
+    labels = None if label is None else _labels(label)
+    return Options(labels, None if seed is None else int(seed), parameters)
+
+
+def _labels(label: Labels) -> Labels:
+    """A label, or a list of labels, as plain numbers and texts. Raises BadValue."""
+    one = isinstance(label, str) or not isinstance(label, Iterable)
+    several = [_plain(each) for each in ([label] if one else label)]
+    for each in several:
+        if isinstance(each, bool) or not isinstance(each, int | str):
+            raise BadValue(f"a label is a class by its index or its name, not {quoted(each)}", given=each)
+    return several[0] if one else several
 
 
 @dataclass(frozen=True)
@@ -107,7 +113,7 @@ def read_pictures(pictures: Pictures) -> ReadPictures:
         if not len(pixels):
             raise BadValue("there are no pictures; give at least one", given=0)
         return ReadPictures(pixels=pixels)
-    one = isinstance(pictures, str | os.PathLike | Image.Image)
+    one = isinstance(pictures, str | os.PathLike | Image.Image) or not isinstance(pictures, Iterable)
     several: Sequence[Any] = [pictures] if one else list(pictures)  # type: ignore[arg-type]
     if not several:
         raise BadValue("there are no pictures; give at least one", given=0)
@@ -199,39 +205,16 @@ def interpolation_start(pictures: Pictures | None, codes: ArrayLike | None) -> S
     return Start(None if pictures is None else read_pictures(pictures), None)
 
 
-def at_least(n: int | None, least: int, default: int) -> int:
-    """``n`` or the default. Raises BadValue for less than the least."""
-    if n is not None and n < least:
-        raise BadValue(f"n is {n}; it must be {least} or more", given=n, allowed=[least, None])
-    return default if n is None else n
-
-
-def completion_rows(n: int | None, given: int) -> int:
-    """How many completions ``given`` rows have. Raises BadValue unless it is one for each, or one row."""
-    rows = at_least(n, 1, given)
-    if given not in (1, rows):
-        raise BadValue(
-            f"n is {n}, and {given} rows were given to complete; leave n out, or give one row to complete "
-            f"n times",
-            given=n,
-            allowed=[given],
-        )
-    return rows
-
-
-def method_that_takes(operations: Mapping[str, Operation], role: Role) -> str | None:
-    """The first sampling method that takes a ``mask``, to complete, or a ``target``, to interpolate."""
-    methods = (
-        name for name in sorted(operations) if name.startswith(SAMPLE) and operations[name].takes(role)
-    )
-    first = next(methods, None)
-    return None if first is None else first.removeprefix(SAMPLE)
-
-
 def _nested(given: Any) -> list[Any]:
-    """An array, or nested sequences, as nested lists."""
+    """An array, or nested sequences, as nested lists. Raises BadValue."""
+    if isinstance(given, str) or not isinstance(given, Sequence | np.ndarray):
+        raise BadValue(f"a box or a mask is nested lists of numbers, not {quoted(given)}", given=given)
     nested = given.tolist() if isinstance(given, np.ndarray) else given
-    return [_nested(each) if isinstance(each, Sequence | np.ndarray) else each for each in nested]
+    return [_nested(each) if isinstance(each, Sequence | np.ndarray) else _plain(each) for each in nested]
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _pixels(picture: Any) -> NDArray[np.uint8] | None:

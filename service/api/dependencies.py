@@ -32,8 +32,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Pixels or numbers that a codec converts in about a millisecond.
-ON_LOOP = 2**16
+# Pixels or numbers that a codec converts in about a millisecond, and those that it converts in some tens of
+# milliseconds.
+ON_LOOP, SHORT = 2**16, 2**22
 
 
 class RequestLimits(NamedTuple):
@@ -88,7 +89,8 @@ class Context:
         self._cuda = CudaProbe(registry.provider)
         self._gpu = GpuMonitor(registry.provider)
         self.liveness = LivenessCheck(self.fatal_errors, control)
-        self._codecs = CapacityLimiter(available_cpus())
+        # Short work waits for no long work: a small image is decoded beside many large ones.
+        self._short, self._long = CapacityLimiter(available_cpus()), CapacityLimiter(available_cpus())
         # One large JSON body is parsed at a time, so that the event loop waits for one parser at most.
         self.large_json = Lock()
         # Called from any thread, with the reason, when something failed that needs a new process.
@@ -104,11 +106,13 @@ class Context:
         """Run a codec in a thread, or on the event loop if its ``weight`` is small.
 
         ``weight`` is in pixels or numbers. A thread costs more than the decoding of a small image, which
-        does not block the event loop for long.
+        does not block the event loop for long. As many threads as there are CPUs do short work, and as many
+        long work, of a weight above ``SHORT``.
         """
         if weight <= ON_LOOP:
             return work()
-        return await anyio.to_thread.run_sync(work, limiter=self._codecs)
+        limiter = self._short if weight <= SHORT else self._long
+        return await anyio.to_thread.run_sync(work, limiter=limiter)
 
     def fatal_errors(self) -> list[str]:
         """The failures of this process that need a new one."""

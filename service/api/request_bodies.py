@@ -27,10 +27,10 @@ from service.api.content_negotiation import (
     content_type,
     header,
 )
-from service.api.dependencies import Context
+from service.api.dependencies import ON_LOOP, Context
 from service.api.middleware.body_limits import HOLD
 from service.api.schemas import CodesDocument, ImagesDocument, Named, SampleDocument
-from service.codecs import code_arrays, compression, fast_png, images
+from service.codecs import code_arrays, compression, fast_png, image_metadata, images
 from service.codecs.large.image_file import FileBytes, LargeFile, open_large
 from service.codecs.large.scratch_file import ScratchFile
 from service.errors import BadBody, BadValue, EmptyBody, TooLarge, bounded, quoted
@@ -55,6 +55,8 @@ _LARGE_JSON = 2**18
 LONG_BODY = 2**26
 # More files than these are decoded in a thread, whatever they are.
 _FEW_FILES = 16
+# More files than these count as long work: reading all headers takes time too.
+SOME_FILES = 64
 
 _EITHER = "give either image or images, base64 of a PNG, JPEG or WebP"
 # Bytes of a form that are parsed at a time; other threads run in between.
@@ -74,12 +76,15 @@ class ImagesBody(NamedTuple):
 
     @property
     def weight(self) -> float:
-        """The work of decoding, in samples; infinite unless every file is a simple PNG."""
+        """The work of decoding, in samples; above ``ON_LOOP`` unless every file is a simple PNG."""
         if self.long_file is not None:
             return math.inf
         if self.npy is not None:
             return len(self.npy)
-        return sum(map(fast_png.weight, self.files)) if len(self.files) <= _FEW_FILES else math.inf
+        if len(self.files) > SOME_FILES:
+            return math.inf
+        weight = sum(map(file_weight, self.files))
+        return weight if len(self.files) <= _FEW_FILES else max(ON_LOOP + 1, weight)
 
     def fitted(self, model: ServedModel, limits: images.ImageLimits, *, resize: bool = True) -> images.Fitted:
         """The images, fitted to a model. Raises as ``images.from_files`` and ``images.from_npy``."""
@@ -93,7 +98,7 @@ class ImagesBody(NamedTuple):
         if self.long_file is not None:
             return open_large(FileBytes(self.long_file), limits)
         # A simple PNG is never so large.
-        if len(self.files) != 1 or self.weight < math.inf:
+        if len(self.files) != 1 or fast_png.weight(self.files[0]) < math.inf:
             return None
         return open_large(self.files[0], limits)
 
@@ -125,6 +130,12 @@ class SampleBody:
     document: SampleDocument = field(default_factory=SampleDocument)
     images: ImagesBody | None = None
     size: int = 0
+
+
+def file_weight(data: bytes) -> float:
+    """The work of decoding an image file, in samples; above ``ON_LOOP`` for all but a simple PNG."""
+    simple = fast_png.weight(data)
+    return simple if simple < math.inf else max(ON_LOOP + 1, image_metadata.declared_samples(data))
 
 
 async def read_images(request: Request, context: Context) -> ImagesBody:
@@ -225,7 +236,8 @@ async def whole(request: Request, context: Context) -> bytes:
     if encoding is None or not body:
         return body
     most = context.limits.max_body_bytes
-    content = await context.convert(lambda: compression.decompressed(body, encoding, most))
+    weight = compression.MOST_GROWTH * len(body)
+    content = await context.convert(lambda: compression.decompressed(body, encoding, most), weight)
     request.scope[HOLD](len(content))
     return content
 

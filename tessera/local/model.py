@@ -18,6 +18,7 @@ from service.models.hub import local_folder
 from service.models.model import BatchLimits, ServedModel
 from service.models.validation import load_model
 from service.runtime.providers import choose_provider
+from tessera.arguments import checked_size
 from tessera.inputs import (
     Box,
     Labels,
@@ -78,6 +79,7 @@ class Model(Tokenizer):
         array = code_arrays.from_typed_array(read_codes(codes), manifest, self._limits)
         request_parameters.check_levels(parameters, run.values, array, manifest)
         if size is not None:
+            size = checked_size(size)
             code_arrays.check_unpadded(size, array, manifest)
         return cropped(run(len(array), {Role.codes: array}).arrays[Role.images], size)
 

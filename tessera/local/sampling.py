@@ -20,7 +20,8 @@ from service.models.request_parameters import (
     check_own_shape,
     two_ends,
 )
-from tessera.inputs import Options, Start, at_least, completion_rows, method_that_takes
+from tessera.arguments import at_least, completion_rows, interpolating_method, method_that_takes
+from tessera.inputs import Options, Start
 from tessera.local.run import Run, finite_figures, fitted
 from tessera.results import Samples
 
@@ -35,6 +36,7 @@ class Sampling:
 
     def drawn(self, method: str | None, n: int | None, options: Options) -> Samples:
         """Samples from noise. Raises UnknownOperation, UnknownName or BadValue."""
+        rows = at_least(n, 1, options.label_count)
         operation = self._model.sampler(method)
         if self._model.manifest.operations[operation].takes(Role.target):
             raise BadValue(
@@ -42,7 +44,7 @@ class Sampling:
                 f"images; neither were given"
             )
         run = Run.of(self._model, self._model.pipeline(operation), options)
-        return _samples(run, run(at_least(n, 1, options.label_count), {}), operation)
+        return _samples(run, run(rows, {}), operation)
 
     def completed(self, method: str | None, n: int | None, options: Options, start: Start) -> Samples:
         """Samples of what the boxes or the mask of the start cover. Raises as ``drawn``, and BadCodes."""
@@ -63,7 +65,7 @@ class Sampling:
         """Points from one end to the other. Raises as ``drawn``, and BadCodes."""
         model = self._model
         operations = model.manifest.operations
-        operation = model.sampler(method or method_that_takes(operations, Role.target))
+        operation = model.sampler(method or interpolating_method(model.manifest.name, operations))
         if not operations[operation].takes(Role.target):
             methods = model.methods_that_take(Role.target)
             able = f"methods that do are {', '.join(methods)}" if methods else "no method of this model does"

@@ -12,17 +12,8 @@ from service.codecs import npy
 from service.contract.manifest import Role
 from service.errors import ModelNotChosen
 from service.models.request_parameters import draw_seed
-from tessera.inputs import (
-    Options,
-    Pictures,
-    ReadPictures,
-    Start,
-    at_least,
-    completion_rows,
-    method_that_takes,
-    read_codes,
-    read_pictures,
-)
+from tessera.arguments import at_least, checked_size, completion_rows, interpolating_method, method_that_takes
+from tessera.inputs import Options, Pictures, ReadPictures, Start, read_codes, read_pictures
 from tessera.interface import Size
 from tessera.remote import bodies
 from tessera.remote.bodies import JSON, NPY, PNG
@@ -68,7 +59,7 @@ class Calls:
         array = read_codes(codes)
         rows = yield from self._rows(array)
         most = 1 if rows == 1 else (yield from self._most(array.nbytes // rows, array.shape[1:]))
-        cut = () if size is None else (("size", f"{size[0]}x{size[1]}"),)
+        cut = () if size is None else (("size", "{}x{}".format(*checked_size(size))),)
 
         def ask(start: int, stop: int) -> Call[Images]:
             part = array if stop - start == rows else array[start:stop]
@@ -104,7 +95,9 @@ class Calls:
 
     def interpolate(self, start: Start, n: int | None, method: str | None, options: Options) -> Call[Samples]:
         """Points between two pictures or codes; they cannot be sent in parts."""
-        method = method or (yield from self._method_that_takes(Role.target))
+        if method is None:
+            info = self._info or (yield from self.info())
+            method = interpolating_method(info.name, info.operations)
         document = {"method": method, "n": n, "label": options.label}
         return bodies.samples((yield self._sampling(document, start, options)))
 

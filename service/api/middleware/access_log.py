@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api import problems
 from service.api.content_negotiation import header
 from service.api.middleware.auth import HEALTH, METRICS
+from service.errors import ShuttingDown
 from service.observability.call_record import CallRecord, current_call
 from service.observability.metrics import Metrics
 
@@ -51,7 +52,8 @@ class AccessLog:
     The response has the request's id in ``X-Request-ID``: the client's, or a new one. ``paths`` are those of
     the routes without a path parameter. ``worker`` is the index of this process. ``trace_id`` gives the id of
     the current trace; without it the id is that of the client's ``traceparent``. An exception that nothing
-    caught becomes a 500 here; FastAPI raises an exception again after its own 500.
+    caught becomes a 500 here; FastAPI raises an exception again after its own 500. A request that the server
+    cancels at shutdown becomes a 503.
     """
 
     def __init__(
@@ -98,6 +100,12 @@ class AccessLog:
         self._metrics.in_flight += 1
         try:
             await self.app(scope, receive, send_with_id)
+        except asyncio.CancelledError:
+            # The server cancels what is left after ``drain_seconds``, and would respond 500.
+            if status:
+                raise
+            late = ShuttingDown("the service shut down before this request was finished (--drain-seconds)")
+            await problems.response(late, scope)(scope, receive, send_with_id)
         except Exception:
             log.exception("%s %s failed", scope["method"], _shown(scope["path"]), extra={"request_id": name})
             if not status:

@@ -4,7 +4,7 @@ from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
-from service.api.dependencies import Shared
+from service.api.dependencies import SHORT, Shared
 from service.api.openapi.document import TEXT, file_response, problems
 from service.api.schemas import Document, NamedVersion
 from service.contract.measures import Precision
@@ -100,5 +100,5 @@ async def metrics(context: Shared) -> Response:
     except TimeoutError as error:
         raise Unwell(f"a worker did not reply within {PATIENCE:g} s") from error
     families = dict(each for each in results if not isinstance(each, Exception))
-    text = await context.convert(lambda: exposition(families))
+    text = await context.convert(lambda: exposition(families), SHORT)
     return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})

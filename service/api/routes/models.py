@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from service.api import content_negotiation
 from service.api.content_negotiation import BYTES, JSON, NPY, PNG, SAFETENSORS
-from service.api.dependencies import Context, Shared
+from service.api.dependencies import ON_LOOP, Context, Shared
 from service.api.middleware.local_clients import why_not_local
 from service.api.openapi.document import file_response, problems
 from service.api.responses import json_bytes
@@ -167,12 +167,13 @@ async def show_codebook(name: ModelName, request: Request, context: Shared) -> R
     if bundle.codebook is None or vectors is None:
         raise MissingFile(f"model {name!r} has no codebook")
     headers = {"Vary": "Accept"}
+    weight = max(ON_LOOP + 1, vectors.size)
     if form == JSON:
         content = {"model": name, "version": bundle.manifest.version, "shape": list(vectors.shape)}
-        text = await context.convert(lambda: json_bytes(content | {"codebook": vectors}))
+        text = await context.convert(lambda: json_bytes(content | {"codebook": vectors}), weight)
         return Response(text, 200, headers, JSON)
     if form == NPY:
-        return Response(await context.convert(lambda: npy.dump(vectors)), 200, headers, NPY)
+        return Response(await context.convert(lambda: npy.dump(vectors), weight), 200, headers, NPY)
     headers["Content-Disposition"] = f'attachment; filename="{name}.safetensors"'
     return Response(bundle.codebook, 200, headers, form)
 

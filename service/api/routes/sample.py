@@ -103,11 +103,13 @@ async def sample(request: Request, context: Shared, query: Annotated[SampleQuery
         "figures": results.figures or None,
     }
     headers = {"X-Tessera-Seed": str(call.seed)}
+    weight = pixels.size + sum(array.size for array in arrays.values())
     if passed is not None:
-        return await context.convert(lambda: responses.of_chains(model, pixels, passed, form, more, headers))
+        return await context.convert(
+            lambda: responses.of_chains(model, pixels, passed, form, more, headers), weight + passed.size
+        )
     columns = len(pixels) if interpolates else None
     more["state_images"] = None
-    weight = pixels.size + sum(array.size for array in arrays.values())
     return await context.convert(
         lambda: responses.of_images(model, pixels, form, more, headers, columns), weight
     )

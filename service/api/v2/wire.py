@@ -4,6 +4,7 @@ Tensors are JSON, or, with Triton's binary tensor data extension, bytes after th
 ``Inference-Header-Content-Length`` is then the length of the JSON. The bytes have the order of the tensors.
 """
 
+import base64
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,10 +16,10 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 
 from service.api.content_negotiation import BYTES, JSON
-from service.api.dependencies import RequestLimits
-from service.api.request_bodies import JSON_WEIGHT, ImagesBody
+from service.api.dependencies import ON_LOOP, RequestLimits
+from service.api.request_bodies import JSON_WEIGHT, SOME_FILES, ImagesBody
 from service.api.v2.protocol import InferenceDocument, InputDocument, OutputDocument
-from service.codecs import oip_tensors
+from service.codecs import image_metadata, oip_tensors
 from service.codecs.images import ImageLimits
 from service.codecs.json_arrays import JsonLimits
 from service.codecs.oip_tensors import Tensor
@@ -26,6 +27,8 @@ from service.errors import BadBody, BadTensor, BadValue, EmptyBody, quoted, too_
 
 LENGTH = "Inference-Header-Content-Length"
 _LONGEST_LENGTH = 20
+# Characters of base64 in which a file mostly has its size.
+_BEGINNING = 2**12
 SIZE, BINARY, ALL_BINARY = "binary_data_size", "binary_data", "binary_data_output"
 # Features of other servers that this one does not have, with advice.
 _REFUSED = {
@@ -120,9 +123,20 @@ def _weight(tensor: Tensor) -> float:
     if tensor.datatype != oip_tensors.BYTES:
         return tensor.array.size
     elements = tensor.array.ravel().tolist()
-    if any(isinstance(element, str) for element in elements):
+    texts = [element for element in elements if isinstance(element, str)]
+    if len(texts) > SOME_FILES:
         return math.inf
-    return ImagesBody(files=elements).weight
+    files = [element for element in elements if isinstance(element, bytes)]
+    return ImagesBody(files=files).weight + sum(map(_base64_weight, texts))
+
+
+def _base64_weight(text: str) -> float:
+    """The work of decoding a file in base64; infinite if its beginning does not say."""
+    try:
+        beginning = base64.b64decode(text[:_BEGINNING])
+    except ValueError:
+        return math.inf
+    return max(ON_LOOP + 1, image_metadata.declared_samples(beginning))
 
 
 def _split(body: memoryview, length: str | None) -> tuple[memoryview, memoryview]:

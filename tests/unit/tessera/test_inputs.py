@@ -61,7 +61,8 @@ def test_arrays_of_one_size_stay_arrays() -> None:
         (np.zeros((2, 8, 8, 5), np.uint8), BadArray, r"the array has the shape \[2, 8, 8, 5\]; images are"),
         ([np.zeros((2, 8, 8, 1), np.uint8)], BadImage, "give arrays of one image each"),
         (Image.new("F", (8, 8)), BadImage, "mode 'F'; convert it to one of 1, L"),
-        (7, TypeError, "not iterable"),
+        (7, BadImage, "not 'int'"),
+        (None, BadImage, "not 'NoneType'"),
         ([7], BadImage, "not 'int'"),
     ],
 )

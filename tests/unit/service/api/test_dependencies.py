@@ -1,3 +1,4 @@
+import io
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -5,7 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from service.api.request_bodies import ImagesBody
+from service.contract.cpu_count import available_cpus
 from service.models.model import ServedModel
 from tests.unit.service.conftest import make_client
 
@@ -44,3 +48,34 @@ def test_the_service_answers_while_models_run_and_runs_no_more_than_allowed(
             release.set()
         assert [answer.result().status_code for answer in answers] == [200] * 4
     assert most == 2
+
+
+def test_a_small_photo_waits_for_no_large_one(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted = ImagesBody.fitted
+    started, release = threading.Semaphore(0), threading.Event()
+    photos = {}
+    for side in (40, 1100):
+        file = io.BytesIO()
+        Image.new("RGB", (side, side)).save(file, "JPEG")
+        photos[side] = file.getvalue()
+
+    def slow(received: ImagesBody, *arguments: Any, **more: Any) -> Any:
+        if received.files[0] == photos[1100]:
+            started.release()
+            assert release.wait(30)
+        return fitted(received, *arguments, **more)
+
+    monkeypatch.setattr(ImagesBody, "fitted", slow)
+    with make_client(exported) as client, ThreadPoolExecutor(available_cpus() + 2) as callers:
+
+        def encode(side: int) -> int:
+            return client.post("/encode?model=colours", content=photos[side]).status_code
+
+        large = [callers.submit(encode, 1100) for _ in range(available_cpus() + 1)]
+        try:
+            for _ in range(available_cpus()):
+                assert started.acquire(timeout=30)
+            assert callers.submit(encode, 40).result(timeout=30) == 200
+        finally:
+            release.set()
+        assert [each.result() for each in large] == [200] * len(large)

@@ -41,6 +41,42 @@ def seen(data: bytes) -> tuple[tuple[int, int], bytes]:
         return upright.size, upright.tobytes()
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "scans"),
+    [
+        ("PNG", {}, 1),
+        ("JPEG", {}, 1),
+        ("JPEG", {"icc_profile": bytes(2**17)}, 1),
+        ("JPEG", {"progressive": True}, 10),
+        ("WEBP", {}, 1),
+        ("WEBP", {"lossless": True}, 1),
+        ("WEBP", {"exif": b"MM\0*"}, 1),
+    ],
+)
+def test_the_size_in_a_header_is_an_estimate_of_the_work(
+    name: str, options: dict[str, Any], scans: int
+) -> None:
+    buffer = io.BytesIO()
+    PICTURE.save(buffer, name, **options)
+    assert image_metadata.declared_samples(buffer.getvalue()) == 4 * 5 * 9 * scans
+
+
+@given(
+    st.sampled_from([b"", image_metadata.PNG_START, b"\xff\xd8", b"RIFF....WEBPVP8X"]), st.binary(max_size=64)
+)
+@settings(max_examples=50, deadline=None)
+def test_garbage_has_an_estimate(start: bytes, garbage: bytes) -> None:
+    assert image_metadata.declared_samples(start + garbage) > 0
+
+
+def test_of_two_headers_the_last_counts() -> None:
+    small, large = (
+        png_builder.chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)) for side in (1, 9)
+    )
+    file = image_metadata.PNG_START + small + large + png_builder.chunk(b"IDAT", b"")
+    assert image_metadata.declared_samples(file) == 4 * 9 * 9
+
+
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("orientation", range(10))
 def test_a_picture_is_as_upright_as_before(form: str, orientation: int) -> None:

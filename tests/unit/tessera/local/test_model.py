@@ -96,7 +96,7 @@ def test_what_is_not_allowed_is_named(levels: tessera.Tokenizer, wanderer: tesse
         levels.encode(NOISE.astype(np.float32))
     with pytest.raises(MissingFile, match="has no codebook"):
         wanderer.codebook()
-    with pytest.raises(BadValue, match="n is 0; it must be 1 or more"):
+    with pytest.raises(BadValue, match="n is 0; it must be a whole number, 1 or more"):
         wanderer.sample(0, method="stroll")
     with pytest.raises(BadValue, match="method 'between' interpolates"):
         wanderer.sample(method="between")

@@ -15,10 +15,19 @@ from numpy.typing import NDArray
 import tessera
 from service.api.app import create_app
 from service.codecs import npy
-from service.errors import BadCodes, ModelNotChosen, Overloaded, StartupError, TooLarge, VersionConflict
+from service.errors import (
+    BadCodes,
+    BadValue,
+    ModelNotChosen,
+    Overloaded,
+    StartupError,
+    TooLarge,
+    VersionConflict,
+)
 from service.settings import Settings
 from tests.fixtures import latents_model
 from tests.fixtures.library_calls import calls_of, outcome
+from tests.unit.tessera.test_arguments import MISTAKES
 
 NOISE = np.random.default_rng(0).integers(0, 256, (5, 28, 28, 1), dtype=np.uint8)
 URL = "http://service"
@@ -52,6 +61,14 @@ def client(service: AppTransport) -> Iterator[tessera.Client]:
     service.requests.clear()
     with tessera.Client(URL, transport=service) as client:
         yield client
+
+
+@pytest.mark.parametrize(("call", "detail"), MISTAKES)
+def test_a_mistake_is_what_it_is_without_a_service(
+    client: tessera.Client, call: Callable[[tessera.Tokenizer], object], detail: str
+) -> None:
+    with pytest.raises(BadValue, match=detail):
+        call(client)
 
 
 def equal(found: NDArray[Any] | None, expected: NDArray[Any] | None) -> None:

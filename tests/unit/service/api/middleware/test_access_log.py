@@ -256,6 +256,31 @@ def test_an_unexpected_exception_is_logged_with_its_id_and_not_in_the_response(
     assert "/secret/path" in caplog.text
 
 
+def test_a_request_that_the_server_cancels_is_a_503() -> None:
+    sent: list[Message] = []
+
+    async def wait(_: Scope, __: Receive, ___: Send) -> None:
+        await asyncio.Event().wait()
+
+    async def receive() -> Message:
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def call() -> None:
+        scope = {"type": "http", "method": "POST", "path": "/sample", "headers": []}
+        request = asyncio.create_task(AccessLog(wait, Metrics(), [])(scope, receive, send))
+        await asyncio.sleep(0)
+        request.cancel()
+        await request
+
+    asyncio.run(call())
+    document = json.loads(sent[1]["body"])
+    assert (sent[0]["status"], document["type"]) == (503, "urn:tessera:shutting-down")
+    assert "--drain-seconds" in document["detail"]
+
+
 def test_words_of_clients_make_no_series_and_no_lines(
     exported: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

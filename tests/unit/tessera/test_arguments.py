@@ -1,0 +1,30 @@
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from service.errors import BadValue
+from tessera.interface import Tokenizer
+
+RAMP = np.arange(8 * 8, dtype=np.uint8).reshape(8, 8)
+Mistake = tuple[Callable[[Tokenizer], object], str]
+MISTAKES: list[Mistake] = [
+    (lambda model: model.sample(2.5), "n is 2.5; it must be a whole number, 1 or more"),
+    (lambda model: model.sample(True), "n is True; it must be a whole number"),
+    (lambda model: model.sample(label=1.5), "a label is a class by its index or its name, not 1.5"),
+    (lambda model: model.sample(2, label=[1, None]), "a label is .*, not None"),
+    (lambda model: model.complete(RAMP, box="0,0,4,4"), "nested lists of numbers, not '0,0,4,4'"),
+    (
+        lambda model: model.decode([[[0, 0], [0, 0]]], size=(8, 8, 1)),
+        r"size is .*must be \(height, width\)",
+    ),
+    (lambda model: model.decode([[[0, 0], [0, 0]]], size="8x8"), "size is '8x8'; it must be"),
+    (lambda model: model.decode([[[0, 0], [0, 0]]], size=(-1, 8)), "size is"),
+    (lambda model: model.interpolate([RAMP, RAMP]), "no method of 'levels' interpolates"),
+]
+
+
+@pytest.mark.parametrize(("call", "detail"), MISTAKES)
+def test_a_mistake_is_one_line(levels: Tokenizer, call: Callable[[Tokenizer], object], detail: str) -> None:
+    with pytest.raises(BadValue, match=detail):
+        call(levels)
