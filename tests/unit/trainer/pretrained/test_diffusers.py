@@ -126,7 +126,9 @@ def test_normalisations_in_float16_are_one_operation(imported: Imported) -> None
         made = half_graph(plain, "16", CODEBOOK_FILE)
         before, after = (Counter(node.op_type for node in model.graph.node) for model in (plain, made))
         assert after["GroupNorm"] == before["InstanceNormalization"] > 0
-        assert after["InstanceNormalization"] == after["Concat"] == 0
+        assert after["InstanceNormalization"] == 0
+        # The shapes of attention; the lookup has its own.
+        assert after["Concat"] == 0 or imported.manifest.codes.codebook_size is not None
 
 
 @pytest.mark.parametrize("imported", ["kl"], indirect=True)
