@@ -71,7 +71,8 @@ def options(label: Labels | None, seed: int | None, parameters: Mapping[str, flo
 def _labels(label: Labels) -> Labels:
     """A label, or a list of labels, as plain numbers and texts. Raises BadValue."""
     one = isinstance(label, str) or not isinstance(label, Iterable)
-    several = [_plain(each) for each in ([label] if one else label)]
+    given: Any = [label] if one else label
+    several = [_plain(each) for each in given]
     for each in several:
         if isinstance(each, bool) or not isinstance(each, int | str):
             raise BadValue(f"a label is a class by its index or its name, not {quoted(each)}", given=each)
