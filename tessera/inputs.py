@@ -71,7 +71,8 @@ def options(label: Labels | None, seed: int | None, parameters: Mapping[str, flo
 def _labels(label: Labels) -> Labels:
     """A label, or a list of labels, as plain numbers and texts. Raises BadValue."""
     one = isinstance(label, str) or not isinstance(label, Iterable)
-    several = [_plain(each) for each in ([label] if one else label)]
+    given: Any = [label] if one else label
+    several = [_python_value(each) for each in given]
     for each in several:
         if isinstance(each, bool) or not isinstance(each, int | str):
             raise BadValue(f"a label is a class by its index or its name, not {quoted(each)}", given=each)
@@ -210,10 +211,12 @@ def _nested(given: Any) -> list[Any]:
     if isinstance(given, str) or not isinstance(given, Sequence | np.ndarray):
         raise BadValue(f"a box or a mask is nested lists of numbers, not {quoted(given)}", given=given)
     nested = given.tolist() if isinstance(given, np.ndarray) else given
-    return [_nested(each) if isinstance(each, Sequence | np.ndarray) else _plain(each) for each in nested]
+    return [
+        _nested(each) if isinstance(each, Sequence | np.ndarray) else _python_value(each) for each in nested
+    ]
 
 
-def _plain(value: Any) -> Any:
+def _python_value(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 

@@ -15,8 +15,8 @@ DESCRIPTIONS: Mapping[str, str] = {
     "active_units": "dimensions, of a grid channels, whose posterior mean varies by more than 0.01 over the "
     "images (1509.00519)",
     "steps": "steps of the optimiser in which the model was trained",
-    "prior_steps": "the same of the prior over the codes",
-    "classifier_steps": "the same of the noise contrastive prior's classifier",
+    "prior_steps": "steps of the optimiser in which the prior over the codes was trained",
+    "classifier_steps": "steps in which the noise contrastive prior's classifier was trained",
     "bits": "what an entropy coder would need for the codes of an image with the prior, computed in torch",
     "bits_given_class": "the same, given the image's class",
     "classifier_loss": "cross-entropy of the noise contrastive prior's classifier on test images, in nats; "

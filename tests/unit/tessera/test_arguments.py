@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -7,8 +8,8 @@ from service.errors import BadValue
 from tessera.interface import Tokenizer
 
 RAMP = np.arange(8 * 8, dtype=np.uint8).reshape(8, 8)
-Mistake = tuple[Callable[[Tokenizer], object], str]
-MISTAKES: list[Mistake] = [
+# Any: the type checker would refuse each.
+MISTAKES: list[tuple[Callable[[Any], object], str]] = [
     (lambda model: model.sample(2.5), "n is 2.5; it must be a whole number, 1 or more"),
     (lambda model: model.sample(True), "n is True; it must be a whole number"),
     (lambda model: model.sample(label=1.5), "a label is a class by its index or its name, not 1.5"),
