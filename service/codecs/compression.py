@@ -7,10 +7,9 @@ from service.errors import BadBody, TooLarge, UnsupportedMediaType, quoted
 # What zlib calls the two formats.
 _WINDOWS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 ENCODINGS = (*_WINDOWS, "identity")
-# RFC 9110, 8.4.1.3.
+# How many times as long a body may become: DEFLATE's 258 bytes by two bits.
 MOST_GROWTH = 1032
-"""How many times as long a body may become: DEFLATE's 258 bytes by two bits."""
-
+# RFC 9110, 8.4.1.3.
 _ALIASES = {"x-gzip": "gzip"}
 
 
