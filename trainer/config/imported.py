@@ -16,6 +16,8 @@ from trainer.config.losses import LossesConfig
 from trainer.errors import ConfigError, nearest
 
 FINETUNE: Final = "finetune"
+# In the config that a checkpoint without one is given: the shapes of its tensors, by their names.
+SHAPES: Final = "_shapes"
 
 
 def inside(values: Mapping[str, Any], *keys: str) -> Any:
