@@ -59,9 +59,6 @@ class TAESD(AutoencoderTiny):
 
     def __init__(self, config: TAESDConfig) -> None:
         super().__init__(config, pooled=config.pooled)
-        # The latents of FLUX.2 are normalised by its pipeline, channel by channel: no factor does that.
-        if config.pooled:
-            self.scaling = None
 
 
 def _blocks(names: Iterable[str], part: str) -> list[int]:
