@@ -233,13 +233,18 @@ def same_command() -> str:
     return command(*sys.argv[1:])
 
 
-def next_commands(published: Path, *, sampled: bool) -> list[str]:
-    """What may be done with a published model, each with its purpose; ``sampled`` if it has samplers."""
+def next_commands(published: Path, *, sampled: bool = False, imported: bool = False) -> list[str]:
+    """What may be done with a published model, each with its purpose.
+
+    ``sampled``: it has samplers; ``imported``: it has no data of its own.
+    """
+    data = ["--data", "PICTURES"] if imported else []
     return [
         f"serve     {serving(published.parent)}",
         "reload    curl -X POST http://127.0.0.1:8000/models/reload",
         *([f"sample    {command('sample', published)}"] if sampled else []),
-        f"evaluate  {command('evaluate', published)}",
+        f"evaluate  {command('evaluate', published, *data)}",
+        *([f"finetune  {command('finetune', '--init-from', published, *data)}"] if imported else []),
     ]
 
 

@@ -17,6 +17,8 @@ from trainer.errors import ConfigError, nearest
 
 FINETUNE: Final = "finetune"
 OfEncoder = Needs(freeze_encoder=(False,))
+# In the config that a checkpoint without one is given: the shapes of its tensors, by their names.
+SHAPES: Final = "_shapes"
 
 
 def inside(values: Mapping[str, Any], *keys: str) -> Any:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pickle
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from trainer.config.imported import SHAPES
 from trainer.errors import CheckpointError
 
 CONFIGS = ("config.json", "config.yaml", "config.yml")
@@ -23,6 +25,9 @@ SAFETENSORS = ".safetensors"
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 # A whole pipeline of diffusers has this file, and its autoencoder in a folder.
 PIPELINE, PIPELINE_PART = "model_index.json", "vae"
+# A checkpoint may be in two files, NAME_encoder and NAME_decoder.
+ENCODER, DECODER = "encoder", "decoder"
+PART = re.compile(f"(?:^|[-_])(?P<part>{ENCODER}|{DECODER})$")
 # Classes that published checkpoints name in their training state; serving needs nothing of them, so they are
 # read as an empty class.
 NAMED_CLASSES = ("argparse.Namespace", "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint")
@@ -43,17 +48,22 @@ FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 @dataclass(frozen=True)
 class CheckpointFiles:
-    """The files of a checkpoint: its tensors, and its config if it has one."""
+    """The files of a checkpoint: its tensors, and its config if it has one.
+
+    If the tensors are in two files, ``weights`` is that of the encoder; those two have no config.
+    """
 
     weights: Path
     config: Path | None
+    decoder: Path | None = None
 
     @classmethod
     def find(cls, path: Path) -> "CheckpointFiles":
         """The files of a checkpoint: ``path`` is a folder, or the file of the tensors.
 
-        Of several files of tensors in a folder, those in half precision (``NAME.fp16.safetensors``) and
-        pickles are passed over. Raises CheckpointError if there is none, or there are several.
+        The files of an encoder and of its decoder are found by either of them. Of several files of tensors in
+        a folder, those in half precision (``NAME.fp16.safetensors``), pickles, and an encoder and its decoder
+        in two files are passed over. Raises CheckpointError if there is none, or there are several.
         """
         if not path.exists():
             raise CheckpointError(f"{path} does not exist")
@@ -62,20 +72,43 @@ class CheckpointFiles:
                 raise CheckpointError(
                     f"{path} is no checkpoint: its name ends in none of {SAFETENSORS}, {', '.join(PICKLES)}"
                 )
-            return cls(path, _config_in(path.parent))
+            return cls._of(path, _config_in(path.parent))
         if (path / PIPELINE).is_file():
             raise CheckpointError(f"{path} is a whole pipeline: give its autoencoder, {path / PIPELINE_PART}")
-        return cls(_weights_in(path), _config_in(path))
+        return cls._of(_weights_in(path), _config_in(path))
+
+    @classmethod
+    def _of(cls, weights: Path, config: Path | None) -> "CheckpointFiles":
+        pair = _pair(weights)
+        if pair is None:
+            return cls(weights, config)
+        missing = next((path for path in pair if not path.is_file()), None)
+        if missing is None:
+            return cls(pair[0], None, pair[1])
+        if config is None:
+            raise CheckpointError(f"{weights} is half of a checkpoint: {missing.name} is not beside it")
+        return cls(weights, config)
+
+    @property
+    def source(self) -> str:
+        """Where the tensors are, for messages."""
+        return str(self.weights) if self.decoder is None else f"{self.weights} with {self.decoder.name}"
 
     @property
     def description(self) -> dict[str, str]:
-        """The name of the file of the tensors, and its sha256."""
-        with self.weights.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        return {"file": self.weights.name, "sha256": digest}
+        """The name of the file of the tensors, and its sha256; of two files those of both."""
+        found = {"file": self.weights.name, "sha256": _digest(self.weights)}
+        if self.decoder is not None:
+            found |= {"decoder_file": self.decoder.name, "decoder_sha256": _digest(self.decoder)}
+        return found
 
     def read_config(self) -> dict[str, Any]:
-        """The keys and values of the config; nothing if there is none. Raises CheckpointError."""
+        """The keys and values of the config; nothing if there is none. Raises CheckpointError.
+
+        Of two files it has the shapes of the tensors, by their names, under ``SHAPES``.
+        """
+        if self.decoder is not None:
+            return {SHAPES: {name: tuple(tensor.shape) for name, tensor in self.read_tensors().items()}}
         if self.config is None:
             return {}
         try:
@@ -94,40 +127,52 @@ class CheckpointFiles:
         A pickle is read with ``weights_only=True``, which refuses everything but tensors and plain values. Of
         ``NAMED_CLASSES`` nothing is imported.
 
-        Raises CheckpointError if the file is damaged, or holds anything else.
+        The names of tensors in two files begin with ``encoder.`` or ``decoder.``.
+
+        Raises CheckpointError if a file is damaged, or holds anything else.
         """
-        found = self._safetensors() if self.weights.suffix == SAFETENSORS else self._pickled(inside)
+        if self.decoder is None:
+            found = _tensors(self.weights, inside)
+        else:
+            parts = {ENCODER: self.weights, DECODER: self.decoder}
+            found = {
+                f"{part}.{name}": tensor
+                for part, path in parts.items()
+                for name, tensor in _tensors(path, inside).items()
+            }
         return {name: tensor.float() if tensor.dtype in FLOATS else tensor for name, tensor in found.items()}
 
-    def _safetensors(self) -> dict[str, Tensor]:
-        try:
-            return load_file(self.weights)
-        except (SafetensorError, OSError, ValueError) as error:
-            raise CheckpointError(
-                f"{self.weights} is damaged or no safetensors file: {_one_line(error)}"
-            ) from error
 
-    def _pickled(self, inside: Sequence[str]) -> dict[str, Tensor]:
-        try:
-            with warnings.catch_warnings(), torch.serialization.safe_globals(_EMPTY):
-                # torch may warn before it refuses a pickle; the error below says enough.
-                warnings.simplefilter("ignore")
-                content: Any = torch.load(self.weights, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            raise CheckpointError(
-                f"{self.weights} holds more than tensors and plain values, or is damaged, and is not loaded, "
-                "as loading could run code in it: save its state dict as safetensors"
-            ) from error
-        except _DAMAGE as error:
-            raise CheckpointError(f"{self.weights} is damaged: {_one_line(error)}") from error
-        for key in inside:
-            if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-                content = content[key]
-        if not isinstance(content, Mapping) or not all(
-            isinstance(value, Tensor) for value in content.values()
-        ):
-            raise CheckpointError(f"{self.weights} is no state dict: it holds more than tensors by name")
-        return dict(content)
+def _tensors(path: Path, inside: Sequence[str]) -> dict[str, Tensor]:
+    return _safetensors(path) if path.suffix == SAFETENSORS else _pickled(path, inside)
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged or no safetensors file: {_one_line(error)}") from error
+
+
+def _pickled(path: Path, inside: Sequence[str]) -> dict[str, Tensor]:
+    try:
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_EMPTY):
+            # torch may warn before it refuses a pickle; the error below says enough.
+            warnings.simplefilter("ignore")
+            content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} holds more than tensors and plain values, or is damaged, and is not loaded, "
+            "as loading could run code in it: save its state dict as safetensors"
+        ) from error
+    except _DAMAGE as error:
+        raise CheckpointError(f"{path} is damaged: {_one_line(error)}") from error
+    for key in inside:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise CheckpointError(f"{path} is no state dict: it holds more than tensors by name")
+    return dict(content)
 
 
 class _Empty:
@@ -152,7 +197,11 @@ def _weights_in(folder: Path) -> Path:
     for suffixes in ((SAFETENSORS,), PICKLES):
         fitting = [path for path in files if path.suffix in suffixes]
         # NAME.fp16.safetensors stands beside NAME.safetensors.
-        whole = [path for path in fitting if "." not in path.stem] or fitting
+        fitting = [path for path in fitting if "." not in path.stem] or fitting
+        whole = [path for path in fitting if _pair(path) is None]
+        if not whole:
+            # Either file of an encoder and its decoder stands for both.
+            whole = fitting[:1] if len({_pair(path) for path in fitting}) == 1 else fitting
         if len(whole) > 1:
             names = ", ".join(path.name for path in whole)
             raise CheckpointError(f"{folder} has several files of tensors, {names}: give one of them")
@@ -161,6 +210,20 @@ def _weights_in(folder: Path) -> Path:
     raise CheckpointError(
         f"{folder} has no file of tensors: none ends in {SAFETENSORS}, {', '.join(PICKLES)}"
     )
+
+
+def _pair(path: Path) -> tuple[Path, Path] | None:
+    """The files of an encoder and of its decoder, by either of them; None if the name is of neither."""
+    if (found := PART.search(path.stem)) is None:
+        return None
+    name = path.stem[: found.start("part")]
+    encoder, decoder = (path.with_name(f"{name}{part}{path.suffix}") for part in (ENCODER, DECODER))
+    return encoder, decoder
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _one_line(error: BaseException) -> str:

@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trainer.config import CheckpointConfig
-from trainer.config.imported import inside, model_arguments
+from trainer.config.imported import SHAPES, inside, model_arguments
 from trainer.errors import CheckpointError, nearest
 from trainer.pretrained.tensor_names import (
     ATTENTION,
+    CLAMP,
     CODEBOOK,
     DEEP_COMPRESSION,
     LLAMAGEN_STAGES,
@@ -117,6 +118,12 @@ FAMILIES: Mapping[str, Family] = {
         architecture="autoencoder_tiny:AutoencoderTiny",
         recognises=_of_diffusers("AutoencoderTiny"),
         names=(((r"^(encoder|decoder)\.", r"\1.layers."),),),
+    ),
+    "taesd": Family(
+        config="taesd:TAESDConfig",
+        architecture="taesd:TAESD",
+        recognises=lambda config: SHAPES in config,
+        names=(CLAMP,),
     ),
     "autoencoder-dc": Family(
         config="autoencoder_dc.network:AutoencoderDCConfig",

@@ -17,7 +17,7 @@ from trainer.data.sources.pictures import LongStep
 from trainer.errors import CheckpointError, ConfigError
 from trainer.export.exporter import Exported, export
 from trainer.pretrained.architectures.base import Architecture
-from trainer.pretrained.checkpoint_files import CheckpointFiles
+from trainer.pretrained.checkpoint_files import PART, CheckpointFiles
 from trainer.pretrained.drawn_pictures import drawn_pictures
 from trainer.pretrained.families import Family, recognised
 from trainer.pretrained.pretrained_model import PretrainedModel
@@ -52,7 +52,7 @@ def import_checkpoint(
     step: LongStep = partial(long_step, console)
     files = CheckpointFiles.find(path)
     raw = files.read_config()
-    source = str(files.config or files.weights)
+    source = str(files.config or files.source)
     kind, row = recognised(raw, family, source)
     name = name or published_name(path)
     durable.check_writable(export_to)
@@ -75,7 +75,7 @@ def import_checkpoint(
         model, None, published, pictures, replace=replace, measured=False, precision=precision, step=step
     )
     console.print(f"published {exported.folder} (version {exported.manifest.version}). Next:")
-    console.print("\n".join(f"  {line}" for line in next_commands(exported.folder, sampled=False)))
+    console.print("\n".join(f"  {line}" for line in next_commands(exported.folder, imported=True)))
     warn(console, exported.refused)
     return exported
 
@@ -104,7 +104,7 @@ def load(
         raise ConfigError(f"--image-size {size}: allowed are {rule}")
     with step("reading the checkpoint"):
         tensors: dict[str, Any] = files.read_tensors(family.inside)
-        fill(architecture, tensors, family, str(files.weights))
+        fill(architecture, tensors, family, files.source)
         description = files.description
     return PretrainedModel(architecture.eval(), size), description
 
@@ -112,10 +112,12 @@ def load(
 def published_name(path: Path) -> str:
     """The name of the model of a checkpoint, by its path: ``[a-z0-9._-]``, at most 64 characters.
 
+    That of ``NAME_encoder.pth`` is ``NAME``.
+
     Raises CheckpointError if the path has none of these characters.
     """
     resolved = path.resolve()
-    stem = resolved.stem if resolved.is_file() else resolved.name
+    stem = PART.sub("", resolved.stem) if resolved.is_file() else resolved.name
     name = re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._")[:64]
     if not name:
         raise CheckpointError(f"{path} gives no name for the model: choose one with --name")

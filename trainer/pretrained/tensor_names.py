@@ -3,6 +3,9 @@
 Renames = tuple[tuple[str, str], ...]
 """Regular expressions and replacements, applied one after the other to the name of a tensor."""
 
+# More than any of TAESD's decoders has.
+MOST_LAYERS = 64
+
 # The codebook, in all of them.
 CODEBOOK: Renames = ((r"^quantizer\.codebook$", "quantize.embedding.weight"),)
 
@@ -27,6 +30,11 @@ ATTENTION: Renames = (
 )
 # Before its release 0.17.
 OLDER_ATTENTION: Renames = ((r"(attentions\.\d+)\.out\.", r"\1.proj_attn."),)
+
+# The decoder of TAESD begins with a layer that squashes latents and has no tensors; ours has it elsewhere.
+CLAMP: Renames = tuple(
+    (rf"^decoder\.{number}\.", f"decoder.{number + 1}.") for number in reversed(range(MOST_LAYERS))
+)
 
 # EfficientViT's blocks, in diffusers' names; those of our encoder and decoder that are not listed are alike.
 DEEP_COMPRESSION: Renames = (

@@ -141,6 +141,12 @@ def test_commands_to_copy_have_the_name_by_which_the_program_was_called(program:
     ]
 
 
+def test_what_was_imported_has_no_data_to_evaluate_on() -> None:
+    lines = cli.next_commands(Path("mine"), imported=True)
+    assert lines[-2].endswith("evaluate mine --data PICTURES")
+    assert lines[-1].endswith("finetune --init-from mine --data PICTURES")
+
+
 def test_what_goes_on_publishes_where_the_first_command_would() -> None:
     elsewhere = VQVAEConfig(name="mine", out=Path("my runs"))
     resumed = "python -m trainer vqvae --resume --name mine --out 'my runs'"
