@@ -104,7 +104,7 @@ def _check_compilation(accelerator: str) -> None:
         f"the headers of Python ({header})": header.is_file(),
     }
     if accelerator == "cuda":
-        needed["the package triton"] = importlib.util.find_spec("triton")
+        needed["the package triton"] = importlib.util.find_spec("triton") is not None
     if missing := [what for what, found in needed.items() if not found]:
         raise ConfigError(
             f"compile is true, but this is not installed: {', '.join(missing)}. "
