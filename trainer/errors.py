@@ -99,6 +99,14 @@ class StopRequest(AbstractContextManager["StopRequest"]):
             # torchrun ends the remaining processes with SIGTERM; this one has yet to print why.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Within the block, a signal acts as usual."""
+        self._restore()
+        yield
+        if self.signal is None:
+            self.__enter__()
+
     def _note(self, number: int, _: FrameType | None) -> None:
         self.signal = signal.Signals(number)
         self._restore()

@@ -27,6 +27,7 @@ need `wrk`, the first also build/peers. The others need neither:
     python -m tests.benchmarks scaling             what 1, 8 and 64 machines would do, simulated; 10 seconds
     python -m tests.benchmarks encoding EXPORTED...        images/s of encode and decode
     python -m tests.benchmarks lookup [--pictures FOLDER]  the lookup against Gemm and ArgMin; 10 minutes
+    python -m tests.benchmarks compiled            steps with torch.compile and without; 5 minutes
     python -m tests.benchmarks choices PART        what nets, quantizers and losses are worth; hours
     python -m tests.benchmarks classifier          train the reference classifier; 10 minutes
     python -m tests.benchmarks pixels RUN EXPORTED         the pixel loop's graph against full passes in torch
@@ -54,6 +55,7 @@ MODULES = (
     "classifier",
     "client",
     "codebooks",
+    "compiled",
     "draws",
     "encoding",
     "decoding",

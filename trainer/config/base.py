@@ -121,6 +121,7 @@ class RunConfig(BaseModel):
             "epochs",
             "device",
             "precision",
+            "compile",
             "export_to",
             "export_precision",
             "stored_weights",
@@ -201,6 +202,11 @@ class RunConfig(BaseModel):
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(default="auto", description="what to train on")
     precision: Annotated[Literal["auto", "32", "bf16"], WrittenAsText] = Field(
         default="auto", description="auto: bf16 autocast where the device computes faster in it"
+    )
+    compile: bool = Field(
+        default=False,
+        description="run the step of training through torch.compile, which takes a minute or more at the "
+        "start of each stage; needs a C++ compiler, and on a GPU Triton",
     )
 
     out: Path = Field(default=Path("runs"), description="folder of the run folders")

@@ -1,7 +1,14 @@
 """Which device and precision a run uses, and why."""
 
+import importlib.util
 import logging
+import os
+import shlex
+import shutil
+import sys
+import sysconfig
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -52,7 +59,10 @@ class Machine:
 
 
 def choose(config: RunConfig) -> Machine:
-    """The machine for a config. Raises ConfigError if it asks for a device that is not here."""
+    """The machine for a config.
+
+    Raises ConfigError if it asks for a device that is not here, or to compile without what that needs.
+    """
     present: dict[Literal["cpu", "cuda", "mps"], bool] = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
@@ -67,6 +77,8 @@ def choose(config: RunConfig) -> Machine:
     if not present[accelerator]:
         here = ", ".join(name for name, is_here in present.items() if is_here)
         raise ConfigError(f"device is {config.device!r}, but torch {torch.__version__} finds only: {here}")
+    if config.compile:
+        _check_compilation(accelerator)
     if config.precision == "32":
         return Machine(accelerator, "32-true", f"{_title(accelerator)} ({reason}), float32 as asked")
     if config.precision == "bf16":
@@ -75,6 +87,29 @@ def choose(config: RunConfig) -> Machine:
     if feature:
         return Machine(accelerator, "bf16-mixed", f"{_title(accelerator)} ({reason}), bf16 by {feature}")
     return Machine(accelerator, "32-true", f"{_title(accelerator)} ({reason}), float32: no fast bf16 here")
+
+
+def _check_compilation(accelerator: str) -> None:
+    """Raise ConfigError unless torch.compile has what it needs for a device."""
+    if accelerator == "mps":
+        raise ConfigError("compile is true, but is for cpu and cuda, not for mps: give --no-compile")
+    if (processes := distributed.requested_world_size()) > 1:
+        raise ConfigError(
+            f"compile is true, but it is for one process, not for {processes}: give --no-compile"
+        )
+    compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    needed = {
+        f"a C++ compiler ({compiler}, or the one that CXX names)": shutil.which(shlex.split(compiler)[0]),
+        f"the headers of Python ({header})": header.is_file(),
+    }
+    if accelerator == "cuda":
+        needed["the package triton"] = importlib.util.find_spec("triton") is not None
+    if missing := [what for what, found in needed.items() if not found]:
+        raise ConfigError(
+            f"compile is true, but this is not installed: {', '.join(missing)}. "
+            "To train without: --no-compile"
+        )
 
 
 def limit_threads() -> None:

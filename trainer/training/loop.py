@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from itertools import islice
 from typing import Generic, TypeVar, cast
@@ -11,7 +11,6 @@ from typing import Generic, TypeVar, cast
 import torch
 from rich.console import Console
 from torch import Tensor
-from torch.optim import Adamax, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from trainer.cli import resuming
@@ -20,16 +19,16 @@ from trainer.data import distributed
 from trainer.data.batches import Batches
 from trainer.errors import DivergenceError, Interrupted, StopRequest
 from trainer.image_sheets import save_png
-from trainer.models.base import Opposed, Stage
+from trainer.models.base import Stage
 from trainer.training import best_weights, checkpoint
 from trainer.training.checkpoint import Position
 from trainer.training.device import Machine
 from trainer.training.guard import Guard
 from trainer.training.progress import Progress, long_step
 from trainer.training.run_folder import Record, RunFolder
+from trainer.training.step import TrainingStep
 from trainer.training.tracking.metrics import EpochMetrics, Tracker, trackers
 
-BETAS = (0.9, 0.99)
 # Reading the metrics makes a GPU wait, so not at every step.
 READ_EVERY = 50
 # Test images measured after each epoch; the exported model is measured on all of them.
@@ -60,12 +59,10 @@ class Fit(Generic[S]):
         self.config: RunConfig = run.config
         self.console = console
         self.fabric = machine.fabric()
-        stage.to(memory_format=torch.channels_last)
-        self.optimizer = _optimizer(stage, schedule)
-        opposed = Opposed(stage)
-        self._module, self._stepper = self.fabric.setup(opposed, self.optimizer)
+        self.step = TrainingStep(stage, schedule, self.fabric, compiled=self.config.compile)
+        self.optimizer = self.step.optimizer
         self.average = AveragedModel(stage, multi_avg_fn=self._averaged) if schedule.average_decay else None
-        opposed.opponent = opponent = stage.opponent(schedule.epochs * len(train))
+        self.step.opposed.opponent = opponent = stage.opponent(schedule.epochs * len(train))
         # Without the average's count of steps: at 0, the next step would replace the average.
         average = None if self.average is None else self.average.module
         self.guard = (
@@ -162,25 +159,13 @@ class Fit(Generic[S]):
 
     def _epoch(self, epoch: int, progress: Progress, stop: StopRequest) -> Record:
         started, first = time.monotonic(), self.position.step
-        self._module.train()
+        self.stage.train()
         for batch in self.train.epoch(epoch, first):
-            rate = self._learning_rate()
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            step = self._module(batch.images, batch.labels, self.position.total)
-            self.optimizer.zero_grad(set_to_none=True)
-            # Of the processes' gradients the mean is taken, so each weighs as much as its share.
-            weight = distributed.share() * distributed.world_size()
-            self.fabric.backward(step.loss if weight == 1 else step.loss * weight)
-            if self.schedule.clip_norm:
-                # A norm that is not finite shows in the metrics; a check here would make a GPU wait.
-                self.fabric.clip_gradients(
-                    self._module,
-                    self._stepper,
-                    max_norm=self.schedule.clip_norm,
-                    error_if_nonfinite=False,
-                )
-            self._stepper.step()
+            compiled = self.step.compiles
+            with self._compiling(progress, stop) if compiled else nullcontext():
+                step = self.step(batch, self._learning_rate(), self.position.total)
+            if compiled:
+                started, first = time.monotonic(), first + 1
             if self.average is not None:
                 self.average.update_parameters(self.stage)
             self.metrics.add(step)
@@ -207,6 +192,12 @@ class Fit(Generic[S]):
         self.metrics = EpochMetrics(self.stage.count_metrics)
         self.position = Position(epoch + 1, 0, self.position.total)
         return record
+
+    @contextmanager
+    def _compiling(self, progress: Progress, stop: StopRequest) -> Iterator[None]:
+        """Show that a step is compiled; Ctrl-C ends it at once, as the latest checkpoint has what is done."""
+        with progress.besides("compiling the step"), stop.suspended():
+            yield
 
     def _rescued(self) -> bool:
         """Whether the guard undid what diverged, so that training can go on after it."""
@@ -289,10 +280,3 @@ class Fit(Generic[S]):
         if self.position.epoch == self.schedule.epochs:
             where = "after the last epoch, before the export"
         return Interrupted(f"stopped {where}. To go on: {resuming(self.config)}", signal_number)
-
-
-def _optimizer(stage: Stage, schedule: Schedule) -> Optimizer:
-    parameters = [parameter for parameter in stage.parameters() if parameter.requires_grad]
-    if schedule.optimizer == "adamax":
-        return Adamax(parameters, lr=schedule.lr, betas=BETAS)
-    return AdamW(parameters, lr=schedule.lr, betas=BETAS, weight_decay=schedule.weight_decay, fused=True)

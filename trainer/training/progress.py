@@ -74,6 +74,19 @@ class Progress:
             parts = (f"  step {step}/{self._steps} of epoch {epoch}", *shown["figures"])
             self.console.print(GAP.join(parts))
 
+    @contextmanager
+    def besides(self, what: str) -> Iterator[None]:
+        """Print and show ``what`` for as long as the block takes; its time is not that of any step."""
+        started = time.monotonic()
+        self.console.print(f"{what} ...")
+        self._bar.update(self._task, description=what)
+        yield
+        self._spoke = time.monotonic()
+        seconds = self._spoke - started
+        self._started += seconds
+        self._epoch_started += seconds
+        self.console.print(f"{what} took {in_words(seconds)}")
+
     def epoch_done(self, record: Record) -> None:
         """Print the line of an epoch; the time left is by this epoch, its measures and pictures included."""
         self._spoke = time.monotonic()

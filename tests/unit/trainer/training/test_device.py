@@ -69,3 +69,27 @@ def test_torch_has_no_more_threads_than_there_are_cpus(
     monkeypatch.setattr(torch, "set_num_threads", chosen.append)
     limit_threads()
     assert chosen == [after]
+
+
+@pytest.mark.parametrize(
+    ("device", "missing"),
+    [
+        ("cpu", r"a C\+\+ compiler \(no-such, "),
+        ("cuda", r"a C\+\+ compiler \(.*the package triton"),
+        ("mps", "not for mps"),
+    ],
+)
+def test_to_compile_needs_a_compiler(
+    machine: Any, monkeypatch: pytest.MonkeyPatch, device: str, missing: str
+) -> None:
+    machine(cuda=(9, 0), mps=True)
+    monkeypatch.setenv("CXX", "no-such")
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match=f"compile is true, but .*{missing}.*--no-compile"):
+        choose(tiny_models.config(device=device, compile=True))
+
+
+def test_one_process_alone_compiles(machine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.data.distributed.requested_world_size", lambda: 2)
+    with pytest.raises(ConfigError, match="is for one process, not for 2"):
+        choose(tiny_models.config(compile=True))

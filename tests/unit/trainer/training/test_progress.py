@@ -82,6 +82,23 @@ def test_the_time_left_follows_from_the_last_epoch_and_all_that_is_done_in_it(
     assert [line.split("  ")[1] for line in lines] == ["2:08 left", "0:09 left"]
 
 
+def test_what_is_done_besides_the_steps_is_no_part_of_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    console = tiny_models.console()
+    shown = Progress(console, epochs=2, steps=4, batch_size=32, done=0)
+    with shown.besides("compiling the step"):
+        now[0] += 300
+    for metrics in (None, None, None, {"loss": 0.5}):
+        now[0] += 1
+        shown.advance(1, metrics)
+    shown.epoch_done(RECORD)
+    said, took, estimate, epoch = tiny_models.printed(console).splitlines()
+    assert (said, took) == ("compiling the step ...", "compiling the step took 5 minutes")
+    assert estimate == "time: about 4 seconds for 2 epochs, by 3 timed steps"
+    assert "  0:04 left  " in epoch
+
+
 def test_in_a_file_a_long_epoch_shows_a_sign_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(0, 10**6, 7))
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
