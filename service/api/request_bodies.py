@@ -30,7 +30,9 @@ from service.api.content_negotiation import (
 from service.api.dependencies import ON_LOOP, Context
 from service.api.middleware.body_limits import HOLD
 from service.api.schemas import CodesDocument, ImagesDocument, Named, SampleDocument
-from service.codecs import code_arrays, compression, fast_png, image_metadata, images
+from service.codecs import code_arrays, compression, images
+from service.codecs.files import fast_png
+from service.codecs.files.headers import declared_samples
 from service.codecs.large.image_file import FileBytes, LargeFile, open_large
 from service.codecs.large.scratch_file import ScratchFile
 from service.errors import BadBody, BadValue, EmptyBody, TooLarge, bounded, quoted
@@ -53,10 +55,8 @@ JSON_WEIGHT, FORM_WEIGHT = 8, 32
 _LARGE_JSON = 2**18
 # A longer body is not held in memory while it arrives.
 LONG_BODY = 2**26
-# More files than these are decoded in a thread, whatever they are.
-_FEW_FILES = 16
-# More files than these count as long work: reading all headers takes time too.
-SOME_FILES = 64
+# More files than these are decoded in a thread, and count as long work: reading headers takes time too.
+_FEW_FILES, SOME_FILES = 16, 64
 
 _EITHER = "give either image or images, base64 of a PNG, JPEG or WebP"
 # Bytes of a form that are parsed at a time; other threads run in between.
@@ -135,7 +135,7 @@ class SampleBody:
 def file_weight(data: bytes) -> float:
     """The work of decoding an image file, in samples; above ``ON_LOOP`` for all but a simple PNG."""
     simple = fast_png.weight(data)
-    return simple if simple < math.inf else max(ON_LOOP + 1, image_metadata.declared_samples(data))
+    return simple if simple < math.inf else max(ON_LOOP + 1, declared_samples(data))
 
 
 async def read_images(request: Request, context: Context) -> ImagesBody:

@@ -4,8 +4,8 @@ Pixels are uint8 ``(N, H, W, C)`` everywhere in the service. Images are fitted t
 ``service.contract.image_preprocessing``, which the trainer uses too. The size of an image is read from its
 header and checked before any pixel is decoded, which stops a decompression bomb. Animations are refused.
 Images that keep their own size are padded to one that the model takes.
-``service.codecs.fast_png`` decodes small simple PNGs; Pillow decodes all other files, without
-their metadata (``service.codecs.image_metadata``). Both give the same pixels.
+``service.codecs.files.fast_png`` decodes small simple PNGs; Pillow decodes all other files, without
+their metadata (``service.codecs.files.metadata``). Both give the same pixels.
 """
 
 import base64
@@ -19,8 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.codecs import fast_png, image_metadata, npy
-from service.codecs.image_metadata import FORMATS
+from service.codecs import npy
+from service.codecs.files import fast_png, metadata
+from service.codecs.files.headers import open_header
+from service.codecs.files.metadata import FORMATS
 from service.contract.image_preprocessing import fit, pad_edges, pixels, prepare, upright_picture
 from service.contract.manifest import ImageSpec
 from service.errors import (
@@ -199,14 +201,14 @@ def open_image(data: bytes, limits: ImageLimits, where: str = "the image") -> Im
     if not data:
         raise EmptyBody(f"{where} is empty: it has no bytes")
     try:
-        picture = image_metadata.open_header(io.BytesIO(image_metadata.strip(data)))
+        picture = open_header(io.BytesIO(metadata.strip(data)))
     except MemoryError:
         raise
-    except image_metadata.Animated as error:
+    except metadata.Animated as error:
         raise BadImage(f"{where} {error} with more than one frame; send one still image") from error
     except Image.DecompressionBombError as error:
         raise TooLarge(f"{where} is a WebP with too many pixels for Pillow: {error}") from error
-    except image_metadata.TooManyParts as error:
+    except metadata.TooManyParts as error:
         raise TooLarge(f"{where} {error}") from error
     except Exception as error:  # Pillow raises many kinds of exceptions for a corrupt file
         raise BadImage(f"{where} is no PNG, JPEG or WebP that can be read", allowed=FORMATS) from error

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel
 
-from service.codecs import fast_png, npy
+from service.codecs import npy
+from service.codecs.files import fast_png
 from service.errors import BadArray
 from tessera.errors import UnexpectedResponse
 from tessera.inputs import ReadPictures

@@ -19,7 +19,8 @@ from service.api.content_negotiation import BYTES, JSON
 from service.api.dependencies import ON_LOOP, RequestLimits
 from service.api.request_bodies import JSON_WEIGHT, SOME_FILES, ImagesBody
 from service.api.v2.protocol import InferenceDocument, InputDocument, OutputDocument
-from service.codecs import image_metadata, oip_tensors
+from service.codecs import oip_tensors
+from service.codecs.files.headers import declared_samples
 from service.codecs.images import ImageLimits
 from service.codecs.json_arrays import JsonLimits
 from service.codecs.oip_tensors import Tensor
@@ -136,7 +137,7 @@ def _base64_weight(text: str) -> float:
         beginning = base64.b64decode(text[:_BEGINNING])
     except ValueError:
         return math.inf
-    return max(ON_LOOP + 1, image_metadata.declared_samples(beginning))
+    return max(ON_LOOP + 1, declared_samples(beginning))
 
 
 def _split(body: memoryview, length: str | None) -> tuple[memoryview, memoryview]:

@@ -6,8 +6,9 @@ from typing import NamedTuple, Protocol
 
 from PIL import Image
 
-from service.codecs import image_metadata
-from service.codecs.image_metadata import JPEG_START, PNG_START, Animated, Bytes, TooManyParts
+from service.codecs.files import metadata
+from service.codecs.files.headers import open_header
+from service.codecs.files.metadata import JPEG_START, PNG_START, Animated, Bytes, TooManyParts
 from service.codecs.images import ImageLimits
 from service.errors import BadImage, TooLarge
 
@@ -90,10 +91,10 @@ def open_large(data: Bytes, limits: ImageLimits) -> LargeFile | None:
     start = data[: len(PNG_START)]
     try:
         if start.startswith(PNG_START):
-            most = image_metadata.MOST_PARTS + len(data) // _SHORT_CHUNK
-            parts, orientation = image_metadata.keep_png(data, most)
+            most = metadata.MOST_PARTS + len(data) // _SHORT_CHUNK
+            parts, orientation = metadata.keep_png(data, most)
         elif start.startswith(JPEG_START):
-            parts, orientation = image_metadata.keep_jpeg(data)
+            parts, orientation = metadata.keep_jpeg(data)
         else:
             return None
     except Animated as error:
@@ -123,7 +124,7 @@ def _header(data: Bytes, parts: list[bytes | slice]) -> Image.Image | None:
             break
     head.seek(0)
     try:
-        return image_metadata.open_header(head)
+        return open_header(head)
     except MemoryError:
         raise
     except Exception:  # as in service.codecs.images.open_image, which then says what is wrong

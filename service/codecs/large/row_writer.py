@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from service.codecs.image_metadata import PNG_START
+from service.codecs.files.metadata import PNG_START
 from service.codecs.images import Pixels, squared_error
 
 _COLOUR_TYPES = {1: 0, 3: 2}

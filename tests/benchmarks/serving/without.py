@@ -14,7 +14,7 @@ from unittest.mock import patch
 
 from service import __main__
 from service.api import app, dependencies
-from service.codecs import fast_png
+from service.codecs.files import fast_png
 from service.models.scheduler import Scheduler
 from service.server import http
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.codecs import fast_png, images
+from service.codecs import images
+from service.codecs.files import fast_png
 from service.codecs.images import ImageLimits
 from service.contract.manifest import ImageSpec
 from tests.fixtures import fuzz_images, png_builder

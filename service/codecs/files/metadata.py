@@ -1,4 +1,4 @@
-"""Removes the metadata of an image file, so that no codec spends time or memory on it; opens the rest.
+"""Removes the metadata of an image file, so that no codec spends time or memory on it.
 
 Pillow joins, decompresses and parses texts, profiles and EXIF without limits for all of them: the entries of
 an EXIF block of some MiB may overlap, and together exceed the memory. Only the orientation matters here. So
@@ -13,17 +13,11 @@ like, the first image is the image.
 Files are not validated here; the codec finds their errors.
 """
 
-import math
 import re
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from typing import IO, Final, Literal, NamedTuple, Protocol
-
-from PIL.ImageFile import ImageFile
-from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
-from PIL.WebPImagePlugin import WebPImageFile
+from collections.abc import Iterator
+from typing import Final, Literal, NamedTuple, Protocol
 
 FORMATS: Final = ("PNG", "JPEG", "WEBP")
 
@@ -38,11 +32,6 @@ SOS = 0xDA
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
 JPEG_START = b"\xff\xd8"
-_CLASSES: Final[Mapping[bytes, Callable[[IO[bytes]], ImageFile]]] = {
-    PNG_START: PngImageFile,
-    JPEG_START: JpegImageFile,
-    b"RIFF": WebPImageFile,
-}
 
 _PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _XMP_NAME = b"XML:com.adobe.xmp\0\0"
@@ -51,10 +40,6 @@ _WEBP_PIXELS = (b"VP8 ", b"VP8L", b"ALPH", b"ANIM")
 _WEBP_METADATA, _WEBP_EXIF = 0x2C, 0x08
 _EOI, _COM = 0xD9, 0xFE
 _APP0, _APP1, _APP14, _APP15 = 0xE0, 0xE1, 0xEE, 0xEF
-# Segments with the size of a JPEG, the sequential ones first: all but tables, an extension and conditions.
-_SEQUENTIAL, _FRAMES = (0xC0, 0xC1), frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-# Parts of a file among which its size is looked for, and bytes in which scans are counted in no time.
-_FEW, _SHORT_FILE = 32, 2**18
 # Junk or padding, and markers without a length.
 _NOTHING, _ALONE = (0x00, 0xFF), (0x01, *range(0xD0, 0xD9))
 _EXIF = b"Exif\0\0"
@@ -97,23 +82,6 @@ class Kept(NamedTuple):
         return b"".join([view[part] if isinstance(part, slice) else part for part in self.parts])
 
 
-def open_header(file: IO[bytes]) -> ImageFile:
-    """The image of a PNG, JPEG or WebP, with only its header read.
-
-    The classes of the formats are called, because ``Image.open`` has a limit of pixels that is one for all
-    code of a process. They have none, but for WebP; the caller checks the size.
-
-    Raises ValueError for another format, DecompressionBombError for a WebP of more than 2 x
-    ``Image.MAX_IMAGE_PIXELS`` pixels, and nearly anything for a broken file.
-    """
-    start = file.read(len(PNG_START))
-    file.seek(0)
-    for first, image in _CLASSES.items():
-        if start.startswith(first):
-            return image(file)
-    raise ValueError("it is no PNG, JPEG or WebP")
-
-
 def strip(data: bytes) -> bytes:
     """The file of a PNG, JPEG or WebP without its metadata; any other data unchanged.
 
@@ -130,26 +98,6 @@ def strip(data: bytes) -> bytes:
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return _webp(data)
     return data
-
-
-def declared_samples(data: bytes) -> float:
-    """4 x height x width of a PNG, JPEG or WebP by its header, times the scans of a progressive JPEG.
-
-    An estimate of the work of decoding it. Infinite for a file whose size is not where it usually is.
-    """
-    pixels = 0
-    if data.startswith(PNG_START):
-        pixels = _declared_by_png(data)
-    elif data.startswith(JPEG_START):
-        pixels = _declared_by_jpeg(data)
-    elif data[8:16] == b"WEBPVP8L":
-        bits = int.from_bytes(data[21:25], "little")
-        pixels = (1 + bits % 2**14) * (1 + (bits >> 14) % 2**14)
-    elif data[8:15] == b"WEBPVP8":
-        at, length, least = (24, 3, 1) if data[15:16] == b"X" else (26, 2, 0)
-        sides = (data[at : at + length], data[at + length : at + 2 * length])
-        pixels = math.prod(least + int.from_bytes(side, "little") % 2**24 for side in sides)
-    return 4.0 * pixels or math.inf
 
 
 def keep_png(data: Bytes, most: int = MOST_PARTS) -> Kept:
@@ -232,33 +180,6 @@ def jpeg_segments(data: Bytes) -> Iterator[tuple[int, int, int]]:
             yield marker, at, end
             at = end
     raise TooManyParts(f"has more than {MOST_PARTS} segments")
-
-
-def _declared_by_png(data: bytes) -> int:
-    """Pixels of a PNG by its header, of several by the last, as in Pillow; 0 if there is none."""
-    at, pixels = len(PNG_START), 0
-    for _ in range(_FEW):
-        if (kind := data[at + 4 : at + 8]) == b"IDAT":
-            return pixels
-        if kind == b"IHDR":
-            pixels = int.from_bytes(data[at + 8 : at + 12]) * int.from_bytes(data[at + 12 : at + 16])
-        at += 12 + int.from_bytes(data[at : at + 4])
-    return 0
-
-
-def _declared_by_jpeg(data: bytes) -> int:
-    """Pixels of a JPEG by the segment that has its size, times its scans; 0 if it is not found."""
-    at = len(JPEG_START)
-    for _ in range(_FEW):
-        marker, rest = data[at : at + 2], data[at + 2 : at + 9]
-        if marker[:1] != b"\xff" or len(rest) < 7:
-            break
-        if marker[1] in _FRAMES:
-            scans = data.count(bytes([0xFF, SOS])) if len(data) <= _SHORT_FILE else MOST_SCANS
-            pixels = int.from_bytes(rest[3:5]) * int.from_bytes(rest[5:7])
-            return pixels if marker[1] in _SEQUENTIAL else pixels * scans
-        at += 2 + int.from_bytes(rest[:2])
-    return 0
 
 
 def _webp(data: bytes) -> bytes:

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps, PngImagePlugin
 
-from service.codecs import image_metadata, images
+from service.codecs import images
+from service.codecs.files import metadata
 from service.contract.manifest import ImageSpec
 from service.errors import BadImage, TooLarge
 from tests.fixtures import fuzz_images, png_builder
@@ -41,47 +42,11 @@ def seen(data: bytes) -> tuple[tuple[int, int], bytes]:
         return upright.size, upright.tobytes()
 
 
-@pytest.mark.parametrize(
-    ("name", "options", "scans"),
-    [
-        ("PNG", {}, 1),
-        ("JPEG", {}, 1),
-        ("JPEG", {"icc_profile": bytes(2**17)}, 1),
-        ("JPEG", {"progressive": True}, 10),
-        ("WEBP", {}, 1),
-        ("WEBP", {"lossless": True}, 1),
-        ("WEBP", {"exif": b"MM\0*"}, 1),
-    ],
-)
-def test_the_size_in_a_header_is_an_estimate_of_the_work(
-    name: str, options: dict[str, Any], scans: int
-) -> None:
-    buffer = io.BytesIO()
-    PICTURE.save(buffer, name, **options)
-    assert image_metadata.declared_samples(buffer.getvalue()) == 4 * 5 * 9 * scans
-
-
-@given(
-    st.sampled_from([b"", image_metadata.PNG_START, b"\xff\xd8", b"RIFF....WEBPVP8X"]), st.binary(max_size=64)
-)
-@settings(max_examples=50, deadline=None)
-def test_garbage_has_an_estimate(start: bytes, garbage: bytes) -> None:
-    assert image_metadata.declared_samples(start + garbage) > 0
-
-
-def test_of_two_headers_the_last_counts() -> None:
-    small, large = (
-        png_builder.chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)) for side in (1, 9)
-    )
-    file = image_metadata.PNG_START + small + large + png_builder.chunk(b"IDAT", b"")
-    assert image_metadata.declared_samples(file) == 4 * 9 * 9
-
-
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("orientation", range(10))
 def test_a_picture_is_as_upright_as_before(form: str, orientation: int) -> None:
     data = saved(form, exif=b"Exif\0\0" + png_builder.orientation(orientation), icc_profile=bytes(2000))
-    stripped = image_metadata.strip(data)
+    stripped = metadata.strip(data)
     assert seen(stripped) == seen(data)
     assert len(stripped) < len(data) - 1000 or form == "png"
 
@@ -91,7 +56,7 @@ def test_xmp_turns_a_picture_too(form: str) -> None:
     text = PngImagePlugin.PngInfo()
     text.add_itxt("XML:com.adobe.xmp", XMP)
     data = saved(form, **({"pnginfo": text} if form == "png" else {"xmp": XMP.encode()}))
-    assert seen(image_metadata.strip(data)) == seen(data)
+    assert seen(metadata.strip(data)) == seen(data)
     assert seen(data)[0] == (5, 9)
 
 
@@ -99,14 +64,14 @@ def test_xmp_turns_a_picture_too(form: str) -> None:
 @given(st.integers(0, 2**32))
 def test_a_wild_file_keeps_its_size(seed: int) -> None:
     data = fuzz_images.picture(fuzz_images.numbered(seed))
-    before, after = (_size_or_none(file) for file in (data, image_metadata.strip(data)))
+    before, after = (_size_or_none(file) for file in (data, metadata.strip(data)))
     # What is wrong with a damaged one may be seen only afterwards, or no more.
     assert after == before or None in (before, after)
 
 
 def _size_or_none(data: bytes) -> tuple[int, int] | None:
     try:
-        with Image.open(io.BytesIO(data), formats=image_metadata.FORMATS) as picture:
+        with Image.open(io.BytesIO(data), formats=metadata.FORMATS) as picture:
             return picture.size
     except Exception:  # Pillow raises anything
         return None
@@ -125,16 +90,16 @@ def test_every_pixel_stays(form: str, mode: str) -> None:
     whole = PICTURE.convert("I").convert("I;16") if mode == "I;16" else PICTURE.convert(mode)
     more = {"transparency": 3} if mode in ("L", "P") and form == "PNG" else {}
     whole.save(buffer, form, icc_profile=b"profile", progressive=True, lossless=True, **more)
-    assert seen(image_metadata.strip(buffer.getvalue())) == seen(buffer.getvalue())
+    assert seen(metadata.strip(buffer.getvalue())) == seen(buffer.getvalue())
 
 
 @settings(max_examples=300, deadline=None)
 @given(
-    st.sampled_from([image_metadata.PNG_START, image_metadata.JPEG_START, b"RIFF\0\0\0\0WEBP"]),
+    st.sampled_from([metadata.PNG_START, metadata.JPEG_START, b"RIFF\0\0\0\0WEBP"]),
     st.binary(max_size=99),
 )
 def test_garbage_is_passed_on(start: bytes, garbage: bytes) -> None:
-    assert len(image_metadata.strip(start + garbage)) <= len(start + garbage) + 100
+    assert len(metadata.strip(start + garbage)) <= len(start + garbage) + 100
 
 
 def overlapping(entries: int, size: int) -> bytes:
@@ -197,11 +162,11 @@ def test_a_single_frame_is_an_image() -> None:
     at = len(png_builder.MAGIC) + 25
     control = png_builder.chunk(b"acTL", struct.pack(">II", 1, 0))
     frame = png_builder.chunk(b"fcTL", struct.pack(">IIIIIHHBB", 0, 8, 8, 0, 0, 1, 25, 0, 0))
-    assert seen(image_metadata.strip(still[:at] + control + frame + still[at:])) == seen(still)
+    assert seen(metadata.strip(still[:at] + control + frame + still[at:])) == seen(still)
     webp = animation("WEBP", 2, lossless=True)
     start = webp.rindex(b"ANMF")
     one = b"RIFF" + struct.pack("<I", start - 8) + webp[8:start]
-    assert seen(image_metadata.strip(one))[1] == FRAMES[0].tobytes()
+    assert seen(metadata.strip(one))[1] == FRAMES[0].tobytes()
 
 
 def test_the_first_image_of_an_mpo_is_the_image() -> None:
@@ -215,9 +180,9 @@ def test_the_first_image_of_an_mpo_is_the_image() -> None:
 
 
 def test_too_many_parts_are_refused() -> None:
-    many = image_metadata.MOST_PARTS + 1
+    many = metadata.MOST_PARTS + 1
     jpeg = saved("jpeg", progressive=True)
-    scans = jpeg + jpeg[jpeg.index(b"\xff\xda") :] * image_metadata.MOST_SCANS
+    scans = jpeg + jpeg[jpeg.index(b"\xff\xda") :] * metadata.MOST_SCANS
     for data, part in (
         (png_builder.joined([png_builder.header(9, 9), *[(b"IDAT", b"")] * many]), "chunks"),
         (b"\xff\xd8" + b"\xff\xfe\0\2" * many, "segments"),
