@@ -31,7 +31,7 @@ SMALL = [
     "--publish-anyway",
     *("--batch-size=32", "--device=cpu", "--precision=32", "--epochs=1", f"--latent-dim={DIM}"),
     *("--neck-width=2", "--width=16", "--stem-width=8", "--hidden-width=8", "--blocks=1"),
-    *("--window=2", "--filters=4", "--mixture=2", "--flow-steps=2", "--flow-width=8"),
+    *("--window=2", "--filters=4", "--flow-steps=2", "--flow-width=8"),
 ]
 IMAGES, NPY = {"Content-Type": "image/png"}, {"Accept": "application/x-npy"}
 
@@ -47,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray(pixels).save(folder / "data" / f"{index}.png")
     runs = {
         "digits": [f"--data={digits()}", "--likelihood=bernoulli"],
-        "pictures": [f"--data={folder / 'data'}", "--image-size=8", "--holdout=0.2"],
+        "pictures": [f"--data={folder / 'data'}", "--image-size=8", "--holdout=0.2", "--mixture=2"],
     }
     places = f"--out={folder / 'runs'}", f"--export-to={folder / 'exported'}"
     for name, more in runs.items():

@@ -1,8 +1,8 @@
 """The config fields of an adversarial loss, and of the guard that watches over it."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field
 
 from trainer.config.base import ON, Needs
 
@@ -81,12 +81,3 @@ class AdversarialConfig(BaseModel):
     guard_failures: Annotated[int, OfAdversary] = Field(
         default=3, ge=1, description="undone epochs after which the adversarial loss stays off"
     )
-
-    @model_validator(mode="after")
-    def _is_not_compiled(self) -> Self:
-        if self.adversarial and getattr(self, "compile", False):
-            raise ValueError(
-                f"adversarial {self.adversarial:g} takes several backward passes through a step, and a "
-                "compiled step has one: set compile to false"
-            )
-        return self

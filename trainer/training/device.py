@@ -78,7 +78,7 @@ def choose(config: RunConfig) -> Machine:
         here = ", ".join(name for name, is_here in present.items() if is_here)
         raise ConfigError(f"device is {config.device!r}, but torch {torch.__version__} finds only: {here}")
     if config.compile:
-        _check_compilation(accelerator)
+        _check_compilation(config, accelerator)
     if config.precision == "32":
         return Machine(accelerator, "32-true", f"{_title(accelerator)} ({reason}), float32 as asked")
     if config.precision == "bf16":
@@ -89,8 +89,13 @@ def choose(config: RunConfig) -> Machine:
     return Machine(accelerator, "32-true", f"{_title(accelerator)} ({reason}), float32: no fast bf16 here")
 
 
-def _check_compilation(accelerator: str) -> None:
-    """Raise ConfigError unless torch.compile has what it needs for a device."""
+def _check_compilation(config: RunConfig, accelerator: str) -> None:
+    """Raise ConfigError unless a step can be compiled, and torch.compile has what it needs for a device."""
+    if adversarial := getattr(config, "adversarial", 0):
+        raise ConfigError(
+            f"compile is true, but adversarial is {adversarial:g}, which takes several backward passes "
+            f"through a step, and a compiled step has one: give --no-compile"
+        )
     if accelerator == "mps":
         raise ConfigError("compile is true, but is for cpu and cuda, not for mps: give --no-compile")
     if (processes := distributed.requested_world_size()) > 1:

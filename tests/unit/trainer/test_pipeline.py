@@ -194,7 +194,7 @@ def test_what_would_make_it_another_run_is_refused_by_name(run: RunFolder, name:
     with pytest.raises(ConfigError) as caught:
         resume(run, **{name: value})
     assert f"has {name} {before!r}, and now {value!r} is asked for" in str(caught.value)
-    assert "Only device, epochs, export_precision, export_to," in str(caught.value)
+    assert "Only compile, device, epochs, export_precision, export_to," in str(caught.value)
 
 
 def test_a_run_of_another_kind_is_refused(run: RunFolder) -> None:
@@ -446,8 +446,8 @@ def test_what_the_prior_hangs_on_may_not_change_once_it_was_begun(
         resume(prior_run, **{name: value})
     assert f"has {name} {before!r}, and now {value!r} is asked for" in str(caught.value)
     free = (
-        "device, export_precision, export_to, keep_checkpoints, precision, prior_epochs, prior_temperature, "
-        "publish_anyway, stored_weights, wandb"
+        "compile, device, export_precision, export_to, keep_checkpoints, precision, prior_epochs, "
+        "prior_temperature, publish_anyway, stored_weights, wandb"
     )
     assert f"Only {free} may" in str(caught.value)
     assert getattr(RunFolder.open(prior_run.folder).config, name) == before

@@ -93,3 +93,8 @@ def test_one_process_alone_compiles(machine: Any, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("trainer.data.distributed.requested_world_size", lambda: 2)
     with pytest.raises(ConfigError, match="is for one process, not for 2"):
         choose(tiny_models.config(compile=True))
+
+
+def test_a_step_against_a_discriminator_is_not_compiled() -> None:
+    with pytest.raises(ConfigError, match=r"adversarial is 0\.5, which takes .* give --no-compile"):
+        choose(tiny_models.config(adversarial=0.5, compile=True))

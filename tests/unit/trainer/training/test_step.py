@@ -94,8 +94,3 @@ def test_a_compilation_that_fails_is_one_line(make_config: MakeConfig, use_backe
 def test_other_errors_stay_what_they_are() -> None:
     with pytest.raises(RuntimeError, match="out of memory"), step.compilation_errors():
         raise torch.OutOfMemoryError("out of memory")
-
-
-def test_a_step_against_a_discriminator_is_not_compiled(make_config: MakeConfig) -> None:
-    with pytest.raises(ValueError, match=r"adversarial 0\.5 takes .* set compile to false"):
-        make_config(adversarial=0.5, compile=True)
