@@ -205,8 +205,8 @@ class RunConfig(BaseModel):
     )
     compile: bool = Field(
         default=False,
-        description="run the step of training through torch.compile, which takes a minute or more at the "
-        "start of each stage; needs a C++ compiler, and on a GPU Triton",
+        description="run the step of training through torch.compile, which takes half a minute or more at "
+        "the start of each stage; needs a C++ compiler, and on a GPU Triton",
     )
 
     out: Path = Field(default=Path("runs"), description="folder of the run folders")
