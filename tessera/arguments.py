@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from service.contract.manifest import Operation, Role
 from service.errors import BadValue, quoted
@@ -20,11 +21,12 @@ def at_least(n: int | None, least: int, default: int) -> int:
     return int(n)
 
 
-def checked_size(size: Sequence[int]) -> tuple[int, int]:
+def checked_size(size: Sequence[int] | NDArray[np.integer[Any]]) -> tuple[int, int]:
     """A height and a width in pixels. Raises BadValue for anything else."""
-    if not isinstance(size, Sequence) or len(size) != 2 or not all(_is_whole(each, 1) for each in size):
+    plain = size.tolist() if isinstance(size, np.ndarray) else size
+    if not isinstance(plain, Sequence) or len(plain) != 2 or not all(_is_whole(each, 1) for each in plain):
         raise BadValue(f"size is {quoted(size)}; it must be (height, width) in whole pixels", given=size)
-    return int(size[0]), int(size[1])
+    return int(plain[0]), int(plain[1])
 
 
 def _is_whole(number: Any, least: int) -> bool:

@@ -70,8 +70,9 @@ def options(label: Labels | None, seed: int | None, parameters: Mapping[str, flo
 
 def _labels(label: Labels) -> Labels:
     """A label, or a list of labels, as plain numbers and texts. Raises BadValue."""
-    one = isinstance(label, str) or not isinstance(label, Iterable)
-    given: Any = [label] if one else label
+    plain: Any = label.tolist() if isinstance(label, np.ndarray) else label
+    one = isinstance(plain, str | bytes | Mapping) or not isinstance(plain, Iterable)
+    given: Any = [plain] if one else plain
     several = [_python_value(each) for each in given]
     for each in several:
         if isinstance(each, bool) or not isinstance(each, int | str):
@@ -208,9 +209,9 @@ def interpolation_start(pictures: Pictures | None, codes: ArrayLike | None) -> S
 
 def _nested(given: Any) -> list[Any]:
     """An array, or nested sequences, as nested lists. Raises BadValue."""
-    if isinstance(given, str) or not isinstance(given, Sequence | np.ndarray):
-        raise BadValue(f"a box or a mask is nested lists of numbers, not {quoted(given)}", given=given)
     nested = given.tolist() if isinstance(given, np.ndarray) else given
+    if isinstance(nested, str | bytes) or not isinstance(nested, Sequence):
+        raise BadValue(f"a box or a mask is nested lists of numbers, not {quoted(given)}", given=given)
     return [
         _nested(each) if isinstance(each, Sequence | np.ndarray) else _python_value(each) for each in nested
     ]

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Annotated, NamedTuple, Self, TypeVar
 
@@ -13,6 +13,8 @@ from prometheus_client.metrics_core import Metric
 from starlette.requests import Request
 
 from service.batching.entries import QueueLimits
+from service.codecs.files import fast_png
+from service.codecs.files.headers import declared_samples
 from service.codecs.images import ImageLimits
 from service.codecs.json_arrays import JsonLimits
 from service.contract.cpu_count import available_cpus
@@ -32,6 +34,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+# More files than these are decoded in a thread. More than the second, or several of more bytes, are not
+# looked at, which would take milliseconds itself.
+_FEW_FILES, _MOST_FILES, _MOST_BYTES = 16, 64, 2**20
 # Pixels or numbers that a codec converts in about a millisecond, and those that it converts in some tens of
 # milliseconds.
 ON_LOOP, SHORT = 2**16, 2**22
@@ -187,3 +192,18 @@ async def _context(request: Request) -> Context:
 
 
 Shared = Annotated[Context, Depends(_context)]
+
+
+def decoding_work(files: Sequence[bytes]) -> float:
+    """The work of decoding image files, in samples: an estimate, infinite if it is unknown.
+
+    It is above ``ON_LOOP`` unless there are few files, each a simple PNG.
+    """
+    if len(files) > _MOST_FILES or (len(files) > 1 and sum(map(len, files)) > _MOST_BYTES):
+        return math.inf
+    simple = [fast_png.weight(data) for data in files]
+    work = sum(
+        max(ON_LOOP + 1, declared_samples(data)) if quick == math.inf else quick
+        for data, quick in zip(files, simple, strict=True)
+    )
+    return work if len(files) <= _FEW_FILES else max(ON_LOOP + 1, work)

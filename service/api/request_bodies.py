@@ -27,12 +27,11 @@ from service.api.content_negotiation import (
     content_type,
     header,
 )
-from service.api.dependencies import ON_LOOP, Context
+from service.api.dependencies import Context, decoding_work
 from service.api.middleware.body_limits import HOLD
 from service.api.schemas import CodesDocument, ImagesDocument, Named, SampleDocument
 from service.codecs import code_arrays, compression, images
 from service.codecs.files import fast_png
-from service.codecs.files.headers import declared_samples
 from service.codecs.large.image_file import FileBytes, LargeFile, open_large
 from service.codecs.large.scratch_file import ScratchFile
 from service.errors import BadBody, BadValue, EmptyBody, TooLarge, bounded, quoted
@@ -55,8 +54,6 @@ JSON_WEIGHT, FORM_WEIGHT = 8, 32
 _LARGE_JSON = 2**18
 # A longer body is not held in memory while it arrives.
 LONG_BODY = 2**26
-# More files than these are decoded in a thread, and count as long work: reading headers takes time too.
-_FEW_FILES, SOME_FILES = 16, 64
 
 _EITHER = "give either image or images, base64 of a PNG, JPEG or WebP"
 # Bytes of a form that are parsed at a time; other threads run in between.
@@ -81,10 +78,7 @@ class ImagesBody(NamedTuple):
             return math.inf
         if self.npy is not None:
             return len(self.npy)
-        if len(self.files) > SOME_FILES:
-            return math.inf
-        weight = sum(map(file_weight, self.files))
-        return weight if len(self.files) <= _FEW_FILES else max(ON_LOOP + 1, weight)
+        return decoding_work(self.files)
 
     def fitted(self, model: ServedModel, limits: images.ImageLimits, *, resize: bool = True) -> images.Fitted:
         """The images, fitted to a model. Raises as ``images.from_files`` and ``images.from_npy``."""
@@ -130,12 +124,6 @@ class SampleBody:
     document: SampleDocument = field(default_factory=SampleDocument)
     images: ImagesBody | None = None
     size: int = 0
-
-
-def file_weight(data: bytes) -> float:
-    """The work of decoding an image file, in samples; above ``ON_LOOP`` for all but a simple PNG."""
-    simple = fast_png.weight(data)
-    return simple if simple < math.inf else max(ON_LOOP + 1, declared_samples(data))
 
 
 async def read_images(request: Request, context: Context) -> ImagesBody:

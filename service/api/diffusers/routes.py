@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api import content_negotiation, request_bodies, responses
-from service.api.dependencies import ON_LOOP, Context, Shared
+from service.api.dependencies import ON_LOOP, Context, Shared, decoding_work
 from service.api.diffusers import latents, pictures, wire
 from service.api.diffusers.queries import DecodeLatentsQuery, EncodeLatentsQuery
 from service.api.diffusers.wire import TENSOR
@@ -123,7 +123,7 @@ async def encode_latents(
         return pictures.from_tensor(wire.read(body, query.dtype, query.shape, "images"), spec, limits)
 
     # A small file may take long to decode, so a picture is always decoded in a thread.
-    weight = len(body) if query.shape else max(ON_LOOP + 1, request_bodies.file_weight(body))
+    weight = len(body) if query.shape else max(ON_LOOP + 1, decoding_work([body]))
     images = await context.convert(read, weight)
     results = await call.run(context, len(images), {Role.images: images})
     codes, dtype = results.arrays[Role.codes], query.dtype or "float32"

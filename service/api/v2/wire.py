@@ -4,7 +4,6 @@ Tensors are JSON, or, with Triton's binary tensor data extension, bytes after th
 ``Inference-Header-Content-Length`` is then the length of the JSON. The bytes have the order of the tensors.
 """
 
-import base64
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,20 +15,19 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 
 from service.api.content_negotiation import BYTES, JSON
-from service.api.dependencies import ON_LOOP, RequestLimits
-from service.api.request_bodies import JSON_WEIGHT, SOME_FILES, ImagesBody
+from service.api.dependencies import ON_LOOP, RequestLimits, decoding_work
+from service.api.request_bodies import JSON_WEIGHT
 from service.api.v2.protocol import InferenceDocument, InputDocument, OutputDocument
-from service.codecs import oip_tensors
-from service.codecs.files.headers import declared_samples
+from service.codecs import images, oip_tensors
 from service.codecs.images import ImageLimits
 from service.codecs.json_arrays import JsonLimits
 from service.codecs.oip_tensors import Tensor
-from service.errors import BadBody, BadTensor, BadValue, EmptyBody, quoted, too_large, unknown
+from service.errors import BadBody, BadImage, BadTensor, BadValue, EmptyBody, quoted, too_large, unknown
 
 LENGTH = "Inference-Header-Content-Length"
 _LONGEST_LENGTH = 20
-# Characters of base64 in which a file mostly has its size.
-_BEGINNING = 2**12
+# Characters of base64 that are decoded on the event loop, in about a millisecond.
+_SHORT_TEXTS = 2**20
 SIZE, BINARY, ALL_BINARY = "binary_data_size", "binary_data", "binary_data_output"
 # Features of other servers that this one does not have, with advice.
 _REFUSED = {
@@ -125,19 +123,16 @@ def _weight(tensor: Tensor) -> float:
         return tensor.array.size
     elements = tensor.array.ravel().tolist()
     texts = [element for element in elements if isinstance(element, str)]
-    if len(texts) > SOME_FILES:
+    if sum(map(len, texts)) > _SHORT_TEXTS:
+        return math.inf
+    try:
+        decoded = [images.from_base64(text, index) for index, text in enumerate(texts)]
+    except BadImage:
+        # Refused where the files are decoded, with the right number.
         return math.inf
     files = [element for element in elements if isinstance(element, bytes)]
-    return ImagesBody(files=files).weight + sum(map(_base64_weight, texts))
-
-
-def _base64_weight(text: str) -> float:
-    """The work of decoding a file in base64; infinite if its beginning does not say."""
-    try:
-        beginning = base64.b64decode(text[:_BEGINNING])
-    except ValueError:
-        return math.inf
-    return max(ON_LOOP + 1, declared_samples(beginning))
+    work = decoding_work([*files, *decoded])
+    return max(ON_LOOP + 1, work) if texts else work
 
 
 def _split(body: memoryview, length: str | None) -> tuple[memoryview, memoryview]:

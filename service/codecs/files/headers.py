@@ -9,7 +9,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from service.codecs.files.metadata import JPEG_START, MOST_SCANS, PNG_START, SOS
+from service.codecs.files.metadata import ALONE, JPEG_START, NOTHING, PNG_START, SOS
 
 _CLASSES: Final[Mapping[bytes, Callable[[IO[bytes]], ImageFile]]] = {
     PNG_START: PngImageFile,
@@ -18,8 +18,8 @@ _CLASSES: Final[Mapping[bytes, Callable[[IO[bytes]], ImageFile]]] = {
 }
 # Segments with the size of a JPEG, the sequential ones first: all but tables, an extension and conditions.
 _SEQUENTIAL, _FRAMES = (0xC0, 0xC1), frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-# Parts of a file among which its size is looked for, and bytes in which scans are counted in no time.
-_FEW, _SHORT_FILE = 32, 2**18
+# Parts of a file among which its size is looked for, and bytes in which scans are counted in some two ms.
+_FEW, _SHORT_FILE = 32, 2**20
 
 
 def open_header(file: IO[bytes]) -> ImageFile:
@@ -40,9 +40,11 @@ def open_header(file: IO[bytes]) -> ImageFile:
 
 
 def declared_samples(data: bytes) -> float:
-    """4 x height x width of a PNG, JPEG or WebP by its header, times the scans of a progressive JPEG.
+    """4 x height x width of a PNG, JPEG or WebP by its header, times the scans of a JPEG.
 
-    An estimate of the work of decoding it. Infinite for a file whose size is not where it usually is.
+    An estimate of the work of decoding it. Three scans of a JPEG that is not progressive are one, as each may
+    have a third of the components. Infinite for a file whose size is not where it usually is, and for a JPEG
+    of more than 2^20 bytes, in which scans are not counted.
     """
     pixels = 0
     if data.startswith(PNG_START):
@@ -74,13 +76,15 @@ def _declared_by_png(data: bytes) -> int:
 def _declared_by_jpeg(data: bytes) -> int:
     """Pixels of a JPEG by the segment that has its size, times its scans; 0 if it is not found."""
     at = len(JPEG_START)
+    if len(data) > _SHORT_FILE:
+        return 0
     for _ in range(_FEW):
         marker, rest = data[at : at + 2], data[at + 2 : at + 9]
-        if marker[:1] != b"\xff" or len(rest) < 7:
+        if marker[:1] != b"\xff" or len(rest) < 7 or marker[1] in (*NOTHING, *ALONE):
             break
         if marker[1] in _FRAMES:
-            scans = data.count(bytes([0xFF, SOS])) if len(data) <= _SHORT_FILE else MOST_SCANS
+            scans = max(1, data.count(bytes([0xFF, SOS])))
             pixels = int.from_bytes(rest[3:5]) * int.from_bytes(rest[5:7])
-            return pixels if marker[1] in _SEQUENTIAL else pixels * scans
+            return pixels * (math.ceil(scans / 3) if marker[1] in _SEQUENTIAL else scans)
         at += 2 + int.from_bytes(rest[:2])
     return 0

@@ -41,7 +41,7 @@ _WEBP_METADATA, _WEBP_EXIF = 0x2C, 0x08
 _EOI, _COM = 0xD9, 0xFE
 _APP0, _APP1, _APP14, _APP15 = 0xE0, 0xE1, 0xEE, 0xEF
 # Junk or padding, and markers without a length.
-_NOTHING, _ALONE = (0x00, 0xFF), (0x01, *range(0xD0, 0xD9))
+NOTHING, ALONE = (0x00, 0xFF), (0x01, *range(0xD0, 0xD9))
 _EXIF = b"Exif\0\0"
 _XMP = b"http://ns.adobe.com/xap/1.0/\0"
 # Bytes of EXIF or XMP that are parsed: as many as fit into a JPEG segment.
@@ -171,9 +171,9 @@ def jpeg_segments(data: Bytes) -> Iterator[tuple[int, int, int]]:
         if marker == SOS:
             yield marker, at, len(data)
             return
-        if marker in _NOTHING:
+        if marker in NOTHING:
             at += 1
-        elif marker in _ALONE:
+        elif marker in ALONE:
             at += 2
         else:
             end = at + 2 + max(2, int.from_bytes(data[at + 2 : at + 4]))

@@ -1,10 +1,11 @@
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from service.errors import BadValue
+from tessera.inputs import options
 from tessera.interface import Tokenizer
 
 RAMP = np.arange(8 * 8, dtype=np.uint8).reshape(8, 8)
@@ -14,6 +15,9 @@ MISTAKES: list[tuple[Callable[[Any], object], str]] = [
     (lambda model: model.sample(True), "n is True; it must be a whole number"),
     (lambda model: model.sample(label=1.5), "a label is a class by its index or its name, not 1.5"),
     (lambda model: model.sample(2, label=[1, None]), "a label is .*, not None"),
+    (lambda model: model.sample(label=b"cat"), "a label is a class by its index"),
+    (lambda model: model.sample(label={0: 1}), "a label is a class by its index"),
+    (lambda model: model.complete(RAMP, box=np.array(3)), "nested lists of numbers"),
     (lambda model: model.complete(RAMP, box="0,0,4,4"), "nested lists of numbers, not '0,0,4,4'"),
     (
         lambda model: model.decode([[[0, 0], [0, 0]]], size=(8, 8, 1)),
@@ -29,3 +33,10 @@ MISTAKES: list[tuple[Callable[[Any], object], str]] = [
 def test_a_mistake_is_one_line(levels: Tokenizer, call: Callable[[Tokenizer], object], detail: str) -> None:
     with pytest.raises(BadValue, match=detail):
         call(levels)
+
+
+def test_arrays_are_taken_where_lists_are(levels: Tokenizer) -> None:
+    codes = [[[0, 0], [0, 0]]]
+    size: Any = np.array([8, 8])
+    assert np.array_equal(levels.decode(codes, size=size), levels.decode(codes, size=(8, 8)))
+    assert options(cast("Any", np.array(3)), None, {}).label == 3

@@ -1,4 +1,5 @@
 import io
+import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from service.api.dependencies import ON_LOOP, decoding_work
 from service.api.request_bodies import ImagesBody
 from service.contract.cpu_count import available_cpus
 from service.models.model import ServedModel
@@ -79,3 +81,29 @@ def test_a_small_photo_waits_for_no_large_one(exported: Path, monkeypatch: pytes
         finally:
             release.set()
         assert [each.result() for each in large] == [200] * len(large)
+
+
+def encoded(form: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("L", (3, 5)).save(buffer, form)
+    return buffer.getvalue()
+
+
+SIMPLE, OTHER, LEAST = encoded("PNG"), encoded("WEBP"), ON_LOOP + 1
+
+
+@pytest.mark.parametrize(
+    ("files", "work"),
+    [
+        ([SIMPLE], 15),
+        ([SIMPLE] * 3, 45),
+        ([SIMPLE] * 17, LEAST),
+        ([OTHER], LEAST),
+        ([SIMPLE, OTHER], 15 + LEAST),
+        ([OTHER] * 65, math.inf),
+        ([OTHER, bytes(2**20)], math.inf),
+        ([b"nothing known"], math.inf),
+    ],
+)
+def test_the_work_of_files_is_estimated(files: list[bytes], work: float) -> None:
+    assert decoding_work(files) == work

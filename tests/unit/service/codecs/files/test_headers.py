@@ -1,6 +1,7 @@
 """What the header of a file says of the work of decoding it."""
 
 import io
+import math
 import struct
 from typing import Any
 
@@ -14,6 +15,13 @@ from service.codecs.files.metadata import PNG_START
 from tests.fixtures import png_builder
 
 PICTURE = Image.radial_gradient("L").resize((9, 5)).convert("RGB")
+
+
+def encoded(name: str, **options: Any) -> bytes:
+    """A file of 9x5 pixels."""
+    buffer = io.BytesIO()
+    PICTURE.save(buffer, name, **options)
+    return buffer.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -31,9 +39,24 @@ PICTURE = Image.radial_gradient("L").resize((9, 5)).convert("RGB")
 def test_the_size_in_a_header_is_an_estimate_of_the_work(
     name: str, options: dict[str, Any], scans: int
 ) -> None:
-    buffer = io.BytesIO()
-    PICTURE.save(buffer, name, **options)
-    assert declared_samples(buffer.getvalue()) == 4 * 5 * 9 * scans
+    assert declared_samples(encoded(name, **options)) == 4 * 5 * 9 * scans
+
+
+def test_scans_of_a_sequential_jpeg_count_in_threes() -> None:
+    jpeg = encoded("JPEG")
+    scan = jpeg[jpeg.index(b"\xff\xda") : -2]
+    assert declared_samples(jpeg[:-2] + scan * 63 + jpeg[-2:]) == 4 * 5 * 9 * 22
+
+
+@pytest.mark.parametrize("hidden", [b"\xff\x01", b"\xff\xd0", b"\xff\xff"])
+def test_a_size_behind_a_marker_without_a_length_is_not_looked_for(hidden: bytes) -> None:
+    jpeg = encoded("JPEG")
+    false_size = b"\xff\xfe\0\x0b\xff\xc0\0\x11\x08\0\x01\0\x01"
+    assert declared_samples(jpeg[:2] + hidden + false_size + jpeg[2:]) == math.inf
+
+
+def test_a_long_jpeg_is_not_searched() -> None:
+    assert declared_samples(encoded("JPEG") + bytes(2**20)) == math.inf
 
 
 @given(st.sampled_from([b"", PNG_START, b"\xff\xd8", b"RIFF....WEBPVP8X"]), st.binary(max_size=64))
