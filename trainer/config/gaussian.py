@@ -108,6 +108,8 @@ class NCPConfig(VAEConfig):
         }
     )
     free_on_resume: ClassVar[frozenset[str]] = VAEConfig.free_on_resume | {"classifier_epochs"}
+    # Of a grid, which it cannot have.
+    without_flag: ClassVar[frozenset[str]] = frozenset({"latent_channels"})
 
     kind: Literal["ncp"] = "ncp"
     latent: Literal["vector"] = Field(default="vector", description="the classifier is one of vectors")

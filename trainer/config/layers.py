@@ -91,6 +91,17 @@ def in_epochs(config: C, images: int) -> C:
     return config.model_copy(update=changes)
 
 
+def check_start(config: RunConfig, images: int) -> None:
+    """Raise ConfigError if an adversarial loss would begin after the last step on so many images."""
+    start = getattr(config, "adversarial_start", 0)
+    steps = config.epochs * (images // min(config.batch_size, images))
+    if getattr(config, "adversarial", 0) and start >= max(1, steps):
+        raise ConfigError(
+            f"--adversarial-start is step {start:g}, but the run has {steps}; give an earlier step, or below "
+            f"1 a share of the steps"
+        )
+
+
 def _for_images(preset: Mapping[str, Any], images: int | None) -> dict[str, Any]:
     """The values of a preset for a number of training images; for the fewest if it is None."""
     values = {key: value for key, value in preset.items() if key != BY_IMAGES}

@@ -6,7 +6,7 @@ import torch
 from rich.console import Console
 
 from trainer.cli import publishing, resuming
-from trainer.config import RunConfig, in_epochs
+from trainer.config import RunConfig, check_start, in_epochs
 from trainer.data import distributed
 from trainer.data.loading import Dataset
 from trainer.errors import RunError, going_on
@@ -47,6 +47,7 @@ def train(
     prepared = prepare(config, console)
     dataset, machine = prepared.dataset, prepared.machine
     config = in_epochs(settle(len(dataset.train)) if settle else config, len(dataset.train))
+    check_start(config, len(dataset.train))
     torch.manual_seed(config.seed)
     model = new_model(config, dataset, pixel_variance(dataset))
     if config.init_from is not None:
@@ -58,8 +59,8 @@ def train(
         console.print(f"name: {run.config.name}, as there is a run or a model {config.name} already")
     console.print(f"run folder: {run.folder}")
     with going_on(lambda: run.begun, resuming(run.config)), distributed.lost_process_errors():
-        fit = model_fit(model, prepared, run, console)
         try:
+            fit = model_fit(model, prepared, run, console)
             with long_step(console, "initialising the model"):
                 fit.begin()
         except BaseException:

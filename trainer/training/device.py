@@ -3,7 +3,6 @@
 import importlib.util
 import logging
 import os
-import shlex
 import shutil
 import sys
 import sysconfig
@@ -102,10 +101,10 @@ def _check_compilation(config: RunConfig, accelerator: str) -> None:
         raise ConfigError(
             f"compile is true, but it is for one process, not for {processes}: give --no-compile"
         )
-    compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+    compiler = os.environ.get("CXX", "").strip() or ("clang++" if sys.platform == "darwin" else "g++")
     header = Path(sysconfig.get_path("include"), "Python.h")
     needed = {
-        f"a C++ compiler ({compiler}, or the one that CXX names)": shutil.which(shlex.split(compiler)[0]),
+        f"a C++ compiler ({compiler}, or the one that CXX names)": shutil.which(compiler.split()[0]),
         f"the headers of Python ({header})": header.is_file(),
     }
     if accelerator == "cuda":

@@ -19,6 +19,7 @@ from trainer.config import (
     VAEConfig,
     VQVAEConfig,
     check_effects,
+    check_start,
     config_class,
     in_epochs,
     presets,
@@ -249,6 +250,13 @@ def test_the_contrast_of_the_classifier_is_trained_by_fields_of_its_own() -> Non
     config = tiny_models.ncp_config(lr=0.25, classifier_lr=0.5, clip_norm=3.0)
     own = config.classifier_schedule()
     assert (config.schedule().lr, own.lr, own.clip_norm) == (0.25, 0.5, 3.0)
+
+
+def test_an_adversarial_loss_begins_before_the_last_step() -> None:
+    config = tiny_models.config(adversarial=0.5, adversarial_start=8, epochs=2, batch_size=16)
+    check_start(config, 80)
+    with pytest.raises(ConfigError, match="--adversarial-start is step 8, but the run has 8"):
+        check_start(config, 79)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from torch.optim import Adam
 from service.contract.manifest import ImageSpec
 from trainer.config.adversarial import AdversarialConfig
 from trainer.data import distributed
-from trainer.errors import ConfigError
 from trainer.models.adversarial.discriminator import Discriminator
 from trainer.models.adversarial.losses import Losses, adaptive_weight, losses, r1_penalty
 from trainer.models.base import Opponent, Step
@@ -38,20 +37,12 @@ class Adversary(Opponent):
     def __init__(
         self, config: AdversarialConfig, decoder: nn.Module, image: ImageSpec, *, steps: int
     ) -> None:
-        """Make the discriminator of a ``decoder``'s images, for a run of ``steps`` steps.
-
-        Raises ConfigError if the loss would begin after them.
-        """
+        """Make the discriminator of a ``decoder``'s images, for a run of ``steps`` steps."""
         super().__init__(tolerance=config.guard_db, most_failures=config.guard_failures)
         self.config = config
         self.last_layer = [weights for weights in decoder.parameters() if weights.ndim > 1][-1]
         start = config.adversarial_start
         self.start = start if start >= 1 else start * steps
-        if self.start >= steps:
-            raise ConfigError(
-                f"--adversarial-start is step {start:g}, but the run has {steps}; give an earlier step, or "
-                f"below 1 a share of the steps"
-            )
         # The random weights of the discriminator must not change the draws of the model's training.
         with torch.random.fork_rng(devices=[]):
             self.network = Discriminator(

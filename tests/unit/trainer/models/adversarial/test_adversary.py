@@ -98,11 +98,6 @@ def test_before_its_start_it_neither_adds_nor_learns(start: float, first: int) -
     assert not same(state(adversary), before)
 
 
-def test_a_start_after_the_last_step_is_refused() -> None:
-    with pytest.raises(ConfigError, match="--adversarial-start is step 100, but the run has 100"):
-        made(adversarial_start=100)
-
-
 def test_switched_off_it_neither_adds_nor_learns() -> None:
     _, adversary, step = made()
     adversary.strength = 0.0
