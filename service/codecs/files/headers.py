@@ -18,7 +18,7 @@ _CLASSES: Final[Mapping[bytes, Callable[[IO[bytes]], ImageFile]]] = {
 }
 # Segments with the size of a JPEG, the sequential ones first: all but tables, an extension and conditions.
 _SEQUENTIAL, _FRAMES = (0xC0, 0xC1), frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-# Parts of a file among which its size is looked for, and bytes in which scans are counted in some two ms.
+# Parts of a file among which its size is looked for; bytes in which scans are counted in about a millisecond.
 _FEW, _SHORT_FILE = 32, 2**20
 
 

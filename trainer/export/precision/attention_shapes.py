@@ -7,7 +7,6 @@ are ``(N, C, -1)``, and the image that is added to x has the shape of x, which i
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
 
 import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
@@ -27,27 +26,22 @@ def shape_attention(graph: GraphProto) -> None:
         for name in node.input:
             users[name].append(node)
 
-    def computed(name: str, axes: tuple[str, ...]) -> Iterator[NodeProto]:
-        """The node that makes a tensor, if it reshapes to such axes, of which only C is constant."""
-        if (node := makers.get(name)) is not None and node.op_type == "Reshape":
-            shape = makers.get(node.input[1])
-            if shape is not None and shape.op_type == "Concat" and len(shape.input) == len(axes):
-                known = [axis for axis, part in zip(axes, shape.input, strict=True) if part in weights]
-                yield from [node] if known == ["C"] else []
+    def reshapes(node: NodeProto | None, axes: tuple[str, ...]) -> bool:
+        """Whether a node reshapes to such axes, of which only C is constant."""
+        if node is None or node.op_type != "Reshape":
+            return False
+        shape = makers.get(node.input[1])
+        if shape is None or shape.op_type != "Concat" or len(shape.input) != len(axes):
+            return False
+        return [axis for axis, part in zip(axes, shape.input, strict=True) if part in weights] == ["C"]
 
     made = dict[str, list[NodeProto]]()
     for norm in (node for node in graph.node if node.domain == DOMAIN):
         last, (first,) = norm.input[0], users[norm.output[0]]
         x, y = makers[last].input[0], first.output[0]
-        into = [found for user in users[y] for found in computed(user.output[0], TO_CELLS)]
-        back = [
-            found
-            for user in users[x]
-            if user.op_type == "Add"
-            for name in user.input
-            for found in computed(name, TO_IMAGE)
-            if _swaps(makers[found.input[0]])
-        ]
+        into = [user for user in users[y] if reshapes(user, TO_CELLS)]
+        added = [makers.get(name) for user in users[x] if user.op_type == "Add" for name in user.input]
+        back = [node for node in added if node and reshapes(node, TO_IMAGE) and _swaps(makers[node.input[0]])]
         if len(into) == len(back) == 1:
             channels = weights[makers[into[0].input[1]].input[1]]
             shape, made[into[0].output[0]] = _to_cells(into[0], channels)

@@ -10,40 +10,36 @@ from tests.fixtures.graph_runs import by_reference, on_cpu
 from trainer.export.onnx_export import CODEBOOK_FILE
 from trainer.export.precision.half_graph import half_graph
 
+
+def normalised(x: str, y: str = "") -> str:
+    """The nodes of a group normalisation of the tensor ``x``, as torch exports it; ``y`` is its result."""
+    return f"""
+        {x}_groups = Reshape({x}, groups)
+        {x}_norm = InstanceNormalization <epsilon = 0.01> ({x}_groups, ones, zeros)
+        {x}_shape = Shape <start = 0> ({x})
+        {x}_back = Reshape({x}_norm, {x}_shape)
+        {x}_scaled = Mul({x}_back, gamma)
+        {y or f"{x}_shifted"} = Add({x}_scaled, beta)
+    """
+
+
 # A normalisation with SiLU, one without, and one whose result is also given, in float32.
-NET = """
+NET = f"""
     <ir_version: 10, opset_import: ["" : 20]>
-    net (float[n, 8, h, w] x) => (float[n, 8, h, w] y, float[n, 8, h, w] given) {
+    net (float[n, 8, h, w] x) => (float[n, 8, h, w] y, float[n, 8, h, w] given) {{
         a = Conv(x, w)
-        a_groups = Reshape(a, groups)
-        a_norm = InstanceNormalization <epsilon = 0.01> (a_groups, ones, zeros)
-        a_shape = Shape <start = 0> (a)
-        a_back = Reshape(a_norm, a_shape)
-        a_scaled = Mul(a_back, gamma)
-        a_shifted = Add(a_scaled, beta)
+        {normalised("a")}
         a_sigmoid = Sigmoid(a_shifted)
         a_silu = Mul(a_shifted, a_sigmoid)
         b = Conv(a_silu, w)
-        b_groups = Reshape(b, groups)
-        b_norm = InstanceNormalization <epsilon = 0.01> (b_groups, ones, zeros)
-        b_shape = Shape <start = 0> (b)
-        b_back = Reshape(b_norm, b_shape)
-        b_scaled = Mul(b_back, gamma)
-        b_shifted = Add(b_scaled, beta)
+        {normalised("b")}
         b_more = Neg(b_shifted)
         c = Conv(b_more, w)
-        c_groups = Reshape(c, groups)
-        c_norm = InstanceNormalization <epsilon = 0.01> (c_groups, ones, zeros)
-        c_shape = Shape <start = 0> (c)
-        c_back = Reshape(c_norm, c_shape)
-        c_scaled = Mul(c_back, gamma)
-        given = Add(c_scaled, beta)
+        {normalised("c", "given")}
         d = Conv(given, w)
         y = Neg(d)
-    }
+    }}
 """
-
-
 # What a fused normalisation is made of.
 OPERATION = {"GroupNorm", "Squeeze", "Transpose"}
 

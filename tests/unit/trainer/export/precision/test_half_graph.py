@@ -2,12 +2,12 @@
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, parser, shape_inference
 
 from service.contract.measures import HalfPrecision
+from tests.fixtures.graph_runs import on_cpu
 from tests.fixtures.tiny_models import Trained
 from trainer.errors import ExportError
 from trainer.export.onnx_export import CODEBOOK_FILE
@@ -45,11 +45,6 @@ def in_half(model: onnx.ModelProto, precision: HalfPrecision = "16") -> list[str
     ]
 
 
-def run(model: onnx.ModelProto, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    return np.asarray(session.run(None, {"x": x})[0])
-
-
 def rounded(x: NDArray[np.float64], bits: int) -> NDArray[np.float64]:
     """To so many significant bits, half to even."""
     mantissa, exponent = np.frexp(x)
@@ -79,7 +74,7 @@ def test_an_emulated_graph_rounds_after_each_operation(precision: HalfPrecision)
     expected = short(c * weight) + x
     made = half_graph(parser.parse_model(RESIDUAL), precision, CODEBOOK_FILE, emulated=True)
     assert in_half(made, precision) == []
-    np.testing.assert_allclose(run(made, x), expected, rtol=1e-6)
+    np.testing.assert_allclose(on_cpu(made, x)[0], expected, rtol=1e-6)
 
 
 def test_attention_has_its_softmax_in_float32() -> None:
