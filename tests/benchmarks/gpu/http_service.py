@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 NPY, JSON = "application/x-npy", "application/json"
-PATIENCE, ENDING = 60.0, 5.0
+# A start records the runs of every graph for every batch size.
+PATIENCE, ENDING = 120.0, 5.0
 # Of a request: a status other than 200, or a broken connection.
 FAILURES = (ValueError, OSError, http.client.HTTPException)
 
@@ -66,10 +67,13 @@ def from_npy(data: bytes) -> NDArray[Any]:
 
 
 @contextmanager
-def running(models: Path, provider: str, log: Path) -> Iterator[int]:
-    """A service with its defaults and one worker: its port. Raises RuntimeError if it does not start."""
+def running(models: Path, provider: str, log: Path, flags: Sequence[str] = ()) -> Iterator[int]:
+    """A service with one worker unless ``flags`` say otherwise: its port.
+
+    Raises RuntimeError if it does not start.
+    """
     command = [sys.executable, "-m", "service", "--port=0", "--workers=1"]
-    command += [f"--models={models}", f"--provider={provider}"]
+    command += [f"--models={models}", f"--provider={provider}", *flags]
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
     try:

@@ -102,15 +102,13 @@ def measure(context: Context) -> None:
             for name in models
             for requests in operations[name][: 2 if context.rehearse else None]
         ]
-        slow = []
-        for name, requests in trials:
-            if (agreement := _compared(context, table, name, requests, gpu, cpu)) is None:
-                continue
-            if agreement.seconds > LONG:
-                slow.append((name, requests, agreement))
-            else:
-                measure_sizes(context, table, name, requests, agreement, gpu, cpu)
-        for name, requests, agreement in slow:
+        # All are compared before any is measured by size: if time runs out, only sizes are missing.
+        compared = [
+            (name, requests, agreement)
+            for name, requests in trials
+            if (agreement := _compared(context, table, name, requests, gpu, cpu)) is not None
+        ]
+        for name, requests, agreement in sorted(compared, key=lambda trial: trial[2].seconds > LONG):
             measure_sizes(context, table, name, requests, agreement, gpu, cpu)
 
 
@@ -141,11 +139,16 @@ def _images(spec: Mapping[str, int]) -> NDArray[np.uint8]:
     """Images of a model's size, uint8 ``(512, H, W, C)``: of MNIST where it fits, else random blocks."""
     count, (height, width, channels) = max(ROWS), (spec[side] for side in ("height", "width", "channels"))
     if (height, width, channels) == (28, 28, 1):
-        with gzip.open(MNIST) as stream:
-            return np.frombuffer(stream.read()[16:], np.uint8).reshape(-1, 28, 28, 1)[:count]
+        return mnist_images(count)
     shape = (count, -(-height // 8), -(-width // 8), channels)
     blocks = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     return blocks.repeat(8, axis=1).repeat(8, axis=2)[:, :height, :width]
+
+
+def mnist_images(count: int) -> NDArray[np.uint8]:
+    """The first test images of MNIST, uint8 ``(count, 28, 28, 1)``."""
+    with gzip.open(MNIST) as stream:
+        return np.frombuffer(stream.read()[16:], np.uint8).reshape(-1, 28, 28, 1)[:count]
 
 
 @dataclass(frozen=True)
@@ -183,6 +186,7 @@ def measure_sizes(
     slow = agreement.seconds > LONG
     for rows in requests.sizes[:1] if context.rehearse else requests.sizes:
         if context.left < 1:
+            table.add(model, requests.name, rows, *[None] * 4, agreement.text)
             return
         post = partial(_post, requests, rows)
         try:

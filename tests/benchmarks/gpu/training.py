@@ -25,7 +25,8 @@ from trainer.training.run_folder import RunFolder
 VARIANCE = 0.095
 COLUMNS = ("preset", "loop", "precision", "batch", "images/s", "compiled in, s", "note")
 # Seconds without which a loop is not started: one that compiles takes many before its first step.
-LOOPS = {"trainer": 6.0, "bare": 3.0, "trainer, compiled": 18.0, "bare, compiled": 15.0}
+EAGER = {"trainer": 6.0, "bare": 3.0}
+COMPILED = {"trainer, compiled": 18.0, "bare, compiled": 15.0}
 # For a rehearsal: code takes half a minute to generate on a CPU.
 WITHOUT_CODE = {"backend": "eager", "options": None}
 # For a rehearsal: an epoch of one step, of pictures of 16x16.
@@ -60,19 +61,26 @@ PRESETS = (
     Preset("vlae", "vlae-mnist", 10_000),
     Preset("vqvae", "vqvae-naruto", 2_000),
     Preset("ncp", "ncp-mnist", 20_000),
-    Preset("vae", "vae-pokemon", 2_000),
+    Preset("vae", "vae-pokemon", 1_000),
+    Preset("vae", "vae-mnist", 20_000),
+    Preset("vqvae", "vqvae-emoji", 2_000),
+    Preset("vqvae", "vqvae-emoji-16", 2_000),
+    Preset("vae", "vae-emoji", 2_000),
 )
+# The presets of the five systems, which are compiled too.
+SYSTEMS = PRESETS[:5]
 
 
 def measure(context: Context) -> None:
-    """All loops of one preset before the next, each preset with an equal share of the time that is left."""
+    """The eager loops of all presets, then the compiled ones, each with an equal share of what is left."""
     table = context.table("training", COLUMNS)
-    presets = PRESETS[:1] if context.rehearse else PRESETS
-    for done, preset in enumerate(presets):
-        share = replace(context, until=time.monotonic() + context.left / (len(presets) - done))
-        for loop, least in LOOPS.items():
-            if share.left > least or context.rehearse:
-                _trial(share, table, preset, loop)
+    for loops, wanted in ((EAGER, PRESETS), (COMPILED, SYSTEMS)):
+        presets = wanted[:1] if context.rehearse else wanted
+        for done, preset in enumerate(presets):
+            share = replace(context, until=time.monotonic() + context.left / (len(presets) - done))
+            for loop, least in loops.items():
+                if share.left > least or context.rehearse:
+                    _trial(share, table, preset, loop)
 
 
 def _trial(context: Context, table: Table, preset: Preset, loop: str) -> None:
