@@ -15,7 +15,7 @@ from trainer.models.base import to_pixels, to_unit
 from trainer.models.graph import Graph
 from trainer.models.onnx_scan import Chain, Loop, Tensors
 from trainer.models.quantizers import LookedUp, MultiScaleQuantizer, Quantizer
-from trainer.models.quantizers.lookup import Table, block_rows
+from trainer.models.quantizers.lookup import Table, as_grid, block_rows, in_groups
 
 
 def encoding(encoder: nn.Module, quantizer: Quantizer, image: ImageSpec, codes: CodesSpec) -> Graph:
@@ -25,14 +25,13 @@ def encoding(encoder: nn.Module, quantizer: Quantizer, image: ImageSpec, codes: 
     ``(B, D, h, w)``.
     """
     encode = Encode(encoder, quantizer)
-    blocks = _in_blocks(encode, codes)
+    module, on_gpu = _modules(encode, codes)
     step, nested = image.multiple_of, _Nested.of(codes)
     return Graph(
         operation="encode",
         file="encoder.onnx",
-        module=blocks or encode,
-        # A graph with a loop cannot be captured as a CUDA graph.
-        provider_modules={"cuda": blocks.without_loop()} if blocks else {},
+        module=module,
+        provider_modules={} if on_gpu is None else {"cuda": on_gpu},
         examples=(
             torch.zeros(2, image.height, image.width, image.channels, dtype=torch.uint8),
             *nested.examples,
@@ -131,7 +130,7 @@ def first_codes(codes: Tensor, end: Tensor) -> Tensor:
 
 
 class _EncodeOnGPU(nn.Module):
-    """``Encode`` as a graph for a GPU, without a loop."""
+    """``Encode`` as a graph for a GPU: without a loop, and with an arg-min of one level."""
 
     def __init__(self, encode: Encode, quantizer: LookedUp) -> None:
         super().__init__()
@@ -140,8 +139,7 @@ class _EncodeOnGPU(nn.Module):
 
     def forward(self, images: Tensor, levels: Tensor | None = None) -> Tensor:
         grid = self.encode.grid(images)
-        codes = self.quantizer.look_up_on_gpu(self.quantizer.rows(grid)).int()
-        codes = codes.view(*grid[:, 0].shape, *codes.shape[1:])
+        codes = as_grid(self.quantizer.look_up_on_gpu(self.quantizer.rows(grid)), grid[:, 0]).int()
         return codes if levels is None else first_codes(codes, self.quantizer.ends(levels))
 
 
@@ -160,10 +158,6 @@ class _EncodeInBlocks(Chain):
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         return (self.encode(*inputs),)
-
-    def without_loop(self) -> nn.Module:
-        """The same for a GPU."""
-        return _EncodeOnGPU(self.encode, self.quantizer)
 
     def start(self, *inputs: Tensor) -> Loop:
         images, *levels = inputs
@@ -188,7 +182,7 @@ class _EncodeInBlocks(Chain):
 
     def finish(self, carried: Tensors, emitted: Tensors, fixed: Tensors, /) -> tuple[Tensor, ...]:  # noqa: ARG002 - the interface
         grid, found = fixed["grid"], emitted["nearest"].flatten(0, 1)
-        codes = found[: grid.numel()].view(*grid.shape, *found.shape[1:])
+        codes = as_grid(found[: grid.numel()], grid)
         if LEVELS not in fixed:
             return (codes,)
         return (first_codes(codes, self.quantizer.ends(fixed[LEVELS])),)
@@ -205,10 +199,6 @@ class _EncodeByImage(Chain):
         self.axes = {"grids": {0: "n"}, "nearest": {0: "n"}}
         self.encode = encode
         self.quantizer = quantizer
-
-    def without_loop(self) -> nn.Module:
-        """The same for a GPU."""
-        return self.encode
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         return (self.encode(*inputs),)
@@ -231,15 +221,21 @@ def _named(what: str, level: int) -> str:
     return f"{what}_{level}" if level else what
 
 
-def _in_blocks(encode: Encode, codes: CodesSpec) -> _EncodeInBlocks | _EncodeByImage | None:
-    """An encoder that looks the cells of images up in blocks; None if they are looked up at once."""
+def _modules(encode: Encode, codes: CodesSpec) -> tuple[nn.Module, nn.Module | None]:
+    """An encoder as a graph that is quick on a CPU, and as one for a GPU if that is another.
+
+    On a CPU cells are looked up in blocks, and by an arg-min of two levels. On a GPU each block and level
+    costs launches, and a graph with a loop cannot be captured as a CUDA graph.
+    """
     quantizer = encode.quantizer
     cells = math.prod(codes.shape[:2]) if codes.level_grids is None else codes.level_grids[-1] ** 2
-    if (block := block_rows(cells, quantizer.size)) is None:
-        return None
+    block = block_rows(cells, quantizer.size)
     if isinstance(quantizer, MultiScaleQuantizer):
-        return _EncodeByImage(encode, quantizer)
-    return _EncodeInBlocks(encode, quantizer, block) if isinstance(quantizer, LookedUp) else None
+        return (encode, None) if block is None else (_EncodeByImage(encode, quantizer), encode)
+    if not isinstance(quantizer, LookedUp) or (block is None and not in_groups(quantizer.size)):
+        return encode, None
+    module = encode if block is None else _EncodeInBlocks(encode, quantizer, block)
+    return module, _EncodeOnGPU(encode, quantizer)
 
 
 class Decode(nn.Module):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.models.quantizers.lookup import Table, look_up, nearest, nearest_on_gpu
+from trainer.models.quantizers.lookup import Table, as_grid, look_up, nearest, nearest_on_gpu
 
 # Below these lengths a vector has no direction: in the lookup, and in the rotation of a gradient.
 SHORTEST, SHORTEST_ROTATED = 1e-12, 1e-6
@@ -133,7 +133,7 @@ class Codebook(LookedUp):
         """The nearest code of each cell: float ``(B, D, h, w)`` to int64 ``(B, h, w)`` in ``[0, K)``."""
         with in_float32(z.device):
             codes = nearest(self.rows(z.float()), self.vectors(), by_product=self.by_product)
-        return codes.view(z.shape[0], *z.shape[2:])
+        return as_grid(codes, z[:, 0])
 
     def vectors(self) -> Tensor:
         """The code vectors as they are looked up, float32 ``(K, D)``; of length 1 with ``normalise``."""

@@ -40,7 +40,7 @@ class Table(NamedTuple):
     def of(cls, codebook: Tensor, *, by_product: bool = False) -> "Table":
         """The table of a codebook, float32 ``(K, D)``."""
         size, lengths = len(codebook), lengths_of(codebook, by_product=by_product)
-        padding = -size % GROUP if size >= 2 * GROUP else 0
+        padding = -size % GROUP if in_groups(size) else 0
         if padding:
             codebook, lengths = (
                 F.pad(codebook, (0, 0, 0, padding)),
@@ -85,6 +85,25 @@ def nearest_on_gpu(rows: Tensor, codebook: Tensor, *, by_product: bool = False) 
     return F.linear(rows * -2, codebook, lengths_of(codebook, by_product=by_product)).argmin(dim=1)
 
 
+def in_groups(size: int) -> bool:
+    """Whether the arg-min over ``size`` codes has two levels on a CPU."""
+    return size >= 2 * GROUP
+
+
+def as_grid(codes: Tensor, cells: Tensor) -> Tensor:
+    """The codes of ``cells``, ``(B, h, w)``, in their shape: ``(n,)`` to ``(B, h, w)``, with levels after it.
+
+    In a graph the shape is that of ``cells``, as one tensor. The exporter would write the numbers of which it
+    consists, and ONNX Runtime would compute these on the CPU.
+    """
+    if not torch.compiler.is_exporting():
+        return codes.view(*cells.shape, *codes.shape[1:])
+    if codes.ndim > 1:
+        return torch.stack([as_grid(level, cells) for level in codes.unbind(1)], dim=cells.ndim)
+    shape = torch.onnx.ops.symbolic("Shape", (cells,), dtype=torch.int64, shape=[cells.ndim])
+    return torch.onnx.ops.symbolic("Reshape", (codes, shape), dtype=codes.dtype, shape=[*cells.shape])
+
+
 def first_lowest(distances: Tensor) -> Tensor:
     """The arg-min of each row, float32 ``(n, K)`` to int64 ``(n,)``, the first of several.
 
@@ -92,9 +111,9 @@ def first_lowest(distances: Tensor) -> Tensor:
     on a GPU each operation is a launch.
     """
     rows, size = distances.shape
-    groups = size // GROUP
-    if groups < 2 or size % GROUP or not distances.is_cpu:
+    if not in_groups(size) or size % GROUP or not distances.is_cpu:
         return distances.argmin(dim=1)
+    groups = size // GROUP
     group = distances.view(-1, groups, GROUP).amin(dim=2).argmin(dim=1)
     place = torch.arange(rows) * groups + group
     inside = distances.view(-1, GROUP).index_select(0, place)

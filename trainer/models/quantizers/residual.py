@@ -25,7 +25,7 @@ from trainer.models.quantizers.base import (
     in_float32,
     passed_on,
 )
-from trainer.models.quantizers.lookup import Table, look_up, nearest, nearest_on_gpu
+from trainer.models.quantizers.lookup import Table, as_grid, look_up, nearest, nearest_on_gpu
 
 Lookup = Callable[[Tensor], Tensor]
 """The code of each row: float32 ``(n, D)`` to int64 ``(n,)``."""
@@ -60,7 +60,7 @@ class ResidualQuantizer(LookedUp):
         with in_float32(z.device):
             levels = self.vectors().unbind()
             codes = nested(self.rows(z.float()), [(each, partial(nearest, codebook=each)) for each in levels])
-        return codes.view(z.shape[0], *z.shape[2:], self.levels)
+        return as_grid(codes, z[:, 0])
 
     def embed(self, codes: Tensor, levels: Tensor | None = None) -> Tensor:
         """The sums of the vectors of codes, integers ``(B, h, w, l)`` with ``l <= L``."""
