@@ -186,7 +186,7 @@ class Tokenizer(ABC):
 
         >>> info = model.info()
         >>> info.version, info.codes.shape, sorted(info.operations)
-        ('b64151c002d6', (7, 7), ['decode', 'encode', 'sample/autoregressive'])
+        ('fe0da7ec9848', (7, 7), ['decode', 'encode', 'sample/autoregressive'])
         """
 
     @abstractmethod

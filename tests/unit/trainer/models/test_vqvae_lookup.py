@@ -93,6 +93,15 @@ def test_only_the_graph_for_the_cpu_has_a_loop(written: Written) -> None:
     assert written.operators("cuda").count("ArgMin") == 1
 
 
+def test_no_shape_is_computed_on_a_gpu(written: Written) -> None:
+    graph = onnx.load(written.files["cuda"], load_external_data=False).graph
+    weights = {item.name for item in graph.initializer}
+    shapes = {name for node in graph.node if node.op_type == "Shape" for name in node.output}
+    given = {node.input[1] for node in graph.node if node.op_type == "Reshape"}
+    assert len(shapes) == 1
+    assert shapes <= given <= shapes | weights
+
+
 @settings(deadline=None)
 @given(
     seed=st.integers(0, 2**31),
@@ -129,4 +138,9 @@ def test_an_image_that_is_one_block_needs_no_loop(more: int, loops: bool) -> Non
     square = ImageSpec(channels=3, height=32, width=32)
     graph = tiny_models.model(square, codebook_size=lookup.DISTANCES // 64 + more).graphs()[0]
     assert isinstance(graph.module, Chain) == loops
-    assert graph.as_operation().provider_graphs == ({"cuda": "encoder.cuda.onnx"} if loops else {})
+
+
+@pytest.mark.parametrize(("size", "groups"), [(2 * lookup.GROUP - 1, False), (2 * lookup.GROUP, True)])
+def test_a_gpu_has_another_graph_where_the_arg_min_of_a_cpu_has_two_levels(size: int, groups: bool) -> None:
+    graph = tiny_models.model(RGB_12x20, codebook_size=size).graphs()[0]
+    assert graph.as_operation().provider_graphs == ({"cuda": "encoder.cuda.onnx"} if groups else {})
