@@ -33,7 +33,7 @@ def test_a_rehearsal_runs_parts_as_processes_and_writes_a_page(tmp_path: Path) -
 
 
 # In this process: to import torch in one for each takes longer than all of them.
-@pytest.mark.parametrize("part", ["lookup", "half", "precisions", "torch", "training"])
+@pytest.mark.parametrize("part", ["settings", "lookup", "half", "precisions", "torch", "training"])
 def test_a_rehearsal_of_a_part_measures(part: str, tmp_path: Path) -> None:
     options = [f"--out={tmp_path}", "--rehearse", "--seconds=900", f"--part={part}"]
     CliRunner().invoke(command, options, catch_exceptions=False)

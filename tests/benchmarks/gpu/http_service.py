@@ -31,6 +31,10 @@ class Client:
     def __init__(self, port: int) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
 
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
     def get(self, path: str) -> Any:
         """The JSON of a page. Raises ValueError for a status other than 200."""
         return json.loads(self._exchange("GET", path, None, JSON))

@@ -7,14 +7,19 @@ the GPU's memory, as the service reports it.
 import re
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 from urllib.request import urlopen
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tests.benchmarks.gpu.context import Context, Table, failure
 from tests.benchmarks.gpu.http_service import Client, crowd, running, to_npy
 from tests.benchmarks.gpu.service import CLIENTS, IN_TURN, mnist_images
 
 MODEL, CHAIN, LARGE = "vqvae-mnist", "vlae-mnist", 512
+ENCODE = f"/encode?model={MODEL}"
 COLUMNS = (
     "flags",
     "seconds to start",
@@ -40,15 +45,14 @@ FLAGS: tuple[tuple[str, ...], ...] = (
     (f"--gpu-graph-bytes={2**24}",),
     ("--batch-size=64",),
 )
-ON_CPU: tuple[tuple[str, ...], ...] = ((), ("--workers=2",))
 # Seconds without which a service is not started.
-STARTING = 15.0
+STARTING = 10.0
 
 
 def measure(context: Context) -> None:
     """A row for each setting."""
     table = context.table("settings", COLUMNS)
-    for flags in ON_CPU if context.provider == "cpu" else FLAGS:
+    for flags in FLAGS[:1] if context.rehearse else FLAGS:
         if context.left < STARTING and not context.rehearse:
             return
         try:
@@ -65,37 +69,39 @@ def _setting(context: Context, table: Table, flags: tuple[str, ...]) -> None:
         for name in (MODEL, CHAIN):
             (models / name).symlink_to((context.models / name).resolve())
         began = time.monotonic()
-        with running(models, context.provider, Path(scratch) / "log", flags) as port:
+        with (
+            running(models, context.provider, Path(scratch) / "log", flags) as port,
+            closing(Client(port)) as client,
+        ):
             starting = time.monotonic() - began
-            client, encode = Client(port), f"/encode?model={MODEL}"
             clients, seconds = (2, 0.1) if context.rehearse else (CLIENTS, 2.0)
-            rate, middle, slow = crowd(port, encode, to_npy(images[:1]), clients, seconds)
-            figures = _gpu(port)
-            body = to_npy(images)
-            client.post(encode, body)
-            large = LARGE * 1000 / context.median(lambda: client.post(encode, body), 0.5)
-            turns = [
-                context.median(lambda: client.post(encode, to_npy(images[:rows])), 0.0, 1)  # noqa: B023 - called at once
-                for _ in range(1 if context.rehearse else 6)
-                for rows in IN_TURN
-            ][len(IN_TURN) if not context.rehearse else 0 :]
-            decode = f"/decode?model={CHAIN}&seed=7"
+            several = crowd(port, ENCODE, to_npy(images[:1]), clients, seconds)
+            gpu = _gpu(port)
+            large = _median(context, client, ENCODE, to_npy(images))
+            longest = _longest_in_turn(context, client, images)
             codes = client.post(f"/encode?model={CHAIN}", to_npy(images[:1]))
-            client.post(decode, codes)
-            chain = context.median(lambda: client.post(decode, codes), 0.5)
-            table.add(
-                " ".join(flags) or "none",
-                starting,
-                figures.get("memory_own_bytes"),
-                figures.get("memory_used_bytes"),
-                figures.get("busy_ratio"),
-                rate,
-                middle,
-                slow,
-                large,
-                max(turns),
-                chain,
-            )
+            chain = _median(context, client, f"/decode?model={CHAIN}&seed=7", codes)
+            figures = (gpu.get("memory_own_bytes"), gpu.get("memory_used_bytes"), gpu.get("busy_ratio"))
+            rates = (*several, LARGE * 1000 / large, longest, chain)
+            table.add(" ".join(flags) or "none", starting, *figures, *rates)
+
+
+def _median(context: Context, client: Client, path: str, body: bytes) -> float:
+    """Milliseconds of a request, after one before."""
+    client.post(path, body)
+    return context.median(lambda: client.post(path, body), 0.5)
+
+
+def _longest_in_turn(context: Context, client: Client, images: NDArray[np.uint8]) -> float:
+    """Milliseconds of the longest request of sizes in turn, after a round in which they are planned."""
+    longest = 0.0
+    for turn in range(2 if context.rehearse else 6):
+        for rows in IN_TURN:
+            began = time.perf_counter()
+            client.post(ENCODE, to_npy(images[:rows]))
+            if turn:
+                longest = max(longest, (time.perf_counter() - began) * 1000)
+    return longest
 
 
 def _gpu(port: int) -> dict[str, float]:
