@@ -120,7 +120,8 @@ def _invalid(errors: Sequence[Any]) -> BadValue:
     shown = [
         {
             "where": bounded(".".join(str(bounded(part)) for part in item["loc"])),
-            "what": bounded(item["msg"], _LONGEST_RULE),
+            # What pydantic puts before the message of a validator of ours.
+            "what": bounded(item["msg"].removeprefix("Value error, "), _LONGEST_RULE),
             "given": quoted(item["input"]),
         }
         for item in errors[:MOST_ERRORS]

@@ -42,6 +42,19 @@ FEW = BeforeValidator(_few)
 Texts = Annotated[list[str], Field(fail_fast=True)]
 """Strings; the error is for the first other value."""
 
+
+def _is_label(given: Any) -> Any:
+    # Else pydantic would report each type that a label may have.
+    labels = given if isinstance(given, list) else () if given is None else (given,)
+    if len(labels) > _MOST_LABELS:
+        raise ValueError(f"{len(labels)} labels, and at most {_MOST_LABELS} are allowed")
+    for label in labels:
+        name = isinstance(label, str) and len(label) <= _LONGEST_LABEL
+        if not name and (isinstance(label, bool) or not isinstance(label, int)):
+            raise ValueError(f"a label is a name of up to {_LONGEST_LABEL} characters or an index")
+    return given
+
+
 Name = Annotated[str, Field(max_length=_LONGEST_NAME)]
 _Label = int | Annotated[str, Field(max_length=_LONGEST_LABEL)]
 Labels = Annotated[list[_Label], Field(max_length=_MOST_LABELS, fail_fast=True)]
@@ -187,7 +200,7 @@ class SampleDocument(_ShapedCodes, _Sample, _Seeded, Closed):
     """
 
     elsewhere = 'the parameters of the model go under "parameters", as {"parameters": {"temperature": 1}}'
-    label: _Label | Labels | None = None
+    label: Annotated[_Label | Labels | None, BeforeValidator(_is_label)] = None
     """A class by index or name, for all rows or one for each row."""
     parameters: Annotated[dict[str, float], FEW] = {}
     """As the model's operations declare them."""

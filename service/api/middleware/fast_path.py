@@ -7,7 +7,7 @@ responds with the reason.
 """
 
 import inspect
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from functools import lru_cache, partial
 from typing import Any, NamedTuple, get_args, get_origin
 
@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api import problems
 from service.api.dependencies import Context
-from service.errors import Problem
+from service.errors import BadValue, Problem
 
 # Validated queries that are kept for each route, and the bytes of the longest.
 KEPT, LONGEST = 1024, 512
@@ -30,7 +30,22 @@ Endpoint = Callable[[Request, Context, BaseModel], Awaitable[Response]]
 
 
 class FastRoute(APIRoute):
-    """A POST route without path parameters, whose endpoint takes ``request``, ``context`` and ``query``."""
+    """A POST route without path parameters, whose endpoint takes ``request``, ``context`` and ``query``.
+
+    A query that repeats a name of which there is one is refused: FastAPI would take the last.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle, query = super().get_route_handler(), _query_of(self.endpoint)
+
+        async def handle_single(request: Request) -> Response:
+            for name in request.query_params:
+                several = request.query_params.getlist(name)
+                if len(several) > 1 and name in query.model_fields and not _takes_list(query, name):
+                    raise BadValue(f"{name} is given {len(several)} times; give it once", given=several)
+            return await handle(request)
+
+        return handle_single
 
 
 class _Target(NamedTuple):
@@ -66,11 +81,16 @@ class FastPath:
 
 
 def _query_reader(endpoint: Endpoint) -> Callable[[bytes], BaseModel | None]:
+    return lru_cache(KEPT)(partial(read_query, _query_of(endpoint)))
+
+
+def _query_of(endpoint: Callable[..., Any]) -> type[BaseModel]:
     query: type[BaseModel] = get_args(inspect.signature(endpoint).parameters["query"].annotation)[0]
-    return lru_cache(KEPT)(partial(read_query, query))
+    return query
 
 
-def _takes_list(annotation: Any) -> bool:
+def _takes_list(query: type[BaseModel], name: str) -> bool:
+    annotation = query.model_fields[name].annotation
     return any(get_origin(each) is list for each in (annotation, *get_args(annotation)))
 
 
@@ -80,10 +100,11 @@ def read_query(query: type[BaseModel], text: bytes) -> BaseModel | None:
     values = {}
     for name in given:
         several = given.getlist(name)
-        known = query.model_fields.get(name)
         # An extra name becomes a parameter of the operation; FastAPI makes a list of repeated ones.
-        is_list = len(several) > 1 if known is None else _takes_list(known.annotation)
-        values[name] = several if is_list else several[-1]
+        is_list = _takes_list(query, name) if name in query.model_fields else len(several) > 1
+        if len(several) > 1 and not is_list:
+            return None
+        values[name] = several if is_list else several[0]
     try:
         return query.model_validate(values)
     except (ValidationError, Problem):

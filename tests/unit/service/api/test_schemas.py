@@ -41,3 +41,15 @@ def test_a_misplaced_member_is_refused_with_its_place(
     client: TestClient, path: str, body: dict[str, Any], hint: str
 ) -> None:
     assert hint in problem(client.post(path, json=body), 422, "unknown-name")["detail"]
+
+
+@pytest.mark.parametrize("label", [1.5, True, {"a": 1}, [1, 2.5], [True], "x" * 257, 10**30])
+def test_of_a_label_of_another_type_one_sentence_is_said(client: TestClient, label: object) -> None:
+    answer = problem(client.post("/sample", json=WALK | {"label": label}), 422, "bad-value")
+    assert answer["detail"].startswith("label: a label is a name of up to 256 characters or an index, not ")
+    assert len(answer["errors"]) == 1
+
+
+def test_more_labels_than_any_request_has_are_counted(client: TestClient) -> None:
+    answer = problem(client.post("/sample", json=WALK | {"label": [1] * (2**16 + 1)}), 422, "bad-value")
+    assert answer["detail"].startswith("label: 65537 labels, and at most 65536 are allowed, not [1, 1")
