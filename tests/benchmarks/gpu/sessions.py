@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,18 @@ def ready(context: Context) -> None:
 
 
 def opened(
-    graph: bytes, context: Context, *, captures: bool = False, tf32: bool = False, nhwc: bool = False
+    graph: bytes,
+    context: Context,
+    *,
+    captures: bool = False,
+    tf32: bool = False,
+    nhwc: bool = False,
+    others: Mapping[str, str] = MappingProxyType({}),
 ) -> ort.InferenceSession:
-    """A session of a graph on the provider. Raises what ONNX Runtime raises."""
+    """A session of a graph on the provider; ``others`` are further options of CUDA's.
+
+    Raises what ONNX Runtime raises.
+    """
     settings = ort.SessionOptions()
     settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     settings.log_severity_level = FATAL
@@ -34,6 +44,7 @@ def opened(
         "use_tf32": str(int(tf32)),
         "prefer_nhwc": str(int(nhwc)),
         "enable_cuda_graph": str(int(captures)),
+        **others,
     }
     cpu: tuple[str, dict[str, str]] = (CPU, {})
     providers = [(CUDA, options), cpu] if context.provider == "cuda" else [cpu]

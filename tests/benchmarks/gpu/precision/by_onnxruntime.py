@@ -27,6 +27,7 @@ COLUMNS = (
     "precision",
     "channels last",
     "captured",
+    "other options",
     "rows",
     "ms",
     "images/s",
@@ -44,11 +45,15 @@ COMPARED = 512
 
 @dataclass(frozen=True)
 class Way:
-    """How a network runs: its precision, whether ``prefer_nhwc`` is set, and whether runs are captured."""
+    """How a network runs: its precision, whether ``prefer_nhwc`` is set, and whether runs are captured.
+
+    ``others`` are further options of ONNX Runtime's CUDA provider, with their values.
+    """
 
     precision: str
     nhwc: bool
     captures: bool
+    others: tuple[tuple[str, str], ...] = ()
 
     @property
     def dtype(self) -> str:
@@ -58,13 +63,20 @@ class Way:
     @property
     def cells(self) -> tuple[str, ...]:
         """The cells of a row."""
-        return self.precision, "yes" if self.nhwc else "no", "yes" if self.captures else "no"
+        flags = ("yes" if self.nhwc else "no", "yes" if self.captures else "no")
+        return self.precision, *flags, " ".join(f"{name}={value}" for name, value in self.others)
 
 
+# Without it each convolution is followed by a launch that adds the bias to all that it wrote.
+FUSED_BIAS = ("fuse_conv_bias", "1")
+EXHAUSTIVE = ("cudnn_conv_algo_search", "EXHAUSTIVE")
 # The most valuable first, if time runs out: the service's own, then what may replace it.
 WAYS = (
     Way("float32", nhwc=False, captures=True),
     Way("float16", nhwc=True, captures=True),
+    Way("float16", nhwc=True, captures=True, others=(FUSED_BIAS,)),
+    Way("float32", nhwc=False, captures=True, others=(FUSED_BIAS,)),
+    Way("float16", nhwc=True, captures=True, others=(FUSED_BIAS, EXHAUSTIVE)),
     Way("float16", nhwc=False, captures=True),
     Way("tf32", nhwc=True, captures=True),
     Way("tf32", nhwc=False, captures=True),
@@ -115,7 +127,7 @@ def measure(context: Context) -> None:
     table = context.table("half", COLUMNS)
     limits = peaks(context)
     for precision, peak in limits.items():
-        table.add("matrix product", "torch", precision, None, None, None, None, None, peak)
+        table.add("matrix product", "torch", precision, *[None] * 6, peak)
     chosen = list(cases(context).values())
     # An export takes seconds, so a rehearsal makes one; --prepare makes all.
     for case in chosen[:1] if context.rehearse and context.provider == "cpu" else chosen:
@@ -123,7 +135,7 @@ def measure(context: Context) -> None:
             try:
                 _network(context, table, case, limits)
             except Exception as error:  # the next network may work
-                table.add(case.name, *[None] * 11, failure(error))
+                table.add(case.name, *[None] * 12, failure(error))
 
 
 def _network(context: Context, table: Table, case: Case, limits: Mapping[str, float]) -> None:
@@ -135,7 +147,7 @@ def _network(context: Context, table: Table, case: Case, limits: Mapping[str, fl
         plain = replace(case, name=case.half_of, half_of=None)
         graph = graph_of(context, plain, in_dtype(case, context.models, torch.float32), "float32")
         compared.of(Bound(opened(graph, context), compared.feeds, 0, captures=False).outputs()[0])
-    for way in WAYS[1:3] if context.rehearse else WAYS:
+    for way in (WAYS[1], WAYS[5]) if context.rehearse else WAYS:
         if context.left < 2:
             return
         if case.half_of is not None and way.dtype != "float16":
@@ -157,7 +169,8 @@ def _network(context: Context, table: Table, case: Case, limits: Mapping[str, fl
 def _trial(
     context: Context, table: Table, case: Case, way: Way, graph: bytes, compared: Compared, peak: float
 ) -> None:
-    session = opened(graph, context, captures=way.captures, tf32=way.precision == "tf32", nhwc=way.nhwc)
+    flags = {"captures": way.captures, "tf32": way.precision == "tf32", "nhwc": way.nhwc}
+    session = opened(graph, context, **flags, others=dict(way.others))
     agreement = compared.of(Bound(session, compared.feeds, 9, captures=way.captures).outputs()[0])
     work = flops(case, context.models)
     numbers = ROWS_OF_LARGE if work > LARGE and way.precision == "float32" else ROWS
