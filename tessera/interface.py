@@ -186,7 +186,7 @@ class Tokenizer(ABC):
 
         >>> info = model.info()
         >>> info.version, info.codes.shape, sorted(info.operations)
-        ('fe0da7ec9848', (7, 7), ['decode', 'encode', 'sample/autoregressive'])
+        ('5ecd1e70905e', (7, 7), ['decode', 'encode', 'sample/autoregressive'])
         """
 
     @abstractmethod

@@ -35,7 +35,7 @@ def load(
     >>> import tessera
     >>> model = tessera.load("exported/vqvae-mnist")
     >>> model
-    <Model vqvae-mnist fe0da7ec9848 on cpu>
+    <Model vqvae-mnist 5ecd1e70905e on cpu>
     """
     # ONNX Runtime is not loaded for a client.
     from tessera.local.model import loaded

@@ -129,17 +129,11 @@ def first_codes(codes: Tensor, end: Tensor) -> Tensor:
     return codes[..., :count]
 
 
-class _EncodeOnGPU(nn.Module):
+class _EncodeOnGPU(Encode):
     """``Encode`` as a graph for a GPU: without a loop, and with an arg-min of one level."""
 
-    def __init__(self, encode: Encode, quantizer: LookedUp) -> None:
-        super().__init__()
-        self.encode = encode
-        self.quantizer = quantizer
-
     def forward(self, images: Tensor, levels: Tensor | None = None) -> Tensor:
-        grid = self.encode.grid(images)
-        codes = as_grid(self.quantizer.look_up_on_gpu(self.quantizer.rows(grid)), grid[:, 0]).int()
+        codes = self.quantizer.encode_on_gpu(self.grid(images)).int()
         return codes if levels is None else first_codes(codes, self.quantizer.ends(levels))
 
 
@@ -230,12 +224,16 @@ def _modules(encode: Encode, codes: CodesSpec) -> tuple[nn.Module, nn.Module | N
     quantizer = encode.quantizer
     cells = math.prod(codes.shape[:2]) if codes.level_grids is None else codes.level_grids[-1] ** 2
     block = block_rows(cells, quantizer.size)
+    loop: nn.Module | None = None
     if isinstance(quantizer, MultiScaleQuantizer):
-        return (encode, None) if block is None else (_EncodeByImage(encode, quantizer), encode)
-    if not isinstance(quantizer, LookedUp) or (block is None and not in_groups(quantizer.size)):
+        loop = None if block is None else _EncodeByImage(encode, quantizer)
+    elif isinstance(quantizer, LookedUp):
+        loop = None if block is None else _EncodeInBlocks(encode, quantizer, block)
+    else:
         return encode, None
-    module = encode if block is None else _EncodeInBlocks(encode, quantizer, block)
-    return module, _EncodeOnGPU(encode, quantizer)
+    if loop is None and not in_groups(quantizer.size):
+        return encode, None
+    return loop or encode, _EncodeOnGPU(encode.encoder, quantizer)
 
 
 class Decode(nn.Module):

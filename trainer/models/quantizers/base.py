@@ -56,6 +56,10 @@ class Quantizer(nn.Module, ABC):
     def encode(self, z: Tensor) -> Tensor:
         """The code of each cell: float ``(B, D, h, w)`` to int64 ``(B, h, w)`` in ``[0, K)``."""
 
+    def encode_on_gpu(self, z: Tensor) -> Tensor:
+        """``encode`` of float32 in a graph for a GPU, if it is quicker so."""
+        return self.encode(z)
+
     def embed(self, codes: Tensor, levels: Tensor | None = None) -> Tensor:  # noqa: ARG002 - for those with levels
         """The vectors of codes: integers ``(B, h, w)`` in ``[0, K)`` to float32 ``(B, D, h, w)``.
 
@@ -106,10 +110,6 @@ class LookedUp(Quantizer):
     def look_up(self, rows: Tensor, tables: Sequence[Table]) -> Tensor:
         """The codes of rows, float32 ``(n, D)``: int64 ``(n,)``, or ``(n, L)`` with levels."""
 
-    @abstractmethod
-    def look_up_on_gpu(self, rows: Tensor) -> Tensor:
-        """``look_up`` in a graph for a GPU."""
-
 
 class Codebook(LookedUp):
     """Replaces each vector by the nearest of ``size`` code vectors, which stay as they are.
@@ -134,6 +134,9 @@ class Codebook(LookedUp):
         with in_float32(z.device):
             codes = nearest(self.rows(z.float()), self.vectors(), by_product=self.by_product)
         return as_grid(codes, z[:, 0])
+
+    def encode_on_gpu(self, z: Tensor) -> Tensor:
+        return as_grid(nearest_on_gpu(self.rows(z), self.vectors(), by_product=self.by_product), z[:, 0])
 
     def vectors(self) -> Tensor:
         """The code vectors as they are looked up, float32 ``(K, D)``; of length 1 with ``normalise``."""
@@ -165,9 +168,6 @@ class Codebook(LookedUp):
 
     def look_up(self, rows: Tensor, tables: Sequence[Table]) -> Tensor:
         return look_up(rows, tables[0])
-
-    def look_up_on_gpu(self, rows: Tensor) -> Tensor:
-        return nearest_on_gpu(rows, self.codebook, by_product=self.by_product)
 
 
 class InnerProducts(Codebook):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from trainer.models.quantizers.base import Quantized, Quantizer, counted, excess, in_float32, passed_on
 from trainer.models.quantizers.learned import TrainedCodebook
-from trainer.models.quantizers.lookup import Table, look_up, nearest
+from trainer.models.quantizers.lookup import Table, look_up, nearest, nearest_on_gpu
 from trainer.models.quantizers.residual import kept_levels
 
 # What a level looks up depends on the codebook, and the codebook on that, so k-means runs twice. A third time
@@ -94,7 +94,11 @@ class MultiScaleQuantizer(Quantizer):
 
     def look_up(self, z: Tensor, table: Table) -> Tensor:
         """``encode``, in a graph that has the code vectors in a table."""
-        return self._sequence(self._levels(z, table=table))
+        find = partial(_in_table, table=table)
+        return self._sequence(self._levels(z, vectors=table.vectors, find=find))
+
+    def encode_on_gpu(self, z: Tensor) -> Tensor:
+        return self._sequence(self._levels(z, find=nearest_on_gpu))
 
     def embed(self, codes: Tensor, levels: Tensor | None = None) -> Tensor:
         """The sums of the vectors of codes, integers ``(B, t)`` of all or the first levels."""
@@ -123,18 +127,24 @@ class MultiScaleQuantizer(Quantizer):
             gaps.append((excess(level.rows, level.codes, vectors) / scale).view(len(z), -1))
         return torch.cat(gaps, dim=1)
 
-    def _levels(self, z: Tensor, given: Tensor | None = None, table: Table | None = None) -> Iterator[Level]:
+    def _levels(
+        self,
+        z: Tensor,
+        given: Tensor | None = None,
+        vectors: Tensor | None = None,
+        find: Callable[[Tensor, Tensor], Tensor] = nearest,
+    ) -> Iterator[Level]:
         """Each level of ``z``, float32 ``(B, D, h, w)``, after those before it were subtracted.
 
-        Its codes are the nearest, or those of ``given``, int64 ``(B, T)``.
+        Its codes are those that ``find`` finds of rows among ``vectors``, or those of ``given``, int64
+        ``(B, T)``.
         """
-        vectors = self.vectors().detach() if table is None else table.vectors
-        find = partial(nearest, codebook=vectors) if table is None else partial(look_up, table=table)
+        vectors = self.vectors().detach() if vectors is None else vectors
         chosen: Iterable[Tensor | None] = repeat(None) if given is None else given.split(self.lengths, dim=1)
         for side, down, up, codes in zip(self.grids, self.down, self.up, chosen, strict=False):
             rows = _rows(down(z))
-            found = find(rows.detach()) if codes is None else codes.flatten()
-            added = up(_grid(F.embedding(found, vectors).view(z.shape[0], side**2, self.dim), side))
+            found = find(rows.detach(), vectors) if codes is None else codes.flatten()
+            added = up(_grid(F.embedding(found, vectors).view(-1, side**2, self.dim), side))
             yield Level(rows, found, added)
             z = z - added
 
@@ -212,6 +222,10 @@ class MultiScale(MultiScaleQuantizer):
 
     def serving(self) -> FixedMultiScale:
         return FixedMultiScale(self.grids, self.vectors().detach())
+
+
+def _in_table(rows: Tensor, _: Tensor, table: Table) -> Tensor:
+    return look_up(rows, table)
 
 
 def _rows(grid: Tensor) -> Tensor:

@@ -62,6 +62,11 @@ class ResidualQuantizer(LookedUp):
             codes = nested(self.rows(z.float()), [(each, partial(nearest, codebook=each)) for each in levels])
         return as_grid(codes, z[:, 0])
 
+    def encode_on_gpu(self, z: Tensor) -> Tensor:
+        levels = self.vectors().unbind()
+        codes = nested(self.rows(z), [(each, partial(nearest_on_gpu, codebook=each)) for each in levels])
+        return as_grid(codes, z[:, 0])
+
     def embed(self, codes: Tensor, levels: Tensor | None = None) -> Tensor:
         """The sums of the vectors of codes, integers ``(B, h, w, l)`` with ``l <= L``."""
         places = torch.arange(codes.shape[3], device=codes.device)
@@ -93,10 +98,6 @@ class ResidualQuantizer(LookedUp):
 
     def look_up(self, rows: Tensor, tables: Sequence[Table]) -> Tensor:
         return nested(rows, [(table.vectors, partial(look_up, table=table)) for table in tables])
-
-    def look_up_on_gpu(self, rows: Tensor) -> Tensor:
-        levels = self.vectors().unbind()
-        return nested(rows, [(each, partial(nearest_on_gpu, codebook=each)) for each in levels])
 
 
 class FixedResidual(ResidualQuantizer):

@@ -23,8 +23,6 @@ from tests.benchmarks.gpu.sessions import Array
 from trainer.config import resolve
 from trainer.export.onnx_export import CODEBOOK_FILE, CODEBOOK_TENSOR
 from trainer.models.base import build, to_pixels, to_unit
-from trainer.models.quantizers import LookedUp
-from trainer.models.quantizers.lookup import as_grid
 from trainer.models.vqvae import VQVAE
 
 # The encoder of Stable Diffusion's autoencoder: channels of each resolution, and layers at each.
@@ -37,14 +35,12 @@ class Encode(nn.Module):
 
     def __init__(self, model: VQVAE) -> None:
         super().__init__()
-        served = model.quantizer.serving()
-        assert isinstance(served, LookedUp)
-        self.encoder, self.quantizer = model.encoder, served
+        self.encoder, self.quantizer = model.encoder, model.quantizer.serving()
 
     def forward(self, images: Tensor) -> Tensor:
         dtype = next(self.encoder.parameters()).dtype
-        z = self.encoder(to_unit(images.permute(0, 3, 1, 2)).to(dtype)).float()
-        return as_grid(self.quantizer.look_up_on_gpu(self.quantizer.rows(z)), z[:, 0]).int()
+        z = self.encoder(to_unit(images.permute(0, 3, 1, 2)).to(dtype))
+        return self.quantizer.encode_on_gpu(z.float()).int()
 
     def layers(self) -> nn.Module:
         return self.encoder
