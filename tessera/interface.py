@@ -186,7 +186,7 @@ class Tokenizer(ABC):
 
         >>> info = model.info()
         >>> info.version, info.codes.shape, sorted(info.operations)
-        ('5ecd1e70905e', (7, 7), ['decode', 'encode', 'sample/autoregressive'])
+        ('70046324a45e', (7, 7), ['decode', 'encode', 'sample/autoregressive'])
         """
 
     @abstractmethod

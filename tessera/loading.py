@@ -35,7 +35,7 @@ def load(
     >>> import tessera
     >>> model = tessera.load("exported/vqvae-mnist")
     >>> model
-    <Model vqvae-mnist 5ecd1e70905e on cpu>
+    <Model vqvae-mnist 70046324a45e on cpu>
     """
     # ONNX Runtime is not loaded for a client.
     from tessera.local.model import loaded

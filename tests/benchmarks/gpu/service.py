@@ -114,7 +114,8 @@ def measure(context: Context) -> None:
 
 def _operations(document: Mapping[str, Any], cpu: Client) -> Iterator[Requests]:
     """The requests of all operations of a model."""
-    name, images = document["name"], _images(document["image"])
+    name, spec = document["name"], document["image"]
+    images = images_of(spec["height"], spec["width"], spec["channels"], max(ROWS))
     codes = from_npy(cpu.post(f"/encode?model={name}", to_npy(images)))
     yield Requests("encode", f"/encode?model={name}", images)
     yield Requests("decode", f"/decode?model={name}&seed=7", codes)
@@ -135,9 +136,8 @@ def _operations(document: Mapping[str, Any], cpu: Client) -> Iterator[Requests]:
                 yield Requests(f"{operation}, completing", f"{path}&box={half}", images, whole=1)
 
 
-def _images(spec: Mapping[str, int]) -> NDArray[np.uint8]:
-    """Images of a model's size, uint8 ``(512, H, W, C)``: of MNIST where it fits, else random blocks."""
-    count, (height, width, channels) = max(ROWS), (spec[side] for side in ("height", "width", "channels"))
+def images_of(height: int, width: int, channels: int, count: int) -> NDArray[np.uint8]:
+    """Images of a size, uint8 ``(count, H, W, C)``: of MNIST where it fits, else random blocks."""
     if (height, width, channels) == (28, 28, 1):
         return mnist_images(count)
     shape = (count, -(-height // 8), -(-width // 8), channels)
