@@ -137,6 +137,15 @@ def test_reconstruct_says_how_far_off_it_is(client: TestClient) -> None:
     assert document["psnr"] == [None, pytest.approx(-10 * np.log10(mse))]
 
 
+@pytest.mark.parametrize("form", ["application/x-npy", "image/png"])
+def test_distances_are_computed_for_json_alone(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    monkeypatch.delattr("service.api.routes.codes.squared_error")
+    answer = client.post("/reconstruct", content=npy.dump(images()), headers={"Accept": form})
+    assert answer.status_code == 200
+
+
 def test_own_size(client: TestClient) -> None:
     batch = images(2, 12, 40)
     answer = client.post("/encode?resize=false", content=npy.dump(batch))
