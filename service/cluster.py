@@ -127,6 +127,9 @@ class Replica:
                 if message["type"] == "http.response.start":
                     headers = [each for each in message["headers"] if each[0] != _REQUEST_ID]
                     message = {**message, "headers": headers}
+                elif isinstance(body := message.get("body"), memoryview):
+                    # Ray pickles messages, and a memoryview cannot be pickled.
+                    message = {**message, "body": bytes(body)}
                 await send(message)
 
             if _BEHIND_HAPROXY:

@@ -62,9 +62,10 @@ class Call(NamedTuple):
                 context.scheduler, self.model, self.pipeline, inputs, rows, self.values, self.default_noise
             )
         items = range(self.first, self.first + rows) if self.first else None
-        return await context.scheduler.run(
+        results = await context.scheduler.run(
             self.model, self.pipeline, inputs, rows, self.values, self.seed, self.default_noise, items
         )
+        return results.with_given(inputs)
 
     async def run_rows(
         self, context: Context, source: RowSource, sinks: Sinks | None = None, nbytes: int = 0

@@ -4,6 +4,7 @@ JSON and forms of more than a few KiB are parsed in a thread. The JSON parser ho
 there, so two settings limit how long it may take.
 """
 
+import io
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -52,6 +53,8 @@ D = TypeVar("D", ImagesDocument, SampleDocument)
 JSON_WEIGHT, FORM_WEIGHT = 8, 32
 # One body with so many bytes of JSON is parsed at a time: each holds the interpreter lock for up to 50 ms.
 _LARGE_JSON = 2**18
+# The parts of a longer body are written to a buffer as they arrive: to join them would take twice the memory.
+_JOINED = 2**20
 # A longer body is not held in memory while it arrives.
 LONG_BODY = 2**26
 
@@ -211,15 +214,19 @@ async def whole(request: Request, context: Context) -> bytes:
 
     Raises ClientDisconnect, and as ``compression.decompressed``.
     """
-    parts: list[bytes] = []
-    more = True
+    parts, stream, size, more = list[bytes](), io.BytesIO(), 0, True
     while more:
         message = await request.receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         parts.append(message.get("body", b""))
+        size += len(parts[-1])
         more = message.get("more_body", False)
-    body = parts[0] if len(parts) == 1 else b"".join(parts)
+        if size > _JOINED:
+            stream.writelines(parts)
+            parts.clear()
+    # A single message is not copied.
+    body = stream.getvalue() if size > _JOINED else parts[0] if len(parts) == 1 else b"".join(parts)
     encoding = header(request.scope, b"content-encoding")
     if encoding is None or not body:
         return body

@@ -10,6 +10,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from service.api.content_negotiation import BYTES, JSON, NPY, PNG
 from service.codecs import images, npy
@@ -18,9 +19,14 @@ from service.codecs.large.scratch_file import ScratchFile
 from service.contract.image_grid import grid
 from service.models.model import ServedModel
 
+Parts = tuple[bytes, memoryview]
+"""The two parts of a body."""
+
 CODES_FORMS = (JSON, NPY, BYTES)
 IMAGES_FORMS = (PNG, JSON, NPY, BYTES)
 
+# Bytes of an array; a longer one is not copied to follow its header.
+_COPIED = 2**16
 # Bytes of a file that are sent at a time: base64 has four characters for three of them.
 _SENT = 3 * 2**16
 
@@ -44,7 +50,7 @@ def of_codes(
     if size is not None:
         headers = {**(headers or {}), "X-Tessera-Size": f"{size[0]}x{size[1]}"}
     if form != JSON:
-        return response(npy.dump(codes), model, form, headers)
+        return response(_npy(codes), model, form, headers)
     more = {} if size is None else {"size": size}
     content = {**_members(model, codes.shape), "dtype": model.manifest.codes.dtype, **more, "codes": codes}
     return response(json_bytes(content), model, form, headers)
@@ -65,7 +71,7 @@ def of_images(
     if form == PNG:
         return response(images.to_png(grid(pixels, columns)), model, form, headers)
     if form != JSON:
-        return response(npy.dump(pixels), model, form, headers)
+        return response(_npy(pixels), model, form, headers)
     content = {**_members(model, pixels.shape), "images": images.to_base64(pixels), **(more or {})}
     return response(json_bytes(content), model, form, headers)
 
@@ -144,16 +150,28 @@ def _members(model: ServedModel, shape: tuple[int, ...]) -> dict[str, Any]:
     return {"model": model.manifest.name, "version": model.manifest.version, "shape": shape}
 
 
+def _npy(array: NDArray[Any]) -> bytes | Parts:
+    return npy.dump(array) if array.nbytes <= _COPIED else npy.parts(array)
+
+
 class _ModelResponse(Response):
     """A response with headers that are encoded already, most of them once for all requests."""
 
-    def __init__(self, content: bytes, headers: Sequence[tuple[bytes, bytes]]) -> None:
-        self.status_code, self.background, self.body = 200, None, content
-        self.raw_headers = [(b"content-length", b"%d" % len(content)), *headers]
+    def __init__(self, content: bytes | Parts, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        self.status_code, self.background = 200, None
+        self._parts = (content,) if isinstance(content, bytes) else content
+        self.raw_headers = [(b"content-length", b"%d" % sum(map(len, self._parts))), *headers]
+
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        *others, last = self._parts
+        for part in others:
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": last})
 
 
 def response(
-    content: bytes, model: ServedModel, form: str, further: Mapping[str, str] | None = None
+    content: bytes | Parts, model: ServedModel, form: str, further: Mapping[str, str] | None = None
 ) -> Response:
     """A response of a model, with its name and version in headers."""
     headers = _headers(model.manifest.name, model.manifest.version, form)

@@ -51,10 +51,15 @@ def load(data: bytes) -> NDArray[Any]:
 
 def dump(array: NDArray[Any]) -> bytes:
     """The bytes of an npy file; they are the only copy of the array."""
+    return b"".join(parts(array))
+
+
+def parts(array: NDArray[Any]) -> tuple[bytes, memoryview]:
+    """The header of an npy file and the bytes that follow it, which are those of the array itself."""
     array = np.asarray(array, order="C")
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
-    return b"".join((header.getvalue(), array.data))
+    return header.getvalue(), array.reshape(-1).view(np.uint8).data
 
 
 class _Header(NamedTuple):

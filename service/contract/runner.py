@@ -73,10 +73,14 @@ class BatchSlice(NamedTuple):
 
 
 class Results(NamedTuple):
-    """The given arrays and the outputs of some operations: arrays by role, and figures by name."""
+    """The outputs of some operations: arrays by role, and figures by name."""
 
     arrays: dict[Role, Array]
     figures: dict[str, Array]
+
+    def with_given(self, given: Arrays) -> "Results":
+        """The same with the given arrays, where an output has not replaced them."""
+        return Results({**given, **self.arrays}, self.figures)
 
 
 class Runner:
@@ -126,7 +130,7 @@ class Runner:
                     shape = noise_shape(item, values, batch.codes_shape(self._codes))
                     feeds[item.name] = batch.noise(name, item, shape, use_default=use_default)
                 case _:
-                    tensor = batch.tensors.get(item.role)
+                    tensor = batch.made.get(item.role, batch.given.get(item.role))
                     feeds[item.name] = self._filled(name, item, batch.rows) if tensor is None else tensor
         made = self._graphs[operation.graph].run(feeds, [output.name for output in operation.outputs])
         for output, tensor in zip(operation.outputs, made, strict=True):
@@ -136,7 +140,7 @@ class Runner:
             if output.role.spec.by_name:
                 batch.figures[output.name] = tensor
             else:
-                batch.tensors[output.role] = tensor
+                batch.made[output.role] = tensor
 
     def _filled(self, name: str, item: Input, rows: int) -> Array:
         """The array for an input whose role was not given. Raises ValueError if it must be given."""
@@ -152,16 +156,15 @@ class Runner:
 class _Batch:
     """The rows of several requests during a run.
 
-    ``tensors``, by role, and ``figures``, by name, hold all rows. They stay on the device of the graphs until
-    the last operation is done.
+    ``given`` and ``made``, by role, and ``figures``, by name, hold all rows. What is made stays on the device
+    of the graphs until the last operation is done.
     """
 
     def __init__(self, slices: Sequence[BatchSlice]) -> None:
         self._slices = slices
         self.rows = sum([len(each.items) for each in slices])
-        self.tensors: dict[Role, Array | DeviceTensor] = {
-            role: _stacked([each.given[role] for each in slices]) for role in slices[0].given
-        }
+        self.given = {role: _stacked([each.given[role] for each in slices]) for role in slices[0].given}
+        self.made: dict[Role, Array | DeviceTensor] = {}
         self.figures: dict[str, Array | DeviceTensor] = {}
 
     def noise(self, operation: str, item: Input, shape: tuple[int, ...], *, use_default: bool) -> Array:
@@ -178,7 +181,7 @@ class _Batch:
         return spec.shape_for(*given[Role.images].shape[1:3]) if Role.images in given else spec.shape
 
     def results(self) -> list[Results]:
-        arrays = {role: as_array(tensor) for role, tensor in self.tensors.items()}
+        arrays = {role: as_array(tensor) for role, tensor in self.made.items()}
         figures = {name: as_array(tensor) for name, tensor in self.figures.items()}
         results, start = [], 0
         for each in self._slices:

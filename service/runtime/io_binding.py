@@ -41,7 +41,10 @@ class OrtTensor:
 
     def numpy(self) -> Array:
         """A copy in the memory of the host, which later runs do not change."""
-        return np.array(self.value.numpy()[: self.rows])
+        array = self.value.numpy()
+        # Of a device, it is a copy already; of the CPU, a view of the buffer.
+        is_copy = array.flags.owndata and len(array) == self.rows
+        return array if is_copy else array[: self.rows].copy()
 
 
 Value = Array | OrtTensor

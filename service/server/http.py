@@ -56,14 +56,14 @@ class CoalescingTransport:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         if self._headers:
             headers, self._headers = self._headers, b""
             if len(data) < _SHORT:
                 self._transport.write(headers + data)
             else:
                 self._transport.writelines([headers, data])
-        elif data.startswith(_HEADERS_START) and data.endswith(_HEADERS_END):
+        elif isinstance(data, bytes) and data.startswith(_HEADERS_START) and data.endswith(_HEADERS_END):
             self._headers = data
             self._loop.call_soon(self.flush)
         else:

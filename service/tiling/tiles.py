@@ -162,7 +162,7 @@ async def run(
     arrays = {
         each: made[0][each][None] if rows == 1 else np.stack([row[each] for row in made]) for each in made[0]
     }
-    return Results({**given, **arrays}, {})
+    return Results(arrays, {}).with_given(given)
 
 
 async def _in_thread(work: Callable[[*Given], T], *given: *Given) -> T:

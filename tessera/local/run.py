@@ -63,7 +63,7 @@ class Run(NamedTuple):
             work = partial(
                 self.model.run, self.pipeline, inputs, rows, self.values, self.seed, self.default_noise
             )
-            return self.model.provider.call(work)
+            return self.model.provider.call(work).with_given(inputs)
         tiled = tiles.run(
             _Unqueued(), self.model, self.pipeline, inputs, rows, self.values, self.default_noise
         )

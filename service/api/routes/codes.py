@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api import content_negotiation, request_bodies, responses
-from service.api.content_negotiation import BYTES, NPY, PNG
+from service.api.content_negotiation import BYTES, JSON, NPY, PNG
 from service.api.dependencies import Shared
 from service.api.inference_call import (
     check_queue,
@@ -136,7 +136,7 @@ async def reconstruct(request: Request, context: Shared, query: Annotated[Images
 
     def response() -> Response:
         original, reconstruction = images.crop(images.pixels), images.crop(decoded)
-        more = _distances(original, reconstruction)
+        more = _distances(original, reconstruction) if form == JSON else None
         return responses.of_images(call.model, reconstruction, form, more=more)
 
     return await context.convert(response, 2 * decoded.size)

@@ -2,12 +2,15 @@
 
 import asyncio
 import importlib
+import pickle
 import sys
 from types import SimpleNamespace
 from typing import Any
 
 import click
+import numpy as np
 import pytest
+from starlette.types import Message, Receive, Scope, Send
 
 from service.errors import ReloadFailed
 from service.models.reload import Reload
@@ -57,6 +60,27 @@ def test_all_replicas_swap_or_none(monkeypatch: pytest.MonkeyPatch, prepared: li
     outcome = asyncio.run(cluster.Reloader().reload("Tessera", "default"))
     assert replicas.topics == ["prepare", then]
     assert isinstance(outcome, Reload if then == "commit" else ReloadFailed)
+
+
+def test_ray_can_pickle_every_message() -> None:
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"a", "more_body": True})
+        await send({"type": "http.response.body", "body": np.frombuffer(b"bc", np.uint8).data})
+
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        raise AssertionError
+
+    replica = object.__new__(cluster.Replica)
+    replica._app = SimpleNamespace(asgi=app)
+    asyncio.run(replica.__serve_build_asgi_app__()({"type": "http"}, receive, send))
+    assert pickle.dumps(sent)
+    assert [each.get("body") for each in sent] == [None, b"a", b"bc"]
 
 
 @pytest.mark.parametrize("versions", [({"a": "1"}, {"a": "1"}), ({"a": "1"}, {"a": "2"})])

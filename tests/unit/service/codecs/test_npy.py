@@ -26,6 +26,14 @@ def test_any_plain_array_comes_back(array: NDArray[Any]) -> None:
     np.testing.assert_array_equal(loaded, array)
 
 
+def test_the_second_part_of_a_file_is_the_memory_of_the_array() -> None:
+    array = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    header, values = npy.parts(array)
+    assert header + values == npy.dump(array)
+    assert len(values) == array.nbytes
+    assert np.shares_memory(np.frombuffer(values, np.uint8), array)
+
+
 @pytest.mark.parametrize("version", [(1, 0), (2, 0)])
 @pytest.mark.parametrize("pad", [0, 3000])
 def test_headers_of_both_versions_and_of_any_length(version: tuple[int, int], pad: int) -> None:

@@ -119,6 +119,14 @@ def test_each_slice_gets_its_rows_and_tensors_stay_on_the_device(runner: Runner,
     assert [each.figures["length"].tolist() for each in results] == [[0, 1], [2, 3]]
 
 
+def test_what_was_given_is_not_among_the_results(runner: Runner) -> None:
+    (results,) = runner.run(["encode"], [batch_slice(0, 2, seed=1)], {"steps": 3})
+    assert results.arrays.keys() == {Role.codes}
+    both = results.with_given({Role.images: PICTURES, Role.codes: PICTURES})
+    assert both.arrays == {Role.images: PICTURES, Role.codes: results.arrays[Role.codes]}
+    assert both.figures is results.figures
+
+
 def test_noise_follows_from_seed_and_number_and_not_from_the_batch(runner: Runner, graphs: Graphs) -> None:
     runner.run(["encode"], [batch_slice(0, 2, seed=1), batch_slice(3, 5, seed=2)], {"steps": 3})
     stream = noise.stream("encode", "drawn")

@@ -1,7 +1,8 @@
 """Runs with IO binding, compared with plain runs on the CPU."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnxruntime as ort
@@ -100,6 +101,28 @@ def test_rows_are_padded_and_buffers_reused(binding: IOBinding) -> None:
     assert again.value.data_ptr() == codes.value.data_ptr()
     np.testing.assert_array_equal(again.numpy(), toy_models.levels(second))
     np.testing.assert_array_equal(kept, toy_models.levels(first), "a copy does not change")
+
+
+@dataclass
+class Value:
+    """An OrtValue that gives this array."""
+
+    array: Any
+
+    def numpy(self) -> Any:
+        return self.array
+
+
+@pytest.mark.parametrize(
+    ("array", "rows", "is_copied"),
+    [(np.arange(4), 4, False), (np.arange(4), 3, True), (np.arange(8)[:4], 4, True)],
+    ids=["of a device", "of a device, padded", "a view of a buffer"],
+)
+def test_the_copy_that_a_device_gives_is_not_copied_again(array: Any, rows: int, is_copied: bool) -> None:
+    found = OrtTensor(cast("ort.OrtValue", Value(array)), rows).numpy()
+    np.testing.assert_array_equal(found, np.arange(rows))
+    assert (found is not array) == is_copied
+    assert np.shares_memory(found, array) != is_copied
 
 
 def test_a_smaller_batch_has_no_rows_of_the_last(binding: IOBinding) -> None:

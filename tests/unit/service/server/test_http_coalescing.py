@@ -66,6 +66,17 @@ def test_a_long_body_follows_at_once() -> None:
     assert asyncio.run(main()) == [HEADERS + b"x" * 2**20]
 
 
+def test_a_body_may_be_a_memoryview_and_have_parts() -> None:
+    async def main() -> list[bytes]:
+        coalescing = CoalescingTransport(wire := Wire(), asyncio.get_running_loop())
+        for data in (HEADERS, b"a", memoryview(HEADERS), HEADERS, memoryview(b"b")):
+            coalescing.write(data)
+        return wire.pieces
+
+    # Bytes that look like headers are none in a body of an array.
+    assert asyncio.run(main()) == [HEADERS + b"a", HEADERS, HEADERS + b"b"]
+
+
 @pytest.mark.parametrize("end", ["close", "writelines"])
 def test_nothing_is_lost_where_something_else_follows(end: str) -> None:
     async def main() -> list[bytes]:

@@ -1,3 +1,4 @@
+import asyncio
 import base64
 import io
 from typing import Any
@@ -7,6 +8,7 @@ import pytest
 from fastapi.testclient import TestClient
 from numpy.typing import NDArray
 from PIL import Image
+from starlette.types import Message, Scope
 
 from service.codecs import npy
 from tests.fixtures import toy_models
@@ -116,6 +118,30 @@ def test_octet_stream_is_npy(client: TestClient) -> None:
     assert npy.load(answer.content).shape == (3, 7, 7)
 
 
+def test_a_long_npy_comes_in_parts(client: TestClient) -> None:
+    codes = toy_models.levels(images(100))
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": npy.dump(codes)}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    headers = [(b"accept", b"application/x-npy"), (b"content-type", b"application/x-npy")]
+    scope: Scope = {"type": "http", "method": "POST", "path": "/decode", "query_string": b""}
+
+    async def call() -> None:
+        await client.app({**scope, "headers": headers}, receive, send)
+
+    asyncio.run(call())
+    start, *parts = sent
+    body = b"".join(part["body"] for part in parts)
+    assert dict(start["headers"])[b"content-length"] == b"%d" % len(body)
+    np.testing.assert_array_equal(npy.load(body), toy_models.pixels(codes))
+    assert [part.get("more_body", False) for part in parts] == [True, False]
+
+
 def test_reconstruct_is_decode_of_encode(client: TestClient) -> None:
     batch = images()
     codes = client.post("/encode", content=npy.dump(batch), headers=NPY).content
@@ -135,6 +161,15 @@ def test_reconstruct_says_how_far_off_it_is(client: TestClient) -> None:
     mse = (3 / 255) ** 2
     assert document["mse"] == pytest.approx([0, mse])
     assert document["psnr"] == [None, pytest.approx(-10 * np.log10(mse))]
+
+
+@pytest.mark.parametrize("form", ["application/x-npy", "image/png"])
+def test_distances_are_computed_for_json_alone(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    monkeypatch.delattr("service.api.routes.codes.squared_error")
+    answer = client.post("/reconstruct", content=npy.dump(images()), headers={"Accept": form})
+    assert answer.status_code == 200
 
 
 def test_own_size(client: TestClient) -> None:
