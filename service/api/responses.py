@@ -151,7 +151,10 @@ def _members(model: ServedModel, shape: tuple[int, ...]) -> dict[str, Any]:
 
 
 def _npy(array: NDArray[Any]) -> bytes | Parts:
-    return npy.dump(array) if array.nbytes <= _COPIED else npy.parts(array)
+    # A small part of a batch would keep all of it in memory for as long as its client reads.
+    whole = array if array.base is None else array.base
+    large = isinstance(whole, np.ndarray) and whole.nbytes < 2 * array.nbytes
+    return npy.parts(array) if large and array.nbytes > _COPIED else npy.dump(array)
 
 
 class _ModelResponse(Response):
