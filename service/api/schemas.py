@@ -43,7 +43,7 @@ Texts = Annotated[list[str], Field(fail_fast=True)]
 """Strings; the error is for the first other value."""
 
 
-def _is_label(given: Any) -> Any:
+def _labels(given: Any) -> Any:
     # Else pydantic would report each type that a label may have.
     labels = given if isinstance(given, list) else () if given is None else (given,)
     if len(labels) > _MOST_LABELS:
@@ -57,7 +57,7 @@ def _is_label(given: Any) -> Any:
 
 Name = Annotated[str, Field(max_length=_LONGEST_NAME)]
 _Label = int | Annotated[str, Field(max_length=_LONGEST_LABEL)]
-Labels = Annotated[list[_Label], Field(max_length=_MOST_LABELS, fail_fast=True)]
+Labels = Annotated[list[_Label], Field(max_length=_MOST_LABELS)]
 Shape = Annotated[list[NonNegativeInt], Field(max_length=_MOST_AXES)]
 
 _ONE_BOX = {"type": "array", "items": {"type": "integer"}, "minItems": 4, "maxItems": 4}
@@ -200,7 +200,7 @@ class SampleDocument(_ShapedCodes, _Sample, _Seeded, Closed):
     """
 
     elsewhere = 'the parameters of the model go under "parameters", as {"parameters": {"temperature": 1}}'
-    label: Annotated[_Label | Labels | None, BeforeValidator(_is_label)] = None
+    label: Annotated[_Label | Labels | None, BeforeValidator(_labels)] = None
     """A class by index or name, for all rows or one for each row."""
     parameters: Annotated[dict[str, float], FEW] = {}
     """As the model's operations declare them."""

@@ -15,7 +15,7 @@ from trainer.models.base import to_pixels, to_unit
 from trainer.models.graph import Graph
 from trainer.models.onnx_scan import Chain, Loop, Tensors
 from trainer.models.quantizers import LookedUp, MultiScaleQuantizer, Quantizer
-from trainer.models.quantizers.lookup import Table, as_grid, block_rows, in_groups
+from trainer.models.quantizers.lookup import Table, block_rows, in_groups
 
 
 def encoding(encoder: nn.Module, quantizer: Quantizer, image: ImageSpec, codes: CodesSpec) -> Graph:
@@ -112,8 +112,12 @@ class Encode(nn.Module):
         self.quantizer = quantizer
 
     def forward(self, images: Tensor, levels: Tensor | None = None) -> Tensor:
-        codes = self.quantizer.encode(self.grid(images)).int()
+        codes = self.look_up(self.grid(images)).int()
         return codes if levels is None else first_codes(codes, self.quantizer.ends(levels))
+
+    def look_up(self, z: Tensor) -> Tensor:
+        """The codes of the encoder's outputs, int64."""
+        return self.quantizer.encode(z)
 
     def grid(self, images: Tensor) -> Tensor:
         """The encoder's outputs, float32 ``(N, D, h, w)``."""
@@ -132,9 +136,8 @@ def first_codes(codes: Tensor, end: Tensor) -> Tensor:
 class _EncodeOnGPU(Encode):
     """``Encode`` as a graph for a GPU: without a loop, and with an arg-min of one level."""
 
-    def forward(self, images: Tensor, levels: Tensor | None = None) -> Tensor:
-        codes = self.quantizer.encode_on_gpu(self.grid(images)).int()
-        return codes if levels is None else first_codes(codes, self.quantizer.ends(levels))
+    def look_up(self, z: Tensor) -> Tensor:
+        return self.quantizer.encode_on_gpu(z)
 
 
 class _EncodeInBlocks(Chain):
@@ -176,7 +179,7 @@ class _EncodeInBlocks(Chain):
 
     def finish(self, carried: Tensors, emitted: Tensors, fixed: Tensors, /) -> tuple[Tensor, ...]:  # noqa: ARG002 - the interface
         grid, found = fixed["grid"], emitted["nearest"].flatten(0, 1)
-        codes = as_grid(found[: grid.numel()], grid)
+        codes = found[: grid.numel()].view(*grid.shape, *found.shape[1:])
         if LEVELS not in fixed:
             return (codes,)
         return (first_codes(codes, self.quantizer.ends(fixed[LEVELS])),)
@@ -224,16 +227,18 @@ def _modules(encode: Encode, codes: CodesSpec) -> tuple[nn.Module, nn.Module | N
     quantizer = encode.quantizer
     cells = math.prod(codes.shape[:2]) if codes.level_grids is None else codes.level_grids[-1] ** 2
     block = block_rows(cells, quantizer.size)
-    loop: nn.Module | None = None
-    if isinstance(quantizer, MultiScaleQuantizer):
-        loop = None if block is None else _EncodeByImage(encode, quantizer)
-    elif isinstance(quantizer, LookedUp):
-        loop = None if block is None else _EncodeInBlocks(encode, quantizer, block)
-    else:
+    if not isinstance(quantizer, LookedUp | MultiScaleQuantizer):
         return encode, None
-    if loop is None and not in_groups(quantizer.size):
+    if block is None and not in_groups(quantizer.size):
         return encode, None
-    return loop or encode, _EncodeOnGPU(encode.encoder, quantizer)
+    module: nn.Module = encode
+    if block is not None:
+        module = (
+            _EncodeByImage(encode, quantizer)
+            if isinstance(quantizer, MultiScaleQuantizer)
+            else _EncodeInBlocks(encode, quantizer, block)
+        )
+    return module, _EncodeOnGPU(encode.encoder, quantizer)
 
 
 class Decode(nn.Module):

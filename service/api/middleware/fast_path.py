@@ -38,14 +38,13 @@ class FastRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle, query = super().get_route_handler(), _query_of(self.endpoint)
 
-        async def handle_single(request: Request) -> Response:
+        async def handle_checked(request: Request) -> Response:
             for name in request.query_params:
-                several = request.query_params.getlist(name)
-                if len(several) > 1 and name in query.model_fields and not _takes_list(query, name):
+                if _repeated(query, several := request.query_params.getlist(name), name):
                     raise BadValue(f"{name} is given {len(several)} times; give it once", given=several)
             return await handle(request)
 
-        return handle_single
+        return handle_checked
 
 
 class _Target(NamedTuple):
@@ -94,16 +93,21 @@ def _takes_list(query: type[BaseModel], name: str) -> bool:
     return any(get_origin(each) is list for each in (annotation, *get_args(annotation)))
 
 
+def _repeated(query: type[BaseModel], several: list[str], name: str) -> bool:
+    """Whether a name has several values of which there is one."""
+    return len(several) > 1 and name in query.model_fields and not _takes_list(query, name)
+
+
 def read_query(query: type[BaseModel], text: bytes) -> BaseModel | None:
     """The validated query of a query string, with all values of a repeated name; None if it is invalid."""
     given = QueryParams(text)
     values = {}
     for name in given:
         several = given.getlist(name)
+        if _repeated(query, several, name):
+            return None
         # An extra name becomes a parameter of the operation; FastAPI makes a list of repeated ones.
         is_list = _takes_list(query, name) if name in query.model_fields else len(several) > 1
-        if len(several) > 1 and not is_list:
-            return None
         values[name] = several if is_list else several[0]
     try:
         return query.model_validate(values)

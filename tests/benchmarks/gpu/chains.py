@@ -71,18 +71,15 @@ def measure(context: Context) -> None:
 def _measured_by_the_service(context: Context, table: Table) -> None:
     provider = choose_provider("cuda", captures=True, cpu_rows=MEASURED)
     for name in dict.fromkeys(name for name, _ in CHAINS):
-        model = load_model(read_bundle(context.models / name), provider, BatchLimits.on(provider))
-        for operation, entry in model.manifest.operations.items():
-            session = model.sessions[entry.graph]
-            if isinstance(session, BesideCpu):
-                table.add(
-                    f"{name} {operation}",
-                    session.cpu_rows,
-                    None,
-                    None,
-                    None,
-                    "the service's rows for the CPU",
-                )
+        try:
+            model = load_model(read_bundle(context.models / name), provider, BatchLimits.on(provider))
+            for operation, entry in model.manifest.operations.items():
+                session = model.sessions[entry.graph]
+                if isinstance(session, BesideCpu):
+                    note = f"the service runs up to {session.cpu_rows} rows on the CPU"
+                    table.add(f"{name} {operation}", *[None] * 4, note)
+        except Exception as error:  # the chains may be measured still
+            table.add(name, *[None] * 4, failure(error))
 
 
 def _median(context: Context, runner: Runner, manifest: Manifest, operation: str, rows: int) -> float:

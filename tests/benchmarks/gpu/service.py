@@ -186,7 +186,7 @@ def measure_sizes(
     slow = agreement.seconds > LONG
     for rows in requests.sizes[:1] if context.rehearse else requests.sizes:
         if context.left < 1:
-            table.add(model, requests.name, rows, *[None] * 4, agreement.text)
+            table.add(model, requests.name, rows, *[None] * 4, agreement.text, "no time was left")
             return
         # Made here, because to write 24 MiB as npy takes 12 ms.
         post = partial(_post, requests, rows, requests.body(rows))

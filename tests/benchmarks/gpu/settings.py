@@ -23,7 +23,7 @@ ENCODE = f"/encode?model={MODEL}"
 COLUMNS = (
     "flags",
     "seconds to start",
-    "GPU memory of the process, MiB",
+    "GPU memory of the workers, MiB",
     "GPU memory used, MiB",
     "GPU busy",
     f"encode, {CLIENTS} clients, rows/s",

@@ -57,7 +57,7 @@ class Quantizer(nn.Module, ABC):
         """The code of each cell: float ``(B, D, h, w)`` to int64 ``(B, h, w)`` in ``[0, K)``."""
 
     def encode_on_gpu(self, z: Tensor) -> Tensor:
-        """``encode`` of float32 in a graph for a GPU, if it is quicker so."""
+        """``encode`` by what is quickest in a graph for a GPU: float32 ``(B, D, h, w)`` to the same codes."""
         return self.encode(z)
 
     def embed(self, codes: Tensor, levels: Tensor | None = None) -> Tensor:  # noqa: ARG002 - for those with levels
@@ -164,7 +164,7 @@ class Codebook(LookedUp):
         return on_sphere(rows) if self.normalise else rows
 
     def tables(self) -> list[Table]:
-        return [Table.of(self.codebook, by_product=self.by_product)]
+        return [Table.of(self.vectors(), by_product=self.by_product)]
 
     def look_up(self, rows: Tensor, tables: Sequence[Table]) -> Tensor:
         return look_up(rows, tables[0])

@@ -91,15 +91,13 @@ def in_groups(size: int) -> bool:
 
 
 def as_grid(codes: Tensor, cells: Tensor) -> Tensor:
-    """The codes of ``cells``, ``(B, h, w)``, in their shape: ``(n,)`` to ``(B, h, w)``, with levels after it.
+    """The codes of ``cells``, ``(B, h, w)``, in their shape: int64 ``(n,)`` to ``(B, h, w)``.
 
-    In a graph the shape is that of ``cells``, as one tensor. The exporter would write the numbers of which it
-    consists, and ONNX Runtime would compute these on the CPU.
+    In a graph the shape is read from ``cells`` as one tensor. The exporter would build it from single
+    dimensions, which ONNX Runtime computes on the CPU.
     """
     if not torch.compiler.is_exporting():
-        return codes.view(*cells.shape, *codes.shape[1:])
-    if codes.ndim > 1:
-        return torch.stack([as_grid(level, cells) for level in codes.unbind(1)], dim=cells.ndim)
+        return codes.view(cells.shape)
     shape = torch.onnx.ops.symbolic("Shape", (cells,), dtype=torch.int64, shape=[cells.ndim])
     return torch.onnx.ops.symbolic("Reshape", (codes, shape), dtype=codes.dtype, shape=[*cells.shape])
 

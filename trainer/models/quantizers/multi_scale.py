@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from trainer.models.quantizers.base import Quantized, Quantizer, counted, excess, in_float32, passed_on
 from trainer.models.quantizers.learned import TrainedCodebook
 from trainer.models.quantizers.lookup import Table, look_up, nearest, nearest_on_gpu
-from trainer.models.quantizers.residual import kept_levels
+from trainer.models.quantizers.residual import Lookup, kept_levels
 
 # What a level looks up depends on the codebook, and the codebook on that, so k-means runs twice. A third time
 # gained nothing.
@@ -94,11 +94,13 @@ class MultiScaleQuantizer(Quantizer):
 
     def look_up(self, z: Tensor, table: Table) -> Tensor:
         """``encode``, in a graph that has the code vectors in a table."""
-        find = partial(_in_table, table=table)
-        return self._sequence(self._levels(z, vectors=table.vectors, find=find))
+        return self._sequence(self._levels(z, vectors=table.vectors, find=partial(look_up, table=table)))
 
     def encode_on_gpu(self, z: Tensor) -> Tensor:
-        return self._sequence(self._levels(z, find=nearest_on_gpu))
+        vectors = self.vectors()
+        return self._sequence(
+            self._levels(z, vectors=vectors, find=partial(nearest_on_gpu, codebook=vectors))
+        )
 
     def embed(self, codes: Tensor, levels: Tensor | None = None) -> Tensor:
         """The sums of the vectors of codes, integers ``(B, t)`` of all or the first levels."""
@@ -132,18 +134,19 @@ class MultiScaleQuantizer(Quantizer):
         z: Tensor,
         given: Tensor | None = None,
         vectors: Tensor | None = None,
-        find: Callable[[Tensor, Tensor], Tensor] = nearest,
+        find: Lookup | None = None,
     ) -> Iterator[Level]:
         """Each level of ``z``, float32 ``(B, D, h, w)``, after those before it were subtracted.
 
-        Its codes are those that ``find`` finds of rows among ``vectors``, or those of ``given``, int64
+        Its codes are the nearest of ``vectors``, as ``find`` looks them up, or those of ``given``, int64
         ``(B, T)``.
         """
         vectors = self.vectors().detach() if vectors is None else vectors
+        find = find or partial(nearest, codebook=vectors)
         chosen: Iterable[Tensor | None] = repeat(None) if given is None else given.split(self.lengths, dim=1)
         for side, down, up, codes in zip(self.grids, self.down, self.up, chosen, strict=False):
             rows = _rows(down(z))
-            found = find(rows.detach(), vectors) if codes is None else codes.flatten()
+            found = find(rows.detach()) if codes is None else codes.flatten()
             added = up(_grid(F.embedding(found, vectors).view(-1, side**2, self.dim), side))
             yield Level(rows, found, added)
             z = z - added
@@ -222,10 +225,6 @@ class MultiScale(MultiScaleQuantizer):
 
     def serving(self) -> FixedMultiScale:
         return FixedMultiScale(self.grids, self.vectors().detach())
-
-
-def _in_table(rows: Tensor, _: Tensor, table: Table) -> Tensor:
-    return look_up(rows, table)
 
 
 def _rows(grid: Tensor) -> Tensor:

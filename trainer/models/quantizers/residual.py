@@ -31,8 +31,8 @@ Lookup = Callable[[Tensor], Tensor]
 """The code of each row: float32 ``(n, D)`` to int64 ``(n,)``."""
 
 
-def nested(rows: Tensor, levels: Iterable[tuple[Tensor, Lookup]]) -> Tensor:
-    """The codes of each row: float32 ``(n, D)`` to int64 ``(n, L)``.
+def nested(rows: Tensor, levels: Iterable[tuple[Tensor, Lookup]]) -> list[Tensor]:
+    """The codes of each row, level by level: float32 ``(n, D)`` to L times int64 ``(n,)``.
 
     Each level, its code vectors, float32 ``(K, D)``, and their lookup, gets what those before it left.
     """
@@ -40,7 +40,7 @@ def nested(rows: Tensor, levels: Iterable[tuple[Tensor, Lookup]]) -> Tensor:
     for vectors, find in levels:
         found.append(find(rows))
         rows = rows - F.embedding(found[-1], vectors)
-    return torch.stack(found, dim=1)
+    return found
 
 
 class ResidualQuantizer(LookedUp):
@@ -59,13 +59,13 @@ class ResidualQuantizer(LookedUp):
         """The codes of each cell: float ``(B, D, h, w)`` to int64 ``(B, h, w, L)`` in ``[0, K)``."""
         with in_float32(z.device):
             levels = self.vectors().unbind()
-            codes = nested(self.rows(z.float()), [(each, partial(nearest, codebook=each)) for each in levels])
-        return as_grid(codes, z[:, 0])
+            found = nested(self.rows(z.float()), [(each, partial(nearest, codebook=each)) for each in levels])
+        return torch.stack([as_grid(codes, z[:, 0]) for codes in found], dim=3)
 
     def encode_on_gpu(self, z: Tensor) -> Tensor:
         levels = self.vectors().unbind()
-        codes = nested(self.rows(z), [(each, partial(nearest_on_gpu, codebook=each)) for each in levels])
-        return as_grid(codes, z[:, 0])
+        found = nested(self.rows(z), [(each, partial(nearest_on_gpu, codebook=each)) for each in levels])
+        return torch.stack([as_grid(codes, z[:, 0]) for codes in found], dim=3)
 
     def embed(self, codes: Tensor, levels: Tensor | None = None) -> Tensor:
         """The sums of the vectors of codes, integers ``(B, h, w, l)`` with ``l <= L``."""
@@ -97,7 +97,8 @@ class ResidualQuantizer(LookedUp):
         return [Table.of(each) for each in self.vectors().unbind()]
 
     def look_up(self, rows: Tensor, tables: Sequence[Table]) -> Tensor:
-        return nested(rows, [(table.vectors, partial(look_up, table=table)) for table in tables])
+        found = nested(rows, [(table.vectors, partial(look_up, table=table)) for table in tables])
+        return torch.stack(found, dim=1)
 
 
 class FixedResidual(ResidualQuantizer):
