@@ -1,3 +1,4 @@
+import gc
 import ipaddress
 import re
 import signal
@@ -16,6 +17,10 @@ hypothesis.settings.load_profile("full")
 
 # A job in the background of a shell ignores it, and so would every process that a test interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Torch's exporter has a million objects. To go through them as often as is the default takes a fifteenth of
+# the time of tests that export.
+gc.set_threshold(50_000, 20, 20)
 
 SLOW_MODULE = re.compile(r"^pytestmark = pytest\.mark\.slow$", re.MULTILINE)
 END_TO_END = tuple(Path(__file__).parent / name for name in ("browser", "e2e"))

@@ -141,7 +141,13 @@ def _post(connection: http.client.HTTPConnection) -> None:
 
 
 def _train() -> list[str]:
-    for module in ("trainer.__main__", "trainer.pipeline"):
+    # Those of others that it imports late take long to import under a profile.
+    for module in (
+        "trainer.__main__",
+        "trainer.pipeline",
+        "lightning_fabric",
+        "torchmetrics.functional.image",
+    ):
         importlib.import_module(module)
     _shorten_mnist()
     with tempfile.TemporaryDirectory() as folder, suppress(SystemExit):

@@ -29,7 +29,8 @@ SERVE, INSTALL = "make serve", "make .venv"
 # What an hour of training has, and a test need not: later flags replace earlier ones.
 SHORTER = {
     "trainer vqvae": "--epochs=1 --prior-epochs=1 --image-size=16 --batch-size=8 --prior-batch-size=8 "
-    "--codebook-size=16 --width=16 --stem-width=8 --hidden-width=8 --prior-width=16 --publish-anyway",
+    "--codebook-size=16 --width=16 --stem-width=8 --hidden-width=8 --blocks=1 --prior-width=16 "
+    "--prior-blocks=1 --publish-anyway",
     "trainer evaluate": "--samples=10",
 }
 

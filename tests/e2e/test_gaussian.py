@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from PIL import Image
 
 from service.contract import noise
 from service.contract.manifest import FILE_NAME, ImageSpec, Manifest
+from tests.fixtures import tiny_models
 from tests.fixtures.consistency import assert_consistent
 from tests.fixtures.processes import ROOT, asking
-from tests.fixtures.trained_models import digits
+from tests.fixtures.trained_models import NCP, digits, folder_of
 from tests.fixtures.trainer_command import finished
 from trainer.models.base import build
 from trainer.models.gaussian.noise_contrastive import STEP_SIZE, ClassifierStage
@@ -25,23 +27,14 @@ from trainer.training import checkpoint
 from trainer.training.run_folder import RunFolder
 
 SEVEN = ROOT / "tests" / "fixtures" / "seven.png"
-DIM = 4
-SMALL = [
-    "--publish-anyway",
-    *("--batch-size=32", "--device=cpu", "--precision=32", "--name=small", "--epochs=1"),
-    *(f"--latent-dim={DIM}", "--neck-width=2", "--width=16", "--stem-width=8", "--hidden-width=8"),
-    *("--blocks=1", "--classifier-epochs=2", "--classifier-width=16", "--classifier-layers=2"),
-]
+DIM = tiny_models.VAE_VALUES["latent_dim"]
 PLOTS = ("loss", "lowest_loss")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Holds runs/small and exported/small, both stages trained by one command."""
-    folder = tmp_path_factory.mktemp("e2e")
-    places = f"--data={digits()}", f"--out={folder / 'runs'}", f"--export-to={folder / 'exported'}"
-    finished("ncp", *SMALL, *places)
-    return folder
+    """Holds runs/tiny and exported/tiny, of both stages; a copy, as an evaluation is written into it."""
+    return shutil.copytree(folder_of(NCP), tmp_path_factory.mktemp("e2e") / "ncp")
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +46,7 @@ def client(folder: Path) -> Iterator[httpx2.Client]:
 @pytest.fixture(scope="module")
 def stage(folder: Path) -> ClassifierStage:
     """The second stage in torch, from its checkpoint."""
-    run = RunFolder.open(folder / "runs" / "small")
+    run = RunFolder.open(folder / "runs" / "tiny")
     stage = build(run.config, ImageSpec(**run.facts["image"]), 1.0).second_stage(10)
     assert isinstance(stage, ClassifierStage)
     checkpoint.load_weights(run.stage(stage.name).latest_checkpoint(), stage, averaged=True)
@@ -67,14 +60,14 @@ def sample(client: httpx2.Client, query: str, **arguments: Any) -> Any:
 
 
 def test_both_stages_leave_their_plots_and_pictures(folder: Path) -> None:
-    second = folder / "runs" / "small" / "classifier"
+    second = folder / "runs" / "tiny" / "classifier"
     assert all((second / "plots" / f"{name}.png").is_file() for name in PLOTS)
     assert len(list((second / "samples").iterdir())) == 2
-    assert (folder / "exported" / "small" / "samples.png").is_file()
+    assert (folder / "exported" / "tiny" / "samples.png").is_file()
 
 
 def test_images_are_those_of_their_codes_and_seeds(client: httpx2.Client) -> None:
-    assert_consistent(client, "small")
+    assert_consistent(client, "tiny")
 
 
 def test_a_chain_by_http_is_the_chain_in_torch(client: httpx2.Client, stage: ClassifierStage) -> None:
@@ -143,7 +136,7 @@ def test_scores_come_closer_with_more_samples(client: httpx2.Client) -> None:
 
 
 def test_the_model_is_measured_in_full(folder: Path) -> None:
-    exported = folder / "exported" / "small"
+    exported = folder / "exported" / "tiny"
     before = Manifest.model_validate_json((exported / FILE_NAME).read_text())
     effort = ("--samples=60", "--nll-samples=4", "--nll-images=20", f"--data={digits()}")
     measured = json.loads(finished("evaluate", exported, "--json", *effort))
@@ -161,6 +154,6 @@ def test_the_model_is_measured_in_full(folder: Path) -> None:
 
 def test_a_picture_beside_its_reconstruction(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "pair.png"
-    assert "PSNR" in finished("reconstruct", folder / "runs" / "small", f"--image={SEVEN}", f"--out={out}")
+    assert "PSNR" in finished("reconstruct", folder / "runs" / "tiny", f"--image={SEVEN}", f"--out={out}")
     with Image.open(out) as picture:
         assert picture.size == (28, 58)

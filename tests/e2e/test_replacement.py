@@ -21,7 +21,7 @@ from trainer.training.run_folder import RunFolder
 
 KEY = "secret"
 WORKERS = 2
-TIMES = 10
+TIMES = 6
 SEVEN = (ROOT / "tests" / "fixtures" / "seven.png").read_bytes()
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="folders are not swapped like that there")
@@ -104,7 +104,7 @@ def test_the_trainer_replaces_a_model_under_load(
         for name in ("tiny", "levels")
     ]
     resume = ["--resume", "--name=tiny", "--epochs=3", f"--out={tmp_path / 'runs'}"]
-    with Load(url, calls, callers=2, pause=0.01) as load:
+    with Load(url, calls, callers=2, pause=0.05) as load:
         printed = finished("vqvae", *resume, f"--export-to={models}", f"--reload={url}")
         load.wait_for(50)
     assert printed.splitlines()[-1] == f"{url}: loaded tiny; kept levels"

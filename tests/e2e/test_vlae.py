@@ -47,7 +47,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray(pixels).save(folder / "data" / f"{index}.png")
     runs = {
         "digits": [f"--data={digits()}", "--likelihood=bernoulli"],
-        "pictures": [f"--data={folder / 'data'}", "--image-size=8", "--holdout=0.2", "--mixture=2"],
+        "pictures": [
+            *(f"--data={folder / 'data'}", "--image-size=8", "--holdout=0.2", "--mixture=2"),
+            # A graph of a flow takes seconds to export.
+            "--flow-steps=1",
+        ],
     }
     places = f"--out={folder / 'runs'}", f"--export-to={folder / 'exported'}"
     for name, more in runs.items():

@@ -62,9 +62,9 @@ def test_a_vqvae_starts_from_weights_that_are_stored_in_float16(trained: Trained
 
 @pytest.mark.parametrize("source", ["run", "exported"])
 def test_a_vae_starts_with_the_variance_of_its_errors(source: str) -> None:
-    run, exported, _ = opened(trained_models.VAE)
+    run, exported, _ = opened(trained_models.NCP)
     path = run.folder if source == "run" else exported.folder
-    model = started(tiny_models.vae_config(init_from=path, likelihood="gaussian"))
+    model = started(tiny_models.ncp_config(init_from=path, likelihood="gaussian"))
     assert isinstance(model, VAE)
     images = tiny_models.images(8)
     log_variance = model.likelihood.get_parameter("log_variance").detach()
