@@ -77,7 +77,8 @@ def measure(context: Context) -> None:
     What is eager has an equal share of the time that is left; a compilation takes what it needs.
     """
     table = context.table("training", COLUMNS)
-    for loops, wanted in ((EAGER, SYSTEMS), (COMPILED, SYSTEMS), (EAGER, OTHERS)):
+    plan = ((EAGER, SYSTEMS), (COMPILED, SYSTEMS), (EAGER, OTHERS))
+    for loops, wanted in plan[:2] if context.rehearse else plan:
         presets = wanted[:1] if context.rehearse else wanted
         for done, preset in enumerate(presets):
             share = context.left / (len(presets) - done) if loops is EAGER else context.left
