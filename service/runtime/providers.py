@@ -148,10 +148,12 @@ def cuda_obstacle() -> str | None:
     if CUDA not in ort.get_available_providers():
         return "this onnxruntime is built without CUDA"
     try:
-        driver = cuda_driver()
+        supported = _cuda_of(cuda_driver())
     except OSError:
         return "there is no NVIDIA driver on this machine"
-    if (supported := _cuda_of(driver)) < CUDA_MAJOR:
+    except AttributeError:
+        return "the CUDA library of this machine has no version, so it is not that of an NVIDIA driver"
+    if supported < CUDA_MAJOR:
         return (
             f"the NVIDIA driver of this machine is too old: it supports CUDA {supported}, and ONNX Runtime "
             f"is built for CUDA {CUDA_MAJOR}; install driver {OLDEST_DRIVER} or later"

@@ -61,6 +61,12 @@ def test_a_machine_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     assert providers.cuda_obstacle() == "there is no NVIDIA driver on this machine"
 
 
+def test_a_library_that_is_no_driver_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [providers.CUDA, providers.CPU])
+    monkeypatch.setattr("ctypes.CDLL", lambda _: object())
+    assert "it is not that of an NVIDIA driver" in choose_provider("auto", 1).reason
+
+
 def driver(cuda: int) -> Any:
     """A stand-in of the driver's library, by the version that it reports: 13000 for CUDA 13.0."""
 
