@@ -225,8 +225,7 @@ async def whole(request: Request, context: Context) -> bytes:
         if size > _JOINED:
             stream.writelines(parts)
             parts.clear()
-    # A single message is not copied.
-    body = stream.getvalue() if size > _JOINED else parts[0] if len(parts) == 1 else b"".join(parts)
+    body = stream.getvalue() if size > _JOINED else b"".join(parts)
     encoding = header(request.scope, b"content-encoding")
     if encoding is None or not body:
         return body

@@ -20,7 +20,7 @@ from service.contract.image_grid import grid
 from service.models.model import ServedModel
 
 Parts = tuple[bytes, memoryview]
-"""The two parts of a body."""
+"""A body in two parts: the header of an npy file, and the memory of its array."""
 
 CODES_FORMS = (JSON, NPY, BYTES)
 IMAGES_FORMS = (PNG, JSON, NPY, BYTES)

@@ -106,7 +106,7 @@ def test_two_go_on_after_a_signal_and_one_alone_after_a_loss(
         until(training, f"resuming {run} in epoch {last['epoch'] + 1}, step {last['step']}")
         until(training, f"epoch {last['epoch'] + 2}/")
         first, second = workers(training)
-        # While torchrun stands still, it does not end the second before that has noticed the loss itself.
+        # Torchrun is suspended, because it may terminate the second worker before that reports the loss.
         training.send_signal(signal.SIGSTOP)
         os.kill(first, signal.SIGKILL)
         until_ended(second)

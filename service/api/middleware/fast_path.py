@@ -32,7 +32,7 @@ Endpoint = Callable[[Request, Context, BaseModel], Awaitable[Response]]
 class FastRoute(APIRoute):
     """A POST route without path parameters, whose endpoint takes ``request``, ``context`` and ``query``.
 
-    A query that repeats a name of which there is one is refused: FastAPI would take the last.
+    A query that repeats a parameter that takes one value is refused: FastAPI would take the last.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -94,7 +94,7 @@ def _takes_list(query: type[BaseModel], name: str) -> bool:
 
 
 def _repeated(query: type[BaseModel], several: list[str], name: str) -> bool:
-    """Whether a name has several values of which there is one."""
+    """Whether a parameter that takes one value is given several times."""
     return len(several) > 1 and name in query.model_fields and not _takes_list(query, name)
 
 

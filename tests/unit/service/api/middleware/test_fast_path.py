@@ -84,7 +84,7 @@ def test_every_query_is_answered_alike(
 
 
 @pytest.mark.parametrize("path", ["/encode", "/decode", "/reconstruct", "/sample", "/score"])
-def test_a_name_of_which_there_is_one_is_not_repeated(client: TestClient, path: str) -> None:
+def test_a_parameter_that_takes_one_value_is_not_repeated(client: TestClient, path: str) -> None:
     answer = client.post(f"{path}?seed=1&label=1&seed=2&label=0&scale=1", content=SEVEN)
     assert (answer.status_code, answer.json()["type"]) == (422, "urn:tessera:bad-value")
     assert answer.json()["detail"] == "seed is given 2 times; give it once"
