@@ -10,6 +10,17 @@ from trainer.models.graph import Graph
 
 # Where two codes are this close to one direction, or to opposite ones, an arc between them is not defined.
 SMALLEST_SINE = 1e-3
+# acos(x) / sqrt(1 - x) for 0 <= x <= 1, to 2e-8: Abramowitz and Stegun, 4.4.46.
+ARC_COSINE = (
+    1.5707963050,
+    -0.2145988016,
+    0.0889789874,
+    -0.0501743046,
+    0.0308918810,
+    -0.0170881256,
+    0.0066700901,
+    -0.0012624911,
+)
 BATCH = {0: "n"}
 DRAWN = "The mean of the posterior; with a seed, a draw from it."
 UNTILED = "the codes are one vector, which depends on the whole image"
@@ -92,9 +103,19 @@ class _Interpolate(nn.Module):
         straight = (1 - share) * codes + share * target
         lengths = codes.norm(dim=1, keepdim=True), target.norm(dim=1, keepdim=True)
         cosine = (codes * target).sum(dim=1, keepdim=True) / (lengths[0] * lengths[1]).clamp(min=1e-12)
-        angle = cosine.clamp(-1, 1).acos()
+        angle = _angle(cosine.clamp(-1, 1))
         sine = angle.sin()
         # Divided first, the weights at the ends are 1 and 0, and the codes there are those given.
         near, far = ((part * angle).sin() / sine.clamp(min=SMALLEST_SINE) for part in (1 - share, share))
         arc = near * codes + far * target
         return torch.where((spherical == 1) & (sine > SMALLEST_SINE), arc, straight)
+
+
+def _angle(cosine: Tensor) -> Tensor:
+    """The arc cosine, float32 ``(N, 1)``, by a polynomial: ONNX Runtime has no ``Acos`` for CUDA."""
+    size = cosine.abs()
+    factor = torch.tensor(0.0)
+    for coefficient in reversed(ARC_COSINE):
+        factor = factor * size + coefficient
+    acute = (1 - size).sqrt() * factor
+    return torch.where(cosine < 0, torch.pi - acute, acute)
