@@ -91,7 +91,7 @@ class Batcher(Generic[Key]):
         self._limits, self._placement = limits, Placement(on_loop_seconds)
         self._on_batch, self._on_failure = on_batch, on_failure
         self.queues, self._open = Queues[Key](limits), set[Entry[Key]]()
-        # The batches in threads, and when each began.
+        # The batches in threads, and when each was handed over.
         self._running: dict[Batch[Key], float] = {}
         # The event loops on which a dispatch and a check for late entries are scheduled.
         self._dispatching: asyncio.AbstractEventLoop | None = None
@@ -210,9 +210,12 @@ class Batcher(Generic[Key]):
     def _finish(self, completed: CompletedBatch[Key]) -> None:
         """Hand the results of a batch to its entries."""
         batch, results, begun, seconds = completed
-        self._placement.learn(batch, seconds)
-        waits = [begun - each.entry.arrived for each in batch.slices]
-        self.queues.last_wait = max(waits)
+        if not any(isinstance(result, Exception) for result in results):
+            # How soon a batch fails does not say how long one takes.
+            self._placement.learn(batch, seconds)
+        # An entry waits for its first batch; the later ones come after those of others.
+        if waits := [begun - each.entry.arrived for each in batch.slices if not each.start]:
+            self.queues.last_wait = max(waits)
         for each, result in zip(batch.slices, results, strict=True):
             entry = each.entry
             entry.begun, entry.ended = entry.begun or begun, begun + seconds

@@ -115,7 +115,7 @@ class CompletedBatch(NamedTuple, Generic[Key]):
 
 
 class BatchReport(NamedTuple):
-    """A batch for the metrics: its rows, the wait of each slice's entry and the run, both in seconds."""
+    """A batch for the metrics: its rows, the waits of the entries that it begins, and its run, in seconds."""
 
     rows: int
     waits: Sequence[float]
@@ -156,7 +156,7 @@ class Queues(Generic[Key]):
         self._ready, self._blocked = deque[_Queue[Key]](), deque[_Queue[Key]]()
         self._rows: Counter[tuple[str, str]] = Counter()
         self._nbytes = 0
-        # The longest wait in the last batch, in seconds.
+        # The longest wait of the entries that the last batch began, in seconds.
         self.last_wait = 0.0
 
     @property

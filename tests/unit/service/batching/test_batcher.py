@@ -143,6 +143,16 @@ def test_other_keys_run_between_the_batches_of_a_large_entry() -> None:
     assert run.rows == [[0], [0, 1, 2, 3], [77, 4, 5, 6], [7, 8, 9]]
 
 
+def test_an_entry_of_several_batches_waits_for_the_first() -> None:
+    run, reports = Doubler(), list[BatchReport]()
+
+    async def use(batcher: Toy) -> None:
+        await batcher.submit(entry(1, 2, 3, 4, 5, at_once=2))
+
+    with_batcher(run, use, on_batch=lambda _, report: reports.append(report))
+    assert [(report.rows, len(report.waits)) for report in reports] == [(2, 1), (2, 0), (1, 0)]
+
+
 def test_slices_of_one_entry_may_run_in_parallel() -> None:
     async def use(batcher: Toy) -> list[int]:
         return images(await batcher.submit(entry(*range(9), at_once=2)))
@@ -287,6 +297,18 @@ def test_a_batch_that_is_slow_with_more_rows_runs_in_a_thread() -> None:
     with_batcher(slow, use, on_loop_seconds=0.04)
     assert run.threads == ["thread", "MainThread", "thread", "thread", "MainThread"]
     assert run.rows == [[0], [1], [2, 3, 4], [5, 6, 7], [8]]
+
+
+def test_a_batch_that_fails_soon_is_no_fast_batch() -> None:
+    run = Doubler()
+
+    async def use(batcher: Toy) -> None:
+        with pytest.raises(GraphFailed):
+            await batcher.submit(entry(-1))
+        await batcher.submit(entry(1))
+
+    with_batcher(run, use, on_loop_seconds=PATIENCE)
+    assert run.threads == ["thread", "thread"]
 
 
 def test_a_fast_batch_runs_while_all_threads_are_busy() -> None:
