@@ -139,6 +139,8 @@ def read_manifest(output: Location) -> dict[str, Any]:
     version = document.get("schema_version") if isinstance(document, dict) else None
     if version != SCHEMA_VERSION:
         raise BulkError(f"the {MANIFEST} of {output.uri} has schema version {version}, not {SCHEMA_VERSION}")
+    if "command" not in document:
+        raise BulkError(f"the {MANIFEST} of {output.uri} is of something else: it is no output of a run")
     return document
 
 

@@ -125,7 +125,13 @@ def test_a_picture_that_was_repaired_is_no_longer_called_broken(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [("[", "is not JSON"), ('{"schema_version": 2}', "schema version 2, not 1")]
+    ("text", "said"),
+    [
+        ("[", "is not JSON"),
+        ('{"schema_version": 2}', "schema version 2, not 1"),
+        # Such as that of a model.
+        ('{"schema_version": 1, "name": "x"}', "is no output of a run"),
+    ],
 )
 def test_a_manifest_that_cannot_be_read_is_refused(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "manifest.json").write_text(text)
