@@ -121,8 +121,8 @@ class Calls:
 
     def models(self) -> Call[list[ModelSummary]]:
         """The models of the service."""
-        self._list = bodies.document(_ModelList, (yield Request("GET", "/models")))
-        return list(self._list.models)
+        self._list = None
+        return list((yield from self._listed()).models)
 
     def _of_pictures(
         self, path: str, read: ReadPictures, resize: bool, options: Options, accept: str
@@ -230,10 +230,10 @@ class Calls:
         raise ModelNotChosen(detail, allowed=names)
 
     def _listed(self) -> Call[_ModelList]:
-        if self._list is None:
-            yield from self.models()
-        assert self._list is not None  # noqa: S101 - for the type checker
-        return self._list
+        listed = self._list
+        if listed is None:
+            listed = self._list = bodies.document(_ModelList, (yield Request("GET", "/models")))
+        return listed
 
 
 def _seeded(options: Options, rows: int) -> Options:
