@@ -17,7 +17,7 @@ from service.batching.batcher import Batcher
 from service.batching.entries import BatchReport, Entry, QueueLimits
 from service.contract.manifest import Role
 from service.contract.runner import BatchSlice, Results
-from service.errors import BadValue, BatcherFailed, GraphFailed, Overloaded, QueueTimeout
+from service.errors import BadValue, BatcherFailed, GraphFailed, Overloaded, QueueTimeout, TooLarge
 
 PATIENCE = 10.0
 Toy = Batcher[Hashable]
@@ -235,6 +235,26 @@ def test_an_entry_over_the_limit_runs_if_the_queue_is_empty() -> None:
         Doubler(), lambda batcher: batcher.submit(entry(*range(9))), limits=QueueLimits(rows=2)
     )
     assert len(images(results)) == 9
+
+
+def test_results_that_have_no_room_are_refused_after_the_first_batch() -> None:
+    run = Doubler()
+
+    def chain(key: Hashable, slices: Sequence[BatchSlice]) -> list[Results]:
+        made = [each.arrays[Role.images] for each in run(key, slices)]
+        return [Results({Role.states: np.stack([rows] * 4, axis=1)}, {}) for rows in made]
+
+    async def use(batcher: Toy) -> None:
+        with pytest.raises(TooLarge, match=r"results of 9 rows have 288 bytes, and 200 .* max_queued_bytes"):
+            await batcher.submit(entry(*range(9)))
+        assert run.rows == [[0, 1, 2, 3]]
+        tasks = await waiting(batcher, entry(*range(5)), entry(0, 1, at_once=1, key="other"))
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(each) for each in outcomes] == [Results, Overloaded]
+        assert "224 bytes of results wait, and the limit is 200" in str(outcomes[1])
+        assert len((await batcher.submit(entry(*range(6)))).arrays[Role.states]) == 6
+
+    with_batcher(chain, use, limits=QueueLimits(nbytes=200))
 
 
 def test_a_late_entry_is_refused_at_once() -> None:
