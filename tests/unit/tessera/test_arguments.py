@@ -50,5 +50,6 @@ def test_arrays_are_taken_where_lists_are(levels: Tokenizer) -> None:
     size: Any = np.array([8, 8])
     assert np.array_equal(levels.decode(codes, size=size), levels.decode(codes, size=(8, 8)))
     assert options(cast("Any", np.array(3)), None, {}).label == 3
-    number = options(None, None, {"steps": np.int64(3)}).parameters["steps"]
-    assert type(number) is int
+    given: Any = {"steps": np.int64(3), "temperature": np.float32(0.5)}
+    parameters = options(None, None, given).parameters
+    assert {name: type(value) for name, value in parameters.items()} == {"steps": int, "temperature": float}
