@@ -23,9 +23,10 @@ from service.bulk.sources.listing import SUFFIXES, Listing, kind_of
 
 
 class _Header(tarfile.TarInfo):
-    """A header of a tar. To ``tarfile`` the first block that is none ends it, as where a download broke off.
+    """The header of a file in a tar.
 
-    Here only zeros do, which every writer puts there; anything else raises ReadError.
+    A block of zeros ends a tar. ``tarfile`` also takes any other block that is no header for its end, such as
+    the rest of one where a download broke off; here that raises ReadError.
     """
 
     @classmethod
