@@ -153,6 +153,12 @@ def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
         tessera.load(tmp_path)
 
 
+def test_the_folder_may_be_the_current_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder / "levels")
+    for source in (".", "../levels/."):
+        assert tessera.load(source, provider="cpu", threads=1).info().name == "levels"
+
+
 @pytest.mark.parametrize("precision", ["fp16", 16, ""])
 def test_a_precision_that_there_is_not_is_refused(tmp_path: Path, precision: Any) -> None:
     with pytest.raises(BadValue, match="precision is '32' or '16' or 'bf16', not "):
