@@ -181,7 +181,8 @@ class Settings(BaseSettings):
     """Longest queue of one operation of a model, in rows, in each worker; more are refused with 429. A
     request counts as one batch at most."""
     max_queued_bytes: PositiveInt = 2**29
-    """Bytes of the images and codes of all open requests, in each worker; more are refused with 429."""
+    """Bytes of the images and codes of all open requests, in each worker, and as many of the results of those
+    that take several batches; more are refused with 429."""
     max_queue_seconds: PositiveFloat = 30
     """Longest time of a request in the queue, in seconds; then it is a 504."""
     max_run_seconds: PositiveFloat = 120

@@ -15,7 +15,7 @@ def at_least(n: int | None, least: int, default: int) -> int:
     """``n`` or the default. Raises BadValue for less than the least, and for no whole number."""
     if n is None:
         return default
-    if not _is_whole(n, least):
+    if not is_whole(n, least):
         detail = f"n is {quoted(n)}; it must be a whole number, {least} or more"
         raise BadValue(detail, given=n, allowed=[least, None])
     return int(n)
@@ -24,12 +24,13 @@ def at_least(n: int | None, least: int, default: int) -> int:
 def checked_size(size: Sequence[int] | NDArray[np.integer[Any]]) -> tuple[int, int]:
     """A height and a width in pixels. Raises BadValue for anything else."""
     plain = size.tolist() if isinstance(size, np.ndarray) else size
-    if not isinstance(plain, Sequence) or len(plain) != 2 or not all(_is_whole(each, 1) for each in plain):
+    if not isinstance(plain, Sequence) or len(plain) != 2 or not all(is_whole(each, 1) for each in plain):
         raise BadValue(f"size is {quoted(size)}; it must be (height, width) in whole pixels", given=size)
     return int(plain[0]), int(plain[1])
 
 
-def _is_whole(number: Any, least: int) -> bool:
+def is_whole(number: Any, least: int) -> bool:
+    """Whether a value is a whole number, ``least`` or more, and no bool."""
     return isinstance(number, int | np.integer) and not isinstance(number, bool) and bool(number >= least)
 
 

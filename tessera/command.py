@@ -15,7 +15,7 @@ from service.codecs.images import to_png
 from service.contract import __version__
 from service.contract.image_grid import grid
 from service.errors import BadCodes, VersionConflict
-from tessera.inputs import Box
+from tessera.inputs import Box, read_codes
 from tessera.interface import Tokenizer
 from tessera.loading import load
 from tessera.remote.client import Client
@@ -225,7 +225,7 @@ def _codes(name: str) -> tuple[NDArray[Any], str | None]:
     except orjson.JSONDecodeError as error:
         raise BadCodes(f"{name} is neither npy nor JSON: {error}") from error
     if isinstance(document, dict) and "codes" in document:
-        return np.array(document["codes"]), document.get("version")
+        return read_codes(document["codes"]), document.get("version")
     raise BadCodes(f"{name} has no codes; it must be what encode writes")
 
 

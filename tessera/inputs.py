@@ -5,6 +5,7 @@ see the same pictures.
 """
 
 import io
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +16,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageOps
 
+from service.codecs import json_arrays, masks
 from service.codecs.images import four_axes, to_png
-from service.errors import BadCodes, BadImage, BadValue, quoted, uneven
+from service.errors import BadCodes, BadImage, BadValue, UnknownName, quoted, uneven, unknown
 from service.models.request_parameters import LARGEST_SEED
 
 Picture: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
@@ -36,6 +38,11 @@ Box: TypeAlias = Sequence[int]
 _ARRAYS = ("L", "RGB", "RGBA")
 _FILES = ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA")
 _COLOURS = ("CMYK", "HSV", "LAB", "RGBX", "YCbCr")
+
+# What a query has beside the parameters of a model, and no method takes.
+_OF_REQUESTS = ("model", "version", "first")
+# Longer whole numbers are not in JSON, and no label or parameter is so large.
+_MOST_BITS = 63
 
 
 class Options(NamedTuple):
@@ -60,23 +67,41 @@ class Options(NamedTuple):
 
 
 def options(label: Labels | None, seed: int | None, parameters: Mapping[str, float]) -> Options:
-    """The options of a call. Raises BadValue for a seed or a label that is not allowed."""
-    if seed is not None and not (isinstance(seed, int | np.integer) and 0 <= seed <= LARGEST_SEED):
+    """The options of a call. Raises BadValue or UnknownName for what no model allows."""
+    whole = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
+    if seed is not None and not (whole and 0 <= seed <= LARGEST_SEED):
         detail = f"seed is {quoted(seed)}; it must be a whole number from 0 to {LARGEST_SEED}"
         raise BadValue(detail, given=seed, allowed=[0, LARGEST_SEED])
     labels = None if label is None else _labels(label)
-    return Options(labels, None if seed is None else int(seed), parameters)
+    values = {name: _parameter(name, given) for name, given in parameters.items()}
+    return Options(labels, None if seed is None else int(seed), values)
+
+
+def _parameter(name: str, given: object) -> float:
+    """A parameter of a model as a plain number. Raises UnknownName or BadValue."""
+    if name in _OF_REQUESTS:
+        raise unknown("parameter ", name, ())
+    value = _python_value(given)
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() <= _MOST_BITS:
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    raise BadValue(f"{name} is {quoted(value)}; it must be a finite number", given=value)
 
 
 def _labels(label: Labels) -> Labels:
-    """A label, or a list of labels, as plain numbers and texts. Raises BadValue."""
+    """A label, or a list of labels, as plain numbers and texts. Raises BadValue or UnknownName."""
     plain: Any = label.tolist() if isinstance(label, np.ndarray) else label
     one = isinstance(plain, str | bytes | Mapping) or not isinstance(plain, Iterable)
     given: Any = [plain] if one else plain
     several = [_python_value(each) for each in given]
+    if not several:
+        raise BadValue("there are no labels; give one for all rows, or one for each", given=several)
     for each in several:
         if isinstance(each, bool) or not isinstance(each, int | str):
             raise BadValue(f"a label is a class by its index or its name, not {quoted(each)}", given=each)
+        if isinstance(each, int) and each.bit_length() > _MOST_BITS:
+            raise UnknownName(f"there is no label {quoted(each)}", given=each)
     return several[0] if one else several
 
 
@@ -108,8 +133,8 @@ def read_pictures(pictures: Pictures) -> ReadPictures:
     Raises BadArray for an array that is no image, BadImage for a Pillow image of another mode, BadValue for
     no pictures, and OSError for a file that cannot be read.
     """
-    if isinstance(pictures, bytes):
-        return ReadPictures((pictures,))
+    if isinstance(pictures, bytes | bytearray | memoryview):
+        return ReadPictures((bytes(pictures),))
     if isinstance(pictures, np.ndarray):
         pixels = four_axes(pictures)
         if not len(pixels):
@@ -143,12 +168,12 @@ def read_codes(codes: ArrayLike) -> NDArray[Any]:
 class Start(NamedTuple):
     """What a sampler starts from beside noise: pictures, or codes.
 
-    ``boxes`` and ``mask`` are nested lists, as in a request.
+    ``boxes`` are one for all pictures or one for each, and so is ``mask``, in nested lists, for codes.
     """
 
     pictures: ReadPictures | None = None
     codes: NDArray[Any] | None = None
-    boxes: list[Any] | None = None
+    boxes: Sequence[masks.Box] = ()
     mask: list[Any] | None = None
 
     @property
@@ -156,20 +181,15 @@ class Start(NamedTuple):
         """The bytes of one row of pictures."""
         return 0 if self.pictures is None else self.pictures.nbytes
 
-    @property
-    def boxes_by_picture(self) -> list[Any]:
-        """The boxes as a list of boxes."""
-        boxes = self.boxes or []
-        return boxes if any(isinstance(each, list) for each in boxes) else [boxes] * bool(boxes)
-
     def rows(self, start: int, stop: int) -> "Start":
-        """The start of some of several rows; one box, and a mask of one row, is for all."""
+        """The start of some of several rows. Raises BadValue for masks that are not one for each."""
         if self.pictures is not None:
-            boxes = self.boxes_by_picture
-            part = boxes if len(boxes) == 1 else boxes[start:stop]
-            return self._replace(pictures=self.pictures.rows(start, stop), boxes=part)
+            boxes = self.boxes if len(self.boxes) == 1 else self.boxes[start:stop]
+            return self._replace(pictures=self.pictures.rows(start, stop), boxes=boxes)
         codes, mask = np.asarray(self.codes), self.mask
         if mask is not None and np.ndim(mask) == codes.ndim and len(mask) > 1:
+            if len(mask) != len(codes):
+                raise uneven(len(mask), "masks", len(codes), "rows of codes")
             mask = mask[start:stop]
         return self._replace(codes=codes[start:stop], mask=mask)
 
@@ -187,9 +207,14 @@ def completion_start(
     given = {"pictures": pictures, "box": box, "codes": codes, "mask": mask}
     names = [name for name, value in given.items() if value is not None]
     if pictures is not None and box is not None and len(names) == 2:
-        return Start(read_pictures(pictures), None, boxes=_nested(box))
+        read, boxes = read_pictures(pictures), masks.boxes_from_json(_nested(box))
+        if len(boxes) not in (1, len(read)):
+            raise uneven(len(boxes), "boxes", len(read), "images")
+        return Start(read, boxes=boxes)
     if codes is not None and mask is not None and len(names) == 2:
-        return Start(None, read_codes(codes), mask=_nested(mask))
+        nested = _nested(mask)
+        json_arrays.flatten(nested, "mask", BadValue)  # refuses ragged lists
+        return Start(None, read_codes(codes), mask=nested)
     detail = f"give pictures and a box, or codes and a mask; given are {', '.join(names) or 'none of them'}"
     raise BadValue(detail, given=names)
 
@@ -237,8 +262,8 @@ def _pixels(picture: Any) -> NDArray[np.uint8] | None:
 def _file(picture: Any) -> bytes:
     if isinstance(picture, Image.Image):
         return _saved(picture)
-    if isinstance(picture, bytes):
-        return picture
+    if isinstance(picture, bytes | bytearray | memoryview):
+        return bytes(picture)
     if isinstance(picture, str | os.PathLike):
         return Path(picture).read_bytes()
     allowed = "a path, bytes, a Pillow image or an array uint8 (H, W, C)"

@@ -29,8 +29,8 @@ def load(
     the model. It gives the results of a service with the same provider and number of threads, bit for bit; of
     chains on a GPU, if the service has ``--cpu-rows 0``.
 
-    Raises ModelRefused with the reason, BadValue for another precision, and StartupError if CUDA is asked for
-    and does not work.
+    Raises ModelRefused with the reason, BadValue for another provider or precision or for threads that are no
+    whole number, and StartupError if CUDA is asked for and does not work.
 
     >>> import tessera
     >>> model = tessera.load("exported/vqvae-mnist")

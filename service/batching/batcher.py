@@ -28,6 +28,7 @@ from service.batching.entries import (
     BatchReport,
     CompletedBatch,
     Entry,
+    EntrySlice,
     Key,
     QueueLimits,
     Queues,
@@ -91,7 +92,7 @@ class Batcher(Generic[Key]):
         self._limits, self._placement = limits, Placement(on_loop_seconds)
         self._on_batch, self._on_failure = on_batch, on_failure
         self.queues, self._open = Queues[Key](limits), set[Entry[Key]]()
-        # The batches in threads, and when each began.
+        # The batches in threads, and when each was handed over.
         self._running: dict[Batch[Key], float] = {}
         # The event loops on which a dispatch and a check for late entries are scheduled.
         self._dispatching: asyncio.AbstractEventLoop | None = None
@@ -112,7 +113,8 @@ class Batcher(Generic[Key]):
         """The results of an entry. Cancelling the call takes the entry out of its queue.
 
         Raises Overloaded if the queue is full, QueueTimeout after the longest wait, BatcherFailed, and what
-        ``run`` raises.
+        ``run`` raises; after the first of several batches, TooLarge or Overloaded if there is no room for all
+        results.
         """
         if self._failure is not None:
             raise BatcherFailed(self._failure)
@@ -210,14 +212,19 @@ class Batcher(Generic[Key]):
     def _finish(self, completed: CompletedBatch[Key]) -> None:
         """Hand the results of a batch to its entries."""
         batch, results, begun, seconds = completed
-        self._placement.learn(batch, seconds)
-        waits = [begun - each.entry.arrived for each in batch.slices]
-        self.queues.last_wait = max(waits)
+        if not any(isinstance(result, Exception) for result in results):
+            # How soon a batch fails does not say how long one takes.
+            self._placement.learn(batch, seconds)
+        # An entry waits for its first batch; the later ones come after those of others.
+        if waits := [begun - each.entry.arrived for each in batch.slices if not each.start]:
+            self.queues.last_wait = max(waits)
         for each, result in zip(batch.slices, results, strict=True):
             entry = each.entry
             entry.begun, entry.ended = entry.begun or begun, begun + seconds
             if entry.future.done():
                 continue
+            if not isinstance(result, Exception):
+                result = self._admitted(each, result)
             if isinstance(result, Exception):
                 entry.future.set_exception(result)
                 continue
@@ -226,6 +233,20 @@ class Batcher(Generic[Key]):
             if entry.rows_done == entry.rows:
                 entry.future.set_result([each for _, each in sorted(entry.results, key=itemgetter(0))])
         self._on_batch(batch.key, BatchReport(batch.rows, waits, seconds))
+
+    def _admitted(self, part: EntrySlice[Key], result: Results) -> SliceResult:
+        """The result of a slice; an error if it is the first of several, and there is no room for all.
+
+        The first result says how much memory the others will take: a chain may return all of its states.
+        """
+        entry, rows = part.entry, part.stop - part.start
+        if rows == entry.rows or entry.results or entry.reserved:
+            return result
+        try:
+            self.queues.expect(entry, result.nbytes * entry.rows // rows)
+        except Problem as error:
+            return error
+        return result
 
     def _fail(self, error: BaseException) -> None:
         log.critical("a batcher failed", exc_info=error)

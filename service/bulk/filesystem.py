@@ -40,9 +40,10 @@ class Location:
     def of(cls, uri: str) -> "Location":
         """The location of a path or a URI.
 
-        Raises BulkError for an unknown protocol, and with the name of the package for one that is not
-        installed.
+        Raises BulkError for an unknown protocol, for a path that is not UTF-8, and with the name of the
+        package for a protocol that is not installed.
         """
+        check_text(uri)
         protocol = uri.partition("://")[0] if "://" in uri else "file"
         try:
             fs, path = fsspec.core.url_to_fs(uri)
@@ -149,6 +150,14 @@ class Location:
         finally:
             # The kernel releases it too if the process is killed.
             os.close(folder)
+
+
+def check_text(path: str) -> None:
+    """Raise BulkError for a path that is not UTF-8: neither a listing nor a result can hold it."""
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise BulkError(f"the name {path!r} is not UTF-8; rename the file or the folder") from error
 
 
 def _missing(uri: str, protocol: str, error: ImportError) -> str:

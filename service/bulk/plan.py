@@ -102,12 +102,16 @@ def begin(
     """Begin a run, or go on with one.
 
     ``wanted`` is what the manifest says of model, input and options. Raises BulkError for an output that
-    belongs to another model or another input, or that has other options or files of others.
+    belongs to another model or another input, that has other options or files of others, or whose listing was
+    damaged.
     """
     there = output.names()
     if MANIFEST in there:
         found = read_manifest(output)
         _compare(output, found, wanted)
+        if hashlib.sha256(output.child(LISTING).read()).hexdigest() != found["listing"]["sha256"]:
+            detail = f"is not the one of its {MANIFEST}; give another --output, or remove this one"
+            raise BulkError(f"the {LISTING} of {output.uri} {detail}")
         return Plan(output, format, found["shards"], found["pictures"])
     if others := [name for name in there if name != LISTING and not name.startswith(".")]:
         raise BulkError(
@@ -139,6 +143,8 @@ def read_manifest(output: Location) -> dict[str, Any]:
     version = document.get("schema_version") if isinstance(document, dict) else None
     if version != SCHEMA_VERSION:
         raise BulkError(f"the {MANIFEST} of {output.uri} has schema version {version}, not {SCHEMA_VERSION}")
+    if "command" not in document:
+        raise BulkError(f"the {MANIFEST} of {output.uri} is of something else: it is no output of a run")
     return document
 
 

@@ -145,7 +145,7 @@ def _allowed_shapes(manifest: Manifest) -> str:
 def _checked_values(array: NDArray[Any], manifest: Manifest, name: str = "codes") -> NDArray[Any]:
     size = manifest.codes.codebook_size
     if size is None:
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             values = array.astype(np.float32)
         bad = ~np.isfinite(values)
         rule = "a finite float32"

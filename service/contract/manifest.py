@@ -248,8 +248,7 @@ class Manifest(Record):
                 raise ValueError(f"{name!r} is not a valid name of an operation")
             if missing := operation.graphs - self.files.keys():
                 raise ValueError(f"operation {name!r}: {sorted(missing)} are not among the files")
-            if operation.takes(Role.label) and not self.labels:
-                raise ValueError(f"operation {name!r} takes a label, but the manifest names no labels")
+            operation.check_labels(name, len(self.labels or ()))
         if self.codebook is not None:
             if self.codebook.file not in self.files:
                 raise ValueError(f"codebook {self.codebook.file!r} is not among the files")

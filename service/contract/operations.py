@@ -224,6 +224,16 @@ class Operation(Record):
         """The roles of the inputs."""
         return {item.role for item in self.inputs}
 
+    def check_labels(self, name: str, classes: int) -> None:
+        """Raise ValueError for a label that no class has; the number of the classes stands for no class."""
+        for item in self.inputs:
+            if item.role is not Role.label:
+                continue
+            if not classes:
+                raise ValueError(f"operation {name!r} takes a label, but the manifest names no labels")
+            if not 0 <= (item.default or 0) <= classes:
+                raise ValueError(f"operation {name!r}: the default label is not in 0 to {classes}")
+
     def takes(self, role: Role) -> bool:
         """Whether an input has this role."""
         return any(item.role is role for item in self.inputs)

@@ -78,6 +78,11 @@ class Results(NamedTuple):
     arrays: dict[Role, Array]
     figures: dict[str, Array]
 
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all arrays and figures."""
+        return sum([array.nbytes for array in (*self.arrays.values(), *self.figures.values())])
+
     def with_given(self, given: Arrays) -> "Results":
         """The same with the given arrays, where an output has not replaced them."""
         return Results({**given, **self.arrays}, self.figures)

@@ -158,6 +158,7 @@ def _status(path: Path, name: str) -> os.stat_result:
 
 
 def _read(path: Path, name: str) -> bytes:
+    _status(path, name)  # the read of a pipe would wait for a writer
     with _readable(name):
         return (path / name).read_bytes()
 

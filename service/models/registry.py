@@ -39,7 +39,7 @@ def find_bundles(sources: Sequence[str | Path]) -> tuple[dict[str, Path], list[R
     refused: list[Refusal] = []
     for source in map(str, sources):
         if not is_reference(source):
-            found += [(path.name, path) for path in _folders(Path(source))]
+            found += [(_text(path.name), path) for path in _folders(Path(source))]
             continue
         try:
             folder = local_folder(source)
@@ -61,6 +61,11 @@ def _folders(folder: Path) -> list[Path]:
         return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     except OSError as error:
         raise ModelsUnreadable(f"the models folder cannot be read: {error.strerror}") from error
+
+
+def _text(name: str) -> str:
+    """The name of a folder, with escapes for bytes that are not UTF-8: no response could have them."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 class Registry:

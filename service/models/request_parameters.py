@@ -95,7 +95,7 @@ def _label_index(label: Label, names: tuple[str, ...]) -> int:
         if not (label.isascii() and label.isdigit()):
             raise unknown("label ", label, names)
         # Longer than any index, and short enough for int(), which refuses thousands of digits.
-        label = int(label[:19])
+        label = int(label.lstrip("0")[:19] or "0")
     if not 0 <= label < len(names):
         detail = (
             f"there is no label {quoted(label)}; a label is a name or an index from 0 to {len(names) - 1}"

@@ -1,5 +1,6 @@
 """Logs on stderr: lines of text, or one JSON object per line."""
 
+import json
 import logging
 import sys
 from datetime import UTC, datetime
@@ -31,7 +32,10 @@ class JSONLines(logging.Formatter):
         }
         if record.exc_info:
             document["exception"] = self.formatException(record.exc_info)
-        return orjson.dumps(document, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+        try:
+            return orjson.dumps(document, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+        except TypeError:  # a text that is not UTF-8, such as the name of a file, or a number of over 64 bits
+            return json.dumps(document, default=str)
 
 
 def _renamed(record: logging.LogRecord) -> bool:

@@ -18,7 +18,7 @@ from service.models.hub import local_folder
 from service.models.model import BatchLimits, ServedModel
 from service.models.validation import load_model
 from service.runtime.providers import choose_provider
-from tessera.arguments import checked_size
+from tessera.arguments import checked_size, is_whole
 from tessera.inputs import (
     Box,
     Labels,
@@ -36,6 +36,7 @@ from tessera.results import Codes, Images, ModelInfo, ModelSummary, Reconstructi
 
 # Rows and pixels of a call: nobody waits for another client here.
 _ANY = 2**62
+_PROVIDERS = ("auto", "cpu", "cuda")
 # What the manifest declares for ``ModelInfo``.
 _DECLARED = ModelInfo.model_fields.keys() & Manifest.model_fields.keys() - {"codebook"}
 
@@ -215,11 +216,15 @@ def loaded(
     precision: Precision,
 ) -> Model:
     """The model of a source, as ``tessera.load``."""
-    allowed = get_args(Precision)
-    if precision not in allowed:
-        detail = f"precision is {', '.join(allowed[:-1])} or {allowed[-1]} as text, not {quoted(precision)}"
-        raise BadValue(detail, given=precision, allowed=allowed)
-    folder = local_folder(fspath(source))
+    choices = {"provider": (provider, _PROVIDERS), "precision": (precision, get_args(Precision))}
+    for name, (given, allowed) in choices.items():
+        if given not in allowed:
+            detail = f"{name} is {' or '.join(map(repr, allowed))}, not {quoted(given)}"
+            raise BadValue(detail, given=given, allowed=allowed)
+    if not is_whole(threads, 0):
+        raise BadValue(f"threads is {quoted(threads)}; it must be a whole number, 0 or more", given=threads)
+    # Absolute, because a folder has the name of its model, which "." does not show.
+    folder = local_folder(fspath(source)).absolute()
     if not folder.is_dir():
         raise ModelRefused(f"there is no folder {str(source)!r}; a model is the folder that was exported")
     chosen = choose_provider(provider, threads, captures=True, precision=precision)

@@ -89,8 +89,8 @@ class Sampling:
         manifest = self._model.manifest
         if start.pictures is not None:
             found = fitted(start.pictures, self._model, self._limits)
-            boxes = masks.boxes_from_json(start.boxes or [])
-            return {Role.images: found.pixels, Role.mask: masks.from_boxes(boxes, found.sizes, manifest)}
+            mask = masks.from_boxes(start.boxes, found.sizes, manifest)
+            return {Role.images: found.pixels, Role.mask: mask}
         codes = self._codes(start.codes)
         check_own_shape(codes, manifest)
         return {Role.codes: codes, Role.mask: masks.from_json(start.mask or [], manifest, len(codes))}

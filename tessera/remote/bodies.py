@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from service.codecs import npy
 from service.codecs.files import fast_png
-from service.errors import BadArray
+from service.errors import BadArray, BadValue
 from tessera.errors import UnexpectedResponse
 from tessera.inputs import ReadPictures
 from tessera.remote.exchange import Query, Request
@@ -40,9 +40,16 @@ def of_pictures(path: str, query: Query, pictures: ReadPictures, accept: str = J
 
 
 def of_document(path: str, document: Mapping[str, Any]) -> Request:
-    """A request with JSON; members that are None are left out, and arrays are nested lists."""
+    """A request with JSON; members that are None are left out, and arrays are nested lists.
+
+    Raises BadValue for what JSON does not have, such as a number of more than 64 bits.
+    """
     given = {name: value for name, value in document.items() if value is not None}
-    return Request("POST", path, (), orjson.dumps(given, option=orjson.OPT_SERIALIZE_NUMPY), JSON)
+    try:
+        content = orjson.dumps(given, option=orjson.OPT_SERIALIZE_NUMPY)
+    except orjson.JSONEncodeError as error:
+        raise BadValue(f"what was given cannot be sent as JSON: {error}") from error
+    return Request("POST", path, (), content, JSON)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import quote
 
 import httpx2
 from numpy.typing import ArrayLike, NDArray
@@ -10,8 +11,8 @@ from pydantic import BaseModel
 
 from service.codecs import npy
 from service.contract.manifest import Role
-from service.errors import ModelNotChosen
-from service.models.request_parameters import draw_seed
+from service.errors import ModelNotChosen, UnknownModel, unknown
+from service.models.request_parameters import ENDS, POINTS, draw_seed
 from tessera.arguments import at_least, checked_size, completion_rows, interpolating_method, method_that_takes
 from tessera.inputs import Options, Pictures, ReadPictures, Start, read_codes, read_pictures
 from tessera.interface import Size
@@ -98,7 +99,7 @@ class Calls:
         if method is None:
             info = self._info or (yield from self.info())
             method = interpolating_method(info.name, info.operations)
-        document = {"method": method, "n": n, "label": options.label}
+        document = {"method": method, "n": at_least(n, ENDS, POINTS), "label": options.label}
         return bodies.samples((yield self._sampling(document, start, options)))
 
     def codebook(self) -> Call[Codes]:
@@ -120,8 +121,8 @@ class Calls:
 
     def models(self) -> Call[list[ModelSummary]]:
         """The models of the service."""
-        self._list = bodies.document(_ModelList, (yield Request("GET", "/models")))
-        return list(self._list.models)
+        self._list = None
+        return list((yield from self._listed()).models)
 
     def _of_pictures(
         self, path: str, read: ReadPictures, resize: bool, options: Options, accept: str
@@ -164,7 +165,7 @@ class Calls:
         if start.pictures is None:
             codes = {"codes": start.codes, "mask": start.mask, "parameters": dict(options.parameters)}
             return bodies.of_document("/sample", whole | codes)
-        whole["box"] = [",".join(map(str, box)) for box in start.boxes_by_picture]
+        whole["box"] = [",".join(map(str, box)) for box in start.boxes]
         return bodies.of_pictures("/sample", _pairs(whole | dict(options.parameters)), start.pictures)
 
     def _query(self, options: Options, start: int, stop: int, rows: int, more: Query) -> Query:
@@ -211,25 +212,28 @@ class Calls:
         return method_that_takes(info.operations, role)
 
     def _name(self) -> Call[str]:
-        return self.model or (yield from self._summary()).name
+        """The name of the model, as a path has it."""
+        return quote(self.model or (yield from self._summary()).name, safe="")
 
     def _summary(self) -> Call[ModelSummary]:
-        """The model in the list of the service. Raises ModelNotChosen if it has no default."""
+        """The model in the list of the service. Raises UnknownModel, or ModelNotChosen without a default."""
         listed = yield from self._listed()
         names = [each.name for each in listed.models]
         for each in listed.models:
             if each.name == self.model or (self.model is None and each.default):
                 return each
-        detail = (
-            f"the service has no model {self.model!r}" if self.model else "the service has no default model"
-        )
-        raise ModelNotChosen(f"{detail}; choose one with model=: {', '.join(names)}", allowed=names)
+        # A reload may bring it: the next call asks again.
+        self._list = None
+        if self.model:
+            raise unknown("model ", self.model, names, UnknownModel)
+        detail = f"the service has no default model; choose one with model=: {', '.join(names)}"
+        raise ModelNotChosen(detail, allowed=names)
 
     def _listed(self) -> Call[_ModelList]:
-        if self._list is None:
-            yield from self.models()
-        assert self._list is not None  # noqa: S101 - for the type checker
-        return self._list
+        listed = self._list
+        if listed is None:
+            listed = self._list = bodies.document(_ModelList, (yield Request("GET", "/models")))
+        return listed
 
 
 def _seeded(options: Options, rows: int) -> Options:

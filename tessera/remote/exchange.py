@@ -51,8 +51,7 @@ class Service:
 
     def __init__(self, url: str, key: str | None, timeout: float, deadline: float) -> None:
         """Raises StartupError for a URL or a key that cannot be used."""
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if not _is_address(url):
             raise StartupError(f"{quoted(url)} is no URL of a service, such as http://localhost:8000")
         if key is not None and not (key and all(ord(each) in _KEY_CHARACTERS for each in key)):
             # Without the key: the message ends up in logs.
@@ -88,7 +87,17 @@ class Service:
         return headers
 
     def _joined(self, path: str, query: Query) -> httpx2.URL:
-        return httpx2.URL(f"{self.url}{path}{'?' if query else ''}{urlencode(query)}")
+        return httpx2.URL(f"{self.url}{path}{'?' if query else ''}{urlencode(query, errors='replace')}")
+
+
+def _is_address(url: str) -> bool:
+    """Whether a text is an HTTP URL without a query."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises for what is no number
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.query + parts.fragment
 
 
 class Attempts:

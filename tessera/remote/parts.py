@@ -1,6 +1,5 @@
 """A batch in parts, each as large as the service takes in one request."""
 
-from collections import deque
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -40,18 +39,20 @@ class Limits(BaseModel):
 def in_parts(rows: int, most: int, ask: Callable[[int, int], Call[T]]) -> Call[list[T]]:
     """The results of ``ask(start, stop)`` for parts of at most ``most`` rows, in order.
 
-    A part that the service finds too large (413) is cut in two, because not every limit is known before: that
-    on the states of chains, for example. Raises TooLarge for one row.
+    If the service finds a part too large (413), that part and the following ones have half as many rows,
+    because not every limit is known before: that on the states of chains, for example. Raises TooLarge for
+    one row.
     """
-    waiting = deque((start, min(start + most, rows)) for start in range(0, rows, most))
     results: list[T] = []
-    while waiting:
-        start, stop = waiting.popleft()
+    start = 0
+    while start < rows:
+        stop = min(start + most, rows)
         try:
             results.append((yield from ask(start, stop)))
         except TooLarge:
             if stop - start == 1:
                 raise
-            middle = (start + stop) // 2
-            waiting.extendleft([(middle, stop), (start, middle)])
+            most = -(-(stop - start) // 2)
+        else:
+            start = stop
     return results

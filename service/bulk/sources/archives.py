@@ -12,7 +12,7 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, NoReturn
+from typing import IO, NamedTuple, NoReturn, Self
 
 import orjson
 
@@ -20,6 +20,33 @@ from service.bulk import BulkError
 from service.bulk.filesystem import first_line
 from service.bulk.sources.base import UNKNOWN, Item, Unit
 from service.bulk.sources.listing import SUFFIXES, Listing, kind_of
+
+
+class _Header(tarfile.TarInfo):
+    """The header of a file in a tar.
+
+    A block of zeros ends a tar. ``tarfile`` also takes any other block that is no header for its end, such as
+    the rest of one where a download broke off; here that raises ReadError.
+    """
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if buf and not any(buf):
+                raise
+            raise tarfile.ReadError("neither a file nor the end of the archive follows") from error
+
+
+def open_tar(file: IO[bytes]) -> tarfile.TarFile:
+    """A tar, compressed or not, to be read once from its beginning. Raises TarError, also for a damaged one.
+
+    Bytes of a name that are not UTF-8 become escapes.
+    """
+    return tarfile.open(
+        fileobj=file, mode="r|*", tarinfo=_Header, encoding="utf-8", errors="backslashreplace"
+    )
 
 
 class _Member(NamedTuple):
@@ -56,7 +83,7 @@ class TarPictures:
                 yield from _sample(sample)
 
     def _members(self, path: str) -> Iterator[_Member]:
-        with self.listing.root.child(path).open() as file, tarfile.open(fileobj=file, mode="r|*") as archive:
+        with self.listing.root.child(path).open() as file, open_tar(file) as archive:
             for member in archive:
                 folder, separator, name = member.name.rpartition("/")
                 stem, _, extension = name.partition(".")

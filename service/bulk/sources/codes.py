@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from service.bulk import BulkError
 from service.bulk.filesystem import Location
 from service.bulk.plan import SHARDS, Plan, read_manifest
+from service.bulk.sources.archives import open_tar
 from service.bulk.sources.base import UNKNOWN, Item, Unit
 from service.contract.manifest import Manifest
 
@@ -98,7 +99,7 @@ def _npy(folder: Location, stem: str) -> Iterator[_Stored]:
 
 
 def _tar(folder: Location, stem: str) -> Iterator[_Stored]:
-    with folder.child(f"{stem}.tar").open() as file, tarfile.open(fileobj=file, mode="r|") as archive:
+    with folder.child(f"{stem}.tar").open() as file, open_tar(file) as archive:
         read = (
             (member.name, content.read())
             for member in archive

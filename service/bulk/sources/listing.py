@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import orjson
 
 from service.bulk import BulkError
-from service.bulk.filesystem import Location, first_line
+from service.bulk.filesystem import Location, check_text, first_line
 
 SUFFIXES = {
     "pictures": (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp"),
@@ -78,6 +78,7 @@ class Listing:
                     f"pattern for one of them, such as {self.root.uri}/**/*{SUFFIXES[kind][0]}"
                 )
             if found is not None:
+                check_text(path)
                 yield path
 
     def _paths(self) -> Iterator[str]:
@@ -93,6 +94,14 @@ class Listing:
             raise BulkError(f"the input {self.given.uri} cannot be read: {first_line(error)}") from error
 
 
+def _tables(state: bytes) -> list[str]:
+    """The files that the state of a saved dataset names; none if it is a file of another program."""
+    try:
+        return [each["filename"] for each in orjson.loads(state)["_data_files"]]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return []
+
+
 def _walk(root: Location) -> Iterator[str]:
     """The paths of all files below a folder; only the names of one folder at a time are in memory."""
     seen = set()
@@ -106,6 +115,5 @@ def _walk(root: Location) -> Iterator[str]:
             seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         if _STATE in files:
-            state = orjson.loads(root.fs.cat_file(f"{folder}/{_STATE}"))
-            files = [each["filename"] for each in state["_data_files"]]
+            files = _tables(root.fs.cat_file(f"{folder}/{_STATE}")) or files
         yield from (f"{folder}/{name}" for name in sorted(files) if name)

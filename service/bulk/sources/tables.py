@@ -112,6 +112,8 @@ class TablePictures:
         image = asked.image or next(iter([*typed, *likely]), None)
         if image is None:
             raise BulkError(f"{path} has no column of pictures; it has {', '.join(schema.names)}")
+        if not _holds_pictures(kind := schema.field(image).type):
+            raise BulkError(f"the column {image!r} of {path} has {kind}, and no pictures")
         classes = [name for name, feature in features.items() if feature.get("_type") == "ClassLabel"]
         label = asked.label or next((name for name in (*classes, "label") if name in schema.names), None)
         key = asked.key or next((name for name in _KEYS if name in schema.names), None)
@@ -120,12 +122,17 @@ class TablePictures:
 
 def _features(schema: pa.Schema) -> dict[str, dict[str, Any]]:
     """The features of a Hugging Face dataset by column; none if the metadata has none."""
-    metadata = (schema.metadata or {}).get(b"huggingface")
-    features = orjson.loads(metadata).get("info", {}).get("features", {}) if metadata else {}
-    return {name: each for name, each in features.items() if isinstance(each, dict)}
+    metadata = (schema.metadata or {}).get(b"huggingface", b"{}")
+    try:
+        features = orjson.loads(metadata).get("info", {}).get("features", {})
+        return {name: each for name, each in features.items() if isinstance(each, dict)}
+    except (orjson.JSONDecodeError, AttributeError):
+        return {}
 
 
 def _holds_pictures(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
     if pa.types.is_struct(kind):
         return any(field.name == "bytes" for field in kind)
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))

@@ -17,6 +17,16 @@ MISTAKES: list[tuple[Callable[[Any], object], str]] = [
     (lambda model: model.sample(2, label=[1, None]), "a label is .*, not None"),
     (lambda model: model.sample(label=b"cat"), "a label is a class by its index"),
     (lambda model: model.sample(label={0: 1}), "a label is a class by its index"),
+    (lambda model: model.sample(label=[]), "there are no labels"),
+    (lambda model: model.sample(label=10**30), "no label 'a number of 100 bits'"),
+    (lambda model: model.sample(seed=True), "seed is True; it must be a whole number"),
+    (lambda model: model.sample(temperature=float("nan")), "temperature is nan; it must be a finite number"),
+    (lambda model: model.sample(temperature=10**30), "temperature is 'a number of 100 bits'"),
+    (lambda model: model.sample(temperature="1"), "temperature is '1'; it must be a finite number"),
+    (lambda model: model.encode(RAMP, model="other"), "there is no parameter 'model'"),
+    (lambda model: model.complete([RAMP] * 2, box=[(0, 0, 4, 4)] * 3), "3 boxes for 2 images"),
+    (lambda model: model.complete(RAMP, box=[(0, 0, 4, 4), 5]), "box is .*, not 5"),
+    (lambda model: model.complete(codes=[[0, 0]] * 2, mask=[[[0], [1, 1]]] * 2), "the lists are ragged"),
     (lambda model: model.complete(RAMP, box=np.array(3)), "nested lists of numbers"),
     (lambda model: model.complete(RAMP, box="0,0,4,4"), "nested lists of numbers, not '0,0,4,4'"),
     (
@@ -40,3 +50,6 @@ def test_arrays_are_taken_where_lists_are(levels: Tokenizer) -> None:
     size: Any = np.array([8, 8])
     assert np.array_equal(levels.decode(codes, size=size), levels.decode(codes, size=(8, 8)))
     assert options(cast("Any", np.array(3)), None, {}).label == 3
+    given: Any = {"steps": np.int64(3), "temperature": np.float32(0.5)}
+    parameters = options(None, None, given).parameters
+    assert {name: type(value) for name, value in parameters.items()} == {"steps": int, "temperature": float}

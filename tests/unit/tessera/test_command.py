@@ -27,6 +27,7 @@ def run(
     """Runs a command in a folder with a picture: the exit code, and what it writes to stdout and stderr."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "noise.png").write_bytes(to_png(NOISE))
+    (tmp_path / "ragged.json").write_text('{"codes": [[1], [1, 2]]}')
 
     def run(*words: str, model: str = "levels") -> tuple[int, bytes, str]:
         flags = [f"--model={folder / model}"] if model else []
@@ -97,6 +98,7 @@ def test_the_other_commands(run: Run) -> None:
         (["encode", "noise.png", "-p", "tempo=x"], 2, "'tempo=x' is no number after ="),
         (["complete", "noise.png", "--box=1,2"], 2, "is not LEFT,TOP,RIGHT,BOTTOM in whole pixels"),
         (["decode", "noise.png"], 1, "noise.png is neither npy nor JSON"),
+        (["decode", "ragged.json"], 1, "the codes are no array of numbers"),
         (["encode"], 2, "Missing argument"),
     ],
 )

@@ -1,5 +1,6 @@
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from PIL import Image
 
 from service.codecs.images import to_png
 from service.errors import BadArray, BadCodes, BadImage, BadValue
-from tessera.inputs import Picture, completion_start, interpolation_start, options, read_codes, read_pictures
+from tessera.inputs import completion_start, interpolation_start, options, read_codes, read_pictures
 from tessera.interface import Tokenizer
 
 RAMP = np.arange(8 * 8, dtype=np.uint8).reshape(8, 8)
@@ -16,7 +17,8 @@ RAMP = np.arange(8 * 8, dtype=np.uint8).reshape(8, 8)
 def test_every_form_of_a_picture_is_the_same_picture(levels: Tokenizer, tmp_path: Path) -> None:
     path = tmp_path / "ramp.png"
     path.write_bytes(to_png(RAMP[:, :, None]))
-    forms: list[Picture] = [str(path), path, path.read_bytes(), Image.open(path), RAMP, RAMP[:, :, None]]
+    data = path.read_bytes()
+    forms: list[Any] = [str(path), path, data, bytearray(data), memoryview(data), Image.open(path), RAMP]
     expected = levels.encode(RAMP)
     for form in forms:
         np.testing.assert_array_equal(levels.encode(form), expected)
@@ -103,8 +105,10 @@ def test_what_a_sampler_starts_from() -> None:
     with pytest.raises(BadValue, match="both were given"):
         interpolation_start(RAMP, [[1.0]])
     start = completion_start([RAMP, RAMP], [(0, 0, 4, 8), (4, 0, 8, 8)], None, None)
-    assert start.rows(1, 2).boxes == [[4, 0, 8, 8]]
+    assert start.rows(1, 2).boxes == [(4, 0, 8, 8)]
     one = completion_start([RAMP, RAMP], np.array([0, 0, 4, 8]).tolist(), None, None)
-    assert one.rows(1, 2).boxes == [[0, 0, 4, 8]]
+    assert one.rows(1, 2).boxes == [(0, 0, 4, 8)]
     masked = completion_start(None, None, np.zeros((3, 2, 2), int), np.ones((2, 2), bool))
     assert masked.rows(1, 3).mask == [[True, True], [True, True]]
+    with pytest.raises(BadValue, match="2 masks for 3 rows of codes"):
+        completion_start(None, None, np.zeros((3, 2, 2), int), np.ones((2, 2, 2), bool)).rows(0, 3)

@@ -17,7 +17,7 @@ from service.batching.batcher import Batcher
 from service.batching.entries import BatchReport, Entry, QueueLimits
 from service.contract.manifest import Role
 from service.contract.runner import BatchSlice, Results
-from service.errors import BadValue, BatcherFailed, GraphFailed, Overloaded, QueueTimeout
+from service.errors import BadValue, BatcherFailed, GraphFailed, Overloaded, QueueTimeout, TooLarge
 
 PATIENCE = 10.0
 Toy = Batcher[Hashable]
@@ -143,6 +143,16 @@ def test_other_keys_run_between_the_batches_of_a_large_entry() -> None:
     assert run.rows == [[0], [0, 1, 2, 3], [77, 4, 5, 6], [7, 8, 9]]
 
 
+def test_an_entry_of_several_batches_waits_for_the_first() -> None:
+    run, reports = Doubler(), list[BatchReport]()
+
+    async def use(batcher: Toy) -> None:
+        await batcher.submit(entry(1, 2, 3, 4, 5, at_once=2))
+
+    with_batcher(run, use, on_batch=lambda _, report: reports.append(report))
+    assert [(report.rows, len(report.waits)) for report in reports] == [(2, 1), (2, 0), (1, 0)]
+
+
 def test_slices_of_one_entry_may_run_in_parallel() -> None:
     async def use(batcher: Toy) -> list[int]:
         return images(await batcher.submit(entry(*range(9), at_once=2)))
@@ -227,6 +237,26 @@ def test_an_entry_over_the_limit_runs_if_the_queue_is_empty() -> None:
     assert len(images(results)) == 9
 
 
+def test_results_that_have_no_room_are_refused_after_the_first_batch() -> None:
+    run = Doubler()
+
+    def chain(key: Hashable, slices: Sequence[BatchSlice]) -> list[Results]:
+        made = [each.arrays[Role.images] for each in run(key, slices)]
+        return [Results({Role.states: np.stack([rows] * 4, axis=1)}, {}) for rows in made]
+
+    async def use(batcher: Toy) -> None:
+        with pytest.raises(TooLarge, match=r"results of 9 rows have 288 bytes, and 200 .* max_queued_bytes"):
+            await batcher.submit(entry(*range(9)))
+        assert run.rows == [[0, 1, 2, 3]]
+        tasks = await waiting(batcher, entry(*range(5)), entry(0, 1, at_once=1, key="other"))
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(each) for each in outcomes] == [Results, Overloaded]
+        assert "224 bytes of results wait, and the limit is 200" in str(outcomes[1])
+        assert len((await batcher.submit(entry(*range(6)))).arrays[Role.states]) == 6
+
+    with_batcher(chain, use, limits=QueueLimits(nbytes=200))
+
+
 def test_a_late_entry_is_refused_at_once() -> None:
     run = Doubler()
 
@@ -287,6 +317,18 @@ def test_a_batch_that_is_slow_with_more_rows_runs_in_a_thread() -> None:
     with_batcher(slow, use, on_loop_seconds=0.04)
     assert run.threads == ["thread", "MainThread", "thread", "thread", "MainThread"]
     assert run.rows == [[0], [1], [2, 3, 4], [5, 6, 7], [8]]
+
+
+def test_a_batch_that_fails_soon_is_no_fast_batch() -> None:
+    run = Doubler()
+
+    async def use(batcher: Toy) -> None:
+        with pytest.raises(GraphFailed):
+            await batcher.submit(entry(-1))
+        await batcher.submit(entry(1))
+
+    with_batcher(run, use, on_loop_seconds=PATIENCE)
+    assert run.threads == ["thread", "thread"]
 
 
 def test_a_fast_batch_runs_while_all_threads_are_busy() -> None:

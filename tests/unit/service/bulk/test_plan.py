@@ -74,6 +74,14 @@ def test_the_input_is_listed_only_at_the_start(tmp_path: Path) -> None:
     assert plan_of(tmp_path, []).units(1) == [Unit("b")]
 
 
+def test_a_damaged_listing_is_refused(tmp_path: Path) -> None:
+    plan_of(tmp_path, [[Unit("a")]])
+    listing = tmp_path / "listing.parquet"
+    listing.write_bytes(listing.read_bytes()[:-9])
+    with pytest.raises(BulkError, match=r"the listing\.parquet of .* is not the one of its manifest\.json"):
+        plan_of(tmp_path, [])
+
+
 def test_a_listing_without_a_manifest_is_made_again(tmp_path: Path) -> None:
     plan_of(tmp_path, [[Unit("a")]])
     (tmp_path / "manifest.json").unlink()
@@ -125,7 +133,13 @@ def test_a_picture_that_was_repaired_is_no_longer_called_broken(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [("[", "is not JSON"), ('{"schema_version": 2}', "schema version 2, not 1")]
+    ("text", "said"),
+    [
+        ("[", "is not JSON"),
+        ('{"schema_version": 2}', "schema version 2, not 1"),
+        # Such as that of a model.
+        ('{"schema_version": 1, "name": "x"}', "is no output of a run"),
+    ],
 )
 def test_a_manifest_that_cannot_be_read_is_refused(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "manifest.json").write_text(text)

@@ -100,6 +100,16 @@ def test_contradictions_are_refused(exported: Path, path: str, value: Any, compl
         Manifest.model_validate(changed(document, path, value))
 
 
+@pytest.mark.parametrize("default", [-1, 4, 10**30])
+def test_a_default_label_is_a_class_or_none(exported: Path, default: int) -> None:
+    document = orjson.loads((exported / "colours" / "manifest.json").read_bytes())
+    inputs = document["operations"]["sample/prior"]["inputs"]
+    (label,) = [each for each in inputs if each["role"] == "label"]
+    label["default"] = default
+    with pytest.raises(ValidationError, match="the default label is not in 0 to 3"):
+        Manifest.model_validate(document)
+
+
 def test_an_operation_declares_its_parameters_and_axes() -> None:
     output = {"name": "codes", "role": "codes"}
     with pytest.raises(ValidationError, match="parameter that is not declared"):

@@ -43,6 +43,11 @@ def link_out(path: Path) -> None:
     (path / "encoder.onnx").symlink_to(outside)
 
 
+def make_a_pipe_of_the_manifest(path: Path) -> None:
+    (path / "manifest.json").unlink()
+    os.mkfifo(path / "manifest.json")
+
+
 def make_a_folder_of_it(path: Path) -> None:
     (path / "encoder.onnx").unlink()
     (path / "encoder.onnx").mkdir()
@@ -93,6 +98,7 @@ def rewrite_codebook(path: Path, data: bytes) -> None:
         (point_out, "operations.encode.graph: .*outside the model's folder"),
         (link_out, "'encoder.onnx' is outside the model's folder"),
         (make_a_folder_of_it, "'encoder.onnx' is not a regular file"),
+        (make_a_pipe_of_the_manifest, "'manifest.json' is not a regular file"),
         (rename_model, "the folder is named 'levels' and its model 'other'"),
         (claim_version, "the manifest says version 000000000000, its files give"),
         (lambda path: rewrite_codebook(path, b"nothing"), "is not a readable safetensors file"),

@@ -1,4 +1,5 @@
 import shutil
+import sys
 import threading
 from pathlib import Path
 
@@ -168,6 +169,13 @@ def test_one_invalid_bundle_stops_no_other(tmp_path: Path) -> None:
     assert [(refusal.name, refusal.reason) for refusal in outcome.refused] == [
         ("colours", "manifest.json has schema version 2, this service reads 1")
     ]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have names in Unicode")
+def test_a_folder_whose_name_is_not_utf_8(tmp_path: Path) -> None:
+    (tmp_path / "\udcff").mkdir()
+    (refusal,) = Registry([tmp_path], CPU).reload().refused
+    assert refusal.name == r"\udcff"
 
 
 @pytest.mark.slow

@@ -46,7 +46,7 @@ def test_an_unknown_parameter(colours: ServedModel) -> None:
 
 @pytest.mark.parametrize(
     ("given", "expected"),
-    [(1, [1, 1]), ("blue", [2, 2]), ("0", [0, 0]), (["red", 2], [0, 2]), (["1"], [1, 1])],
+    [(1, [1, 1]), ("blue", [2, 2]), ("0", [0, 0]), (["red", 2], [0, 2]), ([f"{1:020}"], [1, 1])],
 )
 def test_labels(colours: ServedModel, given: Any, expected: list[int]) -> None:
     got = request_parameters.labels(colours.manifest, colours.pipeline_of("sample/prior"), given, 2)

@@ -36,13 +36,15 @@ def test_messages_of_uvicorn_have_a_plain_name(capsys: pytest.CaptureFixture[str
 def test_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure(Settings(log_format="json"))
     logging.getLogger("here").info("%d\nof them", 3, extra={"request_id": "mine", "odd": {1: sys}})
+    logging.getLogger("here").info("no folder %s", "\udcff", extra={"size": 2**64})
     try:
         raise ValueError("why")
     except ValueError:
         logging.getLogger("here").exception("failed")
-    first, second = map(json.loads, capsys.readouterr().err.splitlines())
+    first, odd, second = map(json.loads, capsys.readouterr().err.splitlines())
     assert (first["message"], first["level"], first["logger"]) == ("3\nof them", "info", "here")
     assert first["request_id"] == "mine"
     assert first["time"].endswith("+00:00")
     assert first.keys() == {"message", "level", "logger", "time", "request_id", "odd"}
+    assert (odd["message"], odd["size"]) == ("no folder \udcff", 2**64)
     assert "ValueError: why" in second["exception"]

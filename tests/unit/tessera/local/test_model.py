@@ -153,10 +153,24 @@ def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
         tessera.load(tmp_path)
 
 
+def test_the_folder_may_be_the_current_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder / "levels")
+    for source in (".", "../levels/."):
+        assert tessera.load(source, provider="cpu", threads=1).info().name == "levels"
+
+
 @pytest.mark.parametrize("precision", ["fp16", 16, ""])
 def test_a_precision_that_there_is_not_is_refused(tmp_path: Path, precision: Any) -> None:
-    with pytest.raises(BadValue, match="precision is 32, 16 or bf16 as text, not "):
+    with pytest.raises(BadValue, match="precision is '32' or '16' or 'bf16', not "):
         tessera.load(tmp_path, precision=precision)
+
+
+def test_a_provider_or_threads_that_there_are_not_are_refused(tmp_path: Path) -> None:
+    wrong: Any = "gpu"
+    with pytest.raises(BadValue, match="provider is 'auto' or 'cpu' or 'cuda', not 'gpu'"):
+        tessera.load(tmp_path, provider=wrong)
+    with pytest.raises(BadValue, match="threads is -1; it must be a whole number, 0 or more"):
+        tessera.load(tmp_path, threads=-1)
 
 
 def test_a_model_runs_in_half_precision_if_it_can(tmp_path: Path) -> None:

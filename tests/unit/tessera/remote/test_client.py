@@ -18,10 +18,10 @@ from service.codecs import npy
 from service.errors import (
     BadCodes,
     BadValue,
-    ModelNotChosen,
     Overloaded,
     StartupError,
     TooLarge,
+    UnknownModel,
     VersionConflict,
 )
 from service.settings import Settings
@@ -138,7 +138,7 @@ def test_completions_in_parts(service: AppTransport, patchwork: tessera.Tokenize
             equal(found.images, expected.images)
 
 
-def test_a_part_that_is_too_large_is_cut_in_two() -> None:
+def test_after_a_part_that_is_too_large_parts_have_half_as_many_rows() -> None:
     """The limits that a service publishes are not all; and an older one publishes none."""
     rows: list[int] = []
 
@@ -153,7 +153,7 @@ def test_a_part_that_is_too_large_is_cut_in_two() -> None:
 
     with tessera.Client(URL, transport=MockTransport(service)) as client:
         equal(client.encode(NOISE), NOISE[:, 0, 0].astype(np.int32))
-    assert rows == [5, 2, 3, 1, 2]
+    assert rows == [5, 3, 2, 2, 1]
 
 
 SUMMARY: dict[str, Any] = {
@@ -190,12 +190,39 @@ def test_another_version_is_a_conflict(service: AppTransport) -> None:
 
 def test_a_model_that_is_not_there(service: AppTransport) -> None:
     with tessera.Client(URL, model="nothing", transport=service) as client:
-        with pytest.raises(
-            ModelNotChosen, match="the service has no model 'nothing'; choose one with model=: "
-        ):
+        for call in (lambda: client.encode(NOISE), lambda: client.encode(NOISE[0]), client.info):
+            with pytest.raises(UnknownModel, match="there is no model 'nothing'"):
+                call()
+
+
+def test_a_model_that_comes_later_is_found() -> None:
+    listed: list[dict[str, Any]] = []
+
+    def late(request: Request) -> Response:
+        if request.url.path == "/models":
+            return Response(200, json={"models": listed})
+        return Response(200, content=npy.dump(np.zeros((5, 2, 2), np.int32)))
+
+    with tessera.Client(URL, model="levels", transport=MockTransport(late)) as client:
+        with pytest.raises(UnknownModel):
             client.encode(NOISE)
-        with pytest.raises(tessera.Problem, match="there is no model 'nothing'"):
-            client.info()
+        listed.append(SUMMARY)
+        assert len(client.encode(NOISE)) == 5
+
+
+def test_the_name_of_a_model_is_a_part_of_the_path() -> None:
+    paths: list[bytes] = []
+
+    def service(request: Request) -> Response:
+        paths.append(request.url.raw_path)
+        return problem(404, "unknown-model", "there is none")
+
+    with (
+        tessera.Client(URL, model="levels?a/b#c", transport=MockTransport(service)) as client,
+        pytest.raises(UnknownModel),
+    ):
+        client.info()
+    assert paths == [b"/models/levels%3Fa%2Fb%23c"]
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -306,6 +333,9 @@ def test_the_key_and_the_path_of_the_url() -> None:
     [
         ("localhost:8000", None, "'localhost:8000' is no URL of a service, such as http://localhost:8000"),
         ("exported/vqvae-mnist", None, "is no URL"),
+        ("http://[", None, "is no URL"),
+        ("http://host:port", None, "is no URL"),
+        (f"{URL}?model=levels", None, "is no URL"),
         (URL, "two words", "the key is empty, or has other characters than visible ASCII"),
         (URL, "", "the key is empty"),
     ],

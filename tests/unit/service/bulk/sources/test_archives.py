@@ -33,12 +33,27 @@ def test_json_without_a_label_is_no_error(tmp_path: Path, json: bytes) -> None:
     assert [item.label for item in items(path)] == [None]
 
 
-def test_a_damaged_archive_gives_what_lies_before(tmp_path: Path) -> None:
+# In a picture, in the header of one, and before one.
+@pytest.mark.parametrize("size", [14000, 11500, 11264])
+def test_a_damaged_archive_gives_what_lies_before(tmp_path: Path, size: int) -> None:
     path = write_tar(tmp_path / "0.tar", {"1.png": b"1" * 5000, "2.png": b"2" * 5000, "3.png": b"3" * 5000})
-    path.write_bytes(path.read_bytes()[:14000])
+    path.write_bytes(path.read_bytes()[:size])
     found = items(path)
     assert [item.key for item in found] == ["1", "2", "0.tar"]
     assert found[0].read() == b"1" * 5000
     for item in found[1:]:
         with pytest.raises(BulkError, match="the archive is damaged here"):
             item.read()
+
+
+def test_a_damaged_header_is_not_the_end_of_an_archive(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "0.tar", {"1.png": b"1", "2.png": b"2", "3.png": b"3"})
+    data = bytearray(path.read_bytes())
+    data[1024:1030] = b"broken"
+    path.write_bytes(data)
+    assert [item.key for item in items(path)] == ["1", "0.tar"]
+
+
+def test_a_name_that_is_not_utf_8_has_escapes(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "0.tar", {"\udcff.png": b"1"})
+    assert [item.key for item in items(path)] == [r"\xff"]

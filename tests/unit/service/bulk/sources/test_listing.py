@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,22 @@ def test_of_a_saved_dataset_only_the_files_of_its_state_are_listed(tmp_path: Pat
     touch(tmp_path, "train/data-0.arrow", "train/cache-1.arrow", "train/dataset_info.json")
     (tmp_path / "train" / "state.json").write_text('{"_data_files": [{"filename": "data-0.arrow"}]}')
     assert listed(tmp_path, "arrow") == ["train/data-0.arrow"]
+
+
+@pytest.mark.parametrize("state", ["{", "[]", "{}", '{"_data_files": 1}'])
+def test_a_state_of_another_program_hides_no_files(tmp_path: Path, state: str) -> None:
+    touch(tmp_path, "1.png")
+    (tmp_path / "state.json").write_text(state)
+    assert listed(tmp_path) == ["1.png"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have names in Unicode")
+def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "\udcff.png")
+    with pytest.raises(BulkError, match=r"the name '\\udcff\.png' is not UTF-8; rename"):
+        listed(tmp_path)
+    with pytest.raises(BulkError, match="is not UTF-8"):
+        listed(tmp_path / "\udcff.png")
 
 
 def test_any_filesystem_is_listed() -> None:

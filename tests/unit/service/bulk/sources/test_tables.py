@@ -85,6 +85,13 @@ def test_parquet_of_hugging_face_has_classes_by_name(tmp_path: Path) -> None:
     assert found[0].read() == saved(image(0))
 
 
+@pytest.mark.parametrize("metadata", ["{", "[]", '{"info": 1}', '{"info": {"features": []}}'])
+def test_metadata_that_is_none_of_hugging_face_says_nothing(tmp_path: Path, metadata: str) -> None:
+    table = pa.table({"image": FILES}).replace_schema_metadata({"huggingface": metadata})
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert [item.read() for item in items(source(tmp_path))] == FILES
+
+
 def test_a_saved_dataset_is_read(tmp_path: Path) -> None:
     dataset().save_to_disk(tmp_path / "saved")
     found = items(source(tmp_path / "saved", "arrow"))
@@ -109,6 +116,8 @@ def test_tables_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
         items(source(path))
     with pytest.raises(BulkError, match="has no column 'photo'; it has number"):
         items(source(path, image="photo"))
+    with pytest.raises(BulkError, match=r"the column 'number' of a\.parquet has int64, and no pictures"):
+        items(source(path, image="number"))
     path.write_bytes(b"no table")
     with pytest.raises(BulkError, match=r"the table a\.parquet cannot be read"):
         items(source(path))
