@@ -107,13 +107,13 @@ def _exported(module: str) -> set[str]:
     """What a module defines, and what its ``__all__`` has besides."""
     path = ROOT.joinpath(*module.split("."))
     path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    found = set()
+    found: set[str] = set()
     for node in ast.parse(path.read_bytes()).body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             found.add(node.name)
         elif isinstance(node, ast.Assign | ast.AnnAssign):
             found |= {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
-            found |= {each.value for each in ast.walk(node) if isinstance(each, ast.Constant)}
+            found |= {str(each.value) for each in ast.walk(node) if isinstance(each, ast.Constant)}
     return found
 
 
