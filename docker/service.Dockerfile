@@ -8,8 +8,8 @@ ARG PYTHON_IMAGE=python:3.11-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eea
 FROM ${PYTHON_IMAGE} AS packages
 ARG PROVIDER=cuda
 COPY docker/${PROVIDER}.lock /lock
-# Who reaches the packages through a mirror gives pip's configuration with --secret id=pip.conf, and the
-# certificates that it names with --secret id=ca.pem.
+# With a mirror of the package index: pip's configuration as --secret id=pip.conf, and the certificates that it
+# names as --secret id=ca.pem.
 RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     --mount=type=secret,id=ca.pem,target=/run/secrets/ca.pem \
@@ -21,7 +21,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 
 FROM ${PYTHON_IMAGE} AS code
 COPY service /app/service
-# Whatever the modes in the checkout are; and nothing is compiled at the start, as nothing can be written then.
+# Readable whatever the modes in the checkout are, and compiled here, since the container can write nothing.
 RUN chmod -R u=rwX,go=rX /app \
     && python -m compileall -q --invalidation-mode unchecked-hash /app
 
@@ -43,7 +43,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     TESSERA_HOST=0.0.0.0 \
     TESSERA_MODELS=/exported
 WORKDIR /app
-# No one in particular: any other will do.
+# A user without rights and without a name; any other works too.
 USER 10001:10001
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=10s --start-period=2m --retries=3 CMD ["python", "-S", "-m", "service.server.healthcheck"]

@@ -159,7 +159,7 @@ def test_the_documents_name_what_there_is() -> None:
         if verb == "version":
             continue
         words = [word for word in rest if not word.startswith("-")]
-        named = {"up": words, "run": set(words) & set(TRAINING), "kill": words[-1:], "version": []}[verb]
+        named = {"up": words, "build": words, "run": set(words) & set(TRAINING), "kill": words[-1:]}[verb]
         assert set(named) <= services().keys()
         assert named or verb in ("up", "version")
 

@@ -3,6 +3,7 @@
 A block with a file as its title is a new file, or, if it is a diff, a change to one.
 """
 
+import ast
 import math
 import re
 import shutil
@@ -36,6 +37,7 @@ def apply(page: str, folder: Path) -> None:
         path = folder / name
         if language != "diff":
             assert not path.exists()
+            path.parent.mkdir(exist_ok=True)
             path.write_text(text, encoding="utf-8")
             continue
         content = path.read_text(encoding="utf-8")
@@ -90,6 +92,29 @@ def test_the_code_of_a_page_is_linted_and_formatted(page: str) -> None:
                 ruff = [sys.executable, "-m", "ruff", *command, f"--stdin-filename={name}", "-"]
                 run = subprocess.run(ruff, cwd=ROOT, input=text, capture_output=True, text=True, check=False)
                 assert run.returncode == 0, run.stdout + run.stderr
+
+
+@pytest.mark.parametrize("page", ADDING)
+def test_a_page_imports_names_from_where_they_are_defined(page: str) -> None:
+    # The type checker of `make check` asks for it, and takes minutes.
+    for language, _, text in BLOCK.findall(read(page)):
+        for node in ast.parse(text).body if language == "python" else ():
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith(("service", "trainer")):
+                assert {each.name for each in node.names} <= _exported(str(node.module)), node.module
+
+
+def _exported(module: str) -> set[str]:
+    """What a module defines, and what its ``__all__`` has besides."""
+    path = ROOT.joinpath(*module.split("."))
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    found: set[str] = set()
+    for node in ast.parse(path.read_bytes()).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            found |= {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
+            found |= {str(each.value) for each in ast.walk(node) if isinstance(each, ast.Constant)}
+    return found
 
 
 def test_every_role_is_in_the_table_of_the_concepts() -> None:
