@@ -25,13 +25,14 @@ class QueueLimits:
     """The limits of a batcher.
 
     - ``rows``: rows that wait for one operation of a model; an entry counts as one batch at most
-    - ``nbytes``: bytes of the arrays of all open entries, and of the results of those of several batches
+    - ``nbytes``: bytes of the arrays of all open entries, and as many of the results of those of several
+      batches
     - ``seconds``: how long an entry waits for its first batch
     - ``run_seconds``: how long a batch may run before it counts as hung
     """
 
     rows: int = 4096
-    nbytes: int = 2**29
+    nbytes: int = 2**28
     seconds: float = 30.0
     run_seconds: float = 120.0
 
@@ -61,6 +62,8 @@ class Entry(Generic[Key]):
     # The rows that it counts for in the queue: one batch at most, because other keys wait for one batch only.
     weight: int = field(init=False)
     nbytes: int = field(init=False)
+    # The bytes of all of its results, if they come from several batches.
+    expected: int = field(default=0, init=False)
     # The rows that were dispatched; whether the entry is answered, late or cancelled.
     dispatched: int = field(default=0, init=False)
     closed: bool = field(default=False, init=False)
@@ -155,8 +158,8 @@ class Queues(Generic[Key]):
         # Queues in round-robin order, and queues whose next batch needs a thread while none is free.
         self._ready, self._blocked = deque[_Queue[Key]](), deque[_Queue[Key]]()
         self._rows: Counter[tuple[str, str]] = Counter()
-        # Of the arrays that are given, and of the results of entries of several batches.
-        self._nbytes = 0
+        # Bytes of the arrays that are given, and of the results of entries of several batches.
+        self._nbytes = self._expected = 0
         # The longest wait of the entries that the last batch began, in seconds.
         self.last_wait = 0.0
 
@@ -211,20 +214,21 @@ class Queues(Generic[Key]):
     def expect(self, entry: Entry[Key], nbytes: int) -> None:
         """Count the bytes of all results of an entry of several batches until it is answered.
 
-        Raises TooLarge if the entry exceeds the limit with them, Overloaded if all open ones do.
+        Raises TooLarge if they exceed the limit, Overloaded if they do so with those of other entries.
         """
-        limit, own = self._limits.nbytes, entry.nbytes + nbytes
-        if own > limit:
-            what, hint = f"{entry.rows} rows and their results have {own} bytes", "ask for fewer rows"
-            raise too_large(what, own, limit, "max_queued_bytes", hint)
-        if self._nbytes + nbytes > limit:
-            raise self._overloaded(self._nbytes + nbytes, "bytes", limit, "--max-queued-bytes")
-        self._nbytes += nbytes
-        entry.nbytes = own
+        limit, together = self._limits.nbytes, self._expected + nbytes
+        if nbytes > limit:
+            what, hint = f"the results of {entry.rows} rows have {nbytes} bytes", "ask for fewer rows"
+            raise too_large(what, nbytes, limit, "max_queued_bytes", hint)
+        if together > limit:
+            raise self._overloaded(together, "bytes of results", limit, "--max-queued-bytes")
+        entry.expected = nbytes
+        self._expected = together
 
     def close(self, entry: Entry[Key]) -> None:
         """Release an entry that is answered, late or cancelled."""
         self._nbytes -= entry.nbytes
+        self._expected -= entry.expected
         if entry.dispatched < entry.rows:
             self._rows[entry.operation] -= entry.weight
         entry.closed, entry.given = True, {}

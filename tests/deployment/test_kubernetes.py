@@ -174,7 +174,7 @@ def test_there_is_memory_for_all_that_may_be_in_flight_and_wait(deployment: Any,
     settings = Settings(provider="cpu")
     # Samplers and large images have queues of their own. docs/operations/batching.md has what else there is.
     supervisor, loaded = 100 * 2**20, 230 * 2**20
-    filled = supervisor + workers * (loaded + settings.max_inflight_bytes + 3 * settings.max_queued_bytes)
+    filled = supervisor + workers * (loaded + settings.max_inflight_bytes + 6 * settings.max_queued_bytes)
     volumes = {each["name"]: each for each in deployment["spec"]["template"]["spec"]["volumes"]}
     written = gibibytes(volumes["tmp"]["emptyDir"]["sizeLimit"])
     assert filled + written < gibibytes(container(deployment)["resources"]["limits"]["memory"])

@@ -245,16 +245,16 @@ def test_results_that_have_no_room_are_refused_after_the_first_batch() -> None:
         return [Results({Role.states: np.stack([rows] * 4, axis=1)}, {}) for rows in made]
 
     async def use(batcher: Toy) -> None:
-        with pytest.raises(TooLarge, match=r"9 rows and their results have 360 bytes, and 240 .* max_queued_bytes"):
+        with pytest.raises(TooLarge, match=r"results of 9 rows have 288 bytes, and 200 .* max_queued_bytes"):
             await batcher.submit(entry(*range(9)))
         assert run.rows == [[0, 1, 2, 3]]
         tasks = await waiting(batcher, entry(*range(5)), entry(0, 1, at_once=1, key="other"))
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         assert [type(each) for each in outcomes] == [Results, Overloaded]
-        assert "280 bytes wait, and the limit is 240" in str(outcomes[1])
+        assert "224 bytes of results wait, and the limit is 200" in str(outcomes[1])
         assert len((await batcher.submit(entry(*range(6)))).arrays[Role.states]) == 6
 
-    with_batcher(chain, use, limits=QueueLimits(nbytes=240))
+    with_batcher(chain, use, limits=QueueLimits(nbytes=200))
 
 
 def test_a_late_entry_is_refused_at_once() -> None:
