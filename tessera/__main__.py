@@ -10,7 +10,7 @@ import sys
 
 import click
 
-from service.errors import TesseraError
+from service.errors import NoKey, TesseraError
 from tessera.command import commands
 
 PROGRAM = "tessera"
@@ -20,12 +20,17 @@ def main() -> int:
     """Run a command; the exit code."""
     try:
         commands.main(prog_name=PROGRAM, standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return error.exit_code
     except click.ClickException as error:
         return _failed(error.format_message(), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         return _failed("interrupted", 130)
     except OSError as error:
         return _failed(f"{f'{error.filename}: ' if error.filename else ''}{error.strerror or error}")
+    except NoKey as error:
+        return _failed(f"{error} (--key or the variable TESSERA_CLIENT_KEY)")
     except TesseraError as error:
         return _failed(str(error))
     return 0

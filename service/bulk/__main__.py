@@ -29,6 +29,9 @@ def main() -> int:
         if package not in EXTRA:
             raise
         return failed(f"{package} is not installed; it comes with the extra: pip install '.[bulk]'")
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return error.exit_code
     except click.ClickException as error:
         return failed(error.format_message(), error.exit_code)
     except (click.Abort, KeyboardInterrupt):

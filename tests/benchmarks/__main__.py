@@ -15,7 +15,7 @@ need `wrk`, the first also build/peers. The others need neither:
     python -m tests.benchmarks hostile             all that may be done to a service, row by row; 6 minutes
     python -m tests.benchmarks decoding            pictures of all kinds, mostly broken, both ways; a minute
 
-    python -m tests.benchmarks gpu --out DIR       everything on a GPU; seven minutes, --rehearse on the CPU
+    python -m tests.benchmarks gpu --out DIR       everything on a GPU; eight minutes, --rehearse on the CPU
     python -m tests.benchmarks sizes               seconds and memory of pictures by their size; 5 minutes
     python -m tests.benchmarks mixture             small requests beside large pictures; 3 minutes
 

@@ -131,3 +131,10 @@ def test_a_terminal_gets_no_binary_file(run: Run, monkeypatch: pytest.MonkeyPatc
 
 def test_the_version(run: Run) -> None:
     assert run("--version", model="")[1].decode() == f"tessera, version {tessera.__version__}\n"
+
+
+def test_without_a_command_the_help_is_shown(run: Run) -> None:
+    code, out, said = run(model="")
+    assert (code, out) == (2, b"")
+    assert said.startswith("Usage: tessera [OPTIONS] COMMAND")
+    assert "\n  encode " in said
