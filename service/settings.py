@@ -164,7 +164,8 @@ class Settings(BaseSettings):
     """Values in the JSON of a body, for the same reason: a number or a string counts as one, a list, an
     object or a name as eight."""
     max_head_bytes: int = Field(default=2**16, ge=2**10)
-    """Largest headers of a request, in bytes, with its first line; larger ones are a 400."""
+    """Largest headers of a request, in bytes, with its first line; larger ones are a 400, and so are larger
+    trailers."""
     max_inflight_bytes: int = Field(default=0, ge=0, validate_default=True)
     """Bytes of bodies that a worker holds at the same time, beyond the first 64 KiB of each; more are refused
     with 503. 0 for a quarter more than max_body_bytes."""
