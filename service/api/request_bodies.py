@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 from numpy.typing import NDArray
-from python_multipart import create_form_parser
+from python_multipart import FormParser
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import Field, File
+from python_multipart.multipart import Field, File, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Scope
 
@@ -276,19 +276,22 @@ def _form_files(body: bytes, form_type: str, max_images: int) -> list[bytes]:
         found.append(file.file_object.read())
         file.close()
 
+    ends: list[None] = []
     try:
-        parser = create_form_parser(
-            {"Content-Type": form_type.encode("latin-1")},
-            on_field,
-            on_file,
-            # A file never goes to disk: the whole body is in memory already.
-            {"MAX_MEMORY_FILE_SIZE": len(body), "UPLOAD_ERROR_ON_BAD_CTE": True},
+        _, options = parse_options_header(form_type)
+        # A file never goes to disk: the whole body is in memory already.
+        config = {"MAX_MEMORY_FILE_SIZE": len(body), "UPLOAD_ERROR_ON_BAD_CTE": True}
+        parser = FormParser(
+            FORM, on_field, on_file, lambda: ends.append(None), options.get(b"boundary"), config=config
         )
         for start in range(0, len(body), _FORM_CHUNK):
             parser.write(body[start : start + _FORM_CHUNK])
         parser.finalize()
     except FormParserError as error:
         raise BadBody(f"the multipart form cannot be read: {bounded(str(error))}") from error
+    if not ends:
+        # The parser would leave out the file that it is in.
+        raise BadBody("the multipart form is truncated: it does not end with its boundary and --")
     if not found:
         raise EmptyBody("the multipart form has no files in it")
     return found
