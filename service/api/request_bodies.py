@@ -27,6 +27,7 @@ from service.api.content_negotiation import (
     checked_content_type,
     content_type,
     header,
+    listed,
 )
 from service.api.dependencies import Context, decoding_work
 from service.api.middleware.body_limits import HOLD
@@ -226,8 +227,8 @@ async def whole(request: Request, context: Context) -> bytes:
             stream.writelines(parts)
             parts.clear()
     body = stream.getvalue() if size > _JOINED else b"".join(parts)
-    encoding = header(request.scope, b"content-encoding")
-    if encoding is None or not body:
+    encoding = listed(request.scope, b"content-encoding")
+    if not encoding or not body:
         return body
     most = context.limits.max_body_bytes
     weight = compression.MOST_GROWTH * len(body)
@@ -239,7 +240,7 @@ async def whole(request: Request, context: Context) -> bytes:
 def _is_long(scope: Scope) -> bool:
     """Whether a request has so long a body, not compressed, that it is written to a file while it arrives."""
     length = header(scope, b"content-length") or ""
-    return length.isdecimal() and int(length[:20]) > LONG_BODY and header(scope, b"content-encoding") is None
+    return length.isdecimal() and int(length[:20]) > LONG_BODY and not listed(scope, b"content-encoding")
 
 
 def _json_images(document: ImagesDocument | SampleDocument) -> ImagesBody | None:
