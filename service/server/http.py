@@ -87,11 +87,6 @@ class CoalescingTransport:
         self._transport.close()
 
 
-def coalescing(transport: asyncio.Transport, loop: AbstractEventLoop) -> asyncio.Transport:
-    """The transport with write coalescing."""
-    return CoalescingTransport(transport, loop)  # type: ignore[return-value]  # its __getattr__ has the rest
-
-
 class State(ServerState):
     """A server's state and settings, for its connections."""
 
@@ -112,7 +107,7 @@ class Protocol(HttpToolsProtocol):
     _header_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
-        super().connection_made(coalescing(transport, self.loop))
+        super().connection_made(CoalescingTransport(transport, self.loop))  # type: ignore[arg-type]
         self._start_header_timeout()
         if self.server_state.settings.workers > 1:
             # Otherwise the worker that wakes first would accept all connections of a burst, and keep them.
@@ -229,6 +224,7 @@ class Server(uvicorn.Server):
                 interface="asgi3",
                 http=Protocol,
                 ws="none",
+                lifespan="off",
                 log_config=None,
                 # At info uvicorn logs seven lines for each start and stop of a worker.
                 log_level="warning" if settings.log_level == "info" else settings.log_level,
