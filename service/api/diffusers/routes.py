@@ -72,9 +72,9 @@ async def decode_latents(
     call = _call(context, name, "decode", None)
     if form != TENSOR and query.shape[:1] != [1]:
         raise BadValue(
-            f"the latents have the shape {query.shape}, and output_type=pil gives one picture, of the shape "
-            "[1, ...]; for several use output_type=pt",
-            given=query.shape,
+            f"the latents have the shape {query.shape}, and output_type=pil gives one picture; "
+            "use output_type=pt",
+            given=query.shape[:1],
             allowed=[1],
         )
     body = await request_bodies.nonempty(request, context)
