@@ -14,7 +14,6 @@ from pydantic import (
     BeforeValidator,
     Field,
     NonNegativeInt,
-    PositiveFloat,
     PositiveInt,
     SecretStr,
     ValidationInfo,
@@ -97,6 +96,7 @@ def _root_path(path: str) -> str:
     return path
 
 
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Source = Annotated[str, BeforeValidator(_stripped), AfterValidator(_source)]
 Key = Annotated[SecretStr, BeforeValidator(_stripped), AfterValidator(_key)]
 NamedKey = Annotated[Key, AfterValidator(_named_key)]
@@ -141,7 +141,7 @@ class Settings(BaseSettings):
     workers: int = Field(default=0, ge=0, le=256)
     """Worker processes, each with the models in its memory; 0 for one on a GPU, else one for each available
     CPU, up to 8."""
-    threads: NonNegativeInt = 0
+    threads: int = Field(default=0, ge=0, le=1024)
     """CPU threads for one operation; 0 for the available CPUs, divided by the workers."""
     concurrency: PositiveInt = 1
     """Concurrency limit: batches that a worker runs at the same time."""
@@ -164,7 +164,8 @@ class Settings(BaseSettings):
     """Values in the JSON of a body, for the same reason: a number or a string counts as one, a list, an
     object or a name as eight."""
     max_head_bytes: int = Field(default=2**16, ge=2**10)
-    """Largest headers of a request, in bytes, with its first line; larger ones are a 400."""
+    """Largest headers of a request, in bytes, with its first line; larger ones are a 400, and so are larger
+    trailers."""
     max_inflight_bytes: int = Field(default=0, ge=0, validate_default=True)
     """Bytes of bodies that a worker holds at the same time, beyond the first 64 KiB of each; more are refused
     with 503. 0 for a quarter more than max_body_bytes."""
@@ -184,24 +185,24 @@ class Settings(BaseSettings):
     """Bytes of the images and codes of all open requests, and as many of the results of those that take
     several batches; more are refused with 429. Each worker has them for samplers, for large images and for
     all others."""
-    max_queue_seconds: PositiveFloat = 30
+    max_queue_seconds: Seconds = 30
     """Longest time of a request in the queue, in seconds; then it is a 504."""
-    max_run_seconds: PositiveFloat = 120
+    max_run_seconds: Seconds = 120
     """Longest run of one batch, in seconds; a worker with a longer one is not live."""
     max_steps: PositiveInt = 10_000
     """Steps of a sampler in one request, if its model allows as many."""
-    header_seconds: PositiveFloat = 10
+    header_seconds: Seconds = 10
     """Timeout to receive the headers of a request, in seconds; then the connection closes."""
-    body_seconds: PositiveFloat = 60
+    body_seconds: Seconds = 60
     """Timeout to receive the body of a request, in seconds; then it is a 408."""
-    body_idle_seconds: PositiveFloat = 15
+    body_idle_seconds: Seconds = 15
     """Timeout without a byte of the body, in seconds; then the request is a 408."""
-    write_seconds: PositiveFloat = 60
+    write_seconds: Seconds = 60
     """Timeout for a client to read a response, in seconds; then the connection is reset."""
-    worker_timeout: PositiveFloat = 8
+    worker_timeout: Seconds = 8
     """Timeout for the event loop of one of several workers to reply to its supervisor, in seconds; then the
     worker is killed and replaced."""
-    drain_seconds: PositiveFloat = 30
+    drain_seconds: Seconds = 30
     """Longest graceful shutdown, in seconds: the time to finish requests in progress after SIGTERM."""
     api_keys: Annotated[tuple[NamedKey, ...], NoDecode, BeforeValidator(_listed)] = ()
     """Keys, separated by commas. With any, every request needs one, as `Authorization: Bearer KEY`, except

@@ -39,13 +39,18 @@ def header(scope: Scope, name: bytes) -> str | None:
     return None
 
 
+def listed(scope: Scope, name: bytes) -> str:
+    """The values of all headers of a name in lower case, as one list (RFC 9110, 5.3); empty without any."""
+    return ", ".join(str(value, "latin-1") for key, value in scope["headers"] if key == name)
+
+
 def choose(scope: Scope, offers: tuple[str, ...]) -> str:
     """The offer with the highest quality in the Accept header; among equals the first, the default.
 
     No header, an empty one and ``*/*`` give the default. Raises NotAcceptable if no offer is allowed, or if
     the header has over 1,000 characters.
     """
-    accept = header(scope, b"accept") or ""
+    accept = listed(scope, b"accept")
     best = _best(accept, offers) if len(accept) <= _LONGEST else None
     if best is None:
         given = f"Accept is {quoted(accept)} ({len(accept)} of at most {_LONGEST} characters)"
@@ -110,7 +115,9 @@ def _weight(options: Sequence[str]) -> float:
         name, _, value = option.partition("=")
         if name.strip() == "q":
             try:
-                return min(max(float(value), 0.0), 1.0)
+                quality = float(value)
             except ValueError:
                 return 0.0
+            # Not that of a NaN.
+            return min(quality, 1.0) if quality > 0 else 0.0
     return 1.0

@@ -98,6 +98,8 @@ class Context:
         self._short, self._long = CapacityLimiter(available_cpus()), CapacityLimiter(available_cpus())
         # One large JSON body is parsed at a time, so that the event loop waits for one parser at most.
         self.large_json = Lock()
+        # Reloads wait here for each other: in threads they would take those of /metrics.
+        self.reloading = Lock()
         # Called from any thread, with the reason, when something failed that needs a new process.
         self.failed: Callable[[str], None] = log.error
         control.handle("reload", registry.reload)

@@ -54,6 +54,8 @@ class ProblemDocument(BaseModel):
 def response(problem: Problem, scope: Scope) -> Response:
     """The response of a problem; sets ``scope["problem"]`` to the problem's type, for the access log."""
     scope["problem"] = problem.type()
+    # Its frames hold the body of the request, and often a cycle, which waits for the garbage collector.
+    problem.__traceback__ = None
     return _problem_json(problem.document(_public(scope)), scope, problem.status, problem.headers)
 
 

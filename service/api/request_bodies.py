@@ -5,16 +5,12 @@ there, so two settings limit how long it may take.
 """
 
 import io
-import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 from numpy.typing import NDArray
-from python_multipart import create_form_parser
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import Field, File
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Scope
 
@@ -27,19 +23,17 @@ from service.api.content_negotiation import (
     checked_content_type,
     content_type,
     header,
+    listed,
 )
 from service.api.dependencies import Context, decoding_work
 from service.api.middleware.body_limits import HOLD
 from service.api.schemas import CodesDocument, ImagesDocument, Named, SampleDocument
-from service.codecs import code_arrays, compression, images
+from service.codecs import code_arrays, compression, forms, images
 from service.codecs.files import fast_png
 from service.codecs.large.image_file import FileBytes, LargeFile, open_large
 from service.codecs.large.scratch_file import ScratchFile
-from service.errors import BadBody, BadValue, EmptyBody, TooLarge, bounded, quoted
+from service.errors import BadValue, EmptyBody
 from service.models.model import ServedModel
-
-# What the parser logs about a form is in the response to its client.
-logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
 IMAGE_TYPES = (*PICTURES, FORM, NPY, JSON)
 CODES_TYPES = (JSON, NPY)
@@ -59,8 +53,6 @@ _JOINED = 2**20
 LONG_BODY = 2**26
 
 _EITHER = "give either image or images, base64 of a PNG, JPEG or WebP"
-# Bytes of a form that are parsed at a time; other threads run in between.
-_FORM_CHUNK = 2**20
 
 
 class ImagesBody(NamedTuple):
@@ -176,7 +168,7 @@ async def _read(
     if media == FORM:
         form_type, most = header(request.scope, b"content-type") or "", context.limits.images.max_images
         weight = FORM_WEIGHT * len(body)
-        return None, ImagesBody(await context.convert(lambda: _form_files(body, form_type, most), weight))
+        return None, ImagesBody(await context.convert(lambda: forms.files(body, form_type, most), weight))
     media = checked_content_type(media, body, IMAGE_TYPES)
     if media != JSON:
         return None, ImagesBody(npy=body) if media == NPY else ImagesBody([body])
@@ -226,8 +218,8 @@ async def whole(request: Request, context: Context) -> bytes:
             stream.writelines(parts)
             parts.clear()
     body = stream.getvalue() if size > _JOINED else b"".join(parts)
-    encoding = header(request.scope, b"content-encoding")
-    if encoding is None or not body:
+    encoding = listed(request.scope, b"content-encoding")
+    if not encoding or not body:
         return body
     most = context.limits.max_body_bytes
     weight = compression.MOST_GROWTH * len(body)
@@ -239,7 +231,7 @@ async def whole(request: Request, context: Context) -> bytes:
 def _is_long(scope: Scope) -> bool:
     """Whether a request has so long a body, not compressed, that it is written to a file while it arrives."""
     length = header(scope, b"content-length") or ""
-    return length.isdecimal() and int(length[:20]) > LONG_BODY and header(scope, b"content-encoding") is None
+    return length.isdecimal() and int(length[:20]) > LONG_BODY and not listed(scope, b"content-encoding")
 
 
 def _json_images(document: ImagesDocument | SampleDocument) -> ImagesBody | None:
@@ -251,44 +243,3 @@ def _json_images(document: ImagesDocument | SampleDocument) -> ImagesBody | None
         return None
     files = [images.from_base64(text, index) for index, text in enumerate(texts)]
     return ImagesBody(files=files, named=document)
-
-
-def _form_files(body: bytes, form_type: str, max_images: int) -> list[bytes]:
-    """The files of a multipart form in their order, whatever the names of their fields.
-
-    Raises BadBody, BadValue for a field that is no file, EmptyBody for no file, TooLarge for more than
-    ``max_images``.
-    """
-    found: list[bytes] = []
-
-    def on_field(field: Field) -> None:
-        name = (field.field_name or b"").decode("utf-8", "replace")
-        raise BadValue(f"the field {quoted(name)} is no file; send images as files (-F image=@PATH)")
-
-    def on_file(file: File) -> None:
-        if len(found) == max_images:
-            raise TooLarge(
-                f"more than {max_images} files in one request, and {max_images} are allowed by the setting "
-                f"max_images",
-                allowed=max_images,
-            )
-        file.file_object.seek(0)
-        found.append(file.file_object.read())
-        file.close()
-
-    try:
-        parser = create_form_parser(
-            {"Content-Type": form_type.encode("latin-1")},
-            on_field,
-            on_file,
-            # A file never goes to disk: the whole body is in memory already.
-            {"MAX_MEMORY_FILE_SIZE": len(body), "UPLOAD_ERROR_ON_BAD_CTE": True},
-        )
-        for start in range(0, len(body), _FORM_CHUNK):
-            parser.write(body[start : start + _FORM_CHUNK])
-        parser.finalize()
-    except FormParserError as error:
-        raise BadBody(f"the multipart form cannot be read: {bounded(str(error))}") from error
-    if not found:
-        raise EmptyBody("the multipart form has no files in it")
-    return found

@@ -6,10 +6,11 @@ from contextlib import closing
 from functools import lru_cache
 from typing import Any
 
+import anyio.to_thread
 import numpy as np
 import orjson
 from numpy.typing import NDArray
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service.api.content_negotiation import BYTES, JSON, NPY, PNG
@@ -91,20 +92,38 @@ def of_image_file(
         # The text of the image goes between the quotation marks.
         before, after = content[: -len(b'"]}')], content[-len(b'"]}') :]
         size = len(content) + 4 * -(-size // 3)
-    response = StreamingResponse(_sent(scratch, before, after, in_base64=form == JSON))
     headers = _headers(model.manifest.name, model.manifest.version, form)
-    response.raw_headers = [(b"content-length", b"%d" % size), *headers]
-    return response
+    parts = _parts_of_file(scratch, before, after, in_base64=form == JSON)
+    return _FileResponse(scratch, parts, [(b"content-length", b"%d" % size), *headers])
 
 
-def _sent(scratch: ScratchFile, before: bytes, after: bytes, *, in_base64: bool) -> Iterator[bytes]:
-    with closing(scratch):
-        if before:
-            yield before
-        while chunk := scratch.file.read(_SENT):
-            yield base64.b64encode(chunk) if in_base64 else chunk
-        if after:
-            yield after
+def _parts_of_file(scratch: ScratchFile, before: bytes, after: bytes, *, in_base64: bool) -> Iterator[bytes]:
+    if before:
+        yield before
+    while chunk := scratch.file.read(_SENT):
+        yield base64.b64encode(chunk) if in_base64 else chunk
+    if after:
+        yield after
+
+
+class _FileResponse(Response):
+    """The parts of a file, which is closed at the end, however that comes.
+
+    A StreamingResponse would leave the file of a client that disconnects to the garbage collector.
+    """
+
+    def __init__(
+        self, scratch: ScratchFile, parts: Iterator[bytes], headers: Sequence[tuple[bytes, bytes]]
+    ) -> None:
+        self.status_code, self.background = 200, None
+        self._scratch, self._parts, self.raw_headers = scratch, parts, list(headers)
+
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        with closing(self._scratch):
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            while part := await anyio.to_thread.run_sync(next, self._parts, b""):
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
 
 
 def distances(mse: Sequence[float]) -> dict[str, list[float] | list[float | None]]:

@@ -18,14 +18,13 @@ PATIENCE = 5.0
 def main() -> int:
     """Request ``/readyz``; the exit code."""
     # http.client ignores the proxies of the environment: a proxy would ask its own machine.
-    connection = http.client.HTTPConnection(
-        "localhost", int(os.environ.get("TESSERA_PORT") or PORT), timeout=PATIENCE
-    )
+    connection = http.client.HTTPConnection("localhost", timeout=PATIENCE)
     try:
+        connection.port = int(os.environ.get("TESSERA_PORT") or PORT)
         connection.request("GET", "/readyz")
         response = connection.getresponse()
-        document = json.loads(response.read())
-    except (OSError, http.client.HTTPException, ValueError) as error:
+        document = dict(json.loads(response.read()))
+    except (OSError, http.client.HTTPException, ValueError, TypeError) as error:
         sys.stdout.write(f"the service does not answer: {error}\n")
         return 1
     finally:

@@ -3,7 +3,7 @@
 | setting          | limits                                             | beyond it               |
 | ---------------- | -------------------------------------------------- | ----------------------- |
 | `header_seconds` | the time to receive the headers of a request       | the connection closes   |
-| `max_head_bytes` | the bytes of its headers, checked after each read  | 400                     |
+| `max_head_bytes` | the bytes of its headers, and of its trailers      | 400                     |
 | `write_seconds`  | the time for a client to read a response           | the connection is reset |
 
 ``service.api.middleware.body_limits`` limits bodies.
@@ -17,6 +17,7 @@ import time
 from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -25,6 +26,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from service.server.sockets import backlog
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -85,11 +87,6 @@ class CoalescingTransport:
         self._transport.close()
 
 
-def coalescing(transport: asyncio.Transport, loop: AbstractEventLoop) -> asyncio.Transport:
-    """The transport with write coalescing."""
-    return CoalescingTransport(transport, loop)  # type: ignore[return-value]  # its __getattr__ has the rest
-
-
 class State(ServerState):
     """A server's state and settings, for its connections."""
 
@@ -106,10 +103,11 @@ class Protocol(HttpToolsProtocol):
     _header_timeout: TimerHandle | None = None
     _write_timeout: TimerHandle | None = None
     _in_headers = True
+    # Received since the last end of headers and the last piece of a body, so of headers or trailers.
     _header_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
-        super().connection_made(coalescing(transport, self.loop))
+        super().connection_made(CoalescingTransport(transport, self.loop))  # type: ignore[arg-type]
         self._start_header_timeout()
         if self.server_state.settings.workers > 1:
             # Otherwise the worker that wakes first would accept all connections of a burst, and keep them.
@@ -121,28 +119,39 @@ class Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        was_in_headers = self._in_headers
+        self._header_bytes += len(data)
         super().data_received(data)
-        if not self._in_headers:
-            return
         # Nearly all headers come in one piece, and need no timeout.
-        if self._header_timeout is None:
+        if self._in_headers and self._header_timeout is None:
             self._start_header_timeout()
-        self._header_bytes = self._header_bytes + len(data) if was_in_headers else 0
-        most = self.server_state.settings.max_head_bytes
-        if self._header_bytes > most and not self.transport.is_closing():
-            self.send_400_response(f"The headers of the request have over {most} bytes (--max-head-bytes).")
+        if self._are_headers_too_large() and not self.transport.is_closing():
+            self.send_400_response("")
 
     def on_message_begin(self) -> None:
         self._in_headers = True
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
+        if self._are_headers_too_large():
+            # More than they may have come in this read.
+            size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+            if size > self.server_state.settings.max_head_bytes:
+                raise ValueError  # the parser stops, and uvicorn responds with 400
         self._in_headers, self._header_bytes = False, 0
         self._stop_header_timeout()
         super().on_headers_complete()
         if self.server_state.draining:
             self.cycle.keep_alive = False
+
+    def on_body(self, body: bytes) -> None:
+        self._header_bytes = 0
+        super().on_body(body)
+
+    def send_400_response(self, msg: str) -> None:
+        if self._are_headers_too_large():
+            most = self.server_state.settings.max_head_bytes
+            msg = f"The headers or trailers of the request have over {most} bytes (--max-head-bytes)."
+        super().send_400_response(msg)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -169,6 +178,9 @@ class Protocol(HttpToolsProtocol):
         if self.transport.get_write_buffer_size():
             self.transport.abort()
         super().timeout_keep_alive_handler()
+
+    def _are_headers_too_large(self) -> bool:
+        return self._header_bytes > self.server_state.settings.max_head_bytes
 
     def _start_header_timeout(self) -> None:
         self._stop_header_timeout()
@@ -212,6 +224,7 @@ class Server(uvicorn.Server):
                 interface="asgi3",
                 http=Protocol,
                 ws="none",
+                lifespan="off",
                 log_config=None,
                 # At info uvicorn logs seven lines for each start and stop of a worker.
                 log_level="warning" if settings.log_level == "info" else settings.log_level,
@@ -250,8 +263,7 @@ class Server(uvicorn.Server):
             # Else the supervisor says so, once for all workers.
             log.info(GRACEFUL, self.server_state.settings.drain_seconds)
         self.server_state.draining = True
-        connections: set[Any] = self.server_state.connections
-        for connection in connections:
+        for connection in set[Any](self.server_state.connections):
             if connection.cycle is not None:
                 connection.cycle.keep_alive = False
         if not self._is_interrupted and not self.failed:
@@ -278,17 +290,7 @@ class Server(uvicorn.Server):
 
     async def _accept_waiting(self, listener: socket.socket) -> None:
         """Accept the connections in the backlog: closing the socket would reset them."""
-        loop = asyncio.get_running_loop()
-        listener.setblocking(False)
-        accepted = []
-        with suppress(BlockingIOError):
-            while True:
-                accepted.append(listener.accept()[0])
-        listener.close()
-        for connection in accepted:
-            connection.setblocking(False)
+        protocol = partial(Protocol, self.config, self.server_state, self.lifespan.state)
+        for connection in backlog(listener):
             with suppress(OSError):  # the client has disconnected
-                await loop.connect_accepted_socket(self._protocol, connection)
-
-    def _protocol(self) -> Protocol:
-        return Protocol(self.config, self.server_state, self.lifespan.state)
+                await asyncio.get_running_loop().connect_accepted_socket(protocol, connection)

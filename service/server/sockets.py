@@ -2,6 +2,7 @@
 
 import errno
 import socket
+from contextlib import suppress
 
 from service.errors import StartupError
 
@@ -35,6 +36,19 @@ def listen(host: str, port: int, flag: str = "--port") -> socket.socket:
         hint = hints.get(error.errno or 0, f"cannot listen on {host} port {port}: {error.strerror}")
         raise StartupError(hint) from error
     return listener
+
+
+def backlog(listener: socket.socket) -> list[socket.socket]:
+    """The connections that wait to be accepted, non-blocking; closes the listener."""
+    accepted = []
+    listener.setblocking(False)
+    # BlockingIOError after the last, another error if there is no file left.
+    with listener, suppress(OSError):
+        while True:
+            accepted.append(listener.accept()[0])
+    for connection in accepted:
+        connection.setblocking(False)
+    return accepted
 
 
 def url(listener: socket.socket) -> str:

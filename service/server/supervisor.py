@@ -43,6 +43,7 @@ PINGS = 8
 SLACK = 5.0
 
 Work = Callable[[Settings, Sequence[socket.socket], int, socket.socket], None]
+Ready = Callable[[Started], None]
 
 
 class Supervisor:
@@ -63,7 +64,7 @@ class Supervisor:
         self._workers: dict[int, Worker] = {}
         self._delays = dict.fromkeys(range(settings.workers), 0.0)
         self._tasks: set[Task[None]] = set()
-        self._reloads = 0
+        self._reloads = self._code = 0
         self._up = self._stopping = False
 
     def run(self) -> int:
@@ -77,7 +78,6 @@ class Supervisor:
         self._loop = asyncio.get_running_loop()
         self._reloading = asyncio.Lock()
         self._outcome: Future[int] = self._loop.create_future()
-        self._code = 0
         for number in (signal.SIGINT, signal.SIGTERM):
             self._loop.add_signal_handler(number, self._stop, number)
         self._loop.add_signal_handler(signal.SIGHUP, lambda: self._create_task(self._reload_quietly()))
@@ -94,13 +94,19 @@ class Supervisor:
         if self._stopping:
             return
         ours, theirs = socket.socketpair()
-        process = self._spawn.Process(
-            target=self._work,
-            args=(self._settings, self._listeners, index, theirs),
-            name=f"tessera-worker-{index}",
-        )
-        process.start()
-        theirs.close()
+        args = (self._settings, self._listeners, index, theirs)
+        process = self._spawn.Process(target=self._work, args=args, name=f"tessera-worker-{index}")
+        try:
+            process.start()
+        except OSError as error:  # too many processes, or no memory
+            ours.close()
+            why = f"cannot start: {error.strerror}"
+            if not self._up:
+                raise StartupError(f"worker {index} {why}") from error
+            self._start_again(index, why)
+            return
+        finally:
+            theirs.close()
         worker = self._workers[index] = Worker(index, process, self._reloads)
         self._create_task(self._supervise(worker, ours))
 
@@ -206,8 +212,10 @@ class Supervisor:
         return {worker: each for worker, each in results.items() if not isinstance(each, WorkerGone)}
 
     async def _ping_all(self) -> None:
+        seconds = self._settings.worker_timeout
+        late = "worker %d did not reply within %g s (--worker-timeout), and is killed"
         while True:
-            await asyncio.sleep(self._settings.worker_timeout / PINGS)
+            await asyncio.sleep(seconds / PINGS)
             for worker in list(self._workers.values()):
                 if not worker.started or worker.stopping:
                     continue
@@ -215,11 +223,7 @@ class Supervisor:
                 if worker.missed == 1:
                     self._create_task(self._ping(worker))
                 elif worker.missed > PINGS:
-                    log.error(
-                        "worker %d did not reply within %g s (--worker-timeout), and is killed",
-                        worker.index,
-                        self._settings.worker_timeout,
-                    )
+                    log.error(late, worker.index, seconds)
                     worker.process.kill()
 
     async def _ping(self, worker: Worker) -> None:
@@ -267,12 +271,15 @@ class Supervisor:
         elif not self._up:
             self._fail(StartupError(f"worker {worker.index} ended with exit code {code}; the log says why"))
         else:
-            settled = self._loop.time() - worker.begun >= SETTLED
-            delay = 0.0 if settled else self._delays[worker.index]
-            self._delays[worker.index] = min(max(DELAY, 2 * delay), LONGEST_DELAY)
-            when = f"in {delay:g} s" if delay else "at once"
-            log.error("worker %d ended with exit code %s; another starts %s", worker.index, code, when)
-            self._loop.call_later(delay, self._start, worker.index)
+            if self._loop.time() - worker.begun >= SETTLED:
+                self._delays[worker.index] = 0.0
+            self._start_again(worker.index, f"ended with exit code {code}")
+
+    def _start_again(self, index: int, why: str) -> None:
+        delay = self._delays[index]
+        self._delays[index] = min(max(DELAY, 2 * delay), LONGEST_DELAY)
+        log.error("worker %d %s; another starts %s", index, why, f"in {delay:g} s" if delay else "at once")
+        self._loop.call_later(delay, self._start, index)
 
     def _finish_if_empty(self) -> None:
         if not self._workers and not self._outcome.done():

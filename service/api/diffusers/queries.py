@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
+from pydantic import Field, field_validator
 
 from service.api.diffusers.pictures import ImageFormat
 from service.api.diffusers.wire import DType
@@ -12,8 +12,13 @@ from service.models.request_parameters import LARGEST_SEED
 
 # A video has five axes, a batch of images four.
 _MOST_AXES = 5
+# No body has an axis as long; larger numbers have no digits in a message.
+_LONGEST_AXIS = 2**31 - 1
 
-_Shape = Annotated[list[NonNegativeInt], Field(max_length=_MOST_AXES, fail_fast=True)]
+_Shape = Annotated[
+    list[Annotated[int, Field(ge=0, le=_LONGEST_AXIS)]], Field(max_length=_MOST_AXES, fail_fast=True)
+]
+_Side = Annotated[int, Field(ge=1, le=_LONGEST_AXIS)]
 _Factor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Shift = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -37,9 +42,9 @@ class DecodeLatentsQuery(Closed):
     """Then it is added to them."""
     do_scaling: bool = False
     """Whether the model's own factor and shift are the defaults of those two."""
-    height: PositiveInt | None = None
+    height: _Side | None = None
     """Of the image in pixels, for packed latents."""
-    width: PositiveInt | None = None
+    width: _Side | None = None
     """As `height`."""
 
     @field_validator("output_type", mode="before")

@@ -18,6 +18,7 @@ from service.api.diffusers import latents, pictures, wire
 from service.api.diffusers.queries import DecodeLatentsQuery, EncodeLatentsQuery
 from service.api.diffusers.wire import TENSOR
 from service.api.inference_call import Call, choose_model, make_call
+from service.api.middleware.fast_path import CheckedRoute
 from service.api.openapi.document import BINARY, RUN_REFUSALS, SEED_HEADER, file_response, problems
 from service.api.schemas import Named
 from service.codecs import code_arrays
@@ -25,7 +26,9 @@ from service.codecs.images import Pixels
 from service.contract.manifest import Role
 from service.errors import BadTensor, BadValue
 
-router = APIRouter(prefix="/diffusers", tags=["diffusers"], default_response_class=Response)
+router = APIRouter(
+    prefix="/diffusers", tags=["diffusers"], route_class=CheckedRoute, default_response_class=Response
+)
 
 ModelName = Annotated[str, Path(description="A model whose codes are grids `[h, w, c]`.", max_length=64)]
 
@@ -69,7 +72,8 @@ async def decode_latents(
     call = _call(context, name, "decode", None)
     if form != TENSOR and query.shape[:1] != [1]:
         raise BadValue(
-            f"{query.shape[:1]} rows of latents, and output_type=pil gives one picture; use output_type=pt",
+            f"the latents have the shape {query.shape}, and output_type=pil gives one picture; "
+            "use output_type=pt",
             given=query.shape[:1],
             allowed=[1],
         )

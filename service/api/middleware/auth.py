@@ -66,9 +66,11 @@ class Authentication:
         needed = self._needed(scope["path"])
         if needed not in self._permissions:
             return None
-        key = _key(header(scope, b"authorization") or "", passwords=scope["path"].startswith(PASSWORDS))
+        passwords = scope["path"].startswith(PASSWORDS)
+        key = _key(header(scope, b"authorization") or "", passwords=passwords)
         if not key:
-            return NoKey("a key is needed: send it as `Authorization: Bearer KEY`")
+            or_so = ", or as the password of the URL" if passwords else ""
+            return NoKey(f"a key is needed: send it as `Authorization: Bearer KEY`{or_so}")
         given = sha256(key.encode("latin-1")).digest()
         # All are compared, each in constant time: the time says nothing about any key.
         found = [(hmac.compare_digest(given, digest), each, name) for digest, each, name in self._keys]

@@ -1,5 +1,8 @@
 """The fast path: endpoints that run models are called without FastAPI's work for each request.
 
+A query with very many parameters is refused before anything parses it: each takes FastAPI microseconds on
+the event loop, and each name more, the more names there are.
+
 For every request FastAPI opens exit stacks, solves dependencies and validates the query: more work than the
 endpoint does for a small image (docs/benchmarks/serving.md, "The fast path, part by part"). It calls the
 endpoint itself, with a validated query from a cache. FastAPI gets the requests whose query is invalid, and
@@ -9,7 +12,7 @@ responds with the reason.
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from functools import lru_cache, partial
-from typing import Any, NamedTuple, get_args, get_origin
+from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
@@ -21,30 +24,37 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api import problems
 from service.api.dependencies import Context
-from service.errors import BadValue, Problem
+from service.errors import BadValue, Problem, too_large
 
 # Validated queries that are kept for each route, and the bytes of the longest.
 KEPT, LONGEST = 1024, 512
+# Names in one query; no operation has as many parameters.
+MOST_NAMES = 64
 
 Endpoint = Callable[[Request, Context, BaseModel], Awaitable[Response]]
 
 
-class FastRoute(APIRoute):
-    """A POST route without path parameters, whose endpoint takes ``request``, ``context`` and ``query``.
+class CheckedRoute(APIRoute):
+    """A route whose endpoint takes a ``query``.
 
-    A query that repeats a parameter that takes one value is refused: FastAPI would take the last.
+    A query that repeats a parameter that takes one value is refused: FastAPI would take the last. So is one
+    with more than MOST_NAMES names.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle, query = super().get_route_handler(), _query_of(self.endpoint)
 
         async def handle_checked(request: Request) -> Response:
-            for name in request.query_params:
-                if _repeated(query, several := request.query_params.getlist(name), name):
-                    raise BadValue(f"{name} is given {len(several)} times; give it once", given=several)
+            refusal = _refusal(query, _grouped(request.query_params))
+            if refusal is not None:
+                raise refusal
             return await handle(request)
 
         return handle_checked
+
+
+class FastRoute(CheckedRoute):
+    """A POST route without path parameters, whose endpoint takes ``request``, ``context`` and ``query``."""
 
 
 class _Target(NamedTuple):
@@ -53,10 +63,14 @@ class _Target(NamedTuple):
 
 
 class FastPath:
-    """Calls the endpoints of the FastRoutes among ``routes``; other requests go on to ``app``."""
+    """Calls the endpoints of the FastRoutes among ``routes``; other requests go on to ``app``.
+
+    A query may have a label and a box for each image, and MOST_NAMES parameters more.
+    """
 
     def __init__(self, app: ASGIApp, routes: Iterable[BaseRoute], context: Context) -> None:
         self.app, self._context = app, context
+        self._most = 2 * context.limits.images.max_images + MOST_NAMES
         self._targets = {
             ("POST", route.path): _Target(route.endpoint, _query_reader(route.endpoint))
             for route in routes
@@ -64,7 +78,13 @@ class FastPath:
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or len(scope["query_string"]) > LONGEST:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        if len(scope["query_string"]) > LONGEST:
+            if (given := scope["query_string"].count(b"&") + 1) > self._most:
+                hint = f"two for each image, and {MOST_NAMES} more"
+                error = too_large(f"the query has {given} parameters", given, self._most, "max_images", hint)
+                return await problems.response(error, scope)(scope, receive, send)
             return await self.app(scope, receive, send)
         target = self._targets.get((scope["method"], scope["path"]))
         query = target and target.query(scope["query_string"])
@@ -88,26 +108,44 @@ def _query_of(endpoint: Callable[..., Any]) -> type[BaseModel]:
     return query
 
 
-def _takes_list(query: type[BaseModel], name: str) -> bool:
-    annotation = query.model_fields[name].annotation
-    return any(get_origin(each) is list for each in (annotation, *get_args(annotation)))
+def _grouped(given: QueryParams) -> dict[str, list[str]]:
+    """The values of each name of a query."""
+    values: dict[str, list[str]] = {}
+    for name, value in given.multi_items():
+        values.setdefault(name, []).append(value)
+    return values
 
 
-def _repeated(query: type[BaseModel], several: list[str], name: str) -> bool:
-    """Whether a parameter that takes one value is given several times."""
-    return len(several) > 1 and name in query.model_fields and not _takes_list(query, name)
+@lru_cache
+def _lists(query: type[BaseModel]) -> frozenset[str]:
+    """The parameters that take several values."""
+    kinds = get_type_hints(query)
+    return frozenset(
+        name
+        for name in query.model_fields
+        if any(get_origin(each) is list for each in (kinds[name], *get_args(kinds[name])))
+    )
+
+
+def _refusal(query: type[BaseModel], given: dict[str, list[str]]) -> BadValue | None:
+    """The refusal of too many names, or of several values of a parameter that takes one."""
+    if len(given) > MOST_NAMES:
+        detail = f"the query has {len(given)} names, and at most {MOST_NAMES} are allowed"
+        return BadValue(detail, given=len(given), allowed=MOST_NAMES)
+    for name, several in given.items():
+        if len(several) > 1 and name in query.model_fields and name not in _lists(query):
+            return BadValue(f"{name} is given {len(several)} times; give it once", given=several)
+    return None
 
 
 def read_query(query: type[BaseModel], text: bytes) -> BaseModel | None:
     """The validated query of a query string, with all values of a repeated name; None if it is invalid."""
-    given = QueryParams(text)
-    values = {}
-    for name in given:
-        several = given.getlist(name)
-        if _repeated(query, several, name):
-            return None
+    given, values = _grouped(QueryParams(text)), dict[str, Any]()
+    if _refusal(query, given) is not None:
+        return None
+    for name, several in given.items():
         # An extra name becomes a parameter of the operation; FastAPI makes a list of repeated ones.
-        is_list = _takes_list(query, name) if name in query.model_fields else len(several) > 1
+        is_list = name in _lists(query) if name in query.model_fields else len(several) > 1
         values[name] = several if is_list else several[0]
     try:
         return query.model_validate(values)

@@ -1,11 +1,15 @@
-"""``/docs``: the API as a page that can send requests.
+"""``/openapi.json``: the API as a document, and ``/docs``: as a page that can send requests.
 
 The addresses are relative, so a proxy may serve the page below a path. fastapi-offline has the files.
 """
 
 from fastapi import APIRouter
 from fastapi.openapi.docs import get_swagger_ui_html
+from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
+
+from service.api.content_negotiation import JSON
+from service.api.responses import json_bytes
 
 router = APIRouter(include_in_schema=False, default_response_class=Response)
 
@@ -14,6 +18,12 @@ _PARAMETERS = {
     "validatorUrl": None,  # the default sends the document to another host
     "defaultModelsExpandDepth": 0,  # the calls first; one click shows the objects
 }
+
+
+@router.get("/openapi.json")
+async def openapi(request: Request) -> Response:
+    """The document."""
+    return Response(json_bytes(request.app.openapi()), media_type=JSON)
 
 
 @router.get("/docs")

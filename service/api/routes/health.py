@@ -100,5 +100,7 @@ async def metrics(context: Shared) -> Response:
     except TimeoutError as error:
         raise Unwell(f"a worker did not reply within {PATIENCE:g} s") from error
     families = dict(each for each in results if not isinstance(each, Exception))
+    if not families:
+        raise Unwell(f"no worker collected its metrics within {PATIENCE:g} s")
     text = await context.convert(lambda: exposition(families), SHORT)
     return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -126,7 +126,8 @@ async def reload(request: Request, context: Shared) -> Reload:
             "only clients on the same machine may reload, unless the service has a key for it "
             f"({variable('reload_key')}); this request does not count as one: {why}"
         )
-    (outcome,) = await context.control.broadcast("reload")
+    async with context.reloading:
+        (outcome,) = await context.control.broadcast("reload")
     if not isinstance(outcome, Reload):
         raise outcome
     return outcome

@@ -8,7 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api.content_negotiation import header
+from service.api.content_negotiation import listed
 from service.page.files import PageFile, PageFiles
 
 # `data:` and `blob:` are pictures that the page gets as JSON, or from the disk.
@@ -47,7 +47,7 @@ def _response(request: Request, file: PageFile, further: dict[str, str]) -> Resp
     # The bytes differ, so the strong ETags do.
     etag = f'"{file.etag}-gzip"' if takes_gzip else f'"{file.etag}"'
     headers = {**_HEADERS, **further, "ETag": etag}
-    known = (header(request.scope, b"if-none-match") or "").split(",")
+    known = listed(request.scope, b"if-none-match").split(",")
     if any(each.strip().removeprefix("W/") in (etag, "*") for each in known):
         return Response(status_code=304, headers=headers)
     if takes_gzip:
@@ -56,7 +56,7 @@ def _response(request: Request, file: PageFile, further: dict[str, str]) -> Resp
 
 
 def _takes_gzip(request: Request) -> bool:
-    for item in (header(request.scope, b"accept-encoding") or "").split(","):
+    for item in listed(request.scope, b"accept-encoding").split(","):
         coding, _, quality = item.replace(" ", "").partition(";q=")
         if coding.lower() in ("gzip", "*"):
             return quality.strip("0.") != "" if quality else True

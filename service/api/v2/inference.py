@@ -183,10 +183,12 @@ async def infer(name: ModelName, found: Found, request: Request, context: Shared
     """
     model, verb = found
     face = signature(model, verb)
+    images = face.input(Role.images)
+    files = None if images is None else images.name
     limits, headers, content = context.limits, request.headers, await request_bodies.whole(request, context)
     received = await request_bodies.convert_json(
         wire.json_size(content, headers),
-        lambda: wire.read(content, headers, limits),
+        lambda: wire.read(content, headers, limits, files),
         wire.weight(content, headers),
         context,
     )

@@ -149,11 +149,7 @@ def _array(slot: TensorSpec, tensor: Tensor, model: ServedModel, limits: ImageLi
 def _pixels(tensor: Tensor, spec: ImageSpec, limits: ImageLimits) -> Array:
     if tensor.datatype != BYTES:
         return images.from_array(tensor.array, spec, limits, resize=False).pixels
-    files = [
-        images.from_base64(file, index) if isinstance(file, str) else file
-        for index, file in enumerate(tensor.array.tolist())
-    ]
-    return images.from_files(files, spec, limits).pixels
+    return images.from_files(tensor.array.tolist(), spec, limits).pixels
 
 
 def _labels(slot: TensorSpec, tensor: Tensor) -> list[Label]:

@@ -9,25 +9,24 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import orjson
 from numpy.typing import NDArray
 from starlette.datastructures import Headers
 from starlette.responses import Response
 
 from service.api.content_negotiation import BYTES, JSON
-from service.api.dependencies import ON_LOOP, RequestLimits, decoding_work
+from service.api.dependencies import RequestLimits, decoding_work
 from service.api.request_bodies import JSON_WEIGHT
 from service.api.v2.protocol import InferenceDocument, InputDocument, OutputDocument
 from service.codecs import images, oip_tensors
 from service.codecs.images import ImageLimits
 from service.codecs.json_arrays import JsonLimits
 from service.codecs.oip_tensors import Tensor
-from service.errors import BadBody, BadImage, BadTensor, BadValue, EmptyBody, quoted, too_large, unknown
+from service.errors import BadBody, BadTensor, BadValue, EmptyBody, quoted, too_large, unknown
 
 LENGTH = "Inference-Header-Content-Length"
 _LONGEST_LENGTH = 20
-# Characters of base64 that are decoded to estimate their work, on the event loop, in about two milliseconds.
-_SHORT_TEXTS = 2**20
 SIZE, BINARY, ALL_BINARY = "binary_data_size", "binary_data", "binary_data_output"
 # Features of other servers that this one does not have, with advice.
 _REFUSED = {
@@ -68,8 +67,11 @@ def json_size(body: bytes, headers: Headers) -> int:
     return min(len(body), int(length)) if _is_length(length) else len(body)
 
 
-def read(body: bytes, headers: Headers, limits: RequestLimits) -> InferenceBody:
-    """The request in a body. Raises EmptyBody, BadBody, BadValue or TooLarge."""
+def read(body: bytes, headers: Headers, limits: RequestLimits, files: str | None = None) -> InferenceBody:
+    """The request in a body; ``files`` is the input whose strings in JSON are files as base64.
+
+    Raises EmptyBody, BadBody, BadImage, BadValue or TooLarge.
+    """
     if not body:
         raise EmptyBody("the request has no body")
     head, tail = _split(memoryview(body), headers.get(LENGTH))
@@ -77,7 +79,7 @@ def read(body: bytes, headers: Headers, limits: RequestLimits) -> InferenceBody:
     parameters = document.parameters or {}
     binary = _flag(parameters, ALL_BINARY, "the request", default=False)
     return InferenceBody(
-        _inputs(document.inputs, tail, limits.images),
+        _inputs(document.inputs, tail, limits.images, files),
         _outputs(document.outputs, binary) if document.outputs else None,
         {name: value for name, value in parameters.items() if name != ALL_BINARY},
         binary,
@@ -121,18 +123,8 @@ def response(
 def _weight(tensor: Tensor) -> float:
     if tensor.datatype != oip_tensors.BYTES:
         return tensor.array.size
-    elements = tensor.array.ravel().tolist()
-    texts = [element for element in elements if isinstance(element, str)]
-    if sum(map(len, texts)) > _SHORT_TEXTS:
-        return math.inf
-    try:
-        decoded = [images.from_base64(text, index) for index, text in enumerate(texts)]
-    except BadImage:
-        # Refused where the files are decoded, with the right number.
-        return math.inf
-    files = [element for element in elements if isinstance(element, bytes)]
-    work = decoding_work([*files, *decoded])
-    return max(ON_LOOP + 1, work) if texts else work
+    # Strings are labels.
+    return decoding_work([each for each in tensor.array.ravel().tolist() if isinstance(each, bytes)])
 
 
 def _split(body: memoryview, length: str | None) -> tuple[memoryview, memoryview]:
@@ -151,7 +143,9 @@ def _is_length(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) < _LONGEST_LENGTH
 
 
-def _inputs(documents: Sequence[InputDocument], tail: memoryview, limits: ImageLimits) -> dict[str, Tensor]:
+def _inputs(
+    documents: Sequence[InputDocument], tail: memoryview, limits: ImageLimits, files: str | None
+) -> dict[str, Tensor]:
     inputs: dict[str, Tensor] = {}
     start = 0
     for document in documents:
@@ -169,6 +163,8 @@ def _inputs(documents: Sequence[InputDocument], tail: memoryview, limits: ImageL
             raise BadTensor(f"{where} has {both} of data and {SIZE}; it must have one of them")
         if size is None:
             tensor = oip_tensors.from_json(where, document.datatype, document.shape, document.data)
+            if document.name == files and document.datatype == oip_tensors.BYTES:
+                tensor = _decoded(tensor)
         else:
             _check_size(size, len(tail) - start, where)
             data = tail[start : start + size]
@@ -179,6 +175,13 @@ def _inputs(documents: Sequence[InputDocument], tail: memoryview, limits: ImageL
         detail = f"{len(tail)} bytes follow the JSON, and the inputs have {start} by their {SIZE}"
         raise BadBody(detail, given=len(tail), allowed=start)
     return inputs
+
+
+def _decoded(tensor: Tensor) -> Tensor:
+    """Files instead of their base64."""
+    array = np.empty(tensor.array.size, dtype=object)
+    array[:] = [images.from_base64(text, index) for index, text in enumerate(tensor.array.ravel().tolist())]
+    return Tensor(tensor.datatype, array.reshape(tensor.array.shape))
 
 
 def _check_size(size: Any, left: int, where: str) -> None:

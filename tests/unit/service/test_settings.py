@@ -111,6 +111,8 @@ def test_settings_are_frozen() -> None:
             "--metrics: Input should be 'key', 'open' or a port from 0 to 65535",
         ),
         (["--metrics=65536"], "'key', 'open' or a port from 0 to 65535, not '65536'"),
+        (["--drain-seconds=inf"], "--drain-seconds: Input should be a finite number, not 'inf'"),
+        (["--threads=100000"], "--threads: Input should be less than or equal to 1024, not '100000'"),
         (["--cors-origins=app.example"], "an origin is a scheme, a host and perhaps a port"),
         (["--cors-origins=https://app.example/"], "or * for all, not 'https://app.example/'"),
     ],

@@ -29,11 +29,17 @@ def accepting(accept: str | None) -> Scope:
         ("*/*;q=0.1, application/x-npy;q=0.2", "application/x-npy"),
         ("text/html, application/xhtml+xml, */*;q=0.8", "image/png"),
         ("image/png;q=oops, application/json;q=0.1", "application/json"),
+        ("image/png;q=nan, application/json;q=0.1", "application/json"),
         ("nonsense", "image/png"),
     ],
 )
 def test_the_best_offer(header: str | None, expected: str) -> None:
     assert choose(accepting(header), OFFERS) == expected
+
+
+def test_several_headers_are_one_list() -> None:
+    scope = {"headers": [(b"accept", b"text/html"), (b"accept", b"application/json")]}
+    assert choose(scope, OFFERS) == "application/json"
 
 
 @pytest.mark.parametrize("header", ["text/html", "image/png;q=0", "*/*;q=0", "image/jpeg, text/*"])

@@ -1,9 +1,13 @@
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
+from service.api.request_bodies import ImagesBody
+from service.errors import BadImage
 from service.models.model import ServedModel
 from service.runtime.session import Session
 from tests.unit.service.conftest import make_client, problem
@@ -76,3 +80,26 @@ def test_a_graph_that_fails_tells_nothing(exported: Path, monkeypatch: pytest.Mo
 def test_no_path_of_the_server_leaves(client: TestClient, exported: Path, path: str) -> None:
     for answer in (client.post(path, content=b"{"), client.get(path)):
         assert str(exported) not in answer.text
+
+
+def test_what_a_refused_request_holds_does_not_wait_for_the_garbage_collector(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Pixels:
+        """As large as they may be."""
+
+    held: list[weakref.ref[Pixels]] = []
+
+    def fitted(*_: object, **__: object) -> None:
+        pixels = Pixels()
+        held.append(weakref.ref(pixels))
+        raise BadImage("they are cut off")
+
+    monkeypatch.setattr(ImagesBody, "fitted", fitted)
+    gc.disable()
+    try:
+        # A JPEG, which is decoded in a thread.
+        problem(client.post("/encode", content=b"\xff\xd8\xff"), 400, "bad-image")
+        assert [each() for each in held] == [None]
+    finally:
+        gc.enable()

@@ -12,7 +12,7 @@ from service.settings import Settings
 from tests.fixtures.processes import ROOT, serving
 
 
-def ask(port: int) -> subprocess.CompletedProcess[str]:
+def ask(port: int | str) -> subprocess.CompletedProcess[str]:
     # Nothing listens at this proxy: a check through it would fail.
     environment = os.environ | {"TESSERA_PORT": str(port), "http_proxy": "http://127.0.0.1:1"}
     return subprocess.run(
@@ -57,6 +57,13 @@ def test_one_without_a_model_is_not_and_says_why(tmp_path: Path) -> None:
 def test_a_service_that_does_not_listen_is_not_ready(nobody: int) -> None:
     asked = ask(nobody)
     assert asked.returncode == 1
+    assert asked.stdout.startswith("the service does not answer: ")
+
+
+@pytest.mark.parametrize("port", ["x", "70000"])
+def test_a_wrong_port_is_one_line(port: str) -> None:
+    asked = ask(port)
+    assert (asked.returncode, asked.stderr) == (1, "")
     assert asked.stdout.startswith("the service does not answer: ")
 
 

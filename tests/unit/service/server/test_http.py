@@ -286,6 +286,28 @@ def test_headers_have_a_size_limit() -> None:
             assert answer(other).startswith(b"HTTP/1.1 200")
 
 
+CHUNKED = REQUEST[:-2] + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n"
+
+
+@pytest.mark.parametrize(
+    "sent", [REQUEST[:-2] + b"X-Long: " + b"x" * 2**16 + b"\r\n\r\n", CHUNKED + b"X: y\r\n" * 2**17]
+)
+def test_headers_of_one_read_and_trailers_have_the_same_limit(sent: bytes) -> None:
+    with serving() as service, service.connect() as connection:
+        service.gate.clear()
+        with suppress(ConnectionError):
+            connection.sendall(sent)
+        received = rest(connection)
+        assert received.startswith(b"HTTP/1.1 400")
+        assert b"over 65536 bytes (--max-head-bytes)" in received
+
+
+def test_requests_of_one_read_may_have_more_together() -> None:
+    with serving() as service, service.connect() as connection:
+        connection.sendall(REQUEST * 2000 + REQUEST[:-2] + b"Connection: close\r\n\r\n")
+        assert rest(connection).count(b"HTTP/1.1 200") == 2001
+
+
 @pytest.mark.parametrize(("workers", "left"), [(1, []), (2, [50e-6, 100e-6])])
 def test_a_worker_of_several_sleeps_after_it_accepts_a_connection(
     monkeypatch: pytest.MonkeyPatch, workers: int, left: list[float]

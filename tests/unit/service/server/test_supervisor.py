@@ -1,6 +1,7 @@
 """Two workers under a supervisor, as processes: broadcasts, replacement, reload and shutdown."""
 
 import asyncio
+import errno
 import os
 import re
 import signal
@@ -12,12 +13,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import cast
+from types import SimpleNamespace
+from typing import Any, cast
 
 import httpx2 as httpx
 import pytest
 
-from service.errors import ModelsUnreadable, ReloadFailed
+from service.errors import ModelsUnreadable, ReloadFailed, StartupError
 from service.models.reload import Refusal, Reload, disagreement
 from service.server.control_channel import Reply, Started
 from service.server.supervisor import Supervisor
@@ -202,6 +204,32 @@ def test_a_worker_that_does_not_read_is_killed() -> None:
             worker.close(EOFError())
 
     asyncio.run(asyncio.wait_for(main(), PATIENCE))
+
+
+def test_a_worker_that_the_system_does_not_start_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    tries = []
+
+    class Process:
+        def __init__(self, **_: object) -> None: ...
+
+        def start(self) -> None:
+            tries.append(True)
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    async def main() -> None:
+        supervisor = Supervisor(lambda *_: None, Settings(workers=1), [], lambda _: None)
+        supervisor._loop = asyncio.get_running_loop()
+        cast("Any", supervisor)._spawn = SimpleNamespace(Process=Process)
+        with pytest.raises(StartupError, match="worker 0 cannot start: Resource temporarily unavailable"):
+            supervisor._start(0)
+        supervisor._up = True
+        supervisor._start(0)
+        await asyncio.sleep(0.01)
+
+    asyncio.run(main())
+    said = "worker 0 cannot start: Resource temporarily unavailable; another starts"
+    assert caplog.messages == [f"{said} at once", f"{said} in 1 s"]
+    assert len(tries) == 3
 
 
 def test_workers_swap_only_if_all_would_serve_the_same() -> None:

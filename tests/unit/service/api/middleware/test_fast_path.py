@@ -91,6 +91,17 @@ def test_a_parameter_that_takes_one_value_is_not_repeated(client: TestClient, pa
     assert answer.json()["given"] == ["1", "2"]
 
 
+@pytest.mark.parametrize(("names", "status"), [(65, 422), (1000, 422), (10_000, 413)])
+def test_a_query_has_a_limit_of_names(
+    client: TestClient, by_fastapi: TestClient, names: int, status: int
+) -> None:
+    query = "&".join(map(str, range(names)))
+    answer = client.post(f"/encode?{query}", content=SEVEN)
+    assert (answer.status_code, answer.json()["given"]) == (status, names)
+    if status == 422:
+        assert comparable(by_fastapi.post(f"/encode?{query}", content=SEVEN)) == comparable(answer)
+
+
 @pytest.mark.parametrize(
     ("method", "path"), [("GET", "/encode"), ("POST", "/encode/"), ("POST", "/nowhere"), ("HEAD", "/models")]
 )

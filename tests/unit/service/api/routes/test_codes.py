@@ -1,6 +1,7 @@
 import asyncio
 import base64
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from tests.unit.service.conftest import problem
 
 NPY = {"Accept": "application/x-npy"}
 JSON = {"Accept": "application/json"}
+SEVEN = (Path(__file__).parents[4] / "fixtures" / "seven.png").read_bytes()
+FORM_PART = b'--x\r\nContent-Disposition: form-data; name="a"; filename="a.png"\r\n\r\n' + SEVEN + b"\r\n"
 
 
 def images(count: int = 3, height: int = 28, width: int = 28) -> NDArray[np.uint8]:
@@ -235,6 +238,8 @@ def test_parameters_and_noise_of_any_operation(client: TestClient) -> None:
         (npy.dump(np.zeros((1, 28, 28, 1))), None, 400, "bad-array"),
         (b"--x\r\n\r\n", "multipart/form-data", 400, "bad-body"),
         (b"--x--\r\n", "multipart/form-data; boundary=x", 400, "empty-body"),
+        # Cut off within the second file.
+        (FORM_PART + FORM_PART[:-9], "multipart/form-data; boundary=x", 400, "bad-body"),
         (
             b'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\nlevels\r\n--x--\r\n',
             "multipart/form-data; boundary=x",

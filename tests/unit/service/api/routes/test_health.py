@@ -1,7 +1,9 @@
 from pathlib import Path
 
+import pytest
 from fastapi.testclient import TestClient
 
+from service.server.control_channel import ControlChannel
 from tests.fixtures import bundle_builder, toy_models
 from tests.unit.service.conftest import make_client, problem
 
@@ -46,3 +48,13 @@ def test_one_refusal_does_not_make_the_rest_unready(tmp_path: Path) -> None:
         answer = client.get("/readyz")
         assert answer.status_code == 200
         assert [refusal["name"] for refusal in answer.json()["refused"]] == ["half"]
+
+
+def test_metrics_that_are_not_collected_are_no_empty_page(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broadcast(*_: object) -> list[Exception]:
+        return [TimeoutError()]
+
+    monkeypatch.setattr(ControlChannel, "broadcast", broadcast)
+    problem(client.get("/metrics"), 503, "unwell")

@@ -1,5 +1,6 @@
 """The weight of a request of ``/v2``, estimated before the work is done."""
 
+import json
 import math
 from typing import Any
 
@@ -17,7 +18,7 @@ LIMITS = RequestLimits.of(Settings(models=("exported",)))
 
 
 def sent(content: bytes, headers: dict[str, str]) -> InferenceBody:
-    return read(content, Headers(headers), LIMITS)
+    return read(content, Headers(headers), LIMITS, "images")
 
 
 @pytest.mark.parametrize(
@@ -37,6 +38,16 @@ def test_the_weight_of_files_is_that_of_their_pixels_if_known(seven: bytes) -> N
     assert sent(*request({"images": [seven, b"\xff\xd8\xff"]})).weight == math.inf
     text = b'{"inputs": [{"name": "images", "shape": [1], "datatype": "BYTES", "data": ["iVBORw0K"]}]}'
     assert sent(text, {}).weight == math.inf
+
+
+def test_labels_weigh_nothing_and_files_are_decoded_once() -> None:
+    bytes_of = {"shape": [1], "datatype": "BYTES", "data": ["iVBORw0K"]}
+    inputs = [{"name": "images", **bytes_of}, {"name": "label", **bytes_of}]
+    received = sent(json.dumps({"inputs": inputs}).encode(), {}).inputs
+    assert received["images"].array.tolist() == [b"\x89PNG\r\n"]
+    assert received["label"].array.tolist() == ["iVBORw0K"]
+    text = json.dumps({"inputs": inputs[1:]}).encode()
+    assert sent(text, {}).weight == 0
 
 
 def test_the_weight_of_a_body_is_that_of_its_json_and_its_bytes() -> None:
