@@ -49,9 +49,7 @@ def same(one: FeatureNetwork, other: FeatureNetwork) -> bool:
     return all(torch.equal(a, b) for a, b in pairs)
 
 
-def test_a_run_learns_once_and_keeps_what_it_learned(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_learns_once_and_keeps_what_it_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seeded: list[int] = []
     monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
     learning, before = Learning(), torch.get_rng_state()
