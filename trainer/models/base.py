@@ -27,8 +27,8 @@ class Step(NamedTuple):
 
     - ``loss``: scalar, what is minimised
     - ``metrics``: scalars by name; an epoch has their means
-    - ``counts``: float32 ``(K,)``, such as the uses of each code; an epoch has their sum, of which the stage
-      computes further metrics; or None
+    - ``counts``: float32, such as the uses of each code, ``(K,)``, or by level, ``(L, K)``; an epoch has
+      their sum, of which the stage computes further metrics; or None
     - ``lowest``: scalars by name; an epoch has the lowest of each
     - ``pictures``: for an opponent, the images and their reconstructions, float ``(B, C, H, W)`` in [-1, 1];
       None where there is no opponent
@@ -126,7 +126,7 @@ class Stage(nn.Module, ABC):
         return None
 
     def count_metrics(self, counts: Tensor) -> dict[str, float]:  # noqa: ARG002 - for those that count
-        """The metrics of an epoch whose steps have ``counts``, of their sum, float32 ``(K,)``."""
+        """The metrics of an epoch by the sum of the ``counts`` of its steps, float32 of the same shape."""
         return {}
 
     def warning(self, record: Mapping[str, float]) -> str | None:  # noqa: ARG002 - for those that warn

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from service.contract.manifest import CodesSpec, ImageSpec, Input, Output, Parameter, Role
 from service.contract.operations import LEVELS
 from trainer.models.base import to_pixels, to_unit
-from trainer.models.graph import Graph
+from trainer.models.graph import Graph, example_size
 from trainer.models.onnx_scan import Chain, Loop, Tensors
 from trainer.models.quantizers import LookedUp, MultiScaleQuantizer, Quantizer
 from trainer.models.quantizers.lookup import Table, block_rows, in_groups
@@ -27,16 +27,17 @@ def encoding(encoder: nn.Module, quantizer: Quantizer, image: ImageSpec, codes: 
     encode = Encode(encoder, quantizer)
     module, on_gpu = _modules(encode, codes)
     step, nested = image.multiple_of, _Nested.of(codes)
+    axes, size = {0: "n"}, (image.height, image.width)
+    if step is not None:
+        axes |= {1: f"{step}*h", 2: f"{step}*w"}
+        size = example_size(image.height, step), example_size(image.width, step)
     return Graph(
         operation="encode",
         file="encoder.onnx",
         module=module,
         provider_modules={} if on_gpu is None else {"cuda": on_gpu},
-        examples=(
-            torch.zeros(2, image.height, image.width, image.channels, dtype=torch.uint8),
-            *nested.examples,
-        ),
-        axes=({0: "n"} if step is None else {0: "n", 1: f"{step}*h", 2: f"{step}*w"}, *nested.axes),
+        examples=(torch.zeros(2, *size, image.channels, dtype=torch.uint8), *nested.examples),
+        axes=(axes, *nested.axes),
         inputs=(Input(name="images", role=Role.images), *nested.inputs),
         outputs=(Output(name="codes", role=Role.codes),),
         parameters=nested.parameters,
@@ -52,13 +53,16 @@ def decoding(quantizer: Quantizer, decoder: nn.Module, codes: CodesSpec) -> Grap
     ``decoder`` turns code vectors, float32 ``(B, D, h, w)``, into pixels, float32 ``(B, C, H, W)`` in
     [-1, 1].
     """
-    nested = _Nested.of(codes)
-    axes = {0: "n"} if codes.stride is None else {0: "n", 1: "h", 2: "w"}
+    nested, shape = _Nested.of(codes), codes.shape
+    axes = {0: "n"}
+    if codes.stride is not None:
+        axes |= {1: "h", 2: "w"}
+        shape = (*map(example_size, shape[:2]), *shape[2:])
     return Graph(
         operation="decode",
         file="decoder.onnx",
         module=Decode(quantizer, decoder),
-        examples=(torch.zeros(2, *codes.shape, dtype=torch.int32), *nested.examples),
+        examples=(torch.zeros(2, *shape, dtype=torch.int32), *nested.examples),
         axes=({**axes, **nested.axis}, *nested.axes),
         inputs=(Input(name="codes", role=Role.codes), *nested.inputs),
         outputs=(Output(name="images", role=Role.images),),

@@ -59,5 +59,13 @@ class Graph:
         )
 
 
+def example_size(size: int, unit: int = 1) -> int:
+    """The size in an example of an axis that varies by ``unit``: at least two units.
+
+    torch.export takes an axis of one unit for one that never varies.
+    """
+    return max(size, 2 * unit)
+
+
 # Runs an exported graph: its inputs by name to its outputs in order.
 RunGraph = Callable[[Graph, Mapping[str, Tensor]], Sequence[Tensor]]

@@ -24,8 +24,9 @@ from trainer.models.gaussian.posterior import Posterior, at_least
 from trainer.models.gaussian.scores import for_every_draw, negative_log_mean, scoring
 from trainer.models.graph import Graph
 
-# Of soft free bits: how far above them the divergence may be, and by what the weight moves in a step.
-SLACK, WEIGHT_STEP = 1.05, 1.02
+# Of soft free bits: how far above them the divergence may be, by what the weight moves in a step, and how low
+# it falls. Below about 1e-43 float32 would round each rise away; from here, it is back at 1 in 465 steps.
+SLACK, WEIGHT_STEP, LOWEST_WEIGHT = 1.05, 1.02, 1e-4
 
 
 class VLAE(GaussianModel):
@@ -104,7 +105,7 @@ class VLAE(GaussianModel):
             return warmup * at_least(config.free_bits, divergence).sum()
         if self.training:
             above = mean(divergence.detach()).sum() > SLACK * config.free_bits * len(divergence)
-            self.weight.mul_(torch.where(above, WEIGHT_STEP, 1 / WEIGHT_STEP)).clamp_(max=1.0)
+            self.weight.mul_(torch.where(above, WEIGHT_STEP, 1 / WEIGHT_STEP)).clamp_(LOWEST_WEIGHT, 1.0)
         return warmup * self.weight * divergence.sum()
 
     def _labels(self, count: int, labels: Tensor | None) -> Tensor:

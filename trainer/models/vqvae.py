@@ -39,11 +39,6 @@ CODEBOOKS = ("", "shared.", *(f"by_level.{level}." for level in range(MOST_LEVEL
 ROWS_PER_CODE = 64
 # A codebook collapses if after some epochs less than this share of its codes is in use.
 COLLAPSED, COLLAPSED_AFTER = 0.10, 2
-COLLAPSE_ADVICE = (
-    "What helps: --update ema, --kmeans-start, a higher --restart-below, a smaller --codebook-dim, "
-    "--normalise-codes, fewer codes (--codebook-size), a lower --lr, or --fsq-levels instead of a learned "
-    "codebook."
-)
 
 
 class VQVAE(Model):
@@ -136,7 +131,10 @@ class VQVAE(Model):
         """Advice against a collapse of the codebook."""
         if record["epoch"] < COLLAPSED_AFTER or record["usage"] >= COLLAPSED:
             return None
-        return f"the codebook is collapsing: {record['usage']:.1%} of its codes are in use. {COLLAPSE_ADVICE}"
+        return (
+            f"the codebook is collapsing: {record['usage']:.1%} of its codes are in use. "
+            f"What helps: {', '.join(remedies(self.config))}."
+        )
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor) -> Tensor:
@@ -204,6 +202,24 @@ def quantizer_for(config: VQVAEConfig) -> Quantizer:
         return _codebook_for(config, rotate=config.rotation_trick)
     levels = [_codebook_for(config, rotate=False) for _ in range(config.levels)]
     return Residual(levels, dropout=config.level_dropout, rotate=config.rotation_trick)
+
+
+def remedies(config: VQVAEConfig) -> list[str]:
+    """What helps against a collapse of the codebook: what a run of this config takes and has not yet."""
+    if config.fsq_levels is not None:
+        return ["fewer or smaller --fsq-levels", "a lower --lr"]
+    moved, nested = config.update != "simvq", config.levels > 1 or config.level_grids is not None
+    helpful = {
+        "--update ema": config.update != "ema",
+        "--kmeans-start": moved and not config.kmeans_start and config.init_from is None,
+        "a higher --restart-below": moved,
+        "a smaller --codebook-dim": config.codebook_dim > 1,
+        "--normalise-codes": not nested and not config.normalise_codes and config.codebook_dim > 1,
+        "fewer codes (--codebook-size)": True,
+        "a lower --lr": True,
+        "--fsq-levels instead of a learned codebook": not nested,
+    }
+    return [remedy for remedy, helps in helpful.items() if helps]
 
 
 def _codebook_for(config: VQVAEConfig, *, rotate: bool) -> SimVQ | LearnedCodebook:

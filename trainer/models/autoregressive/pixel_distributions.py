@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trainer.models.gaussian.likelihoods import cross_entropy
+
 # Uniform noise as float32 can be 0, and a temperature may be.
 SMALLEST_NOISE = 1e-7
 COLDEST = 1e-6
@@ -55,9 +57,7 @@ class Binary(PixelDistribution):
         self.outputs = self.noises = channels
 
     def log_prob(self, output: Tensor, pixels: Tensor) -> Tensor:
-        # torch's own is exported as log(sigmoid(logit)), which is no number where the decoder is sure.
-        nats = output.clamp(min=0) - output * pixels + (-output.abs()).exp().log1p()
-        return -nats.sum(dim=-1)
+        return -cross_entropy(output, pixels).sum(dim=-1)
 
     def draw(self, output: Tensor, noise: Tensor, temperature: Tensor) -> Tensor:
         return (noise >= 1 - self._chance(output, temperature)).float()

@@ -14,7 +14,7 @@ from trainer.models.base import to_shares
 from trainer.models.gaussian.base import GaussianModel
 from trainer.models.gaussian.operations import DRAWN, example_images
 from trainer.models.gaussian.posterior import Posterior
-from trainer.models.graph import Graph
+from trainer.models.graph import Graph, example_size
 from trainer.models.layers.convolutional import Decoder, Encoder
 
 
@@ -43,16 +43,18 @@ def grid_graphs(model: GaussianModel, decode: nn.Module) -> list[Graph]:
     """
     if not isinstance(model.encoder, Encoder) or not isinstance(model.decoder, Decoder):
         raise TypeError("the posterior is no grid")
-    stride, codes = model.encoder.stride, model.codes_spec()
+    stride, (height, width, channels) = model.encoder.stride, model.codes_spec().shape
+    height, width = example_size(height), example_size(width)
+    image = model.image.model_copy(update={"height": height * stride, "width": width * stride})
     generator = torch.Generator().manual_seed(0)
-    latents = torch.randn(2, *codes.shape, generator=generator)
+    latents = torch.randn(2, height, width, channels, generator=generator)
     grid = {0: "n", 1: "h", 2: "w"}
     return [
         Graph(
             operation="encode",
             file="encoder.onnx",
             module=_Encode(model),
-            examples=(example_images(model.image, generator), torch.zeros_like(latents)),
+            examples=(example_images(image, generator), torch.zeros_like(latents)),
             axes=({0: "n", 1: f"{stride}*h", 2: f"{stride}*w"}, grid),
             inputs=(
                 Input(name="images", role=Role.images),

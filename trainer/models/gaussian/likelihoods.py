@@ -73,13 +73,18 @@ class Bernoulli(Likelihood):
     """A coin for each pixel, whose logit is the output; levels in between count as shares of white."""
 
     def log_prob(self, output: Tensor, pixels: Tensor) -> Tensor:
-        # torch's own is exported as log(sigmoid(logit)), which is no number where the decoder is sure.
-        logit = output.float()
-        nats = logit.clamp(min=0) - logit * pixels + (-logit.abs()).exp().log1p()
-        return -nats.flatten(1).sum(dim=1)
+        return -cross_entropy(output.float(), pixels).flatten(1).sum(dim=1)
 
     def mean(self, output: Tensor) -> Tensor:
         return output.float().sigmoid()
+
+
+def cross_entropy(logit: Tensor, pixels: Tensor) -> Tensor:
+    """-log of the chance of pixels in [0, 1], levels in between as shares, in nats: float32 of any shape.
+
+    torch's own is exported as log(sigmoid(logit)), which is no number where the decoder is sure.
+    """
+    return logit.clamp(min=0) - logit * pixels + (-logit.abs()).exp().log1p()
 
 
 def likelihood_for(name: Literal["mse", "gaussian", "bernoulli"]) -> Likelihood:

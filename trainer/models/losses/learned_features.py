@@ -45,7 +45,8 @@ def learned_features(
     own = folder / FILE
     # The random weights of the network must not change the draws of the model's training.
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        # That of the CPU alone: torch.manual_seed seeds every GPU too, where --seed would then count no more.
+        torch.default_generator.manual_seed(0)
         network = FeatureNetwork(channels)
         weights = distributed.from_first(lambda: _made(channels, classes, train, own, step))
         try:

@@ -20,8 +20,10 @@ class Quantized(NamedTuple):
 
     - ``vectors``: float32 ``(B, D, h, w)``, the code vectors, through which the encoder gets its gradient
     - ``codes``: int64 ``(B, h, w)`` in ``[0, K)``, or ``(B, h, w, L)`` or ``(B, T)`` of one with levels
-    - ``codebook_loss``: scalar, |sg[z] - e|^2 (1711.00937, eq. 3); None where no loss moves the codes
-    - ``commitment_loss``: scalar, |z - sg[e]|^2, not yet multiplied by beta; None where there is none
+    - ``codebook_loss``: scalar, (sg[z] - e)^2 (1711.00937, eq. 3), the mean over all values of all vectors;
+      None where no loss moves the codes
+    - ``commitment_loss``: scalar, (z - sg[e])^2, such a mean, not yet multiplied by beta; None where there is
+      none
     - ``counts``: float32 ``(K,)``, how often this process's batch used each code, or ``(L, K)`` by level
     """
 

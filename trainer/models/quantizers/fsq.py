@@ -53,7 +53,8 @@ class FSQ(Quantizer):
         """Quantize ``z``, float ``(B, D, h, w)``: there is no loss."""
         bounded = self._bounded(z)
         rounded = bounded.round()
-        codes = self._codes(rounded)
+        # Where training diverged, any code, as of a codebook: the loss tells of it.
+        codes = self._codes(rounded.nan_to_num())
         return Quantized(
             vectors=straight_through(bounded, rounded) / self.halves,
             codes=codes,

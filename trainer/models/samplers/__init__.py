@@ -1,1 +1,1 @@
-"""Samplers, each a chain that becomes one ONNX graph."""
+"""Samplers, each of which becomes one ONNX graph, and what they share."""

@@ -26,13 +26,6 @@ class _EnergyChain(Chain):
 
     axes: dict[str, Axes]
 
-    @abstractmethod
-    def gap(self, inputs: tuple[Tensor, ...], states: Tensor) -> float:
-        """The gap between states, ``(n, T, d)``, and those of these inputs, each given the state before it.
-
-        Relative to the larger of a state's values and 1, the prior's standard deviation.
-        """
-
     def __init__(self, ratio: Ratio) -> None:
         super().__init__()
         self.ratio = ratio
@@ -41,6 +34,13 @@ class _EnergyChain(Chain):
             "noise": {0: "T", 1: "n"},
             "state": {0: "T", 1: "n"},
         }
+
+    @abstractmethod
+    def gap(self, inputs: tuple[Tensor, ...], states: Tensor) -> float:
+        """The gap between states, ``(n, T, d)``, and those of these inputs, each given the state before it.
+
+        Relative to the larger of a state's values and 1, the prior's standard deviation.
+        """
 
     def _states(self, emitted: Tensors, fixed: Tensors) -> Tensor:
         states, every = emitted["state"], fixed["every"]

@@ -116,6 +116,15 @@ def test_soft_free_bits_move_the_weight_until_the_divergence_is_a_little_above_t
     assert cost(at_the_bound, model) < float(at_the_bound.sum())
 
 
+def test_the_weight_of_soft_free_bits_comes_back_however_long_the_divergence_was_low() -> None:
+    model = tiny_models.vlae(GREY_8, free_bits=0.5, free_bits_weighing="soft")
+    for _ in range(6000):
+        cost(torch.full((3,), 0.4), model)
+    for _ in range(500):
+        cost(torch.full((3,), 0.6), model)
+    assert model.weight == 1
+
+
 def test_soft_free_bits_move_in_training_alone() -> None:
     model = tiny_models.vlae(GREY_8, free_bits=0.5, free_bits_weighing="soft").eval()
     assert cost(torch.full((3,), 0.4), model) == cost(torch.full((3,), 0.4), model) == pytest.approx(1.2)

@@ -92,6 +92,24 @@ def test_with_level_grids_the_codes_are_a_sequence_of_images_of_one_size() -> No
     assert prior(prior.inputs(images), torch.tensor([0, 1])).loss.isfinite()
 
 
+@pytest.mark.parametrize(
+    ("changes", "unhelpful"),
+    [
+        ({}, {"--update", "--kmeans-start"}),
+        ({"update": "simvq"}, {"--kmeans-start", "--restart-below"}),
+        ({"levels": 2}, {"--update", "--kmeans-start", "--normalise-codes", "--fsq-levels"}),
+        (FSQ, {"--update", "--kmeans-start", "--restart-below", "--codebook-dim", "--normalise-codes"}),
+    ],
+)
+def test_against_a_collapse_it_names_what_the_run_takes_and_has_not_yet(
+    changes: dict[str, Any], unhelpful: set[str]
+) -> None:
+    warning = tiny_models.model(**changes).warning({"epoch": 2, "usage": 0.01}) or ""
+    assert "1.0% of its codes are in use. What helps: " in warning
+    assert "a lower --lr" in warning
+    assert not [flag for flag in unhelpful if flag in warning]
+
+
 def test_level_grids_of_other_images_are_refused() -> None:
     with pytest.raises(ValueError, match="level_grids 1,3 should end with the grid of the images"):
         tiny_models.model(level_grids=(1, 3))

@@ -49,11 +49,14 @@ def same(one: FeatureNetwork, other: FeatureNetwork) -> bool:
     return all(torch.equal(a, b) for a, b in pairs)
 
 
-def test_a_run_learns_once_and_keeps_what_it_learned(tmp_path: Path) -> None:
+def test_a_run_learns_once_and_keeps_what_it_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeded: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
     learning, before = Learning(), torch.get_rng_state()
     first = learning(tmp_path / "run")
-    # What is drawn for it does not change what is trained.
+    # What is drawn for it does not change what is trained, nor on a GPU.
     assert torch.equal(torch.get_rng_state(), before)
+    assert not seeded
     assert same(learning(tmp_path / "run"), first)
     assert learning.times == 1
     assert [path.name for path in (tmp_path / "run").iterdir()] == [FILE]

@@ -116,6 +116,14 @@ def test_there_is_no_loss_and_nothing_to_learn_or_to_keep() -> None:
     assert fsq.state_dict() == {}
 
 
+def test_outputs_that_are_no_numbers_get_codes_and_show_in_the_vectors() -> None:
+    z = grid(dim=2)
+    z[1] = math.nan
+    quantized = FSQ([8, 5])(z)
+    assert quantized.counts.sum() == quantized.codes.numel()
+    assert quantized.vectors.isnan().any(dim=(1, 2, 3)).tolist() == [False, True, False]
+
+
 def test_it_rounds_in_float32_under_autocast() -> None:
     fsq = FSQ([5, 5])
     z = grid(batch=20, dim=2)
