@@ -60,7 +60,16 @@ try:
         replace_option,
         same_command,
     )
-    from trainer.config import FINETUNE, LossesConfig, RunConfig, check_effects, laid_over, read_yaml, resolve
+    from trainer.config import (
+        FINETUNE,
+        LossesConfig,
+        RunConfig,
+        check_effects,
+        laid_over,
+        read_yaml,
+        resolve,
+        validated,
+    )
     from trainer.data import loading
     from trainer.training import initial_weights
     from trainer.training.run_folder import RunFolder
@@ -98,8 +107,10 @@ def _train(
             # Raises RunError now if there is none, before torch is imported.
             run.latest_checkpoint()
             resolved = run.changed(kind, asked)
-        check_effects(resolved, flags)
+        # With the flags as they were given: a resumed run has its steps as epochs.
+        check_effects(validated(kind, resolved.model_dump() | flags), flags)
         _check(resolved, run, replace=replace or (numbered and run is None))
+        RunFolder.check(resolved)
         if isinstance(resolved, LossesConfig) and resolved.uses(LossesConfig):
             resolved.check_files()
         # Imported late: torch takes seconds, which neither --help nor any mistake above should cost.
@@ -133,7 +144,6 @@ def _check(config: RunConfig, run: RunFolder | None, *, replace: bool) -> None:
     if run is None and (config.init_from is not None or config.kind == FINETUNE):
         initial_weights.check(config, config.init_from)
     loading.check(config.data)
-    RunFolder.check(config)
     durable.check_writable(config.export_to)
     own = None if run is None else run.identity.id
     durable.check_replaceable(config.export_to / config.name, own, replace=replace)

@@ -20,8 +20,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from service.contract.manifest import FILE_NAME, Manifest
-from trainer.errors import ExportError
+from trainer.errors import ExportError, TrainerError
 
 CHECKPOINTS = "step-*"
 OLD = ".old"
@@ -30,19 +32,33 @@ RENAME_EXCHANGE = 2
 
 
 @contextmanager
+def file_errors(kind: type[TrainerError], what: str) -> Iterator[None]:
+    """Raise ``kind``, with ``what`` before the reason, if the file system refuses what the block does."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:  # the latter is what safetensors makes of a full disk
+        raise kind(f"{what}: {getattr(error, 'strerror', None) or error}") from error
+
+
+@contextmanager
 def written(target: Path) -> Iterator[Path]:
     """Yield an empty folder, which becomes ``target`` at the end of the block; raises OSError.
 
-    The former ``target`` is then deleted. Files must be in the folder itself.
+    The former ``target`` is then deleted. Files must be in the folder itself. If the block raises, nothing of
+    them stays: on a full disk half a checkpoint would be in the way.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     tidy(target.parent, target.name)
     unfinished, old = _unfinished(target.name, target.parent), target.with_name(f".{target.name}{OLD}")
     unfinished.mkdir()
-    yield unfinished
-    for path in unfinished.iterdir():
-        sync(path)
-    sync(unfinished)
+    try:
+        yield unfinished
+        for path in unfinished.iterdir():
+            sync(path)
+        sync(unfinished)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
     replaces = target.exists()
     if replaces:
         target.rename(old)
@@ -141,22 +157,21 @@ def publication(target: Path, run: str | None = None, *, replace: bool = False) 
         raise ExportError(f"cannot publish {target}: it is a file")
     unfinished = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:
-        yield unfinished
-        # The service may run as another user; safetensors, for one, writes files for the owner alone.
-        unfinished.chmod(0o755)
-        for path in unfinished.iterdir():
-            path.chmod(0o644)
-            sync(path)
-        sync(unfinished)
-        with _locked(target.parent):
-            check_replaceable(shown, run, replace=replace)
-            if target.exists():
-                _exchange(unfinished, target)
-            else:
-                unfinished.rename(target)
-        sync(target.parent)
-    except OSError as error:
-        raise ExportError(f"cannot publish {target}: {error.strerror}") from error
+        with file_errors(ExportError, f"cannot publish {target}"):
+            yield unfinished
+            # The service may run as another user; safetensors, for one, writes files for the owner alone.
+            unfinished.chmod(0o755)
+            for path in unfinished.iterdir():
+                path.chmod(0o644)
+                sync(path)
+            sync(unfinished)
+            with _locked(target.parent):
+                check_replaceable(shown, run, replace=replace)
+                if target.exists():
+                    _exchange(unfinished, target)
+                else:
+                    unfinished.rename(target)
+            sync(target.parent)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 

@@ -55,11 +55,11 @@ def train(
     facts = {**data_facts(dataset), "torch": torch.__version__, "machine": machine.reason}
     facts["processes"] = distributed.world_size()
     run = distributed.from_first(lambda: RunFolder.create(config, facts, numbered=numbered, replace=replace))
-    if run.config.name != config.name:
-        console.print(f"name: {run.config.name}, as there is a run or a model {config.name} already")
-    console.print(f"run folder: {run.folder}")
     with going_on(lambda: run.begun, resuming(run.config)), distributed.lost_process_errors():
         try:
+            if run.config.name != config.name:
+                console.print(f"name: {run.config.name}, as there is a run or a model {config.name} already")
+            console.print(f"run folder: {run.folder}")
             fit = model_fit(model, prepared, run, console)
             with long_step(console, "initialising the model"):
                 fit.begin()

@@ -319,6 +319,13 @@ def test_a_resumed_run_is_asked_what_a_flag_needs_rather_than_the_preset(
     assert (config.prior_epochs, config.prior_temperature) == (1, 0.5)
 
 
+def test_a_resumed_run_takes_steps_or_epochs(trained: Trained) -> None:
+    resume = ["vqvae", "--resume", "--name=tiny", f"--out={trained.config.out}"]
+    result = trainer(*resume, "--epochs=3", "--steps=100")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: --epochs 3 has no effect: it needs --steps none")
+
+
 def test_none_takes_back_what_a_file_says(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -186,6 +186,14 @@ def test_a_run_is_resumed_with_the_steps_it_was_begun_with(run: RunFolder) -> No
     assert run.changed("vqvae", {"steps": steps + 1}).epochs == before.epochs + 1
 
 
+@pytest.mark.parametrize("less", [{"epochs": 1}, {"steps": 1}])
+def test_a_run_is_not_given_fewer_epochs_than_it_has_done(run: RunFolder, less: dict[str, int]) -> None:
+    before = (run.folder / "config.yaml").read_text()
+    with pytest.raises(ConfigError, match="has done 2 epochs, and now epochs 1 is asked for: give 2 or more"):
+        resume(run, **less)
+    assert (run.folder / "config.yaml").read_text() == before
+
+
 @pytest.mark.parametrize(
     ("name", "value"), [("lr", 0.5), ("codebook_size", 32), ("seed", 1), ("data", "elsewhere"), ("limit", 10)]
 )
