@@ -165,7 +165,7 @@ class RunFolder:
         return changed
 
     def _check_epochs(self, config: RunConfig) -> None:
-        """Raise ConfigError if a stage is to have fewer epochs than it has had; a second one may have none."""
+        """Raise ConfigError if a stage is to have fewer epochs than are done; a second one may have none."""
         for field in (name for name in type(config).model_fields if name.endswith("epochs")):
             stage, epochs = field.removesuffix("epochs").rstrip("_"), getattr(config, field)
             done = len(self.stage(stage).records())
