@@ -17,7 +17,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -165,7 +165,7 @@ def publication(target: Path, run: str | None = None, *, replace: bool = False) 
                 path.chmod(0o644)
                 sync(path)
             sync(unfinished)
-            with _locked(target.parent):
+            with locked(target.parent):
                 check_replaceable(shown, run, replace=replace)
                 if target.exists():
                     _exchange(unfinished, target)
@@ -177,12 +177,18 @@ def publication(target: Path, run: str | None = None, *, replace: bool = False) 
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold a lock that makes other publications below ``folder`` wait, if the file system has locks."""
+def locked(folder: Path, refusal: TrainerError | None = None) -> Iterator[None]:
+    """Hold the lock of a folder, if the file system has locks.
+
+    While another process holds it, this waits, or raises ``refusal`` if there is one.
+    """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (fcntl.LOCK_NB if refusal else 0))
+        except OSError as error:
+            if refusal is not None and isinstance(error, BlockingIOError):
+                raise refusal from None
         yield
     finally:
         os.close(descriptor)
