@@ -107,10 +107,10 @@ def _train(
             # Raises RunError now if there is none, before torch is imported.
             run.latest_checkpoint()
             resolved = run.changed(kind, asked)
-        # With the flags as they were given: a resumed run has its steps as epochs.
-        check_effects(validated(kind, resolved.model_dump() | flags), flags)
+        # A resumed run has its steps as epochs, so the flags are laid over it as they were given.
+        given_now = resolved if run is None else validated(kind, resolved.model_dump() | flags)
+        check_effects(given_now, flags)
         _check(resolved, run, replace=replace or (numbered and run is None))
-        RunFolder.check(resolved)
         if isinstance(resolved, LossesConfig) and resolved.uses(LossesConfig):
             resolved.check_files()
         # Imported late: torch takes seconds, which neither --help nor any mistake above should cost.
@@ -144,6 +144,8 @@ def _check(config: RunConfig, run: RunFolder | None, *, replace: bool) -> None:
     if run is None and (config.init_from is not None or config.kind == FINETUNE):
         initial_weights.check(config, config.init_from)
     loading.check(config.data)
+    if run is None:
+        RunFolder.check(config)
     durable.check_writable(config.export_to)
     own = None if run is None else run.identity.id
     durable.check_replaceable(config.export_to / config.name, own, replace=replace)
