@@ -203,6 +203,7 @@ def test_a_run_without_a_name_takes_one_that_is_free_and_keeps_it(
         (["evaluate"], r"Missing argument 'MODEL'"),
         (["evaluate", "x", "--nll-samples", "1"], r"'--nll-samples': 1 is not in the range x>=2"),
         (["evaluate", "x", "--samples", "20001"], r"'--samples': 20001 is not in the range 10<=x<=20000"),
+        (["evaluate", "x", "--no-write", "--reload=http://x"], r"--reload has no effect beside --no-write"),
     ],
 )
 def test_wrong_usage_exits_with_2_and_says_what_is_right(arguments: list[str], complaint: str) -> None:
