@@ -60,7 +60,16 @@ try:
         replace_option,
         same_command,
     )
-    from trainer.config import FINETUNE, LossesConfig, RunConfig, check_effects, laid_over, read_yaml, resolve
+    from trainer.config import (
+        FINETUNE,
+        LossesConfig,
+        RunConfig,
+        check_effects,
+        laid_over,
+        read_yaml,
+        resolve,
+        validated,
+    )
     from trainer.data import loading
     from trainer.training import initial_weights
     from trainer.training.run_folder import RunFolder
@@ -98,7 +107,9 @@ def _train(
             # Raises RunError now if there is none, before torch is imported.
             run.latest_checkpoint()
             resolved = run.changed(kind, asked)
-        check_effects(resolved, flags)
+        # A resumed run has its steps as epochs, so the flags are laid over it as they were given.
+        given_now = resolved if run is None else validated(kind, resolved.model_dump() | flags)
+        check_effects(given_now, flags)
         _check(resolved, run, replace=replace or (numbered and run is None))
         if isinstance(resolved, LossesConfig) and resolved.uses(LossesConfig):
             resolved.check_files()
@@ -133,7 +144,8 @@ def _check(config: RunConfig, run: RunFolder | None, *, replace: bool) -> None:
     if run is None and (config.init_from is not None or config.kind == FINETUNE):
         initial_weights.check(config, config.init_from)
     loading.check(config.data)
-    RunFolder.check(config)
+    if run is None:
+        RunFolder.check(config)
     durable.check_writable(config.export_to)
     own = None if run is None else run.identity.id
     durable.check_replaceable(config.export_to / config.name, own, replace=replace)

@@ -17,11 +17,13 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from service.contract.manifest import FILE_NAME, Manifest
-from trainer.errors import ExportError
+from trainer.errors import ExportError, TrainerError
 
 CHECKPOINTS = "step-*"
 OLD = ".old"
@@ -30,19 +32,33 @@ RENAME_EXCHANGE = 2
 
 
 @contextmanager
+def file_errors(kind: type[TrainerError], what: str) -> Iterator[None]:
+    """Raise ``kind``, with ``what`` before the reason, if the file system refuses what the block does."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:  # the latter is what safetensors makes of a full disk
+        raise kind(f"{what}: {getattr(error, 'strerror', None) or error}") from error
+
+
+@contextmanager
 def written(target: Path) -> Iterator[Path]:
     """Yield an empty folder, which becomes ``target`` at the end of the block; raises OSError.
 
-    The former ``target`` is then deleted. Files must be in the folder itself.
+    The former ``target`` is then deleted. Files must be in the folder itself. If the block raises, nothing of
+    them stays: on a full disk half a checkpoint would be in the way.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     tidy(target.parent, target.name)
     unfinished, old = _unfinished(target.name, target.parent), target.with_name(f".{target.name}{OLD}")
     unfinished.mkdir()
-    yield unfinished
-    for path in unfinished.iterdir():
-        sync(path)
-    sync(unfinished)
+    try:
+        yield unfinished
+        for path in unfinished.iterdir():
+            sync(path)
+        sync(unfinished)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
     replaces = target.exists()
     if replaces:
         target.rename(old)
@@ -141,33 +157,38 @@ def publication(target: Path, run: str | None = None, *, replace: bool = False) 
         raise ExportError(f"cannot publish {target}: it is a file")
     unfinished = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:
-        yield unfinished
-        # The service may run as another user; safetensors, for one, writes files for the owner alone.
-        unfinished.chmod(0o755)
-        for path in unfinished.iterdir():
-            path.chmod(0o644)
-            sync(path)
-        sync(unfinished)
-        with _locked(target.parent):
-            check_replaceable(shown, run, replace=replace)
-            if target.exists():
-                _exchange(unfinished, target)
-            else:
-                unfinished.rename(target)
-        sync(target.parent)
-    except OSError as error:
-        raise ExportError(f"cannot publish {target}: {error.strerror}") from error
+        with file_errors(ExportError, f"cannot publish {target}"):
+            yield unfinished
+            # The service may run as another user; safetensors, for one, writes files for the owner alone.
+            unfinished.chmod(0o755)
+            for path in unfinished.iterdir():
+                path.chmod(0o644)
+                sync(path)
+            sync(unfinished)
+            with locked(target.parent):
+                check_replaceable(shown, run, replace=replace)
+                if target.exists():
+                    _exchange(unfinished, target)
+                else:
+                    unfinished.rename(target)
+            sync(target.parent)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold a lock that makes other publications below ``folder`` wait, if the file system has locks."""
+def locked(folder: Path, refusal: TrainerError | None = None) -> Iterator[None]:
+    """Hold the lock of a folder, if the file system has locks.
+
+    While another process holds it, this waits, or raises ``refusal`` if there is one.
+    """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (fcntl.LOCK_NB if refusal else 0))
+        except OSError as error:
+            if refusal is not None and isinstance(error, BlockingIOError):
+                raise refusal from None
         yield
     finally:
         os.close(descriptor)

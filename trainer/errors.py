@@ -42,6 +42,10 @@ class DivergenceError(TrainerError):
     """The loss is no longer a finite number."""
 
 
+class OutOfMemoryError(TrainerError):
+    """The device has too little memory for a step."""
+
+
 class RunError(TrainerError):
     """A run folder or checkpoint that cannot be written, read or resumed."""
 

@@ -176,7 +176,9 @@ def validated(kind: str, values: Mapping[str, Any]) -> RunConfig:
     try:
         return config_class(kind).model_validate(values)
     except ValidationError as error:
-        raise ConfigError("; ".join(_explain(dict(problem)) for problem in error.errors())) from error
+        # A default that follows from other values is not found while one of those is wrong.
+        problems = (each for each in error.errors() if each["type"] != "default_factory_not_called")
+        raise ConfigError("; ".join(_explain(dict(problem)) for problem in problems)) from error
 
 
 def _explain(problem: dict[str, Any]) -> str:
@@ -184,4 +186,6 @@ def _explain(problem: dict[str, Any]) -> str:
     if not problem["loc"]:
         return str(said)
     name = str(problem["loc"][0])
+    if problem["type"] == "missing":
+        return f"{name} is missing"
     return f"{name} is {problem['input']!r}: {said[0].lower()}{said[1:]}"

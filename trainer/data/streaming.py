@@ -1,8 +1,11 @@
 """A split too large for memory: worker processes decode its pictures as they are needed."""
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.context import BaseContext
 from typing import Any
@@ -19,6 +22,8 @@ from trainer.data.sources.pictures import Pictures, Skipped, decode_picture, qui
 from trainer.errors import DataError
 
 Pixels = NDArray[np.uint8]
+# In the message of torch for a worker that was killed.
+ENDED = "exited unexpectedly"
 
 
 @dataclass(frozen=True)
@@ -83,12 +88,15 @@ class StreamedReader:
             raise ValueError("the reader is closed")
         batches = in_batches(order, batch_size)
         self._plan.batches = plan = [rows.tolist() for rows in batches]
-        decoded = iter(self._loader)
+        with _worker_errors():
+            decoded = iter(self._loader)
         try:
             for rows in batches:
                 if self._plan.batches is not plan:
                     raise RuntimeError("another pass over this split was begun before this one ended")
-                yield self._on_device(self._split.batch(rows, next(decoded)))
+                with _worker_errors():
+                    images = next(decoded)
+                yield self._on_device(self._split.batch(rows, images))
         finally:
             del decoded  # or the traceback of an error would keep the workers alive after close()
 
@@ -103,6 +111,19 @@ class StreamedReader:
         if self._device.type == "cuda":
             tensor = tensor.pin_memory()  # or the copy would wait for the step before it
         return tensor.to(self._device, non_blocking=True)
+
+
+@contextmanager
+def _worker_errors() -> Iterator[None]:
+    """Raise DataError if a worker has ended."""
+    try:
+        yield
+    except RuntimeError as error:
+        if ENDED not in str(error):
+            raise
+        raise DataError(
+            "a process that decodes pictures has ended, perhaps killed as the machine has too little memory"
+        ) from error
 
 
 class _Plan(torch_data.Sampler[list[int]]):
@@ -140,6 +161,18 @@ def _context() -> BaseContext:
 def _start_worker(_: int) -> None:
     # Ctrl-C reaches every process of a terminal; the main process ends the training in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_trainer, daemon=True).start()
+
+
+def _end_with_trainer() -> None:
+    """End this worker when the main process has ended, be it killed.
+
+    torch looks at the parent of a worker alone. That is the fork server, which lives as long as its workers.
+    """
+    trainer = multiprocessing.parent_process()
+    if trainer is not None:
+        trainer.join()
+        os._exit(1)
 
 
 def _unchanged(item: Any) -> Any:

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 
 from trainer.cli import load_published, open_console, reload_option, same_command
-from trainer.errors import clear_errors
+from trainer.errors import ConfigError, clear_errors
 
 FLAGS = [
     click.Argument(["model"], type=click.Path(path_type=Path)),
@@ -94,7 +95,10 @@ def evaluate(
     **effort: Any,
 ) -> None:
     """Measure MODEL, a published model or the run folder of one, through ONNX Runtime, as the service."""
+    given = click.get_current_context().get_parameter_source("reload") is ParameterSource.COMMANDLINE
     with clear_errors(same_command()):
+        if given and not write:
+            raise ConfigError("--reload has no effect beside --no-write, which publishes nothing to load")
         from trainer.evaluation.published import Published, check_parameters, fid_weights, sampler_parameters
 
         published, parameters = Published.find(model), sampler_parameters(sets)

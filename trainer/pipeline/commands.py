@@ -1,10 +1,12 @@
 """The commands: train a new model, resume a run, publish the latest checkpoint of a run."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from rich.console import Console
 
+from trainer import durable
 from trainer.cli import publishing, resuming
 from trainer.config import RunConfig, check_start, in_epochs
 from trainer.data import distributed
@@ -55,11 +57,11 @@ def train(
     facts = {**data_facts(dataset), "torch": torch.__version__, "machine": machine.reason}
     facts["processes"] = distributed.world_size()
     run = distributed.from_first(lambda: RunFolder.create(config, facts, numbered=numbered, replace=replace))
-    if run.config.name != config.name:
-        console.print(f"name: {run.config.name}, as there is a run or a model {config.name} already")
-    console.print(f"run folder: {run.folder}")
-    with going_on(lambda: run.begun, resuming(run.config)), distributed.lost_process_errors():
+    with _alone(run), going_on(lambda: run.begun, resuming(run.config)), distributed.lost_process_errors():
         try:
+            if run.config.name != config.name:
+                console.print(f"name: {run.config.name}, as there is a run or a model {config.name} already")
+            console.print(f"run folder: {run.folder}")
             fit = model_fit(model, prepared, run, console)
             with long_step(console, "initialising the model"):
                 fit.begin()
@@ -77,13 +79,19 @@ def resume(run: RunFolder, config: RunConfig, console: Console) -> Exported:
     """
     prepared = prepare(config, console)
     check_same_data(run, prepared.dataset)
-    distributed.from_first(lambda: run.configure(config))
-    run.config = config
-    with going_on(lambda: run.begun, resuming(run.config)), distributed.lost_process_errors():
+    with _alone(run), going_on(lambda: run.begun, resuming(config)), distributed.lost_process_errors():
+        distributed.from_first(lambda: run.configure(config))
+        run.config = config
         model = new_model(run.config, prepared.dataset, 1.0)
         fit = model_fit(model, prepared, run, console)
         resume_fit(fit, console)
         return _finish(fit, prepared, run, console)
+
+
+def _alone(run: RunFolder) -> AbstractContextManager[None]:
+    """A block in which no other command trains the run. Raises RunError if one does."""
+    refusal = RunError(f"{run.folder} is being trained by another command: wait for its end, or end it")
+    return durable.locked(run.folder, refusal) if distributed.is_first() else nullcontext()
 
 
 def _finish(fit: Fit[Model], prepared: Prepared, run: RunFolder, console: Console) -> Exported:

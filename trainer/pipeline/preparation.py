@@ -76,10 +76,11 @@ def pixel_variance(dataset: Dataset) -> float:
 
 def check_same_data(run: RunFolder, dataset: Dataset) -> None:
     """Raise RunError if a run was trained on other data."""
-    now = data_facts(dataset)
-    then = {name: run.facts.get(name) for name in now}
-    if now != then:
-        raise RunError(f"the data has changed: {run.folder} was trained on {then}; now there is {now}")
+    facts = run.facts
+    differing = {name: now for name, now in data_facts(dataset).items() if facts.get(name) != now}
+    if differing:
+        then = {name: facts.get(name) for name in differing}
+        raise RunError(f"the data has changed: {run.folder} was trained on {then}; now there is {differing}")
 
 
 def data_facts(dataset: Dataset) -> dict[str, Any]:

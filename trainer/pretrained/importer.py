@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from service.contract.manifest import NAME_PATTERN
 from service.contract.measures import Precision
 from trainer import durable
 from trainer.cli import next_commands, warn
@@ -54,7 +55,9 @@ def import_checkpoint(
     raw = files.read_config()
     source = str(files.config or files.source)
     kind, row = recognised(raw, family, source)
-    name = name or published_name(path)
+    name = published_name(path) if name is None else name
+    if re.fullmatch(NAME_PATTERN, name) is None:
+        raise ConfigError(f"--name is {name!r}: it should match the pattern '^{NAME_PATTERN}$'")
     durable.check_writable(export_to)
     durable.check_replaceable(export_to / name, None, replace=replace)
     config = row.config_class().of(raw, source)

@@ -12,6 +12,7 @@ another device: its tensors are loaded to the device of the model and the optimi
 
 import json
 import pickle
+import textwrap
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ from trainer.errors import RunError
 from trainer.training.guard import Guard
 
 WEIGHTS, AVERAGE = "model.safetensors", "average.safetensors"
+# Characters of a reason that a message shows.
+MOST_REASON = 300
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ def save(
 ) -> Path:
     """Write a checkpoint into ``folder``, the checkpoints of a run; returns its own folder."""
     target = folder / f"step-{position.total:08d}"
-    try:
+    with durable.file_errors(RunError, f"cannot write checkpoint {target}"):
         durable.tidy(folder, durable.CHECKPOINTS)
         with durable.written(target) as unfinished:
             _save_result(unfinished, position, model)
@@ -60,9 +63,7 @@ def save(
             state = {"optimizer": optimizer.state_dict(), "random": _random_state(), "sums": sums}
             if guard is not None:
                 state["guard"] = guard.state_dict()
-            torch.save(state, unfinished / "state.pt")
-    except OSError as error:
-        raise RunError(f"cannot write checkpoint {target}: {error.strerror}") from error
+            _save_state(state, unfinished / "state.pt")
     return target
 
 
@@ -74,16 +75,25 @@ def share_random_state() -> None:
 
 def save_result(target: Path, position: Position, model: nn.Module) -> None:
     """Write only the weights and the position: enough to load a model, not to resume a run."""
-    try:
-        with durable.written(target) as unfinished:
-            _save_result(unfinished, position, model)
-    except OSError as error:
-        raise RunError(f"cannot write {target}: {error.strerror}") from error
+    with (
+        durable.file_errors(RunError, f"cannot write {target}"),
+        durable.written(target) as unfinished,
+    ):
+        _save_result(unfinished, position, model)
 
 
 def _save_result(folder: Path, position: Position, model: nn.Module) -> None:
     save_weights(model, folder / WEIGHTS)
     (folder / "checkpoint.json").write_text(json.dumps(asdict(position)) + "\n")
+
+
+def _save_state(state: dict[str, Any], file: Path) -> None:
+    try:
+        with file.open("wb") as opened:
+            torch.save(state, opened)
+    except RuntimeError as error:
+        # torch says only that the file has another size than it should.
+        raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 def load(
@@ -106,8 +116,10 @@ def load(
             guard.load_state_dict(state["guard"])
         _restore_random_state(state["random"])
         sums = state["sums"]
-    except (OSError, EOFError, ValueError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
-        raise RunError(f"checkpoint {checkpoint} cannot be read: {error}") from error
+    except pickle.UnpicklingError as error:  # with advice about torch.load
+        raise RunError(f"checkpoint {checkpoint} cannot be read: its state.pt is damaged") from error
+    except (OSError, EOFError, ValueError, RuntimeError, KeyError) as error:
+        raise RunError(f"checkpoint {checkpoint} cannot be read: {_one_line(error)}") from error
     return position, sums
 
 
@@ -122,7 +134,7 @@ def load_weights(checkpoint: Path, model: nn.Module, *, averaged: bool) -> None:
     try:
         model.load_state_dict(load_file(file))
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise RunError(f"checkpoint {checkpoint} does not fit this model: {error}") from error
+        raise RunError(f"checkpoint {checkpoint} does not fit this model: {_one_line(error)}") from error
 
 
 def read_position(checkpoint: Path) -> Position:
@@ -137,6 +149,11 @@ def prune(folder: Path, keep: int) -> None:
     """Delete all but the latest ``keep`` checkpoints."""
     for old in durable.checkpoints(folder)[:-keep]:
         durable.delete(old)
+
+
+def _one_line(error: Exception) -> str:
+    # torch lists every tensor that does not fit.
+    return textwrap.shorten(str(error), MOST_REASON, placeholder=" ...")
 
 
 def _random_state() -> dict[str, Any]:

@@ -72,7 +72,11 @@ def load(config: RunConfig, path: Path, model: "Model") -> None:
     """
     initial = _find(path)
     own = {name: tensor for name, tensor in model.state_dict().items() if name not in model.anew}
-    theirs = _of_run(initial.run, own) if initial.run is not None else _of_graphs(initial, own)
+    try:
+        theirs = _of_run(initial.run, own) if initial.run is not None else _of_graphs(initial, own)
+    except Exception as error:  # onnx, protobuf and safetensors each have their own of a damaged file
+        said = " ".join(str(error).split())
+        raise ConfigError(f"--init-from {initial.path} cannot be read, a file is damaged: {said}") from error
     wrong = [f"{name} is missing there" for name in own if name not in theirs]
     wrong += [
         f"{name} is {list(theirs[name].shape)} there and {list(tensor.shape)} here"

@@ -26,7 +26,7 @@ from trainer.training.device import Machine
 from trainer.training.guard import Guard
 from trainer.training.progress import Progress, long_step
 from trainer.training.run_folder import Record, RunFolder
-from trainer.training.step import TrainingStep
+from trainer.training.step import TrainingStep, memory_errors
 from trainer.training.tracking.metrics import EpochMetrics, Tracker, trackers
 
 # Reading the metrics makes a GPU wait, so not at every step.
@@ -83,7 +83,8 @@ class Fit(Generic[S]):
         """Start a new run: the stage sees the data once, and a first checkpoint is written."""
         self._prepare()
         self.stage.train()
-        self.stage.begin(batch.images for batch in self.train.epoch(0))
+        with memory_errors(self.stage, self.schedule):
+            self.stage.begin(batch.images for batch in self.train.epoch(0))
         if self.average is not None:
             self.average.module.load_state_dict(self.stage.state_dict())
         if self.guard is not None:
@@ -108,8 +109,8 @@ class Fit(Generic[S]):
     def __call__(self) -> None:
         """Train to the last epoch.
 
-        Writes a checkpoint and raises Interrupted on SIGINT or SIGTERM; raises DivergenceError if a
-        metric or a weight is not finite.
+        Writes a checkpoint and raises Interrupted on SIGINT or SIGTERM. Raises DivergenceError if a metric
+        or a weight is not finite, OutOfMemoryError, and RunError if the run folder cannot be written.
         """
         progress = Progress(
             self.console, self.schedule.epochs, len(self.train), self.train.batch_size, self.position.total
@@ -118,12 +119,14 @@ class Fit(Generic[S]):
             for batches in (self.train, self.test):
                 leaving.enter_context(batches)
             first = distributed.is_first()
-            tracked = trackers(self.run, self.position.epoch + 1, self.stage.plotted) if first else []
+            with self.run.writing():
+                tracked = trackers(self.run, self.position.epoch + 1, self.stage.plotted) if first else []
             for tracker in tracked:
-                leaving.callback(tracker.close)
+                leaving.callback(self._close, tracker)
             leaving.enter_context(progress)
             stop = leaving.enter_context(StopRequest())
             leaving.enter_context(distributed.lost_process_errors())
+            leaving.enter_context(memory_errors(self.stage, self.schedule))
             while (epoch := self.position.epoch) < self.schedule.epochs:
                 try:
                     record = self._epoch(epoch, progress, stop)
@@ -131,8 +134,9 @@ class Fit(Generic[S]):
                     if not self._rescued():
                         raise
                 else:
-                    if distributed.is_first():
-                        self._show(epoch, record, progress, tracked)
+                    if first:
+                        with self.run.writing():
+                            self._show(epoch, record, progress, tracked)
                     if self.guard is not None:
                         self._report(self.guard.check(record))
                 self._checkpoint()
@@ -156,6 +160,10 @@ class Fit(Generic[S]):
             checkpoint.save_result(kept, self.position, self.result)
         if self.config.export_best:
             best_weights.keep(self.run, self.result, self.position)
+
+    def _close(self, tracker: Tracker) -> None:
+        with self.run.writing():
+            tracker.close()
 
     def _epoch(self, epoch: int, progress: Progress, stop: StopRequest) -> Record:
         started, first = time.monotonic(), self.position.step

@@ -21,6 +21,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -62,24 +63,28 @@ class RunFolder:
         model has: NAME, NAME-2, ... Raises RunError if the folder cannot be written.
         """
         folder, number = config.out / config.name, 1
-        try:
+        with durable.file_errors(RunError, f"cannot make the run folder {folder}"):
             config.out.mkdir(parents=True, exist_ok=True)
             while (numbered and (config.export_to / folder.name).exists()) or not _made(folder):
                 number += 1
                 folder = config.out / f"{config.name}-{number}"
-            identity = {
-                "id": secrets.token_hex(ID_BYTES),
-                "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            }
-            if numbered:
-                identity["numbered"] = config.name
-                config = config.model_copy(update={"name": folder.name})
-            run = cls(folder, config, replace=replace)
+        identity = {
+            "id": secrets.token_hex(ID_BYTES),
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        if numbered:
+            identity["numbered"] = config.name
+            config = config.model_copy(update={"name": folder.name})
+        run = cls(folder, config, replace=replace)
+        try:
             run.configure(config)
-            facts = {**identity, **facts}
-            (folder / "run.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise RunError(f"cannot make the run folder {folder}: {error.strerror}") from error
+            with run.writing():
+                text = json.dumps({**identity, **facts}, indent=2)
+                (folder / "run.json").write_text(f"{text}\n", encoding="utf-8")
+        except BaseException:
+            # It would keep its name.
+            run.delete()
+            raise
         return run
 
     @staticmethod
@@ -93,12 +98,15 @@ class RunFolder:
         """Open a run folder. Raises RunError if it is none."""
         if not (folder / CONFIG).is_file():
             raise RunError(f"{folder} is no run folder: it has no {CONFIG}")
+        # The name of a folder is that of its run, and "." is none.
+        folder = folder if folder.name not in ("", "..") else folder.resolve()
         values = read_yaml(folder / CONFIG)
         kind = str(values.get("kind"))
         if kind not in KINDS:
             raise RunError(f"{folder} is of the unknown kind {kind!r}.{nearest(kind, KINDS)}")
         check_keys(kind, values, str(folder / CONFIG))
-        return cls(folder, validated(kind, values))
+        # A run goes on wherever its folder was moved.
+        return cls(folder, validated(kind, values | {"out": folder.parent}))
 
     @classmethod
     def latest(cls, out: Path, name: str, *, numbered: bool = False) -> "RunFolder":
@@ -122,16 +130,19 @@ class RunFolder:
     def configure(self, config: RunConfig) -> None:
         """Replace the config of the run, and write it to config.yaml."""
         content = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-        try:
+        with self.writing():
             (self.folder / CONFIG).write_text(content, encoding="utf-8")
-        except OSError as error:
-            raise RunError(f"cannot write into {self.folder}: {error.strerror}") from error
         self.config = config
+
+    def writing(self) -> AbstractContextManager[None]:
+        """A block that raises RunError if the file system refuses what it writes into the folder."""
+        return durable.file_errors(RunError, f"cannot write into {self.folder}")
 
     def changed(self, kind: str, flags: Mapping[str, Any]) -> RunConfig:
         """The config to resume with: that of the run, and what is asked for now.
 
-        Raises RunError if the run is of another kind, ConfigError for a value that may not change.
+        Raises RunError if the run is of another kind, ConfigError for a value that may not change and for
+        fewer epochs than are done.
         """
         config = self.config
         if config.kind != kind:
@@ -140,17 +151,29 @@ class RunFolder:
         # A run has no steps: its config has the epochs that they made.
         if any(getattr(changed, f"{stage}steps") for stage in changed.stages_in_steps):
             changed = in_epochs(changed, int(self.facts["training_images"]))
+        self._check_epochs(changed)
         # The training inputs of a second stage must not change once it has begun.
         free = config.free_on_resume
         free = free - {"epochs"} if self.has_later_stage else free | config.second_stage_fields
-        for field in type(config).model_fields:
-            before, now = getattr(config, field), getattr(changed, field)
-            if before != now and field not in free:
+        before, now = (each.model_dump(mode="json") for each in (config, changed))
+        for field in before:
+            if before[field] != now[field] and field not in free:
                 raise ConfigError(
-                    f"the run to resume has {field} {before!r}, and now {now!r} is asked for. "
+                    f"the run to resume has {field} {before[field]!r}, and now {now[field]!r} is asked for. "
                     f"Only {', '.join(sorted(free))} may change; for another model start a new run"
                 )
         return changed
+
+    def _check_epochs(self, config: RunConfig) -> None:
+        """Raise ConfigError if a stage is to have fewer epochs than are done; a second one may have none."""
+        for field in (name for name in type(config).model_fields if name.endswith("epochs")):
+            stage, epochs = field.removesuffix("epochs").rstrip("_"), getattr(config, field)
+            done = len(self.stage(stage).records())
+            if epochs < done and (epochs or not stage):
+                raise ConfigError(
+                    f"the run to resume has done {done} epochs, and now {field} {epochs} is asked for: give "
+                    f"{done} or more, or publish it as it is: {command('export', self.folder)}"
+                )
 
     def published_as(self, **given: Any) -> RunConfig:
         """The config with another place or name of the published model, where the value is not None.
@@ -221,18 +244,22 @@ class RunFolder:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def records(self) -> list[Record]:
-        """The lines of metrics.jsonl, oldest epoch first."""
+        """The lines of metrics.jsonl, oldest epoch first. Raises RunError if they are no JSON."""
         file = self.folder / "metrics.jsonl"
-        lines = file.read_text().splitlines(keepends=True) if file.exists() else []
-        # A power cut can leave half a line, which the resumed run writes again.
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        try:
+            lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+            # A power cut can leave half a line, which the resumed run writes again.
+            return [json.loads(line) for line in lines if line.endswith("\n")]
+        except (OSError, ValueError) as error:
+            raise RunError(f"{file} cannot be read: {error}") from error
 
     def rewind(self, epochs: int) -> None:
         """Delete the lines after the first ``epochs`` epochs: a resumed run trains those again."""
         kept = [record for record in self.records() if record["epoch"] <= epochs]
         unfinished = self.folder / ".metrics.jsonl"
-        unfinished.write_text("".join(json.dumps(record) + "\n" for record in kept))
-        unfinished.replace(self.folder / "metrics.jsonl")
+        with self.writing():
+            unfinished.write_text("".join(json.dumps(record) + "\n" for record in kept))
+            unfinished.replace(self.folder / "metrics.jsonl")
 
     def log(self, record: Record) -> None:
         """Append the metrics of one epoch to metrics.jsonl."""

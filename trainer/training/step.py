@@ -5,6 +5,7 @@ place: the names in its state dict stay, copies of it are not compiled, and neit
 batches of a run have the same size, so that a stage is compiled once.
 """
 
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from torch.optim import Adamax, AdamW, Optimizer
 from trainer.config import Schedule
 from trainer.data import distributed
 from trainer.data.batches import Batch
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, OutOfMemoryError
 from trainer.models.base import Opposed, Stage, Step
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 BETAS = (0.9, 0.99)
 # With ``fallback_random`` a compiled step draws the numbers that one draws that is not compiled.
 COMPILED: dict[str, Any] = {"backend": "inductor", "options": {"fallback_random": True}}
+# How the message of torch begins where a CPU has too little memory, and characters of it that are shown.
+ALLOCATOR, MOST_REASON = "DefaultCPUAllocator", 120
 # The modules of torch that compile, by which the errors of a compilation are known.
 COMPILERS = ("torch._dynamo", "torch._inductor", "torch._functorch")
 
@@ -82,6 +85,24 @@ def compilation_errors() -> Iterator[None]:
         said = next((line for line in lines if "error:" in line), lines[0] if lines else kinds[0].__name__)
         raise ConfigError(
             f"compile is true, but the step cannot be compiled: {said}. To train without: --no-compile"
+        ) from error
+
+
+@contextmanager
+def memory_errors(stage: Stage, schedule: Schedule) -> Iterator[None]:
+    """Raise OutOfMemoryError, which names the batch size, for what torch raises in the block."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # On a CPU torch raises no class of its own.
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and ALLOCATOR not in str(error):
+            raise
+        said = str(error).partition(ALLOCATOR)[2].lstrip(": ") or str(error)
+        said = textwrap.shorten(said, MOST_REASON, placeholder=" ...")
+        flag = stage.rate_flag.removesuffix("lr")
+        raise OutOfMemoryError(
+            f"out of memory: {said}. Start a new run with a smaller {flag}batch-size (it is "
+            f"{schedule.batch_size}), smaller images or a smaller model"
         ) from error
 
 

@@ -203,6 +203,7 @@ def test_a_run_without_a_name_takes_one_that_is_free_and_keeps_it(
         (["evaluate"], r"Missing argument 'MODEL'"),
         (["evaluate", "x", "--nll-samples", "1"], r"'--nll-samples': 1 is not in the range x>=2"),
         (["evaluate", "x", "--samples", "20001"], r"'--samples': 20001 is not in the range 10<=x<=20000"),
+        (["evaluate", "x", "--no-write", "--reload=http://x"], r"--reload has no effect beside --no-write"),
     ],
 )
 def test_wrong_usage_exits_with_2_and_says_what_is_right(arguments: list[str], complaint: str) -> None:
@@ -317,6 +318,13 @@ def test_a_resumed_run_is_asked_what_a_flag_needs_rather_than_the_preset(
     (config,) = taken
     assert isinstance(config, VQVAEConfig)
     assert (config.prior_epochs, config.prior_temperature) == (1, 0.5)
+
+
+def test_a_resumed_run_takes_steps_or_epochs(trained: Trained) -> None:
+    resume = ["vqvae", "--resume", "--name=tiny", f"--out={trained.config.out}"]
+    result = trainer(*resume, "--epochs=3", "--steps=100")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: --epochs 3 has no effect: it needs --steps none")
 
 
 def test_none_takes_back_what_a_file_says(

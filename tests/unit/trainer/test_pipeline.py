@@ -14,7 +14,7 @@ from tests.fixtures.tiny_models import Trained
 from tests.unit.trainer.conftest import MakeConfig
 from tests.unit.trainer.data.making import noise, save
 from tests.unit.trainer.resuming import assert_same
-from trainer import pipeline
+from trainer import durable, pipeline
 from trainer.config import VQVAEConfig
 from trainer.data.batches import Batches
 from trainer.errors import ConfigError, DataError, DivergenceError, ExportError, Interrupted, RunError
@@ -186,6 +186,24 @@ def test_a_run_is_resumed_with_the_steps_it_was_begun_with(run: RunFolder) -> No
     assert run.changed("vqvae", {"steps": steps + 1}).epochs == before.epochs + 1
 
 
+def test_a_run_is_not_trained_twice_at_once(run: RunFolder) -> None:
+    before = (run.folder / "config.yaml").read_text()
+    with (
+        durable.locked(run.folder),
+        pytest.raises(RunError, match="tiny is being trained by another command"),
+    ):
+        resume(run, epochs=3)
+    assert (run.folder / "config.yaml").read_text() == before
+
+
+@pytest.mark.parametrize("less", [{"epochs": 1}, {"steps": 1}])
+def test_a_run_is_not_given_fewer_epochs_than_it_has_done(run: RunFolder, less: dict[str, int]) -> None:
+    before = (run.folder / "config.yaml").read_text()
+    with pytest.raises(ConfigError, match="has done 2 epochs, and now epochs 1 is asked for: give 2 or more"):
+        resume(run, **less)
+    assert (run.folder / "config.yaml").read_text() == before
+
+
 @pytest.mark.parametrize(
     ("name", "value"), [("lr", 0.5), ("codebook_size", 32), ("seed", 1), ("data", "elsewhere"), ("limit", 10)]
 )
@@ -206,7 +224,8 @@ def test_other_data_under_the_same_name_is_refused(tmp_path: Path, trained: Trai
     other = tiny_models.write_digits(tmp_path / "mnist", train=255)
     run.configure(run.config.model_copy(update={"data": str(other)}))
     with pytest.raises(
-        RunError, match=r"the data has changed: .* 'training_images': 256.* 'training_images': 255"
+        RunError,
+        match=r"the data has changed: .* on {'training_images': 256}; now there is {'training_images': 255}",
     ):
         resume(run)
 
@@ -278,7 +297,7 @@ def test_a_run_without_a_checkpoint_has_nothing_to_export(run: RunFolder, publis
 def test_a_prior_may_be_added_to_a_run(trained: Trained, generating: Trained) -> None:
     before, run, prior = trained.run, generating.run, generating.run.stage("prior")
     assert run.config.model_copy(update={"prior_epochs": 0}) == before.config.model_copy(
-        update={"export_to": generating.config.export_to}
+        update={"export_to": generating.config.export_to, "out": generating.config.out}
     )
     assert tiny_models.figures(run) == tiny_models.figures(before)
     there, here = (each.latest_checkpoint() / "model.safetensors" for each in (before, run))

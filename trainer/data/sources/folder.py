@@ -41,7 +41,10 @@ class FolderPictures:
 
     def open(self, index: int) -> Picture:
         label = None if self.labels is None else self.labels[index]
-        return Picture(open_image(self.root / self.files[index]), label)
+        file = self.root / self.files[index]
+        if file.is_fifo():
+            raise ValueError("a pipe, no file")  # to open it would wait for ever
+        return Picture(open_image(file), label)
 
 
 def read_folder(folder: Path) -> Source:

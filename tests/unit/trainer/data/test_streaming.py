@@ -1,9 +1,14 @@
+import multiprocessing
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from service.contract.cpu_count import available_cpus
+from tests.fixtures.processes import ENVIRONMENT, PATIENCE, ROOT
 from tests.unit.trainer.data.making import write_pictures
 from trainer.data.batches import Batches, ResidentSplit
 from trainer.data.loading import load
@@ -12,6 +17,18 @@ from trainer.data.streaming import StreamedSplit
 from trainer.errors import DataError
 
 AT_8 = ImageOptions(size=8)
+
+KILLED = """
+import os, signal, sys
+from trainer.data.batches import Batches
+from trainer.data.loading import load
+from trainer.data.sizing import ImageOptions
+
+batches = Batches(load(sys.argv[1], ImageOptions(size=8), resident_bytes=0).train, 4, workers=1)
+next(batches.ordered())
+print("reading", flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
 
 
 @pytest.fixture
@@ -59,6 +76,33 @@ def test_a_pass_may_be_left_for_another(streamed: StreamedSplit, workers: int) -
         assert all(map(torch.equal, again, expected))
         with pytest.raises(RuntimeError, match="another pass"):
             next(left)
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_ends_the_pass_in_one_line(streamed: StreamedSplit) -> None:
+    before = multiprocessing.active_children()
+    with Batches(streamed, 4, workers=1) as batches:
+        read = batches.ordered()
+        next(read)
+        (worker,) = (each for each in multiprocessing.active_children() if each not in before)
+        worker.kill()
+        with pytest.raises(DataError, match=r"^a process that decodes pictures has ended, perhaps killed"):
+            list(batches.ordered())
+
+
+@pytest.mark.slow
+def test_workers_end_with_a_trainer_that_is_killed(tmp_path: Path) -> None:
+    write_pictures(tmp_path, 20)
+    # They have its standard output open too, so that this ends when they have ended.
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path)],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert (killed.returncode, killed.stdout) == (-signal.SIGKILL, b"reading\n")
 
 
 def test_closed_batches_give_no_more(streamed: StreamedSplit) -> None:

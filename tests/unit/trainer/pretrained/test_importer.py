@@ -115,6 +115,10 @@ def test_an_image_size_that_the_network_does_not_take(checkpoint: Path) -> None:
     assert "--image-size 33: allowed are multiples of 2" in refusal(checkpoint, image_size=33)
 
 
+def test_a_name_that_no_model_can_have(checkpoint: Path) -> None:
+    assert "--name is '../Mine': it should match the pattern" in refusal(checkpoint, name="../Mine")
+
+
 def test_a_name_that_is_taken(checkpoint: Path) -> None:
     target = checkpoint.parent / "taken" / "checkpoint"
     target.mkdir(parents=True)

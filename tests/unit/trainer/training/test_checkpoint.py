@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from torch.optim import AdamW
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -92,17 +93,25 @@ def test_a_checkpoint_of_the_same_step_is_replaced(tmp_path: Path) -> None:
     assert [checkpoint.read_position(path).epoch for path in durable.checkpoints(tmp_path)] == [1]
 
 
-def test_half_a_checkpoint_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("file", ["state.pt", "model.safetensors"])
+def test_half_a_checkpoint_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str) -> None:
     training = Training(seed=1)
     saved = training.save(tmp_path)
+    opened = Path.open
 
-    def full_disk(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+    def open_full(path: Path, *options: Any, **more: Any) -> Any:
+        return opened(Path("/dev/full") if path.name == file else path, *options, **more)
 
-    monkeypatch.setattr(torch, "save", full_disk)
-    with pytest.raises(RunError, match=r"cannot write checkpoint .*step-00000009: No space left on device"):
+    def save_full(*_: object) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    if file == "state.pt":
+        monkeypatch.setattr(Path, "open", open_full)
+    else:
+        monkeypatch.setattr(checkpoint, "save_file", save_full)
+    with pytest.raises(RunError, match=r"cannot write checkpoint .*step-00000009: .*No space left on device"):
         training.save(tmp_path, Position(total=9))
-    assert durable.checkpoints(tmp_path) == [saved]
+    assert list(tmp_path.iterdir()) == [saved]
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "average.safetensors", "state.pt", "checkpoint.json"])

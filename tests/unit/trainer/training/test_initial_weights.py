@@ -51,6 +51,14 @@ def test_a_vqvae_starts_from_a_run_or_from_what_was_published(trained: Trained, 
     assert float(model.get_buffer("quantizer.steps")) == 0
 
 
+@pytest.mark.parametrize("file", ["encoder.onnx", "weights.safetensors", "codebook.safetensors"])
+def test_a_damaged_file_is_an_error_that_names_the_flag(trained: Trained, tmp_path: Path, file: str) -> None:
+    damaged = shutil.copytree(trained.exported.folder, tmp_path / "damaged")
+    content = (damaged / file).read_bytes()
+    (damaged / file).write_bytes(content[: len(content) // 2])
+    assert f"--init-from {damaged} cannot be read" in refusal(tiny_models.config(init_from=damaged))
+
+
 @pytest.mark.slow
 def test_a_vqvae_starts_from_weights_that_are_stored_in_float16(trained: Trained, tmp_path: Path) -> None:
     half = trained.config.model_copy(update={"stored_weights": "16", "export_to": tmp_path})

@@ -13,7 +13,7 @@ from tests.fixtures import tiny_models
 from tests.fixtures.tiny_models import Trained
 from tests.unit.trainer.conftest import MakeConfig
 from tests.unit.trainer.resuming import assert_resumes_as_unbroken
-from trainer.errors import DivergenceError, Interrupted
+from trainer.errors import DivergenceError, Interrupted, OutOfMemoryError, RunError
 from trainer.models.base import Model
 from trainer.models.vqvae import VQVAE
 from trainer.training.loop import Fit
@@ -49,6 +49,27 @@ def test_a_run_leaves_figures_pictures_plots_and_checkpoints(trained: Trained) -
         "checkpoints/step-00000016/model.safetensors",
     }
     assert list(folder.glob("tensorboard/events.out.tfevents.*"))
+
+
+@pytest.mark.parametrize("name", ["reconstructions", "tensorboard"])
+def test_what_cannot_be_written_into_the_run_folder_ends_a_run_in_one_line(
+    make_config: MakeConfig, name: str
+) -> None:
+    fit = tiny_models.fit(make_config())
+    fit.begin()
+    (fit.run.folder / name).touch()
+    with pytest.raises(RunError, match=r"cannot write into .*tiny: "):
+        fit()
+
+
+def test_too_little_memory_is_an_error_that_names_the_batch_size(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit = tiny_models.fit(make_config())
+    monkeypatch.setattr(VQVAE, "forward", lambda *_: torch.empty(2**55))
+    fit.begin()
+    with pytest.raises(OutOfMemoryError, match=r"^out of memory: .* smaller --batch-size \(it is 32\)"):
+        fit()
 
 
 @pytest.mark.slow

@@ -1,4 +1,7 @@
+import errno
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,6 +21,20 @@ def test_a_run_folder_says_what_it_is(tmp_path: Path) -> None:
     assert opened.config == run.config
     assert opened.facts["dataset"] == "mnist"
     assert opened.facts["started"].startswith("20")
+
+
+def test_a_run_goes_on_wherever_it_was_moved(tmp_path: Path) -> None:
+    shutil.move(create(tmp_path / "here").folder.parent, tmp_path / "there")
+    run = RunFolder.latest(tmp_path / "there", "tiny")
+    assert run.changed("vqvae", {"out": tmp_path / "there"}).out == run.folder.parent
+
+
+def test_a_run_is_known_by_its_name_inside_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(create(tmp_path).folder)
+    run = RunFolder.open(Path())
+    assert (run.identity.name, run.config.out) == ("tiny", tmp_path)
 
 
 def test_a_second_run_of_a_name_overwrites_nothing(tmp_path: Path) -> None:
@@ -88,6 +105,18 @@ def test_a_place_where_nothing_can_be_made_is_an_error(tmp_path: Path, below: st
         create(tmp_path / below)
 
 
+def test_a_run_folder_that_is_not_finished_gives_its_name_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: Path, *__: object, **___: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(RunError, match=r"cannot write into .*: No space left on device"):
+        create(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("config", "complaint"),
     [
@@ -96,6 +125,7 @@ def test_a_place_where_nothing_can_be_made_is_an_error(tmp_path: Path, below: st
         ("{kind: vqvae, name: x, widht: 8}", "no key 'widht'. Did you mean 'width'?"),
         ("{kind: vqvae, name: x, width: 1}", "width is 1"),
         ("kind: [", "is no YAML"),
+        ("{kind: vqvae, width: big}", "name is missing; width is 'big': input should be a valid integer"),
     ],
 )
 def test_a_folder_with_a_bad_config_is_an_error(tmp_path: Path, config: str, complaint: str) -> None:
@@ -103,6 +133,7 @@ def test_a_folder_with_a_bad_config_is_an_error(tmp_path: Path, config: str, com
     with pytest.raises((RunError, ConfigError)) as caught:
         RunFolder.open(tmp_path)
     assert complaint in str(caught.value)
+    assert "default" not in str(caught.value)
 
 
 def test_another_folder_is_no_run(tmp_path: Path) -> None:
@@ -147,6 +178,13 @@ def test_half_a_line_is_left_out(tmp_path: Path) -> None:
     with (run.folder / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 2, "lo')
     assert run.records() == [{"epoch": 1}]
+
+
+def test_damaged_records_are_an_error(tmp_path: Path) -> None:
+    run = create(tmp_path)
+    (run.folder / "metrics.jsonl").write_text("\0\0\n")
+    with pytest.raises(RunError, match=r"metrics\.jsonl cannot be read"):
+        run.records()
 
 
 def test_the_latest_checkpoint_is_the_last_step(tmp_path: Path) -> None:

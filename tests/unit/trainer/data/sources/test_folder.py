@@ -192,6 +192,12 @@ def test_a_folder_of_broken_pictures_is_refused(tmp_path: Path) -> None:
         load(str(tmp_path))
 
 
+def test_a_pipe_among_pictures_is_skipped(tmp_path: Path) -> None:
+    write_pictures(tmp_path, 3)
+    os.mkfifo(tmp_path / "pipe.png")
+    assert load(str(tmp_path)).summary().endswith("1 of 4 pictures skipped: pipe.png (a pipe, no file)")
+
+
 def test_a_single_picture_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has a single picture"):
         load(str(write_pictures(tmp_path, 1)), AT_8)
