@@ -12,7 +12,7 @@ from service.contract.manifest import Manifest
 from trainer import durable
 from trainer.cli import command
 from trainer.config import FINETUNE, RunConfig
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, TrainerError
 from trainer.kinds import KINDS
 from trainer.training.run_folder import CONFIG, RunFolder
 
@@ -74,6 +74,8 @@ def load(config: RunConfig, path: Path, model: "Model") -> None:
     own = {name: tensor for name, tensor in model.state_dict().items() if name not in model.anew}
     try:
         theirs = _of_run(initial.run, own) if initial.run is not None else _of_graphs(initial, own)
+    except TrainerError:
+        raise
     except Exception as error:  # onnx, protobuf and safetensors each have their own of a damaged file
         said = " ".join(str(error).split())
         raise ConfigError(f"--init-from {initial.path} cannot be read, a file is damaged: {said}") from error

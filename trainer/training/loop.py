@@ -244,12 +244,14 @@ class Fit(Generic[S]):
         if not torch.stack([value.isfinite().all() for value in self.stage.state_dict().values()]).all():
             wrong.append("weights not finite")
         if wrong:
+            clip = self.schedule.clip_norm
+            clipping = f"a lower --clip-norm (it is {clip:g})" if clip else "a --clip-norm"
             raise DivergenceError(
                 f"training diverged in epoch {self.position.epoch + 1}, step {self.position.step}: "
                 f"{', '.join(wrong)}. "
                 f"The last good checkpoint is {self.run.latest_checkpoint()}. "
-                f"Try a lower {self.stage.rate_flag} (it is {self.schedule.lr:g}), a lower --clip-norm "
-                f"(it is {self.schedule.clip_norm:g}) or --precision 32"
+                f"Try a lower {self.stage.rate_flag} (it is {self.schedule.lr:g}), {clipping} "
+                "or --precision 32"
             )
         return metrics
 
