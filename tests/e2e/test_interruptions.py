@@ -3,13 +3,16 @@
 import os
 import re
 import shlex
+import shutil
 import signal
 import sys
 from pathlib import Path
 
+import pytest
+
 from service.contract.manifest import FILE_NAME
-from tests.fixtures.tiny_models import flags
-from tests.fixtures.trained_models import digits
+from tests.fixtures.tiny_models import flags, without_onnx
+from tests.fixtures.trained_models import PLAIN, digits, folder_of
 from tests.fixtures.trainer_command import finished
 from tests.fixtures.trainer_processes import TrainerProcess
 from tests.unit.trainer.data.making import noise, save
@@ -37,7 +40,7 @@ def training(folder: Path, **changes: object) -> list[str]:
     return ["vqvae", *flags(epochs=1, limit=64, **changes), *places]
 
 
-def test_in_the_export_what_was_trained_is_kept(tmp_path: Path) -> None:
+def test_in_the_export_what_was_trained_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs, exported = tmp_path / "runs", tmp_path / "exported"
     code, errors = interrupted(tmp_path, "  tracing encode", *training(tmp_path))
     assert code == 130
@@ -45,13 +48,18 @@ def test_in_the_export_what_was_trained_is_kept(tmp_path: Path) -> None:
     shown = f"{sys.executable} -m trainer {command}"
     assert errors == f"error: interrupted; what was trained is kept. To go on: {shown}\n"
     assert list(exported.iterdir()) == []
+    without_onnx(monkeypatch)
     assert f"\npublished {exported / 'tiny'} (version " in finished(*shlex.split(command))
-    # An interrupted evaluation keeps nothing: it starts from the beginning.
-    code, errors = interrupted(tmp_path, "  measuring recon", "evaluate", str(exported / "tiny"))
+
+
+def test_in_an_evaluation_nothing_is_kept(tmp_path: Path) -> None:
+    exported = shutil.copytree(folder_of(PLAIN) / "exported" / "tiny", tmp_path / "tiny")
+    before = (exported / FILE_NAME).read_bytes()
+    code, errors = interrupted(tmp_path, "  measuring recon", "evaluate", str(exported))
     assert code == 130
-    again = f"{sys.executable} -m trainer evaluate {exported / 'tiny'}"
+    again = f"{sys.executable} -m trainer evaluate {exported}"
     assert errors == f"error: interrupted. To start again: {again}\n"
-    assert (exported / "tiny" / FILE_NAME).exists()
+    assert (exported / FILE_NAME).read_bytes() == before
 
 
 def test_in_the_training_sigterm_leaves_a_checkpoint(tmp_path: Path) -> None:
