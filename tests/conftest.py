@@ -33,6 +33,15 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if SLOW_MODULE.search(collection_path.read_text(encoding="utf-8")) else None
 
 
+def pytest_collection_finish() -> None:
+    """Nothing that was imported or collected is garbage until the end."""
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if any(item.path.is_relative_to(folder) for folder in END_TO_END):

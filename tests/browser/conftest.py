@@ -55,15 +55,15 @@ def below() -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(params=WIDTHS)
-def page(request: pytest.FixtureRequest, chromium: Browser, service: str) -> Iterator[Opened]:
-    """The page, in a new window, at each of the widths."""
-    with opening(chromium, service, request.param) as opened:
+@pytest.fixture
+def page(chromium: Browser, service: str) -> Iterator[Opened]:
+    """The page, in a new window as narrow as a phone; `test_page.py` looks at each section in both widths."""
+    with opening(chromium, service, WIDTHS[0]) as opened:
         yield opened
 
 
 @pytest.fixture
 def wide(chromium: Browser, service: str) -> Iterator[Opened]:
-    """The page in a wide window alone."""
+    """The page in a wide window."""
     with opening(chromium, service, WIDTHS[-1]) as opened:
         yield opened

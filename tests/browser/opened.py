@@ -52,6 +52,10 @@ class Opened:
         """The canvas below a heading in *Try*."""
         return self.page.locator(f".step:has(h3:text-is('{title}')) canvas")
 
+    def fits(self) -> bool:
+        """Whether the page scrolls up and down alone."""
+        return bool(self.page.evaluate("document.documentElement.scrollWidth <= innerWidth"))
+
     def sees(self, text: str) -> Locator:
         return self.page.get_by_text(text, exact=True)
 
@@ -132,8 +136,9 @@ def opening(
     page.on("pageerror", lambda error: wrong.append(str(error)))
     hosts = (url.rstrip("/"), "data:", "blob:", "about:")
     page.on("request", lambda request: foreign(request.url))
-    yield Opened(page, url)
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "the page scrolls sideways"
+    opened = Opened(page, url)
+    yield opened
+    assert opened.fits(), "the page scrolls sideways"
     assert context.cookies() == []
     context.close()
     assert wrong == [], wrong

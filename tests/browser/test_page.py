@@ -28,7 +28,9 @@ SECTIONS = (
 
 
 @pytest.mark.parametrize(("width", "scheme"), [*zip(WIDTHS, ("dark", "light"), strict=True)])
-def test_axe_finds_nothing(chromium: Browser, service: str, width: int, scheme: str) -> None:
+def test_each_section_fits_and_is_accessible(
+    chromium: Browser, service: str, width: int, scheme: str
+) -> None:
     if not AXE.exists():
         required("axe-core is not installed: make build/page/.installed")
     with opening(chromium, service, width, color_scheme=scheme) as opened:
@@ -42,6 +44,7 @@ def test_axe_finds_nothing(chromium: Browser, service: str, width: int, scheme: 
             assert len(found["passes"]) > 10
             bad = [(each["id"], [node["html"] for node in each["nodes"]]) for each in found["violations"]]
             assert bad == [], section
+            assert opened.fits(), section
 
 
 def test_the_documents_show_this_page(chromium: Browser, service: str) -> None:

@@ -56,7 +56,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx2.Client]:
     """A client of a service with all four pages applied, of the model that they made, and of a toy model."""
     folder = tmp_path_factory.mktemp("sources")
     for wing in ("service", "trainer"):
-        shutil.copytree(ROOT / wing, folder / wing, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / wing, folder / wing)
     for page in ADDING:
         apply(page, folder)
     # The copy is imported, and not the sources in the working directory.

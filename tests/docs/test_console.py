@@ -1,4 +1,7 @@
-"""The commands of the README, the quickstart and the library's page, in order in a copy of the checkout."""
+"""The commands of the README, the quickstart and the library's page, in order in a copy of the checkout.
+
+Those of the trainer run in this process: in one of its own, each would import torch for seconds.
+"""
 
 import json
 import os
@@ -9,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +23,14 @@ import yaml
 from PIL import Image
 
 from tests.fixtures.processes import PATIENCE, free_port, serving
+from tests.fixtures.trainer_command import finished
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"```(console|python)\n(.*?)```", re.DOTALL)
 # What a line prints stands behind it.
 PRINTED = re.compile(r"print\(.*\)  # (.*)")
 SERVE, INSTALL = "make serve", "make .venv"
+TRAINER = ".venv/bin/python -m trainer"
 # What an hour of training has, and a test need not: later flags replace earlier ones.
 SHORTER = {
     "trainer vqvae": "--epochs=1 --prior-epochs=1 --image-size=16 --batch-size=8 --prior-batch-size=8 "
@@ -139,9 +144,13 @@ def _session(block: str, checkout: Path, url: str) -> None:
         elif command != INSTALL:
             more = next((flags for name, flags in SHORTER.items() if name in command), "")
             line = f"{command} {more}".replace("localhost:8000", url.removeprefix("http://"))
-            # The console script is not installed where the tests run.
-            line = re.sub(r"^tessera ", f"{sys.executable} -m tessera ", line)
-            _agree(_run(["/bin/sh", "-ec", line], checkout), shown)
+            if command.startswith(TRAINER):
+                printed = _train(line.removeprefix(TRAINER), checkout)
+            else:
+                # The console script is not installed where the tests run.
+                line = re.sub(r"^tessera ", f"{sys.executable} -m tessera ", line)
+                printed = _run(["/bin/sh", "-ec", line], checkout)
+            _agree(printed, shown)
 
 
 def _commands(block: str) -> list[tuple[str, list[str]]]:
@@ -161,6 +170,12 @@ def _run(command: list[str], checkout: Path) -> str:
     )
     assert run.returncode == 0, (command, run.stdout, run.stderr)
     return run.stdout
+
+
+def _train(flags: str, checkout: Path) -> str:
+    with chdir(checkout), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(checkout.parent))
+        return finished(*map(os.path.expanduser, shlex.split(flags)), program=TRAINER)
 
 
 def _environment(checkout: Path) -> dict[str, str]:

@@ -1,20 +1,19 @@
-"""``torchrun``: two real processes train as one does, one of them is killed, and both are interrupted."""
+"""Two processes train as one does, one of them is killed, and ``torchrun`` interrupts both."""
 
 import json
-import os
 import re
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from service.contract.manifest import FILE_NAME
-from tests.fixtures.processes import PATIENCE, start
+from tests.fixtures.processes import PATIENCE, free_port, start
 from tests.fixtures.tiny_models import flags, without_onnx
 from tests.fixtures.trained_models import digits
 from tests.fixtures.trainer_command import finished
+from tests.fixtures.trainer_processes import TrainerProcess
 
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "trainer")
 # Of a batch of 31 the first process has 16 images.
@@ -26,8 +25,6 @@ ADVERSARIAL = {
     "discriminator_width": 8,
     "discriminator_layers": 2,
 }
-# For a whole run with its export.
-LONG = 2 * PATIENCE
 
 
 def arguments(folder: Path, **changes: object) -> list[str]:
@@ -52,17 +49,27 @@ def until(process: subprocess.Popen[str], text: str) -> None:
     assert any(line.startswith(text) for line in iter(process.stdout.readline, ""))
 
 
-def workers(process: subprocess.Popen[str]) -> list[int]:
-    listed = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
-    return [int(each) for each in listed.split()]
+def two(folder: Path, *given: str) -> list[TrainerProcess]:
+    """Two processes of one run, with the variables that torchrun gives them."""
+    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    port = str(free_port())
+    return [
+        TrainerProcess(
+            folder / rank,
+            *given,
+            prepare=no_graphs,
+            **common,
+            MASTER_PORT=port,
+            RANK=rank,
+            LOCAL_RANK=rank,
+        )
+        for rank in ("0", "1")
+    ]
 
 
-def until_ended(pid: int) -> None:
-    """Wait until a process has ended, whether or not its parent has taken note of it."""
-    deadline = time.monotonic() + PATIENCE
-    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+def no_graphs() -> None:
+    """What is learned is compared, not its graphs: the first process exports as one alone does."""
+    without_onnx(pytest.MonkeyPatch())
 
 
 def test_two_processes_learn_and_publish_what_one_does(
@@ -70,15 +77,14 @@ def test_two_processes_learn_and_publish_what_one_does(
 ) -> None:
     alone, together = tmp_path / "alone", tmp_path / "together"
     changes = {"epochs": 1, "prior_epochs": 1, **ADVERSARIAL}
-    training = start(*TORCHRUN, *arguments(together, **changes))
-    output, errors = training.communicate(timeout=LONG)
-    assert training.returncode == 0, errors
+    processes = two(tmp_path, *arguments(together, **changes))
+    (code, output, errors), (second_code, silence, _) = (process.ended() for process in processes)
+    assert code == second_code == 0, errors
     assert "\nprocesses: 2, " in f"\n{output}"
-    # The second process is silent.
     assert output.count("run folder: ") == output.count("published ") == 1
+    assert silence == ""
     assert (together / "exported" / "tiny" / FILE_NAME).exists()
     assert records(together / "runs" / "tiny")[0]["adversarial_weight"] > 0
-    # What one process learns is compared, not its graphs.
     without_onnx(monkeypatch)
     finished(*arguments(alone, **changes))
     for stage in ("tiny", "tiny/prior"):
@@ -101,20 +107,16 @@ def test_two_go_on_after_a_signal_and_one_alone_after_a_loss(
     assert training.returncode != 0
     assert errors.count("error: stopped in epoch ") == 1
     last = json.loads((sorted((run / "checkpoints").iterdir())[-1] / "checkpoint.json").read_text())
-    training = start(*TORCHRUN, *resume)
+    processes = first, second = two(tmp_path, *resume)
     try:
-        until(training, f"resuming {run} in epoch {last['epoch'] + 1}, step {last['step']}")
-        until(training, f"epoch {last['epoch'] + 2}/")
-        first, second = workers(training)
-        # Torchrun is suspended, because it may terminate the second worker before that reports the loss.
-        training.send_signal(signal.SIGSTOP)
-        os.kill(first, signal.SIGKILL)
-        until_ended(second)
-        training.send_signal(signal.SIGCONT)
-        _, errors = training.communicate(timeout=PATIENCE)
+        first.until(f"resuming {run} in epoch {last['epoch'] + 1}, step {last['step']}")
+        first.until(f"epoch {last['epoch'] + 2}/")
+        first.kill()
+        code, _, errors = second.ended()
     finally:
-        training.kill()
-    assert training.returncode != 0
+        for process in processes:
+            process.kill()
+    assert code != 0
     assert "error: process 1 of 2 lost another one, " in errors
     assert "To go on: " in errors
     before = len(records(run))

@@ -1,33 +1,37 @@
-"""Ctrl-C, wherever it comes: real processes are interrupted, and the command in their message goes on."""
+"""Ctrl-C, wherever it comes: processes are interrupted, and the command in their message goes on."""
 
 import os
 import re
 import shlex
+import shutil
 import signal
 import sys
 from pathlib import Path
 
+import pytest
+
 from service.contract.manifest import FILE_NAME
-from tests.fixtures.processes import PATIENCE, start
-from tests.fixtures.tiny_models import flags
-from tests.fixtures.trained_models import digits
+from tests.fixtures.tiny_models import flags, without_onnx
+from tests.fixtures.trained_models import PLAIN, digits, folder_of
 from tests.fixtures.trainer_command import finished
+from tests.fixtures.trainer_processes import TrainerProcess
 from tests.unit.trainer.data.making import noise, save
 from trainer.training import checkpoint
 from trainer.training.run_folder import RunFolder
 
 
-def interrupted(at: str, *arguments: str, number: int = signal.SIGINT) -> tuple[int, str]:
+def interrupted(
+    folder: Path, at: str, *arguments: str, number: signal.Signals = signal.SIGINT
+) -> tuple[int, str]:
     """The exit code and the errors of a trainer that gets a signal, such as Ctrl-C, once it prints a line."""
-    process = start("trainer", *arguments)
-    assert process.stdout is not None
+    process = TrainerProcess(folder / at.strip().replace("/", ""), *arguments)
     try:
-        assert any(line.startswith(at) for line in iter(process.stdout.readline, ""))
+        process.until(at)
         process.send_signal(number)
-        _, errors = process.communicate(timeout=PATIENCE)
+        code, _, errors = process.ended()
     finally:
         process.kill()
-    return process.returncode, errors
+    return code, errors
 
 
 def training(folder: Path, **changes: object) -> list[str]:
@@ -36,26 +40,31 @@ def training(folder: Path, **changes: object) -> list[str]:
     return ["vqvae", *flags(epochs=1, limit=64, **changes), *places]
 
 
-def test_in_the_export_what_was_trained_is_kept(tmp_path: Path) -> None:
+def test_in_the_export_what_was_trained_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs, exported = tmp_path / "runs", tmp_path / "exported"
-    code, errors = interrupted("  tracing encode", *training(tmp_path))
+    code, errors = interrupted(tmp_path, "  tracing encode", *training(tmp_path))
     assert code == 130
     command = f"export {runs / 'tiny'}"
     shown = f"{sys.executable} -m trainer {command}"
     assert errors == f"error: interrupted; what was trained is kept. To go on: {shown}\n"
     assert list(exported.iterdir()) == []
+    without_onnx(monkeypatch)
     assert f"\npublished {exported / 'tiny'} (version " in finished(*shlex.split(command))
-    # An interrupted evaluation keeps nothing: it starts from the beginning.
-    code, errors = interrupted("  measuring recon", "evaluate", str(exported / "tiny"))
+
+
+def test_in_an_evaluation_nothing_is_kept(tmp_path: Path) -> None:
+    exported = shutil.copytree(folder_of(PLAIN) / "exported" / "tiny", tmp_path / "tiny")
+    before = (exported / FILE_NAME).read_bytes()
+    code, errors = interrupted(tmp_path, "  measuring recon", "evaluate", str(exported))
     assert code == 130
-    again = f"{sys.executable} -m trainer evaluate {exported / 'tiny'}"
+    again = f"{sys.executable} -m trainer evaluate {exported}"
     assert errors == f"error: interrupted. To start again: {again}\n"
-    assert (exported / "tiny" / FILE_NAME).exists()
+    assert (exported / FILE_NAME).read_bytes() == before
 
 
 def test_in_the_training_sigterm_leaves_a_checkpoint(tmp_path: Path) -> None:
     arguments = [*training(tmp_path), "--epochs=100000"]
-    code, errors = interrupted("epoch 1/", *arguments, number=signal.SIGTERM)
+    code, errors = interrupted(tmp_path, "epoch 1/", *arguments, number=signal.SIGTERM)
     assert code == 143
     assert re.fullmatch(r"error: stopped in epoch \d+ after step \d+\. To go on: \S+ -m trainer .*\n", errors)
     run = RunFolder.open(tmp_path / "runs" / "tiny")
@@ -66,7 +75,7 @@ def test_in_the_training_sigterm_leaves_a_checkpoint(tmp_path: Path) -> None:
 def test_in_the_second_stage_it_is_resumed(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     arguments = training(tmp_path, prior_epochs=100_000)
-    code, errors = interrupted("  computing its training inputs", *arguments)
+    code, errors = interrupted(tmp_path, "  computing its training inputs", *arguments)
     assert code == 130
     resume = f"{sys.executable} -m trainer vqvae --resume --name tiny --out {runs}"
     assert re.fullmatch(rf"error: .*To go on: {re.escape(resume)}\n", errors)
@@ -79,7 +88,7 @@ def test_before_the_training_nothing_was_done(tmp_path: Path) -> None:
         os.link(first, first.with_name(f"{index:03}.png"))
     arguments = ["vqvae", f"--data={tmp_path / 'pictures'}", "--image-size=16", f"--out={tmp_path / 'runs'}"]
     arguments += [f"--export-to={tmp_path / 'exported'}", "--name=mine"]
-    code, errors = interrupted("  reading images", *arguments)
+    code, errors = interrupted(tmp_path, "  reading images", *arguments)
     assert code == 130
     again = shlex.join([sys.executable, "-m", "trainer", *arguments])
     assert errors == f"error: interrupted. To start again: {again}\n"

@@ -13,6 +13,10 @@ from tests.fixtures.processes import ROOT, serving
 MODELS = sorted(path.parent.name for path in (ROOT / "exported").glob("*/manifest.json"))
 
 
+# Together they have every method. What an AsyncClient sends and reads is what a Client does.
+AWAITED = {"ncp-mnist", "vqvae-mnist"}
+
+
 class Awaited:
     """An ``AsyncClient`` whose coroutines are awaited, each with an event loop and a client of its own."""
 
@@ -43,4 +47,5 @@ def test_all_give_the_same_on_every_operation(url: str, name: str) -> None:
         for call in calls:
             expected = outcome(call, local)
             assert outcome(call, client) == expected, call
-            assert outcome(call, Awaited(url, name)) == expected, call  # type: ignore[arg-type]
+            if name in AWAITED:
+                assert outcome(call, Awaited(url, name)) == expected, call  # type: ignore[arg-type]

@@ -21,26 +21,27 @@ from trainer.training.run_folder import RunFolder
 
 KEY = "secret"
 WORKERS = 2
-TIMES = 6
+TIMES = 3
 SEVEN = (ROOT / "tests" / "fixtures" / "seven.png").read_bytes()
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="folders are not swapped like that there")
 
 
-@pytest.fixture
-def versions(tmp_path: Path) -> list[Path]:
+@pytest.fixture(scope="module")
+def versions(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """A model in two versions, which decode the same codes to other pixels."""
-    return [toy_models.write_levels(tmp_path / str(tint), tint=tint) for tint in (0, 40)]
+    folder = tmp_path_factory.mktemp("versions")
+    return [toy_models.write_levels(folder / str(tint), tint=tint) for tint in (0, 40)]
 
 
-@pytest.fixture
-def models(tmp_path: Path, versions: list[Path]) -> Path:
-    folder = tmp_path / "models"
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory, versions: list[Path]) -> Path:
+    folder = tmp_path_factory.mktemp("models")
     shutil.copytree(versions[0], folder / "levels")
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def url(models: Path) -> Iterator[str]:
     flags = (f"--workers={WORKERS}", "--threads=1", "--provider=cpu", "--default-model=levels")
     with serving(models, *flags, **{KEY_VARIABLE: KEY}) as url:

@@ -1,4 +1,4 @@
-"""The lossy autoencoder, whole: trained on digits and on colour pictures, published, served by a process."""
+"""The lossy autoencoder, whole: trained on digits, published, served by a process."""
 
 import io
 import itertools
@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from service.contract import noise
 from service.contract.manifest import ImageSpec
@@ -31,31 +30,17 @@ SMALL = [
     "--publish-anyway",
     *("--batch-size=32", "--device=cpu", "--precision=32", "--epochs=1", f"--latent-dim={DIM}"),
     *("--neck-width=2", "--width=16", "--stem-width=8", "--hidden-width=8", "--blocks=1"),
-    *("--window=2", "--filters=4", "--flow-steps=2", "--flow-width=8"),
+    *("--window=2", "--filters=4", "--flow-steps=1", "--flow-width=8"),
 ]
 IMAGES, NPY = {"Content-Type": "image/png"}, {"Accept": "application/x-npy"}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Holds runs and exported models: ``digits``, and ``pictures`` in colour, without classes."""
+    """Holds a run and an exported model: ``digits``."""
     folder = tmp_path_factory.mktemp("e2e")
-    generator = np.random.default_rng(0)
-    (folder / "data").mkdir()
-    for index in range(40):
-        pixels = generator.integers(0, 256, (24, 20, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / "data" / f"{index}.png")
-    runs = {
-        "digits": [f"--data={digits()}", "--likelihood=bernoulli"],
-        "pictures": [
-            *(f"--data={folder / 'data'}", "--image-size=8", "--holdout=0.2", "--mixture=2"),
-            # A graph of a flow takes seconds to export.
-            "--flow-steps=1",
-        ],
-    }
     places = f"--out={folder / 'runs'}", f"--export-to={folder / 'exported'}"
-    for name, more in runs.items():
-        finished("vlae", *SMALL, *places, f"--name={name}", *more)
+    finished("vlae", *SMALL, *places, "--name=digits", f"--data={digits()}", "--likelihood=bernoulli")
     return folder
 
 
@@ -188,17 +173,6 @@ def test_scores_may_be_given_the_class(client: httpx2.Client) -> None:
     assert plain["nll"][0] < -plain["elbo"][0]
     assert plain["reconstruction"] == pytest.approx(given["reconstruction"])
     assert plain["kl"] != given["kl"]
-
-
-def test_pictures_in_colour_are_drawn_in_levels(client: httpx2.Client) -> None:
-    drawn = array(client, "/sample?model=pictures&n=2&seed=1")
-    assert drawn.shape == (2, 8, 8, 3)
-    assert drawn.dtype == np.uint8
-    assert len(np.unique(drawn)) > 16
-    back = array(client, "/reconstruct?model=pictures", content=SEVEN.read_bytes(), headers=IMAGES)
-    assert back.shape == (1, 8, 8, 3)
-    answer = client.post("/sample?model=pictures&label=1")
-    assert (answer.status_code, "takes no label" in answer.json()["detail"]) == (422, True)
 
 
 def test_the_model_is_measured_in_full(folder: Path) -> None:

@@ -94,7 +94,7 @@ def test_answers_conform(described: BaseSchema, version: str, mode: GenerationMo
     for operation in operations:
 
         @given(case=operation.as_strategy(generation_mode=mode))
-        @settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
         def check(case: Any) -> None:
             if mode is GenerationMode.POSITIVE:
                 steer(case, version)

@@ -278,9 +278,8 @@ def test_without_noise_codes_are_decoded_by_the_default_noise_of_the_service() -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", [3, 11])
 def test_a_resumed_run_ends_as_an_unbroken_one(
-    make_vlae_config: MakeVLAEConfig, monkeypatch: pytest.MonkeyPatch, step: int
+    make_vlae_config: MakeVLAEConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All random draws and the weights of the loss continue from the checkpoint."""
     monkeypatch.setattr("trainer.training.tracking.metrics.plot", lambda *_, **__: None)
@@ -293,7 +292,7 @@ def test_a_resumed_run_ends_as_an_unbroken_one(
         free_bits_weighing="soft",
         average_decay=0.9,
     )
-    found = tiny_models.weights(assert_resumes_as_unbroken(config, step, VLAE, monkeypatch))
+    found = tiny_models.weights(assert_resumes_as_unbroken(config, 11, VLAE, monkeypatch))
     assert (int(found["steps"]), float(found["weight"]) < 1) == (16, True)
 
 

@@ -91,6 +91,9 @@ def test_only_the_graph_for_the_cpu_has_a_loop(written: Written) -> None:
     assert "Scan" in written.operators("cpu")
     assert "Scan" not in written.operators("cuda")
     assert written.operators("cuda").count("ArgMin") == 1
+    # It is stored once, in a file of its own.
+    codebook = written.model.codebook().numpy().tobytes()
+    assert [codebook in file.read_bytes() for file in written.files.values()] == [False, False]
 
 
 def test_no_shape_is_computed_on_a_gpu(written: Written) -> None:
