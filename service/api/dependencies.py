@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Annotated, NamedTuple, Self, TypeVar
 
@@ -98,11 +99,10 @@ class Context:
         self._short, self._long = CapacityLimiter(available_cpus()), CapacityLimiter(available_cpus())
         # One large JSON body is parsed at a time, so that the event loop waits for one parser at most.
         self.large_json = Lock()
-        # Reloads wait here for each other: in threads they would take those of /metrics.
-        self.reloading = Lock()
         # Called from any thread, with the reason, when something failed that needs a new process.
         self.failed: Callable[[str], None] = log.error
-        control.handle("reload", registry.reload)
+        # Reloads that wait for each other would take the threads of /metrics.
+        control.handle("reload", registry.reload, executor=ThreadPoolExecutor(1, "reload"))
         control.handle("prepare", registry.prepare)
         control.handle("commit", registry.commit, on_loop=True)
         control.handle("abandon", registry.abandon)

@@ -16,6 +16,7 @@ import pickle
 import socket
 from asyncio import StreamReader, StreamWriter
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor
 from contextlib import closing, suppress
 from typing import Any, NamedTuple
 
@@ -136,12 +137,17 @@ class ControlChannel:
         self.is_alone = end is None
         self.on_disconnect = lambda: None
         self._end, self._channel = end, Channel()
-        self._handlers: dict[str, tuple[Handler, bool]] = {}
+        self._handlers: dict[str, tuple[Handler, bool, Executor | None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def handle(self, topic: str, handler: Handler, *, on_loop: bool = False) -> None:
-        """Reply to queries of a topic with what ``handler`` returns, in a thread or ``on_loop``."""
-        self._handlers[topic] = handler, on_loop
+    def handle(
+        self, topic: str, handler: Handler, *, on_loop: bool = False, executor: Executor | None = None
+    ) -> None:
+        """Reply to queries of a topic with what ``handler`` returns: ``on_loop``, or in a thread.
+
+        The thread is one of all topics, or one of ``executor``.
+        """
+        self._handlers[topic] = handler, on_loop, executor
 
     async def connect(self) -> None:
         """Reply to queries from now on, in the running event loop."""
@@ -187,11 +193,12 @@ class ControlChannel:
 
     async def _run(self, topic: str, form: Callable[[Any], Any], seconds: float | None) -> Any:
         """The result of the handler of a topic, in a ``form``, or the exception that it raised."""
-        handler, on_loop = self._handlers[topic]
+        handler, on_loop, executor = self._handlers[topic]
         try:
             if on_loop:
                 return form(handler())
-            return await asyncio.wait_for(asyncio.to_thread(lambda: form(handler())), seconds)
+            result = asyncio.get_running_loop().run_in_executor(executor, lambda: form(handler()))
+            return await asyncio.wait_for(result, seconds)
         except TimeoutError as error:
             return error
         except Exception as error:

@@ -21,6 +21,7 @@ import signal
 import socket
 from asyncio import Future, Task
 from collections.abc import Callable, Collection, Coroutine, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -43,7 +44,6 @@ PINGS = 8
 SLACK = 5.0
 
 Work = Callable[[Settings, Sequence[socket.socket], int, socket.socket], None]
-Ready = Callable[[Started], None]
 
 
 class Supervisor:
@@ -93,20 +93,20 @@ class Supervisor:
     def _start(self, index: int) -> None:
         if self._stopping:
             return
-        ours, theirs = socket.socketpair()
-        args = (self._settings, self._listeners, index, theirs)
-        process = self._spawn.Process(target=self._work, args=args, name=f"tessera-worker-{index}")
-        try:
-            process.start()
-        except OSError as error:  # too many processes, or no memory
-            ours.close()
-            why = f"cannot start: {error.strerror}"
-            if not self._up:
-                raise StartupError(f"worker {index} {why}") from error
-            self._start_again(index, why)
-            return
-        finally:
-            theirs.close()
+        with ExitStack() as opened:
+            try:
+                ours, theirs = map(opened.enter_context, socket.socketpair())
+                args = (self._settings, self._listeners, index, theirs)
+                process = self._spawn.Process(target=self._work, args=args, name=f"tessera-worker-{index}")
+                process.start()
+            except OSError as error:  # too many processes or open files, or no memory
+                why = f"cannot start: {error.strerror}"
+                if not self._up:
+                    raise StartupError(f"worker {index} {why}") from error
+                self._start_again(index, why)
+                return
+            opened.pop_all()
+        theirs.close()
         worker = self._workers[index] = Worker(index, process, self._reloads)
         self._create_task(self._supervise(worker, ours))
 

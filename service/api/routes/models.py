@@ -126,8 +126,7 @@ async def reload(request: Request, context: Shared) -> Reload:
             "only clients on the same machine may reload, unless the service has a key for it "
             f"({variable('reload_key')}); this request does not count as one: {why}"
         )
-    async with context.reloading:
-        (outcome,) = await context.control.broadcast("reload")
+    (outcome,) = await context.control.broadcast("reload")
     if not isinstance(outcome, Reload):
         raise outcome
     return outcome

@@ -6,6 +6,7 @@ import socket
 import threading
 from asyncio import StreamReader, StreamWriter
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -121,6 +122,29 @@ def test_a_query_that_times_out_or_is_cancelled_does_not_stop_the_next() -> None
         release.set()
 
     run(test, name=lambda: "own", slow=lambda: release.wait(PATIENCE))
+
+
+def test_a_query_that_is_cancelled_before_its_thread_is_free_never_runs() -> None:
+    runs, gate = [], threading.Event()
+
+    def load() -> None:
+        runs.append(True)
+        assert gate.wait(PATIENCE)
+
+    async def main() -> None:
+        control = ControlChannel()
+        control.handle("reload", load, executor=ThreadPoolExecutor(1))
+        control.handle("metrics", lambda: "metrics")
+        queries = [asyncio.create_task(control.broadcast("reload")) for _ in range(40)]
+        await asyncio.sleep(0)
+        for query in queries:
+            query.cancel()
+        assert await control.broadcast("metrics", PATIENCE) == ["metrics"]
+        gate.set()
+        await control.broadcast("reload")
+
+    asyncio.run(main())
+    assert len(runs) == 2
 
 
 def test_a_silent_supervisor_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import SimpleNamespace
@@ -206,15 +206,24 @@ def test_a_worker_that_does_not_read_is_killed() -> None:
     asyncio.run(asyncio.wait_for(main(), PATIENCE))
 
 
-def test_a_worker_that_the_system_does_not_start_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("refused", ["process", "channel"])
+def test_a_worker_that_the_system_does_not_start_is_tried_again(
+    refused: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tries = []
+
+    def refuse(*_: object) -> None:
+        tries.append(True)
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
 
     class Process:
         def __init__(self, **_: object) -> None: ...
 
-        def start(self) -> None:
-            tries.append(True)
-            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        start = refuse
+
+    loop = asyncio.new_event_loop()
+    if refused == "channel":
+        monkeypatch.setattr(socket, "socketpair", refuse)
 
     async def main() -> None:
         supervisor = Supervisor(lambda *_: None, Settings(workers=1), [], lambda _: None)
@@ -226,7 +235,8 @@ def test_a_worker_that_the_system_does_not_start_is_tried_again(caplog: pytest.L
         supervisor._start(0)
         await asyncio.sleep(0.01)
 
-    asyncio.run(main())
+    with closing(loop):
+        loop.run_until_complete(main())
     said = "worker 0 cannot start: Resource temporarily unavailable; another starts"
     assert caplog.messages == [f"{said} at once", f"{said} in 1 s"]
     assert len(tries) == 3
