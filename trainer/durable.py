@@ -177,12 +177,13 @@ def publication(target: Path, run: str | None = None, *, replace: bool = False) 
 
 
 @contextmanager
-def locked(folder: Path, refusal: TrainerError | None = None) -> Iterator[None]:
-    """Hold the lock of a folder, if the file system has locks.
+def locked(path: Path, refusal: TrainerError | None = None) -> Iterator[None]:
+    """Hold the lock of a file or a folder; without effect on a file system that has no locks.
 
     While another process holds it, this waits, or raises ``refusal`` if there is one.
     """
-    descriptor = os.open(folder, os.O_RDONLY)
+    # NFS locks only what is open for writing, as a folder cannot be.
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (fcntl.LOCK_NB if refusal else 0))

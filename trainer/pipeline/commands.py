@@ -1,7 +1,7 @@
 """The commands: train a new model, resume a run, publish the latest checkpoint of a run."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 import torch
 from rich.console import Console
@@ -30,7 +30,7 @@ from trainer.training.best_weights import load_exported
 from trainer.training.device import limit_threads
 from trainer.training.loop import Fit
 from trainer.training.progress import long_step
-from trainer.training.run_folder import RunFolder
+from trainer.training.run_folder import FACTS, RunFolder
 
 
 def train(
@@ -88,10 +88,25 @@ def resume(run: RunFolder, config: RunConfig, console: Console) -> Exported:
         return _finish(fit, prepared, run, console)
 
 
-def _alone(run: RunFolder) -> AbstractContextManager[None]:
-    """A block in which no other command trains the run. Raises RunError if one does."""
+@contextmanager
+def _alone(run: RunFolder) -> Iterator[None]:
+    """A block in which no other command trains the run. Raises RunError, in every process, if one does."""
     refusal = RunError(f"{run.folder} is being trained by another command: wait for its end, or end it")
-    return durable.locked(run.folder, refusal) if distributed.is_first() else nullcontext()
+    with ExitStack() as held:
+
+        def is_free() -> bool:
+            try:
+                with run.writing():
+                    held.enter_context(durable.locked(run.folder / FACTS, refusal))
+            except RunError as error:
+                if error is not refusal:
+                    raise
+                return False
+            return True
+
+        if not distributed.from_first(is_free):
+            raise refusal
+        yield
 
 
 def _finish(fit: Fit[Model], prepared: Prepared, run: RunFolder, console: Console) -> Exported:

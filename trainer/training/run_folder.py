@@ -37,6 +37,7 @@ from trainer.kinds import KINDS
 
 Record = dict[str, float]
 CONFIG = "config.yaml"
+FACTS = "run.json"
 ID_BYTES = 8
 
 
@@ -80,7 +81,7 @@ class RunFolder:
             run.configure(config)
             with run.writing():
                 text = json.dumps({**identity, **facts}, indent=2)
-                (folder / "run.json").write_text(f"{text}\n", encoding="utf-8")
+                (folder / FACTS).write_text(f"{text}\n", encoding="utf-8")
         except BaseException:
             # It would keep its name.
             run.delete()
@@ -209,9 +210,9 @@ class RunFolder:
     def facts(self) -> dict[str, Any]:
         """What run.json holds."""
         try:
-            return dict(json.loads((self.folder / "run.json").read_text(encoding="utf-8")))
+            return dict(json.loads((self.folder / FACTS).read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
-            raise RunError(f"{self.folder / 'run.json'} cannot be read: {error}") from error
+            raise RunError(f"{self.folder / FACTS} cannot be read: {error}") from error
 
     def latest_checkpoint(self) -> Path:
         """The newest finished checkpoint. Raises RunError if there is none."""

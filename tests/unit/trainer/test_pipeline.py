@@ -189,11 +189,26 @@ def test_a_run_is_resumed_with_the_steps_it_was_begun_with(run: RunFolder) -> No
 def test_a_run_is_not_trained_twice_at_once(run: RunFolder) -> None:
     before = (run.folder / "config.yaml").read_text()
     with (
-        durable.locked(run.folder),
+        durable.locked(run.folder / "run.json"),
         pytest.raises(RunError, match="tiny is being trained by another command"),
     ):
         resume(run, epochs=3)
     assert (run.folder / "config.yaml").read_text() == before
+
+
+def test_a_run_may_be_published_into_its_own_folder(
+    run: RunFolder, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = []
+
+    def export(*_: object, **__: object) -> Exported:
+        with durable.locked(run.folder, RunError("a publication would wait for its own command")):
+            published.append(run.folder)
+        return trained.exported
+
+    monkeypatch.setattr(publishing, "export", export)
+    resume(run, export_to=run.folder)
+    assert published == [run.folder]
 
 
 @pytest.mark.parametrize("less", [{"epochs": 1}, {"steps": 1}])
