@@ -21,6 +21,8 @@ ARC_COSINE = (
     0.0066700901,
     -0.0012624911,
 )
+# Numbers in the widest vector instructions, those of AVX-512.
+VECTOR = 16
 BATCH = {0: "n"}
 DRAWN = "The mean of the posterior; with a seed, a draw from it."
 UNTILED = "the codes are one vector, which depends on the whole image"
@@ -104,9 +106,9 @@ class _Interpolate(nn.Module):
         lengths = codes.norm(dim=1, keepdim=True), target.norm(dim=1, keepdim=True)
         cosine = (codes * target).sum(dim=1, keepdim=True) / (lengths[0] * lengths[1]).clamp(min=1e-12)
         angle = _angle(cosine.clamp(-1, 1))
-        sine = angle.sin()
+        sine, of_near, of_far = _sines(torch.cat([angle, (1 - share) * angle, share * angle], dim=1))
         # Divided first, the weights at the ends are 1 and 0, and the codes there are those given.
-        near, far = ((part * angle).sin() / sine.clamp(min=SMALLEST_SINE) for part in (1 - share, share))
+        near, far = (each / sine.clamp(min=SMALLEST_SINE) for each in (of_near, of_far))
         arc = near * codes + far * target
         return torch.where((spherical == 1) & (sine > SMALLEST_SINE), arc, straight)
 
@@ -119,3 +121,13 @@ def _angle(cosine: Tensor) -> Tensor:
         factor = factor * size + coefficient
     acute = (1 - size).sqrt() * factor
     return torch.where(cosine < 0, torch.pi - acute, acute)
+
+
+def _sines(angles: Tensor) -> tuple[Tensor, ...]:
+    """The sines of the columns of angles, float32 ``(N, K)``: K of ``(N, 1)``.
+
+    ONNX Runtime rounds the last few of a tensor, which are fewer than a vector instruction takes, in another
+    way. Each is computed VECTOR times, so that a row alone is the same as in a batch.
+    """
+    sines = angles[:, :, None].expand(-1, -1, VECTOR).sin()
+    return sines[:, :, 0].split(1, dim=1)
