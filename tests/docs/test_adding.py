@@ -112,8 +112,11 @@ def _exported(module: str) -> set[str]:
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             found.add(node.name)
         elif isinstance(node, ast.Assign | ast.AnnAssign):
-            found |= {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
-            found |= {str(each.value) for each in ast.walk(node) if isinstance(each, ast.Constant)}
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names = {each.id for each in targets if isinstance(each, ast.Name)}
+            found |= names
+            if names == {"__all__"} and node.value is not None:
+                found |= set(ast.literal_eval(node.value))
     return found
 
 
