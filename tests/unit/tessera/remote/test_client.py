@@ -360,6 +360,19 @@ def test_what_no_client_can_use(url: str, key: str | None, detail: str) -> None:
         tessera.Client(url, key)
 
 
+@pytest.mark.parametrize(
+    "times",
+    [{"timeout": given} for given in (None, "5", 0, True, float("inf"), float("nan"))]
+    + [{"deadline": given} for given in (None, -1)],
+)
+def test_times_that_no_client_can_use(times: dict[str, Any]) -> None:
+    ((name, given),) = times.items()
+    for client in (tessera.Client, tessera.AsyncClient):
+        with pytest.raises(StartupError, match=f"{name}={given!r}.*: they must be numbers of seconds"):
+            client(URL, **times)
+    tessera.Client(URL, timeout=0.5, deadline=0)
+
+
 def test_one_row_that_is_too_large_is_refused() -> None:
     too_large = problem(413, "too-large", "too many pixels")
     with (
