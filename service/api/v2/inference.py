@@ -5,7 +5,7 @@ of ``/encode``, ``/decode`` and ``/sample``, and shares their batches.
 """
 
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 from fastapi import APIRouter, Depends, Path
 from starlette.requests import Request
@@ -87,17 +87,25 @@ _INDEX_BODY = {
 }
 
 
-async def _found(name: ModelName, request: Request, context: Shared) -> tuple[ServedModel, str]:
-    found = find(context.registry, name, request.path_params.get("version"))
-    current_call.get().model = found[0].manifest.name
-    return found
+class _Found(NamedTuple):
+    """The name in the path, and the model and the verb that it stands for."""
+
+    name: str
+    model: ServedModel
+    verb: str
+
+
+async def _found(name: ModelName, request: Request, context: Shared) -> _Found:
+    model, verb = find(context.registry, name, request.path_params.get("version"))
+    current_call.get().model = model.manifest.name
+    return _Found(name, model, verb)
 
 
 async def _of_version(version: Version) -> None:
     """The description alone: ``_found`` looks the model and its version up."""
 
 
-Found = Annotated[tuple[ServedModel, str], Depends(_found)]
+Found = Annotated[_Found, Depends(_found)]
 
 
 def _of_model(method: str, path: str, **described: Any) -> Callable[[Endpoint], Endpoint]:
@@ -154,24 +162,24 @@ async def index(request: Request, context: Shared) -> list[IndexEntry]:
 
 
 @_of_model("GET", "", responses=_REFUSALS, response_model_exclude_none=True)
-async def show_model(name: ModelName, found: Found) -> ModelMetadata:
+async def show_model(found: Found) -> ModelMetadata:
     """Show the inputs, outputs and parameters of a model.
 
     An axis of -1 has any length, and the first is that of rows. Images are padded to a size that the model
     takes, and reconstructions are cut to theirs. Images may also be `BYTES` of shape `[n]`, a PNG, JPEG or
     WebP file each, and labels by their names. Noise is no input: the parameter `seed` makes it.
     """
-    return describe(*found, name)
+    return describe(found.model, found.verb, found.name)
 
 
 @_of_model("GET", "/ready", responses=_REFUSALS)
-async def model_ready(name: ModelName, found: Found) -> ModelReady:  # noqa: ARG001 - or it is 404
+async def model_ready(found: Found) -> ModelReady:
     """Respond 200 if a model is served, 503 if its bundle was refused, or 404."""
-    return ModelReady(name=name, ready=True)
+    return ModelReady(name=found.name, ready=True)
 
 
 @_of_model("POST", "/infer", response_class=Response, **_INFER)
-async def infer(name: ModelName, found: Found, request: Request, context: Shared) -> Response:
+async def infer(found: Found, request: Request, context: Shared) -> Response:
     """Run a model on tensors.
 
     Inputs are JSON, or bytes after the JSON object (Triton's binary tensor data extension); so are the
@@ -181,7 +189,11 @@ async def infer(name: ModelName, found: Found, request: Request, context: Shared
     interpolation from `codes` to a `target` has the `fraction` of each row, or `n`. The body may be
     compressed with gzip or deflate.
     """
-    model, verb = found
+    if request.query_params:
+        first = next(iter(request.query_params))
+        detail = 'nothing is read from it here; the seed and parameters go under "parameters" in the body'
+        raise UnknownName(f"the query has {quoted(first)}: {detail}", given=first)
+    name, model, verb = found
     face = signature(model, verb)
     images = face.input(Role.images)
     files = None if images is None else images.name
