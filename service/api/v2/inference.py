@@ -14,7 +14,7 @@ from starlette.responses import Response
 from service.api import request_bodies
 from service.api.content_negotiation import BYTES
 from service.api.dependencies import RequestLimits, Shared
-from service.api.inference_call import Call, check_states, make_call
+from service.api.inference_call import Call, make_call
 from service.api.openapi.document import BINARY, RUN_REFUSALS, body, json_content, json_response, problems
 from service.api.openapi.examples import Examples
 from service.api.v2 import inputs, wire
@@ -207,7 +207,9 @@ async def infer(found: Found, request: Request, context: Shared) -> Response:
     call, given = await context.convert(
         lambda: _prepared(received, model, verb, face, limits.images), received.weight
     )
-    results = await call.run(context, given.rows, given.arrays)
+    roles = {slot.name: slot.role for slot in face.outputs}
+    returned = [roles[name] for name in received.outputs or roles]
+    results = await call.run(context, given.rows, given.arrays, returns_states=Role.states in returned)
     size = sum(array.size for array in results.arrays.values())
     members = {"model_name": name, "model_version": model.manifest.version}
     return await context.convert(lambda: _response(members, received, call, results, face, limits), size)
@@ -260,8 +262,6 @@ def _response(
     for name, binary in (received.outputs or dict.fromkeys(roles, received.binary)).items():
         role = roles[name]
         array = results.figures[name] if role.spec.by_name else results.arrays[role]
-        if role is Role.states:
-            check_states(call.model, array, limits.images)
         if role is Role.images:
             array = cropped(array, _given_size(received, face))
         outputs.append((name, array, binary))
