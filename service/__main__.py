@@ -14,7 +14,7 @@ from contextlib import ExitStack, suppress
 
 from service.contract import __version__
 from service.contract.cpu_count import available_cpus
-from service.errors import ModelRefused, TesseraError
+from service.errors import ModelRefused, StartupError, TesseraError
 from service.models.hub import local_folder
 from service.models.hub.reference import is_reference
 from service.models.reload import report
@@ -88,8 +88,12 @@ def _run(settings: Settings) -> int:
 
 
 def _with_counts(settings: Settings) -> Settings:
-    """The settings with the numbers of workers and threads that 0 means."""
+    """The settings with the numbers of workers and threads that 0 means. Raises StartupError."""
     cpus = available_cpus()
+    if settings.threads > cpus:
+        # Each graph has its own threads, and would take seconds to start them.
+        detail = f"at most {cpus} are allowed: as many as this process may use CPUs"
+        raise StartupError(f"--threads is {settings.threads}; {detail}")
     workers = settings.workers
     if not workers and choose_provider(settings.provider).name == "cuda":
         # One process fills its batches from all requests; several would each hold the models on the GPU.

@@ -20,7 +20,7 @@ from service.api.middleware.fast_path import FastPath
 from service.api.middleware.head_requests import HeadRequests
 from service.api.middleware.root_path import RootPath
 from service.api.openapi.document import Description
-from service.api.routes import codes, docs, health, models, page, sample, score
+from service.api.routes import codes, health, models, pages, sample, score
 from service.api.v2 import inference
 from service.api.v2.wire import LENGTH
 from service.contract import __version__
@@ -120,7 +120,7 @@ def _fastapi(context: Context, traces: Traces | None) -> FastAPI:
             "logs": False,
         },
         generate_unique_id_function=_operation_id,
-        openapi_url="",  # it takes 10 ms of the event loop each time; ours is in service.api.routes.docs
+        openapi_url="",  # it takes 10 ms of the event loop each time; ours is in service.api.routes.pages
         docs_url=None,  # its addresses are absolute; ours are there too
         redoc_url=None,  # its page loads an image from another host
         redirect_slashes=False,  # to an absolute address, which a proxy may not have
@@ -128,7 +128,7 @@ def _fastapi(context: Context, traces: Traces | None) -> FastAPI:
     app.state.context = context
     app.state.page = PageFiles(context.settings.root_path)
     problems.install(app)
-    for router in (*ROUTERS, docs.router, page.router):
+    for router in (*ROUTERS, pages.router):
         app.include_router(router)
     # It takes tens of milliseconds, in which the first request for it would block the event loop.
     app.openapi = Description(app, context.registry)  # type: ignore[method-assign]  # FastAPI's own way

@@ -49,8 +49,14 @@ class Call(NamedTuple):
         """Whether noise is drawn, so that the seed matters."""
         return bool(self.pipeline.noises) and self.pipeline.draws(self.default_noise)
 
-    async def run(self, context: Context, rows: int, given: Arrays) -> Results:
-        """Run the pipeline on ``rows`` rows: the arrays given and those computed. Raises TooLarge."""
+    async def run(
+        self, context: Context, rows: int, given: Arrays, *, returns_states: bool = True
+    ) -> Results:
+        """Run the pipeline on ``rows`` rows: the arrays given and those computed.
+
+        Raises TooLarge: for states of chains that are too many for a response, if it ``returns_states``,
+        after the first batch.
+        """
         most = context.settings.max_steps
         for axis in self.pipeline.steps:
             # The noise of a sampler has an axis of as many steps.
@@ -62,9 +68,24 @@ class Call(NamedTuple):
                 context.scheduler, self.model, self.pipeline, inputs, rows, self.values, self.default_noise
             )
         items = range(self.first, self.first + rows) if self.first else None
+
+        def check(results: Results) -> None:
+            states = results.arrays.get(Role.states)
+            if states is not None and returns_states:
+                _check_states(self.model, rows, states.shape[1], context.limits.images)
+
         results = await context.scheduler.run(
-            self.model, self.pipeline, inputs, rows, self.values, self.seed, self.default_noise, items
+            self.model,
+            self.pipeline,
+            inputs,
+            rows,
+            self.values,
+            self.seed,
+            self.default_noise,
+            items,
+            check=check,
         )
+        check(results)
         return results.with_given(inputs)
 
     async def run_rows(
@@ -202,13 +223,13 @@ def unpadded_size(
     return height, width
 
 
-def check_states(model: ServedModel, states: NDArray[Any], limits: ImageLimits) -> None:
-    """Raise TooLarge if the images of states ``(N, S, *codes.shape)`` have too many pixels for a response."""
-    (chains, passed), image = states.shape[:2], model.manifest.image
+def _check_states(model: ServedModel, rows: int, states: int, limits: ImageLimits) -> None:
+    """Raise TooLarge if the images of so many states of each row have too many pixels for a response."""
+    image = model.manifest.image
     try:
-        limits.check_total(chains * passed, image.height, image.width)
+        limits.check_total(rows * states, image.height, image.width)
     except TooLarge as error:
-        detail = f"{chains} chains with {passed} states each: {error}; ask for fewer samples or states"
+        detail = f"{rows} chains with {states} states each: {error}; ask for fewer samples or states"
         raise TooLarge(detail, **error.members) from error
 
 

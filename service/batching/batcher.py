@@ -235,14 +235,16 @@ class Batcher(Generic[Key]):
         self._on_batch(batch.key, BatchReport(batch.rows, waits, seconds))
 
     def _admitted(self, part: EntrySlice[Key], result: Results) -> SliceResult:
-        """The result of a slice; an error if it is the first of several, and there is no room for all.
+        """The result of a slice; an error if it is the first of several, and all together are too much.
 
-        The first result says how much memory the others will take: a chain may return all of its states.
+        The first result says how many states the chains of the others will return, and in how much memory.
         """
         entry, rows = part.entry, part.stop - part.start
         if rows == entry.rows or entry.results or entry.reserved:
             return result
         try:
+            if entry.check is not None:
+                entry.check(result)
             self.queues.expect(entry, result.nbytes * entry.rows // rows)
         except Problem as error:
             return error

@@ -5,7 +5,7 @@ There is one queue per key; the queues are served round robin, within limits.
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -48,6 +48,7 @@ class Entry(Generic[Key]):
     - ``seed``: the seed of the noise
     - ``items``: the number of each row, from which its noise follows; None stands for 0, 1, ...
     - ``reserved``: whether its request has a reservation, so that a full queue does not refuse it
+    - ``check``: is called with the first results of several batches, and may raise a Problem, which ends it
     """
 
     key: Key
@@ -58,6 +59,7 @@ class Entry(Generic[Key]):
     seed: int = 0
     items: Sequence[int] | None = None
     reserved: bool = False
+    check: Callable[[Results], None] | None = None
 
     # The rows that it counts for in the queue: one batch at most, because other keys wait for one batch only.
     weight: int = field(init=False)

@@ -36,5 +36,7 @@ def _finish(job: Job, pool: Pool | None) -> None:
     if missing := plan.todo():
         raise BulkError(f"{len(missing):,} shards are missing in {job.output}; run the same command again")
     if not progress.done and len(todo) == plan.shards:
+        # Else the same command would find nothing left to do.
+        plan.undo()
         raise BulkError(f"the input {job.input} has no pictures")
     sys.stderr.write(f"{progress.end()}; written to {job.output}\n")

@@ -92,6 +92,13 @@ class Plan:
         for name, data in files(self.format, stem, rows, dict(empty)):
             self.output.child(SHARDS).child(name).write(data)
 
+    def undo(self) -> None:
+        """Remove the run and all of its shards from the output, which must have no broken pictures."""
+        self.output.fs.rm(self.output.child(SHARDS).path, recursive=True)
+        # In this order a run that is killed here can be begun again.
+        for name in (MANIFEST, LISTING):
+            self.output.child(name).remove()
+
 
 def begin(
     output: Location,

@@ -27,7 +27,6 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
 """Every datatype that can be read. BF16 is not among them: numpy has none."""
 
 _DATATYPES = {dtype: name for name, dtype in DTYPES.items()}
-_MOST_AXES = 8
 _LENGTH = struct.Struct("<I")
 # The types of a value in JSON, by the kind of its dtype, and their name in messages.
 _JSON_TYPES: Mapping[str, tuple[set[type], str]] = {
@@ -64,8 +63,6 @@ def check(name: str, datatype: str, shape: Sequence[int]) -> None:
     if datatype not in DTYPES:
         hint = f"{name} may have {', '.join(DTYPES)}"
         raise unknown("datatype ", datatype, DTYPES, BadTensor, hint)
-    if len(shape) > _MOST_AXES:
-        raise BadTensor(f"{name} has {len(shape)} axes, and {_MOST_AXES} are allowed", given=len(shape))
     if any(size < 1 for size in shape):
         raise BadTensor(f"{name} has the shape {list(shape)}, so no values", given=list(shape))
 

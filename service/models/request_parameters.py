@@ -111,6 +111,12 @@ def _checked(name: str, given: object, parameter: Parameter) -> Number:
         value = float(given) if isinstance(given, int | float | str) else math.nan
     except (ValueError, OverflowError):
         value = math.nan
+    if isinstance(given, str) and "_" in given:
+        # Python reads 1_0 as 10.
+        value = math.nan
+    if isinstance(given, float) and given.is_integer():
+        # The numbers of a JSON body arrive as floats.
+        given = int(given)
     if isinstance(given, bool) or not parameter.minimum <= value <= parameter.maximum:
         raise BadValue(f"{rule}, not {quoted(given)}", given=given, allowed=bounds)
     if parameter.dtype == "int64" and not value.is_integer():

@@ -119,16 +119,19 @@ class Scheduler:
         items: Sequence[int] | None = None,
         *,
         reserved: bool = False,
+        check: Callable[[Results], None] | None = None,
     ) -> Results:
         """The results of ``ServedModel.run``, computed in batches shared with other requests.
 
         ``items`` are the numbers of the rows, from which their noise follows; 0, 1, ... by default. What is
-        ``reserved`` has a reservation. Raises as ``Batcher.submit``.
+        ``reserved`` has a reservation. ``check`` gets the results of the first of several batches, and may
+        raise a Problem. Raises as ``Batcher.submit``.
         """
         arrays = tuple([(role, array.dtype, array.shape[1:]) for role, array in given.items()])
         key = _Key(model, pipeline, tuple(values.items()), tuple(default_noise), arrays)
         batch_rows = model.batch_rows(pipeline, given, values)
-        entry = Entry(key, _operation(model, pipeline), given, rows, batch_rows, seed, items, reserved)
+        operation = _operation(model, pipeline)
+        entry = Entry(key, operation, given, rows, batch_rows, seed, items, reserved, check)
         large = reserved or model.is_large(given)
         try:
             results = await self._batcher(pipeline, large=large).submit(entry)

@@ -233,7 +233,6 @@ class Server(uvicorn.Server):
                 # Only the access log needs the address of a client behind a proxy.
                 proxy_headers=settings.log_calls == "all",
                 timeout_keep_alive=KEEP_ALIVE,
-                timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
             )
         )
         self.server_state = State(settings)
@@ -258,6 +257,7 @@ class Server(uvicorn.Server):
             super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        until = asyncio.get_running_loop().time() + self.server_state.settings.drain_seconds
         self._on_draining()
         if self._handles_interrupts:
             # Else the supervisor says so, once for all workers.
@@ -280,11 +280,14 @@ class Server(uvicorn.Server):
             listener.close()
         if not self._is_interrupted:
             await self._no_connections()
+        # Whole seconds of the time that is left.
+        self.config.timeout_graceful_shutdown = max(1, int(until - asyncio.get_running_loop().time()))
         await super().shutdown(sockets)
 
     async def _no_connections(self) -> None:
-        """Wait until there are no connections, for LINGER seconds at most."""
-        until = asyncio.get_running_loop().time() + LINGER
+        """Wait until there are no connections, for LINGER seconds and a third of the drain at most."""
+        most = min(LINGER, self.server_state.settings.drain_seconds / 3)
+        until = asyncio.get_running_loop().time() + most
         while self.server_state.connections and asyncio.get_running_loop().time() < until:
             await asyncio.sleep(_TICK)
 

@@ -46,9 +46,9 @@ class Calls:
     def __init__(self, model: str | None, version: str | None) -> None:
         self.model = model
         self._names = {name: each for name, each in (("model", model), ("version", version)) if each}
-        # What the service says of itself, once it is needed.
+        # What the service says of its limits and models, once it is needed. It may be older than a reload,
+        # so no method and no name of the default model is taken from it.
         self._list: _ModelList | None = None
-        self._info: ModelInfo | None = None
 
     def encode(self, pictures: Pictures, resize: bool, options: Options) -> Call[Codes]:
         """The codes of pictures."""
@@ -97,7 +97,7 @@ class Calls:
     def interpolate(self, start: Start, n: int | None, method: str | None, options: Options) -> Call[Samples]:
         """Points between two pictures or codes; they cannot be sent in parts."""
         if method is None:
-            info = self._info or (yield from self.info())
+            info = yield from self.info()
             method = interpolating_method(info.name, info.operations)
         document = {"method": method, "n": at_least(n, ENDS, POINTS), "label": options.label}
         return bodies.samples((yield self._sampling(document, start, options)))
@@ -116,8 +116,7 @@ class Calls:
     def info(self) -> Call[ModelInfo]:
         """The model in full."""
         name = yield from self._name()
-        self._info = bodies.document(ModelInfo, (yield Request("GET", f"/models/{name}")))
-        return self._info
+        return bodies.document(ModelInfo, (yield Request("GET", f"/models/{name}")))
 
     def models(self) -> Call[list[ModelSummary]]:
         """The models of the service."""
@@ -208,11 +207,13 @@ class Calls:
         return (yield from self._listed()).limits.rows(area, nbytes)
 
     def _method_that_takes(self, role: Role) -> Call[str | None]:
-        info = self._info or (yield from self.info())
+        info = yield from self.info()
         return method_that_takes(info.operations, role)
 
     def _name(self) -> Call[str]:
         """The name of the model, as a path has it."""
+        if self.model is None:
+            self._list = None
         return quote(self.model or (yield from self._summary()).name, safe="")
 
     def _summary(self) -> Call[ModelSummary]:

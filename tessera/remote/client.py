@@ -32,7 +32,8 @@ class Client(Tokenizer):
     results. A connection that was closed is opened again. A service that responds 429 or 503 with
     ``Retry-After`` is asked again after that time. No other request is made again.
 
-    Raises ConnectionFailed, and a Problem with the ``status`` and the ``detail`` of the service.
+    Raises StartupError for a URL, a key or a time that cannot be used. Its methods raise ConnectionFailed,
+    and a Problem with the ``status`` and the ``detail`` of the service.
 
     >>> with tessera.Client(url) as model:
     ...     codes = model.encode("tests/fixtures/seven.png")

@@ -8,7 +8,8 @@ import random
 import time
 from collections.abc import Generator
 from functools import lru_cache
-from typing import NamedTuple, TypeVar
+from numbers import Real
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlencode, urlsplit
 
 import httpx2
@@ -25,6 +26,8 @@ _SPREAD = 0.25
 _KEY_CHARACTERS = range(0x21, 0x7F)
 # As many connections as httpx2 has by default, all of which stay open.
 _CONNECTIONS = 100
+# Seconds; the clock of a socket ends at ten times as many.
+_LONGEST = 1e9
 
 
 Query = tuple[tuple[str, str], ...]
@@ -50,12 +53,16 @@ class Service:
     """A service: its URL, and the headers, timeout, deadline and connection limits of its requests."""
 
     def __init__(self, url: str, key: str | None, timeout: float, deadline: float) -> None:
-        """Raises StartupError for a URL or a key that cannot be used."""
+        """Raises StartupError for a URL, a key or a time that cannot be used."""
         if not _is_address(url):
             raise StartupError(f"{quoted(url)} is no URL of a service, such as http://localhost:8000")
         if key is not None and not (key and all(ord(each) in _KEY_CHARACTERS for each in key)):
             # Without the key: the message ends up in logs.
             raise StartupError("the key is empty, or has other characters than visible ASCII")
+        if not (_is_seconds(timeout) and timeout > 0 and _is_seconds(deadline)):
+            rule = f"numbers of seconds up to {_LONGEST:g}, and a timeout is more than 0"
+            given = f"timeout={quoted(timeout)}, deadline={quoted(deadline)}"
+            raise StartupError(f"{given}: they must be {rule}")
         self.url = url.rstrip("/")
         self.headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         self.timeout = httpx2.Timeout(timeout, connect=min(timeout, 10))
@@ -98,6 +105,10 @@ def _is_address(url: str) -> bool:
     except ValueError:
         return False
     return parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.query + parts.fragment
+
+
+def _is_seconds(given: Any) -> bool:
+    return isinstance(given, Real) and not isinstance(given, bool) and 0 <= float(given) <= _LONGEST
 
 
 class Attempts:

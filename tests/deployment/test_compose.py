@@ -9,7 +9,6 @@ import pytest
 
 from service.cli import unknown_variables
 from service.runtime.providers import OLDEST_DRIVER
-from service.server.http import LINGER
 from service.server.supervisor import SLACK
 from service.settings import SECRETS, Settings, variable
 from tests.deployment.files import COMPOSE, ROOT, services
@@ -114,7 +113,7 @@ def test_the_run_folder_is_in_a_fresh_checkout() -> None:
 def test_who_is_told_to_stop_may_finish(name: str) -> None:
     service = services()[name]
     drain = Settings.model_fields["drain_seconds"].default
-    assert seconds(service["stop_grace_period"]) > drain + SLACK + 2 * LINGER
+    assert seconds(service["stop_grace_period"]) > drain + SLACK
     assert service["ports"] == [f"${{PUBLISH:-8000}}:{service['environment']['TESSERA_PORT']}"]
 
 

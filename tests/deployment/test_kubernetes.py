@@ -14,7 +14,6 @@ from service.models.model import BatchLimits
 from service.observability import metrics
 from service.runtime.providers import Provider
 from service.server import liveness
-from service.server.http import LINGER
 from service.server.supervisor import SLACK
 from service.settings import Settings
 from tests.deployment.files import DOCKER, read_yaml, services
@@ -137,7 +136,7 @@ def test_no_call_is_lost_when_pods_are_replaced() -> None:
     pause = int(container(DEPLOYMENT)["lifecycle"]["preStop"]["exec"]["command"][1])
     drain = Settings.model_fields["drain_seconds"].default
     whole = spec["template"]["spec"]["terminationGracePeriodSeconds"]
-    assert whole > pause + drain + SLACK + 2 * LINGER
+    assert whole > pause + drain + SLACK
 
 
 def test_they_mean_the_same_pods() -> None:

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from service.api import content_negotiation, request_bodies, responses
 from service.api.content_negotiation import BYTES, NPY, PNG
 from service.api.dependencies import Context, Shared
-from service.api.inference_call import Call, check_states, choose_model, image_size, make_call
+from service.api.inference_call import Call, choose_model, image_size, make_call
 from service.api.middleware.fast_path import FastRoute
 from service.api.openapi.document import IMAGES_CONTENT, SEED_HEADER, json_content, runs_model
 from service.api.openapi.document import body as described_body
@@ -181,12 +181,8 @@ def _call(
 async def _decoded(
     context: Context, call: Call, states: NDArray[Any], label: NDArray[Any] | None
 ) -> NDArray[Any]:
-    """The images of the states of chains: ``(N, S, *codes.shape)`` to uint8 ``(N, S, H, W, C)``.
-
-    Raises TooLarge.
-    """
+    """The images of the states of chains: ``(N, S, *codes.shape)`` to uint8 ``(N, S, H, W, C)``."""
     model, (chains, passed) = call.model, states.shape[:2]
-    check_states(model, states, context.limits.images)
     pipeline = model.pipeline("decode")
     values = {**pipeline.defaults, **call.values}
     given = {} if label is None else {Role.label: label.repeat(passed)}

@@ -5,7 +5,7 @@ of ``/encode``, ``/decode`` and ``/sample``, and shares their batches.
 """
 
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 from fastapi import APIRouter, Depends, Path
 from starlette.requests import Request
@@ -14,7 +14,7 @@ from starlette.responses import Response
 from service.api import request_bodies
 from service.api.content_negotiation import BYTES
 from service.api.dependencies import RequestLimits, Shared
-from service.api.inference_call import Call, check_states, make_call
+from service.api.inference_call import Call, make_call
 from service.api.openapi.document import BINARY, RUN_REFUSALS, body, json_content, json_response, problems
 from service.api.openapi.examples import Examples
 from service.api.v2 import inputs, wire
@@ -87,17 +87,25 @@ _INDEX_BODY = {
 }
 
 
-async def _found(name: ModelName, request: Request, context: Shared) -> tuple[ServedModel, str]:
-    found = find(context.registry, name, request.path_params.get("version"))
-    current_call.get().model = found[0].manifest.name
-    return found
+class _Found(NamedTuple):
+    """The name in the path, and the model and the verb that it stands for."""
+
+    name: str
+    model: ServedModel
+    verb: str
+
+
+async def _found(name: ModelName, request: Request, context: Shared) -> _Found:
+    model, verb = find(context.registry, name, request.path_params.get("version"))
+    current_call.get().model = model.manifest.name
+    return _Found(name, model, verb)
 
 
 async def _of_version(version: Version) -> None:
     """The description alone: ``_found`` looks the model and its version up."""
 
 
-Found = Annotated[tuple[ServedModel, str], Depends(_found)]
+Found = Annotated[_Found, Depends(_found)]
 
 
 def _of_model(method: str, path: str, **described: Any) -> Callable[[Endpoint], Endpoint]:
@@ -154,24 +162,24 @@ async def index(request: Request, context: Shared) -> list[IndexEntry]:
 
 
 @_of_model("GET", "", responses=_REFUSALS, response_model_exclude_none=True)
-async def show_model(name: ModelName, found: Found) -> ModelMetadata:
+async def show_model(found: Found) -> ModelMetadata:
     """Show the inputs, outputs and parameters of a model.
 
     An axis of -1 has any length, and the first is that of rows. Images are padded to a size that the model
     takes, and reconstructions are cut to theirs. Images may also be `BYTES` of shape `[n]`, a PNG, JPEG or
     WebP file each, and labels by their names. Noise is no input: the parameter `seed` makes it.
     """
-    return describe(*found, name)
+    return describe(found.model, found.verb, found.name)
 
 
 @_of_model("GET", "/ready", responses=_REFUSALS)
-async def model_ready(name: ModelName, found: Found) -> ModelReady:  # noqa: ARG001 - or it is 404
+async def model_ready(found: Found) -> ModelReady:
     """Respond 200 if a model is served, 503 if its bundle was refused, or 404."""
-    return ModelReady(name=name, ready=True)
+    return ModelReady(name=found.name, ready=True)
 
 
 @_of_model("POST", "/infer", response_class=Response, **_INFER)
-async def infer(name: ModelName, found: Found, request: Request, context: Shared) -> Response:
+async def infer(found: Found, request: Request, context: Shared) -> Response:
     """Run a model on tensors.
 
     Inputs are JSON, or bytes after the JSON object (Triton's binary tensor data extension); so are the
@@ -181,7 +189,11 @@ async def infer(name: ModelName, found: Found, request: Request, context: Shared
     interpolation from `codes` to a `target` has the `fraction` of each row, or `n`. The body may be
     compressed with gzip or deflate.
     """
-    model, verb = found
+    if request.query_params:
+        first = next(iter(request.query_params))
+        detail = 'nothing is read from it here; the seed and parameters go under "parameters" in the body'
+        raise UnknownName(f"the query has {quoted(first)}: {detail}", given=first)
+    name, model, verb = found
     face = signature(model, verb)
     images = face.input(Role.images)
     files = None if images is None else images.name
@@ -195,7 +207,9 @@ async def infer(name: ModelName, found: Found, request: Request, context: Shared
     call, given = await context.convert(
         lambda: _prepared(received, model, verb, face, limits.images), received.weight
     )
-    results = await call.run(context, given.rows, given.arrays)
+    roles = {slot.name: slot.role for slot in face.outputs}
+    returned = [roles[name] for name in received.outputs or roles]
+    results = await call.run(context, given.rows, given.arrays, returns_states=Role.states in returned)
     size = sum(array.size for array in results.arrays.values())
     members = {"model_name": name, "model_version": model.manifest.version}
     return await context.convert(lambda: _response(members, received, call, results, face, limits), size)
@@ -248,8 +262,6 @@ def _response(
     for name, binary in (received.outputs or dict.fromkeys(roles, received.binary)).items():
         role = roles[name]
         array = results.figures[name] if role.spec.by_name else results.arrays[role]
-        if role is Role.states:
-            check_states(call.model, array, limits.images)
         if role is Role.images:
             array = cropped(array, _given_size(received, face))
         outputs.append((name, array, binary))

@@ -6,17 +6,16 @@ A member that is null counts as missing: some clients write them all.
 
 from typing import Annotated, Any
 
-from pydantic import Field, NonNegativeInt, WithJsonSchema
+from pydantic import Field, WithJsonSchema
 
-from service.api.schemas import FEW, Closed, Document
+from service.api.schemas import FEW, Closed, Document, Shape
 from service.contract.manifest import Parameter
 
 Data = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "array", "items": {}}, {"type": "null"}]})]
 """The values of a tensor; ``service.codecs.oip_tensors`` validates them."""
 
-# Characters of the name of a tensor or of a request; tensors and axes of one request.
-_LONGEST_NAME = 256
-_MOST_TENSORS, _MOST_AXES = 64, 64
+# Characters of the name of a tensor or of a request; tensors of one request.
+_LONGEST_NAME, _MOST_TENSORS = 256, 64
 
 Name = Annotated[str, Field(max_length=_LONGEST_NAME)]
 Parameters = Annotated[dict[str, Any], FEW]
@@ -26,7 +25,7 @@ class InputDocument(Closed):
     """An input tensor: with `data`, or with `binary_data_size` bytes after the JSON object."""
 
     name: Name
-    shape: list[NonNegativeInt] = Field(max_length=_MOST_AXES, examples=[[1, 28, 28, 1]])
+    shape: Shape = Field(examples=[[1, 28, 28, 1]])
     datatype: Name = Field(examples=["UINT8"])
     """`UINT8`, `INT32`, `FP32`, ... or `BYTES`."""
     parameters: Parameters | None = None

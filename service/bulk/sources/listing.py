@@ -105,7 +105,7 @@ def _tables(state: bytes) -> list[str]:
 def _walk(root: Location) -> Iterator[str]:
     """The paths of all files below a folder; only the names of one folder at a time are in memory."""
     seen = set()
-    for folder, folders, files in root.fs.walk(root.path, on_error="raise"):
+    for folder, folders, files in _folders(root):
         if root.is_local:
             # A link may lead back to a folder that was read.
             real = os.path.realpath(folder)
@@ -117,3 +117,17 @@ def _walk(root: Location) -> Iterator[str]:
         if _STATE in files:
             files = _tables(root.fs.cat_file(f"{folder}/{_STATE}")) or files
         yield from (f"{folder}/{name}" for name in sorted(files) if name)
+
+
+def _folders(root: Location) -> Iterator[tuple[str, list[str], list[str]]]:
+    """The folders below one, each with the names of its folders and of its files. Raises OSError."""
+    if not root.is_local:
+        yield from root.fs.walk(root.path, on_error="raise")
+        return
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    # fsspec does not follow links to folders.
+    for folder, folders, files in os.walk(root.path, onerror=refuse, followlinks=True):
+        yield folder.replace(os.sep, "/"), folders, files

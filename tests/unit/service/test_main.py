@@ -12,6 +12,7 @@ import httpx2 as httpx
 import pytest
 
 from service.contract import __version__
+from service.contract.cpu_count import available_cpus
 from tests.fixtures.processes import ROOT, start
 
 
@@ -102,6 +103,13 @@ def test_a_port_in_use(exported: Path) -> None:
         port = taken.getsockname()[1]
         said = refusal("--models", str(exported), "--port", str(port))
     assert said == f"python -m service: port {port} of 127.0.0.1 is in use; choose another with --port"
+
+
+@pytest.mark.slow
+def test_more_threads_than_cpus() -> None:
+    cpus = available_cpus()
+    said = refusal("--threads", str(cpus + 1), "--port", "0")
+    assert f"--threads is {cpus + 1}; at most {cpus} are allowed" in said
 
 
 @pytest.mark.slow

@@ -107,12 +107,14 @@ def test_without_the_extra_there_is_help_and_a_run_names_it(
     assert said in found.stderr
 
 
-def test_tars_without_a_picture_are_refused(run: Run, tmp_path: Path) -> None:
+def test_tars_without_a_picture_are_refused_each_time(run: Run, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "0.tar").write_bytes(bytes(10240))
-    code, said = run(input=tmp_path / "empty")
-    assert (code, said.count("\n")) == (1, 1)
-    assert "has no pictures" in said
+    for _ in range(2):
+        code, said = run(input=tmp_path / "empty")
+        assert (code, said.count("\n")) == (1, 1)
+        assert "has no pictures" in said
+        assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_full_disk_is_one_line_and_nothing_is_half_written(

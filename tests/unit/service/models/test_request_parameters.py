@@ -23,6 +23,8 @@ def test_defaults_and_given_values(colours: ServedModel) -> None:
     [
         ("steps", 0, "steps is int64 in 1 to 100, not 0"),
         ("steps", "101", "in 1 to 100, not '101'"),
+        ("steps", 10000.0, "not 10000$"),
+        ("steps", "1_0", "not '1_0'"),
         ("steps", 1.5, "a whole number, not 1.5"),
         ("steps", "many", "not 'many'"),
         ("steps", "nan", "not 'nan'"),

@@ -178,6 +178,8 @@ def test_a_graceful_shutdown_closes_idle_connections() -> None:
         service.end()
         assert idle.recv(100) == b""
         assert time.monotonic() - begun > LINGER / 2
+        # The wait for them is a part of --drain-seconds.
+        assert (service.server.config.timeout_graceful_shutdown or PATIENCE) < PATIENCE - LINGER
 
 
 def test_an_interrupt_does_not_wait_for_idle_connections() -> None:

@@ -25,7 +25,7 @@ from service.errors import (
     VersionConflict,
 )
 from service.settings import Settings
-from tests.fixtures import latents_model
+from tests.fixtures import completion_model, latents_model
 from tests.fixtures.library_calls import calls_of, outcome
 from tests.unit.tessera.test_arguments import MISTAKES
 
@@ -210,6 +210,21 @@ def test_a_model_that_comes_later_is_found() -> None:
         assert len(client.encode(NOISE)) == 5
 
 
+def test_a_method_and_a_default_model_that_a_reload_renames_are_found(tmp_path: Path) -> None:
+    old, new = completion_model.write(tmp_path / "old"), completion_model.write(tmp_path / "new")
+    manifest = (new / "manifest.json").read_text()
+    renamed = manifest.replace('"sample/prior"', '"sample/anew"').replace('"patchwork"', '"quilt"')
+    (new / "manifest.json").write_text(renamed)
+    new = new.rename(new.with_name("quilt"))
+    services = [AppTransport(each.parent) for each in (old, new)]
+    transport = MockTransport(lambda request: services[0].handle_request(request))
+    with tessera.Client(URL, transport=transport) as client:
+        for name, method in (("patchwork", "prior"), ("quilt", "anew")):
+            assert client.complete(NOISE[0], box=(0, 0, 28, 28)).method == method
+            assert client.info().name == name
+            services = services[1:]
+
+
 def test_the_name_of_a_model_is_a_part_of_the_path() -> None:
     paths: list[bytes] = []
 
@@ -343,6 +358,19 @@ def test_the_key_and_the_path_of_the_url() -> None:
 def test_what_no_client_can_use(url: str, key: str | None, detail: str) -> None:
     with pytest.raises(StartupError, match=detail):
         tessera.Client(url, key)
+
+
+@pytest.mark.parametrize(
+    "times",
+    [{"timeout": given} for given in (None, "5", 0, True, float("inf"), float("nan"))]
+    + [{"deadline": given} for given in (None, -1)],
+)
+def test_times_that_no_client_can_use(times: dict[str, Any]) -> None:
+    ((name, given),) = times.items()
+    for client in (tessera.Client, tessera.AsyncClient):
+        with pytest.raises(StartupError, match=f"{name}={given!r}.*: they must be numbers of seconds"):
+            client(URL, **times)
+    tessera.Client(URL, timeout=0.5, deadline=0)
 
 
 def test_one_row_that_is_too_large_is_refused() -> None:

@@ -93,6 +93,8 @@ def test_a_label_for_each(client: TestClient) -> None:
         ("&method=walk&temperature=1", 422, "unknown-name", "no parameter 'temperature'"),
         ("&method=walk&stesp=1", 422, "unknown-name", "did you mean 'steps'"),
         ("&method=walk&sed=1", 422, "unknown-name", "did you mean 'seed'"),
+        ("&method=walk&steps=1_0", 422, "bad-value", "steps is int64 in 1 to 100, not '1_0'"),
+        ("&method=walk&seed=1_0", 422, "bad-value", "query.seed: a number has no underscores, not '1_0'"),
         ("&label=0&n=0", 422, "bad-value", "query.n"),
         ("&label=0&n=many", 422, "bad-value", "query.n"),
         ("&label=0&n=1025", 413, "too-large", "1025 rows in one request, and 1024 are allowed"),

@@ -78,6 +78,15 @@ def test_too_many_states_are_refused_before_they_are_decoded(exported: Path) -> 
         assert client.post("/sample?method=stroll&n=3&steps=6&every=2").status_code == 200
 
 
+def test_of_several_batches_too_many_states_are_refused_after_the_first(exported: Path) -> None:
+    with make_client(exported, default_model="wanderer", max_total_pixels=64 * 10, batch_size=1) as client:
+        answer = client.post("/sample?method=stroll&n=3&steps=6&every=1")
+        assert "3 chains with 6 states each" in problem(answer, 413, "too-large")["detail"]
+        metrics = client.get("/metrics").text
+        (rows,) = [line for line in metrics.splitlines() if "rows_total" in line and "stroll" in line]
+        assert float(rows.rpartition(" ")[2]) == 1
+
+
 def test_the_states_are_decoded_as_the_last_one_is(client: TestClient) -> None:
     for gain in ("0", "0.5"):
         answer = stroll(client, f"&every=2&gain={gain}")

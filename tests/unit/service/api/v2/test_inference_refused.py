@@ -57,7 +57,6 @@ def sized(size: Any) -> dict[str, Any]:
         ("GET", "/v2/models/levels:decod/ready", 404, "unknown-operation", "did you mean 'levels:decode'"),
         ("GET", "/v2/models/levels/versions/1/ready", 404, "unknown-model", "not '1'"),
         ("POST", "/v2/models/levels/versions/1/infer", 404, "unknown-model", "not '1'"),
-        ("GET", f"/v2/models/{'x' * 200}", 422, "bad-value", "at most 194 characters"),
         ("POST", INFER, 400, "empty-body", "no body"),
     ],
 )
@@ -65,6 +64,17 @@ def test_what_is_not_there(
     client: TestClient, method: str, path: str, status: int, kind: str, words: str
 ) -> None:
     assert words in refused(client.request(method, path), status, kind)
+
+
+def test_a_long_name_is_refused_once(client: TestClient) -> None:
+    detail = refused(client.get(f"/v2/models/{'x' * 200}"), 422, "bad-value")
+    assert detail.count("path.name: String should have at most 194 characters") == 1
+
+
+def test_a_query_is_refused_instead_of_ignored(client: TestClient) -> None:
+    content, headers = request({"images": IMAGES})
+    answer = client.post(f"{INFER}?seed=1", content=content, headers=headers)
+    assert "the query has 'seed': nothing is read from it" in refused(answer, 422, "unknown-name")
 
 
 def test_errors_of_other_calls_stay_as_they_were(client: TestClient) -> None:
@@ -118,6 +128,7 @@ def test_a_length_that_misses_the_end_of_the_json(client: TestClient, shift: int
         ([tensor(), tensor()], b"", 422, "bad-tensor", "input 'images' was given twice"),
         ([tensor(shape=[1, 4, 5, 1])], b"", 422, "bad-tensor", "and its data has the shape [16]"),
         ([tensor(shape=[1, -4, -4, 1])], b"", 422, "bad-value", "greater than or equal to 0"),
+        ([tensor(shape=[1] * 9)], b"", 422, "bad-value", "inputs.0.shape: List should have at most 8 items"),
         ([tensor(shape=None)], b"", 422, "bad-value", "inputs.0.shape: Field required"),
         ([tensor(datatype="UINT9")], b"", 422, "bad-tensor", "did you mean 'UINT8'"),
         ([tensor(datatyp="UINT8")], b"", 422, "unknown-name", "did you mean 'datatype'"),

@@ -35,6 +35,13 @@ def test_one_file_is_an_input(tmp_path: Path) -> None:
     assert listed(tmp_path / "2[a].png") == ["2[a].png"]
 
 
+def test_a_folder_that_links_lead_to_is_listed_once(tmp_path: Path) -> None:
+    touch(tmp_path, "far/1.png", "in/c/2.png")
+    for name in ("a", "b"):
+        (tmp_path / "in" / name).symlink_to("../far")
+    assert listed(tmp_path / "in") == ["a/1.png", "c/2.png"]
+
+
 def test_a_link_to_a_folder_above_ends(tmp_path: Path) -> None:
     touch(tmp_path, "a/1.png")
     (tmp_path / "a" / "up").symlink_to(tmp_path)

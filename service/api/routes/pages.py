@@ -1,14 +1,19 @@
-"""``/``: a page to see what the models do. Its files are those of ``service.page.files``.
+"""What a browser opens: ``/``, to see what the models do, and ``/docs``, to read the API and send requests.
 
-The page has no script and no style but its own, calls no service but this one, and sets no cookie.
+| page    | its files                              | addresses in it                                       |
+| ------- | -------------------------------------- | ----------------------------------------------------- |
+| `/`     | those of ``service.page.files``        | of this service alone; the headers forbid all others  |
+| `/docs` | `/openapi.json`, and fastapi-offline's | relative, so a proxy may serve the page below a path  |
 """
 
 from fastapi import APIRouter
+from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 
-from service.api.content_negotiation import listed
+from service.api.content_negotiation import JSON, listed
+from service.api.responses import json_bytes
 from service.page.files import PageFile, PageFiles
 
 # `data:` and `blob:` are pictures that the page gets as JSON, or from the disk.
@@ -19,6 +24,12 @@ POLICY = (
 _HEADERS = {"X-Content-Type-Options": "nosniff", "Vary": "Accept-Encoding"}
 # A reload of the page asks whether it changed; the path of a file changes with its content.
 _CHECKED, _KEPT = "no-cache", "public, max-age=31536000, immutable"
+
+_FILES = "static-offline-docs"
+_PARAMETERS = {
+    "validatorUrl": None,  # the default sends the document to another host
+    "defaultModelsExpandDepth": 0,  # the calls first; one click shows the objects
+}
 
 router = APIRouter(include_in_schema=False, default_response_class=Response)
 
@@ -39,6 +50,31 @@ async def page_file(request: Request, version: str, path: str) -> Response:
     if file is None:
         raise HTTPException(404)
     return _response(request, file, {"Cache-Control": _KEPT})
+
+
+@router.get("/openapi.json")
+async def openapi(request: Request) -> Response:
+    """The API as a document."""
+    return Response(json_bytes(request.app.openapi()), media_type=JSON)
+
+
+@router.get("/docs")
+async def docs() -> Response:
+    """The API as a page."""
+    return get_swagger_ui_html(
+        openapi_url="openapi.json",
+        title="Tessera",
+        swagger_js_url=f"{_FILES}/swagger-ui-bundle.js",
+        swagger_css_url=f"{_FILES}/swagger-ui.css",
+        swagger_favicon_url=f"{_FILES}/favicon.png",
+        swagger_ui_parameters=_PARAMETERS,
+    )
+
+
+@router.get("/docs/")
+async def docs_folder() -> Response:
+    """Lead to the page, whose addresses are relative to the folder above."""
+    return RedirectResponse("../docs")
 
 
 def _response(request: Request, file: PageFile, further: dict[str, str]) -> Response:
