@@ -183,9 +183,9 @@ class Settings(BaseSettings):
     """Longest queue of one operation of a model, in rows, in each worker; more are refused with 429. A
     request counts as one batch at most."""
     max_queued_bytes: PositiveInt = 2**28
-    """Bytes of the images and codes of all open requests, and as many of the results of those that take
-    several batches; more are refused with 429. Each worker has them for samplers, for large images and for
-    all others."""
+    """Bytes of the images and codes of all open requests, and as many of the results of those that run in
+    several batches; more are refused with 429, and results of one request with 413. Each worker has this
+    limit three times: for samplers, for large images and for all others."""
     max_queue_seconds: Seconds = 30
     """Longest time of a request in the queue, in seconds; then it is a 504."""
     max_run_seconds: Seconds = 120

@@ -178,7 +178,7 @@ def publication(target: Path, run: str | None = None, *, replace: bool = False) 
 
 @contextmanager
 def locked(path: Path, refusal: TrainerError | None = None) -> Iterator[None]:
-    """Hold the lock of a file or a folder; without effect on a file system that has no locks.
+    """Hold the lock of a file or a folder; without effect where the file system has no locks.
 
     While another process holds it, this waits, or raises ``refusal`` if there is one.
     """
