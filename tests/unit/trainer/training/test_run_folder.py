@@ -142,7 +142,7 @@ def test_another_folder_is_no_run(tmp_path: Path) -> None:
         RunFolder.open(tmp_path)
 
 
-@pytest.mark.parametrize("content", [None, "{", "[1]"])
+@pytest.mark.parametrize("content", [None, "{", "[1]", "{}"])
 def test_damaged_facts_are_an_error(tmp_path: Path, content: str | None) -> None:
     run = create(tmp_path)
     (run.folder / "run.json").unlink()
