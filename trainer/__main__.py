@@ -44,7 +44,7 @@ import click
 from click.core import ParameterSource
 
 from service.contract import __version__
-from trainer.errors import clear_errors, needs
+from trainer.errors import ConfigError, clear_errors, needs
 from trainer.kinds import KINDS
 
 try:
@@ -66,7 +66,7 @@ try:
         RunConfig,
         check_effects,
         laid_over,
-        read_yaml,
+        read_config,
         resolve,
         validated,
     )
@@ -78,6 +78,8 @@ except ModuleNotFoundError as error:  # a package installed without its extra ha
 except KeyboardInterrupt:  # the imports take most of a second
     sys.exit(128 + signal.SIGINT)
 
+# The keys that say which run is resumed.
+PLACE = ("name", "out")
 # Of more, the picture is too large to look at.
 MOST_SAMPLES = 1024
 
@@ -95,18 +97,24 @@ def _train(
     flags = {name: value for name, value in given.items() if source(name) is not ParameterSource.DEFAULT}
     console = open_console()
     with clear_errors(same_command()):
-        asked = laid_over(kind, read_yaml(config) if config else {}, flags)
-        preset = preset or _preset_for(kind, asked.get("data"), console)
+        asked = laid_over(kind, read_config(kind, config) if config else {}, flags)
+        named = "name" in asked
+        if resume and named and preset:
+            raise ConfigError(f"--preset {preset} has no effect: --resume takes the values of the run")
+        if not (resume and named):
+            preset = preset or _preset_for(kind, asked.get("data"), console)
         settle = partial(resolve, kind, preset=preset, file=config, flags=flags)
-        resolved = settle()
         # Nobody chose the preset's name, so if it is taken, the run gets another one.
-        numbered = "name" not in asked and not replace
-        run = RunFolder.latest(resolved.out, resolved.name, numbered=numbered) if resume else None
-        if run is not None:
+        numbered = not named and not replace
+        run = None
+        if resume:
+            # Of a preset, which need not be the run's, nothing counts but the name.
+            place = resolve(kind, preset=preset, flags={key: asked[key] for key in PLACE if key in asked})
+            run = RunFolder.latest(place.out, place.name, numbered=numbered)
             run.replace = replace
             # Raises RunError now if there is none, before torch is imported.
             run.latest_checkpoint()
-            resolved = run.changed(kind, asked)
+        resolved = settle() if run is None else run.changed(kind, asked)
         # A resumed run has its steps as epochs, so the flags are laid over it as they were given.
         given_now = resolved if run is None else validated(kind, resolved.model_dump() | flags)
         check_effects(given_now, flags)

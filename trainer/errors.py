@@ -19,7 +19,7 @@ NEAR = 0.7
 # How long another process waits with an error: the first is likely to print the same one and end them all.
 SILENT_SECONDS = 3.0
 # Exit codes after a signal, which all processes get.
-SIGNALLED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+SIGNALLED = (128 + signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGHUP)
 
 
 class TrainerError(Exception):
@@ -75,7 +75,7 @@ class Terminated(KeyboardInterrupt):
 
 
 class Interrupted(TrainerError):
-    """Ctrl-C or SIGTERM; what was done so far is kept. Exits as a shell expects: 128 + signal."""
+    """A signal, such as Ctrl-C; what was done so far is kept. Exits as a shell expects: 128 + signal."""
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
@@ -83,18 +83,22 @@ class Interrupted(TrainerError):
 
 
 class StopRequest(AbstractContextManager["StopRequest"]):
-    """Within the block, a first SIGINT or SIGTERM is kept in ``signal``; a second acts as usual.
+    """Within the block, a first SIGINT, SIGTERM or SIGHUP is kept in ``signal``; a second acts as usual.
 
-    The loop reads it after each step, so that it can write a checkpoint.
+    The loop reads it after each step, so that it can write a checkpoint. SIGHUP says that the terminal was
+    closed: after a first signal it ends nothing, and what is printed goes nowhere instead of being an error.
+    Where it is ignored, as with nohup, it still is.
     """
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
         self._handlers: dict[signal.Signals, Any] = {}
+        self._terminals = [number for number in (1, 2) if os.isatty(number)]
 
     def __enter__(self) -> "StopRequest":
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._handlers[number] = signal.signal(number, self._note)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                self._handlers[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -113,7 +117,20 @@ class StopRequest(AbstractContextManager["StopRequest"]):
 
     def _note(self, number: int, _: FrameType | None) -> None:
         self.signal = signal.Signals(number)
+        if signal.SIGHUP in self._handlers:
+            # The shell sends it and, once the shell has ended, the kernel; a logout sends SIGTERM before.
+            self._handlers[signal.SIGHUP] = self._leave_terminals
         self._restore()
+        if number == signal.SIGHUP:
+            self._leave_terminals()
+
+    def _leave_terminals(self, *_: object) -> None:
+        """Have what is printed to a terminal that was closed go nowhere."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for number in self._terminals:
+            if not os.isatty(number):
+                os.dup2(nowhere, number)
+        os.close(nowhere)
 
     def _restore(self) -> None:
         while self._handlers:

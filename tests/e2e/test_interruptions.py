@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from service.contract.manifest import FILE_NAME
+from tests.fixtures.processes import PATIENCE, start_in_terminal
 from tests.fixtures.tiny_models import flags, without_onnx
 from tests.fixtures.trained_models import PLAIN, digits, folder_of
 from tests.fixtures.trainer_command import finished
@@ -70,6 +71,23 @@ def test_in_the_training_sigterm_leaves_a_checkpoint(tmp_path: Path) -> None:
     run = RunFolder.open(tmp_path / "runs" / "tiny")
     assert checkpoint.read_position(run.latest_checkpoint()).total >= 1
     assert list((tmp_path / "exported").iterdir()) == []
+
+
+def test_a_closed_terminal_leaves_a_checkpoint(tmp_path: Path) -> None:
+    # An epoch takes minutes, so that no other checkpoint is within one.
+    arguments = [*training(tmp_path), "--data=mnist", "--limit=none", "--batch-size=2"]
+    terminal, process = start_in_terminal("trainer", *arguments)
+    try:
+        printed = b""
+        while b"time: about" not in printed:
+            printed += os.read(terminal, 1024)
+        os.close(terminal)
+        assert process.wait(PATIENCE) == 129
+    finally:
+        process.kill()
+    position = checkpoint.read_position(RunFolder.open(tmp_path / "runs" / "tiny").latest_checkpoint())
+    assert position.epoch == 0
+    assert position.step > 0
 
 
 def test_in_the_second_stage_it_is_resumed(tmp_path: Path) -> None:

@@ -118,6 +118,7 @@ class RunConfig(BaseModel):
     same_as_initial: ClassVar[frozenset[str]] = frozenset()
     free_on_resume: ClassVar[frozenset[str]] = frozenset(
         {
+            "data",
             "epochs",
             "device",
             "precision",

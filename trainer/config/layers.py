@@ -36,19 +36,35 @@ def presets(kind: str) -> list[str]:
     return [path.stem for path in sorted(PRESETS.glob("*.yaml")) if read_yaml(path).get("kind") == kind]
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The keys and values of a YAML file. Raises ConfigError if it cannot be read as such."""
+def read_yaml(path: Path, flag: str = "") -> dict[str, Any]:
+    """The keys and values of a YAML file. Raises ConfigError if it cannot be read as such.
+
+    ``flag`` is what stands before the path in an error.
+    """
+    named = f"{flag} {path}".lstrip()
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"--config {path}: {error.strerror}") from error
+        raise ConfigError(f"{named}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--config {path} is no YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{named} is no YAML: {' '.join(str(error).split())}") from error
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise ConfigError(f"--config {path} holds a {type(content).__name__}, not keys and values")
+        raise ConfigError(f"{named} holds a {type(content).__name__}, not keys and values")
     return content
+
+
+def read_config(kind: str, file: Path) -> dict[str, Any]:
+    """The keys and values of ``--config FILE.yaml``, for a kind.
+
+    Raises ConfigError if it cannot be read, has an unknown key or is for another kind.
+    """
+    layer = read_yaml(file, "--config")
+    check_keys(kind, layer, f"--config {file}")
+    if layer.get("kind", kind) != kind:
+        raise ConfigError(f"--config {file} is for kind {layer['kind']!r}, not for {kind!r}")
+    return layer
 
 
 def resolve(
@@ -72,11 +88,7 @@ def resolve(
         )
     layers = {"name": preset, **_for_images(read_yaml(PRESETS / f"{preset}.yaml"), images)}
     if file is not None:
-        layer = read_yaml(file)
-        check_keys(kind, layer, f"--config {file}")
-        if layer.get("kind", kind) != kind:
-            raise ConfigError(f"--config {file} is for kind {layer['kind']!r}, not for {kind!r}")
-        layers = laid_over(kind, layers, layer)
+        layers = laid_over(kind, layers, read_config(kind, file))
     return validated(kind, laid_over(kind, layers, flags))
 
 

@@ -51,6 +51,9 @@ class VLAE(GaussianModel):
     def __init__(self, config: VLAEConfig, image: ImageSpec, _variance: float, classes: int = 0) -> None:
         super().__init__(config, image, outputs=config.filters)
         self.classes = classes
+        if classes and not config.label_drop:
+            # A prior that always sees the class never learns to do without it.
+            self.best = Best("test_elbo_given_class", highest=True)
         self.pixel = pixel_distribution(config.likelihood, image.channels, config.mixture)
         self.stack = PixelStack(image.channels, config.filters, config.window, self.pixel.outputs)
         self.prior = FlowPrior(

@@ -75,7 +75,7 @@ def pixel_variance(dataset: Dataset) -> float:
 
 
 def check_same_data(run: RunFolder, dataset: Dataset) -> None:
-    """Raise RunError if a run was trained on other data."""
+    """Raise RunError if a run was trained on other data, by what run.json says of it."""
     facts = run.facts
     differing = {name: now for name, now in data_facts(dataset).items() if facts.get(name) != now}
     if differing:

@@ -87,8 +87,11 @@ def to_be_exported(fit: Fit[S], console: Console) -> S:
 def resume_fit(fit: Fit[S], console: Console) -> None:
     """Go on from the latest checkpoint of the run."""
     fit.resume()
-    position = fit.position
-    console.print(f"resuming {fit.run.folder} in epoch {position.epoch + 1}, step {position.step}")
+    position, epochs = fit.position, fit.schedule.epochs
+    if position.epoch == epochs:
+        console.print(f"resuming {fit.run.folder}, whose training is finished: epoch {epochs} of {epochs}")
+    else:
+        console.print(f"resuming {fit.run.folder} in epoch {position.epoch + 1}, step {position.step}")
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ another device: its tensors are loaded to the device of the model and the optimi
 import json
 import pickle
 import textwrap
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -138,11 +138,14 @@ def load_weights(checkpoint: Path, model: nn.Module, *, averaged: bool) -> None:
 
 
 def read_position(checkpoint: Path) -> Position:
-    """The position of a checkpoint."""
+    """The position of a checkpoint. Raises RunError if it cannot be read."""
     try:
-        return Position(**json.loads((checkpoint / "checkpoint.json").read_text()))
-    except (OSError, ValueError, TypeError) as error:
+        values = json.loads((checkpoint / "checkpoint.json").read_text())
+        return Position(**{each.name: int(values[each.name]) for each in fields(Position)})
+    except OSError as error:
         raise RunError(f"checkpoint {checkpoint} cannot be read: {error}") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise RunError(f"checkpoint {checkpoint} cannot be read: its checkpoint.json is damaged") from error
 
 
 def prune(folder: Path, keep: int) -> None:

@@ -109,8 +109,8 @@ class Fit(Generic[S]):
     def __call__(self) -> None:
         """Train to the last epoch.
 
-        Writes a checkpoint and raises Interrupted on SIGINT or SIGTERM. Raises DivergenceError if a metric
-        or a weight is not finite, OutOfMemoryError, and RunError if the run folder cannot be written.
+        Writes a checkpoint and raises Interrupted on a signal of ``StopRequest``. Raises DivergenceError if a
+        metric or a weight is not finite, OutOfMemoryError, and RunError if the run folder cannot be written.
         """
         progress = Progress(
             self.console, self.schedule.epochs, len(self.train), self.train.batch_size, self.position.total

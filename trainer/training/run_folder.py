@@ -208,11 +208,15 @@ class RunFolder:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What run.json holds."""
+        """What run.json holds. Raises RunError if it cannot be read, or is not of a run."""
+        file = self.folder / FACTS
         try:
-            return dict(json.loads((self.folder / FACTS).read_text(encoding="utf-8")))
+            facts = dict(json.loads(file.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
-            raise RunError(f"{self.folder / FACTS} cannot be read: {error}") from error
+            raise RunError(f"{file} cannot be read: {error}") from error
+        if "started" not in facts:
+            raise RunError(f"{file} cannot be read: it does not say when the run was started")
+        return facts
 
     def latest_checkpoint(self) -> Path:
         """The newest finished checkpoint. Raises RunError if there is none."""

@@ -319,6 +319,21 @@ def test_a_resumed_run_is_asked_what_a_flag_needs_rather_than_the_preset(
     assert (config.prior_epochs, config.prior_temperature) == (1, 0.5)
 
 
+def test_a_resumed_run_has_nothing_of_a_preset(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = trained_configs(trained, monkeypatch)
+    resume = ["vqvae", "--resume", "--name=tiny", f"--out={trained.config.out}"]
+    refused = trainer(*resume, "--preset=vqvae-pictures")
+    assert refused.exit_code == 2
+    assert refused.stderr.startswith("error: --preset vqvae-pictures has no effect: --resume takes")
+    # The preset has four heads, which do not divide it; the run has two.
+    result = trainer(*resume, "--prior-steps=4", "--prior-width=18")
+    assert result.exit_code == 0, result.stderr
+    assert "preset" not in result.output
+    (config,) = taken
+    assert isinstance(config, VQVAEConfig)
+    assert (config.prior_width, config.prior_heads) == (18, 2)
+
+
 def test_a_resumed_run_takes_steps_or_epochs(trained: Trained) -> None:
     resume = ["vqvae", "--resume", "--name=tiny", f"--out={trained.config.out}"]
     result = trainer(*resume, "--epochs=3", "--steps=100")

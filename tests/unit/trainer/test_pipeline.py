@@ -51,9 +51,12 @@ def run(trained: Trained, tmp_path: Path) -> RunFolder:
     return RunFolder.open(shutil.copytree(trained.run.folder, tmp_path / "runs" / "tiny"))
 
 
-def resume(run: RunFolder, **flags: Any) -> None:
+def resume(run: RunFolder, **flags: Any) -> str:
+    """Resume a run with flags; what is printed."""
     flags.setdefault("export_to", run.folder.parent.parent / "exported")
-    pipeline.resume(run, run.changed("vqvae", flags), tiny_models.console())
+    console = tiny_models.console()
+    pipeline.resume(run, run.changed("vqvae", flags), console)
+    return tiny_models.printed(console)
 
 
 def same_weights(stage: Stage | None, run: RunFolder, file: str = "model.safetensors") -> bool:
@@ -163,7 +166,8 @@ def test_where_nothing_can_be_written_nothing_is_trained(
 @pytest.mark.slow
 def test_a_finished_run_may_be_published_again(run: RunFolder, published: Published) -> None:
     before = tiny_models.figures(run)
-    resume(run)
+    printed = resume(run)
+    assert f"resuming {run.folder}, whose training is finished: epoch 2 of 2\n" in printed
     ((model, second, _),) = published
     assert second is None
     assert same_weights(model, run)
@@ -220,14 +224,14 @@ def test_a_run_is_not_given_fewer_epochs_than_it_has_done(run: RunFolder, less: 
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("lr", 0.5), ("codebook_size", 32), ("seed", 1), ("data", "elsewhere"), ("limit", 10)]
+    ("name", "value"), [("lr", 0.5), ("codebook_size", 32), ("seed", 1), ("holdout", 0.2), ("limit", 10)]
 )
 def test_what_would_make_it_another_run_is_refused_by_name(run: RunFolder, name: str, value: object) -> None:
     before = getattr(run.config, name)
     with pytest.raises(ConfigError) as caught:
         resume(run, **{name: value})
     assert f"has {name} {before!r}, and now {value!r} is asked for" in str(caught.value)
-    assert "Only compile, device, epochs, export_precision, export_to," in str(caught.value)
+    assert "Only compile, data, device, epochs, export_precision, export_to," in str(caught.value)
 
 
 def test_a_run_of_another_kind_is_refused(run: RunFolder) -> None:
@@ -243,6 +247,20 @@ def test_other_data_under_the_same_name_is_refused(tmp_path: Path, trained: Trai
         match=r"the data has changed: .* on {'training_images': 256}; now there is {'training_images': 255}",
     ):
         resume(run)
+
+
+def test_data_may_be_moved_and_other_data_is_refused(
+    tmp_path: Path, run: RunFolder, published: Published
+) -> None:
+    (tmp_path / "disk").mkdir()
+    moved = tiny_models.write_digits(tmp_path / "disk" / "mnist")
+    other = tiny_models.write_digits(tmp_path / "other")
+    resume(run, data=str(moved))
+    assert len(published) == 1
+    assert RunFolder.open(run.folder).config.data == str(moved)
+    with pytest.raises(RunError, match=r"the data has changed: .* on {'dataset': 'mnist'}; now there is"):
+        resume(run, data=str(other))
+    assert RunFolder.open(run.folder).config.data == str(moved)
 
 
 @pytest.mark.slow
@@ -480,7 +498,7 @@ def test_what_the_prior_hangs_on_may_not_change_once_it_was_begun(
         resume(prior_run, **{name: value})
     assert f"has {name} {before!r}, and now {value!r} is asked for" in str(caught.value)
     free = (
-        "compile, device, export_precision, export_to, keep_checkpoints, precision, prior_epochs, "
+        "compile, data, device, export_precision, export_to, keep_checkpoints, precision, prior_epochs, "
         "prior_temperature, publish_anyway, stored_weights, wandb"
     )
     assert f"Only {free} may" in str(caught.value)

@@ -158,7 +158,7 @@ class Codebook(LookedUp):
         if not self.by_product:
             difference += chosen.square().sum(dim=1) - best.square().sum(dim=1)
         scale = rows.square().sum(dim=1) + chosen.square().sum(dim=1)
-        return (difference.abs() / scale).view(codes.shape)
+        return relative(difference.abs(), scale).view(codes.shape)
 
     def rows(self, z: Tensor) -> Tensor:
         """The cells of ``(B, D, h, w)`` as rows ``(n, D)``, where they are looked up."""
@@ -250,6 +250,11 @@ def excess(rows: Tensor, codes: Tensor, vectors: Tensor) -> Tensor:
     """
     chosen, best = (rows - F.embedding(each, vectors) for each in (codes, nearest(rows, vectors)))
     return (chosen.double().square().sum(dim=1) - best.double().square().sum(dim=1)).abs()
+
+
+def relative(difference: Tensor, scale: Tensor) -> Tensor:
+    """A difference over its scale, float64 of one shape, at least 0; 0 where both are, as zeros are alike."""
+    return difference / scale.clamp(min=torch.finfo(scale.dtype).tiny)
 
 
 def counted(codes: Tensor, size: int) -> Tensor:

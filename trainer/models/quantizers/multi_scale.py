@@ -18,7 +18,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.models.quantizers.base import Quantized, Quantizer, counted, excess, in_float32, passed_on
+from trainer.models.quantizers.base import (
+    Quantized,
+    Quantizer,
+    counted,
+    excess,
+    in_float32,
+    passed_on,
+    relative,
+)
 from trainer.models.quantizers.learned import TrainedCodebook
 from trainer.models.quantizers.lookup import Table, look_up, nearest, nearest_on_gpu
 from trainer.models.quantizers.residual import Lookup, kept_levels
@@ -126,7 +134,7 @@ class MultiScaleQuantizer(Quantizer):
         gaps: list[Tensor] = []
         for down, level in zip(self.down, self._levels(z, codes.long()), strict=True):
             scale = _rows(down(squares)).double().sum(dim=1)
-            gaps.append((excess(level.rows, level.codes, vectors) / scale).view(len(z), -1))
+            gaps.append(relative(excess(level.rows, level.codes, vectors), scale).view(len(z), -1))
         return torch.cat(gaps, dim=1)
 
     def _levels(

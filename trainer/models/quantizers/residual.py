@@ -24,6 +24,7 @@ from trainer.models.quantizers.base import (
     excess,
     in_float32,
     passed_on,
+    relative,
 )
 from trainer.models.quantizers.lookup import Table, as_grid, look_up, nearest, nearest_on_gpu
 
@@ -86,7 +87,7 @@ class ResidualQuantizer(LookedUp):
         scale = scale + self.rows(self.embed(codes)).double().square().sum(dim=1)
         gaps: list[Tensor] = []
         for vectors, chosen in zip(self.vectors(), codes.long().reshape(-1, self.levels).T, strict=True):
-            gaps.append(excess(rest, chosen, vectors) / scale)
+            gaps.append(relative(excess(rest, chosen, vectors), scale))
             rest = rest - F.embedding(chosen, vectors)
         return torch.stack(gaps, dim=1).view(codes.shape)
 

@@ -14,6 +14,7 @@ from trainer import pipeline
 from trainer.data import binarisation
 from trainer.data.batches import Batch
 from trainer.image_sheets import GAP, NAME_LINE, sheet_labels
+from trainer.models.base import Best
 from trainer.models.vlae import SLACK, VLAE, WEIGHT_STEP
 
 GREY_8 = ImageSpec(channels=1, height=8, width=8)
@@ -243,6 +244,19 @@ def test_monitor_tells_the_bound_with_and_without_the_class(classes: int, labels
     for name, value in found.items():
         # Of one draw each; here, of 200.
         assert value == pytest.approx(-float(losses[name].mean()), abs=5 * float(losses[name].std()))
+
+
+@pytest.mark.parametrize(
+    ("classes", "label_drop", "metric"),
+    [(10, 0.5, "test_elbo"), (10, 0, "test_elbo_given_class"), (0, 0, "test_elbo")],
+)
+def test_the_best_epoch_is_by_what_the_prior_was_trained_for(
+    classes: int, label_drop: float, metric: str
+) -> None:
+    model = tiny_models.vlae(GREY_8, classes=classes, label_drop=label_drop)
+    assert model.best == Best(metric, highest=True)
+    with torch.no_grad():
+        assert metric in model.eval().monitor([Batch(images(4), None)])
 
 
 @pytest.mark.parametrize("classes", [0, 3, 10, 12])

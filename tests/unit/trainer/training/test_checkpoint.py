@@ -115,7 +115,7 @@ def test_half_a_checkpoint_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "average.safetensors", "state.pt", "checkpoint.json"])
-@pytest.mark.parametrize("damage", ["missing", "empty", "half", "garbage"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "half", "garbage", "no values"])
 def test_a_damaged_checkpoint_is_an_error_that_names_it(tmp_path: Path, file: str, damage: str) -> None:
     saved = Training(seed=1).save(tmp_path)
     content = (saved / file).read_bytes()
@@ -123,6 +123,7 @@ def test_a_damaged_checkpoint_is_an_error_that_names_it(tmp_path: Path, file: st
         (saved / file).unlink()
     else:
         rest = {"empty": b"", "half": content[: len(content) // 2], "garbage": b"no checkpoint" * 20}
+        rest["no values"] = b"{}"
         (saved / file).write_bytes(rest[damage])
     with pytest.raises(RunError, match=saved.name):
         Training(seed=2).load(saved)

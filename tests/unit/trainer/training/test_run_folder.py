@@ -134,6 +134,7 @@ def test_a_folder_with_a_bad_config_is_an_error(tmp_path: Path, config: str, com
         RunFolder.open(tmp_path)
     assert complaint in str(caught.value)
     assert "default" not in str(caught.value)
+    assert "--config" not in str(caught.value)
 
 
 def test_another_folder_is_no_run(tmp_path: Path) -> None:
@@ -141,7 +142,7 @@ def test_another_folder_is_no_run(tmp_path: Path) -> None:
         RunFolder.open(tmp_path)
 
 
-@pytest.mark.parametrize("content", [None, "{", "[1]"])
+@pytest.mark.parametrize("content", [None, "{", "[1]", "{}"])
 def test_damaged_facts_are_an_error(tmp_path: Path, content: str | None) -> None:
     run = create(tmp_path)
     (run.folder / "run.json").unlink()

@@ -99,6 +99,13 @@ def test_the_gap_is_of_the_level_where_codes_differ() -> None:
     assert (gaps[1:] == 0).all()
 
 
+def test_of_zeros_each_code_of_zeros_is_the_nearest() -> None:
+    level, z = Codebook(2, DIM), torch.zeros(1, DIM, 1, 1)
+    assert level.gap(z, torch.ones(1, 1, 1)).tolist() == [[[0.0]]]
+    both = Residual([level, level], dropout=0.0, rotate=False)
+    assert both.gap(z, torch.ones(1, 1, 1, 2)).tolist() == [[[[0.0, 0.0]]]]
+
+
 def test_uses_are_counted_by_level() -> None:
     counts = residual().eval()(grid()).counts
     assert counts.shape == (LEVELS, SIZE)
