@@ -61,9 +61,9 @@ class Opened:
 
     def state(self) -> dict[str, str]:
         """What the address holds, once it holds what was done last."""
-        # Longer than the pause between two changes of it.
-        time.sleep(0.35)
-        _, _, query = self.page.evaluate("location.hash").partition("?")
+        # Longer than the pause between two changes of it, by the page's own clock: a busy machine is late.
+        pause = "new Promise(resolve => setTimeout(() => resolve(location.hash), 350))"
+        _, _, query = self.page.evaluate(pause).partition("?")
         return {name: values[0] for name, values in parse_qs(query).items()}
 
     def drag(self, canvas: Locator, *places: tuple[float, float]) -> None:

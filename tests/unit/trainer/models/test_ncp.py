@@ -163,9 +163,7 @@ def test_what_the_classifier_hangs_on_may_not_change_once_it_was_begun(
     with pytest.raises(ConfigError) as caught:
         resume(run, **{name: value})
     assert f"has {name} {before!r}, and now {value!r} is asked for" in str(caught.value)
-    assert "Only classifier_epochs, compile, device, export_precision, export_to, keep_checkpoints," in str(
-        caught.value
-    )
+    assert "Only classifier_epochs, compile, data, device, export_precision, export_to," in str(caught.value)
 
 
 @pytest.mark.usefixtures("without_onnx")
