@@ -197,6 +197,7 @@ def test_a_few_steps_lower_the_loss(family: str, freeze: bool) -> None:
     assert trained.eval().reconstruct(images).shape == images.shape
 
 
+@pytest.mark.slow
 def test_a_resumed_run_comes_to_the_same_result(
     digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

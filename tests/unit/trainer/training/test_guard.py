@@ -143,6 +143,7 @@ def test_a_guard_goes_on_from_its_state() -> None:
     assert (other.weight, other.opponent.strength) == (1, 0.0)
 
 
+@pytest.mark.slow
 def test_a_reckless_weight_is_undone_and_such_a_run_resumes_as_unbroken(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,6 +27,7 @@ def use_backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[UseBackend]:
     torch.compiler.reset()
 
 
+@pytest.mark.slow
 def test_a_compiled_run_can_be_resumed_without_and_ends_like_one_that_never_was(
     make_config: MakeConfig, use_backend: UseBackend
 ) -> None:
