@@ -25,4 +25,4 @@ class CallRecord:
 
 
 # The record of the task's call. The default, outside of a call, is not logged.
-current_call: ContextVar[CallRecord] = ContextVar("current_call", default=CallRecord())  # noqa: B039
+current_call: ContextVar[CallRecord] = ContextVar("current_call", default=CallRecord())  # noqa: B039 - never read

@@ -219,7 +219,8 @@ def loaded(
     choices = {"provider": (provider, _PROVIDERS), "precision": (precision, get_args(Precision))}
     for name, (given, allowed) in choices.items():
         if given not in allowed:
-            detail = f"{name} is {' or '.join(map(repr, allowed))}, not {quoted(given)}"
+            *others, last = map(repr, allowed)
+            detail = f"{name} is {', '.join(others)} or {last}, not {quoted(given)}"
             raise BadValue(detail, given=given, allowed=allowed)
     if not is_whole(threads, 0):
         raise BadValue(f"threads is {quoted(threads)}; it must be a whole number, 0 or more", given=threads)

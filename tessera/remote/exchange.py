@@ -27,7 +27,7 @@ _KEY_CHARACTERS = range(0x21, 0x7F)
 # As many connections as httpx2 has by default, all of which stay open.
 _CONNECTIONS = 100
 # Seconds; the clock of a socket ends at ten times as many.
-_LONGEST = 1e9
+_LONGEST = 10**9
 
 
 Query = tuple[tuple[str, str], ...]
@@ -60,7 +60,7 @@ class Service:
             # Without the key: the message ends up in logs.
             raise StartupError("the key is empty, or has other characters than visible ASCII")
         if not (_is_seconds(timeout) and timeout > 0 and _is_seconds(deadline)):
-            rule = f"numbers of seconds up to {_LONGEST:g}, and a timeout is more than 0"
+            rule = f"numbers of seconds up to {_LONGEST:,}, and a timeout is more than 0"
             given = f"timeout={quoted(timeout)}, deadline={quoted(deadline)}"
             raise StartupError(f"{given}: they must be {rule}")
         self.url = url.rstrip("/")

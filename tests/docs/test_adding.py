@@ -37,7 +37,6 @@ def apply(page: str, folder: Path) -> None:
         path = folder / name
         if language != "diff":
             assert not path.exists()
-            path.parent.mkdir(exist_ok=True)
             path.write_text(text, encoding="utf-8")
             continue
         content = path.read_text(encoding="utf-8")
