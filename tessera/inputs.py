@@ -21,7 +21,7 @@ from service.codecs.images import four_axes, to_png
 from service.errors import BadCodes, BadImage, BadValue, UnknownName, quoted, uneven, unknown
 from service.models.request_parameters import LARGEST_SEED
 
-Picture: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
+Picture: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | NDArray[np.uint8]
 """A path, the bytes of a PNG, JPEG or WebP file, a Pillow image, or pixels uint8 (H, W) or (H, W, C)."""
 
 Pictures: TypeAlias = Picture | Sequence[Picture]

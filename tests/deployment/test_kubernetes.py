@@ -171,7 +171,8 @@ def test_the_autoscaler_goes_by_the_rows_that_wait(autoscaler: Any, name: Litera
 def test_there_is_memory_for_all_that_may_be_in_flight_and_wait(deployment: Any, workers: int) -> None:
     assert workers <= MOST_WORKERS
     settings = Settings(provider="cpu")
-    # Samplers and large images have queues of their own. docs/operations/batching.md has what else there is.
+    # Three queues, for samplers, large images and the rest; each holds as many bytes of results again.
+    # The memory of the processes is from docs/operations/batching.md.
     supervisor, loaded = 100 * 2**20, 230 * 2**20
     filled = supervisor + workers * (loaded + settings.max_inflight_bytes + 6 * settings.max_queued_bytes)
     volumes = {each["name"]: each for each in deployment["spec"]["template"]["spec"]["volumes"]}

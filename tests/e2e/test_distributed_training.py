@@ -52,17 +52,9 @@ def until(process: subprocess.Popen[str], text: str) -> None:
 def two(folder: Path, *given: str) -> list[TrainerProcess]:
     """Two processes of one run, with the variables that torchrun gives them."""
     common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-    port = str(free_port())
+    common["MASTER_PORT"] = str(free_port())
     return [
-        TrainerProcess(
-            folder / rank,
-            *given,
-            prepare=no_graphs,
-            **common,
-            MASTER_PORT=port,
-            RANK=rank,
-            LOCAL_RANK=rank,
-        )
+        TrainerProcess(folder / rank, *given, prepare=no_graphs, **common, RANK=rank, LOCAL_RANK=rank)
         for rank in ("0", "1")
     ]
 
@@ -78,7 +70,11 @@ def test_two_processes_learn_and_publish_what_one_does(
     alone, together = tmp_path / "alone", tmp_path / "together"
     changes = {"epochs": 1, "prior_epochs": 1, **ADVERSARIAL}
     processes = two(tmp_path, *arguments(together, **changes))
-    (code, output, errors), (second_code, silence, _) = (process.ended() for process in processes)
+    try:
+        (code, output, errors), (second_code, silence, _) = (process.ended() for process in processes)
+    finally:
+        for process in processes:
+            process.kill()
     assert code == second_code == 0, errors
     assert "\nprocesses: 2, " in f"\n{output}"
     assert output.count("run folder: ") == output.count("published ") == 1

@@ -25,7 +25,7 @@ def interrupted(
     folder: Path, at: str, *arguments: str, number: signal.Signals = signal.SIGINT
 ) -> tuple[int, str]:
     """The exit code and the errors of a trainer that gets a signal, such as Ctrl-C, once it prints a line."""
-    process = TrainerProcess(folder / at.strip().replace("/", ""), *arguments)
+    process = TrainerProcess(folder, *arguments)
     try:
         process.until(at)
         process.send_signal(number)

@@ -193,16 +193,18 @@ def test_a_corrupt_model_is_refused_and_the_old_one_answers_on(shared: Path, url
         before = ask(url, "GET", "/models/levels").json()["version"]
         graph, manifest = shared / "levels" / "encoder.onnx", shared / "brittle" / "manifest.json"
         whole = {file: file.read_bytes() for file in (graph, manifest)}
-        graph.write_bytes(whole[graph][:-50])
-        report = ask(url, "POST", "/models/reload").json()
-        assert [refusal["name"] for refusal in report["refused"]] == ["levels"]
-        bundle_builder.edit_manifest(shared / "brittle", schema_version=99)
-        assert len(ask(url, "POST", "/models/reload").json()["refused"]) == 2
-        load.wait_for(100)
-        assert ask(url, "GET", "/models/levels").json()["version"] == before
-        # Other tests have the same models.
-        for file, content in whole.items():
-            file.write_bytes(content)
+        try:
+            graph.write_bytes(whole[graph][:-50])
+            report = ask(url, "POST", "/models/reload").json()
+            assert [refusal["name"] for refusal in report["refused"]] == ["levels"]
+            bundle_builder.edit_manifest(shared / "brittle", schema_version=99)
+            assert len(ask(url, "POST", "/models/reload").json()["refused"]) == 2
+            load.wait_for(100)
+            assert ask(url, "GET", "/models/levels").json()["version"] == before
+        finally:
+            # Other tests have the same models.
+            for file, content in whole.items():
+                file.write_bytes(content)
         assert ask(url, "POST", "/models/reload").json()["refused"] == []
     assert_nobody_lost(load)
 

@@ -81,11 +81,13 @@ def measure(context: Context) -> None:
     for loops, wanted in plan[:2] if context.rehearse else plan:
         presets = wanted[:1] if context.rehearse else wanted
         for done, preset in enumerate(presets):
-            share = context.left / (len(presets) - done) if loops is EAGER else context.left
-            until = replace(context, until=time.monotonic() + share)
+            limited = context
+            if loops is EAGER:
+                share = context.left / (len(presets) - done)
+                limited = replace(context, until=time.monotonic() + share)
             for loop, least in loops.items():
-                if until.left > least or context.rehearse:
-                    _trial(until, table, preset, loop)
+                if limited.left > least or context.rehearse:
+                    _trial(limited, table, preset, loop)
 
 
 def _trial(context: Context, table: Table, preset: Preset, loop: str) -> None:

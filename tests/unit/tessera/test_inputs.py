@@ -1,6 +1,5 @@
 import io
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +7,7 @@ from PIL import Image
 
 from service.codecs.images import to_png
 from service.errors import BadArray, BadCodes, BadImage, BadValue
-from tessera.inputs import completion_start, interpolation_start, options, read_codes, read_pictures
+from tessera.inputs import Picture, completion_start, interpolation_start, options, read_codes, read_pictures
 from tessera.interface import Tokenizer
 
 RAMP = np.arange(8 * 8, dtype=np.uint8).reshape(8, 8)
@@ -18,7 +17,8 @@ def test_every_form_of_a_picture_is_the_same_picture(levels: Tokenizer, tmp_path
     path = tmp_path / "ramp.png"
     path.write_bytes(to_png(RAMP[:, :, None]))
     data = path.read_bytes()
-    forms: list[Any] = [str(path), path, data, bytearray(data), memoryview(data), Image.open(path), RAMP]
+    forms: list[Picture] = [str(path), path, data, bytearray(data), memoryview(data), Image.open(path)]
+    forms += [RAMP, RAMP[:, :, None]]
     expected = levels.encode(RAMP)
     for form in forms:
         np.testing.assert_array_equal(levels.encode(form), expected)

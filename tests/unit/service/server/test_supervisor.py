@@ -221,6 +221,7 @@ def test_a_worker_that_the_system_does_not_start_is_tried_again(
 
         start = refuse
 
+    # Made before the patch: an event loop opens a pair of sockets for itself.
     loop = asyncio.new_event_loop()
     if refused == "channel":
         monkeypatch.setattr(socket, "socketpair", refuse)

@@ -370,7 +370,10 @@ def test_times_that_no_client_can_use(times: dict[str, Any]) -> None:
     for client in (tessera.Client, tessera.AsyncClient):
         with pytest.raises(StartupError, match=f"{name}={given!r}.*: they must be numbers of seconds"):
             client(URL, **times)
-    tessera.Client(URL, timeout=0.5, deadline=0)
+
+
+def test_a_deadline_may_be_zero() -> None:
+    tessera.Client(URL, timeout=0.5, deadline=0).close()
 
 
 def test_one_row_that_is_too_large_is_refused() -> None:

@@ -25,7 +25,7 @@ from trainer.pretrained.importer import import_checkpoint, load
 pytestmark = pytest.mark.slow
 
 CASES = ("kl", "kl-deeper", "kl-bare", "vq", "vq-bare", "tiny", "dc", "dc-deeper", "dc-other")
-# Of each family: it takes 10 seconds. The attention of a VQ model is that of a KL.
+# One of each family: an export takes 10 seconds. The attention of a VQ model is that of "kl".
 EXPORTED = ("kl", "vq-bare", "tiny", "dc")
 # Of latents, relative to the value or to 1; of the two distances behind a code that differs.
 LATENTS, TIE = 1e-4, 1e-5

@@ -1,7 +1,6 @@
 import asyncio
 import base64
 import io
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +16,6 @@ from tests.unit.service.conftest import problem
 
 NPY = {"Accept": "application/x-npy"}
 JSON = {"Accept": "application/json"}
-SEVEN = (Path(__file__).parents[4] / "fixtures" / "seven.png").read_bytes()
-FORM_PART = b'--x\r\nContent-Disposition: form-data; name="a"; filename="a.png"\r\n\r\n' + SEVEN + b"\r\n"
 
 
 def images(count: int = 3, height: int = 28, width: int = 28) -> NDArray[np.uint8]:
