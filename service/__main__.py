@@ -92,13 +92,13 @@ def _with_counts(settings: Settings) -> Settings:
     cpus = available_cpus()
     if settings.threads > cpus:
         # Each graph has its own threads, and would take seconds to start them.
-        detail = f"at most {cpus} are allowed: as many as this process may use CPUs"
+        detail = f"at most {cpus} are allowed: the CPUs that this process may use"
         raise StartupError(f"--threads is {settings.threads}; {detail}")
     workers = settings.workers
     if not workers and choose_provider(settings.provider).name == "cuda":
         # One process fills its batches from all requests; several would each hold the models on the GPU.
         workers = 1
-    workers = workers or max(1, min(MOST_WORKERS, cpus // max(1, settings.threads)))
+    workers = workers or min(MOST_WORKERS, cpus // max(1, settings.threads))
     threads = settings.threads or max(1, cpus // workers)
     each = " each" if workers > 1 else ""
     counts = f"{_counted(workers, 'worker')} with {_counted(threads, 'thread')}{each}"

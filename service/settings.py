@@ -142,8 +142,8 @@ class Settings(BaseSettings):
     """Worker processes, each with the models in its memory; 0 for one on a GPU, else one for each available
     CPU, up to 8."""
     threads: int = Field(default=0, ge=0, le=1024)
-    """CPU threads for one operation, of the service at most the available CPUs; 0 for those CPUs, divided by
-    the workers."""
+    """CPU threads for one operation; the service allows as many as there are available CPUs. 0 for the
+    available CPUs, divided by the workers."""
     concurrency: PositiveInt = 1
     """Concurrency limit: batches that a worker runs at the same time."""
     samplers: PositiveInt = 1

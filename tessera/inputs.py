@@ -20,6 +20,7 @@ from service.codecs import json_arrays, masks
 from service.codecs.images import four_axes, to_png
 from service.errors import BadCodes, BadImage, BadValue, UnknownName, quoted, uneven, unknown
 from service.models.request_parameters import LARGEST_SEED
+from tessera.arguments import is_whole
 
 Picture: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | NDArray[np.uint8]
 """A path, the bytes of a PNG, JPEG or WebP file, a Pillow image, or pixels uint8 (H, W) or (H, W, C)."""
@@ -41,7 +42,7 @@ _COLOURS = ("CMYK", "HSV", "LAB", "RGBX", "YCbCr")
 
 # What a query has beside the parameters of a model, and no method takes.
 _OF_REQUESTS = ("model", "version", "first")
-# Longer whole numbers are not in JSON, and no label or parameter is so large.
+# orjson writes no whole number of more than 64 bits, and no label or parameter is so large.
 _MOST_BITS = 63
 
 
@@ -68,8 +69,7 @@ class Options(NamedTuple):
 
 def options(label: Labels | None, seed: int | None, parameters: Mapping[str, float]) -> Options:
     """The options of a call. Raises BadValue or UnknownName for what no model allows."""
-    whole = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
-    if seed is not None and not (whole and 0 <= seed <= LARGEST_SEED):
+    if seed is not None and not (is_whole(seed, 0) and seed <= LARGEST_SEED):
         detail = f"seed is {quoted(seed)}; it must be a whole number from 0 to {LARGEST_SEED}"
         raise BadValue(detail, given=seed, allowed=[0, LARGEST_SEED])
     labels = None if label is None else _labels(label)

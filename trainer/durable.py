@@ -177,20 +177,22 @@ def publication(target: Path, run: str | None = None, *, replace: bool = False) 
 
 
 @contextmanager
-def locked(path: Path, refusal: TrainerError | None = None) -> Iterator[None]:
-    """Hold the lock of a file or a folder; without effect where the file system has no locks.
+def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock of a file or a folder, and yield True; also where the file system has no locks.
 
-    While another process holds it, this waits, or raises ``refusal`` if there is one.
+    While another process holds it, this waits, or without ``wait`` yields False.
     """
     # NFS locks only what is open for writing, as a folder cannot be.
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
+        free = True
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (fcntl.LOCK_NB if refusal else 0))
-        except OSError as error:
-            if refusal is not None and isinstance(error, BlockingIOError):
-                raise refusal from None
-        yield
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            free = False
+        except OSError:  # no locks
+            pass
+        yield free
     finally:
         os.close(descriptor)
 

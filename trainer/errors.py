@@ -4,6 +4,7 @@ import difflib
 import os
 import signal
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -145,6 +146,11 @@ def nearest(name: str, choices: Iterable[str], folder: Path = Path()) -> str:
     spelled = {choice.lower(): choice for choice in choices}
     matches = difflib.get_close_matches(name.lower(), spelled, n=1, cutoff=NEAR)
     return f" Did you mean {str(folder / spelled[matches[0]])!r}?" if matches else ""
+
+
+def shortened(said: object, most: int) -> str:
+    """What another library said, in one line of at most ``most`` characters."""
+    return textwrap.shorten(str(said), most, placeholder=" ...")
 
 
 def needs(what: str, extra: str, package: str | None) -> str:

@@ -118,6 +118,6 @@ def _weight(options: Sequence[str]) -> float:
                 quality = float(value)
             except ValueError:
                 return 0.0
-            # Not that of a NaN.
+            # No comparison with a NaN is true, so it counts as 0.
             return min(quality, 1.0) if quality > 0 else 0.0
     return 1.0

@@ -54,8 +54,8 @@ class Call(NamedTuple):
     ) -> Results:
         """Run the pipeline on ``rows`` rows: the arrays given and those computed.
 
-        Raises TooLarge: for states of chains that are too many for a response, if it ``returns_states``,
-        after the first batch.
+        Raises TooLarge for more steps than a setting allows; and, if it ``returns_states``, after the first
+        batch, for more states of chains than a response may have.
         """
         most = context.settings.max_steps
         for axis in self.pipeline.steps:
@@ -85,6 +85,7 @@ class Call(NamedTuple):
             items,
             check=check,
         )
+        # The batcher checks the first of several batches; a single one is checked here.
         check(results)
         return results.with_given(inputs)
 

@@ -6,11 +6,10 @@ from contextlib import closing
 from functools import lru_cache
 from typing import Any
 
-import anyio.to_thread
 import numpy as np
 import orjson
 from numpy.typing import NDArray
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from service.api.content_negotiation import BYTES, JSON, NPY, PNG
@@ -106,24 +105,21 @@ def _parts_of_file(scratch: ScratchFile, before: bytes, after: bytes, *, in_base
         yield after
 
 
-class _FileResponse(Response):
+class _FileResponse(StreamingResponse):
     """The parts of a file, which is closed at the end, however that comes.
 
-    A StreamingResponse would leave the file of a client that disconnects to the garbage collector.
+    A StreamingResponse alone would leave the file of a client that disconnects to the garbage collector.
     """
 
     def __init__(
         self, scratch: ScratchFile, parts: Iterator[bytes], headers: Sequence[tuple[bytes, bytes]]
     ) -> None:
-        self.status_code, self.background = 200, None
-        self._scratch, self._parts, self.raw_headers = scratch, parts, list(headers)
+        super().__init__(parts)
+        self._scratch, self.raw_headers = scratch, list(headers)
 
-    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with closing(self._scratch):
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            while part := await anyio.to_thread.run_sync(next, self._parts, b""):
-                await send({"type": "http.response.body", "body": part, "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
+            await super().__call__(scope, receive, send)
 
 
 def distances(mse: Sequence[float]) -> dict[str, list[float] | list[float | None]]:

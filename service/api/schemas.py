@@ -111,20 +111,22 @@ class Named(Document):
     """Version of the model that made this; another one is a conflict (409)."""
 
 
-def _without_underscores(given: Any) -> Any:
+def _no_underscores(given: Any) -> Any:
     if isinstance(given, str) and "_" in given:
         raise ValueError("a number has no underscores")
     return given
 
 
-# pydantic reads 1_0 as 10.
-_Whole = Annotated[int, BeforeValidator(_without_underscores)]
+NO_UNDERSCORES = BeforeValidator(_no_underscores)
+"""Refuses a number with underscores: pydantic reads 1_0 as 10."""
+
+Whole = Annotated[int, NO_UNDERSCORES]
 
 
 class _Seeded(Named):
-    seed: _Whole | None = Field(default=None, ge=0, le=LARGEST_SEED)
+    seed: Whole | None = Field(default=None, ge=0, le=LARGEST_SEED)
     """Seed of the noise: the same seed gives the same result."""
-    first: _Whole = Field(default=0, ge=0, le=LARGEST_SEED)
+    first: Whole = Field(default=0, ge=0, le=LARGEST_SEED)
     """Number of the first row. The noise of a row follows from the seed and its number, so a large batch can
     be sent in parts: rows 64 and on have `first=64`."""
 
@@ -132,7 +134,7 @@ class _Seeded(Named):
 class _Sample(Named):
     method: Name | None = None
     """How to sample; without it `prior`, or the first in the model's manifest."""
-    n: _Whole | None = Field(default=None, ge=1)
+    n: Whole | None = Field(default=None, ge=1)
     """How many samples; without it one, or one for each label, row of codes or image given. Of an
     interpolation how many points, both ends among them; without it nine."""
 

@@ -234,12 +234,12 @@ class Batcher(Generic[Key]):
                 entry.future.set_result([each for _, each in sorted(entry.results, key=itemgetter(0))])
         self._on_batch(batch.key, BatchReport(batch.rows, waits, seconds))
 
-    def _admitted(self, part: EntrySlice[Key], result: Results) -> SliceResult:
+    def _admitted(self, entry_slice: EntrySlice[Key], result: Results) -> SliceResult:
         """The result of a slice; an error if it is the first of several, and all together are too much.
 
         The first result says how many states the chains of the others will return, and in how much memory.
         """
-        entry, rows = part.entry, part.stop - part.start
+        entry, rows = entry_slice.entry, entry_slice.stop - entry_slice.start
         if rows == entry.rows or entry.results or entry.reserved:
             return result
         try:

@@ -43,7 +43,8 @@ class Tensor:
     """A tensor of a request.
 
     ``array`` has its shape and the dtype of its datatype, and may be read-only. Of BYTES it holds objects:
-    ``bytes`` from binary data, ``str`` from JSON.
+    ``bytes`` from binary data, and ``str`` from JSON, of which ``service.api.v2.wire`` makes ``bytes`` where
+    they are files as base64.
     """
 
     datatype: str

@@ -114,7 +114,7 @@ def _checked(name: str, given: object, parameter: Parameter) -> Number:
     if isinstance(given, str) and "_" in given:
         # Python reads 1_0 as 10.
         value = math.nan
-    if isinstance(given, float) and given.is_integer():
+    if isinstance(given, float) and given.is_integer() and abs(given) <= LARGEST_SEED:
         # The numbers of a JSON body arrive as floats.
         given = int(given)
     if isinstance(given, bool) or not parameter.minimum <= value <= parameter.maximum:

@@ -145,7 +145,7 @@ class ControlChannel:
     ) -> None:
         """Reply to queries of a topic with what ``handler`` returns: ``on_loop``, or in a thread.
 
-        The thread is one of all topics, or one of ``executor``.
+        The thread is of ``executor``, or else of the event loop's own executor, which all topics share.
         """
         self._handlers[topic] = handler, on_loop, executor
 

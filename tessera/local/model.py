@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from os import PathLike, fspath
+from os.path import normpath
+from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
@@ -224,8 +226,8 @@ def loaded(
             raise BadValue(detail, given=given, allowed=allowed)
     if not is_whole(threads, 0):
         raise BadValue(f"threads is {quoted(threads)}; it must be a whole number, 0 or more", given=threads)
-    # Absolute, because a folder has the name of its model, which "." does not show.
-    folder = local_folder(fspath(source)).absolute()
+    # A folder must have the name of its model, which "." and ".." do not show.
+    folder = Path(normpath(local_folder(fspath(source)).absolute()))
     if not folder.is_dir():
         raise ModelRefused(f"there is no folder {str(source)!r}; a model is the folder that was exported")
     chosen = choose_provider(provider, threads, captures=True, precision=precision)

@@ -42,7 +42,7 @@ def of_pictures(path: str, query: Query, pictures: ReadPictures, accept: str = J
 def of_document(path: str, document: Mapping[str, Any]) -> Request:
     """A request with JSON; members that are None are left out, and arrays are nested lists.
 
-    Raises BadValue for what JSON does not have, such as a number of more than 64 bits.
+    Raises BadValue for what orjson does not write, such as a number of more than 64 bits.
     """
     given = {name: value for name, value in document.items() if value is not None}
     try:

@@ -98,13 +98,18 @@ class Service:
 
 
 def _is_address(url: str) -> bool:
-    """Whether a text is an HTTP URL without a query."""
+    """Whether a text is an HTTP URL without a query or a fragment."""
     try:
         parts = urlsplit(url)
         _ = parts.port  # raises for what is no number
     except ValueError:
         return False
-    return parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.query + parts.fragment
+    return (
+        parts.scheme in ("http", "https")
+        and bool(parts.hostname)
+        and url.isprintable()
+        and not {*"?# "} & {*url}
+    )
 
 
 def _is_seconds(given: Any) -> bool:

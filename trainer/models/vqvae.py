@@ -133,7 +133,7 @@ class VQVAE(Model):
             return None
         return (
             f"the codebook is collapsing: {record['usage']:.1%} of its codes are in use. "
-            f"What helps: {', '.join(remedies(self.config))}."
+            f"What helps: {', '.join(_remedies(self.config))}."
         )
 
     @torch.no_grad()
@@ -204,7 +204,7 @@ def quantizer_for(config: VQVAEConfig) -> Quantizer:
     return Residual(levels, dropout=config.level_dropout, rotate=config.rotation_trick)
 
 
-def remedies(config: VQVAEConfig) -> list[str]:
+def _remedies(config: VQVAEConfig) -> list[str]:
     """What helps against a collapse of the codebook: what a run of this config takes and has not yet."""
     if config.fsq_levels is not None:
         return ["fewer or smaller --fsq-levels", "a lower --lr"]
@@ -213,7 +213,7 @@ def remedies(config: VQVAEConfig) -> list[str]:
         "--update ema": config.update != "ema",
         "--kmeans-start": moved and not config.kmeans_start and config.init_from is None,
         "a higher --restart-below": moved,
-        "a smaller --codebook-dim": config.codebook_dim > 1,
+        "a smaller --codebook-dim": config.codebook_dim > (2 if config.normalise_codes else 1),
         "--normalise-codes": not nested and not config.normalise_codes and config.codebook_dim > 1,
         "fewer codes (--codebook-size)": True,
         "a lower --lr": True,

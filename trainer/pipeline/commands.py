@@ -91,21 +91,14 @@ def resume(run: RunFolder, config: RunConfig, console: Console) -> Exported:
 @contextmanager
 def _alone(run: RunFolder) -> Iterator[None]:
     """A block in which no other command trains the run. Raises RunError, in every process, if one does."""
-    refusal = RunError(f"{run.folder} is being trained by another command: wait for its end, or end it")
     with ExitStack() as held:
 
         def is_free() -> bool:
-            try:
-                with run.writing():
-                    held.enter_context(durable.locked(run.folder / FACTS, refusal))
-            except RunError as error:
-                if error is not refusal:
-                    raise
-                return False
-            return True
+            with run.writing():
+                return held.enter_context(durable.locked(run.folder / FACTS, wait=False))
 
         if not distributed.from_first(is_free):
-            raise refusal
+            raise RunError(f"{run.folder} is being trained by another command: wait for its end, or end it")
         yield
 
 

@@ -12,7 +12,6 @@ another device: its tensors are loaded to the device of the model and the optimi
 
 import json
 import pickle
-import textwrap
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -26,11 +25,11 @@ from torch.optim.swa_utils import AveragedModel
 
 from trainer import durable
 from trainer.data import distributed
-from trainer.errors import RunError
+from trainer.errors import RunError, shortened
 from trainer.training.guard import Guard
 
 WEIGHTS, AVERAGE = "model.safetensors", "average.safetensors"
-# Characters of a reason that a message shows.
+# Characters of a reason that a message shows: torch lists every tensor that does not fit.
 MOST_REASON = 300
 
 
@@ -119,7 +118,7 @@ def load(
     except pickle.UnpicklingError as error:  # with advice about torch.load
         raise RunError(f"checkpoint {checkpoint} cannot be read: its state.pt is damaged") from error
     except (OSError, EOFError, ValueError, RuntimeError, KeyError) as error:
-        raise RunError(f"checkpoint {checkpoint} cannot be read: {_one_line(error)}") from error
+        raise RunError(f"checkpoint {checkpoint} cannot be read: {shortened(error, MOST_REASON)}") from error
     return position, sums
 
 
@@ -134,7 +133,8 @@ def load_weights(checkpoint: Path, model: nn.Module, *, averaged: bool) -> None:
     try:
         model.load_state_dict(load_file(file))
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise RunError(f"checkpoint {checkpoint} does not fit this model: {_one_line(error)}") from error
+        said = shortened(error, MOST_REASON)
+        raise RunError(f"checkpoint {checkpoint} does not fit this model: {said}") from error
 
 
 def read_position(checkpoint: Path) -> Position:
@@ -152,11 +152,6 @@ def prune(folder: Path, keep: int) -> None:
     """Delete all but the latest ``keep`` checkpoints."""
     for old in durable.checkpoints(folder)[:-keep]:
         durable.delete(old)
-
-
-def _one_line(error: Exception) -> str:
-    # torch lists every tensor that does not fit.
-    return textwrap.shorten(str(error), MOST_REASON, placeholder=" ...")
 
 
 def _random_state() -> dict[str, Any]:

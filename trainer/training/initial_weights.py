@@ -74,11 +74,11 @@ def load(config: RunConfig, path: Path, model: "Model") -> None:
     own = {name: tensor for name, tensor in model.state_dict().items() if name not in model.anew}
     try:
         theirs = _of_run(initial.run, own) if initial.run is not None else _of_graphs(initial, own)
-    except TrainerError:
+    except (TrainerError, MemoryError, ModuleNotFoundError):
         raise
     except Exception as error:  # onnx, protobuf and safetensors each have their own of a damaged file
         said = " ".join(str(error).split())
-        raise ConfigError(f"--init-from {initial.path} cannot be read, a file is damaged: {said}") from error
+        raise ConfigError(f"--init-from {initial.path} cannot be read: {said}") from error
     wrong = [f"{name} is missing there" for name in own if name not in theirs]
     wrong += [
         f"{name} is {list(theirs[name].shape)} there and {list(tensor.shape)} here"

@@ -169,7 +169,8 @@ class RunFolder:
         """Raise ConfigError if a stage is to have fewer epochs than are done; a second one may have none."""
         for field in (name for name in type(config).model_fields if name.endswith("epochs")):
             stage, epochs = field.removesuffix("epochs").rstrip("_"), getattr(config, field)
-            done = len(self.stage(stage).records())
+            # An epoch that was undone has no record.
+            done = int(max((record["epoch"] for record in self.stage(stage).records()), default=0))
             if epochs < done and (epochs or not stage):
                 raise ConfigError(
                     f"the run to resume has done {done} epochs, and now {field} {epochs} is asked for: give "
@@ -200,7 +201,7 @@ class RunFolder:
     def identity(self) -> Run:
         """The name of the folder and the id of the run; an older run, without an id, has its start."""
         facts = self.facts
-        return Run(name=self.folder.name, id=str(facts.get("id", facts.get("started"))))
+        return Run(name=self.folder.name, id=str(facts.get("id", facts["started"])))
 
     def stage(self, name: str) -> "RunFolder":
         """A further stage of this run: a folder inside this one, which the first checkpoint makes."""
@@ -249,7 +250,7 @@ class RunFolder:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def records(self) -> list[Record]:
-        """The lines of metrics.jsonl, oldest epoch first. Raises RunError if they are no JSON."""
+        """The lines of metrics.jsonl, oldest epoch first. Raises RunError if they cannot be read."""
         file = self.folder / "metrics.jsonl"
         try:
             lines = file.read_text().splitlines(keepends=True) if file.exists() else []
@@ -274,10 +275,11 @@ class RunFolder:
     def report(self, lines: Sequence[str]) -> None:
         """Write guard.log anew; without lines there is none."""
         file = self.folder / "guard.log"
-        if lines:
-            file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        else:
-            file.unlink(missing_ok=True)
+        with self.writing():
+            if lines:
+                file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+            else:
+                file.unlink(missing_ok=True)
 
     def picture(self, *parts: str) -> Path:
         """The path of a picture in the run folder, its own folder made."""

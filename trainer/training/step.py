@@ -5,7 +5,6 @@ place: the names in its state dict stay, copies of it are not compiled, and neit
 batches of a run have the same size, so that a stage is compiled once.
 """
 
-import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from torch.optim import Adamax, AdamW, Optimizer
 from trainer.config import Schedule
 from trainer.data import distributed
 from trainer.data.batches import Batch
-from trainer.errors import ConfigError, OutOfMemoryError
+from trainer.errors import ConfigError, OutOfMemoryError, shortened
 from trainer.models.base import Opposed, Stage, Step
 
 if TYPE_CHECKING:
@@ -98,7 +97,7 @@ def memory_errors(stage: Stage, schedule: Schedule) -> Iterator[None]:
         if not isinstance(error, MemoryError | torch.OutOfMemoryError) and ALLOCATOR not in str(error):
             raise
         said = str(error).partition(ALLOCATOR)[2].lstrip(": ") or str(error)
-        said = textwrap.shorten(said, MOST_REASON, placeholder=" ...")
+        said = shortened(said, MOST_REASON) or type(error).__name__
         flag = stage.rate_flag.removesuffix("lr")
         raise OutOfMemoryError(
             f"out of memory: {said}. Start a new run with a smaller {flag}batch-size (it is "

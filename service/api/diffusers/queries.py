@@ -6,21 +6,21 @@ from pydantic import Field, field_validator
 
 from service.api.diffusers.pictures import ImageFormat
 from service.api.diffusers.wire import DType
-from service.api.schemas import Closed
+from service.api.schemas import NO_UNDERSCORES, Closed, Whole
 from service.errors import BadValue
 from service.models.request_parameters import LARGEST_SEED
 
 # A video has five axes, a batch of images four.
 _MOST_AXES = 5
-# No body has an axis as long; larger numbers have no digits in a message.
+# No body has so long an axis. Python refuses to write an integer of over 4,300 digits, as a message would.
 _LONGEST_AXIS = 2**31 - 1
 
 _Shape = Annotated[
-    list[Annotated[int, Field(ge=0, le=_LONGEST_AXIS)]], Field(max_length=_MOST_AXES, fail_fast=True)
+    list[Annotated[Whole, Field(ge=0, le=_LONGEST_AXIS)]], Field(max_length=_MOST_AXES, fail_fast=True)
 ]
-_Side = Annotated[int, Field(ge=1, le=_LONGEST_AXIS)]
-_Factor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-_Shift = Annotated[float, Field(allow_inf_nan=False)]
+_Side = Annotated[Whole, Field(ge=1, le=_LONGEST_AXIS)]
+_Factor = Annotated[float, NO_UNDERSCORES, Field(gt=0, allow_inf_nan=False)]
+_Shift = Annotated[float, NO_UNDERSCORES, Field(allow_inf_nan=False)]
 
 
 class DecodeLatentsQuery(Closed):

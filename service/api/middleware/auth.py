@@ -69,8 +69,8 @@ class Authentication:
         passwords = scope["path"].startswith(PASSWORDS)
         key = _key(header(scope, b"authorization") or "", passwords=passwords)
         if not key:
-            or_so = ", or as the password of the URL" if passwords else ""
-            return NoKey(f"a key is needed: send it as `Authorization: Bearer KEY`{or_so}")
+            alternative = ", or as the password of the URL" if passwords else ""
+            return NoKey(f"a key is needed: send it as `Authorization: Bearer KEY`{alternative}")
         given = sha256(key.encode("latin-1")).digest()
         # All are compared, each in constant time: the time says nothing about any key.
         found = [(hmac.compare_digest(given, digest), each, name) for digest, each, name in self._keys]

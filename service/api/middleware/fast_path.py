@@ -1,12 +1,12 @@
 """The fast path: endpoints that run models are called without FastAPI's work for each request.
 
-A query with very many parameters is refused before anything parses it: each takes FastAPI microseconds on
-the event loop, and each name more, the more names there are.
-
 For every request FastAPI opens exit stacks, solves dependencies and validates the query: more work than the
-endpoint does for a small image (docs/benchmarks/serving.md, "The fast path, part by part"). It calls the
-endpoint itself, with a validated query from a cache. FastAPI gets the requests whose query is invalid, and
-responds with the reason.
+endpoint does for a small image (docs/benchmarks/serving.md, "The fast path, part by part"). The fast path
+calls the endpoint itself, with a validated query from a cache. FastAPI gets the requests whose query is
+invalid, and responds with the reason.
+
+A query with very many parameters is refused before anything parses it. FastAPI takes microseconds of the
+event loop for each, and for each name a time that grows with their number.
 """
 
 import inspect
@@ -80,11 +80,11 @@ class FastPath:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
+        if (given := scope["query_string"].count(b"&") + 1) > self._most:
+            hint = f"two for each image, and {MOST_NAMES} more"
+            error = too_large(f"the query has {given} parameters", given, self._most, "max_images", hint)
+            return await problems.response(error, scope)(scope, receive, send)
         if len(scope["query_string"]) > LONGEST:
-            if (given := scope["query_string"].count(b"&") + 1) > self._most:
-                hint = f"two for each image, and {MOST_NAMES} more"
-                error = too_large(f"the query has {given} parameters", given, self._most, "max_images", hint)
-                return await problems.response(error, scope)(scope, receive, send)
             return await self.app(scope, receive, send)
         target = self._targets.get((scope["method"], scope["path"]))
         query = target and target.query(scope["query_string"])
@@ -110,6 +110,7 @@ def _query_of(endpoint: Callable[..., Any]) -> type[BaseModel]:
 
 def _grouped(given: QueryParams) -> dict[str, list[str]]:
     """The values of each name of a query."""
+    # QueryParams.getlist would read the whole query again for each name.
     values: dict[str, list[str]] = {}
     for name, value in given.multi_items():
         values.setdefault(name, []).append(value)
@@ -117,7 +118,7 @@ def _grouped(given: QueryParams) -> dict[str, list[str]]:
 
 
 @lru_cache
-def _lists(query: type[BaseModel]) -> frozenset[str]:
+def _list_parameters(query: type[BaseModel]) -> frozenset[str]:
     """The parameters that take several values."""
     kinds = get_type_hints(query)
     return frozenset(
@@ -133,7 +134,7 @@ def _refusal(query: type[BaseModel], given: dict[str, list[str]]) -> BadValue | 
         detail = f"the query has {len(given)} names, and at most {MOST_NAMES} are allowed"
         return BadValue(detail, given=len(given), allowed=MOST_NAMES)
     for name, several in given.items():
-        if len(several) > 1 and name in query.model_fields and name not in _lists(query):
+        if len(several) > 1 and name in query.model_fields and name not in _list_parameters(query):
             return BadValue(f"{name} is given {len(several)} times; give it once", given=several)
     return None
 
@@ -145,7 +146,7 @@ def read_query(query: type[BaseModel], text: bytes) -> BaseModel | None:
         return None
     for name, several in given.items():
         # An extra name becomes a parameter of the operation; FastAPI makes a list of repeated ones.
-        is_list = name in _lists(query) if name in query.model_fields else len(several) > 1
+        is_list = name in _list_parameters(query) if name in query.model_fields else len(several) > 1
         values[name] = several if is_list else several[0]
     try:
         return query.model_validate(values)

@@ -107,7 +107,7 @@ class TablePictures:
         for name in (asked.image, asked.label, asked.key):
             if name is not None and name not in schema.names:
                 raise BulkError(f"{path} has no column {name!r}; it has {', '.join(schema.names)}")
-        typed = [name for name, feature in features.items() if feature.get("_type") == "Image"]
+        typed = [name for name in schema.names if features.get(name, {}).get("_type") == "Image"]
         likely = [field.name for field in schema if _holds_pictures(field.type)]
         image = asked.image or next(iter([*typed, *likely]), None)
         if image is None:

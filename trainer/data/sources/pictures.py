@@ -4,7 +4,6 @@ Many are decoded at once, in threads: Pillow releases the interpreter lock while
 """
 
 import io
-import textwrap
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from service.contract.cpu_count import available_cpus
 from service.contract.image_preprocessing import prepare
 from service.contract.manifest import ImageSpec
+from trainer.errors import shortened
 
 # Only formats that Pillow decodes by itself: some others, EPS for one, start programs.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
@@ -156,7 +156,7 @@ def reason(error: Exception) -> str:
         return f"more than {MAX_PIXELS:,} pixels"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
-    return textwrap.shorten(str(error), MOST_REASON, placeholder=" ...") or type(error).__name__
+    return shortened(error, MOST_REASON) or type(error).__name__
 
 
 @contextmanager

@@ -21,7 +21,7 @@ class EpochMetrics:
 
     Each of several processes adds steps of its share of a batch, and gets the metrics of the whole batch.
 
-    ``of_counts`` computes metrics from the sum of the steps' counts, float ``(K,)``.
+    ``of_counts`` computes metrics from the sum of the steps' counts (``Step.counts``).
     """
 
     def __init__(self, of_counts: CountMetrics) -> None:

@@ -351,6 +351,8 @@ def test_the_key_and_the_path_of_the_url() -> None:
         ("http://[", None, "is no URL"),
         ("http://host:port", None, "is no URL"),
         (f"{URL}?model=levels", None, "is no URL"),
+        (f"{URL}?", None, "is no URL"),
+        (f"{URL}\n", None, "is no URL"),
         (URL, "two words", "the key is empty, or has other characters than visible ASCII"),
         (URL, "", "the key is empty"),
     ],
